@@ -1,0 +1,58 @@
+# `make up` and `make test` need nothing but a Debian or Ubuntu machine: they install what is missing, with apt where
+# the machine lacks it (as root, or with sudo) and into .venv.
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PYTHON ?= python3
+DIR ?= $(CURDIR)/run/cluster
+DATANODES ?= 4
+REPLICAS ?= 3
+
+.PHONY: help up down test lint types unit format bench clean install
+
+help:
+	@echo "make up      start a local cluster (NameNode and $(DATANODES) DataNodes), say what to try"
+	@echo "make down    stop it; its data stays in $(DIR)"
+	@echo "make test    lint, types, every test"
+	@echo "make format  format the code"
+	@echo "make bench   measure: transport, NameNode, whole files beside cp"
+	@echo "make clean   remove the cluster, its data and .venv"
+
+up: $(INSTALLED)
+	@$(BIN)/dfs up --dir "$(DIR)" --datanodes $(DATANODES) --replicas $(REPLICAS)
+
+down: $(INSTALLED)
+	@$(BIN)/dfs down --dir "$(DIR)"
+
+test: lint types unit
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --config pyproject.toml
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+unit: $(INSTALLED)
+	$(BIN)/python -m pytest -q
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED)
+	$(BIN)/python -m tests.bench.rpc
+	$(BIN)/python -m tests.bench.namenode
+	$(BIN)/python -m tests.bench.transfer
+
+clean:
+	@if [ -x $(BIN)/dfs ]; then $(BIN)/dfs down --dir "$(DIR)"; fi
+	rm -rf $(VENV) run build *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+install: $(INSTALLED)
+
+$(INSTALLED): setup.cfg pyproject.toml
+	@PYTHON="$(PYTHON)" .ci/install $(VENV)
+	@touch $@

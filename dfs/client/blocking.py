@@ -1,0 +1,360 @@
+"""The Python API for scripts: the same file system, synchronous.
+
+    import dfs
+    with dfs.connect("127.0.0.1:9400") as fs:
+        with fs.open("/notes.txt", "w") as file:
+            file.write("hello")
+        print(fs.listdir("/"))
+
+A trio loop in a thread of its own runs the asynchronous client; every method here hands its work to that loop and
+waits. Methods may be called from any number of threads. `open` gives Python's own file objects (text or
+binary, buffered), so `shutil`, `csv`, `tarfile` and `zipfile` work with them; `flush` makes what was
+written visible to all clients, and `os.fsync`'s counterpart is `file.raw.fsync()` (binary) or `fs.fsync(file)`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from types import TracebackType
+from typing import IO, Any, TypeVar
+
+import outcome
+import trio
+
+from dfs import errors, limits
+from dfs.client.file import File
+from dfs.client.filesystem import FileSystem, open_filesystem
+from dfs.client.paths import Path, show
+from dfs.types import Attr, ChunkPlace, DirEntry, NodeView, Statfs
+
+T = TypeVar("T")
+
+_BUFFER_BYTES = 1 * limits.MIB
+
+
+class _Loop:
+    """A trio loop in a thread, with one client in it, from `start` to `stop`."""
+
+    def __init__(self, namenode: str, wait_s: float | None) -> None:
+        self._namenode = namenode
+        self._wait_s = wait_s
+        self._ready = threading.Event()
+        self._opened: outcome.Maybe[tuple[FileSystem, trio.lowlevel.TrioToken]] | None = None
+        self._stop: trio.Event | None = None
+        self._thread = threading.Thread(target=self._run, name="dfs-client", daemon=True)
+
+    def start(self) -> FileSystem:
+        self._thread.start()
+        self._ready.wait()
+        assert self._opened is not None
+        fs, self._token = self._opened.unwrap()
+        return fs
+
+    def _run(self) -> None:
+        try:
+            trio.run(self._main, strict_exception_groups=False)
+        except BaseException as error:
+            if self._ready.is_set():
+                raise
+            self._opened = outcome.Error(error)
+            self._ready.set()
+
+    async def _main(self) -> None:
+        self._stop = trio.Event()
+        async with open_filesystem(self._namenode, wait_s=self._wait_s) as fs:
+            self._opened = outcome.Value((fs, trio.lowlevel.current_trio_token()))
+            self._ready.set()
+            await self._stop.wait()  # as long as the caller keeps the connection
+
+    def call(self, work: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
+        async def run() -> T:
+            return await work(*args, **kwargs)
+
+        try:
+            return trio.from_thread.run(run, trio_token=self._token)
+        except trio.RunFinishedError:
+            raise ValueError("the connection to the cluster is closed") from None
+
+    def stop(self) -> None:
+        if self._stop is not None and self._thread.is_alive():
+            self._token.run_sync_soon(self._stop.set)
+            self._thread.join()
+
+
+class RawFile(io.RawIOBase):
+    """An unbuffered file of the cluster, as `io` wants it. Made by `BlockingFileSystem.open`."""
+
+    def __init__(self, loop: _Loop, file: File, name: str, mode: str) -> None:
+        super().__init__()
+        self._loop = loop
+        self._file = file
+        self._position = 0
+        self.name = name
+        self.mode = mode
+
+    def readable(self) -> bool:
+        return self._file.readable
+
+    def writable(self) -> bool:
+        return self._file.writable
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._file.readable:
+            raise io.UnsupportedOperation("not readable")
+        count = self._loop.call(self._file.pread_into, memoryview(buffer).cast("B"), self._position)
+        self._position += count
+        return count
+
+    def write(self, data: Any) -> int:
+        if not self._file.writable:
+            raise io.UnsupportedOperation("not writable")
+        view = memoryview(data).cast("B")
+        attr = self._loop.call(self._file.pwrite, view, self._position)
+        self._position = attr.size if self._file.append and attr else self._position + len(view)
+        return len(view)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position}.get(whence)
+        if whence == os.SEEK_END:
+            base = self._loop.call(self._file.stat).size
+        if base is None:
+            raise ValueError(f"not a place to seek from: {whence}")
+        if base + offset < 0:
+            raise errors.InvalidArgument(f"cannot seek before the beginning of {self.name}")
+        self._position = base + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def truncate(self, size: int | None = None) -> int:
+        size = self._position if size is None else size
+        self._loop.call(self._file.truncate, size)
+        return size
+
+    def fsync(self) -> None:
+        """Return when all that was written is on stable storage on the replicas."""
+        self._loop.call(self._file.fsync)
+
+    def stat(self) -> Attr:
+        return self._loop.call(self._file.stat)
+
+    def close(self) -> None:
+        if not self.closed:
+            try:
+                super().close()
+            finally:
+                self._loop.call(self._file.aclose)
+
+
+def _buffered(raw: RawFile) -> io.BufferedIOBase:
+    if raw.readable() and raw.writable():
+        return io.BufferedRandom(raw, _BUFFER_BYTES)
+    return io.BufferedWriter(raw, _BUFFER_BYTES) if raw.writable() else io.BufferedReader(raw, _BUFFER_BYTES)
+
+
+class _FileSource:
+    """A binary file object as the source of an upload; read in a worker thread, since it may block."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    async def readinto(self, view: memoryview) -> int:
+        return await trio.to_thread.run_sync(self._fill, view)
+
+    def _fill(self, view: memoryview) -> int:
+        readinto = getattr(self._file, "readinto", None)
+        if readinto is not None:
+            return int(readinto(view) or 0)
+        data = self._file.read(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+
+class _FileSink:
+    """A binary file object as the sink of a download; written in a worker thread."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    async def write(self, view: memoryview) -> None:
+        await trio.to_thread.run_sync(self._file.write, view)
+
+    async def skip(self, length: int) -> None:
+        zeros = bytes(min(length, _BUFFER_BYTES))
+        for start in range(0, length, _BUFFER_BYTES):
+            await trio.to_thread.run_sync(self._file.write, zeros[: length - start])
+
+
+class BlockingFileSystem:
+    """A connection to a cluster for synchronous code: made by `connect`, ended by `close` or `with`."""
+
+    def __init__(self, namenode: str, wait_s: float | None = None) -> None:
+        self._loop = _Loop(namenode, wait_s)
+        self._fs = self._loop.start()
+
+    def __enter__(self) -> BlockingFileSystem:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the session. Open files must be closed before."""
+        self._loop.stop()
+
+    # --- files ------------------------------------------------------------------------------------------
+
+    def open(
+        self,
+        path: Path,
+        mode: str = "r",
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+        perm: int = 0o666,
+    ) -> IO[Any]:
+        """Open a file of the cluster, as Python's `open`: text unless mode has `b`; `buffering=0` for a raw one."""
+        binary = "b" in mode
+        if not binary and buffering == 0:
+            raise ValueError("text cannot be unbuffered")
+        if binary and (encoding or errors or newline):
+            raise ValueError("a binary file has no encoding, errors or newline")
+        file = self._loop.call(self._fs.open, path, mode.replace("b", "").replace("t", ""), perm)
+        raw = RawFile(self._loop, file, show(path), mode)
+        if file.append:
+            raw.seek(0, os.SEEK_END)
+        if buffering == 0:
+            return raw  # type: ignore[return-value]
+        buffer = _buffered(raw)
+        if binary:
+            return buffer  # type: ignore[return-value]
+        return io.TextIOWrapper(buffer, encoding or "utf-8", errors, newline)  # type: ignore[type-var]
+
+    def fsync(self, file: IO[Any]) -> None:
+        """Flush a file that `open` gave, and return when it is on stable storage on the replicas."""
+        file.flush()
+        binary: Any = getattr(file, "buffer", file)
+        getattr(binary, "raw", binary).fsync()
+
+    def read_bytes(self, path: Path) -> bytes:
+        with self.open(path, "rb") as file:
+            return bytes(file.read())
+
+    def write_bytes(self, path: Path, data: bytes) -> None:
+        """Make or replace a file, in one moment, durable on return."""
+        self.upload(io.BytesIO(data), path, replace=True)
+
+    def upload(self, source: IO[bytes], path: Path, **options: Any) -> Attr:
+        """Make a file of all bytes of a binary file object; see `FileSystem.upload` for the options."""
+        return self._loop.call(self._fs.upload, _FileSource(source), path, **options)
+
+    def download(self, path: Path, sink: IO[bytes]) -> Attr:
+        """Write all bytes of a file to a binary file object."""
+        return self._loop.call(self._fs.download, path, _FileSink(sink))
+
+    # --- the namespace ----------------------------------------------------------------------------------
+
+    def stat(self, path: Path, *, follow: bool = True) -> Attr:
+        return self._loop.call(self._fs.stat, path, follow=follow)
+
+    def exists(self, path: Path, *, follow: bool = True) -> bool:
+        return self._loop.call(self._fs.exists, path, follow=follow)
+
+    def listdir(self, path: Path = "/") -> list[str]:
+        """The names in a directory, sorted; bytes that are no UTF-8 as `os.fsdecode` shows them."""
+        return [os.fsdecode(entry.name) for entry in self.scandir(path)]
+
+    def scandir(self, path: Path = "/") -> list[DirEntry]:
+        """The entries of a directory with their attributes, sorted by name."""
+        return self._loop.call(self._fs.listdir, path)
+
+    def walk(self, path: Path = "/") -> Iterator[tuple[str, list[DirEntry]]]:
+        """Each directory beneath `path`, itself first, with its entries."""
+        pending = [os.fsdecode(path)]
+        while pending:
+            directory = pending.pop()
+            entries = self.scandir(directory)
+            yield directory, entries
+            pending += [
+                f"{directory.rstrip('/')}/{os.fsdecode(entry.name)}"
+                for entry in reversed(entries)
+                if entry.attr.mode & 0o170000 == 0o040000
+            ]
+
+    def mkdir(self, path: Path, mode: int = 0o777, *, parents: bool = False, exist_ok: bool = False) -> Attr:
+        return self._loop.call(self._fs.mkdir, path, mode, parents=parents, exist_ok=exist_ok)
+
+    def rename(self, source: Path, target: Path, *, replace: bool = True) -> Attr:
+        return self._loop.call(self._fs.rename, source, target, replace=replace)
+
+    def remove(self, path: Path) -> None:
+        self._loop.call(self._fs.remove, path)
+
+    def rmdir(self, path: Path) -> None:
+        self._loop.call(self._fs.rmdir, path)
+
+    def remove_tree(self, path: Path) -> int:
+        return self._loop.call(self._fs.remove_tree, path)
+
+    def symlink(self, target: Path, path: Path) -> Attr:
+        return self._loop.call(self._fs.symlink, target, path)
+
+    def link(self, source: Path, path: Path) -> Attr:
+        return self._loop.call(self._fs.link, source, path)
+
+    def readlink(self, path: Path) -> str:
+        return os.fsdecode(self._loop.call(self._fs.readlink, path))
+
+    def chmod(self, path: Path, mode: int) -> Attr:
+        return self._loop.call(self._fs.chmod, path, mode)
+
+    def chown(self, path: Path, uid: int | None = None, gid: int | None = None, *, follow: bool = True) -> Attr:
+        return self._loop.call(self._fs.chown, path, uid, gid, follow=follow)
+
+    def utime(self, path: Path, atime_ns: int | None = None, mtime_ns: int | None = None) -> Attr:
+        return self._loop.call(self._fs.utime, path, atime_ns, mtime_ns)
+
+    def touch(self, path: Path) -> Attr:
+        return self._loop.call(self._fs.touch, path)
+
+    def truncate(self, path: Path, size: int) -> Attr:
+        return self._loop.call(self._fs.truncate, path, size)
+
+    # --- the cluster ------------------------------------------------------------------------------------
+
+    def statfs(self) -> Statfs:
+        return self._loop.call(self._fs.statfs)
+
+    def nodes(self) -> list[NodeView]:
+        return self._loop.call(self._fs.nodes)
+
+    def status(self) -> dict[str, Any]:
+        return self._loop.call(self._fs.status)
+
+    def summarize(self, path: Path = "/") -> dict[str, int]:
+        return self._loop.call(self._fs.summarize, path)
+
+    def replicas(self, path: Path) -> list[ChunkPlace]:
+        return self._loop.call(self._fs.replicas, path)
+
+
+def connect(namenode: str | None = None, *, wait_s: float | None = None) -> BlockingFileSystem:
+    """Connect to the cluster whose NameNode is at `namenode`, or to the one that the client's configuration
+    names (`dfs.config.find_client_config`). Raises `ConfigError` where there is none, `Unreachable` where
+    nothing answers.
+    """
+    if namenode is None:
+        from dfs.config import find_client_config
+
+        namenode = find_client_config().namenode
+    return BlockingFileSystem(namenode, wait_s)

@@ -1,0 +1,141 @@
+"""Calls to DataNodes by their ids, and what this client knows of them: where they are, how busy, how well.
+
+Addresses come from the NameNode and are asked for again when a node is not known or does not answer (it may
+have moved). A node that failed a call is avoided for a while: asked last for reads, not at all for new chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import trio
+
+from dfs import codec, errors, limits
+from dfs.checksum import Block, Buffer, verify
+from dfs.client.session import Session
+from dfs.types import ChunkId, NodeId, NodeView
+
+_AVOID_S = 15.0  # a little more than the NameNode needs to suspect a silent node
+_DATA_TIMEOUT_S = 10.0
+_TRANSPORT = (errors.Unreachable, errors.ConnectionLost, errors.DeadlineExceeded)
+
+
+class DataNodes:
+    """All DataNodes of the cluster. Methods may be called concurrently."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._views: dict[NodeId, NodeView] = {}
+        self._refreshing = trio.Lock()
+        self._refreshes = 0
+        self._busy: dict[NodeId, int] = {}
+        self._avoid_until: dict[NodeId, float] = {}
+        self._failures = 0
+        session.on_nodes_changed = self._forget_views
+
+    # --- what is known ----------------------------------------------------------------------------------
+
+    async def refresh(self) -> list[NodeView]:
+        """Ask the NameNode for all nodes. Concurrent callers share one question."""
+        seen = self._refreshes
+        async with self._refreshing:
+            if seen == self._refreshes:
+                views = [codec.node_view(wire) for wire in await self._session.query("nodes")]
+                self._views = {view.node: view for view in views}
+                self._refreshes += 1
+        return list(self._views.values())
+
+    def _forget_views(self) -> None:
+        """The NameNode says that something changed: ask it before the next call. Nodes that are back are trusted."""
+        self._views.clear()
+        self._avoid_until.clear()
+
+    def avoid(self, node: NodeId) -> None:
+        self._failures += 1
+        self._avoid_until[node] = trio.current_time() + _AVOID_S
+
+    def avoided(self) -> list[NodeId]:
+        now = trio.current_time()
+        return [node for node, until in self._avoid_until.items() if until > now]
+
+    def by_preference(self, nodes: Iterable[NodeId]) -> list[NodeId]:
+        """`nodes` in the order to read from: not avoided, on this host, least busy; ties by chance."""
+        now = trio.current_time()
+
+        def rank(node: NodeId) -> tuple[bool, bool, int, float]:
+            view = self._views.get(node)
+            return (
+                self._avoid_until.get(node, now) > now,
+                view is None or view.host != self._session.host,
+                self._busy.get(node, 0),
+                self._session.runtime.random.random(),
+            )
+
+        return sorted(nodes, key=rank)
+
+    # --- calls ------------------------------------------------------------------------------------------
+
+    async def call(
+        self,
+        node: NodeId,
+        method: str,
+        *args: Any,
+        data: Sequence[Buffer] | None = None,
+        into: memoryview | None = None,
+        timeout_s: float = _DATA_TIMEOUT_S,
+    ) -> tuple[Any, memoryview | None]:
+        """Call a DataNode. A transport failure is tried once more, at the address that the NameNode has now:
+        every DataNode method may be repeated. Then the node is avoided for a while and the error raised.
+        """
+        if node not in self._views:
+            await self.refresh()
+        self._busy[node] = self._busy.get(node, 0) + 1
+        try:
+            try:
+                return await self._call_once(node, method, args, data, into, timeout_s)
+            except (errors.Unreachable, errors.ConnectionLost):
+                await self.refresh()
+                return await self._call_once(node, method, args, data, into, timeout_s)
+        except _TRANSPORT:
+            self.avoid(node)
+            raise
+        finally:
+            self._busy[node] -= 1
+
+    async def _call_once(
+        self,
+        node: NodeId,
+        method: str,
+        args: Sequence[Any],
+        data: Sequence[Buffer] | None,
+        into: memoryview | None,
+        timeout_s: float,
+    ) -> tuple[Any, memoryview | None]:
+        view = self._views.get(node)
+        if view is None:
+            raise errors.Unreachable(f"the NameNode knows no DataNode {node}")
+        return await self._session.pool.call_with_data(
+            view.address, f"dfs.datanode.{node}", method, *args, data=data, into=into, timeout_s=timeout_s
+        )
+
+    async def append(
+        self, node: NodeId, chunk: ChunkId, offset: int, blocks: Sequence[Block], data: Sequence[Buffer]
+    ) -> None:
+        """Append `data` at `offset`, the replica's present end; may be repeated."""
+        await self.call(node, "append", chunk, offset, codec.pack_blocks(blocks), data=data)
+
+    async def read_into(self, node: NodeId, chunk: ChunkId, offset: int, view: memoryview) -> None:
+        """Fill `view` with the chunk's bytes at `offset`, verified here. Raises `Corrupt` where they are not right."""
+        packed, data = await self.call(node, "read", chunk, offset, len(view), into=view)
+        if data is None or len(data) != len(view):
+            raise errors.Corrupt(f"{node} sent {0 if data is None else len(data)} bytes for {len(view)}")
+        verify(view, codec.unpack_blocks(packed), f"chunk {chunk:x} from {node}, offset {offset}")
+
+    async def sync(self, node: NodeId, chunks: Sequence[ChunkId]) -> list[int]:
+        """Flush chunks to the node's disks; how many bytes of each are durable there, -1 for an absent one."""
+        lengths, _ = await self.call(node, "sync", list(chunks), timeout_s=limits.CALL_TIMEOUT_S)
+        return list(lengths)
+
+    def statistics(self) -> dict[str, int]:
+        return {"nodes": len(self._views), "failures": self._failures, "avoided": len(self.avoided())}

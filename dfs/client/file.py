@@ -1,0 +1,95 @@
+"""An open file: reads and writes at offsets, coherent with every other client.
+
+A write is in the file, for everybody, when it returns (`pwrite` commits); `fsync` makes what was written durable.
+The handle holds its inode: the file stays readable and writable though its name goes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import trio
+
+from dfs import errors, limits
+from dfs.checksum import Buffer
+from dfs.client.filewriter import FileWriter
+from dfs.client.inodes import Inodes
+from dfs.client.reader import Reader
+from dfs.types import Attr, Ino
+
+
+class File:
+    """Made by `FileSystem.open`. Methods may be called concurrently; writes take effect one after another."""
+
+    def __init__(
+        self,
+        inodes: Inodes,
+        reader: Reader,
+        writer: FileWriter,
+        *,
+        readable: bool,
+        writable: bool,
+        append: bool,
+    ) -> None:
+        self.ino: Ino = writer.ino
+        self.readable = readable
+        self.writable = writable
+        self.append = append
+        self.closed = False
+        self._inodes = inodes
+        self._reader = reader
+        self._writer = writer
+        self._writing = trio.Lock()
+
+    def _check(self, allowed: bool, what: str) -> None:
+        if self.closed:
+            raise ValueError("the file is closed")
+        if not allowed:
+            raise errors.NotPermitted(f"the file is not open for {what}")
+
+    async def pread_into(self, view: memoryview, offset: int) -> int:
+        """Fill `view` with bytes at `offset`; how many there were before the end of file."""
+        self._check(self.readable, "reading")
+        return await self._reader.read_into(self.ino, offset, view)
+
+    async def pread(self, length: int, offset: int) -> bytes:
+        buffer = bytearray(length)
+        return bytes(buffer[: await self.pread_into(memoryview(buffer), offset)])
+
+    async def pwrite(self, data: Buffer, offset: int) -> Attr | None:
+        """Write all of `data` at `offset` (at the end of file, atomically, if the file was opened to append).
+
+        Returns the attributes after it, None for empty data.
+        """
+        self._check(self.writable, "writing")
+        async with self._writing:
+            await self._writer.write(0 if self.append else offset, data)
+            return await self._writer.commit(append=self.append)
+
+    async def truncate(self, size: int) -> Attr:
+        self._check(self.writable, "writing")
+        if not 0 <= size <= limits.FILE_SIZE_MAX_BYTES:
+            raise errors.InvalidArgument(f"not a size for a file: {size}")
+        return await self._inodes.truncate(self.ino, size)
+
+    async def stat(self) -> Attr:
+        self._check(True, "anything")
+        return await self._inodes.getattr(self.ino)
+
+    async def fsync(self) -> None:
+        """Return when all that was written here is on stable storage on the replicas."""
+        self._check(True, "anything")
+        await self._writer.flush()
+
+    async def aclose(self) -> None:
+        """Let the inode go. What was written is committed already; close does not make it durable."""
+        if not self.closed:
+            self.closed = True
+            await self._inodes.release(self.ino)
+
+    async def __aenter__(self) -> File:
+        return self
+
+    async def __aexit__(self, *_: Any) -> None:
+        with trio.move_on_after(limits.CALL_TIMEOUT_S, shield=True):
+            await self.aclose()

@@ -1,0 +1,359 @@
+"""The cluster as a file system of paths: what the command line and the Python API call.
+
+    async with open_filesystem("127.0.0.1:9400") as fs:
+        await fs.mkdir("/results", exist_ok=True)
+        async with await fs.open("/results/table.csv", "w") as file:
+            await file.pwrite(b"...", 0)
+            await file.fsync()
+
+Paths are absolute (`dfs.client.paths`); errors are `dfs.errors`, with the path in the message. Files and directories
+that are made belong to this process's user and group, and new modes are masked with its umask.
+"""
+
+from __future__ import annotations
+
+import os
+import stat as statmod
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from dfs import codec, errors, limits
+from dfs.client import fsck, transfer, tree
+from dfs.client.datanodes import DataNodes
+from dfs.client.file import File
+from dfs.client.filewriter import FileWriter
+from dfs.client.inodes import RENAME_NOREPLACE, Inodes
+from dfs.client.paths import Path, Paths, Place, show
+from dfs.client.reader import Reader
+from dfs.client.session import Session, open_session
+from dfs.client.writer import ChunkWriter
+from dfs.rpc import Network, Pool, SocketNetwork
+from dfs.runtime import RealRuntime, Runtime
+from dfs.types import Attr, ChunkPlace, DirEntry, NodeView, Statfs
+
+_OPEN_MODES = {"r": (True, False), "r+": (True, True), "w": (False, True), "w+": (True, True)}
+_OPEN_MODES |= {"a": (False, True), "a+": (True, True), "x": (False, True), "x+": (True, True)}
+
+_SENTENCES = {
+    errors.NotFound: "no such file or directory",
+    errors.Exists: "exists already",
+    errors.NotADirectory: "not a directory",
+    errors.IsADirectory: "is a directory",
+    errors.NotEmpty: "directory not empty",
+}
+
+
+@contextmanager
+def _about(path: Path) -> Iterator[None]:
+    """Put the path as the caller knows it into the namespace's errors, which know inode numbers only."""
+    try:
+        yield
+    except errors.DfsError as error:
+        sentence = _SENTENCES.get(type(error))
+        if sentence is None or show(path) in error.message:
+            raise
+        raise type(error)(f"{sentence}: {show(path)}") from None
+
+
+class FileSystem:
+    """A client of one cluster. Use `open_filesystem`. Methods may be called concurrently."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.inodes = Inodes(session)
+        self.nodes_known = DataNodes(session)
+        self.reader = Reader(session, self.nodes_known)
+        self.chunks = ChunkWriter(session, self.nodes_known)
+        session.on_new_session = self.chunks.forget_lanes
+        self._paths = Paths(self.inodes)
+        self.umask = os.umask(0o077)
+        os.umask(self.umask)
+
+    def writer(self, attr: Attr) -> FileWriter:
+        """For a regular file's new bytes."""
+        return FileWriter(self.session, self.chunks, self.reader, attr.ino, attr.replicas)
+
+    # --- looking ----------------------------------------------------------------------------------------
+
+    async def stat(self, path: Path, *, follow: bool = True) -> Attr:
+        return await self._paths.resolve(path, follow=follow)
+
+    async def exists(self, path: Path, *, follow: bool = True) -> bool:
+        try:
+            await self._paths.resolve(path, follow=follow)
+        except (errors.NotFound, errors.NotADirectory):
+            return False
+        return True
+
+    async def scandir(self, path: Path) -> AsyncIterator[DirEntry]:
+        """Entries of a directory with their attributes, in the order they were made."""
+        attr = await self._paths.resolve(path)
+        if not statmod.S_ISDIR(attr.mode):
+            raise errors.NotADirectory(f"not a directory: {show(path)}")
+        after = 0
+        while entries := await self.inodes.readdir(attr.ino, after):
+            for entry in entries:
+                yield entry
+            after = entries[-1].cookie
+
+    async def listdir(self, path: Path) -> list[DirEntry]:
+        """All entries of a directory, by name."""
+        return sorted([entry async for entry in self.scandir(path)], key=lambda entry: entry.name)
+
+    async def readlink(self, path: Path) -> bytes:
+        attr = await self._paths.resolve(path, follow=False)
+        if not statmod.S_ISLNK(attr.mode):
+            raise errors.InvalidArgument(f"not a symbolic link: {show(path)}")
+        return await self.inodes.readlink(attr.ino)
+
+    async def summarize(self, path: Path) -> dict[str, int]:
+        """Counts beneath `path`: files, directories, bytes, allocated."""
+        attr = await self._paths.resolve(path, follow=False)
+        return await self.inodes.summarize(attr.ino)
+
+    async def replicas(self, path: Path) -> list[ChunkPlace]:
+        """The chunks that hold a file's bytes, in the order of the file, and the nodes that hold them."""
+        attr = await self._paths.resolve(path)
+        found: dict[int, ChunkPlace] = {}
+        position = 0
+        while position < attr.size:
+            layout = await self.reader.layout(attr.ino, position, attr.size - position)
+            for extent in layout.extents:
+                found.setdefault(extent.chunk, layout.places[extent.chunk])
+            position = layout.end
+        return list(found.values())
+
+    # --- the namespace ----------------------------------------------------------------------------------
+
+    async def mkdir(self, path: Path, mode: int = 0o777, *, parents: bool = False, exist_ok: bool = False) -> Attr:
+        if parents:
+            await self._make_parents(path)
+        try:
+            with _about(path):
+                return await self._mkdir(await self._paths.locate(path), mode)
+        except (errors.Exists, errors.InvalidArgument):
+            attr = await self._paths.resolve(path) if exist_ok else None
+            if attr is None or not statmod.S_ISDIR(attr.mode):
+                raise
+            return attr
+
+    async def _mkdir(self, place: Place, mode: int) -> Attr:
+        return await self.inodes.mkdir(place.parent, place.name, mode & ~self.umask, os.geteuid(), os.getegid())
+
+    async def _make_parents(self, path: Path) -> None:
+        parts = [part for part in os.fsencode(path).split(b"/") if part not in (b"", b".")]
+        for end in range(1, len(parts)):
+            ancestor = b"/" + b"/".join(parts[:end])
+            if not await self.exists(ancestor):
+                await self.mkdir(ancestor, exist_ok=True)
+
+    async def rename(self, source: Path, target: Path, *, replace: bool = True) -> Attr:
+        """Give `source` the name `target`, in one moment; what had that name goes, if it may."""
+        old = await self._paths.locate(source)
+        new = await self._paths.locate(target)
+        with _about(target if await self.exists(source, follow=False) else source):
+            return await self.inodes.rename(
+                old.parent, old.name, new.parent, new.name, 0 if replace else RENAME_NOREPLACE
+            )
+
+    async def remove(self, path: Path) -> None:
+        """Remove a name that is no directory."""
+        place = await self._paths.locate(path)
+        with _about(path):
+            await self.inodes.unlink(place.parent, place.name)
+
+    async def rmdir(self, path: Path) -> None:
+        place = await self._paths.locate(path)
+        with _about(path):
+            await self.inodes.rmdir(place.parent, place.name)
+
+    async def remove_tree(self, path: Path, on_error: tree.OnError | None = None) -> int:
+        """Remove `path` and all beneath it; how many names went. Errors go to `on_error`, or are raised."""
+        attr = await self._paths.resolve(path, follow=False)
+        place = await self._paths.locate(path)
+        with _about(path):
+            return await tree.remove_tree(self.inodes, place, attr, os.fsencode(path), on_error)
+
+    async def symlink(self, target: Path, path: Path) -> Attr:
+        place = await self._paths.locate(path)
+        with _about(path):
+            return await self.inodes.symlink(place.parent, place.name, os.fsencode(target), os.geteuid(), os.getegid())
+
+    async def link(self, source: Path, path: Path) -> Attr:
+        attr = await self._paths.resolve(source, follow=False)
+        place = await self._paths.locate(path)
+        with _about(path):
+            return await self.inodes.link(attr.ino, place.parent, place.name)
+
+    async def chmod(self, path: Path, mode: int) -> Attr:
+        return await self.inodes.setattr((await self._paths.resolve(path)).ino, {"mode": mode})
+
+    async def chown(self, path: Path, uid: int | None = None, gid: int | None = None, *, follow: bool = True) -> Attr:
+        changes: dict[str, int | str] = {}
+        if uid is not None:
+            changes["uid"] = uid
+        if gid is not None:
+            changes["gid"] = gid
+        return await self.inodes.setattr((await self._paths.resolve(path, follow=follow)).ino, changes)
+
+    async def utime(
+        self, path: Path, atime_ns: int | None = None, mtime_ns: int | None = None, *, follow: bool = True
+    ) -> Attr:
+        """Set both times; None is now."""
+        attr = await self._paths.resolve(path, follow=follow)
+        times: dict[str, int | str] = {
+            "atime_ns": "now" if atime_ns is None else atime_ns,
+            "mtime_ns": "now" if mtime_ns is None else mtime_ns,
+        }
+        return await self.inodes.setattr(attr.ino, times)
+
+    async def touch(self, path: Path) -> Attr:
+        """Set a file's times to now; make it, empty, if there is none."""
+        try:
+            return await self.utime(path)
+        except errors.NotFound:
+            place = await self._paths.locate(path)
+            with _about(path):
+                return await self._create(place, 0o666, exclusive=False)
+
+    async def truncate(self, path: Path, size: int) -> Attr:
+        attr = await self._paths.resolve(path)
+        with _about(path):
+            return await self.inodes.truncate(attr.ino, size)
+
+    async def _create(self, place: Place, mode: int, *, exclusive: bool) -> Attr:
+        return await self.inodes.create(
+            place.parent, place.name, mode & ~self.umask, os.geteuid(), os.getegid(), exclusive=exclusive
+        )
+
+    # --- data -------------------------------------------------------------------------------------------
+
+    async def open(self, path: Path, mode: str = "r", perm: int = 0o666) -> File:
+        """Open a file: mode as in Python's `open` (r, w, a, x, each with + or not; b is understood)."""
+        plain = mode.replace("b", "")
+        if plain not in _OPEN_MODES:
+            raise ValueError(f"not a mode to open a file with: {mode!r}")
+        readable, writable = _OPEN_MODES[plain]
+        with _about(path):
+            attr = await self._open(path, plain[0], perm)
+            if statmod.S_ISDIR(attr.mode):
+                raise errors.IsADirectory(f"is a directory: {show(path)}")
+            if not statmod.S_ISREG(attr.mode):
+                raise errors.NotSupported(f"not a regular file: {show(path)}")
+            attr = await self.inodes.hold(attr.ino)
+            if plain[0] == "w" and attr.size:
+                attr = await self.inodes.truncate(attr.ino, 0)
+        return File(
+            self.inodes,
+            self.reader,
+            self.writer(attr),
+            readable=readable,
+            writable=writable,
+            append=plain[0] == "a",
+        )
+
+    async def _open(self, path: Path, kind: str, perm: int) -> Attr:
+        if kind == "r":
+            return await self._paths.resolve(path)
+        if kind != "x":
+            try:
+                return await self._paths.resolve(path)
+            except errors.NotFound:
+                pass
+        return await self._create(await self._paths.locate(path), perm, exclusive=kind == "x")
+
+    async def upload(
+        self,
+        source: transfer.Source,
+        path: Path,
+        *,
+        mode: int = 0o644,
+        replace: bool = False,
+        sync: bool = True,
+        times: tuple[int, int] | None = None,
+        owner: tuple[int, int] | None = None,
+        progress: transfer.Progress | None = None,
+    ) -> Attr:
+        """Make a file of all bytes of `source`; it appears, whole, when this returns.
+
+        `mode` is taken as it is (no umask); `times` are (access, modification) in ns; `owner` is (uid, gid);
+        with `sync` the bytes are durable on return. Raises `Exists` unless `replace`, `IsADirectory`,
+        `NoSpace`, `NotEnoughNodes`; nothing is left behind then.
+        """
+        place = await self._paths.locate(path)
+        uid, gid = owner or (os.geteuid(), os.getegid())
+        wanted = transfer.Upload(mode, uid, gid, times, replace, sync)
+        with _about(path):
+            await self._check_free(place, replace)
+            return await transfer.upload(self.inodes, self.writer, source, place, wanted, progress)
+
+    async def _check_free(self, place: Place, replace: bool) -> None:
+        """Say early what `link` would say after all bytes were moved."""
+        steps = await self.inodes.walk(place.parent, [place.name])
+        if steps and statmod.S_ISDIR(steps[0].mode):
+            raise errors.IsADirectory("is a directory")
+        if steps and not replace:
+            raise errors.Exists("exists already")
+
+    async def download(self, path: Path, sink: transfer.Sink, *, progress: transfer.Progress | None = None) -> Attr:
+        """Hand all bytes of the file at `path` to `sink`, in order. Its attributes as they were at the start."""
+        attr = await self._paths.resolve(path)
+        if statmod.S_ISDIR(attr.mode):
+            raise errors.IsADirectory(f"is a directory: {show(path)}")
+        if not statmod.S_ISREG(attr.mode):
+            raise errors.InvalidArgument(f"not a regular file: {show(path)}")
+        with _about(path):
+            if attr.size <= limits.READ_MAX_BYTES:  # read at once: nobody can take it away half-way
+                moved = await transfer.download(self.reader, attr, sink, progress)
+            else:
+                attr = await self.inodes.hold(attr.ino)
+                try:
+                    moved = await transfer.download(self.reader, attr, sink, progress)
+                finally:
+                    await self.inodes.release(attr.ino)
+        if moved != attr.size:
+            raise errors.DataLost(f"the file became shorter while it was read: {show(path)}")
+        return attr
+
+    # --- the cluster ------------------------------------------------------------------------------------
+
+    async def statfs(self) -> Statfs:
+        return await self.inodes.statfs()
+
+    async def nodes(self) -> list[NodeView]:
+        return [codec.node_view(wire) for wire in await self.session.query("nodes")]
+
+    async def status(self) -> dict[str, Any]:
+        return dict(await self.session.query("status"))
+
+    def fsck(self) -> AsyncIterator[str]:
+        """Check that namespace, extents, chunks and what DataNodes hold agree; a sentence for each finding."""
+        return fsck.check(self.session, self.nodes_known)
+
+    def statistics(self) -> dict[str, dict[str, int]]:
+        return {
+            "session": self.session.statistics(),
+            "nodes": self.nodes_known.statistics(),
+            "reader": self.reader.statistics(),
+            "writer": self.chunks.statistics(),
+        }
+
+
+@asynccontextmanager
+async def open_filesystem(
+    namenode: str,
+    *,
+    wait_s: float | None = None,
+    network: Network | None = None,
+    runtime: Runtime | None = None,
+) -> AsyncIterator[FileSystem]:
+    """A client of the cluster whose NameNode is at `namenode` (`host:port`).
+
+    `wait_s`: how long operations wait for a NameNode that is away. Raises `Unreachable` when none answers
+    within `limits.FIRST_CONTACT_TIMEOUT_S`.
+    """
+    async with Pool(network or SocketNetwork(), handshake={"role": "client"}) as pool:
+        wait_s = limits.NAMENODE_WAIT_S if wait_s is None else wait_s
+        async with open_session(namenode, pool, runtime or RealRuntime(), wait_s) as session:
+            yield FileSystem(session)

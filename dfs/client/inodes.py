@@ -1,0 +1,110 @@
+"""The namespace by inode numbers: one method a verb, typed, over a `Session`. What a mount builds on.
+
+Methods raise what the NameNode answers (`dfs.errors`), and wait while it is away (see `Session`). All may be
+called concurrently. Names are bytes; times nanoseconds; `mode` holds permission bits (and the type for `mknod`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dfs import codec, limits
+from dfs.client.session import Session
+from dfs.types import Attr, DirEntry, Ino, Statfs
+
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+XATTR_CREATE = 1
+XATTR_REPLACE = 2
+
+
+class Inodes:
+    """Queries and commands on inodes, in this client's session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    # --- queries ----------------------------------------------------------------------------------------
+
+    async def lookup(self, parent: Ino, name: bytes) -> Attr:
+        return codec.attr(await self._session.query("lookup", parent, name))
+
+    async def getattr(self, ino: Ino) -> Attr:
+        return codec.attr(await self._session.query("getattr", ino))
+
+    async def walk(self, ino: Ino, names: Sequence[bytes]) -> list[Attr]:
+        """Attributes step by step, as far as the names lead: stops at one that is missing or no directory."""
+        return [codec.attr(wire) for wire in await self._session.query("walk", ino, list(names))]
+
+    async def readdir(self, ino: Ino, after: int = 0, limit: int = limits.READDIR_MAX_ENTRIES) -> list[DirEntry]:
+        """Entries with cookies greater than `after`, in order; an empty list is the end."""
+        return [codec.dir_entry(wire) for wire in await self._session.query("readdir", ino, after, limit)]
+
+    async def readlink(self, ino: Ino) -> bytes:
+        return bytes(await self._session.query("readlink", ino))
+
+    async def getxattr(self, ino: Ino, name: bytes) -> bytes:
+        return bytes(await self._session.query("getxattr", ino, name))
+
+    async def listxattr(self, ino: Ino) -> list[bytes]:
+        return list(await self._session.query("listxattr", ino))
+
+    async def statfs(self) -> Statfs:
+        return Statfs._make(await self._session.query("statfs"))
+
+    async def summarize(self, ino: Ino) -> dict[str, int]:
+        return dict(await self._session.query("summarize", ino))
+
+    # --- commands ---------------------------------------------------------------------------------------
+
+    async def _attr(self, verb: str, *args: Any) -> Attr:
+        return codec.attr(await self._session.apply(verb, *args))
+
+    async def create(self, parent: Ino, name: bytes, mode: int, uid: int, gid: int, *, exclusive: bool = True) -> Attr:
+        return await self._attr("create", parent, name, mode, uid, gid, exclusive)
+
+    async def create_unnamed(self, near: Ino, mode: int, uid: int, gid: int) -> Attr:
+        """A file without a name, which this session holds; `link` gives it one."""
+        return await self._attr("create_unnamed", near, mode, uid, gid)
+
+    async def mkdir(self, parent: Ino, name: bytes, mode: int, uid: int, gid: int) -> Attr:
+        return await self._attr("mkdir", parent, name, mode, uid, gid)
+
+    async def mknod(self, parent: Ino, name: bytes, mode: int, uid: int, gid: int, rdev: int) -> Attr:
+        return await self._attr("mknod", parent, name, mode, uid, gid, rdev)
+
+    async def symlink(self, parent: Ino, name: bytes, target: bytes, uid: int, gid: int) -> Attr:
+        return await self._attr("symlink", parent, name, target, uid, gid)
+
+    async def link(self, ino: Ino, parent: Ino, name: bytes, *, replace: bool = False) -> Attr:
+        return await self._attr("link", ino, parent, name, replace)
+
+    async def unlink(self, parent: Ino, name: bytes) -> Attr:
+        return await self._attr("unlink", parent, name)
+
+    async def rmdir(self, parent: Ino, name: bytes) -> Attr:
+        return await self._attr("rmdir", parent, name)
+
+    async def rename(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int = 0) -> Attr:
+        return await self._attr("rename", parent, name, new_parent, new_name, flags)
+
+    async def setattr(self, ino: Ino, changes: Mapping[str, int | str]) -> Attr:
+        """Change some of mode, uid, gid, atime_ns, mtime_ns, replicas; a time may be "now"."""
+        return await self._attr("setattr", ino, dict(changes))
+
+    async def truncate(self, ino: Ino, size: int) -> Attr:
+        return await self._attr("truncate", ino, size)
+
+    async def setxattr(self, ino: Ino, name: bytes, value: bytes, flags: int = 0) -> None:
+        await self._session.apply("setxattr", ino, name, value, flags)
+
+    async def removexattr(self, ino: Ino, name: bytes) -> None:
+        await self._session.apply("removexattr", ino, name)
+
+    async def hold(self, ino: Ino) -> Attr:
+        """Keep an inode, and its data, though its last name may go; until `release` or the session's end."""
+        return await self._attr("hold", ino)
+
+    async def release(self, ino: Ino) -> None:
+        await self._session.apply("release", ino)

@@ -1,0 +1,166 @@
+"""Reading a file's bytes: extents, then replicas, until verified bytes are there.
+
+A read asks the NameNode which extents cover the range and where their chunks are, fills holes with zeros, and
+fetches the rest in parallel, each piece from the replica that seems best (same host, least busy). A replica that
+does not answer, has lost the chunk or sends bytes that do not match their checksum costs a retry at the next one.
+When all fail, the extents are asked for again: the file may have been rewritten or its chunks copied
+elsewhere meanwhile. Only then is the data called lost.
+
+Bytes under way are bounded for the whole client by `BYTES_IN_FLIGHT_MAX`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import structlog
+import trio
+
+from dfs import codec, errors, limits, tasks
+from dfs.client.datanodes import DataNodes
+from dfs.client.session import Session
+from dfs.types import Attr, ChunkId, ChunkPlace, Extent, Ino, NodeId
+
+_ROUNDS = 4  # times the extents are asked for before data counts as lost
+_ROUND_DELAY_S = 0.5
+
+log = structlog.get_logger(__name__)
+
+
+class Layout(NamedTuple):
+    """What the NameNode says of a range of a file, at one moment."""
+
+    attr: Attr
+    extents: list[Extent]
+    places: dict[ChunkId, ChunkPlace]
+    end: int
+    """The extents are complete up to here; behind it more must be asked for."""
+
+
+class Piece(NamedTuple):
+    """Part of one extent, at most READ_MAX_BYTES: `length` bytes for the buffer at `start`."""
+
+    start: int
+    length: int
+    chunk: ChunkId
+    chunk_offset: int
+
+
+def pieces_of(extents: Sequence[Extent], offset: int, length: int) -> Iterator[Piece]:
+    """Cut what `extents` hold of the file's [offset, offset + length) into pieces; what is between them is a hole."""
+    end = offset + length
+    for extent in extents:
+        first, last = max(extent.offset, offset), min(extent.offset + extent.length, end)
+        while first < last:
+            size = min(last - first, limits.READ_MAX_BYTES)
+            yield Piece(first - offset, size, extent.chunk, extent.chunk_offset + first - extent.offset)
+            first += size
+
+
+class Reader:
+    """Reads files of one client. Methods may be called concurrently."""
+
+    def __init__(self, session: Session, nodes: DataNodes) -> None:
+        self._session = session
+        self._nodes = nodes
+        self._slots = trio.CapacityLimiter(limits.BYTES_IN_FLIGHT_MAX // limits.READ_MAX_BYTES)
+        self._read_bytes = 0
+        self._failovers = 0
+
+    async def layout(self, ino: Ino, offset: int, length: int) -> Layout:
+        """Attributes, and the extents that touch [offset, offset + length), as many as fit in one answer."""
+        wire_attr, wire_extents, wire_places = await self._session.query("extents", ino, offset, length)
+        extents = [codec.extent(wire) for wire in wire_extents]
+        end = offset + length
+        if len(extents) >= limits.EXTENTS_MAX:
+            end = min(end, extents[-1].offset + extents[-1].length)
+        places = {place.chunk: place for place in map(codec.chunk_place, wire_places)}
+        return Layout(codec.attr(wire_attr), extents, places, end)
+
+    async def read_into(self, ino: Ino, offset: int, view: memoryview) -> int:
+        """Fill `view` with the file's bytes at `offset`; how many there were before the end of file.
+
+        Raises `NotFound` for an inode that is gone, `DataLost` when bytes can be had from no replica.
+        """
+        done = 0
+        while done < len(view):
+            layout = await self.layout(ino, offset + done, len(view) - done)
+            length = min(layout.attr.size, layout.end) - (offset + done)
+            if length <= 0:
+                break
+            await self.fill(ino, layout, offset + done, view[done : done + length])
+            done += length
+        return done
+
+    async def fill(self, ino: Ino, layout: Layout, offset: int, view: memoryview) -> None:
+        """Fill all of `view` from `layout`, which covers it; asks for a newer layout where that one fails."""
+        for remaining in reversed(range(_ROUNDS)):
+            try:
+                await self._fill(layout, offset, view)
+                return
+            except errors.DataLost as error:
+                if not remaining:
+                    raise
+                log.warning("no replica could serve a read, asking where they are now", ino=ino, error=str(error))
+            await trio.sleep(_ROUND_DELAY_S)
+            layout = await self.layout(ino, offset, len(view))
+            if layout.end < offset + len(view):
+                half = layout.end - offset
+                await self.fill(ino, layout, offset, view[:half])
+                await self.read_into(ino, offset + half, view[half:])
+                return
+
+    async def _fill(self, layout: Layout, offset: int, view: memoryview) -> None:
+        pieces = list(pieces_of(layout.extents, offset, len(view)))
+        position = 0
+        for piece in pieces:
+            _zero(view[position : piece.start])
+            position = piece.start + piece.length
+        _zero(view[position:])
+        if len(pieces) == 1:
+            await self._fetch(pieces[0], layout.places, view)
+            return
+        lost: list[errors.DataLost] = []
+
+        async def fetch(piece: Piece) -> None:
+            try:
+                await self._fetch(piece, layout.places, view)
+            except errors.DataLost as error:
+                lost.append(error)
+
+        async with tasks.open_nursery() as nursery:
+            for piece in pieces:
+                nursery.start_soon(fetch, piece)
+        if lost:
+            raise lost[0]
+
+    async def _fetch(self, piece: Piece, places: dict[ChunkId, ChunkPlace], view: memoryview) -> None:
+        target = view[piece.start : piece.start + piece.length]
+        place = places.get(piece.chunk)
+        reasons = []
+        async with self._slots:
+            for node in self._nodes.by_preference(place.nodes if place else ()):
+                try:
+                    await self._nodes.read_into(node, piece.chunk, piece.chunk_offset, target)
+                    self._read_bytes += piece.length
+                    return
+                except errors.DfsError as error:
+                    self._failovers += 1
+                    reasons.append(f"{node}: {error}")
+                    log.warning("replica could not serve a read", node=node, chunk=piece.chunk, error=str(error))
+        why = "; ".join(reasons) or "no DataNode holds a copy"
+        raise errors.DataLost(f"chunk {piece.chunk:x}: {why}")
+
+    async def read_uncommitted(self, nodes: Sequence[NodeId], piece: Piece, view: memoryview) -> None:
+        """Fill `view` with one piece that no commit covers yet, from the nodes that are known to have it."""
+        place = ChunkPlace(piece.chunk, piece.chunk_offset + piece.length, tuple(nodes))
+        await self._fetch(piece, {piece.chunk: place}, view)
+
+    def statistics(self) -> dict[str, int]:
+        return {"read_bytes": self._read_bytes, "failovers": self._failovers}
+
+
+def _zero(view: memoryview) -> None:
+    if len(view):
+        view[:] = bytes(len(view))

@@ -1,0 +1,256 @@
+"""A client's conversation with the NameNode: queries, and commands that happen exactly once.
+
+A command is sent as (session, sequence number, verb, arguments), and sent again, the same, until an answer
+arrives: the NameNode stores its reply with the change, so a repeat finds the reply and changes nothing.
+Commands that are issued while others are on their way travel together: at most `_BATCHES_IN_FLIGHT` apply calls
+are open, and what queues behind them leaves as one batch.
+
+While the NameNode is away, queries and commands wait and are tried again with growing delays, for at most
+`wait_s`; then `Unreachable` or `DeadlineExceeded` is raised. The events call that this client keeps open
+shows the NameNode that it lives; should it have been silent for too long all the same, its session has
+ended: commands under way raise `SessionExpired`, and the next one opens a new session.
+
+Invariants: a sequence number is used for one command only; `acked` is never above a command that still
+awaits its reply; every command in `_queue` or `_waiting` has exactly one task waiting for it.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+import trio
+
+from dfs import errors, limits, tasks
+from dfs.rpc import Pool
+from dfs.runtime import Runtime
+from dfs.types import SessionId
+
+NAMENODE_OBJECT = "dfs.namenode"
+
+_BATCHES_IN_FLIGHT = 4
+_NOT_ANSWERED = (errors.Unreachable, errors.ConnectionLost, errors.DeadlineExceeded)
+
+log = structlog.get_logger(__name__)
+
+
+class _Command:
+    """One command on its way. `done` is set when `reply` or `error` is there."""
+
+    __slots__ = ("args", "done", "error", "reply", "seq", "verb")
+
+    def __init__(self, seq: int, verb: str, args: tuple[Any, ...]) -> None:
+        self.seq = seq
+        self.verb = verb
+        self.args = args
+        self.reply: Any = None
+        self.error: Exception | None = None
+        self.done = trio.Event()
+
+
+class Session:
+    """Use `open_session`. One per client process is enough: everything here may be called concurrently.
+
+    Fields that change between awaits only: `session`, `_next_seq`, `_queue`, `_waiting`, `_batches`.
+    """
+
+    def __init__(self, pool: Pool, runtime: Runtime, nursery: trio.Nursery, address: str, wait_s: float) -> None:
+        self.pool = pool
+        self.runtime = runtime
+        self.address = address
+        self.wait_s = wait_s
+        self.host = socket.gethostname()
+        self.cluster: dict[str, Any] = {}
+        self.session: SessionId | None = None
+        self.on_nodes_changed: Callable[[], None] | None = None
+        """Called when DataNodes came, moved or fell silent."""
+        self.on_new_session: Callable[[], None] | None = None
+        """Called after a session was lost and a new one opened: chunks of the old one are no longer ours."""
+        self._nursery = nursery
+        self._opening = trio.Lock()
+        self._next_seq = 1
+        self._queue: list[_Command] = []
+        self._waiting: dict[int, _Command] = {}
+        self._batches = 0
+        self._commands = 0
+        self._retries = 0
+
+    # --- queries ----------------------------------------------------------------------------------------
+
+    async def query(self, method: str, *args: Any) -> Any:
+        """Ask the NameNode; repeated while it is away, for at most `wait_s`.
+
+        Raises what the method raises, or `Unreachable` or `DeadlineExceeded`.
+        """
+        return await self._persistently(lambda: self._call(method, *args))
+
+    async def _call(self, method: str, *args: Any, timeout_s: float = limits.CALL_TIMEOUT_S) -> Any:
+        return await self.pool.call(self.address, NAMENODE_OBJECT, method, *args, timeout_s=timeout_s)
+
+    async def _persistently(self, attempt: Callable[[], Any]) -> Any:
+        give_up_at = trio.current_time() + self.wait_s
+        delay_s = limits.RETRY_DELAY_FIRST_S
+        while True:
+            try:
+                return await attempt()
+            except _NOT_ANSWERED as error:
+                if trio.current_time() + delay_s > give_up_at:
+                    raise
+                if delay_s == limits.RETRY_DELAY_FIRST_S:
+                    log.info("namenode does not answer, trying again", address=self.address, error=str(error))
+            self._retries += 1
+            await trio.sleep(delay_s * self.runtime.random.uniform(0.7, 1.3))
+            delay_s = min(2 * delay_s, limits.RETRY_DELAY_MAX_S)
+
+    # --- commands ---------------------------------------------------------------------------------------
+
+    async def apply(self, verb: str, *args: Any) -> Any:
+        """Apply one command exactly once and return its result; durable at the NameNode on return.
+
+        Raises what the command raises, `SessionExpired` if the session ended with the command's outcome
+        unknown, or `Unreachable` or `DeadlineExceeded` after `wait_s` (outcome unknown too).
+        """
+        if self.session is None:
+            await self._open()
+        command = _Command(self._next_seq, verb, args)
+        self._next_seq += 1
+        self._queue.append(command)
+        self._waiting[command.seq] = command
+        self._pump()
+        try:
+            await command.done.wait()  # bounded: the batch that carries it ends within wait_s
+        finally:
+            self._waiting.pop(command.seq, None)
+        if command.error is not None:
+            raise command.error
+        return command.reply
+
+    def _pump(self) -> None:
+        if not self._queue or self._batches >= _BATCHES_IN_FLIGHT:
+            return
+        batch, self._queue = self._queue[: limits.BATCH_MAX_COMMANDS], self._queue[limits.BATCH_MAX_COMMANDS :]
+        self._batches += 1
+        self._nursery.start_soon(self._send, batch)
+
+    async def _send(self, batch: list[_Command]) -> None:
+        session = None
+        try:
+            session = await self.ensure()
+            await self._send_until_answered(batch, session)
+        except errors.SessionExpired as error:
+            self._fail(batch, error)
+            if self.session == session:
+                self.session = None
+        except errors.DfsError as error:
+            self._fail(batch, error)
+        finally:
+            self._batches -= 1
+            self._pump()
+
+    async def _send_until_answered(self, batch: list[_Command], session: SessionId) -> None:
+        wire = [[command.seq, command.verb, command.args] for command in batch]
+        self._commands += len(batch)
+
+        async def attempt() -> Any:
+            return await self._call("apply", session, self._acked(), wire)
+
+        for command, (errno, *rest) in zip(batch, await self._persistently(attempt), strict=True):
+            if errno:
+                command.error = errors.from_wire(*rest)
+                if isinstance(command.error, errors.SessionExpired) and self.session == session:
+                    self.session = None
+            else:
+                command.reply = rest[0]
+            command.done.set()
+
+    def _acked(self) -> int:
+        """All replies below this have arrived. Commands leave `_waiting` when their task has the reply."""
+        return min(self._waiting, default=self._next_seq)
+
+    @staticmethod
+    def _fail(batch: list[_Command], error: errors.DfsError) -> None:
+        for command in batch:
+            if not command.done.is_set():
+                command.error = errors.from_wire(error.code, error.message)
+                command.done.set()
+
+    # --- the session itself -----------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """First contact. Raises `Unreachable` when nothing answers within FIRST_CONTACT_TIMEOUT_S."""
+        timeout_s = min(limits.FIRST_CONTACT_TIMEOUT_S, self.wait_s)
+        wait_s, self.wait_s = self.wait_s, timeout_s
+        try:
+            with trio.fail_after(timeout_s):
+                self.cluster = await self.query("cluster")
+        except (trio.TooSlowError, *_NOT_ANSWERED) as error:
+            reason = "it does not answer" if isinstance(error, trio.TooSlowError) else str(error)
+            raise errors.Unreachable(f"no NameNode at {self.address}: {reason}") from None
+        finally:
+            self.wait_s = wait_s
+
+    async def ensure(self) -> SessionId:
+        """The current session, opened now if there is none."""
+        while self.session is None:
+            await self._open()
+        return self.session
+
+    async def _open(self) -> None:
+        async with self._opening:
+            if self.session is not None:
+                return
+            again = self._next_seq > 1
+            opened = await self.query("open_session", {"name": "client", "host": self.host})
+            self.session = SessionId(opened["session"])
+            self._nursery.start_soon(self._listen, self.session)
+            if again:
+                log.warning("the session had ended, a new one is open", session=self.session)
+                if self.on_new_session:
+                    self.on_new_session()
+
+    async def _listen(self, session: SessionId) -> None:
+        """Keep one events call open, which shows the NameNode that this client lives."""
+        after = 0
+        while self.session == session:
+            try:
+                timeout_s = limits.EVENTS_WAIT_S + limits.CALL_TIMEOUT_S
+                for number, kind, _payload in await self._call("events", session, after, timeout_s=timeout_s):
+                    after = max(after, number)
+                    if kind == "nodes" and self.on_nodes_changed:
+                        self.on_nodes_changed()
+            except errors.SessionExpired:
+                if self.session == session:
+                    self.session = None
+            except errors.DfsError:
+                await trio.sleep(limits.RETRY_DELAY_MAX_S)
+
+    async def close(self) -> None:
+        """End the session, so that the NameNode need not wait for its time-out. Never raises."""
+        session, self.session = self.session, None
+        if session is not None:
+            try:
+                await self._call("close_session", session, timeout_s=limits.FIRST_CONTACT_TIMEOUT_S)
+            except errors.DfsError as error:
+                log.info("session left to its time-out", session=session, error=str(error))
+
+    def statistics(self) -> dict[str, int]:
+        return {"commands": self._commands, "retries": self._retries, "waiting": len(self._waiting)}
+
+
+@asynccontextmanager
+async def open_session(
+    address: str, pool: Pool, runtime: Runtime, wait_s: float = limits.NAMENODE_WAIT_S
+) -> AsyncIterator[Session]:
+    """Make contact with the NameNode at `address`; on leaving, end the session and its tasks."""
+    async with tasks.open_nursery() as nursery:
+        session = Session(pool, runtime, nursery, address, wait_s)
+        await session.start()
+        try:
+            yield session
+        finally:
+            with trio.CancelScope(shield=True):  # bounded by the close call's own deadline
+                await session.close()
+            nursery.cancel_scope.cancel()

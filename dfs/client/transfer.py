@@ -1,0 +1,213 @@
+"""Whole files in and out of the cluster, in constant memory, with reading and writing overlapped.
+
+An upload goes into a file without a name, and gets its name in one command at the end: until then nobody
+sees it, and if the client dies the NameNode clears it away with the session. A download keeps a window of reads
+under way and hands their bytes on in order.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import NamedTuple, Protocol
+
+import trio
+
+from dfs import errors, limits, tasks
+from dfs.client.filewriter import FileWriter
+from dfs.client.inodes import Inodes
+from dfs.client.paths import Place
+from dfs.client.reader import Layout, Reader
+from dfs.types import Attr, Ino
+
+_COMMIT_EVERY_BYTES = limits.CHUNK_MAX_BYTES
+_WINDOW = 6  # reads of READ_MAX_BYTES under way in one download
+_LAYOUT_BYTES = 8 * limits.GIB  # how much of a file one layout query covers
+
+Progress = Callable[[int], None]
+"""Called with the number of bytes that have just been moved."""
+
+
+class Source(Protocol):
+    """Where an upload's bytes come from."""
+
+    async def readinto(self, view: memoryview) -> int:
+        """Fill part of `view`; how much, 0 at the end."""
+        ...
+
+
+class Sink(Protocol):
+    """Where a download's bytes go, in order."""
+
+    async def write(self, view: memoryview) -> None:
+        """Take all of `view`, which is valid until this returns."""
+        ...
+
+    async def skip(self, length: int) -> None:
+        """The next `length` bytes are a hole: leave them out, or write zeros."""
+        ...
+
+
+# --- up -------------------------------------------------------------------------------------------------
+
+
+async def _read_full(source: Source, buffer: memoryview) -> int:
+    filled = 0
+    while filled < len(buffer):
+        count = await source.readinto(buffer[filled:])
+        if count == 0:
+            break
+        filled += count
+    return filled
+
+
+async def pour(source: Source, writer: FileWriter, progress: Progress | None = None) -> int:
+    """Write all of `source` at the file's beginning; the next buffer is read while one is written. Its length."""
+    buffers = [memoryview(bytearray(limits.APPEND_MAX_BYTES)) for _ in range(2)]
+    length = await _read_full(source, buffers[0])
+    offset = 0
+    while length:
+        current, following = buffers
+        read_ahead = 0
+        async with tasks.open_nursery() as nursery:
+            nursery.start_soon(writer.write, offset, current[:length])
+            if length == len(current):
+                read_ahead = await _read_full(source, following)
+        offset += length
+        if progress:
+            progress(length)
+        if writer.uncommitted_bytes >= _COMMIT_EVERY_BYTES:
+            await writer.commit()
+        buffers.reverse()
+        length = read_ahead
+    return offset
+
+
+class Upload(NamedTuple):
+    """What the uploaded file is to be like."""
+
+    mode: int
+    uid: int
+    gid: int
+    times_ns: tuple[int, int] | None
+    """Access and modification time; None: now."""
+    replace: bool
+    """Take the place of a file of that name; otherwise `Exists` is raised."""
+    sync: bool
+    """Return when durable on the replicas; otherwise when committed."""
+
+
+async def upload(
+    inodes: Inodes,
+    writer_for: Callable[[Attr], FileWriter],
+    source: Source,
+    place: Place,
+    wanted: Upload,
+    progress: Progress | None,
+) -> Attr:
+    """Move `source` into a new file at `place`. Nothing is left behind if it fails."""
+    attr = await inodes.create_unnamed(place.parent, wanted.mode, wanted.uid, wanted.gid)
+    writer = writer_for(attr)
+    try:
+        await pour(source, writer, progress)
+        await (writer.flush() if wanted.sync else writer.commit())
+        if wanted.times_ns:
+            atime_ns, mtime_ns = wanted.times_ns
+            await inodes.setattr(attr.ino, {"atime_ns": atime_ns, "mtime_ns": mtime_ns})
+        return await inodes.link(attr.ino, place.parent, place.name, replace=wanted.replace)
+    finally:
+        with trio.move_on_after(limits.CALL_TIMEOUT_S, shield=True):
+            await _let_go(inodes, writer)
+
+
+async def _let_go(inodes: Inodes, writer: FileWriter) -> None:
+    try:
+        await writer.discard()
+        await inodes.release(writer.ino)
+    except errors.DfsError:
+        pass  # the NameNode does the same when the session ends
+
+
+# --- down -----------------------------------------------------------------------------------------------
+
+
+class _Segment(NamedTuple):
+    """The next `length` bytes of the file: a hole, or at most READ_MAX_BYTES to fetch with `layout`."""
+
+    offset: int
+    length: int
+    layout: Layout | None
+
+
+async def _segments(reader: Reader, ino: Ino, size: int) -> AsyncIterator[_Segment]:
+    position = 0
+    while position < size:
+        layout = await reader.layout(ino, position, min(_LAYOUT_BYTES, size - position))
+        end = min(layout.end, size)
+        for extent in layout.extents:
+            if extent.offset > position:
+                yield _Segment(position, min(extent.offset, end) - position, None)
+                position = extent.offset
+            last = min(extent.offset + extent.length, end)
+            while position < last:
+                length = min(limits.READ_MAX_BYTES, last - position)
+                yield _Segment(position, length, layout)
+                position += length
+        if position < end:
+            yield _Segment(position, end - position, None)
+            position = end
+
+
+class _Fetch:
+    """One segment under way. `done` is set when `buffer` holds its bytes, or `error` says why not."""
+
+    def __init__(self, segment: _Segment, buffer: bytearray) -> None:
+        self.segment = segment
+        self.buffer = buffer
+        self.view = memoryview(buffer)[: segment.length]
+        self.error: errors.DfsError | None = None
+        self.done = trio.Event()
+
+    async def run(self, reader: Reader, ino: Ino) -> None:
+        try:
+            if self.segment.layout is not None:
+                await reader.fill(ino, self.segment.layout, self.segment.offset, self.view)
+        except errors.DfsError as error:
+            self.error = error
+        self.done.set()
+
+
+async def download(reader: Reader, attr: Attr, sink: Sink, progress: Progress | None) -> int:
+    """Hand the file's bytes to `sink`, as many as `attr.size`; how many there were (fewer if it shrank)."""
+    if not stat.S_ISREG(attr.mode):
+        raise errors.InvalidArgument("only regular files have bytes to download")
+    free: list[bytearray] = []
+    window: deque[_Fetch] = deque()
+    moved = 0
+
+    async def finish(fetch: _Fetch) -> int:
+        await fetch.done.wait()
+        if fetch.error is not None:
+            raise fetch.error
+        if fetch.segment.layout is None:
+            await sink.skip(fetch.segment.length)
+        else:
+            await sink.write(fetch.view)
+            free.append(fetch.buffer)
+        if progress:
+            progress(fetch.segment.length)
+        return fetch.segment.length
+
+    async with tasks.open_nursery() as nursery:
+        async for segment in _segments(reader, attr.ino, attr.size):
+            if len(window) >= _WINDOW:
+                moved += await finish(window.popleft())
+            hole = segment.layout is None
+            size = min(attr.size, limits.READ_MAX_BYTES)
+            fetch = _Fetch(segment, bytearray() if hole else free.pop() if free else bytearray(size))
+            window.append(fetch)
+            nursery.start_soon(fetch.run, reader, attr.ino)
+        while window:
+            moved += await finish(window.popleft())
+    return moved

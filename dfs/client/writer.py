@@ -1,0 +1,281 @@
+"""Appending to chunks: where a client's new bytes go until a commit makes them part of files.
+
+A **lane** is a chunk that this client has open: it appends to all the chunk's replicas at once, one append at a
+time (the order of appends is the chunk's order). Small files written one after another share a lane, so they
+become one stream to each disk; files written at the same time use lanes of their own.
+
+**When a replica fails** its node is struck from the lane. The others have the bytes, so nothing needs to be sent
+again as long as `min_replicas` of them are left; the lane then takes no more, and what follows goes to a new chunk
+with all its copies. With fewer left, the append that failed is repeated on a new chunk. The commit names the
+nodes that have the bytes; the NameNode has the missing copies made.
+
+**Durability.** `sync` flushes the replicas of chunks and strikes those that fail or have less than they should.
+If fewer than `min_replicas` remain, the caller must write those bytes again (`FileWriter.flush` does).
+
+Invariants: `lane.length` bytes are on every node of `lane.nodes`, as far as this client knows; a lane is used by
+one append at a time; a lane belongs to the session that allocated it, and is never used in another. A lane that takes
+no more is sealed at the NameNode as soon as none of its bytes await a commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import structlog
+import trio
+
+from dfs import errors, limits, tasks
+from dfs.checksum import Block, Buffer, sum_blocks
+from dfs.client.datanodes import DataNodes
+from dfs.client.session import Session
+from dfs.types import ChunkId, NodeId, SessionId
+
+_AHEAD_MAX = 4  # chunks allocated ahead of need
+_PLACES_MAX = 6  # nodes struck in one append before it is given up
+
+log = structlog.get_logger(__name__)
+
+
+class Written(NamedTuple):
+    """Where appended bytes are. `lane` knows which nodes have them."""
+
+    lane: Lane
+    chunk_offset: int
+    length: int
+
+
+class Lane:
+    """One open chunk. Changed by the append that holds it, and by `strike`, between awaits."""
+
+    __slots__ = (
+        "blocks",
+        "chunk",
+        "length",
+        "nodes",
+        "replicas",
+        "sealed",
+        "session",
+        "synced",
+        "uncommitted",
+        "usable",
+    )
+
+    def __init__(self, session: SessionId, chunk: ChunkId, replicas: int, nodes: Sequence[NodeId]) -> None:
+        self.session = session
+        self.chunk = chunk
+        self.replicas = replicas
+        """Copies asked for; there may be fewer nodes."""
+        self.nodes = list(nodes)
+        self.length = 0
+        self.blocks = 0
+        self.synced = 0
+        """Bytes known durable on every node of `nodes`."""
+        self.uncommitted = 0
+        """Bytes that some FileWriter still means to commit."""
+        self.usable = True
+        self.sealed = False
+
+    def has_room(self, length: int) -> bool:
+        blocks = -(-length // limits.BLOCK_MAX_BYTES)
+        return self.length + length <= limits.CHUNK_MAX_BYTES and self.blocks + blocks <= limits.CHUNK_MAX_BLOCKS
+
+    @property
+    def full(self) -> bool:
+        return not self.has_room(limits.BLOCK_MAX_BYTES)
+
+    def strike(self, node: NodeId) -> None:
+        """This replica is not to be counted on any more."""
+        if node in self.nodes:
+            self.nodes.remove(node)
+        self.usable = False
+
+
+class ChunkWriter:
+    """All lanes of one client. `append` and `sync` may be called concurrently."""
+
+    def __init__(self, session: Session, nodes: DataNodes, lanes_max: int = 2 * limits.TRANSFERS_AT_ONCE) -> None:
+        self._session = session
+        self._nodes = nodes
+        self._idle: list[Lane] = []
+        self._lanes = trio.CapacityLimiter(lanes_max)
+        self._ahead: dict[int, list[Lane]] = {}
+        self._allocating = trio.Lock()
+        self._appended_bytes = 0
+        self._struck = 0
+
+    @property
+    def min_replicas(self) -> int:
+        return int(self._session.cluster["min_replicas"])
+
+    def forget_lanes(self) -> None:
+        """The session is a new one: its chunks will be others."""
+        self._idle.clear()
+        self._ahead.clear()
+
+    # --- appending --------------------------------------------------------------------------------------
+
+    async def append(self, data: Buffer, replicas: int, prefer: Lane | None = None) -> Written:
+        """Append `data` (1 to APPEND_MAX_BYTES) to some chunk with `replicas` copies.
+
+        `prefer` is the lane of the bytes before these: staying on it keeps a file in few extents. The caller
+        takes the bytes off `lane.uncommitted` when they are committed or given up, and calls `seal_finished`.
+        Raises `NoSpace` or `NotEnoughNodes` when no chunk can be had that may take them.
+        """
+        blocks = sum_blocks(data)
+        wanted = min(self.min_replicas, replicas)
+        struck: set[NodeId] = set()
+        async with self._lanes:
+            while True:
+                lane = await self._take(len(data), replicas, prefer, struck)
+                try:
+                    failures = await self._append_to_all(lane, blocks, data)
+                except trio.Cancelled:
+                    lane.usable = False  # how far its replicas got is not known
+                    raise
+                for node, error in failures.items():
+                    log.warning("replica failed, going on without it", node=node, chunk=lane.chunk, error=str(error))
+                    lane.strike(node)
+                    struck.add(node)
+                    self._struck += 1
+                if len(lane.nodes) >= wanted:
+                    written = Written(lane, lane.length, len(data))
+                    lane.length += len(data)
+                    lane.uncommitted += len(data)
+                    lane.blocks += len(blocks)
+                    self._appended_bytes += len(data)
+                    self._put_back(lane)
+                    return written
+                if len(struck) >= _PLACES_MAX:
+                    raise next(iter(failures.values()))
+
+    async def _append_to_all(self, lane: Lane, blocks: Sequence[Block], data: Buffer) -> dict[NodeId, errors.DfsError]:
+        failures: dict[NodeId, errors.DfsError] = {}
+
+        async def append_to(node: NodeId) -> None:
+            try:
+                await self._nodes.append(node, lane.chunk, lane.length, blocks, [data])
+            except errors.DfsError as error:
+                failures[node] = error
+                if not isinstance(error, errors.ChunkConflict | errors.ChunkFull):
+                    self._nodes.avoid(node)
+
+        async with tasks.open_nursery() as nursery:
+            for node in lane.nodes:
+                nursery.start_soon(append_to, node)
+        return failures
+
+    # --- lanes ------------------------------------------------------------------------------------------
+
+    async def _take(self, length: int, replicas: int, prefer: Lane | None, struck: set[NodeId]) -> Lane:
+        session = await self._session.ensure()
+        avoided = struck.union(self._nodes.avoided())
+        candidates = [prefer, *reversed(self._idle)] if prefer in self._idle else [*reversed(self._idle)]
+        for lane in candidates:
+            if lane is None or lane.session != session or not lane.has_room(length):
+                continue
+            if lane.replicas == replicas and avoided.isdisjoint(lane.nodes):
+                self._idle.remove(lane)
+                return lane
+        return await self._allocate(session, replicas, avoided)
+
+    def _put_back(self, lane: Lane) -> None:
+        if lane.usable and not lane.full:
+            self._idle.append(lane)
+
+    async def _allocate(self, session: SessionId, replicas: int, avoided: set[NodeId]) -> Lane:
+        """A chunk allocated ahead, or a few new ones. Avoided nodes are asked for only if nothing else is left."""
+        async with self._allocating:
+            ahead = self._ahead.setdefault(replicas, [])
+            while ahead:
+                lane = ahead.pop()
+                if lane.session == session and avoided.isdisjoint(lane.nodes):
+                    return lane
+            count = min(_AHEAD_MAX, 1 + len(self._idle))
+            ahead += await self._ask(session, count, replicas, avoided)
+            return ahead.pop()
+
+    async def _ask(self, session: SessionId, count: int, replicas: int, avoided: set[NodeId]) -> list[Lane]:
+        async def ask(exclude: Iterable[NodeId]) -> list[Lane]:
+            chunks = await self._session.query("allocate", session, count, replicas, list(exclude), self._session.host)
+            return [Lane(session, ChunkId(chunk), replicas, nodes) for chunk, nodes in chunks]
+
+        try:
+            return await ask(avoided)
+        except (errors.NotEnoughNodes, errors.NoSpace):
+            suspects = set(self._nodes.avoided())
+            if not suspects:
+                raise
+            # Better a node that has just been slow than none at all. Those that failed this very append stay out.
+            return await ask(avoided - suspects)
+
+    async def seal_finished(self, lanes: Iterable[Lane]) -> None:
+        """Tell the NameNode of those `lanes` that take no more and of which nothing awaits a commit."""
+        done = [lane for lane in lanes if (lane.full or not lane.usable) and not lane.uncommitted and not lane.sealed]
+        for lane in done:
+            lane.sealed = True
+        mine = [lane.chunk for lane in done if lane.session == self._session.session]
+        if mine:
+            await self._session.apply("seal", mine)
+
+    # --- durability -------------------------------------------------------------------------------------
+
+    async def sync(self, lanes: Iterable[Lane]) -> None:
+        """Flush the lanes' present bytes on all their nodes; strike the nodes that cannot.
+
+        Afterwards each lane's `nodes` hold its bytes durably, up to its length when this was called.
+        """
+        due = {lane: lane.length for lane in lanes if lane.synced < lane.length}
+        by_node: dict[NodeId, list[Lane]] = {}
+        for lane in due:
+            for node in lane.nodes:
+                by_node.setdefault(node, []).append(lane)
+        async with tasks.open_nursery() as nursery:
+            for node, flushed in by_node.items():
+                nursery.start_soon(self._sync_node, node, flushed, due)
+        for lane, length in due.items():
+            lane.synced = max(lane.synced, length)
+
+    async def _sync_node(self, node: NodeId, lanes: list[Lane], due: dict[Lane, int]) -> None:
+        try:
+            lengths = await self._nodes.sync(node, [lane.chunk for lane in lanes])
+        except errors.DfsError as error:
+            log.warning("replica not flushed, going on without it", node=node, error=str(error))
+            lengths = [-1] * len(lanes)
+        for lane, length in zip(lanes, lengths, strict=True):
+            if length < due[lane]:
+                lane.strike(node)
+                self._struck += 1
+
+    async def make_durable(self, reach: Mapping[Lane, int], wanted: int) -> None:
+        """Return when committed bytes of lanes, up to `reach`, are durable on every live replica, and on `wanted`.
+
+        Where too few replicas are left, waits for the NameNode to have others made, for at most
+        `NODE_DEAD_AFTER_S` and a copy's time; then raises `NotEnoughNodes`.
+        """
+        await self.sync([lane for lane, length in reach.items() if lane.synced < length])
+        weak = {lane: length for lane, length in reach.items() if len(lane.nodes) < wanted}
+        if not weak:
+            return
+        with trio.move_on_after(limits.NODE_DEAD_AFTER_S + limits.CALL_TIMEOUT_S):
+            for lane, length in weak.items():
+                while len(await self._durable_copies(lane.chunk, length)) < wanted:  # noqa: ASYNC110 - others' work
+                    await trio.sleep(limits.RETRY_DELAY_MAX_S)
+            return
+        chunks = ", ".join(f"{lane.chunk:x}" for lane in weak)
+        raise errors.NotEnoughNodes(f"fewer than {wanted} DataNodes have chunk {chunks} on stable storage")
+
+    async def _durable_copies(self, chunk: ChunkId, length: int) -> list[NodeId]:
+        """The replicas that the NameNode knows now and that have `length` bytes on their disks."""
+        durable = []
+        for wire in await self._session.query("chunks", chunk - 1, 1):
+            for node in wire[3] if wire[0] == chunk else ():
+                try:
+                    if (await self._nodes.sync(node, [chunk]))[0] >= length:
+                        durable.append(node)
+                except errors.DfsError as error:
+                    log.info("replica cannot be flushed", node=node, chunk=chunk, error=str(error))
+        return durable
+
+    def statistics(self) -> dict[str, int]:
+        return {"appended_bytes": self._appended_bytes, "idle_lanes": len(self._idle), "struck": self._struck}

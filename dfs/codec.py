@@ -1,0 +1,53 @@
+"""Shapes on the wire that are not plain msgpack, and the checks of what comes from outside.
+
+Domain values travel as msgpack arrays in field order (see dfs.types); this module has the packed form of
+block checksums and turns arrays back into values.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+from dfs import errors, limits
+from dfs.checksum import Block
+from dfs.types import Attr, ChunkPlace, DirEntry, Extent, NodeState, NodeView
+
+_BLOCK = struct.Struct("<II")
+
+
+def pack_blocks(blocks: Sequence[Block]) -> bytes:
+    """Blocks as `length, crc` pairs, u32 little-endian each: 8 bytes a block."""
+    return b"".join(_BLOCK.pack(length, crc) for length, crc in blocks)
+
+
+def unpack_blocks(packed: object) -> list[Block]:
+    """The reverse of `pack_blocks`. Raises InvalidArgument for anything that it cannot have made."""
+    if not isinstance(packed, bytes | bytearray | memoryview) or len(packed) % _BLOCK.size:
+        raise errors.InvalidArgument("block checksums are not pairs of 32-bit numbers")
+    blocks = [Block._make(pair) for pair in _BLOCK.iter_unpack(packed)]
+    if any(not 0 < length <= limits.BLOCK_MAX_BYTES for length, _ in blocks):
+        raise errors.InvalidArgument(f"a block is not 1 to {limits.BLOCK_MAX_BYTES} bytes long")
+    return blocks
+
+
+def attr(wire: Sequence[Any]) -> Attr:
+    return Attr._make(wire[: len(Attr._fields)])
+
+
+def extent(wire: Sequence[Any]) -> Extent:
+    return Extent._make(wire[: len(Extent._fields)])
+
+
+def dir_entry(wire: Sequence[Any]) -> DirEntry:
+    return DirEntry(wire[0], wire[1], attr(wire[2]))
+
+
+def chunk_place(wire: Sequence[Any]) -> ChunkPlace:
+    return ChunkPlace(wire[0], wire[1], tuple(wire[2]))
+
+
+def node_view(wire: Sequence[Any]) -> NodeView:
+    view = NodeView._make(wire[: len(NodeView._fields)])
+    return view._replace(state=NodeState(view.state))

@@ -1,0 +1,375 @@
+"""Configuration: one flat TOML file for each kind of program, checked whole before anything starts.
+
+    namenode.toml     NameNodeConfig
+    datanode.toml     DataNodeConfig
+    client.toml       ClientConfig
+
+The dataclasses below are the reference: a field is a key, its default is the key's default, its metadata says
+what it means and what values it takes. `example` prints a commented file from them, `check` finds what is wrong
+with one. A key that is not known, a value of the wrong kind or out of range is refused with the file, the line and
+what to do. Sizes may be written as numbers of bytes or as "20 GiB", times are seconds.
+"""
+
+# ruff: noqa: RUF009 - `_key` makes dataclass fields, as `field` does
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from dfs import errors, limits
+
+_UNITS: Final = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50}
+_SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([BKMGTP]?)(?:i?B)?", re.IGNORECASE)
+_NODE: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
+_ADDRESS: Final = re.compile(r"(\./u:.+|\[[0-9a-fA-F:.]+\]:[0-9]{1,5}|[^:\s\[\]/]+:[0-9]{1,5})")
+_LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+def _key(doc: str, default: Any = dataclasses.MISSING, *, example: str = "", size: bool = False) -> Any:
+    metadata = {"doc": doc, "example": example, "size": size}
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def _require(condition: bool, key: str, sentence: str) -> None:
+    if not condition:
+        raise _Bad(key, sentence)
+
+
+class _Bad(Exception):
+    """A value of `key` that cannot be."""
+
+    def __init__(self, key: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.key = key
+        self.sentence = sentence
+
+
+def _check_address(key: str, address: str) -> None:
+    _require(bool(_ADDRESS.fullmatch(address)), key, f"is not an address: {address!r}; write HOST:PORT")
+    if not address.startswith("./u:"):
+        _require(int(address.rpartition(":")[2]) < 65536, key, f"has a port above 65535: {address!r}")
+
+
+def _check_level(level: str) -> None:
+    _require(level in _LEVELS, "log_level", f"is one of {', '.join(_LEVELS)}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NameNodeConfig:
+    """What a NameNode needs to know."""
+
+    state_dir: Path = _key(
+        "Where the namespace is kept: on a disk that survives power cuts, with room to grow.",
+        example="/var/lib/dfs/namenode",
+    )
+    listen: str = _key("Where clients and DataNodes reach this NameNode.", f"127.0.0.1:{limits.NAMENODE_PORT}")
+    nameserver: str = _key(
+        'Pyro5\'s name server, in which all daemons are listed: served by this NameNode at "HOST:PORT",\n'
+        'someone else\'s ("at HOST:PORT"), or "off".',
+        f"127.0.0.1:{limits.NAMESERVER_PORT}",
+    )
+    replicas: int = _key("Copies of every file's data, where the file says nothing else.", limits.REPLICAS_DEFAULT)
+    min_replicas: int = _key(
+        "Fewest copies on which data counts as written; never more than the copies it is to have.",
+        limits.MIN_REPLICAS_DEFAULT,
+    )
+    session_timeout_s: float = _key("Silence after which a client is taken for dead.", limits.SESSION_TIMEOUT_S)
+    node_suspect_after_s: float = _key("Silence after which a DataNode gets no new data.", limits.NODE_SUSPECT_AFTER_S)
+    node_dead_after_s: float = _key(
+        "Silence after which a DataNode's copies are made again elsewhere.", limits.NODE_DEAD_AFTER_S
+    )
+    garbage_grace_s: float = _key("How long unreferenced data stays on DataNodes.", limits.GARBAGE_GRACE_S)
+    reserve_bytes: int = _key(
+        "Changes are refused when the disk of state_dir has less space than this.",
+        limits.NAMENODE_RESERVE_BYTES,
+        size=True,
+    )
+    repair: bool = _key("Make missing copies again.", True)
+    log_level: str = _key(f"One of {', '.join(_LEVELS)}.", "info")
+
+    def __post_init__(self) -> None:
+        _check_address("listen", self.listen)
+        if self.nameserver != "off":
+            _check_address("nameserver", self.nameserver.removeprefix("at ").strip())
+        _require(1 <= self.replicas <= limits.REPLICAS_MAX, "replicas", f"is 1 to {limits.REPLICAS_MAX}")
+        _require(1 <= self.min_replicas <= limits.REPLICAS_MAX, "min_replicas", f"is 1 to {limits.REPLICAS_MAX}")
+        for key in ("session_timeout_s", "node_suspect_after_s"):
+            _require(getattr(self, key) > 0, key, "is more than 0")
+        _require(self.garbage_grace_s >= 0, "garbage_grace_s", "is 0 or more")
+        _require(
+            self.node_dead_after_s > self.node_suspect_after_s, "node_dead_after_s", "is more than node_suspect_after_s"
+        )
+        _require(self.reserve_bytes >= 0, "reserve_bytes", "is 0 or more")
+        _check_level(self.log_level)
+
+    def min_copies(self, replicas: int) -> int:
+        """Fewest copies on which data that is to have `replicas` counts as written."""
+        return min(self.min_replicas, replicas)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataNodeConfig:
+    """What a DataNode needs to know."""
+
+    node: str = _key("Its name, unique in the cluster: 1 to 64 of a-z, 0-9 and -.", example="node-1")
+    namenode: str = _key("Where the NameNode is.", f"127.0.0.1:{limits.NAMENODE_PORT}")
+    directories: list[Path] = _key("Where chunks are kept: one directory for each disk.", example='["/srv/dfs/disk1"]')
+    listen: str = _key("Where clients and other DataNodes reach this one.", f"127.0.0.1:{limits.DATANODE_PORT}")
+    advertise: str = _key(
+        "The address to tell others, if it is not `listen`: needed when that is 0.0.0.0.", "", example="node-1:9401"
+    )
+    rack: str = _key("What fails together: copies are spread over racks.", "", example="rack-1")
+    capacity_bytes: int = _key(
+        "Use no more than this in all directories together; 0 for all there is.", 0, example='"500 GiB"', size=True
+    )
+    reserve_bytes: int = _key(
+        "A directory whose disk has less space than this takes no new data.",
+        limits.DATANODE_RESERVE_BYTES,
+        size=True,
+    )
+    log_level: str = _key(f"One of {', '.join(_LEVELS)}.", "info")
+
+    def __post_init__(self) -> None:
+        _require(bool(_NODE.fullmatch(self.node)), "node", f"is 1 to 64 of a-z, 0-9 and -: {self.node!r}")
+        _check_address("namenode", self.namenode)
+        _check_address("listen", self.listen)
+        if self.advertise:
+            _check_address("advertise", self.advertise)
+        anywhere = self.listen.startswith(("0.0.0.0:", "[::]:"))
+        _require(not anywhere or bool(self.advertise), "advertise", f"is needed when listen is {self.listen}")
+        _require(bool(self.directories), "directories", "names at least one directory")
+        _require(len(set(self.directories)) == len(self.directories), "directories", "names one directory twice")
+        _require(
+            len(self.directories) <= limits.DIRECTORIES_MAX, "directories", f"has {limits.DIRECTORIES_MAX} at most"
+        )
+        for key in ("capacity_bytes", "reserve_bytes"):
+            _require(getattr(self, key) >= 0, key, "is 0 or more")
+        _check_level(self.log_level)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClientConfig:
+    """What a client (the command line, a script, a mount) needs to know."""
+
+    namenode: str = _key("Where the NameNode is.", f"127.0.0.1:{limits.NAMENODE_PORT}")
+    namenode_wait_s: float = _key("How long an operation waits for a NameNode that is away.", limits.NAMENODE_WAIT_S)
+
+    def __post_init__(self) -> None:
+        _check_address("namenode", self.namenode)
+        _require(self.namenode_wait_s > 0, "namenode_wait_s", "is more than 0")
+
+
+KINDS: Final[Mapping[str, type[Any]]] = {
+    "namenode": NameNodeConfig,
+    "datanode": DataNodeConfig,
+    "client": ClientConfig,
+}
+
+C = TypeVar("C", NameNodeConfig, DataNodeConfig, ClientConfig)
+
+# --- reading --------------------------------------------------------------------------------------------
+
+
+def parse_size(text: object) -> int:
+    """Bytes from a number, or from text such as "64 MiB" or "1.5T" (units are powers of 1024)."""
+    if isinstance(text, int) and not isinstance(text, bool):
+        return text
+    match = _SIZE.fullmatch(text.strip()) if isinstance(text, str) else None
+    if match is None:
+        raise ValueError('is a number of bytes or a size like "20 GiB"')
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def load_namenode(path: Path) -> NameNodeConfig:
+    """Read a file. Raises `ConfigError`, which says where and what to do."""
+    return _load(path, NameNodeConfig)
+
+
+def load_datanode(path: Path) -> DataNodeConfig:
+    """Read a file. Raises `ConfigError`, which says where and what to do."""
+    return _load(path, DataNodeConfig)
+
+
+def load_client(path: Path) -> ClientConfig:
+    """Read a file. Raises `ConfigError`, which says where and what to do."""
+    return _load(path, ClientConfig)
+
+
+def check(path: Path) -> str:
+    """The kind of a file in which nothing is wrong. Raises `ConfigError` otherwise."""
+    _, values = _read(path)
+    kind = _guess_kind(path, values)
+    _load(path, KINDS[kind])
+    return kind
+
+
+def _guess_kind(path: Path, values: Mapping[str, Any]) -> str:
+    for kind in KINDS:
+        if kind in path.name:
+            return kind
+    keys = {kind: {field.name for field in dataclasses.fields(cls)} for kind, cls in KINDS.items()}
+    return max(keys, key=lambda kind: len(keys[kind] & set(values)) - len(set(values) - keys[kind]))
+
+
+def _read(path: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        text = path.read_text("utf-8")
+        return text, tomllib.loads(text)
+    except FileNotFoundError:
+        raise errors.ConfigError(f"{path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise errors.ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise errors.ConfigError(f"{path}: not TOML: {error}") from None
+
+
+def _load(path: Path, kind: type[C]) -> C:
+    text, values = _read(path)
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for key in values:
+        if key not in fields:
+            raise errors.ConfigError(f"{path}:{_line_of(text, key)}: unknown key {key!r}{_suggestion(key, fields)}")
+    for key, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and key not in values:
+            raise errors.ConfigError(f"{path}: {key} is missing: {_one_line(field)}")
+    try:
+        converted = {key: _convert(path, fields[key], value) for key, value in values.items()}
+        return kind(**converted)
+    except _Bad as bad:
+        raise errors.ConfigError(f"{path}:{_line_of(text, bad.key)}: {bad.key} {bad.sentence}") from None
+
+
+def _suggestion(key: str, known: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(key, known, 1)
+    return f": did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
+
+
+def _line_of(text: str, key: str) -> int:
+    pattern = re.compile(rf"\s*\[*[\"']?{re.escape(key)}[\"']?\s*(=|\.|\])")
+    lines = text.splitlines()
+    return next((number for number, line in enumerate(lines, 1) if pattern.match(line)), 1)
+
+
+def _convert(path: Path, field: dataclasses.Field[Any], value: Any) -> Any:
+    """One value as its field wants it. Raises `_Bad`."""
+    try:
+        if field.metadata["size"]:
+            return parse_size(value)
+        return _CONVERSIONS[str(field.type)](path, value)
+    except (ValueError, TypeError) as error:
+        raise _Bad(field.name, str(error)) from None
+
+
+def _kind_of(wanted: type | tuple[type, ...], words: str) -> Callable[[Path, Any], Any]:
+    def convert(_path: Path, value: Any) -> Any:
+        if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+            raise ValueError(f"is {words}, not {value!r}")
+        return value
+
+    return convert
+
+
+def _directory(path: Path, value: Any) -> Path:
+    """A path; one that is relative is so to the configuration file."""
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"is a path, not {value!r}")
+    return (path.parent.resolve() / Path(value).expanduser()).absolute()
+
+
+def _directory_list(path: Path, value: Any) -> list[Path]:
+    if not isinstance(value, list):
+        raise ValueError(f"is a list of paths, not {value!r}")
+    return [_directory(path, each) for each in value]
+
+
+_CONVERSIONS: Final[Mapping[str, Callable[[Path, Any], Any]]] = {
+    "str": _kind_of(str, "text"),
+    "int": _kind_of(int, "a whole number"),
+    "bool": _kind_of(bool, "true or false"),
+    "float": lambda path, value: float(_kind_of((int, float), "a number of seconds")(path, value)),
+    "Path": _directory,
+    "list[Path]": _directory_list,
+}
+
+# --- writing --------------------------------------------------------------------------------------------
+
+
+def _one_line(field: dataclasses.Field[Any]) -> str:
+    return str(field.metadata["doc"]).replace("\n", " ")
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(each) for each in value) + "]"
+    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(char if char >= " " else f"\\u{ord(char):04x}" for char in text) + '"'
+
+
+def example(kind: str) -> str:
+    """A file of this kind with every key, its meaning and its default. Raises KeyError for no kind of ours."""
+    lines = [f"# Configuration of a dfs {kind}. Keys that are commented out show their defaults."]
+    for field in dataclasses.fields(KINDS[kind]):
+        lines += ["", *(f"# {line}" for line in str(field.metadata["doc"]).splitlines())]
+        hint = str(field.metadata["example"])
+        if field.default is dataclasses.MISSING:
+            lines.append(f"{field.name} = {hint if hint.startswith('[') else _toml(hint)}")
+        else:
+            default = field.default if not hint else hint.strip('"')
+            lines.append(f"# {field.name} = {_toml(default)}")
+    return "\n".join(lines) + "\n"
+
+
+def render(config: NameNodeConfig | DataNodeConfig | ClientConfig) -> str:
+    """A file with the values of `config` that are not defaults."""
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    return "".join(f"{key} = {_toml(value)}\n" for key, value in values.items() if value != defaults[key])
+
+
+# --- which cluster --------------------------------------------------------------------------------------
+
+
+def local_cluster_dir() -> Path:
+    """Where `dfs up` keeps its cluster when it is told nothing else."""
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "dfs" / "local"
+
+
+def client_config_path(explicit: str | os.PathLike[str] | None = None) -> Path | None:
+    """Which client.toml counts: `explicit`, else DFS_CONFIG, else the user's, the machine's, the local cluster's.
+
+    None if there is none. Of the first two the file need not exist: reading it then says so.
+    """
+    chosen = explicit or os.environ.get("DFS_CONFIG")
+    if chosen:
+        return Path(chosen)
+    user = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "dfs" / "client.toml"
+    for path in (user, Path("/etc/dfs/client.toml"), local_cluster_dir() / "client.toml"):
+        if path.exists():
+            return path
+    return None
+
+
+def find_client_config(explicit: str | os.PathLike[str] | None = None) -> ClientConfig:
+    """The client's configuration. Raises `ConfigError` if there is none, saying how to get one."""
+    path = client_config_path(explicit)
+    if path is None:
+        raise errors.ConfigError(
+            "no cluster is configured: start one here with `dfs up`, or write ~/.config/dfs/client.toml"
+            " (see `dfs config example client`)"
+        )
+    return load_client(path)

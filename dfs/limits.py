@@ -1,0 +1,123 @@
+"""Every bound and default, with its unit and its reason. Configuration may change those that say so."""
+
+from __future__ import annotations
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+# --- names and files (POSIX and the kernel set these) ---------------------------------------------------
+
+NAME_MAX_BYTES = 255
+PATH_MAX_BYTES = 4096
+SYMLINK_DEPTH_MAX = 40  # as Linux: MAXSYMLINKS
+LINK_MAX = 2**32 - 1  # st_nlink's width in the FUSE protocol
+FILE_SIZE_MAX_BYTES = 2**63 - 1
+XATTR_NAME_MAX_BYTES = 255
+XATTR_VALUE_MAX_BYTES = 64 * KIB  # as Linux: XATTR_SIZE_MAX
+XATTR_TOTAL_MAX_BYTES = 64 * KIB  # of all names of one inode: XATTR_LIST_MAX
+
+# --- chunks ---------------------------------------------------------------------------------------------
+
+CHUNK_MAX_BYTES = 64 * MIB
+BLOCK_MAX_BYTES = 64 * KIB  # what one CRC32C covers, at most; an append starts a new block
+CHUNK_MAX_BLOCKS = 65_536  # 512 KiB of checksums: a chunk of tiny appends is sealed here
+APPEND_MAX_BYTES = 1 * MIB  # one append call: large enough to amortise a call, small enough to buffer
+READ_MAX_BYTES = 1 * MIB  # one read call, likewise
+REPLICAS_DEFAULT = 3  # configurable
+REPLICAS_MAX = 16
+MIN_REPLICAS_DEFAULT = 2  # configurable; never more than the number of copies
+ALLOCATE_MAX_CHUNKS = 64  # one allocation call
+DATANODE_RESERVE_BYTES = 256 * MIB  # configurable; a directory with less free takes no new chunks
+FLUSH_AFTER_S = 5.0  # a DataNode's unsynced bytes go to disk after this, as on a local file system
+
+# --- the transport --------------------------------------------------------------------------------------
+
+MESSAGE_MAX_BYTES = 8 * MIB  # payload and annotations of one message, checked before allocation
+FOREIGN_MESSAGE_MAX_BYTES = 1 * MIB  # in a serializer other than msgpack, whose parser costs more
+MESSAGE_DEPTH_MAX = 32  # nesting of containers in a message
+CALLS_IN_FLIGHT_MAX = 256  # of one connection, at the server: more wait in the socket
+CONNECTIONS_MAX = 4096  # of one server
+HANDSHAKE_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 3.0
+CALL_TIMEOUT_S = 20.0  # deadline of a call that states no other
+SEND_TIMEOUT_S = 30.0  # a peer that takes no byte for so long is gone
+MESSAGE_TIMEOUT_S = 60.0  # from a message's first byte to its last
+RECEIVE_BUFFER_BYTES = 64 * KIB  # of one connection: several small messages in one system call
+ANNOTATIONS_MAX = 16  # of one message: stock peers send none or a few
+CONTAINER_ITEMS_MAX = 65_536  # items of one list or map in a message: allocated before they are read
+FOREIGN_VALUES_MAX = 65_536  # values in one serpent message, parsed at a microsecond each
+DATA_IN_WORK_MAX_BYTES = 256 * MIB  # of requests being received or worked on, of one server: more wait
+DATA_KEPT_MAX_BYTES = 64 * MIB  # receive buffers that a server keeps for reuse
+POOL_CONNECTIONS_MAX = 4096  # of one client: the NameNode and every DataNode
+POOL_CALLS_MAX = 16_384  # in flight or waited for on one connection, at the client; a quarter of the numbers
+PROBE_TIMEOUT_S = 5.0  # a peer that let a call run out of time, and does not answer a ping for so long, is gone
+ACCEPT_PAUSE_S = 0.1  # before a server out of file descriptors tries to accept again
+NAMES_MAX = 8192  # in the name server: every daemon of the largest cluster, and as many again
+NAME_SERVER_NAME_MAX_CHARS = 128
+NAME_SERVER_URI_MAX_CHARS = 256
+NAME_SERVER_TAGS_MAX = 8  # metadata of one name; with the bounds above, a full listing fits one message
+NAME_SERVER_TAG_MAX_CHARS = 64
+
+# --- the NameNode ---------------------------------------------------------------------------------------
+
+NAMENODE_PORT = 9400
+NAMESERVER_PORT = 9090  # Pyro5's own default
+BATCH_MAX_COMMANDS = 1024  # of one apply call
+TRANSACTION_MAX_COMMANDS = 4096  # of one group commit
+COMMAND_QUEUE_MAX = 16_384  # waiting for the writer: more are refused as busy
+READDIR_MAX_ENTRIES = 4096  # one page
+EXTENTS_MAX = 8192  # extents in one commit, and in one page of a read
+SESSIONS_MAX = 10_000
+SESSION_TIMEOUT_S = 30.0  # silence that ends a session
+EVENTS_WAIT_S = 10.0  # how long the NameNode holds the event call open
+GARBAGE_GRACE_S = 60.0  # from the last reference to deletion on the DataNodes; readers of old extents finish
+WORK_ORDERS_MAX = 256  # in one heartbeat's reply
+COPIES_IN_FLIGHT_MAX = 2  # repair copies under way per target node
+NODES_MAX = 4096
+NAMENODE_RESERVE_BYTES = 256 * MIB  # configurable; changes are refused when the database's disk has less free
+
+# --- the DataNode ---------------------------------------------------------------------------------------
+
+DATANODE_PORT = 9401
+HEARTBEAT_PERIOD_S = 1.0
+NODE_SUSPECT_AFTER_S = 10.0
+NODE_DEAD_AFTER_S = 60.0
+REPORT_SLICE_CHUNKS = 4096  # chunks in one slice of a report
+REPORT_PERIOD_S = 3600.0  # a full report at start, then once in this time
+DIRECTORIES_MAX = 64  # of one DataNode
+OPEN_CHUNKS_MAX = 512  # chunk files kept open, with their block index, per data directory
+INLINE_IO_MAX_BYTES = 64 * KIB  # written to the page cache without a worker thread, whose hop costs more
+SETTLED_AFTER_S = 60.0  # a replica unchanged for so long is reported as settled
+FREE_SPACE_CHECK_PERIOD_S = 1.0  # how long a disk's free space is believed
+FREE_SPACE_CHECK_BYTES = 64 * MIB  # or how many bytes are written on that belief, well below the reserve
+
+# --- the client -----------------------------------------------------------------------------------------
+
+BYTES_IN_FLIGHT_MAX = 32 * MIB  # of one client, written or read and not yet handed on
+TRANSFERS_AT_ONCE = 8  # files of a tree under way at once
+LOOKUPS_AT_ONCE = 64  # small calls of one listing or recursive change: a batch for the NameNode, no flood
+PROGRESS_AFTER_S = 0.5  # a transfer that is shorter shows no progress
+PROGRESS_PERIOD_S = 0.1  # between two drawings of a progress bar
+COMPLETION_TIMEOUT_S = 1.0  # a shell that completes a path waits no longer
+COMPLETIONS_MAX = 1000  # names offered for one word
+NAMENODE_WAIT_S = 60.0  # how long an operation waits for a NameNode that is away, configurable
+FIRST_CONTACT_TIMEOUT_S = 5.0  # a command line says so when no NameNode answers within this
+RETRY_DELAY_FIRST_S = 0.05
+RETRY_DELAY_MAX_S = 2.0
+
+# --- the local cluster of `dfs up` ----------------------------------------------------------------------
+
+LOCAL_DATANODES_DEFAULT = 4  # one more than the copies: a DataNode may go, and every copy has a place still
+LOCAL_DATANODES_MAX = 64  # each is a process of its own on this machine
+LOCAL_UP_TIMEOUT_S = 30.0  # `dfs up` waits so long for every daemon
+LOCAL_STOP_TIMEOUT_S = 30.0  # from SIGTERM to SIGKILL
+LOCAL_POLL_PERIOD_S = 0.1  # between two looks at a cluster that starts or stops
+LOCAL_CONTROL_TIMEOUT_S = 10.0  # one request to the supervisor that waits for no daemon, and its reply
+LOCAL_CONTROL_MAX_BYTES = 64 * KIB  # one request or reply: a cluster of the most DataNodes, four times over
+RESTART_DELAY_FIRST_S = 0.2  # before a daemon that ended is started again; doubles each time
+RESTART_DELAY_MAX_S = 10.0
+RESTART_DELAY_RESET_S = 30.0  # a daemon that lived so long starts again after the first delay
+LOG_FILE_MAX_BYTES = 10 * MIB  # of one daemon's log, and as much again in the file before
+LOG_CHECK_PERIOD_S = 60.0  # how often the supervisor looks at the logs' sizes
+PORTS_TRIED_MAX = 1000  # above a preferred port: below the kernel's ephemeral ones, which come and go

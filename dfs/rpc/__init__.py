@@ -1,0 +1,32 @@
+"""The transport: Pyro5's wire protocol and serializers on trio, with our own and with stock Pyro5 peers."""
+
+from __future__ import annotations
+
+from dfs.rpc.address import parse_uri, uri
+from dfs.rpc.naming import NAME_SERVER_OBJECT, NameServerClient, NameServerObject
+from dfs.rpc.network import Listener, Network, Stream
+from dfs.rpc.objects import Call, Peer, WithData, expose, takes_call
+from dfs.rpc.pool import Pool, PoolStatistics
+from dfs.rpc.server import Server, ServerStatistics
+from dfs.rpc.sockets import SocketNetwork
+
+__all__ = [
+    "NAME_SERVER_OBJECT",
+    "Call",
+    "Listener",
+    "NameServerClient",
+    "NameServerObject",
+    "Network",
+    "Peer",
+    "Pool",
+    "PoolStatistics",
+    "Server",
+    "ServerStatistics",
+    "SocketNetwork",
+    "Stream",
+    "WithData",
+    "expose",
+    "parse_uri",
+    "takes_call",
+    "uri",
+]

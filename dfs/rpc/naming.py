@@ -1,0 +1,188 @@
+"""Names for objects: Pyro5's name server, as one that we serve and as one that we ask.
+
+Served by us it is stock's own, behind bounds: so many names of so many characters, and no regular expressions
+from outside, since one hostile pattern would stop the loop. Names that begin with `dfs.` or `Pyro.` are set by
+this process only; anyone may register others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, Final
+
+from Pyro5.nameserver import NameServer
+
+from dfs import errors, limits
+from dfs.rpc.address import uri
+from dfs.rpc.faults import NamingError
+from dfs.rpc.objects import expose
+from dfs.rpc.pool import Pool
+
+NAME_SERVER_OBJECT: Final = "Pyro.NameServer"
+_OWN_PREFIXES: Final = ("dfs.", "Pyro.")
+
+
+class NameServerObject(NameServer):  # type: ignore[misc]  # Pyro5 has no types
+    """The name server to register as `NAME_SERVER_OBJECT`.
+
+    The exposed methods are stock's, with its arguments; they raise NamingError. `register_own` and `remove_own` are
+    for this process.
+    """
+
+    def register_own(self, name: str, object_uri: str, metadata: Collection[str] = ()) -> None:
+        """Set a name, also one that others may not touch. Raises NamingError over a bound."""
+        _check_registration(name, object_uri, metadata)
+        self._check_room(name)
+        super().register(name, object_uri, False, set(metadata))
+
+    def remove_own(self, name: str) -> None:
+        """Remove a name; one that is not there is no error."""
+        self.storage.remove_items([name])
+
+    @expose
+    def register(self, name: Any, uri: Any, safe: bool = False, metadata: Any = None) -> None:
+        """Set a name to a URI; `safe` refuses one that is taken."""
+        _check_registration(name, str(uri), metadata)
+        _refuse_own(name)
+        self._check_room(name)
+        _answer_stock(super().register, name, uri, bool(safe), metadata)
+
+    @expose
+    def set_metadata(self, name: Any, metadata: Any) -> None:
+        """Set the tags of a name."""
+        _check_name(name)
+        _check_metadata(metadata)
+        _refuse_own(name)
+        _answer_stock(super().set_metadata, name, metadata)
+
+    @expose
+    def remove(self, name: Any = None, prefix: Any = None, regex: Any = None) -> int:
+        """Remove a name, or all that begin with `prefix`; returns how many."""
+        _refuse_regex(regex)
+        if name:
+            _check_name(name)
+            _refuse_own(name)
+            found = [name] if name in self.storage else []
+        elif prefix:
+            _check_name(prefix)
+            found = [each for each in self.storage if each.startswith(prefix) and not _is_own(each)]
+        else:
+            found = []
+        self.storage.remove_items(found)
+        return len(found)
+
+    @expose
+    def lookup(self, name: Any, return_metadata: bool = False) -> Any:
+        """The URI of a name, or (URI, tags)."""
+        _check_name(name)
+        return _answer_stock(super().lookup, name, bool(return_metadata))
+
+    @expose
+    def list(self, prefix: Any = None, regex: Any = None, return_metadata: bool = False) -> Any:
+        """A map of names, all or those that begin with `prefix`, to their URIs, or (URI, tags)."""
+        _refuse_regex(regex)
+        if prefix is not None:
+            _check_text("prefix", prefix, limits.NAME_SERVER_NAME_MAX_CHARS)
+        return _answer_stock(super().list, prefix, None, bool(return_metadata))
+
+    @expose
+    def yplookup(self, meta_all: Any = None, meta_any: Any = None, return_metadata: bool = True) -> Any:
+        """As `list`, for the names that have all, or any, of some tags."""
+        _check_metadata(meta_all)
+        _check_metadata(meta_any)
+        return _answer_stock(super().yplookup, meta_all, meta_any, bool(return_metadata))
+
+    def _check_room(self, name: str) -> None:
+        if name not in self.storage and len(self.storage) >= limits.NAMES_MAX:
+            raise NamingError(f"the name server is full: it keeps {limits.NAMES_MAX} names")
+
+
+def _answer_stock(method: Any, *args: Any) -> Any:
+    """Call stock's method; what it raises for wrong arguments is the caller's mistake, not a bug of ours."""
+    try:
+        return method(*args)
+    except (TypeError, ValueError) as error:
+        raise NamingError(str(error)) from error
+    except Exception as error:
+        if isinstance(error, NamingError):
+            raise
+        raise NamingError(f"not accepted: {error}") from error
+
+
+def _is_own(name: str) -> bool:
+    return name.startswith(_OWN_PREFIXES)
+
+
+def _refuse_own(name: str) -> None:
+    if _is_own(name):
+        raise NamingError(f"{name!r} is reserved: names that begin with 'dfs.' or 'Pyro.' are set by the cluster")
+
+
+def _refuse_regex(regex: Any) -> None:
+    if regex is not None:
+        raise NamingError("regular expressions are not accepted by this name server: use a prefix")
+
+
+def _check_registration(name: Any, object_uri: str, metadata: Any) -> None:
+    _check_name(name)
+    _check_text("URI", object_uri, limits.NAME_SERVER_URI_MAX_CHARS)
+    _check_metadata(metadata)
+
+
+def _check_name(name: Any) -> None:
+    _check_text("name", name, limits.NAME_SERVER_NAME_MAX_CHARS)
+    if not name:
+        raise NamingError("a name is empty")
+
+
+def _check_text(what: str, text: Any, max_chars: int) -> None:
+    if not isinstance(text, str) or len(text) > max_chars:
+        raise NamingError(f"a {what} is text of at most {max_chars} characters")
+
+
+def _check_metadata(metadata: Any) -> None:
+    if metadata is None:
+        return
+    if not isinstance(metadata, list | tuple | set | frozenset) or len(metadata) > limits.NAME_SERVER_TAGS_MAX:
+        raise NamingError(f"metadata is a list of at most {limits.NAME_SERVER_TAGS_MAX} tags")
+    for tag in metadata:
+        _check_text("tag", tag, limits.NAME_SERVER_TAG_MAX_CHARS)
+
+
+class NameServerClient:
+    """A name server, ours or stock, at `address`. Every method raises what `Pool.call` raises."""
+
+    def __init__(self, pool: Pool, address: str) -> None:
+        self._pool = pool
+        self._address = address
+
+    async def register(self, name: str, object_id: str, address: str, metadata: Collection[str] | None = None) -> None:
+        """Set `name` to the object at `address`, whatever it was before, with `metadata` as its tags."""
+        tags = None if metadata is None else list(metadata)
+        await self._call("register", name, uri(object_id, address), False, tags)
+
+    async def lookup(self, name: str) -> str:
+        """The URI of `name` (see `parse_uri`). Raises NotFound."""
+        found, _ = await self.lookup_with_metadata(name)
+        return found
+
+    async def lookup_with_metadata(self, name: str) -> tuple[str, set[str]]:
+        """The URI and the tags of `name`. Raises NotFound."""
+        answer = await self._call("lookup", name, True)
+        if not isinstance(answer, list) or len(answer) != 2 or not isinstance(answer[1], list):
+            raise errors.ProtocolViolation(f"the name server at {self._address} answered a lookup in another form")
+        return str(answer[0]), {str(tag) for tag in answer[1]}
+
+    async def remove(self, name: str) -> bool:
+        """Remove `name`; whether it was there."""
+        return bool(await self._call("remove", name))
+
+    async def list(self, prefix: str = "") -> dict[str, str]:
+        """The names that begin with `prefix`, with their URIs."""
+        answer = await self._call("list", prefix or None)
+        if not isinstance(answer, dict):
+            raise errors.ProtocolViolation(f"the name server at {self._address} answered a listing in another form")
+        return {str(name): str(found) for name, found in answer.items()}
+
+    async def _call(self, method: str, *args: Any) -> Any:
+        return await self._pool.call(self._address, NAME_SERVER_OBJECT, method, *args)

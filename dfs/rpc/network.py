@@ -1,0 +1,93 @@
+"""The seam to the network: what the transport asks of it, whether sockets or a simulation answer.
+
+Both implementations (dfs.rpc.sockets, and the simulated one of the tests) pass one contract suite. Errors
+are those of `dfs.errors`: `Unreachable` when no connection could be made, `ConnectionLost` when one broke.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from dfs.checksum import Buffer
+
+
+class Stream(Protocol):
+    """One connection: a pipe of bytes each way, in order. One task receives, one at a time sends.
+
+    A call that can go on at once does so without a checkpoint: who calls in a loop sees to fairness.
+    """
+
+    @property
+    def peer(self) -> str:
+        """Address of the other end, for people."""
+        ...
+
+    async def send_all(self, buffers: Sequence[Buffer]) -> None:
+        """Send all buffers in order. When cancelled, an unknown part has been sent.
+
+        It waits for as long as the peer takes nothing; who needs a deadline sets one.
+        """
+        ...
+
+    def send_nowait(self, buffers: Sequence[Buffer]) -> int:
+        """Send what can be sent at once; return the number of bytes, which may be 0."""
+        ...
+
+    async def wait_writable(self) -> None:
+        """Wait until `send_nowait` may take a byte, or would raise."""
+        ...
+
+    async def receive_into(self, view: memoryview) -> int:
+        """Wait for bytes and put them at the start of `view`; return how many, 0 for the end.
+
+        When cancelled, it has received nothing: no byte is lost.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close both directions. Tasks that wait on the stream get ConnectionLost. Again is no error."""
+        ...
+
+
+class Listener(Protocol):
+    """A place where connections arrive."""
+
+    @property
+    def address(self) -> str:
+        """As bound: with the port that the kernel chose where 0 was asked for."""
+        ...
+
+    async def accept(self) -> Stream:
+        """Wait for the next connection. Raises OSError when the process has run out of descriptors."""
+        ...
+
+    async def aclose(self) -> None:
+        """Stop listening. Again is no error."""
+        ...
+
+
+class Network(Protocol):
+    """Makes connections. Addresses are written as in dfs.rpc.address."""
+
+    async def connect(self, address: str, timeout_s: float) -> Stream:
+        """A connection to `address`. Raises Unreachable with the reason in words."""
+        ...
+
+    async def listen(self, address: str) -> Listener:
+        """Listen at `address`. Raises Unreachable when it cannot be bound."""
+        ...
+
+
+def without_first(buffers: Sequence[Buffer], count: int) -> list[Buffer]:
+    """The buffers less their first `count` bytes: what is left after a partial send. Copies nothing."""
+    rest: list[Buffer] = []
+    for buffer in buffers:
+        if count >= len(buffer):
+            count -= len(buffer)
+        elif count:
+            rest.append(memoryview(buffer)[count:])
+            count = 0
+        else:
+            rest.append(buffer)
+    return rest

@@ -1,0 +1,564 @@
+"""The server: objects with exposed methods, called over Pyro5's protocol by our clients and by stock proxies.
+
+A task per connection reads. Its first message is the handshake, which has `limits.HANDSHAKE_TIMEOUT_S`. Then each
+call of a plain method is run and answered by the reader itself, which costs no task switch; an async method gets
+a task, and answers when it is done, so that answers come in any order. At `limits.CALLS_IN_FLIGHT_MAX` of
+them the reader stops reading, and more calls wait in the socket. The bytes that come with calls lie in
+buffers lent by a pool, whose bound holds for all connections together.
+
+What must hold: whatever a peer sends, the worst that happens is that its connection is closed, with one line in
+the log. An error that a method raises on purpose travels to the caller; any other one is logged here with its
+traceback, and the caller gets a RemoteFault without internals. When a peer closes, its calls are cancelled,
+except oneway calls, whose caller was never going to wait.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import structlog
+import trio
+
+from dfs import errors, limits
+from dfs.rpc import faults, serialize
+from dfs.rpc.buffers import BufferPool, Lease
+from dfs.rpc.channel import Channel
+from dfs.rpc.network import Listener, Network, Stream
+from dfs.rpc.objects import Call, Method, Peer, Registry, WithData, expose
+from dfs.rpc.protocol import (
+    CONNECT,
+    CONNECT_FAIL,
+    CONNECT_OK,
+    DAEMON_OBJECT,
+    DFS_PROTOCOL,
+    FLAG_BATCH,
+    FLAG_COMPRESSED,
+    FLAG_EXCEPTION,
+    FLAG_KEEP_SERIALIZED,
+    FLAG_ONEWAY,
+    INVOKE,
+    JSON,
+    PING,
+    RESULT,
+    Message,
+    Wanted,
+    encode,
+    inflate,
+)
+
+_OUT_OF_DESCRIPTORS: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_BATCH_CALL_FIELDS: Final = 3
+
+log = structlog.get_logger(__name__)
+
+Greet = Callable[[Peer, object], object]
+
+
+class ServerStatistics(NamedTuple):
+    """Counters since the start, but `connections`, `calls_in_work` and `data_bytes_in_work`, which are now."""
+
+    connections: int
+    connections_accepted: int
+    connections_refused: int
+    calls: int
+    calls_in_work: int
+    calls_failed: int
+    violations: int
+    data_bytes_in_work: int
+
+
+class Server:
+    """Serves registered objects at any number of addresses.
+
+    `greet(peer, handshake)` sees a client's handshake and returns ours: a dict or None for a dfs client (which
+    gets it with our protocol version), anything that serializes for a stock one (None: "hello"). It refuses by
+    raising a DfsError, whose message the client sees. Everything here belongs to the one trio loop.
+    """
+
+    def __init__(self, network: Network, *, greet: Greet | None = None) -> None:
+        self._network = network
+        self._greet = greet
+        self._registry = Registry()
+        self._registry.add(_DaemonObject(self, self._registry), DAEMON_OBJECT)
+        self._buffers = BufferPool()
+        self._connections: set[_Connection] = set()
+        self._accepting: set[trio.CancelScope] = set()
+        self._closing = False
+        self._idle = trio.Event()  # set when the last connection has gone while closing
+        self._accepted = self._refused = self._calls = self._failed = self._violations = self._in_work = 0
+        self.addresses: list[str] = []
+        """Where it serves, as bound."""
+
+    def register(self, obj: object, object_id: str) -> None:
+        """Serve the exposed methods of `obj` as `object_id`. Raises ValueError if it has none or the id is taken."""
+        self._registry.add(obj, object_id)
+
+    async def serve(self, address: str, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve at `address` until cancelled, or until `aclose_gracefully` is done; starts with the bound address.
+
+        Raises Unreachable if nothing can listen there.
+        """
+        listener = await self._network.listen(address)
+        self.addresses.append(listener.address)
+        try:
+            async with trio.open_nursery() as nursery:
+                task_status.started(listener.address)
+                with trio.CancelScope() as accepting:
+                    self._accepting.add(accepting)
+                    if self._closing:
+                        accepting.cancel()
+                    await self._accept(listener, nursery)
+                self._accepting.discard(accepting)
+                await _close_shielded(listener)
+        finally:
+            self.addresses.remove(listener.address)
+            await _close_shielded(listener)
+
+    async def aclose_gracefully(self, timeout_s: float) -> None:
+        """Stop accepting and reading, let calls in work finish for up to `timeout_s`, then close what is left."""
+        self._closing = True
+        for accepting in self._accepting:
+            accepting.cancel()
+        for connection in self._connections:
+            connection.drain()
+        if self._connections:
+            with trio.move_on_after(timeout_s):
+                await self._idle.wait()
+        for connection in self._connections:
+            connection.cancel()
+
+    def statistics(self) -> ServerStatistics:
+        return ServerStatistics(
+            connections=len(self._connections),
+            connections_accepted=self._accepted,
+            connections_refused=self._refused,
+            calls=self._calls,
+            calls_in_work=self._in_work,
+            calls_failed=self._failed,
+            violations=self._violations,
+            data_bytes_in_work=self._buffers.lent_bytes,
+        )
+
+    async def _accept(self, listener: Listener, nursery: trio.Nursery) -> None:
+        for number in itertools.count(1):
+            stream = await self._accept_one(listener)
+            if len(self._connections) >= limits.CONNECTIONS_MAX:
+                self._refused += 1
+                log.warning("connection refused: too many", peer=stream.peer, limit=limits.CONNECTIONS_MAX)
+                await stream.aclose()
+                continue
+            self._accepted += 1
+            connection = _Connection(self, stream, nursery)
+            self._connections.add(connection)
+            nursery.start_soon(self._serve_connection, connection, name=f"connection {number} {stream.peer}")
+
+    async def _accept_one(self, listener: Listener) -> Stream:
+        while True:
+            try:
+                return await listener.accept()
+            except OSError as error:
+                if error.errno not in _OUT_OF_DESCRIPTORS:
+                    raise
+                log.warning("cannot accept", address=listener.address, error=str(error))
+                # Not a condition of ours: descriptors come back when other connections end.
+                await trio.sleep(limits.ACCEPT_PAUSE_S)
+
+    async def _serve_connection(self, connection: _Connection) -> None:
+        try:
+            await connection.run()
+        except errors.ProtocolViolation as error:
+            self._violations += 1
+            log.info("connection closed: protocol violation", peer=connection.peer.address, error=str(error))
+        except errors.RpcError as error:
+            log.debug("connection ended", peer=connection.peer.address, error=str(error))
+        except Exception:
+            log.exception("connection closed: unexpected error", peer=connection.peer.address)
+        finally:
+            with trio.CancelScope(shield=True):
+                await connection.channel.aclose("the server closed it")
+            self._connections.discard(connection)
+            if self._closing and not self._connections:
+                self._idle.set()
+
+
+class _Request(NamedTuple):
+    """A call that was read: what to do, and how to answer."""
+
+    seq: int
+    serializer: int
+    flags: int
+    lease: Lease | None
+    method: Method | None  # None: a batch
+    named: serialize.CallRequest
+
+
+class _Connection:
+    """One client.
+
+    The reader owns `_lease`; `_slots` counts the calls in tasks; `_receiving` is true while the reader may be
+    stopped without harm to a call.
+    """
+
+    _ids = itertools.count(1)
+
+    def __init__(self, server: Server, stream: Stream, oneway_nursery: trio.Nursery) -> None:
+        self.channel = Channel(stream)
+        self.peer = Peer(stream.peer, next(self._ids))
+        self._server = server
+        self._oneway_nursery = oneway_nursery
+        self._nursery = oneway_nursery
+        self._slots = trio.Semaphore(limits.CALLS_IN_FLIGHT_MAX)
+        self._whole = trio.CancelScope()
+        self._reading = trio.CancelScope()
+        self._receiving = False
+        self._draining = False
+        self._lease: Lease | None = None
+
+    def drain(self) -> None:
+        """Read no more; the connection ends when its calls are answered."""
+        self._draining = True
+        if self._receiving:
+            self._reading.cancel()
+
+    def cancel(self) -> None:
+        self._whole.cancel()
+
+    async def run(self) -> None:
+        """Serve until the peer closes, violates the protocol, or the server drains."""
+        failure: errors.RpcError | None = None
+        with self._whole:
+            async with trio.open_nursery() as self._nursery:
+                try:
+                    with self._reading:
+                        if await self._greeted():
+                            await self._read_calls()
+                except errors.RpcError as error:
+                    failure = error
+                finally:
+                    self._drop_lease()
+                if failure is not None or not self._draining:
+                    self._nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    # --- the handshake --------------------------------------------------------------------------------------
+
+    async def _greeted(self) -> bool:
+        with trio.move_on_after(limits.HANDSHAKE_TIMEOUT_S) as scope:
+            message = await self._receive()
+            return message is not None and await self._handshake(message)
+        assert scope.cancelled_caught
+        raise errors.ProtocolViolation(f"no handshake within {limits.HANDSHAKE_TIMEOUT_S:g} s")
+
+    async def _handshake(self, message: Message) -> bool:
+        """Answer the client's first message; True if it may go on."""
+        if message.kind != CONNECT:
+            raise errors.ProtocolViolation("the first message is no handshake")
+        serializer = message.serializer if serialize.supported(message.serializer) else JSON
+        try:
+            kind, answer = CONNECT_OK, self._greeting(message)
+        except (errors.DfsError, faults.PyroError) as error:
+            kind, answer = CONNECT_FAIL, faults.sendable(str(error))
+            log.info("handshake refused", peer=self.peer.address, reason=answer)
+        except Exception:
+            log.exception("handshake failed", peer=self.peer.address)
+            kind, answer = CONNECT_FAIL, "the server failed to answer the handshake; its log says why"
+        buffers, length = encode(kind, 0, message.seq, serializer, serialize.dumps(serializer, answer))
+        await self.channel.send(buffers, length, self._nursery)
+        return kind == CONNECT_OK
+
+    def _greeting(self, message: Message) -> Any:
+        """Our half of the handshake. Raises to refuse."""
+        sent = serialize.loads(message.serializer, _payload(message))
+        if not isinstance(sent, dict) or "handshake" not in sent or "object" not in sent:
+            raise errors.ProtocolViolation("a handshake is a map of 'handshake' and 'object'")
+        handshake = sent["handshake"]
+        if isinstance(handshake, dict) and "dfs" in handshake:
+            if handshake["dfs"] != DFS_PROTOCOL:
+                raise errors.NotSupported(
+                    f"the client speaks version {handshake['dfs']} of dfs's protocol, this server "
+                    f"{DFS_PROTOCOL}: run the same release on both"
+                )
+            self.peer.is_dfs = True
+        self.peer.handshake = handshake
+        metadata = self._server._registry.metadata(str(sent["object"]))
+        if metadata is None:
+            raise faults.DaemonError("unknown object")
+        greeting = self._server._greet(self.peer, handshake) if self._server._greet else None
+        if self.peer.is_dfs:
+            assert greeting is None or isinstance(greeting, dict), "greet() returns a dict to a dfs client"
+            return {"handshake": {"dfs": DFS_PROTOCOL, **(greeting or {})}, "meta": metadata}
+        return {"handshake": "hello" if greeting is None else greeting, "meta": metadata}
+
+    # --- reading --------------------------------------------------------------------------------------------
+
+    async def _receive(self) -> Message | None:
+        """The next message, its DATA in `_lease`; None when the peer has closed, or the server drains."""
+        channel = self.channel
+        while not self._draining:
+            self._receiving = True
+            try:
+                event = await channel.receive()
+            finally:
+                self._receiving = False
+            if not isinstance(event, Wanted):
+                return event
+            await self._give(event)
+        return None
+
+    async def _give(self, wanted: Wanted) -> None:
+        if wanted.message.kind != INVOKE:
+            if not wanted.is_data:
+                raise errors.ProtocolViolation("a message that is too long for its kind")
+            self.channel.give(None)
+            return
+        if wanted.is_data:
+            self._lease = await self._server._buffers.lend(wanted.length)
+            self.channel.give(self._lease.view)
+        else:
+            # Read at once and then gone: bounded by the number of connections that send one.
+            self.channel.give(memoryview(bytearray(wanted.length)))
+
+    async def _read_calls(self) -> None:
+        while True:
+            message = await self._receive()
+            if message is None:
+                return
+            if message.kind == INVOKE:
+                await self._on_invoke(message)
+            elif message.kind == PING:
+                buffers, length = encode(PING, 0, message.seq, message.serializer, b"pong")
+                await self.channel.send(buffers, length, self._nursery)
+            else:
+                raise errors.ProtocolViolation(f"a message of kind {message.kind} from a client")
+
+    def _drop_lease(self) -> None:
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.release()
+
+    async def _on_invoke(self, message: Message) -> None:
+        """Run a plain method and answer, or start the task of another."""
+        server = self._server
+        server._calls += 1
+        lease, self._lease = self._lease, None
+        try:
+            request = self._request(message, lease)
+        except (errors.DfsError, faults.PyroError) as error:
+            if lease is not None:
+                lease.release()
+            await self._answer_error(message.seq, message.serializer, message.flags, error)
+            return
+        method = request.method
+        if method is None or method.is_async:
+            await self._start(request)
+            return
+        server._in_work += 1
+        try:
+            await self._perform(request, method)
+        finally:
+            server._in_work -= 1
+
+    def _request(self, message: Message, lease: Lease | None) -> _Request:
+        """Read a call and find its method. Raises what the caller is to get."""
+        if message.flags & FLAG_KEEP_SERIALIZED:
+            raise errors.NotSupported("blobs that stay serialized are not accepted: send the bytes as DATA")
+        named = serialize.loads_call(message.serializer, _payload(message))
+        if message.flags & FLAG_BATCH:
+            method = None
+            if self._server._registry.metadata(named.object_id) is None:
+                raise faults.DaemonError("unknown object")
+        else:
+            method = self._server._registry.find(named.object_id, named.method)
+            if method is None:
+                raise faults.DaemonError("unknown object")
+        return _Request(message.seq, message.serializer, message.flags, lease, method, named)
+
+    async def _start(self, request: _Request) -> None:
+        if self._slots.value:
+            self._slots.acquire_nowait()
+        else:
+            try:
+                await self._slots.acquire()
+            except BaseException:
+                if request.lease is not None:
+                    request.lease.release()
+                raise
+        self._server._in_work += 1
+        nursery = self._oneway_nursery if request.flags & FLAG_ONEWAY else self._nursery
+        nursery.start_soon(self._run_task, request, name=request.named.method)
+
+    async def _run_task(self, request: _Request) -> None:
+        try:
+            if request.method is None:
+                await self._perform_batch(request)
+            else:
+                await self._perform(request, request.method)
+        except errors.RpcError as error:
+            log.debug("an answer could not be sent", peer=self.peer.address, error=str(error))
+        finally:
+            self._server._in_work -= 1
+            self._slots.release()
+
+    # --- calls ----------------------------------------------------------------------------------------------
+
+    async def _perform(self, request: _Request, method: Method) -> None:
+        """Run one method and answer."""
+        lease = request.lease
+        fault: Exception | None = None
+        result: Any = None
+        try:
+            result = method.call(
+                Call(self.peer, lease.view if lease is not None else None),
+                request.named.args,
+                request.named.kwargs,
+            )
+            if method.is_async:
+                result = await result
+        except Exception as error:  # noqa: BLE001 - the boundary of a request; _fault logs
+            fault = self._fault(method, request.named, error)
+        finally:
+            if lease is not None:
+                lease.release()
+        if fault is not None:
+            await self._answer_error(request.seq, request.serializer, request.flags, fault)
+        elif isinstance(result, WithData):
+            await self._answer_with_data(request, method.name, result)
+        else:
+            await self._answer(request, method.name, result, None)
+
+    async def _perform_batch(self, request: _Request) -> None:
+        """Run the calls of a batch in order, up to the first that fails; the answer is the list of results."""
+        results: list[Any] = []
+        call = Call(self.peer, request.lease.view if request.lease is not None else None)
+        try:
+            for entry in request.named.args:
+                await trio.lowlevel.checkpoint()
+                result = await self._perform_in_batch(request.named.object_id, call, entry)
+                results.append(result)
+                if isinstance(result, dict) and result.get("__class__") == "Pyro5.core._ExceptionWrapper":
+                    break
+        finally:
+            if request.lease is not None:
+                request.lease.release()
+        await self._answer(request, f"{request.named.object_id}.<batch>", results, None)
+
+    async def _perform_in_batch(self, object_id: str, call: Call, entry: Any) -> Any:
+        try:
+            if not isinstance(entry, list | tuple) or len(entry) != _BATCH_CALL_FIELDS:
+                raise errors.InvalidArgument("a call in a batch is not (method, arguments, named arguments)")
+            named = serialize.CallRequest(object_id, str(entry[0]), entry[1], entry[2])
+            if not isinstance(named.args, list | tuple) or not isinstance(named.kwargs, dict):
+                raise errors.InvalidArgument("a call in a batch has arguments that are no list or no map")
+            method = self._server._registry.find(object_id, named.method)
+            assert method is not None, "the batch was checked for its object"
+        except errors.DfsError as error:
+            return faults.in_batch(faults.to_wire(error))
+        try:
+            result = method.call(call, named.args, named.kwargs)
+            if method.is_async:
+                result = await result
+        except Exception as error:  # noqa: BLE001 - the boundary of a request; _fault logs
+            return faults.in_batch(faults.to_wire(self._fault(method, named, error)))
+        if isinstance(result, WithData):
+            if result.done is not None:
+                result.done()
+            return faults.in_batch(
+                faults.to_wire(errors.NotSupported(f"{method.name} answers with data: not in a batch"))
+            )
+        return result
+
+    def _fault(self, method: Method, named: serialize.CallRequest, error: Exception) -> Exception:
+        """What the caller gets for an exception out of a method."""
+        if isinstance(error, errors.DfsError | faults.PyroError):
+            return error
+        if isinstance(error, TypeError):
+            reason = method.bind_error(error, named.args, named.kwargs)
+            if reason is not None:
+                return errors.InvalidArgument(reason)
+        log.error("a method failed unexpectedly", method=method.name, peer=self.peer.address, exc_info=error)
+        return errors.RemoteFault(f"{method.name} failed unexpectedly; the log of its daemon has the details")
+
+    # --- answers --------------------------------------------------------------------------------------------
+
+    async def _answer_with_data(self, request: _Request, name: str, result: WithData) -> None:
+        try:
+            await self._answer(request, name, result.result, result)
+        finally:
+            if result.done is not None:
+                result.done()
+
+    async def _answer(self, request: _Request, name: str, result: Any, with_data: WithData | None) -> None:
+        if request.flags & FLAG_ONEWAY:
+            return
+        try:
+            buffers, length = encode(
+                RESULT,
+                request.flags & FLAG_BATCH,
+                request.seq,
+                request.serializer,
+                serialize.dumps(request.serializer, result),
+                None if with_data is None else with_data.buffers,
+            )
+        except Exception as error:
+            log.error("a result could not be sent", method=name, peer=self.peer.address, exc_info=error)
+            fault = errors.RemoteFault(f"the result of {name} could not be sent: {error}")
+            await self._answer_error(request.seq, request.serializer, request.flags, fault)
+            return
+        await self.channel.send(buffers, length, self._nursery)
+
+    async def _answer_error(self, seq: int, serializer: int, flags: int, error: Exception) -> None:
+        self._server._failed += 1
+        if flags & FLAG_ONEWAY:
+            return
+        if not serialize.supported(serializer):
+            serializer = JSON
+        payload = serialize.dumps(serializer, faults.to_wire(error))
+        buffers, length = encode(RESULT, FLAG_EXCEPTION, seq, serializer, payload)
+        await self.channel.send(buffers, length, self._nursery)
+
+
+class _DaemonObject:
+    """`Pyro.Daemon`: what stock tools ask of a daemon."""
+
+    def __init__(self, server: Server, registry: Registry) -> None:
+        self._server = server
+        self._registry = registry
+
+    @expose
+    def registered(self) -> list[str]:
+        """The ids of all objects."""
+        return self._registry.ids()
+
+    @expose
+    def ping(self) -> None:
+        """Does nothing."""
+
+    @expose
+    def info(self) -> str:
+        """A line about the daemon."""
+        return (
+            f"dfs daemon bound on {', '.join(self._server.addresses)}, {len(self._registry.ids())} objects registered"
+        )
+
+    @expose
+    def get_metadata(self, objectId: str) -> dict[str, list[str]]:  # noqa: N803 - stock's name of the argument
+        """The methods of an object. Raises DaemonError for an unknown one."""
+        metadata = self._registry.metadata(objectId)
+        if metadata is None:
+            raise faults.DaemonError("unknown object")
+        return metadata
+
+
+def _payload(message: Message) -> memoryview | bytes:
+    payload = message.payload
+    assert payload is not None, "the server drops no payload of a message it reads"
+    return inflate(payload) if message.flags & FLAG_COMPRESSED else payload
+
+
+async def _close_shielded(listener: Listener) -> None:
+    with trio.CancelScope(shield=True):
+        await listener.aclose()

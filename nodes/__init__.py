@@ -1,0 +1,1 @@
+"""The daemons: `nodes.namenode` keeps the namespace, `nodes.datanode` keeps the bytes."""

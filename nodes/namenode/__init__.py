@@ -1,0 +1,12 @@
+"""The NameNode: namespace, extents, chunks and replica locations, as a state machine over SQLite.
+
+service      what is called from outside                  (async)
+writer       group commit: one transaction at a time      (async)
+machine      a command applied exactly once               (pure: database and command in, reply out)
+commands/    one module a verb
+transaction  what verbs do to the tables
+schema       the tables, and what they mean
+store        SQLite itself: the only module that imports it
+queries      reads, on a connection of their own
+membership, sessions, repair, collector                   what the NameNode decides by itself
+"""

@@ -1,0 +1,31 @@
+"""`python -m nodes.namenode --config FILE`: what `dfs namenode` and systemd run."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from pathlib import Path
+
+from dfs import errors
+from dfs.config import load_namenode
+from dfs.daemon import run_daemon
+from dfs.rpc import SocketNetwork
+from dfs.runtime import RealRuntime
+from nodes.namenode.daemon import run_namenode
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="dfs namenode", description="Run a NameNode in the foreground.")
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE")
+    try:
+        config = load_namenode(parser.parse_args().config)
+    except errors.DfsError as error:
+        print(f"dfs namenode: {error}", file=sys.stderr)
+        return 1
+    serve = functools.partial(run_namenode, config, network=SocketNetwork(), runtime=RealRuntime())
+    return run_daemon(serve, name="namenode", log_level=config.log_level)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

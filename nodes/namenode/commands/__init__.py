@@ -1,0 +1,76 @@
+"""All commands by their verbs: those that clients may send, and those that the NameNode gives itself.
+
+Each module has one function, `apply(tx, *args)`: it checks its arguments, changes the tables through `tx`, and
+returns the result or raises a `DfsError`, after which nothing it did counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from nodes.namenode.commands import (
+    add_replica,
+    allocate_chunks,
+    commit,
+    configure,
+    create,
+    create_unnamed,
+    delete_stray,
+    drop_replica,
+    end_session,
+    finish_work,
+    hold,
+    link,
+    mkdir,
+    mknod,
+    open_session,
+    plan_punches,
+    register_node,
+    release,
+    removexattr,
+    rename,
+    rmdir,
+    seal,
+    setattr,
+    setxattr,
+    symlink,
+    truncate,
+    unlink,
+)
+
+CLIENT: Final[Mapping[str, Callable[..., Any]]] = {
+    "create": create.apply,
+    "create_unnamed": create_unnamed.apply,
+    "mkdir": mkdir.apply,
+    "mknod": mknod.apply,
+    "symlink": symlink.apply,
+    "link": link.apply,
+    "unlink": unlink.apply,
+    "rmdir": rmdir.apply,
+    "rename": rename.apply,
+    "setattr": setattr.apply,
+    "truncate": truncate.apply,
+    "setxattr": setxattr.apply,
+    "removexattr": removexattr.apply,
+    "commit": commit.apply,
+    "hold": hold.apply,
+    "release": release.apply,
+    "seal": seal.apply,
+}
+
+OWN: Final[Mapping[str, Callable[..., Any]]] = {
+    "open_session": open_session.apply,
+    "end_session": end_session.apply,
+    "allocate_chunks": allocate_chunks.apply,
+    "register_node": register_node.apply,
+    "finish_work": finish_work.apply,
+    "add_replica": add_replica.apply,
+    "drop_replica": drop_replica.apply,
+    "delete_stray": delete_stray.apply,
+    "plan_punches": plan_punches.apply,
+    "configure": configure.apply,
+}
+
+FREEING: Final = frozenset({"unlink", "rmdir", "truncate", "release", "seal", "removexattr"})
+"""Client verbs that are accepted though the NameNode's disk is nearly full: they make room."""

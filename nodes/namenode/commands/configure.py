@@ -1,0 +1,16 @@
+"""The operator's settings, as commands see them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from nodes.namenode.transaction import Transaction
+
+_SETTINGS = ("replicas", "min_replicas", "grace_ns")
+
+
+def apply(tx: Transaction, values: Mapping[str, int]) -> None:
+    """Set them; the root's default number of copies follows `replicas`."""
+    for name in _SETTINGS:
+        tx.run("INSERT OR REPLACE INTO setting VALUES (?, ?)", name, values[name])
+    tx.replicas, tx.min_replicas, tx.grace_ns = (values[name] for name in _SETTINGS)

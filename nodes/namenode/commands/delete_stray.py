@@ -1,0 +1,19 @@
+"""A node holds a copy that nobody knows of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dfs.types import ChunkId
+from nodes.namenode.transaction import Transaction
+
+
+def apply(tx: Transaction, node: str, chunks: Sequence[ChunkId]) -> None:
+    """Have those deleted, after the grace period, that still are not known and not to be deleted already."""
+    known = tx.one("SELECT id FROM node WHERE name = ?", node)
+    if known is None:
+        return
+    for chunk in chunks:
+        counted = tx.one("SELECT 1 FROM replica WHERE chunk = ? AND node = ?", chunk, known[0])
+        if not counted and not tx.one("SELECT 1 FROM work WHERE chunk = ? AND node = ?", chunk, known[0]):
+            tx.add_work(known[0], "delete", chunk, None, tx.now_ns + tx.grace_ns)

@@ -1,0 +1,58 @@
+"""Change mode, owner, times or the number of copies."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+from typing import Any
+
+from dfs import errors, limits
+from dfs.types import Attr
+from nodes.namenode import arguments
+from nodes.namenode.transaction import Transaction
+
+_TIMES = ("atime_ns", "mtime_ns")
+
+
+def apply(tx: Transaction, ino: Any, changes: Any) -> Attr:
+    """`changes` maps some of mode, uid, gid, atime_ns, mtime_ns, replicas to values; a time may be "now"."""
+    attr = tx.attr(arguments.ino(ino))
+    if not isinstance(changes, dict):
+        raise errors.InvalidArgument("setattr wants a map of what to change")
+    values: dict[str, Any] = {}
+    for key, value in changes.items():
+        check = _CHECKS.get(key)
+        if check is None:
+            raise errors.InvalidArgument(f"setattr cannot change {key!r}")
+        values[key] = tx.now_ns if key in _TIMES and value == "now" else check(value)
+    if "mode" in values:
+        values["mode"] |= stat.S_IFMT(attr.mode)
+    elif ("uid" in values or "gid" in values) and stat.S_ISREG(attr.mode):
+        values["mode"] = _without_set_id(attr.mode)
+    after = attr._replace(**values, ctime_ns=tx.now_ns, version=attr.version + 1)
+    tx.run(
+        "UPDATE inode SET mode = ?, uid = ?, gid = ?, atime_ns = ?, mtime_ns = ?, ctime_ns = ?, replicas = ?,"
+        " version = ? WHERE ino = ?",
+        *(after.mode, after.uid, after.gid, after.atime_ns, after.mtime_ns, after.ctime_ns, after.replicas),
+        *(after.version, attr.ino),
+    )
+    return after
+
+
+def _without_set_id(mode: int) -> int:
+    """As chown(2): who takes over a program does not get the rights of its former owner."""
+    return mode & ~(stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0))
+
+
+def _replicas(value: Any) -> int:
+    return arguments.integer(value, "a number of copies", 0, limits.REPLICAS_MAX)
+
+
+_CHECKS: dict[Any, Callable[[Any], int]] = {
+    "mode": arguments.permissions,
+    "uid": arguments.owner,
+    "gid": arguments.owner,
+    "atime_ns": arguments.time_ns,
+    "mtime_ns": arguments.time_ns,
+    "replicas": _replicas,
+}

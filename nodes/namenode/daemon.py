@@ -1,0 +1,117 @@
+"""The NameNode as a whole: its parts put together, its tasks, its start and its end."""
+
+from __future__ import annotations
+
+import structlog
+import trio
+
+from dfs import tasks
+from dfs.config import NameNodeConfig
+from dfs.rpc import NAME_SERVER_OBJECT, NameServerClient, NameServerObject, Network, Pool, Server
+from dfs.runtime import Runtime
+from dfs.types import SessionId
+from nodes.namenode import collector
+from nodes.namenode.membership import Membership
+from nodes.namenode.queries import Queries
+from nodes.namenode.repair import Repair
+from nodes.namenode.service import OBJECT, NameNode, NameServer
+from nodes.namenode.sessions import Sessions
+from nodes.namenode.store import Store, open_store
+from nodes.namenode.writer import Writer
+
+log = structlog.get_logger(__name__)
+
+_GRACEFUL_S = 5.0
+
+
+async def run_namenode(
+    config: NameNodeConfig,
+    *,
+    network: Network,
+    runtime: Runtime,
+    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until cancelled; starts with the address. What is under way when cancelled is finished first.
+
+    Raises `ConfigError`, `DirectoryInUse`, `FormatUnknown` or `Unreachable` (the address cannot be had).
+    """
+    store = open_store(config.state_dir)
+    try:
+        async with Pool(network) as pool, tasks.open_nursery() as nursery:
+            await _serve(config, store, network, pool, runtime, nursery, task_status)
+    finally:
+        store.close()
+
+
+async def _serve(
+    config: NameNodeConfig,
+    store: Store,
+    network: Network,
+    pool: Pool,
+    runtime: Runtime,
+    nursery: trio.Nursery,
+    task_status: trio.TaskStatus[str],
+) -> None:
+    writer = Writer(store, runtime, config.reserve_bytes)
+    members = Membership(runtime, config.node_suspect_after_s, config.node_dead_after_s)
+    queries = Queries(store)
+    members.load(queries.nodes())
+
+    async def end_session(session: SessionId) -> bool:
+        return bool(await writer.decide("end_session", session))
+
+    sessions = Sessions(config.session_timeout_s, end_session)
+    for session in queries.sessions():
+        sessions.add(session)
+    repair = Repair(store, writer, members, runtime.random, config.repair)
+    names, own_names = _name_server(config, pool)
+    service = NameNode(config, store, writer, queries, members, sessions, repair, names, runtime)
+    server = Server(network, greet=service.greet)
+    server.register(service, OBJECT)
+    nursery.start_soon(writer.run)
+    await writer.decide(
+        "configure",
+        {
+            "replicas": config.replicas,
+            "min_replicas": config.min_replicas,
+            "grace_ns": int(config.garbage_grace_s * 1e9),
+        },
+    )
+    nursery.start_soon(members.watch)
+    nursery.start_soon(_announce_nodes, members, sessions)
+    nursery.start_soon(sessions.reap)
+    nursery.start_soon(repair.run)
+    nursery.start_soon(collector.run, writer, max(0.1, min(10.0, config.garbage_grace_s / 4)))
+    name_server = Server(network)
+    if own_names is not None:
+        name_server.register(own_names, NAME_SERVER_OBJECT)
+        address = await nursery.start(name_server.serve, config.nameserver)
+        own_names.register_own(NAME_SERVER_OBJECT, f"PYRO:{NAME_SERVER_OBJECT}@{address}")
+    try:
+        service.address = await nursery.start(server.serve, config.listen)
+        await names.register(OBJECT, service.address)
+        for view in members.views():
+            await names.register(f"dfs.datanode.{view.node}", view.address)
+        log.info("namespace open", cluster=store.cluster, directory=str(store.directory), **store.counters())
+        task_status.started(service.address)
+        await trio.sleep_forever()
+    finally:
+        with trio.CancelScope(shield=True):  # bounded by _GRACEFUL_S
+            await server.aclose_gracefully(_GRACEFUL_S)
+            await name_server.aclose_gracefully(0)
+
+
+def _name_server(config: NameNodeConfig, pool: Pool) -> tuple[NameServer, NameServerObject | None]:
+    if config.nameserver == "off":
+        return NameServer(), None
+    if config.nameserver.startswith("at "):
+        return NameServer(other=NameServerClient(pool, config.nameserver.removeprefix("at ").strip())), None
+    own = NameServerObject()
+    return NameServer(own=own), own
+
+
+async def _announce_nodes(members: Membership, sessions: Sessions) -> None:
+    """Clients hear that DataNodes came, moved or fell silent, and ask where they are now."""
+    while True:
+        await members.changed.wait()  # until cancelled
+        sessions.push_all("nodes")

@@ -1,0 +1,124 @@
+"""The state machine: a command applied exactly once, its reply stored with its effect.
+
+A reply is `(0, result)` or `(errno, code, message)`. A client's command is known by its session and its sequence
+number: one that was applied before is answered from `reply`; one whose reply the client said it has (below
+`acked`) is a late duplicate, for which nobody waits, and is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+
+import msgpack  # type: ignore[import-untyped]
+import structlog
+
+from dfs import errors
+from dfs.types import NAMENODE_SESSION, SessionId
+from nodes.namenode import commands
+from nodes.namenode.transaction import Transaction
+
+if TYPE_CHECKING:
+    from nodes.namenode.store import Database
+
+log = structlog.get_logger(__name__)
+
+Reply: TypeAlias = Sequence[Any]
+
+_FORGET_EVERY: Final = 64
+"""Replies that are acknowledged before they are forgotten: fewer deletions, each of more rows."""
+
+
+class Command(NamedTuple):
+    """One change, with everything that decides what it does."""
+
+    session: SessionId
+    seq: int
+    acked: int
+    verb: str
+    args: Sequence[Any]
+    now_ns: int
+
+
+class Machine:
+    """Applies commands within the store's open transaction. `begin` and `end` go round each transaction."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._tx = self._fresh()
+        self._stored = dict(self._tx.counters)
+
+    def _fresh(self) -> Transaction:
+        counters = dict(self._db.execute("SELECT name, value FROM counter"))
+        return Transaction(self._db, counters, dict(self._db.execute("SELECT name, value FROM setting")))
+
+    def end(self) -> None:
+        """Write down the counters, as the last thing before the commit."""
+        counters = self._tx.counters
+        changed = [(value, name) for name, value in counters.items() if self._stored[name] != value]
+        self._db.executemany("UPDATE counter SET value = ? WHERE name = ?", changed)
+        self._stored = dict(counters)
+
+    def forget(self) -> None:
+        """The transaction was rolled back: what is in memory is read again."""
+        self._tx = self._fresh()
+        self._stored = dict(self._tx.counters)
+
+    def apply(self, command: Command) -> Reply:
+        """Apply one command; it happens whole or not at all. Errors of ours become replies, bugs are logged."""
+        if command.session == NAMENODE_SESSION:
+            return self._attempt(command, commands.OWN)
+        row = self._db.execute("SELECT acked FROM session WHERE session = ?", (command.session,)).fetchone()
+        if row is None:
+            return _failed(errors.SessionExpired(f"session {command.session} has ended"))
+        if command.seq < row[0]:
+            return _failed(errors.InvalidArgument(f"command {command.seq} was answered and acknowledged before"))
+        stored = self._db.execute(
+            "SELECT reply FROM reply WHERE session = ? AND seq = ?", (command.session, command.seq)
+        ).fetchone()
+        if stored is not None:
+            return list(msgpack.unpackb(stored[0], use_list=True))
+        reply = self._attempt(command, commands.CLIENT)
+        self._db.execute("INSERT INTO reply VALUES (?, ?, ?)", (command.session, command.seq, msgpack.packb(reply)))
+        if command.acked >= row[0] + _FORGET_EVERY:
+            self._forget_replies(command.session, command.acked)
+        return reply
+
+    def _forget_replies(self, session: SessionId, acked: int) -> None:
+        self._db.execute("UPDATE session SET acked = ? WHERE session = ?", (acked, session))
+        self._db.execute("DELETE FROM reply WHERE session = ? AND seq < ?", (session, acked))
+
+    def _attempt(self, command: Command, verbs: Any) -> Reply:
+        apply = verbs.get(command.verb)
+        if apply is None:
+            return _failed(errors.NotSupported(f"no such command: {command.verb!r}: is the client newer than we are?"))
+        tx = self._tx
+        tx.session, tx.now_ns = command.session, command.now_ns
+        before = tx.counters.copy()
+        self._db.execute("SAVEPOINT command")
+        try:
+            result = apply(tx, *command.args)
+        except Exception as error:  # noqa: BLE001 - the boundary of one command
+            self._db.execute("ROLLBACK TO command")
+            self._db.execute("RELEASE command")
+            tx.counters.update(before)
+            return _refusal(command, error)
+        self._db.execute("RELEASE command")
+        tx.counters["log_index"] += 1
+        return (0, result)
+
+
+def _refusal(command: Command, error: Exception) -> Reply:
+    """What an error means to who sent the command; an error of the disk ends the whole transaction."""
+    if isinstance(error, errors.DfsError):
+        return _failed(error)
+    if isinstance(error, TypeError) and "apply() " in str(error):
+        return _failed(errors.InvalidArgument(f"wrong arguments for {command.verb}"))
+    if hasattr(error, "sqlite_errorcode"):
+        raise error
+    log.error("command failed unexpectedly", verb=command.verb, session=command.session, exc_info=error)
+    return _failed(errors.RemoteFault(f"{command.verb} failed at the NameNode: its log says why"))
+
+
+def _failed(error: errors.DfsError) -> Reply:
+    return (error.errno, error.code, error.message)

@@ -1,0 +1,188 @@
+"""Which DataNodes there are, and how they are: what they register, what their heartbeats say, how long they are silent.
+
+The database knows each node's name, address and rack; what heartbeats say lives here and is forgotten with the
+process. After a start every known node is suspect until it is heard, and dead only after it could have been heard for
+`dead_after_s`: so a NameNode that restarts neither sends data to nodes that are gone nor copies what is only late.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+import trio
+
+from dfs import errors, limits
+from dfs.runtime import Runtime
+from dfs.types import NodeId, NodeState, NodeView
+from nodes.namenode import arguments
+
+log = structlog.get_logger(__name__)
+
+
+class Member:
+    """One DataNode. `heard_at` is in trio's time, `last_heartbeat_ns` in the wall clock's."""
+
+    __slots__ = (
+        "address",
+        "capacity_bytes",
+        "chunks",
+        "directories",
+        "free_bytes",
+        "heard_at",
+        "host",
+        "is_registered",
+        "last_heartbeat_ns",
+        "load",
+        "node",
+        "rack",
+        "reported_state",
+    )
+
+    def __init__(
+        self, node: NodeId, address: str, host: str, rack: str, directories: list[str], heard_at: float
+    ) -> None:
+        self.node = node
+        self.address = address
+        self.host = host
+        self.rack = rack
+        self.directories = directories
+        self.heard_at = heard_at
+        self.is_registered = False
+        """It registered with this process: until then it is asked to."""
+        self.last_heartbeat_ns = 0
+        self.capacity_bytes = 0
+        self.free_bytes = 0
+        self.chunks = 0
+        self.load = 0
+        self.reported_state = NodeState.SUSPECT
+        """As the log said last."""
+
+
+class Membership:
+    """All DataNodes by name. Belongs to the event loop."""
+
+    def __init__(self, runtime: Runtime, suspect_after_s: float, dead_after_s: float) -> None:
+        self._runtime = runtime
+        self._suspect_after_s = suspect_after_s
+        self._dead_after_s = dead_after_s
+        self._members: dict[NodeId, Member] = {}
+        self.changed = trio.Event()
+        """Set, and replaced, when a node comes, moves, or changes its state."""
+
+    def load(self, rows: list[tuple[Any, ...]]) -> None:
+        """What the database knows, at the start."""
+        for name, address, host, rack, directories in rows:
+            now = trio.current_time()
+            self._members[name] = Member(name, address, host, rack, json.loads(directories), now)
+
+    # --- what nodes say ---------------------------------------------------------------------------------
+
+    def check(self, info: Mapping[str, Any]) -> Member:
+        """The member that `info` describes, not entered yet. Raises `InvalidArgument`, `Exists`."""
+        if not isinstance(info, Mapping):
+            raise errors.InvalidArgument("a registration is a map")
+        node = NodeId(arguments.text(info.get("node"), "a node's name", 64))
+        directories = [
+            arguments.text(each, "a directory's id", 64)
+            for each in arguments.array(info.get("directories"), "the directories", limits.DIRECTORIES_MAX)
+        ]
+        known = self._members.get(node)
+        if known is not None and self.state(known) == NodeState.UP and not set(known.directories) & set(directories):
+            raise errors.Exists(
+                f"a DataNode called {node} is at work at {known.address} with other directories: give this one"
+                " another name"
+            )
+        if known is None and len(self._members) >= limits.NODES_MAX:
+            raise errors.ArgumentTooLarge(f"the cluster has {limits.NODES_MAX} DataNodes, as many as it can")
+        member = Member(
+            node,
+            arguments.text(info.get("address"), "an address"),
+            arguments.text(info.get("host"), "a host"),
+            arguments.text(info.get("rack"), "a rack"),
+            directories,
+            trio.current_time(),
+        )
+        member.is_registered = True
+        return member
+
+    def enter(self, member: Member) -> None:
+        """It is registered, durably. It counts as up from its first heartbeat on."""
+        known = self._members.get(member.node)
+        if known is not None:
+            member.last_heartbeat_ns = known.last_heartbeat_ns
+            member.reported_state = known.reported_state
+        self._members[member.node] = member
+        self._tell()
+
+    def heard(self, node: Any, report: Mapping[str, Any]) -> Member:
+        """A heartbeat. Raises `NotFound`: it is to register first."""
+        member = self._members.get(node)
+        if member is None or not member.is_registered:
+            raise errors.NotFound(f"the NameNode does not know DataNode {node} yet: it has to register")
+        member.capacity_bytes = arguments.integer(report.get("capacity_bytes"), "a capacity")
+        member.free_bytes = arguments.integer(report.get("free_bytes"), "free space")
+        member.chunks = arguments.integer(report.get("chunks"), "a number of chunks")
+        member.load = arguments.integer(report.get("load"), "a load")
+        member.heard_at = trio.current_time()
+        member.last_heartbeat_ns = self._runtime.now_ns()
+        if member.reported_state != NodeState.UP:
+            self._note(member, NodeState.UP)
+        return member
+
+    # --- what is known ----------------------------------------------------------------------------------
+
+    def state(self, member: Member) -> NodeState:
+        silent_s = trio.current_time() - member.heard_at
+        if silent_s >= self._dead_after_s:
+            return NodeState.DEAD
+        if silent_s >= self._suspect_after_s or not member.capacity_bytes:
+            return NodeState.SUSPECT
+        return NodeState.UP
+
+    def views(self) -> list[NodeView]:
+        """All nodes by name."""
+        return [self.view(member) for _, member in sorted(self._members.items())]
+
+    def view(self, member: Member) -> NodeView:
+        return NodeView(
+            member.node,
+            member.address,
+            member.host,
+            member.rack,
+            self.state(member),
+            member.capacity_bytes,
+            member.free_bytes,
+            member.chunks,
+            member.load,
+            member.last_heartbeat_ns,
+        )
+
+    def charge(self, node: NodeId, length: int) -> None:
+        """So many bytes are promised to a node: placement is not to promise them twice before its next heartbeat."""
+        member = self._members.get(node)
+        if member is not None:
+            member.free_bytes = max(0, member.free_bytes - length)
+
+    # --- watching ---------------------------------------------------------------------------------------
+
+    async def watch(self) -> None:
+        """Log, and tell others, when a node falls silent. Runs until cancelled."""
+        while True:
+            await trio.sleep(self._suspect_after_s / 10)
+            for member in list(self._members.values()):
+                state = self.state(member)
+                if state != member.reported_state:
+                    self._note(member, state)
+
+    def _note(self, member: Member, state: NodeState) -> None:
+        tell = log.info if state == NodeState.UP else log.warning
+        tell("datanode is " + state, node=member.node, address=member.address)
+        member.reported_state = state
+        self._tell()
+
+    def _tell(self) -> None:
+        changed, self.changed = self.changed, trio.Event()
+        changed.set()

@@ -1,0 +1,241 @@
+"""What the NameNode can be asked: reads of what is committed, microseconds each, without a cache of their own."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from dfs import errors, limits
+from dfs.types import Attr, ChunkId, Ino, SessionId
+from nodes.namenode import arguments
+from nodes.namenode.reconcile import Believed
+from nodes.namenode.schema import ATTR_COLUMNS
+from nodes.namenode.store import Store
+
+_ATTR_OF_ENTRY: Final = ", ".join(f"i.{column}" for column in ATTR_COLUMNS.split(", "))
+_LOOKUP: Final = (
+    f"SELECT {_ATTR_OF_ENTRY} FROM dentry d JOIN inode i ON i.ino = d.ino WHERE d.parent = ? AND d.name = ?"
+)
+_WALK_MAX: Final = 2048
+"""Names in one walk: as many as fit in the longest path."""
+_SUMMARY_SLICE: Final = 2000
+_PLACES: Final = (
+    "SELECT c.chunk, c.length, c.session, n.name FROM chunk c LEFT JOIN replica r ON r.chunk = c.chunk"
+    " LEFT JOIN node n ON n.id = r.node"
+)
+
+
+class Queries:
+    """All by the store's reading connection."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._execute = store.reads.execute
+
+    # --- the namespace ----------------------------------------------------------------------------------
+
+    def lookup(self, parent: Any, name: Any) -> Attr:
+        """Raises `NotFound`, `NotADirectory`."""
+        row = self._execute(_LOOKUP, (arguments.ino(parent), arguments.name(name))).fetchone()
+        if row is None:
+            self._directory(parent)
+            raise errors.NotFound("no such file or directory")
+        return Attr._make(row)
+
+    def getattr(self, ino: Any) -> Attr:
+        row = self._execute(f"SELECT {ATTR_COLUMNS} FROM inode WHERE ino = ?", (arguments.ino(ino),)).fetchone()
+        if row is None:
+            raise errors.NotFound(f"inode {ino} is gone")
+        return Attr._make(row)
+
+    def _directory(self, ino: Any) -> Attr:
+        attr = self.getattr(ino)
+        if not stat.S_ISDIR(attr.mode):
+            raise errors.NotADirectory(f"inode {ino} is not a directory")
+        return attr
+
+    def walk(self, ino: Any, names: Any) -> list[Attr]:
+        """The attributes of each step, up to the first that is missing and after the first that is no directory."""
+        parent = arguments.ino(ino)
+        steps: list[Attr] = []
+        for name in arguments.array(names, "the names of a walk", _WALK_MAX):
+            row = self._execute(_LOOKUP, (parent, arguments.name(name))).fetchone()
+            if row is None:
+                break
+            steps.append(Attr._make(row))
+            if not stat.S_ISDIR(steps[-1].mode):
+                break
+            parent = steps[-1].ino
+        return steps
+
+    def parent(self, ino: Any) -> Attr:
+        """The directory that a directory is in; the root is in itself."""
+        self._directory(ino)
+        row = self._execute("SELECT parent FROM inode WHERE ino = ?", (ino,)).fetchone()
+        return self.getattr(row[0])
+
+    def readdir(self, ino: Any, after: Any, limit: Any) -> list[tuple[int, bytes, Attr]]:
+        """Entries with cookies above `after`, in their order."""
+        wanted = arguments.integer(limit, "a number of entries", 1, limits.READDIR_MAX_ENTRIES)
+        rows = self._execute(
+            f"SELECT d.cookie, d.name, {_ATTR_OF_ENTRY} FROM dentry d INDEXED BY dentry_by_cookie"
+            " JOIN inode i ON i.ino = d.ino WHERE d.parent = ? AND d.cookie > ? ORDER BY d.cookie LIMIT ?",
+            (arguments.ino(ino), arguments.integer(after, "a cookie"), wanted),
+        ).fetchall()
+        if not rows:
+            self._directory(ino)
+        return [(row[0], row[1], Attr._make(row[2:])) for row in rows]
+
+    def readlink(self, ino: Any) -> bytes:
+        row = self._execute("SELECT target FROM inode WHERE ino = ?", (arguments.ino(ino),)).fetchone()
+        if row is None:
+            raise errors.NotFound(f"inode {ino} is gone")
+        if row[0] is None:
+            raise errors.InvalidArgument("not a symbolic link")
+        return bytes(row[0])
+
+    def getxattr(self, ino: Any, name: Any) -> bytes:
+        key = arguments.xattr_name(name)
+        row = self._execute("SELECT value FROM xattr WHERE ino = ? AND name = ?", (arguments.ino(ino), key)).fetchone()
+        if row is None:
+            self.getattr(ino)
+            raise errors.NoAttribute("no such extended attribute")
+        return bytes(row[0])
+
+    def listxattr(self, ino: Any) -> list[bytes]:
+        self.getattr(ino)
+        return [row[0] for row in self._execute("SELECT name FROM xattr WHERE ino = ? ORDER BY name", (ino,))]
+
+    # --- data -------------------------------------------------------------------------------------------
+
+    def extents(self, ino: Any, offset: Any, length: Any) -> list[Any]:
+        """[attr, [extent, ...], [[chunk, length, [node, ...]], ...]]: what touches the range, at most EXTENTS_MAX."""
+        start, count = arguments.integer(offset, "an offset"), arguments.integer(length, "a length")
+        with self._store.reading():
+            attr = self.getattr(ino)
+            rows = self._execute(
+                "SELECT offset, length, chunk, chunk_offset FROM extent WHERE ino = ? AND offset >= ifnull((SELECT"
+                " max(offset) FROM extent WHERE ino = ? AND offset <= ?), 0) AND offset < ? ORDER BY offset LIMIT ?",
+                (ino, ino, start, min(start + count, limits.FILE_SIZE_MAX_BYTES), limits.EXTENTS_MAX),
+            ).fetchall()
+            extents = [row for row in rows if row[0] + row[1] > start]
+            places = [place[:2] + place[3:] for place in self._places_of(sorted({row[2] for row in extents}))]
+        return [attr, extents, places]
+
+    def _places_of(self, chunks: Sequence[int]) -> Iterator[list[Any]]:
+        for chunk in chunks:
+            yield from _grouped(self._execute(f"{_PLACES} WHERE c.chunk = ?", (chunk,)))
+
+    def chunks(self, after: Any, limit: Any) -> list[list[Any]]:
+        """[[chunk, length, session or 0, [node, ...]], ...] with numbers above `after`, in order."""
+        wanted = arguments.integer(limit, "a number of chunks", 1, limits.REPORT_SLICE_CHUNKS)
+        rows = self._execute(
+            f"{_PLACES} WHERE c.chunk IN (SELECT chunk FROM chunk WHERE chunk > ? ORDER BY chunk LIMIT ?)"
+            " ORDER BY c.chunk",
+            (arguments.integer(after, "a chunk number"), wanted),
+        )
+        return list(_grouped(rows))
+
+    # --- totals -----------------------------------------------------------------------------------------
+
+    def totals(self) -> dict[str, int]:
+        """All counters, and how many chunks and orders to DataNodes there are."""
+        found = self._store.counters()
+        found["chunks"] = self._execute("SELECT count(*) FROM chunk").fetchone()[0]
+        found["orders"] = self._execute("SELECT count(*) FROM work").fetchone()[0]
+        return found
+
+    def children(self, directory: int, after: int) -> list[tuple[int, int, int, int, int, int]]:
+        """(cookie, ino, mode, nlink, size, allocated) of a page of entries with cookies above `after`."""
+        return self._execute(
+            "SELECT d.cookie, i.ino, i.mode, i.nlink, i.size, i.allocated FROM dentry d INDEXED BY dentry_by_cookie"
+            " JOIN inode i ON i.ino = d.ino WHERE d.parent = ? AND d.cookie > ? ORDER BY d.cookie LIMIT ?",
+            (directory, after, _SUMMARY_SLICE),
+        ).fetchall()
+
+    def nodes(self) -> list[tuple[Any, ...]]:
+        """(name, address, host, rack, directories) of all that ever registered."""
+        return self._execute("SELECT name, address, host, rack, directories FROM node ORDER BY name").fetchall()
+
+    def sessions(self) -> list[SessionId]:
+        """All sessions that have not ended, and those whose chunks or holds remain of an end that was cut short."""
+        rows = self._execute(
+            "SELECT session FROM session UNION SELECT session FROM hold UNION SELECT session FROM chunk"
+            " WHERE session != 0"
+        )
+        return [SessionId(row[0]) for row in rows]
+
+    def due_work(self, node: str, now_ns: int) -> list[tuple[int, str, int, bytes]]:
+        """Orders for a node: (id, kind, chunk, packed argument), at most WORK_ORDERS_MAX."""
+        return self._execute(
+            "SELECT w.id, w.kind, w.chunk, w.argument FROM work w JOIN node n ON n.id = w.node"
+            " WHERE n.name = ? AND w.due_ns <= ? ORDER BY w.due_ns, w.id LIMIT ?",
+            (node, now_ns, limits.WORK_ORDERS_MAX),
+        ).fetchall()
+
+    def believed(self, node: str, first: int, last: int, also: Sequence[int]) -> dict[ChunkId, Believed]:
+        """What is known of the chunks that `node` is counted for in [first, last], and of those in `also`."""
+        found: dict[ChunkId, Believed] = {}
+        for chunk, length, session in self._execute(
+            "SELECT c.chunk, c.length, c.session FROM node n JOIN replica r ON r.node = n.id"
+            " JOIN chunk c ON c.chunk = r.chunk WHERE n.name = ? AND r.chunk BETWEEN ? AND ?",
+            (node, first, last),
+        ):
+            found[chunk] = Believed(length, session != 0, True)
+        for chunk in also:
+            row = None
+            if chunk not in found:
+                row = self._execute("SELECT length, session FROM chunk WHERE chunk = ?", (chunk,)).fetchone()
+            if row is not None:
+                found[ChunkId(chunk)] = Believed(row[0], row[1] != 0, False)
+        return found
+
+
+def _grouped(rows: Any) -> Iterator[list[Any]]:
+    """Rows (chunk, length, session, node or None), those of a chunk together: [chunk, length, session, [node, ...]]."""
+    current: list[Any] | None = None
+    for chunk, length, session, node in rows:
+        if current is None or current[0] != chunk:
+            if current is not None:
+                yield current
+            current = [chunk, length, session, []]
+        if node is not None:
+            current[3].append(node)
+    if current is not None:
+        yield current
+
+
+def summary(ino: Ino, queries: Queries) -> Iterator[dict[str, int]]:
+    """What is beneath an inode, growing slice by slice: files, directories, bytes, allocated. The last is whole.
+
+    Who iterates may let other work in between the slices. A file with several names beneath is counted once.
+    """
+    top = queries.getattr(ino)
+    total = {"files": 0, "directories": 0, "bytes": 0, "allocated": 0}
+    if not stat.S_ISDIR(top.mode):
+        yield total | {"files": 1, "bytes": top.size, "allocated": top.allocated}
+        return
+    several_names: set[int] = set()
+    pending = [(int(top.ino), 0)]
+    read = 0
+    while pending:
+        directory, after = pending.pop()
+        page = queries.children(directory, after)
+        if len(page) == _SUMMARY_SLICE:
+            pending.append((directory, page[-1][0]))
+        for _, child, mode, nlink, size, allocated in page:
+            if stat.S_ISDIR(mode):
+                total["directories"] += 1
+                pending.append((child, 0))
+            elif child not in several_names:
+                if nlink > 1:
+                    several_names.add(child)
+                total["files"] += 1
+                total["bytes"] += size
+                total["allocated"] += allocated
+        read += 1 + len(page)
+        if read >= _SUMMARY_SLICE:
+            read = 0
+            yield total
+    yield total

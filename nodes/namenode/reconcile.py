@@ -1,0 +1,60 @@
+"""A DataNode's report against what the NameNode believes: which copies are lost, which are back, which are strays.
+
+`compare` is a pure function over one slice of chunk numbers. Only what the node has not touched for a while
+(`settled`) is acted on, so that a report cannot disagree merely because it was on its way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from dfs.types import ChunkId
+
+
+class Held(NamedTuple):
+    """What the node says: it has `length` bytes of a chunk, unchanged for a while if `settled`."""
+
+    length: int
+    settled: bool
+
+
+class Believed(NamedTuple):
+    """What the NameNode says of a chunk in the slice that exists or is counted on this node."""
+
+    length: int
+    is_open: bool
+    is_counted: bool
+    """The node is among its holders."""
+
+
+class Differences(NamedTuple):
+    """What is to be done. `lost`: the copy does not count; `back`: count it; `strays`: have them deleted; `unknown`:
+    chunks with numbers that were never given, which somebody has to look at."""
+
+    lost: list[ChunkId]
+    back: list[ChunkId]
+    strays: list[ChunkId]
+    unknown: list[ChunkId]
+
+
+def compare(held: Mapping[ChunkId, Held], believed: Mapping[ChunkId, Believed], next_chunk: int) -> Differences:
+    """Compare one slice. `next_chunk` is the first number that was not given yet."""
+    found = Differences([], [], [], [])
+    for chunk, known in believed.items():
+        copy = held.get(chunk)
+        if not known.is_counted or known.is_open or not known.length:
+            continue
+        if copy is None or (copy.settled and copy.length < known.length):
+            found.lost.append(chunk)
+    for chunk, copy in held.items():
+        known_chunk = believed.get(chunk)
+        if not copy.settled or (known_chunk and (known_chunk.is_counted or known_chunk.is_open)):
+            continue
+        if chunk >= next_chunk:
+            found.unknown.append(chunk)
+        elif known_chunk and copy.length >= known_chunk.length:
+            found.back.append(chunk)
+        else:
+            found.strays.append(chunk)
+    return found

@@ -1,0 +1,343 @@
+"""The object `dfs.namenode`: what clients and DataNodes call.
+
+Methods translate: they check what came, ask `queries` or give commands to the writer, and answer. Queries are plain
+methods that run in the connection's reader, as they take microseconds; whatever waits is async.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgpack  # type: ignore[import-untyped]
+import structlog
+import trio
+
+import dfs
+from dfs import errors, limits
+from dfs.config import NameNodeConfig
+from dfs.placement import candidates, choose_nodes
+from dfs.rpc import NameServerClient, NameServerObject, Peer, expose, uri
+from dfs.runtime import Runtime
+from dfs.types import Attr, NodeId, NodeState, SessionId, Statfs
+from nodes.namenode import arguments, check, reconcile
+from nodes.namenode.membership import Membership
+from nodes.namenode.queries import Queries, summary
+from nodes.namenode.repair import Repair
+from nodes.namenode.sessions import Sessions
+from nodes.namenode.store import Store
+from nodes.namenode.writer import Writer
+
+log = structlog.get_logger(__name__)
+
+OBJECT: Final = "dfs.namenode"
+_HANDSHAKE_MAX: Final = 16
+"""Items in a handshake."""
+
+
+class NameServer:
+    """Where the daemons' names are listed: a name server of ours, somebody else's, or none (both None)."""
+
+    def __init__(self, own: NameServerObject | None = None, other: NameServerClient | None = None) -> None:
+        self._own = own
+        self._other = other
+
+    async def register(self, name: str, address: str) -> None:
+        """Enter a daemon. A name server that does not answer costs a line in the log, nothing else."""
+        try:
+            if self._own is not None:
+                self._own.register_own(name, uri(name, address))
+            elif self._other is not None:
+                await self._other.register(name, name, address)
+        except errors.DfsError as error:
+            log.warning("name not registered at the name server", name=name, error=str(error))
+
+
+class NameNode:
+    """Registered as `dfs.namenode`; its public methods are the protocol (docs/architecture.md)."""
+
+    def __init__(
+        self,
+        config: NameNodeConfig,
+        store: Store,
+        writer: Writer,
+        queries: Queries,
+        members: Membership,
+        sessions: Sessions,
+        repair: Repair,
+        names: NameServer,
+        runtime: Runtime,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._writer = writer
+        self._queries = queries
+        self._members = members
+        self._sessions = sessions
+        self._repair = repair
+        self._names = names
+        self._runtime = runtime
+        self.address = ""
+
+    def greet(self, _peer: Peer, handshake: object) -> dict[str, Any] | None:
+        """Every connection's first message. Raises `WrongCluster` for who looks for another cluster."""
+        if isinstance(handshake, Mapping) and len(handshake) <= _HANDSHAKE_MAX:
+            wanted = handshake.get("cluster")
+            if wanted is not None and wanted != self._store.cluster:
+                raise errors.WrongCluster(f"this is the NameNode of cluster {self._store.cluster}, not of {wanted}")
+            return {"cluster": self._store.cluster, "version": dfs.__version__}
+        return None
+
+    # --- the namespace ----------------------------------------------------------------------------------
+
+    @expose
+    def cluster(self) -> dict[str, Any]:
+        return {
+            "cluster": self._store.cluster,
+            "version": dfs.__version__,
+            "replicas": self._config.replicas,
+            "min_replicas": self._config.min_copies(self._config.replicas),
+            "chunk_bytes": limits.CHUNK_MAX_BYTES,
+            "session_timeout_s": self._config.session_timeout_s,
+        }
+
+    @expose
+    def lookup(self, parent: Any, name: Any) -> Attr:
+        return self._queries.lookup(parent, name)
+
+    @expose
+    def getattr(self, ino: Any) -> Attr:
+        return self._queries.getattr(ino)
+
+    @expose
+    def walk(self, ino: Any, names: Any) -> list[Attr]:
+        return self._queries.walk(ino, names)
+
+    @expose
+    def parent(self, ino: Any) -> Attr:
+        return self._queries.parent(ino)
+
+    @expose
+    def readdir(self, ino: Any, after: Any, limit: Any) -> list[Any]:
+        return self._queries.readdir(ino, after, limit)
+
+    @expose
+    def readlink(self, ino: Any) -> bytes:
+        return self._queries.readlink(ino)
+
+    @expose
+    def getxattr(self, ino: Any, name: Any) -> bytes:
+        return self._queries.getxattr(ino, name)
+
+    @expose
+    def listxattr(self, ino: Any) -> list[bytes]:
+        return self._queries.listxattr(ino)
+
+    @expose
+    def extents(self, ino: Any, offset: Any, length: Any) -> list[Any]:
+        return self._queries.extents(arguments.ino(ino), offset, length)
+
+    @expose
+    def chunks(self, after: Any, limit: Any) -> list[Any]:
+        return self._queries.chunks(after, limit)
+
+    @expose
+    def check(self, cursor: Any) -> list[Any]:
+        return list(check.check(self._store, cursor))
+
+    @expose
+    async def summarize(self, ino: Any) -> dict[str, int]:
+        total: dict[str, int] = {}
+        for total in summary(arguments.ino(ino), self._queries):  # noqa: B007 - the last is the answer
+            await trio.lowlevel.checkpoint()
+        return total
+
+    @expose
+    async def apply(self, session: Any, acked: Any, wire: Any) -> list[Any]:
+        """Apply commands; see docs/architecture.md. Raises `SessionExpired`, `Busy`, `NoSpace`, `DiskFailed`."""
+        number = self._sessions.touch(session)
+        batch = arguments.array(wire, "a batch", limits.BATCH_MAX_COMMANDS)
+        for command in batch:
+            if not isinstance(command, list | tuple) or len(command) != 3 or not isinstance(command[2], list | tuple):
+                raise errors.InvalidArgument("a command is [sequence number, verb, [argument, ...]]")
+            arguments.integer(command[0], "a sequence number", 1)
+            arguments.text(command[1], "a verb", 64)
+        return await self._writer.apply(number, arguments.integer(acked, "an acknowledgement"), batch)
+
+    # --- sessions ---------------------------------------------------------------------------------------
+
+    @expose
+    async def open_session(self, info: Any) -> dict[str, Any]:
+        if not isinstance(info, Mapping):
+            raise errors.InvalidArgument("a session is opened with a map")
+        name, host = arguments.text(info.get("name"), "a name"), arguments.text(info.get("host"), "a host")
+        self._sessions.check_room()
+        session = SessionId(await self._writer.decide("open_session", name, host))
+        self._sessions.add(session)
+        return {"session": session, "timeout_s": self._config.session_timeout_s}
+
+    @expose
+    async def close_session(self, session: Any) -> None:
+        await self._sessions.close(session)
+
+    @expose
+    async def events(self, session: Any, after: Any) -> list[Any]:
+        return await self._sessions.events(session, arguments.integer(after, "an event's number"))
+
+    # --- chunks -----------------------------------------------------------------------------------------
+
+    @expose
+    async def allocate(self, session: Any, count: Any, replicas: Any, exclude: Any, host: Any) -> list[Any]:
+        """New chunks for a session: [[chunk, [node, ...]], ...]. Raises `NotEnoughNodes`, `NoSpace`."""
+        number = self._sessions.touch(session)
+        copies = arguments.integer(replicas, "a number of copies", 1, limits.REPLICAS_MAX)
+        shunned = {arguments.text(node, "a node") for node in arguments.array(exclude, "nodes", limits.NODES_MAX)}
+        near = arguments.text(host, "a host")
+        places = [
+            self._place(copies, shunned, near)
+            for _ in range(arguments.integer(count, "a number of chunks", 1, limits.ALLOCATE_MAX_CHUNKS))
+        ]
+        chunks: list[Any] = await self._writer.decide("allocate_chunks", number, copies, places)
+        return chunks
+
+    def _place(self, copies: int, shunned: set[str], near_host: str) -> list[NodeId]:
+        views = self._members.views()
+        least = self._config.min_copies(copies)
+        up = [view for view in views if view.state == NodeState.UP and view.node not in shunned]
+        if len(up) < least:
+            away = ", ".join(view.node for view in views if view not in up)
+            raise errors.NotEnoughNodes(
+                f"{len(up)} DataNodes can be written to, {least} are needed"
+                + (f"; not available: {away}" if away else ": start more DataNodes")
+            )
+        able = candidates(up, (), limits.CHUNK_MAX_BYTES)
+        if len(able) < least:
+            full = ", ".join(view.node for view in up if view not in able)
+            raise errors.NoSpace(f"no space on DataNodes {full}: delete files or add DataNodes")
+        return choose_nodes(able, copies, self._runtime.random, near_host=near_host)
+
+    # --- totals -----------------------------------------------------------------------------------------
+
+    @expose
+    def statfs(self) -> Statfs:
+        totals = self._store.counters()
+        live = [view for view in self._members.views() if view.state != NodeState.DEAD]
+        return Statfs(
+            sum(view.capacity_bytes for view in live),
+            sum(view.free_bytes for view in live),
+            totals["allocated"],
+            totals["inodes"],
+            self._config.replicas,
+        )
+
+    @expose
+    def nodes(self) -> list[Any]:
+        return self._members.views()
+
+    @expose
+    def status(self) -> dict[str, Any]:
+        totals = self._queries.totals()
+        return {
+            "cluster": self._store.cluster,
+            "version": dfs.__version__,
+            "address": self.address,
+            "pid": os.getpid(),
+            "replicas": self._config.replicas,
+            "min_replicas": self._config.min_copies(self._config.replicas),
+            "inodes": totals["inodes"],
+            "files": totals["files"],
+            "directories": totals["directories"],
+            "bytes": totals["allocated"],
+            "chunks": totals["chunks"],
+            "log_index": totals["log_index"],
+            "sessions": len(self._sessions),
+            "orders": totals["orders"],
+            "under_replicated": self._repair.under_replicated,
+            "lost": self._repair.lost,
+            "copying": self._repair.copying,
+            "nodes": self._members.views(),
+        }
+
+    # --- DataNodes --------------------------------------------------------------------------------------
+
+    @expose
+    async def register(self, info: Any) -> dict[str, Any]:
+        """A DataNode says where it is. Raises `WrongCluster`, `Exists`, `InvalidArgument`."""
+        member = self._members.check(info)
+        cluster = info.get("cluster")
+        if cluster is not None and cluster != self._store.cluster:
+            raise errors.WrongCluster(
+                f"DataNode {member.node} belongs to cluster {cluster}, and this is {self._store.cluster}"
+            )
+        await self._writer.decide(
+            "register_node", member.node, member.address, member.host, member.rack, member.directories
+        )
+        self._members.enter(member)
+        await self._names.register(f"dfs.datanode.{member.node}", member.address)
+        log.info("datanode registered", node=member.node, address=member.address)
+        return {"cluster": self._store.cluster}
+
+    @expose
+    async def heartbeat(self, node: Any, report: Any) -> dict[str, Any]:
+        """How a DataNode is, what it has done, and what it is to do. Raises `NotFound`: register first."""
+        if not isinstance(report, Mapping):
+            raise errors.InvalidArgument("a heartbeat's report is a map")
+        member = self._members.heard(node, report)
+        await self._note_done(member.node, arguments.array(report.get("done", []), "what is done", 65_536))
+        for number, code, message in arguments.array(report.get("failed", []), "what failed", 65_536):
+            log.warning("an order failed", node=member.node, order=number, error=f"{code}: {message}")
+            self._repair.failed(member.node, number)
+        for chunk, what in arguments.array(report.get("corrupt", []), "what is corrupt", 65_536):
+            log.error("a replica is damaged", node=member.node, chunk=chunk, what=what)
+            await self._drop(arguments.chunk(chunk), member.node)
+        return {"cluster": self._store.cluster, "orders": self._orders(member.node)}
+
+    def _orders(self, node: NodeId) -> list[list[Any]]:
+        orders = []
+        for number, kind, chunk, packed in self._queries.due_work(node, self._runtime.now_ns()):
+            argument = msgpack.unpackb(packed)
+            orders.append([number, kind, chunk] if argument is None else [number, kind, chunk, argument])
+        return orders + self._repair.orders(node)
+
+    async def _note_done(self, node: NodeId, numbers: list[Any]) -> None:
+        ours = [number for number in numbers if isinstance(number, int) and number > 0]
+        if ours:
+            await self._writer.decide("finish_work", node, ours)
+        await self._repair.finished(node, [number for number in numbers if number not in ours])
+
+    async def _drop(self, chunk: int, node: NodeId) -> None:
+        """A copy is of no use; the last one keeps its place, in case that it comes back."""
+        rows = self._queries.chunks(chunk - 1, 1)
+        holders = rows[0][3] if rows and rows[0][0] == chunk else []
+        if node not in holders:
+            return
+        if len(holders) == 1:
+            log.error("the only replica of a chunk is damaged or missing", node=node, chunk=chunk)
+            return
+        await self._writer.decide("drop_replica", chunk, node)
+
+    @expose
+    async def report_chunks(self, node: Any, first: Any, last: Any, chunks: Any) -> None:
+        """All chunks of a DataNode with numbers from `first` to `last`: [[chunk, length, settled], ...]."""
+        name = NodeId(arguments.text(node, "a node"))
+        held = {
+            arguments.chunk(chunk): reconcile.Held(arguments.integer(length, "a length"), bool(settled))
+            for chunk, length, settled in arguments.array(chunks, "a report", limits.REPORT_SLICE_CHUNKS)
+        }
+        low, high = arguments.integer(first, "a chunk number"), arguments.integer(last, "a chunk number")
+        believed = self._queries.believed(name, low, high, list(held))
+        found = reconcile.compare(held, believed, self._store.counters()["next_chunk"])
+        for chunk in found.lost:
+            log.warning("a replica is missing or too short", node=name, chunk=chunk)
+            await self._drop(chunk, name)
+        for chunk in found.back:
+            await self._writer.decide("add_replica", chunk, name, believed[chunk].length)
+        if found.strays:
+            await self._writer.decide("delete_stray", name, found.strays)
+        if found.unknown:
+            log.error(
+                "a datanode holds chunks that this namenode never gave: was it restored from an old copy?",
+                node=name,
+                chunks=len(found.unknown),
+            )

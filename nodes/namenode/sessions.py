@@ -1,0 +1,114 @@
+"""Clients' sessions: who is alive, and the channel on which the NameNode pushes events to them.
+
+A client keeps one `events` call open; any call of its session shows that it lives. Silence for the session time-out
+ends the session: its chunks are sealed, the inodes it held are let go, its later commands are refused. After a
+restart of the NameNode every session in the database has a whole time-out to be heard again.
+
+Invariant: a session in `_heard` has a row in the database, or had until an `end_session` under way removed it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import structlog
+import trio
+
+from dfs import errors, limits
+from dfs.types import SessionId
+
+log = structlog.get_logger(__name__)
+
+_EVENTS_KEPT: Final = 256
+"""Of one session, until it has fetched them; of more the oldest go."""
+
+
+class _Listener:
+    """One session. `events` are (number, kind, payload), numbers growing; `arrived` is set when one is added."""
+
+    __slots__ = ("arrived", "events", "heard_at", "last")
+
+    def __init__(self) -> None:
+        self.heard_at = trio.current_time()
+        self.events: deque[tuple[int, str, Any]] = deque(maxlen=_EVENTS_KEPT)
+        self.last = 0
+        self.arrived = trio.Event()
+
+
+class Sessions:
+    """All sessions. `end` is called to end one; it returns whether there is more to do for it."""
+
+    def __init__(self, timeout_s: float, end: Callable[[SessionId], Awaitable[bool]]) -> None:
+        self._timeout_s = timeout_s
+        self._end = end
+        self._listeners: dict[SessionId, _Listener] = {}
+
+    def __len__(self) -> int:
+        return len(self._listeners)
+
+    def add(self, session: SessionId) -> None:
+        self._listeners[session] = _Listener()
+
+    def check_room(self) -> None:
+        """Raises `Busy`."""
+        if len(self._listeners) >= limits.SESSIONS_MAX:
+            raise errors.Busy(f"the NameNode has {limits.SESSIONS_MAX} sessions, as many as it can: try again later")
+
+    def touch(self, session: Any) -> SessionId:
+        """A call of this session came. Raises `SessionExpired`."""
+        listener = self._listeners.get(session)
+        if listener is None:
+            raise errors.SessionExpired(f"session {session} has ended")
+        listener.heard_at = trio.current_time()
+        return SessionId(session)
+
+    # --- events -----------------------------------------------------------------------------------------
+
+    def push_all(self, kind: str, payload: Any = None) -> None:
+        """Tell every session. One that has the same news waiting for it is not told twice."""
+        for listener in self._listeners.values():
+            if any(known == kind and what == payload for _, known, what in listener.events):
+                continue
+            listener.last += 1
+            listener.events.append((listener.last, kind, payload))
+            listener.arrived.set()
+
+    async def events(self, session: Any, after: int) -> list[tuple[int, str, Any]]:
+        """Events with numbers above `after`; waits for one, for at most `EVENTS_WAIT_S`. Raises `SessionExpired`."""
+        listener = self._listeners[self.touch(session)]
+        while listener.events and listener.events[0][0] <= after:
+            listener.events.popleft()
+        if not listener.events:
+            listener.arrived = trio.Event()
+            with trio.move_on_after(min(limits.EVENTS_WAIT_S, self._timeout_s / 3)):
+                await listener.arrived.wait()
+        if self._listeners.get(session) is not listener:
+            raise errors.SessionExpired(f"session {session} has ended")
+        listener.heard_at = trio.current_time()
+        return list(listener.events)
+
+    # --- ending -----------------------------------------------------------------------------------------
+
+    async def close(self, session: Any) -> None:
+        """The client says goodbye. A session that has ended already is no error."""
+        if session in self._listeners:
+            await self._finish(SessionId(session))
+
+    async def _finish(self, session: SessionId) -> None:
+        listener = self._listeners.pop(session, None)
+        if listener is not None:
+            listener.arrived.set()
+        while await self._end(session):
+            pass
+
+    async def reap(self) -> None:
+        """End sessions that are silent. Runs until cancelled."""
+        while True:
+            await trio.sleep(self._timeout_s / 10)
+            deadline = trio.current_time() - self._timeout_s
+            for session, listener in list(self._listeners.items()):
+                if listener.heard_at < deadline:
+                    log.warning("session ended: its client is silent", session=session, timeout_s=self._timeout_s)
+                    await self._finish(session)

@@ -1,0 +1,176 @@
+"""SQLite: one database file, one connection that writes, one that reads. No other module imports sqlite3.
+
+WAL with synchronous=FULL: a commit returns when the change is on stable storage. The reading connection is in
+autocommit mode, so each statement sees what is committed at its start; `reading` makes several statements see one
+moment. The file belongs to one process: an flock beside it says so.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+import sqlite3
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from dfs import errors
+from dfs.types import ROOT_INO, ClusterId
+from nodes.namenode.schema import COUNTERS, FORMAT, TABLES
+
+Database: TypeAlias = sqlite3.Connection
+Row: TypeAlias = tuple[Any, ...]
+
+_NAME = "namespace.sqlite"
+_PRAGMAS = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA cache_size = -65536",  # KiB: bounds memory whatever the namespace's size
+    "PRAGMA wal_autocheckpoint = 4000",  # pages: 16 MiB
+    "PRAGMA temp_store = MEMORY",
+    "PRAGMA foreign_keys = OFF",  # the commands keep the invariants, `check` verifies them
+)
+
+
+class Store:
+    """Use `open_store`. `writing` belongs to the one writer, `reading` to the event loop."""
+
+    def __init__(self, directory: Path, lock: int) -> None:
+        self.directory = directory
+        self._lock = lock
+        self.writing = _connect(directory / _NAME)
+        if not self.writing.execute("SELECT 1 FROM sqlite_master WHERE name = 'setting'").fetchone():
+            _create(self.writing)
+        _check_format(self.writing, directory)
+        self.reads = _connect(directory / _NAME)
+        self.cluster = ClusterId(self.setting("cluster"))
+
+    def setting(self, name: str) -> Any:
+        """A setting's committed value, None where it has none."""
+        row = self.reads.execute("SELECT value FROM setting WHERE name = ?", (name,)).fetchone()
+        return row[0] if row else None
+
+    def counters(self) -> dict[str, int]:
+        """All counters as committed."""
+        return dict(self.reads.execute("SELECT name, value FROM counter"))
+
+    @contextmanager
+    def reading(self) -> Iterator[Database]:
+        """The reading connection in one transaction: all that is read is of one moment. Not for use over an await."""
+        self.reads.execute("BEGIN")
+        try:
+            yield self.reads
+        finally:
+            self.reads.execute("COMMIT")
+
+    def begin(self) -> None:
+        """Begin the one write transaction. Raises `NoSpace` or `DiskFailed`."""
+        with _translated(self.directory):
+            self.writing.execute("BEGIN IMMEDIATE")
+
+    def commit(self) -> None:
+        """Make it durable. Blocks on the disk. Raises `NoSpace` or `DiskFailed`: then nothing of it happened."""
+        with _translated(self.directory):
+            try:
+                self.writing.execute("COMMIT")
+            except sqlite3.Error:
+                self.rollback()
+                raise
+
+    def rollback(self) -> None:
+        if self.writing.in_transaction:
+            self.writing.execute("ROLLBACK")
+
+    @contextmanager
+    def translating(self) -> Iterator[None]:
+        """Turn what SQLite says of its disk, and only that, into `NoSpace` or `DiskFailed`."""
+        with _translated(self.directory):
+            yield
+
+    def free_bytes(self) -> int:
+        """Space left on the database's disk."""
+        return shutil.disk_usage(self.directory).free
+
+    def close(self) -> None:
+        """Close; the write-ahead log is merged into the database."""
+        self.reads.close()
+        self.writing.close()
+        os.close(self._lock)
+
+
+def open_store(directory: Path) -> Store:
+    """Open the database under `directory`, made new if there is none.
+
+    Raises `DirectoryInUse`, `FormatUnknown`, `DiskFailed`, or `ConfigError` for a directory that cannot be used.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise errors.ConfigError(f"{directory} cannot be used as state_dir: {error.strerror}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise errors.DirectoryInUse(f"another NameNode runs on {directory}: stop it first") from None
+    try:
+        with _translated(directory):
+            return Store(directory, lock)
+    except BaseException:
+        os.close(lock)
+        raise
+
+
+def _connect(path: Path) -> Database:
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=512, timeout=10.0)
+    for pragma in _PRAGMAS:
+        db.execute(pragma)
+    return db
+
+
+def _create(db: Database) -> None:
+    db.execute("BEGIN IMMEDIATE")
+    for statement in TABLES.split(";\n"):
+        if statement.strip():
+            db.execute(statement)
+    db.executemany(
+        "INSERT INTO setting VALUES (?, ?)",
+        [("cluster", secrets.token_hex(16)), ("format", FORMAT), ("replicas", 1), ("min_replicas", 1), ("grace_ns", 0)],
+    )
+    db.executemany("INSERT INTO counter VALUES (?, ?)", COUNTERS.items())
+    db.execute(
+        "INSERT INTO inode VALUES (?, ?, 2, ?, ?, 0, 0, 0, 0, 0, 0, 0, 1, 0, ?, 1, NULL)",
+        (ROOT_INO, stat.S_IFDIR | 0o755, os.geteuid(), os.getegid(), ROOT_INO),
+    )
+    db.execute("COMMIT")
+
+
+def _check_format(db: Database, directory: Path) -> None:
+    found = db.execute("SELECT value FROM setting WHERE name = 'format'").fetchone()
+    if not found or found[0] != FORMAT:
+        raise errors.FormatUnknown(
+            f"{directory} has a namespace of format {found[0] if found else None}, this dfs knows {FORMAT}:"
+            " run the version that wrote it, or a newer one"
+        )
+
+
+_DISK_FULL = {sqlite3.SQLITE_FULL}
+_DISK_FAILED = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CANTOPEN}
+_DISK_FAILED |= {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+@contextmanager
+def _translated(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in _DISK_FULL:
+            raise errors.NoSpace(f"the NameNode's disk is full: {directory}") from error
+        if code in _DISK_FAILED:
+            raise errors.DiskFailed(f"the NameNode's database {directory / _NAME} failed: {error}") from error
+        raise

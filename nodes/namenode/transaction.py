@@ -1,0 +1,335 @@
+"""What commands do to the tables: the small steps that several verbs share.
+
+A `Transaction` is the world as one command sees it: the database, the time and the session as inputs, the counters
+in memory until the whole batch is committed. Nothing here looks at a clock, rolls dice or waits, so a command
+means the same whenever and wherever it is applied.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgpack  # type: ignore[import-untyped]
+
+from dfs import errors, limits
+from dfs.types import ROOT_INO, Attr, ChunkId, Extent, Ino
+from nodes.namenode.schema import ATTR_COLUMNS
+
+if TYPE_CHECKING:
+    from nodes.namenode.store import Database, Row
+
+
+class Directory(NamedTuple):
+    """What a verb needs to know of a directory that it changes."""
+
+    ino: Ino
+    mode: int
+    gid: int
+    replicas: int
+    entries: int
+
+
+class Transaction:
+    """One command's view of the database. `counters` are shared by the commands of a batch."""
+
+    __slots__ = ("counters", "db", "grace_ns", "min_replicas", "now_ns", "replicas", "session")
+
+    def __init__(self, db: Database, counters: dict[str, int], settings: dict[str, Any]) -> None:
+        self.db = db
+        self.counters = counters
+        self.replicas = int(settings["replicas"])
+        self.min_replicas = int(settings["min_replicas"])
+        self.grace_ns = int(settings["grace_ns"])
+        self.session = 0
+        self.now_ns = 0
+
+    # --- SQL --------------------------------------------------------------------------------------------
+
+    def one(self, sql: str, *values: Any) -> Row | None:
+        row: Row | None = self.db.execute(sql, values).fetchone()
+        return row
+
+    def all(self, sql: str, *values: Any) -> list[Row]:
+        return self.db.execute(sql, values).fetchall()
+
+    def run(self, sql: str, *values: Any) -> int:
+        """Execute; the number of rows it changed."""
+        return self.db.execute(sql, values).rowcount
+
+    def number(self, counter: str) -> int:
+        """The next number of a series."""
+        number = self.counters[counter]
+        self.counters[counter] = number + 1
+        return number
+
+    # --- inodes -----------------------------------------------------------------------------------------
+
+    def attr(self, ino: Ino) -> Attr:
+        """Raises `NotFound`."""
+        row = self.one(f"SELECT {ATTR_COLUMNS} FROM inode WHERE ino = ?", ino)
+        if row is None:
+            raise errors.NotFound(f"inode {ino} is gone")
+        return Attr._make(row)
+
+    def directory(self, ino: Ino) -> Directory:
+        """Raises `NotFound` also for a directory that has been removed, `NotADirectory`."""
+        row = self.one("SELECT ino, mode, gid, replicas, size, nlink FROM inode WHERE ino = ?", ino)
+        if row is None or not row[5]:
+            raise errors.NotFound(f"directory {ino} is gone")
+        if not stat.S_ISDIR(row[1]):
+            raise errors.NotADirectory(f"inode {ino} is not a directory")
+        return Directory(*row[:5])
+
+    def find(self, parent: Ino, name: bytes) -> Attr | None:
+        """What a name stands for."""
+        row = self.one(
+            "SELECT i.ino, mode, nlink, uid, gid, rdev, size, allocated, atime_ns, mtime_ns, ctime_ns, btime_ns,"
+            " version, replicas FROM dentry d JOIN inode i ON i.ino = d.ino WHERE d.parent = ? AND d.name = ?",
+            parent,
+            name,
+        )
+        return Attr._make(row) if row else None
+
+    def get(self, parent: Ino, name: bytes) -> Attr:
+        """As `find`. Raises `NotFound`."""
+        found = self.find(parent, name)
+        if found is None:
+            raise errors.NotFound("no such file or directory")
+        return found
+
+    def make_inode(
+        self,
+        directory: Directory,
+        mode: int,
+        uid: int,
+        gid: int,
+        *,
+        rdev: int = 0,
+        target: bytes | None = None,
+        nlink: int = 1,
+    ) -> Attr:
+        """A new inode as it is made in `directory`: a set-gid one gives its group, and to directories the bit."""
+        is_directory = stat.S_ISDIR(mode)
+        if directory.mode & stat.S_ISGID:
+            gid = directory.gid
+            mode |= stat.S_ISGID if is_directory else 0
+        ino = Ino(self.number("next_ino"))
+        now = self.now_ns
+        replicas = directory.replicas if is_directory else directory.replicas or self.replicas
+        size = len(target) if target is not None else 0
+        self.run(
+            "INSERT INTO inode VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, 1, ?, ?, ?, ?)",
+            *(ino, mode, nlink, uid, gid, rdev, size, now, now, now, now, replicas),
+            *((directory.ino, 1) if is_directory else (0, 0)),
+            target,
+        )
+        self._count(mode, 1)
+        return Attr(ino, mode, nlink, uid, gid, rdev, size, 0, now, now, now, now, 1, replicas)
+
+    def _count(self, mode: int, change: int) -> None:
+        self.counters["inodes"] += change
+        if stat.S_ISDIR(mode):
+            self.counters["directories"] += change
+        elif stat.S_ISREG(mode):
+            self.counters["files"] += change
+
+    # --- entries ----------------------------------------------------------------------------------------
+
+    def add_entry(self, parent: Ino, name: bytes, ino: Ino, *, subdirectories: int = 0) -> None:
+        """Enter `name`, which is free; `subdirectories` of the parent come with it."""
+        row = self.one(
+            "UPDATE inode SET size = size + 1, nlink = nlink + ?, next_cookie = next_cookie + 1, mtime_ns = ?,"
+            " ctime_ns = ?, version = version + 1 WHERE ino = ? RETURNING next_cookie, nlink",
+            *(subdirectories, self.now_ns, self.now_ns, parent),
+        )
+        assert row is not None, "the directory was just read"
+        if row[1] > limits.LINK_MAX:
+            raise errors.TooManyLinks("the directory has as many directories in it as it can")
+        self.run("INSERT INTO dentry VALUES (?, ?, ?, ?)", parent, name, row[0], ino)
+
+    def remove_entry(self, parent: Ino, name: bytes, *, subdirectories: int = 0) -> None:
+        """Strike `name`, which is there."""
+        self.run("DELETE FROM dentry WHERE parent = ? AND name = ?", parent, name)
+        self.run(
+            "UPDATE inode SET size = size - 1, nlink = nlink - ?, mtime_ns = ?, ctime_ns = ?, version = version + 1"
+            " WHERE ino = ?",
+            *(subdirectories, self.now_ns, self.now_ns, parent),
+        )
+
+    def drop_link(self, attr: Attr) -> Attr:
+        """One name of a file less, or the name of an empty directory: with the last the inode goes, unless held."""
+        nlink = 0 if stat.S_ISDIR(attr.mode) else attr.nlink - 1
+        after = attr._replace(nlink=nlink, ctime_ns=self.now_ns, version=attr.version + 1)
+        if nlink or self.one("SELECT 1 FROM hold WHERE ino = ? LIMIT 1", attr.ino):
+            self.run(
+                "UPDATE inode SET nlink = ?, ctime_ns = ?, version = version + 1 WHERE ino = ?",
+                *(nlink, self.now_ns, attr.ino),
+            )
+        else:
+            self.remove_inode(attr)
+        return after
+
+    def remove_inode(self, attr: Attr) -> None:
+        """The inode and all that belongs to it."""
+        if stat.S_ISREG(attr.mode):
+            self.free(attr.ino, 0, None)
+        self.run("DELETE FROM xattr WHERE ino = ?", attr.ino)
+        self.run("DELETE FROM inode WHERE ino = ?", attr.ino)
+        self._count(attr.mode, -1)
+
+    def remove_target(self, old: Attr, parent: Ino, name: bytes, new_is_directory: bool) -> None:
+        """Make room for a rename onto `name`. Raises what rename(2) says of `old`."""
+        if stat.S_ISDIR(old.mode):
+            if not new_is_directory:
+                raise errors.IsADirectory("is a directory")
+            if old.size:
+                raise errors.NotEmpty("directory not empty")
+            self.remove_entry(parent, name, subdirectories=1)
+        else:
+            if new_is_directory:
+                raise errors.NotADirectory("not a directory")
+            self.remove_entry(parent, name)
+        self.drop_link(old)
+
+    def touch_ctime(self, ino: Ino) -> None:
+        self.run("UPDATE inode SET ctime_ns = ?, version = version + 1 WHERE ino = ?", self.now_ns, ino)
+
+    def is_below(self, ino: Ino, ancestor: Ino) -> bool:
+        """Whether directory `ino` is `ancestor` or somewhere beneath it."""
+        while ino != ancestor:
+            if ino == ROOT_INO:
+                return False
+            row = self.one("SELECT parent FROM inode WHERE ino = ?", ino)
+            assert row is not None, "a directory has a parent"
+            ino = row[0]
+        return True
+
+    # --- extents ----------------------------------------------------------------------------------------
+
+    def free(self, ino: Ino, start: int, end: int | None) -> None:
+        """Make [start, end) of a file a hole; `end` None is infinity."""
+        freed = 0
+        for extent in self._touching(ino, start, end):
+            first = max(start, extent.offset)
+            last = extent.offset + extent.length
+            last = last if end is None else min(end, last)
+            self._cut_out(ino, extent, first, last)
+            freed += last - first
+            self._free_bytes(extent.chunk, extent.chunk_offset + first - extent.offset, last - first)
+        if freed:
+            self.counters["allocated"] -= freed
+            self.run("UPDATE inode SET allocated = allocated - ? WHERE ino = ?", freed, ino)
+
+    def _touching(self, ino: Ino, start: int, end: int | None) -> list[Extent]:
+        first = self.one(
+            "SELECT offset, length, chunk, chunk_offset FROM extent WHERE ino = ? AND offset < ?"
+            " ORDER BY offset DESC LIMIT 1",
+            *(ino, start),
+        )
+        rows = [first] if first and first[0] + first[1] > start else []
+        rows += self.all(
+            "SELECT offset, length, chunk, chunk_offset FROM extent WHERE ino = ? AND offset >= ? AND offset < ?"
+            " ORDER BY offset",
+            *(ino, start, limits.FILE_SIZE_MAX_BYTES if end is None else end),
+        )
+        return [Extent._make(row) for row in rows]
+
+    def _cut_out(self, ino: Ino, extent: Extent, first: int, last: int) -> None:
+        """Take [first, last) out of `extent`, leaving what is before and after it."""
+        before, after = first - extent.offset, extent.offset + extent.length - last
+        if before:
+            self.run("UPDATE extent SET length = ? WHERE ino = ? AND offset = ?", before, ino, extent.offset)
+        else:
+            self.run("DELETE FROM extent WHERE ino = ? AND offset = ?", ino, extent.offset)
+        if after:
+            offset = extent.chunk_offset + last - extent.offset
+            self.run("INSERT INTO extent VALUES (?, ?, ?, ?, ?)", ino, last, after, extent.chunk, offset)
+
+    def _free_bytes(self, chunk: ChunkId, offset: int, length: int) -> None:
+        """No extent points at these bytes any more."""
+        row = self.one("UPDATE chunk SET live = live - ? WHERE chunk = ? RETURNING live, session", length, chunk)
+        assert row is not None, "an extent pointed there"
+        if row == (0, 0):
+            self.collect(chunk)
+        else:
+            self.run("INSERT INTO trim VALUES (?, ?, ?, ?)", chunk, offset, length, self.now_ns + self.grace_ns)
+
+    def point(self, ino: Ino, extent: Extent) -> None:
+        """Make an extent's range of the file, now a hole, those bytes; joined to what it continues."""
+        joined = self.run(
+            "UPDATE extent SET length = length + ? WHERE ino = ? AND offset = (SELECT max(offset) FROM extent"
+            " WHERE ino = ? AND offset < ?) AND offset + length = ? AND chunk = ? AND chunk_offset + length = ?",
+            *(extent.length, ino, ino, extent.offset, extent.offset, extent.chunk, extent.chunk_offset),
+        )
+        if not joined:
+            self.run("INSERT INTO extent VALUES (?, ?, ?, ?, ?)", ino, *extent)
+        self.run("UPDATE chunk SET live = live + ? WHERE chunk = ?", extent.length, extent.chunk)
+        self.counters["allocated"] += extent.length
+
+    # --- chunks -----------------------------------------------------------------------------------------
+
+    def add_work(self, node: int, kind: str, chunk: ChunkId, argument: Any, due_ns: int) -> None:
+        packed = msgpack.packb(argument)
+        number = self.number("next_work")
+        self.run("INSERT INTO work VALUES (?, ?, ?, ?, ?, ?)", number, node, kind, chunk, packed, due_ns)
+
+    def holders(self, chunk: ChunkId) -> list[int]:
+        return [row[0] for row in self.all("SELECT node FROM replica WHERE chunk = ?", chunk)]
+
+    def drop_replicas(self, chunk: ChunkId, nodes: Iterable[int], due_ns: int) -> None:
+        """These nodes' copies do not count any more, and are to be deleted."""
+        for node in nodes:
+            if self.run("DELETE FROM replica WHERE chunk = ? AND node = ?", chunk, node):
+                self.run("DELETE FROM work WHERE chunk = ? AND node = ?", chunk, node)
+                self.add_work(node, "delete", chunk, None, due_ns)
+
+    def collect(self, chunk: ChunkId) -> None:
+        """A sealed chunk that nothing points to: forget it, and have its replicas deleted after the grace period."""
+        self.drop_replicas(chunk, self.holders(chunk), self.now_ns + self.grace_ns)
+        self.run("DELETE FROM trim WHERE chunk = ?", chunk)
+        self.run("DELETE FROM chunk WHERE chunk = ?", chunk)
+
+    def seal(self, chunk: ChunkId) -> None:
+        """Nobody appends to it any more: what was appended and not committed is to be cut off."""
+        row = self.one("UPDATE chunk SET session = 0 WHERE chunk = ? RETURNING length, live", chunk)
+        assert row is not None, "the caller has read it"
+        if not row[1]:
+            self.collect(chunk)
+            return
+        self._trim_gaps(chunk, *row)
+        for node in self.holders(chunk):
+            self.add_work(node, "cut", chunk, row[0], self.now_ns)
+
+    def _trim_gaps(self, chunk: ChunkId, length: int, live: int) -> None:
+        """Committed bytes that never became a file's, since their writer gave them up, are freed as well."""
+        row = self.one("SELECT total(length) FROM trim WHERE chunk = ?", chunk)
+        if row and live + row[0] == length:
+            return
+        taken = self.all(
+            "SELECT chunk_offset, length FROM extent WHERE chunk = ? UNION ALL"
+            " SELECT offset, length FROM trim WHERE chunk = ? ORDER BY 1",
+            *(chunk, chunk),
+        )
+        position = 0
+        for offset, size in [*taken, (length, 0)]:
+            if offset > position:
+                due_ns = self.now_ns + self.grace_ns
+                self.run("INSERT INTO trim VALUES (?, ?, ?, ?)", chunk, position, offset - position, due_ns)
+            position = offset + size
+
+    # --- holds ------------------------------------------------------------------------------------------
+
+    def hold(self, ino: Ino) -> None:
+        self.run(
+            "INSERT INTO hold VALUES (?, ?, 1) ON CONFLICT (ino, session) DO UPDATE SET count = count + 1",
+            *(ino, self.session),
+        )
+
+    def let_go(self, ino: Ino, session: int) -> None:
+        """A session holds `ino` no more; if nobody does and it has no name, it goes."""
+        self.run("DELETE FROM hold WHERE ino = ? AND session = ?", ino, session)
+        attr = self.attr(ino)
+        if not attr.nlink and not self.one("SELECT 1 FROM hold WHERE ino = ? LIMIT 1", ino):
+            self.remove_inode(attr)

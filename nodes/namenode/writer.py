@@ -1,0 +1,143 @@
+"""Group commit: the one task that changes the database.
+
+It takes all commands that wait, applies them in one transaction, commits it with one fsync on a worker thread,
+and then answers all. While the disk works, the next commands gather. Nothing is answered before it is durable.
+
+If the commit fails (disk full, disk broken) nothing of the transaction happened, and every caller gets the error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import structlog
+import trio
+
+from dfs import errors, limits
+from dfs.runtime import Runtime
+from dfs.types import NAMENODE_SESSION, SessionId
+from nodes.namenode import commands
+from nodes.namenode.machine import Command, Machine, Reply
+from nodes.namenode.store import Store
+
+log = structlog.get_logger(__name__)
+
+_SPACE_CHECKED_EVERY_S: Final = 1.0
+
+
+class _Batch:
+    """Commands that one caller waits for. `done` is set when `replies` or `error` is there."""
+
+    __slots__ = ("commands", "done", "error", "replies")
+
+    def __init__(self, batch: Sequence[Command]) -> None:
+        self.commands = batch
+        self.replies: list[Reply] = []
+        self.error: errors.DfsError | None = None
+        self.done = trio.Event()
+
+
+class Writer:
+    """`apply` and `decide` may be called concurrently; `run` is the task that serves them."""
+
+    def __init__(self, store: Store, runtime: Runtime, reserve_bytes: int) -> None:
+        self._store = store
+        self._runtime = runtime
+        self._reserve_bytes = reserve_bytes
+        self._machine = Machine(store.writing)
+        self._queue: list[_Batch] = []
+        self._queued = 0
+        self._arrived = trio.Event()
+        self._space_checked_at = -1e9
+        self._is_full = False
+        self._commits = 0
+        self._applied = 0
+
+    async def apply(self, session: SessionId, acked: int, wire: Sequence[Any]) -> list[Reply]:
+        """Apply a client's commands [seq, verb, args]; their replies. Raises `Busy`, `NoSpace`, `DiskFailed`."""
+        now_ns = self._runtime.now_ns()
+        batch = [Command(session, seq, acked, verb, args, now_ns) for seq, verb, args in wire]
+        return await self._submit(batch)
+
+    async def decide(self, verb: str, *args: Any) -> Any:
+        """Apply a command of the NameNode's own; its result. Raises what it raises."""
+        command = Command(NAMENODE_SESSION, 0, 0, verb, args, self._runtime.now_ns())
+        errno, *rest = (await self._submit([command]))[0]
+        if errno:
+            raise errors.from_wire(*rest)
+        return rest[0]
+
+    async def _submit(self, batch: Sequence[Command]) -> list[Reply]:
+        if self._queued + len(batch) > limits.COMMAND_QUEUE_MAX:
+            raise errors.Busy("the NameNode has more commands waiting than it may: try again")
+        waiting = _Batch(batch)
+        self._queue.append(waiting)
+        self._queued += len(batch)
+        self._arrived.set()
+        await waiting.done.wait()  # bounded: the writer answers every batch, or ends and takes the NameNode with it
+        if waiting.error is not None:
+            raise waiting.error
+        return waiting.replies
+
+    async def run(self) -> None:
+        """Serve until cancelled; the transaction under way is finished first."""
+        while True:
+            await self._arrived.wait()
+            self._arrived = trio.Event()
+            while self._queue:
+                await self._transact(self._take())
+
+    def _take(self) -> list[_Batch]:
+        taken: list[_Batch] = []
+        count = 0
+        while len(taken) < len(self._queue) and count < limits.TRANSACTION_MAX_COMMANDS:
+            taken.append(self._queue[len(taken)])
+            count += len(taken[-1].commands)
+        del self._queue[: len(taken)]
+        self._queued -= count
+        return taken
+
+    async def _transact(self, batches: list[_Batch]) -> None:
+        try:
+            with trio.CancelScope(shield=True):  # bounded by the disk: half a commit cannot be abandoned
+                with self._store.translating():
+                    self._apply_all(batches)
+                await self._runtime.run_blocking(self._store.commit)
+            self._commits += 1
+        except errors.DfsError as error:
+            log.error("a transaction failed, nothing of it happened", error=str(error))
+            self._store.rollback()
+            self._machine.forget()
+            for batch in batches:
+                batch.error = type(error)(error.message)
+        for batch in batches:
+            batch.done.set()
+
+    def _apply_all(self, batches: list[_Batch]) -> None:
+        is_full = self._disk_is_full()
+        self._store.begin()
+        for batch in batches:
+            for command in batch.commands:
+                if is_full and command.session and command.verb not in commands.FREEING:
+                    batch.replies.append(_FULL)
+                else:
+                    batch.replies.append(self._machine.apply(command))
+            self._applied += len(batch.commands)
+        self._machine.end()
+
+    def _disk_is_full(self) -> bool:
+        now = trio.current_time()
+        if now - self._space_checked_at > _SPACE_CHECKED_EVERY_S:
+            self._space_checked_at = now
+            was, self._is_full = self._is_full, self._store.free_bytes() < self._reserve_bytes
+            if self._is_full and not was:
+                log.error("disk nearly full: only what frees space is accepted", directory=str(self._store.directory))
+        return self._is_full
+
+    def statistics(self) -> dict[str, int]:
+        return {"commands": self._applied, "commits": self._commits, "queued": self._queued}
+
+
+_FULL_ERROR: Final = errors.NoSpace("the disk of the NameNode is nearly full: delete files, or give it more room")
+_FULL: Final[Reply] = (_FULL_ERROR.errno, _FULL_ERROR.code, _FULL_ERROR.message)

@@ -1,0 +1,123 @@
+"""The name server that we serve, asked by our client over a simulated network."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+from dfs import errors, limits
+from dfs.rpc import NAME_SERVER_OBJECT, NameServerClient, NameServerObject, Pool, Server, parse_uri, uri
+from tests.simulation.network import MemoryNetwork
+
+
+@asynccontextmanager
+async def name_server() -> AsyncIterator[tuple[NameServerObject, NameServerClient, Pool, str]]:
+    network = MemoryNetwork()
+    names = NameServerObject()
+    server = Server(network.host("server"))
+    server.register(names, NAME_SERVER_OBJECT)
+    async with trio.open_nursery() as nursery:
+        address = await nursery.start(server.serve, "server:9090")
+        async with Pool(network.host("client")) as pool:
+            yield names, NameServerClient(pool, address), pool, address
+        nursery.cancel_scope.cancel()
+
+
+async def test_names_are_registered_found_listed_and_removed() -> None:
+    async with name_server() as (_, client, _, _):
+        await client.register("app.one", "one", "h:1", {"class:x", "fast"})
+        await client.register("app.two", "two", "./u:/run/two")
+        assert await client.lookup("app.one") == "PYRO:one@h:1"
+        assert await client.lookup_with_metadata("app.one") == ("PYRO:one@h:1", {"class:x", "fast"})
+        assert parse_uri(await client.lookup("app.two")) == ("two", "./u:/run/two")
+        await client.register("other", "o", "h:2")
+        assert await client.list("app.") == {"app.one": "PYRO:one@h:1", "app.two": "PYRO:two@./u:/run/two"}
+        assert len(await client.list()) == 3
+        assert await client.remove("app.one")
+        assert not await client.remove("app.one")
+        with pytest.raises(errors.NotFound, match=r"unknown name: app\.one"):
+            await client.lookup("app.one")
+
+
+async def test_the_clusters_own_names_are_set_from_inside_only() -> None:
+    async with name_server() as (names, client, pool, address):
+        names.register_own("dfs.namenode", uri("dfs.namenode", "h:1"), {"dfs"})
+        with pytest.raises(errors.RemoteFault, match="reserved"):
+            await client.register("dfs.namenode", "evil", "h:666")
+        with pytest.raises(errors.RemoteFault, match="reserved"):
+            await client.register("Pyro.NameServer", "evil", "h:666")
+        with pytest.raises(errors.RemoteFault, match="reserved"):
+            await client.remove("dfs.namenode")
+        with pytest.raises(errors.RemoteFault, match="reserved"):
+            await pool.call(address, NAME_SERVER_OBJECT, "set_metadata", "dfs.namenode", ["x"])
+        await client.register("default", "d", "h:1")
+        assert await pool.call(address, NAME_SERVER_OBJECT, "remove", None, "d") == 1
+        assert await client.list() == {"dfs.namenode": "PYRO:dfs.namenode@h:1"}
+        for method in ("register_own", "remove_own"):
+            with pytest.raises(errors.NotSupported):
+                await pool.call(address, NAME_SERVER_OBJECT, method, "dfs.namenode", "PYRO:x@y:1")
+        names.remove_own("dfs.namenode")
+        names.remove_own("dfs.namenode")
+        assert await client.list() == {}
+
+
+async def test_regular_expressions_are_refused() -> None:
+    async with name_server() as (_, _, pool, address):
+        for method, before in (("list", [None]), ("remove", [None, None])):
+            with pytest.raises(errors.RemoteFault, match="regular expressions are not accepted"):
+                await pool.call(address, NAME_SERVER_OBJECT, method, *before, "(a+)+$")
+
+
+async def test_its_size_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "NAMES_MAX", 2)
+    async with name_server() as (_, client, _, _):
+        await client.register("a", "o", "h:1")
+        await client.register("b", "o", "h:1")
+        with pytest.raises(errors.RemoteFault, match="full"):
+            await client.register("c", "o", "h:1")
+        await client.register("b", "o", "h:2")
+        with pytest.raises(errors.RemoteFault, match="at most 128 characters"):
+            await client.register("n" * 129, "o", "h:1")
+        with pytest.raises(errors.RemoteFault, match="at most 256 characters"):
+            await client.register("b", "o" * 300, "h:1")
+        with pytest.raises(errors.RemoteFault, match="at most 8 tags"):
+            await client.register("b", "o", "h:1", [str(number) for number in range(9)])
+
+
+async def test_nonsense_is_a_naming_error_and_not_a_bug() -> None:
+    async with name_server() as (_, _, pool, address):
+        for method, arguments in (
+            ("register", [1, "PYRO:x@y:1"]),
+            ("register", ["n", "nonsense"]),
+            ("register", ["n", 5]),
+            ("register", ["n", "PYRO:x@y:1", False, "text"]),
+            ("register", ["n", "PYRO:x@y:1", False, [1]]),
+            ("lookup", [None]),
+            ("lookup", [["n"]]),
+            ("remove", [3]),
+            ("list", [3]),
+            ("set_metadata", ["nobody", ["t"]]),
+            ("yplookup", [["a"], ["b"]]),
+        ):
+            with pytest.raises((errors.RemoteFault, errors.NotFound)) as caught:
+                await pool.call(address, NAME_SERVER_OBJECT, method, *arguments)
+            assert "unexpectedly" not in str(caught.value), (method, arguments)
+
+
+async def test_names_are_found_by_their_tags() -> None:
+    async with name_server() as (_, client, pool, address):
+        await client.register("a", "o", "h:1", ["x", "y"])
+        await client.register("b", "o", "h:2", ["y"])
+        found = await pool.call(address, NAME_SERVER_OBJECT, "yplookup", ["x", "y"], None, False)
+        assert found == {"a": "PYRO:o@h:1"}
+        found = await pool.call(address, NAME_SERVER_OBJECT, "yplookup", None, ["x", "y"], False)
+        assert set(found) == {"a", "b"}
+
+
+def test_uris_that_are_none_are_refused() -> None:
+    for text in ("", "PYRO:x", "PYRO:@h:1", "PYRO:x@h", "PYRONAME:x@h:1", "x@h:1"):
+        with pytest.raises(errors.InvalidArgument):
+            parse_uri(text)
