@@ -54,7 +54,8 @@ async def _empty(inodes: Inodes, directory: _Directory, stack: list[_Directory],
 
     async def unlink(name: bytes) -> None:
         nonlocal removed
-        removed += await _attempt(inodes.unlink, Place(directory.ino, name), directory.path + b"/" + name, on_error)
+        count = await _attempt(inodes.unlink, Place(directory.ino, name), directory.path + b"/" + name, on_error)
+        removed += count  # not across the await: the others add, too
 
     while entries := await inodes.readdir(directory.ino, after, limits.BATCH_MAX_COMMANDS):
         after = entries[-1].cookie

@@ -53,7 +53,8 @@ class Pool:
         connections_max: int = limits.POOL_CONNECTIONS_MAX,
     ) -> None:
         self._network = network
-        self._handshake = dict(handshake or {})
+        self.handshake = dict(handshake or {})
+        """Sent with each new connection; may be changed while the pool is in use."""
         self._connections_max = connections_max
         self._connections: dict[str, Connection] = {}
         self._attempts: dict[str, _Attempt] = {}
@@ -225,7 +226,7 @@ class Pool:
         connection = Connection(address, stream, self._nursery)
         try:
             with trio.move_on_after(limits.HANDSHAKE_TIMEOUT_S) as scope:
-                await connection.greet(self._handshake)
+                await connection.greet(self.handshake)
             if scope.cancelled_caught:
                 raise errors.Unreachable(
                     f"{address} did not greet within {limits.HANDSHAKE_TIMEOUT_S:g} s: is it a dfs daemon?"

@@ -1,0 +1,31 @@
+"""`python -m nodes.datanode --config FILE`: what `dfs datanode` and systemd run."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from pathlib import Path
+
+from dfs import errors
+from dfs.config import load_datanode
+from dfs.daemon import run_daemon
+from dfs.rpc import SocketNetwork
+from dfs.runtime import RealRuntime
+from nodes.datanode.daemon import run_datanode
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="dfs datanode", description="Run a DataNode in the foreground.")
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE")
+    try:
+        config = load_datanode(parser.parse_args().config)
+    except errors.DfsError as error:
+        print(f"dfs datanode: {error}", file=sys.stderr)
+        return 1
+    serve = functools.partial(run_datanode, config, network=SocketNetwork(), runtime=RealRuntime())
+    return run_daemon(serve, name="datanode", log_level=config.log_level)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,247 @@
+"""The two files of one chunk, its bytes and its index, and the order in which they are written.
+
+Everything here blocks, and raises OSErrors as they are. What must hold after a crash at any point:
+
+- a sync mark counts only bytes that were on the disk before the mark was written, and only names that were;
+- so no byte under the newer mark goes away before a lower mark is on the disk (`cut`);
+- a block is flagged as punched, on the disk, before its bytes go (`punch`).
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from crc32c import crc32c
+
+from dfs import errors
+from dfs.checksum import Block, Buffer, verify
+from dfs.types import ChunkId, ClusterId
+from nodes.datanode import index as formats
+from nodes.datanode.disk import Disk, File
+from nodes.datanode.index import BlockIndex, Mark, Record
+
+CHUNKS: Final = "chunks"
+QUARANTINE: Final = "quarantine"
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+_NO_PUNCHING: Final = (errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+def chunk_name(chunk: ChunkId) -> str:
+    return f"{chunk:016x}"
+
+
+def directory_of(chunk: ChunkId) -> str:
+    return f"{CHUNKS}/{chunk & 0xFF:02x}"
+
+
+def data_path(chunk: ChunkId) -> str:
+    return f"{directory_of(chunk)}/{chunk_name(chunk)}"
+
+
+def index_path(chunk: ChunkId) -> str:
+    return data_path(chunk) + ".idx"
+
+
+def read_up_to(file: File, length: int, offset: int) -> bytes:
+    """`length` bytes from `offset`, or what there is of them."""
+    buffer = bytearray(length)
+    return bytes(memoryview(buffer)[: file.pread_into(memoryview(buffer), offset)])
+
+
+def intact(view: memoryview, records: Sequence[Record]) -> bool:
+    """Whether `view`, which begins where the first of `records` does, holds the bytes that they sum."""
+    base = records[0].start
+    return all(crc32c(view[start - base : start - base + length]) == crc for start, length, crc, _ in records)
+
+
+def runs(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """The records in groups of neighbours that are all punched, or all not."""
+    group: list[Record] = []
+    for record in records:
+        if group and (group[-1].punched != record.punched or group[-1].start + group[-1].length != record.start):
+            yield group
+            group = []
+        group.append(record)
+    if group:
+        yield group
+
+
+def total_length(records: Sequence[Record]) -> int:
+    """Bytes from the start of the first to the end of the last."""
+    return records[-1].start + records[-1].length - records[0].start if records else 0
+
+
+class ChunkFiles:
+    """The files, open. `mark` is the newer sync mark on the disk: one thread at a time calls what changes it."""
+
+    __slots__ = ("_chunk", "_disk", "_index", "data", "mark")
+
+    def __init__(self, disk: Disk, chunk: ChunkId, data: File, index: File, mark: Mark) -> None:
+        self._disk = disk
+        self._chunk = chunk
+        self._index = index
+        self.data = data
+        self.mark = mark
+
+    @classmethod
+    def create(cls, disk: Disk, cluster: ClusterId, chunk: ChunkId) -> ChunkFiles:
+        """Make the files of a chunk without bytes. After an error there are none."""
+        disk.make_dirs(directory_of(chunk))
+        opened: list[File] = []
+        try:
+            for path in (data_path(chunk), index_path(chunk)):
+                opened.append(disk.open(path, create=True))
+                opened[-1].truncate(0)
+            opened[1].pwrite([formats.pack_header(cluster, chunk)], 0)
+        except OSError:
+            for file in opened:
+                file.close()
+            remove(disk, chunk)
+            raise
+        return cls(disk, chunk, opened[0], opened[1], Mark(1, 0, 0))
+
+    @classmethod
+    def open(cls, disk: Disk, cluster: ClusterId | None, chunk: ChunkId, length: int) -> tuple[ChunkFiles, BlockIndex]:
+        """The files of a chunk that is known to have `length` bytes. Raises Corrupt where they say otherwise."""
+        opened: list[File] = []
+        try:
+            opened += [disk.open(path, create=False) for path in (data_path(chunk), index_path(chunk))]
+            head = read_up_to(opened[1], formats.RECORDS_OFFSET, 0)
+            formats.check_header(head, cluster, chunk)
+            index = read_index(opened[1])
+            marks = formats.unpack_marks(head)
+            if not marks or index.length < length or not index.is_border(length) or opened[0].size() < length:
+                raise errors.Corrupt("its index and its data do not fit together")
+        except OSError:
+            for file in opened:
+                file.close()
+            raise
+        index.cut(length)
+        return cls(disk, chunk, opened[0], opened[1], marks[0]), index
+
+    def close(self) -> None:
+        self.data.close()
+        self._index.close()
+
+    # --- changes: `index` is what is in memory, and is not changed here
+
+    def append(self, index: BlockIndex, records: Sequence[Record], data: Buffer) -> None:
+        """Write blocks that follow the last one; `data` has the bytes of those that are not punched.
+
+        Raises Corrupt if it does not match their checksums. After an error the files are as before.
+        """
+        blocks = [Block(length, crc) for _, length, crc, punched in records if not punched]
+        verify(data, blocks, f"chunk {chunk_name(self._chunk)}: what was to be appended")
+        try:
+            self._write_runs(records, memoryview(data))
+            self._write_records(len(index), records)
+        except OSError:
+            self.data.truncate(index.length)
+            self._index.truncate(formats.RECORDS_OFFSET + len(index) * formats.RECORD_BYTES)
+            raise
+
+    def _write_runs(self, records: Sequence[Record], data: memoryview) -> None:
+        position = 0
+        for run in runs(records):
+            start, length = run[0].start, total_length(run)
+            if run[0].punched:
+                self.data.truncate(start + length)
+            else:
+                self.data.pwrite([data[position : position + length]], start)
+                position += length
+
+    def _write_records(self, number: int, records: Sequence[Record]) -> None:
+        packed = formats.pack_records(records)
+        self._index.pwrite([packed], formats.RECORDS_OFFSET + number * formats.RECORD_BYTES)
+
+    def sync(self, blocks: int, length: int) -> None:
+        """Put on the disk what is written, and then a mark of `blocks` blocks and `length` bytes, which are."""
+        self.data.sync()
+        if self.mark.generation == 1:  # never synced: the names may not be on the disk either
+            self._disk.sync_dir(directory_of(self._chunk))
+            self._disk.sync_dir(CHUNKS)
+        self._write_mark(blocks, length)
+
+    def _write_mark(self, blocks: int, length: int) -> None:
+        mark = Mark(self.mark.generation + 1, blocks, length)
+        self._index.pwrite([formats.pack_mark(mark)], mark.offset)
+        self._index.sync()
+        self.mark = mark
+
+    def cut(self, index: BlockIndex, length: int) -> list[Record]:
+        """Shorten the chunk to `length`, for certain when this returns.
+
+        Returns the record of a last block that was shortened, if one was. Raises Corrupt if that one was not intact.
+        """
+        count = index.blocks_in(length)
+        partial = [] if index.is_border(length) else [self._shortened(index.record(count), length)]
+        base = partial[0].start if partial else length
+        if self.mark.length > base:
+            self._write_mark(count, base)
+        self._index.truncate(formats.RECORDS_OFFSET + count * formats.RECORD_BYTES)
+        if partial:
+            self._write_records(count, partial)
+            self._index.sync()  # or the old record, without its bytes, might be all that survives a crash
+        self.data.truncate(length)
+        self.sync(count + len(partial), length)
+        return partial
+
+    def _shortened(self, record: Record, length: int) -> Record:
+        kept = length - record.start
+        if record.punched:
+            return record._replace(length=kept, crc=0)
+        content = read_up_to(self.data, record.length, record.start)
+        verify(content, [Block(record.length, record.crc)], f"block at {record.start}")
+        return record._replace(length=kept, crc=crc32c(memoryview(content)[:kept]))
+
+    def punch(self, index: BlockIndex, numbers: Sequence[int]) -> None:
+        """Give back the bytes of these blocks. A file system that cannot do so keeps them, unread."""
+        if self.mark.blocks <= max(numbers):
+            self.sync(len(index), index.length)
+        records = [index.record(number)._replace(punched=True) for number in numbers]
+        for number, record in zip(numbers, records, strict=True):
+            self._write_records(number, [record])
+        self._index.sync()
+        for run in runs(records):
+            self._punch(run[0].start, total_length(run))
+
+    def _punch(self, offset: int, length: int) -> None:
+        try:
+            self.data.punch(offset, length)
+        except OSError as error:
+            if error.errno not in _NO_PUNCHING:
+                raise
+
+
+def read_index(file: File) -> BlockIndex:
+    """All records in an index file, up to the first that cannot be one."""
+    size = max(0, file.size() - formats.RECORDS_OFFSET)
+    return BlockIndex.unpack(read_up_to(file, size, formats.RECORDS_OFFSET))
+
+
+def remove(disk: Disk, chunk: ChunkId) -> None:
+    """Remove what there is of a chunk's files."""
+    for path in (data_path(chunk), index_path(chunk)):  # in this order: an index alone is small, and says what it was
+        if disk.exists(path):
+            disk.remove(path)
+
+
+def quarantine(disk: Disk, chunk: ChunkId, reason: str, now_ns: int) -> None:
+    """Move what there is of a chunk's files to quarantine/CHUNK.N, with the reason in CHUNK.N.txt."""
+    taken = set(disk.list_dir(QUARANTINE))
+    number = 0
+    while any(f"{chunk_name(chunk)}.{number}{suffix}" in taken for suffix in ("", ".idx", ".txt")):
+        number += 1
+    target = f"{QUARANTINE}/{chunk_name(chunk)}.{number}"
+    when = datetime.fromtimestamp(now_ns // 1_000_000_000, UTC).isoformat()
+    for path, suffix in ((data_path(chunk), ""), (index_path(chunk), ".idx")):
+        if disk.exists(path):
+            disk.rename(path, target + suffix)
+    try:
+        disk.replace_file(target + ".txt", f"{when} {reason}\n".encode())
+    except OSError as error:
+        if error.errno not in FULL:  # a full disk is no reason to keep a bad chunk: the reason is reported as well
+            raise

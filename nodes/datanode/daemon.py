@@ -1,0 +1,81 @@
+"""The DataNode as a whole: its parts put together, its tasks, its start and its end."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+import trio
+
+from dfs import limits, tasks
+from dfs.config import DataNodeConfig
+from dfs.rpc import Network, Pool, Server
+from dfs.runtime import Runtime
+from dfs.types import NodeId
+from nodes.datanode.agent import Agent
+from nodes.datanode.disk import RealDisk
+from nodes.datanode.service import DataNode
+from nodes.datanode.volumes import Volumes
+
+log = structlog.get_logger(__name__)
+
+_GRACEFUL_S: Final = 5.0
+
+
+async def run_datanode(
+    config: DataNodeConfig,
+    *,
+    network: Network,
+    runtime: Runtime,
+    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until cancelled; starts with the address. When cancelled, calls in work are finished and all is synced.
+
+    A NameNode that is away is waited for. Raises `DirectoryInUse`, `WrongCluster`, `FormatUnknown`, `DiskFailed`,
+    `InvalidArgument` (a disk is not mounted), `Exists` (the name is taken) or `Unreachable` (the address is).
+    """
+    volumes = Volumes(
+        [RealDisk(directory) for directory in config.directories],
+        NodeId(config.node),
+        runtime,
+        config.reserve_bytes,
+        config.capacity_bytes,
+    )
+    await runtime.run_blocking(volumes.open)
+    try:
+        async with Pool(network, handshake={"role": "datanode"}) as pool, tasks.open_nursery() as nursery:
+            await _serve(config, volumes, network, pool, runtime, nursery, task_status)
+    finally:
+        with trio.CancelScope(shield=True):  # bounded by the disks: what was accepted is not given up
+            await volumes.close()
+
+
+async def _serve(
+    config: DataNodeConfig,
+    volumes: Volumes,
+    network: Network,
+    pool: Pool,
+    runtime: Runtime,
+    nursery: trio.Nursery,
+    task_status: trio.TaskStatus[str],
+) -> None:
+    service = DataNode(NodeId(config.node), volumes)
+    server = Server(network, greet=service.greet)
+    server.register(service, f"dfs.datanode.{config.node}")
+    address = await nursery.start(server.serve, config.listen)
+    agent = Agent(config, volumes, pool, server, runtime, address)
+    nursery.start_soon(_flush, volumes)
+    log.info("chunks open", node=config.node, chunks=volumes.chunk_count(), cluster=volumes.cluster)
+    task_status.started(address)
+    try:
+        await agent.run()
+    finally:
+        with trio.CancelScope(shield=True):  # bounded by _GRACEFUL_S
+            await server.aclose_gracefully(_GRACEFUL_S)
+
+
+async def _flush(volumes: Volumes) -> None:
+    """Bytes that nobody syncs go to disk all the same, soon. Runs until cancelled."""
+    while True:
+        await trio.sleep(limits.FLUSH_AFTER_S / 5)
+        await volumes.flush_due()

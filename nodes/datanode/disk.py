@@ -1,0 +1,279 @@
+"""The seam to the disk: the only module of the DataNode that touches files.
+
+A `Disk` is one directory; paths are relative to it, with `/`. Its twin in memory (tests/simulation/disk.py) loses at a
+crash what was not synced, so these are the rules that the code above lives by:
+
+- bytes written are certain to survive a crash after `File.sync`, names after `Disk.sync_dir` of their directory;
+- before that any part of them may survive, page by page and name by name, in any order;
+- `replace_file` is all or nothing, and certain when it returns.
+
+All methods block. OSErrors come out as the system raised them: what they mean is known further up.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+from dfs import errors
+from dfs.checksum import Buffer
+
+_FALLOC_FL_KEEP_SIZE: Final = 1
+_FALLOC_FL_PUNCH_HOLE: Final = 2
+_IOV_MAX: Final = 1024  # as Linux: UIO_MAXIOV
+_WOULD_BLOCK: Final = (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
+
+
+class File(Protocol):
+    """An open file. Offsets and lengths are bytes. Threads may use one at the same time."""
+
+    def pread_into(self, view: memoryview, offset: int) -> int:
+        """Fill `view` from `offset`; the number of bytes read is less only at the end of the file."""
+        ...
+
+    def pread_nowait_into(self, view: memoryview, offset: int) -> int | None:
+        """As `pread_into`, from memory only: None, or less than there is, where the disk would have to be read."""
+        ...
+
+    def pwrite(self, buffers: Sequence[Buffer], offset: int) -> int:
+        """Write all of `buffers`, one after the other; the length of all. After an error any part may be there."""
+        ...
+
+    def size(self) -> int: ...
+
+    def truncate(self, length: int) -> None:
+        """Cut to `length`, or grow to it by a hole."""
+        ...
+
+    def sync(self) -> None:
+        """Return when all bytes and the size are on the disk."""
+        ...
+
+    def punch(self, offset: int, length: int) -> None:
+        """Give the disk its space back; the bytes read as zeros. Raises EOPNOTSUPP where that cannot be done."""
+        ...
+
+    def allocated_bytes(self) -> int:
+        """What the file takes on the disk: holes take nothing."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Disk(Protocol):
+    """One directory and all below it."""
+
+    @property
+    def name(self) -> str:
+        """What to call the directory in messages."""
+        ...
+
+    def make_dirs(self, path: str) -> None:
+        """Make the directory `path` with its parents, unless it is there; "" is the root."""
+        ...
+
+    def open(self, path: str, create: bool) -> File:
+        """For reading and writing. `create` makes an empty file if there is none; else FileNotFoundError."""
+        ...
+
+    def exists(self, path: str) -> bool: ...
+
+    def size(self, path: str) -> int: ...
+
+    def remove(self, path: str) -> None: ...
+
+    def rename(self, old: str, new: str) -> None:
+        """Atomic; a file that was at `new` is gone."""
+        ...
+
+    def sync_dir(self, path: str) -> None:
+        """Return when the names in the directory are on the disk."""
+        ...
+
+    def list_dir(self, path: str) -> list[str]:
+        """Names in the directory, sorted."""
+        ...
+
+    def read_file(self, path: str) -> bytes: ...
+
+    def replace_file(self, path: str, content: bytes) -> None:
+        """`path` holds `content` after a crash too, or what it held before, never a mixture."""
+        ...
+
+    def lock(self, path: str) -> None:
+        """Lock the directory by the file `path` until `unlock` or the process ends. Raises DirectoryInUse."""
+        ...
+
+    def unlock(self, path: str) -> None: ...
+
+    def free_bytes(self) -> int:
+        """What may still be written."""
+        ...
+
+    def capacity_bytes(self) -> int: ...
+
+
+class RealFile:
+    """A file descriptor."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._fd = descriptor
+
+    def pread_into(self, view: memoryview, offset: int) -> int:
+        done = 0
+        while done < len(view):
+            count = os.preadv(self._fd, [view[done:]], offset + done)
+            if count == 0:
+                break
+            done += count
+        return done
+
+    def pread_nowait_into(self, view: memoryview, offset: int) -> int | None:
+        try:
+            return os.preadv(self._fd, [view], offset, os.RWF_NOWAIT)
+        except OSError as error:
+            if error.errno in _WOULD_BLOCK:
+                return None
+            raise
+
+    def pwrite(self, buffers: Sequence[Buffer], offset: int) -> int:
+        views = [memoryview(buffer) for buffer in buffers if len(buffer)]
+        total = 0
+        while views:
+            count = os.pwritev(self._fd, views[:_IOV_MAX], offset + total)
+            total += count
+            views = _without_first(views, count)
+        return total
+
+    def size(self) -> int:
+        return os.fstat(self._fd).st_size
+
+    def truncate(self, length: int) -> None:
+        os.ftruncate(self._fd, length)
+
+    def sync(self) -> None:
+        os.fdatasync(self._fd)
+
+    def punch(self, offset: int, length: int) -> None:
+        _punch(self._fd, offset, length)
+
+    def allocated_bytes(self) -> int:
+        return os.fstat(self._fd).st_blocks * 512
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def _without_first(views: list[memoryview], count: int) -> list[memoryview]:
+    for position, view in enumerate(views):
+        if count < len(view):
+            return [view[count:], *views[position + 1 :]]
+        count -= len(view)
+    return []
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _punch(descriptor: int, offset: int, length: int) -> None:
+    try:
+        fallocate = _libc.fallocate64
+    except AttributeError:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP)) from None
+    mode = _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE
+    if fallocate(descriptor, mode, ctypes.c_int64(offset), ctypes.c_int64(length)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+class RealDisk:
+    """A directory of the machine's file system. `_locks` holds the descriptors of lock files, by path."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._locks: dict[str, int] = {}
+
+    @property
+    def name(self) -> str:
+        return str(self._root)
+
+    def make_dirs(self, path: str) -> None:
+        (self._root / path).mkdir(parents=True, exist_ok=True)
+
+    def open(self, path: str, create: bool) -> RealFile:
+        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+        return RealFile(os.open(self._root / path, flags, 0o640))
+
+    def exists(self, path: str) -> bool:
+        try:
+            (self._root / path).stat()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def size(self, path: str) -> int:
+        return (self._root / path).stat().st_size
+
+    def remove(self, path: str) -> None:
+        (self._root / path).unlink()
+
+    def rename(self, old: str, new: str) -> None:
+        (self._root / old).rename(self._root / new)
+
+    def sync_dir(self, path: str) -> None:
+        descriptor = os.open(self._root / path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def list_dir(self, path: str) -> list[str]:
+        return sorted(os.listdir(self._root / path))  # noqa: PTH208 - names are wanted, a million at times, not paths
+
+    def read_file(self, path: str) -> bytes:
+        return (self._root / path).read_bytes()
+
+    def replace_file(self, path: str, content: bytes) -> None:
+        temporary = path + ".new"
+        file = self.open(temporary, create=True)
+        try:
+            file.truncate(0)
+            file.pwrite([content], 0)
+            file.sync()
+        finally:
+            file.close()
+        self.rename(temporary, path)
+        self.sync_dir(path.rpartition("/")[0])
+
+    def lock(self, path: str) -> None:
+        descriptor = os.open(self._root / path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise in_use(self.name) from None
+        except OSError:
+            os.close(descriptor)
+            raise
+        self._locks[path] = descriptor
+
+    def unlock(self, path: str) -> None:
+        os.close(self._locks.pop(path))
+
+    def free_bytes(self) -> int:
+        found = os.statvfs(self._root)
+        return found.f_bavail * found.f_frsize
+
+    def capacity_bytes(self) -> int:
+        found = os.statvfs(self._root)
+        return found.f_blocks * found.f_frsize
+
+
+def in_use(name: str) -> errors.DirectoryInUse:
+    """The error of a directory `name` that is locked already."""
+    return errors.DirectoryInUse(f"{name} is in use by another DataNode: stop that one, or configure another directory")

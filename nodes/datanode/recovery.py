@@ -1,0 +1,171 @@
+"""Which chunks a data directory holds when its DataNode starts, and making them whole after a crash.
+
+After a clean stop (the file `clean` is there) sizes say it all. After a crash each chunk's sync mark says which bytes
+are certain; blocks after it are kept as far as they are whole, one after the other. A mark can have reached the disk
+before all the records that it counts: then the other mark counts, which was complete before this one was written. What
+never was synced goes without a word; what was, and is damaged, goes to quarantine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from dfs import errors
+from dfs.types import ChunkId, ClusterId
+from nodes.datanode import chunkfiles
+from nodes.datanode import index as formats
+from nodes.datanode.disk import Disk, File
+from nodes.datanode.index import BlockIndex, Mark
+
+_NAME: Final = re.compile(r"([0-9a-f]{16})(\.idx)?")
+_NOTHING: Final = Mark(0, 0, 0)
+
+
+@dataclasses.dataclass
+class Found:
+    """What a directory holds: the bytes of each chunk, chunks with bytes not yet synced, and (chunk, what is wrong)."""
+
+    lengths: dict[ChunkId, int] = dataclasses.field(default_factory=dict)
+    unsynced: list[ChunkId] = dataclasses.field(default_factory=list)
+    damaged: list[tuple[ChunkId, str]] = dataclasses.field(default_factory=list)
+
+
+def scan(disk: Disk, cluster: ClusterId | None, clean: bool) -> Found:
+    """Look at all chunks and mend what a crash left. Damaged chunks are only listed. Raises OSError for directories."""
+    found = Found()
+    for chunk, names in _names(disk):
+        try:
+            length = _clean_length(disk, chunk, names) if clean else 0
+            durable = length
+            if not length:
+                length, durable = _recover(disk, cluster, chunk, names)
+        except OSError as error:  # of this chunk; Corrupt is one too
+            found.damaged.append((chunk, str(error)))
+            continue
+        if length:
+            found.lengths[chunk] = length
+        if durable < length:
+            found.unsynced.append(chunk)
+    return found
+
+
+def _names(disk: Disk) -> Iterator[tuple[ChunkId, set[str]]]:
+    """Each chunk with the suffixes ("" for the data, ".idx") of the files that it has. Other files are let alone."""
+    for directory in disk.list_dir(chunkfiles.CHUNKS):
+        seen: dict[ChunkId, set[str]] = {}
+        for name in disk.list_dir(f"{chunkfiles.CHUNKS}/{directory}"):
+            match = _NAME.fullmatch(name)
+            if match and match[1].endswith(directory):
+                seen.setdefault(ChunkId(int(match[1], 16)), set()).add(match[2] or "")
+        yield from seen.items()
+
+
+def _clean_length(disk: Disk, chunk: ChunkId, names: set[str]) -> int:
+    """The bytes of a chunk of a directory that was closed cleanly; 0 where it must be looked into."""
+    if len(names) < 2:
+        return 0
+    records_bytes = disk.size(chunkfiles.index_path(chunk)) - formats.RECORDS_OFFSET
+    whole = records_bytes > 0 and records_bytes % formats.RECORD_BYTES == 0
+    return disk.size(chunkfiles.data_path(chunk)) if whole else 0
+
+
+def _recover(disk: Disk, cluster: ClusterId | None, chunk: ChunkId, names: set[str]) -> tuple[int, int]:
+    """(bytes of the chunk, how many of them are certain to be on the disk); of 0 bytes the files are removed.
+
+    Raises Corrupt if synced bytes are damaged.
+    """
+    if ".idx" not in names:
+        if disk.size(chunkfiles.data_path(chunk)):
+            raise errors.Corrupt("it has no index")
+        chunkfiles.remove(disk, chunk)
+        return 0, 0
+    index = disk.open(chunkfiles.index_path(chunk), create=False)
+    try:
+        length, durable = _recover_by_index(disk, cluster, chunk, index, "" in names)
+    finally:
+        index.close()
+    if not length:
+        chunkfiles.remove(disk, chunk)
+    return length, durable
+
+
+def _recover_by_index(
+    disk: Disk, cluster: ClusterId | None, chunk: ChunkId, index: File, has_data: bool
+) -> tuple[int, int]:
+    head = chunkfiles.read_up_to(index, formats.RECORDS_OFFSET, 0)
+    if not any(head):  # a first sync would have put the header on the disk
+        return 0, 0
+    formats.check_header(head, cluster, chunk)
+    marks = formats.unpack_marks(head)
+    if not marks:
+        raise errors.Corrupt("both sync marks of its index are damaged")
+    if not has_data:
+        if marks[0].length:
+            raise errors.Corrupt("its data are missing")
+        return 0, 0
+    data = disk.open(chunkfiles.data_path(chunk), create=False)
+    try:
+        return _mend(index, data, marks)
+    finally:
+        data.close()
+
+
+def _mend(index: File, data: File, marks: list[Mark]) -> tuple[int, int]:
+    newest = marks[0]
+    size = data.size()
+    if size < newest.length:
+        raise errors.Corrupt(f"it has {size} bytes of {newest.length} that were synced")
+    mark = _trusted(index, marks)
+    if mark != newest:
+        _lower(index, newest, mark)
+    if size == mark.length and index.size() == formats.RECORDS_OFFSET + mark.blocks * formats.RECORD_BYTES:
+        return mark.length, mark.length
+    blocks = chunkfiles.read_index(index)
+    if len(blocks) < mark.blocks:
+        raise errors.Corrupt("its index is shorter than what was synced")
+    blocks.cut(_intact_length(data, blocks, mark.blocks))
+    data.truncate(blocks.length)
+    index.truncate(formats.RECORDS_OFFSET + len(blocks) * formats.RECORD_BYTES)
+    return blocks.length, mark.length
+
+
+def _trusted(index: File, marks: list[Mark]) -> Mark:
+    """The newest mark whose records are all there. Raises Corrupt if none is."""
+    newest, older = marks[0], marks[1] if len(marks) > 1 else _NOTHING
+    goes_up = older.blocks <= newest.blocks and older.length <= newest.length
+    if _records_complete(index, older if goes_up else _NOTHING, newest):
+        return newest
+    if len(marks) == 1 or not goes_up:
+        raise errors.Corrupt("records in its index that were synced are damaged")
+    return older
+
+
+def _records_complete(index: File, low: Mark, high: Mark) -> bool:
+    """Whether the records after those that `low` counts, up to those that `high` does, hold as many bytes."""
+    offset = formats.RECORDS_OFFSET + low.blocks * formats.RECORD_BYTES
+    packed = chunkfiles.read_up_to(index, (high.blocks - low.blocks) * formats.RECORD_BYTES, offset)
+    between = BlockIndex.unpack(packed)
+    return len(between) == high.blocks - low.blocks and between.length == high.length - low.length
+
+
+def _lower(index: File, newest: Mark, mark: Mark) -> None:
+    """Make `mark` the one that counts, before any byte under `newest` goes."""
+    lower = Mark(newest.generation + 1, mark.blocks, mark.length)
+    index.pwrite([formats.pack_mark(lower)], lower.offset)
+    index.sync()
+
+
+def _intact_length(data: File, blocks: BlockIndex, first: int) -> int:
+    """Where the first block from number `first` on starts whose bytes are missing or wrong."""
+    size = data.size()
+    for record in blocks.records(first):
+        if record.start + record.length > size:
+            return record.start
+        if not record.punched:
+            content = chunkfiles.read_up_to(data, record.length, record.start)
+            if not chunkfiles.intact(memoryview(content), [record]):
+                return record.start
+    return blocks.length

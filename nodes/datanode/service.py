@@ -1,0 +1,105 @@
+"""The object `dfs.datanode.<id>`: what clients and other DataNodes call.
+
+Methods check what came, hand it to `Volumes`, and answer. All may be repeated: an append that is there already
+succeeds, and everything else changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import dfs
+from dfs import codec, errors, limits
+from dfs.rpc import Call, Peer, WithData, expose, takes_call
+from dfs.types import ChunkId, NodeId
+from nodes.datanode.index import pack_records
+from nodes.datanode.volumes import Volumes
+
+_HANDSHAKE_MAX: Final = 16
+"""Items in a handshake."""
+
+
+class DataNode:
+    """Its public methods are the protocol (docs/architecture.md)."""
+
+    def __init__(self, node: NodeId, volumes: Volumes) -> None:
+        self._node = node
+        self._volumes = volumes
+
+    def greet(self, _peer: Peer, handshake: object) -> dict[str, Any] | None:
+        """Every connection's first message. Raises `WrongCluster`: chunk numbers mean nothing across clusters."""
+        if not isinstance(handshake, Mapping) or len(handshake) > _HANDSHAKE_MAX:
+            return None
+        wanted, ours = handshake.get("cluster"), self._volumes.cluster
+        if wanted is not None and ours is not None and wanted != ours:
+            raise errors.WrongCluster(f"DataNode {self._node} belongs to cluster {ours}, not to {wanted}")
+        return {"node": self._node, "cluster": ours, "version": dfs.__version__}
+
+    @expose
+    @takes_call
+    async def append(self, call: Call, chunk: Any, offset: Any, blocks: Any) -> int:
+        """Append the call's data, cut into `blocks`; the chunk's new length."""
+        data = call.data if call.data is not None else memoryview(b"")
+        if len(data) > limits.APPEND_MAX_BYTES:
+            raise errors.ArgumentTooLarge(f"an append has more than {limits.APPEND_MAX_BYTES} bytes")
+        return await self._volumes.append(
+            _chunk(chunk), _number(offset, "an offset"), codec.unpack_blocks(blocks), data
+        )
+
+    @expose
+    async def read(self, chunk: Any, offset: Any, length: Any) -> WithData:
+        """Bytes of a chunk, and the checksums of the pieces in which they are sent."""
+        count = _number(length, "a length")
+        if not 0 < count <= limits.READ_MAX_BYTES:
+            raise errors.InvalidArgument(f"a read is of 1 to {limits.READ_MAX_BYTES} bytes")
+        blocks, buffers = await self._volumes.read(_chunk(chunk), _number(offset, "an offset"), count)
+        return WithData(codec.pack_blocks(blocks), buffers)
+
+    @expose
+    async def read_blocks(self, chunk: Any, first: Any, count: Any) -> WithData:
+        """Whole blocks from number `first` on, at most `count` and as many as fit one read, for a copy elsewhere.
+
+        Their records as in the index; the data of those that are not punched.
+        """
+        wanted = _number(count, "a number of blocks")
+        records, buffers = await self._volumes.read_records(_chunk(chunk), _number(first, "a block's number"), wanted)
+        return WithData(pack_records(records), buffers)
+
+    @expose
+    async def sync(self, chunks: Any) -> list[int]:
+        """Make chunks durable: how much of each is; -1 for one that is not here."""
+        if not isinstance(chunks, list | tuple) or len(chunks) > limits.REPORT_SLICE_CHUNKS:
+            raise errors.InvalidArgument(f"sync takes a list of at most {limits.REPORT_SLICE_CHUNKS} chunks")
+        return await self._volumes.sync([_chunk(chunk) for chunk in chunks])
+
+    @expose
+    def list_chunks(self, after: Any, limit: Any) -> list[Any]:
+        """[[chunk, length], ...] with numbers above `after`, in order."""
+        wanted = min(_number(limit, "a limit"), limits.REPORT_SLICE_CHUNKS)
+        entries = self._volumes.list_chunks(ChunkId(_number(after, "a chunk number")), wanted)
+        return [[chunk, length] for chunk, length, _settled in entries]
+
+    @expose
+    def status(self) -> dict[str, Any]:
+        return {
+            "node": self._node,
+            "cluster": self._volumes.cluster,
+            "version": dfs.__version__,
+            "capacity_bytes": self._volumes.capacity_bytes(),
+            "free_bytes": self._volumes.free_bytes(),
+            "chunks": self._volumes.chunk_count(),
+            "directories": [volume._asdict() for volume in self._volumes.statistics()],
+        }
+
+
+def _number(value: Any, what: str) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise errors.InvalidArgument(f"{what} is not a number from 0 to 2^63-1")
+    return value
+
+
+def _chunk(value: Any) -> ChunkId:
+    if not _number(value, "a chunk number"):
+        raise errors.InvalidArgument("no chunk has number 0")
+    return ChunkId(value)

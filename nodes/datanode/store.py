@@ -1,0 +1,638 @@
+"""The chunks of one data directory: appended to, read and synced by many tasks at a time.
+
+    DIR/chunks/XX/CHUNK        the bytes (CHUNK: 16 hexadecimal digits, XX: the last two)
+    DIR/chunks/XX/CHUNK.idx    their checksums and what of them is synced, see nodes.datanode.index
+    DIR/quarantine/CHUNK.N     what failed its check, with its .idx, and a .txt that says why and when
+    DIR/clean                  everything was synced at the last stop; removed at the next start
+
+Every chunk has two locks, always taken in this order. `syncing` is held by what writes sync marks (sync, cut, punch),
+`lock` by what changes the bytes and the index in memory. So appends go on while the disk syncs, and syncs that wait for
+one another find their bytes synced already. Readers take neither: committed bytes do not change. A block that fails its
+check is read once more under `lock`, since a cut or a punch may have come between; if it fails again, the chunk goes to
+quarantine.
+
+Files stay open, the least recently used are closed first; one that somebody uses is never closed under them.
+
+A write error takes the directory out of service: `failed` says why, every later change raises DiskFailed, reads are
+still tried. After an error of fsync nobody knows what the disk holds, so nothing is retried.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Final, TypeVar, TypeVarTuple
+
+import trio
+from crc32c import crc32c
+from sortedcontainers import SortedDict
+
+from dfs import errors, limits
+from dfs.checksum import Block, Buffer
+from dfs.runtime import Runtime
+from dfs.tasks import open_nursery
+from dfs.types import ChunkId, ClusterId
+from nodes.datanode import chunkfiles, recovery
+from nodes.datanode.chunkfiles import ChunkFiles, chunk_name
+from nodes.datanode.disk import Disk
+from nodes.datanode.index import BlockIndex, Record, records_of
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+CLEAN: Final = "clean"
+_SHORT: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of the machine's means: the disk is well
+
+
+class _Replica:
+    """A chunk in use. `lock` guards `files`, `index` and `gone`, `syncing` guards `files.mark`; see the module."""
+
+    __slots__ = ("chunk", "files", "gone", "index", "lock", "syncing", "users")
+
+    def __init__(self, chunk: ChunkId) -> None:
+        self.chunk = chunk
+        self.lock = trio.Lock()
+        self.syncing = trio.Lock()
+        self.files: ChunkFiles | None = None  # not opened yet, or not created
+        self.index = BlockIndex()
+        self.users = 0
+        self.gone = False  # deleted or in quarantine: whoever waited for a lock finds that out here
+
+
+class ChunkStore:
+    """One data directory. Lengths and offsets are bytes.
+
+    `chunks` is each chunk's length, in order of their ids. `failed` is None, or why the directory is out of service.
+    `cluster` is the one to which new chunks belong; None until it is known, and until then nothing can be appended.
+    """
+
+    def __init__(self, disk: Disk, cluster: ClusterId | None, runtime: Runtime, reserve_bytes: int) -> None:
+        self.disk = disk
+        self.cluster = cluster
+        self.chunks: SortedDict[ChunkId, int] = SortedDict()
+        self.used_bytes = 0  # lengths of all chunks; what was punched counts still
+        self.failed: str | None = None
+        self._runtime = runtime
+        self._reserve_bytes = reserve_bytes
+        self._open: OrderedDict[ChunkId, _Replica] = OrderedDict()  # least recently used first
+        self._unsynced: dict[ChunkId, float] = {}  # since when (trio's clock) a chunk has bytes that are not synced
+        self._changed: dict[ChunkId, float] = {}  # when chunks last changed, oldest first, for SETTLED_AFTER_S
+        self._corrupt: list[tuple[ChunkId, str]] = []
+        self._free_bytes = 0
+        self._free_believed_until = float("-inf")
+        self._written_since_bytes = 0
+
+    # --- starting and stopping
+
+    def open(self) -> None:
+        """Find the chunks, and mend what a crash left. Blocks, for minutes on a large directory after a crash.
+
+        Raises DiskFailed if the directory cannot be used; it is then also `failed`.
+        """
+        try:
+            self._open_directory()
+        except OSError as error:
+            raise self._fail(error) from error
+
+    def _open_directory(self) -> None:
+        self.disk.make_dirs(chunkfiles.CHUNKS)
+        self.disk.make_dirs(chunkfiles.QUARANTINE)
+        clean = self.disk.exists(CLEAN)
+        if clean:
+            self.disk.remove(CLEAN)
+        self.disk.sync_dir("")  # before anything is written: or a crash might find `clean` again
+        found = recovery.scan(self.disk, self.cluster, clean)
+        for chunk, reason in found.damaged:
+            chunkfiles.quarantine(self.disk, chunk, reason, self._runtime.now_ns())
+            self._corrupt.append((chunk, reason))
+        self.chunks.update(found.lengths)
+        self.used_bytes = sum(found.lengths.values())
+        self._unsynced = dict.fromkeys(found.unsynced, float("-inf"))
+
+    async def close(self, clean: bool = True) -> None:
+        """Close all files. `clean`: sync everything before, and leave word of it, so that the next start is quick."""
+        try:
+            if clean and self.failed is None:
+                await self.sync(list(self._unsynced))
+                await self._run(self.disk.replace_file, CLEAN, b"")
+        finally:
+            for replica in list(self._open.values()):
+                self._drop(replica)
+
+    # --- appending
+
+    async def append(self, chunk: ChunkId, offset: int, blocks: Sequence[Block], data: Buffer) -> int:
+        """Append `data`, cut and summed as `blocks`, where the chunk ends; offset 0 creates it. Returns its length.
+
+        What is there already is not appended again. Raises Corrupt (data and sums differ), ChunkNotFound,
+        ChunkConflict, ChunkFull, NoSpace, DiskFailed; the chunk is then as before. Not durable before `sync`.
+        """
+        return await self.append_records(chunk, offset, records_of(blocks, offset), data)
+
+    async def append_records(self, chunk: ChunkId, offset: int, records: Sequence[Record], data: Buffer) -> int:
+        """As `append`, of blocks some of which may be punched: `data` has only the bytes of the others."""
+        if not records or records[0].start != offset:
+            raise errors.InvalidArgument(f"an append to chunk {chunk_name(chunk)} at {offset} has no blocks for there")
+        self._check_usable()
+        async with self._using(chunk, create=offset == 0) as replica, replica.lock:
+            if replica.gone:
+                raise self._not_found(chunk)
+            if offset < replica.index.length and replica.index.matches(offset, records):
+                return replica.index.length
+            self._check_append(replica, offset, records)
+            await self._write(replica, records, data)
+            return replica.index.length
+
+    def _check_append(self, replica: _Replica, offset: int, records: Sequence[Record]) -> None:
+        name, index = chunk_name(replica.chunk), replica.index
+        if offset != index.length:
+            raise errors.ChunkConflict(f"chunk {name} has {index.length} bytes: these do not continue it at {offset}")
+        length = chunkfiles.total_length(records)
+        if offset + length > limits.CHUNK_MAX_BYTES or len(index) + len(records) > limits.CHUNK_MAX_BLOCKS:
+            raise errors.ChunkFull(
+                f"chunk {name} has {offset} bytes in {len(index)} blocks: {length} more in {len(records)} are too many"
+            )
+        self._check_room(length)
+
+    async def _write(self, replica: _Replica, records: Sequence[Record], data: Buffer) -> None:
+        """Append for good; the lock is held, the place is right."""
+        if len(data) <= limits.INLINE_IO_MAX_BYTES and replica.files is not None:
+            self._run_inline(self._write_blocking, replica, records, data)
+        else:
+            await self._run(self._write_blocking, replica, records, data)
+        replica.index.append(records)
+        self._written_since_bytes += len(data)
+        self._set_length(replica)
+        self._unsynced.setdefault(replica.chunk, trio.current_time())
+
+    def _write_blocking(self, replica: _Replica, records: Sequence[Record], data: Buffer) -> None:
+        if replica.files is not None:
+            replica.files.append(replica.index, records, data)
+            return
+        if self.cluster is None:
+            raise errors.Busy(f"{self.disk.name} belongs to no cluster yet: repeat when the NameNode was reached")
+        files = ChunkFiles.create(self.disk, self.cluster, replica.chunk)
+        try:
+            files.append(replica.index, records, data)
+        except OSError:
+            files.close()
+            chunkfiles.remove(self.disk, replica.chunk)
+            raise
+        replica.files = files
+
+    # --- reading
+
+    async def read(self, chunk: ChunkId, offset: int, length: int) -> tuple[list[Block], list[Buffer]]:
+        """The `length` (1 or more) bytes from `offset`, verified, with checksums of the pieces that make them up.
+
+        Raises ChunkNotFound (also for bytes that were punched), InvalidArgument for bytes beyond the end, Corrupt if
+        the replica is damaged: it is then in quarantine.
+        """
+        async with self._using(chunk) as replica:
+            view = None
+            while view is None:
+                records = self._records_for(replica, offset, length)
+                view = await self._verified(replica, records)
+        return _pieces(records, view, offset, length)
+
+    def _records_for(self, replica: _Replica, offset: int, length: int) -> list[Record]:
+        index, name = replica.index, chunk_name(replica.chunk)
+        if replica.gone:
+            raise self._not_found(replica.chunk)
+        if offset < 0 or length < 1 or offset + length > index.length:
+            raise errors.InvalidArgument(
+                f"chunk {name} has {index.length} bytes: {length} from {offset} cannot be read"
+            )
+        numbers = index.covering(offset, length)
+        records = list(index.records(numbers.start, numbers.stop))
+        if any(record.punched for record in records):
+            raise errors.ChunkNotFound(f"chunk {name}: some of the {length} bytes from {offset} were freed")
+        return records
+
+    async def _verified(self, replica: _Replica, records: Sequence[Record]) -> memoryview | None:
+        """The bytes of these blocks, which are neighbours; None if the chunk was changed while they were read.
+
+        Raises Corrupt, with the chunk in quarantine, if they are not what was written.
+        """
+        assert replica.files is not None
+        view = memoryview(bytearray(chunkfiles.total_length(records)))
+        if _read_nowait(replica.files, view, records):
+            return view
+        if await self._runtime.run_blocking(_read_intact, replica.files, view, records) is None:
+            return view
+        async with replica.lock:
+            if replica.gone or not _unchanged(replica.index, records):
+                return None
+            reason = await self._runtime.run_blocking(_read_intact, replica.files, view, records)
+            if reason is None:
+                return view
+            await self._quarantine(replica, reason)
+        raise self._corrupt_error(replica.chunk, reason)
+
+    async def read_records(self, chunk: ChunkId, first: int, count: int) -> tuple[list[Record], list[Buffer]]:
+        """Up to `count` blocks from number `first` on, for a copy of the chunk, and the bytes of those not punched.
+
+        At least one block, no more than READ_MAX_BYTES of bytes, none at the end of the chunk. Raises as `read`.
+        """
+        async with self._using(chunk) as replica:
+            while not replica.gone:
+                records = _up_to_bytes(replica.index, first, count)
+                buffers = await self._verified_runs(replica, records)
+                if buffers is not None:
+                    return records, buffers
+        raise self._not_found(chunk)
+
+    async def _verified_runs(self, replica: _Replica, records: Sequence[Record]) -> list[Buffer] | None:
+        buffers: list[Buffer] = []
+        for run in chunkfiles.runs(records):
+            if not run[0].punched:
+                view = await self._verified(replica, run)
+                if view is None:
+                    return None
+                buffers.append(view)
+        return buffers
+
+    async def verify(self, chunk: ChunkId) -> None:
+        """Read and check every block. Raises Corrupt if one is damaged (the chunk is in quarantine), ChunkNotFound."""
+        number = 0
+        while True:
+            records, _ = await self.read_records(chunk, number, limits.CHUNK_MAX_BLOCKS)
+            if not records:
+                return
+            number += len(records)
+
+    # --- making durable
+
+    async def sync(self, chunks: Sequence[ChunkId]) -> list[int]:
+        """Put on the disk what was appended before this call. Returns each chunk's durable length, -1 if not here.
+
+        Raises DiskFailed.
+        """
+        self._check_usable()
+        lengths: dict[ChunkId, int] = {}
+
+        async def sync_into(chunk: ChunkId) -> None:
+            lengths[chunk] = await self._sync_one(chunk)
+
+        async with open_nursery() as nursery:
+            for chunk in dict.fromkeys(chunks):
+                nursery.start_soon(sync_into, chunk)
+        return [lengths[chunk] for chunk in chunks]
+
+    async def _sync_one(self, chunk: ChunkId) -> int:
+        try:
+            async with self._using(chunk) as replica:
+                target = replica.index.length
+                while not _is_synced(replica, target):
+                    async with replica.syncing:
+                        if not _is_synced(replica, target):
+                            await self._sync_replica(replica)
+                return -1 if replica.gone or replica.files is None else replica.files.mark.length
+        except (errors.ChunkNotFound, errors.Corrupt):
+            self._unsynced.pop(chunk, None)
+            return -1
+
+    async def _sync_replica(self, replica: _Replica) -> None:
+        assert replica.files is not None
+        began = trio.current_time()
+        await self._run(replica.files.sync, len(replica.index), replica.index.length, full_is_fatal=True)
+        self._note_synced(replica, began)
+
+    def _note_synced(self, replica: _Replica, began: float) -> None:
+        assert replica.files is not None
+        if replica.files.mark.length >= replica.index.length:
+            self._unsynced.pop(replica.chunk, None)
+        elif not replica.gone:
+            self._unsynced[replica.chunk] = began
+
+    async def flush_due(self) -> None:
+        """Sync the chunks that have had unsynced bytes for FLUSH_AFTER_S or longer. Raises DiskFailed."""
+        latest = trio.current_time() - limits.FLUSH_AFTER_S
+        due = [chunk for chunk, since in self._unsynced.items() if since <= latest]
+        if due:
+            await self.sync(due)
+
+    # --- taking away
+
+    async def delete(self, chunk: ChunkId) -> None:
+        """Remove the chunk, if it is here; who reads it just now reads on. Raises DiskFailed."""
+        self._check_usable()
+        async with self._using(chunk, load=False) as replica, replica.syncing, replica.lock:
+            if chunk in self.chunks and not replica.gone:
+                await self._run(chunkfiles.remove, self.disk, chunk)
+                self._forget(replica)
+
+    async def cut(self, chunk: ChunkId, length: int) -> None:
+        """Shorten the chunk to `length`, durably; to 0 deletes it.
+
+        Raises ChunkNotFound, InvalidArgument if it is shorter, Corrupt if a block that had to be summed anew was
+        damaged (the chunk is in quarantine), DiskFailed.
+        """
+        if length == 0:
+            await self.delete(chunk)
+            return
+        self._check_usable()
+        async with self._using(chunk) as replica, replica.syncing, replica.lock:
+            if replica.gone:
+                raise self._not_found(chunk)
+            has = replica.index.length
+            if not 0 < length <= has:
+                raise errors.InvalidArgument(f"chunk {chunk_name(chunk)} has {has} bytes: it cannot be cut to {length}")
+            if length < has:
+                await self._cut(replica, length)
+
+    async def _cut(self, replica: _Replica, length: int) -> None:
+        assert replica.files is not None
+        began = trio.current_time()
+        try:
+            partial = await self._run(replica.files.cut, replica.index, length, full_is_fatal=True)
+        except errors.Corrupt as error:
+            await self._quarantine(replica, error.message)
+            raise self._corrupt_error(replica.chunk, error.message) from None
+        replica.index.cut(partial[0].start if partial else length)
+        replica.index.append(partial)
+        self._set_length(replica)
+        self._note_synced(replica, began)
+
+    async def punch(self, chunk: ChunkId, ranges: Sequence[tuple[int, int]]) -> None:
+        """Free the whole blocks inside each (offset, length), durably; the chunk keeps its length.
+
+        Raises ChunkNotFound, InvalidArgument for a range that cannot be, DiskFailed.
+        """
+        if any(offset < 0 or length < 0 for offset, length in ranges):
+            raise errors.InvalidArgument(f"chunk {chunk_name(chunk)}: a range to free has a negative offset or length")
+        self._check_usable()
+        async with self._using(chunk) as replica, replica.syncing, replica.lock:
+            if replica.gone or replica.files is None:
+                raise self._not_found(chunk)
+            numbers = _to_punch(replica.index, ranges)
+            if not numbers:
+                return
+            began = trio.current_time()
+            await self._run(replica.files.punch, replica.index, numbers, full_is_fatal=True)
+            for number in numbers:
+                replica.index.punch(number)
+            self._note_changed(chunk)
+            self._note_synced(replica, began)
+
+    # --- what others want to know
+
+    def changed_recently(self, chunk: ChunkId) -> bool:
+        """Whether the chunk was created, appended to, cut or punched in the last SETTLED_AFTER_S, since the start."""
+        return self._changed.get(chunk, float("-inf")) > trio.current_time() - limits.SETTLED_AFTER_S
+
+    def take_corrupt(self) -> list[tuple[ChunkId, str]]:
+        """Chunks that went to quarantine since the last call, each with what was wrong."""
+        taken, self._corrupt = self._corrupt, []
+        return taken
+
+    def free_bytes(self) -> int:
+        """What may be written before the reserve is reached; of a directory that failed, 0."""
+        if self.failed is not None:
+            return 0
+        try:
+            return max(0, self._disk_free_bytes() - self._reserve_bytes)
+        except OSError as error:
+            self._fail(error)
+            return 0
+
+    def capacity_bytes(self) -> int:
+        """Size of the file system that the directory is on; of a directory that failed, 0."""
+        if self.failed is not None:
+            return 0
+        try:
+            return self.disk.capacity_bytes()
+        except OSError as error:
+            self._fail(error)
+            return 0
+
+    def _disk_free_bytes(self) -> int:
+        """Free bytes of the file system, asked for once a while and reckoned between."""
+        now = trio.current_time()
+        if now >= self._free_believed_until or self._written_since_bytes >= limits.FREE_SPACE_CHECK_BYTES:
+            self._free_bytes = self.disk.free_bytes()
+            self._free_believed_until = now + limits.FREE_SPACE_CHECK_PERIOD_S
+            self._written_since_bytes = 0
+        return self._free_bytes - self._written_since_bytes
+
+    def _check_room(self, length: int) -> None:
+        if self.free_bytes() < length:
+            self._check_usable()
+            raise errors.NoSpace(f"{self.disk.name} has no room for {length} bytes above its reserve: free some space")
+
+    # --- chunks in use
+
+    @asynccontextmanager
+    async def _using(self, chunk: ChunkId, create: bool = False, load: bool = True) -> AsyncIterator[_Replica]:
+        """The chunk, its files open unless not `load`. With `create` it need not exist: `files` may be None.
+
+        Raises ChunkNotFound, Corrupt (now in quarantine).
+        """
+        replica = self._open.get(chunk)
+        if replica is None:
+            replica = self._open[chunk] = _Replica(chunk)
+        self._open.move_to_end(chunk)
+        replica.users += 1
+        try:
+            if load and replica.files is None and (chunk in self.chunks or not create):
+                await self._load(replica)
+            yield replica
+        finally:
+            replica.users -= 1
+            self._close_unused(replica)
+
+    async def _load(self, replica: _Replica) -> None:
+        async with replica.lock:
+            if replica.files is not None:
+                return
+            length = self.chunks.get(replica.chunk)
+            if length is None or replica.gone:
+                raise self._not_found(replica.chunk)
+            try:
+                opened = await self._runtime.run_blocking(
+                    ChunkFiles.open, self.disk, self.cluster, replica.chunk, length
+                )
+            except OSError as error:
+                if error.errno in _SHORT:
+                    raise self._short(error) from error
+                reason = str(error) if isinstance(error, errors.DfsError) else f"it cannot be opened: {error.strerror}"
+                await self._quarantine(replica, reason)
+                raise self._corrupt_error(replica.chunk, reason) from error
+            replica.files, replica.index = opened
+
+    def _close_unused(self, replica: _Replica) -> None:
+        if not replica.users and (replica.gone or replica.files is None):
+            self._drop(replica)
+        if len(self._open) > limits.OPEN_CHUNKS_MAX:
+            unused = next((other for other in self._open.values() if not other.users), None)
+            if unused is not None:
+                self._drop(unused)
+
+    def _drop(self, replica: _Replica) -> None:
+        if self._open.get(replica.chunk) is replica:
+            del self._open[replica.chunk]
+        if replica.files is not None:
+            replica.files.close()
+            replica.files = None
+
+    def _set_length(self, replica: _Replica) -> None:
+        length = replica.index.length
+        self.used_bytes += length - self.chunks.get(replica.chunk, 0)
+        self.chunks[replica.chunk] = length
+        self._note_changed(replica.chunk)
+
+    def _note_changed(self, chunk: ChunkId) -> None:
+        now = trio.current_time()
+        self._changed.pop(chunk, None)
+        self._changed[chunk] = now
+        while (oldest := next(iter(self._changed))) and self._changed[oldest] < now - limits.SETTLED_AFTER_S:
+            del self._changed[oldest]
+
+    def _forget(self, replica: _Replica) -> None:
+        """The chunk is not here any more."""
+        replica.gone = True
+        self.used_bytes -= self.chunks.pop(replica.chunk, 0)
+        self._unsynced.pop(replica.chunk, None)
+        self._changed.pop(replica.chunk, None)
+        if self._open.get(replica.chunk) is replica:
+            del self._open[replica.chunk]  # who makes it anew starts afresh; its files close with the last user
+
+    def drop_double(self, chunk: ChunkId, reason: str) -> None:
+        """Between `open` and first use: set aside a chunk that another directory has too. Blocks. Raises OSError."""
+        assert chunk not in self._open
+        chunkfiles.quarantine(self.disk, chunk, reason, self._runtime.now_ns())
+        self.used_bytes -= self.chunks.pop(chunk)
+        self._unsynced.pop(chunk, None)
+
+    async def _quarantine(self, replica: _Replica, reason: str) -> None:
+        """The lock is held. If the files cannot even be moved, the directory has failed."""
+        chunk = replica.chunk
+        if self.failed is None:
+            try:
+                await self._run(chunkfiles.quarantine, self.disk, chunk, reason, self._runtime.now_ns())
+            except (errors.DiskFailed, errors.NoSpace, errors.Busy):
+                pass  # it is out of use either way, and `failed` says what there is to say
+        self._forget(replica)
+        self._corrupt.append((chunk, reason))
+
+    # --- what can go wrong
+
+    async def _run(self, work: Callable[[*Ts], T], *args: *Ts, full_is_fatal: bool = False) -> T:
+        """Do what changes the disk on a worker thread; its OSErrors come out as ours."""
+        try:
+            return await self._runtime.run_blocking(work, *args)
+        except OSError as error:
+            raise self._explained(error, full_is_fatal) from error
+
+    def _run_inline(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
+        try:
+            return work(*args)
+        except OSError as error:
+            raise self._explained(error, False) from error
+
+    def _explained(self, error: OSError, full_is_fatal: bool) -> errors.DfsError:
+        if isinstance(error, errors.DfsError):
+            return error
+        if error.errno in chunkfiles.FULL and not full_is_fatal:
+            self._free_believed_until = float("-inf")
+            return errors.NoSpace(f"{self.disk.name} is full: free some space")
+        return self._short(error) if error.errno in _SHORT else self._fail(error)
+
+    def _short(self, error: OSError) -> errors.Busy:
+        return errors.Busy(f"{self.disk.name}: {error.strerror}: raise the DataNode's limits if this goes on")
+
+    def _fail(self, error: OSError) -> errors.DiskFailed:
+        if self.failed is None:
+            self.failed = error.strerror or str(error)
+        return self._failure()
+
+    def _failure(self) -> errors.DiskFailed:
+        return errors.DiskFailed(f"{self.disk.name} is out of service: {self.failed}: replace the disk, then restart")
+
+    def _check_usable(self) -> None:
+        if self.failed is not None:
+            raise self._failure()
+
+    def _not_found(self, chunk: ChunkId) -> errors.ChunkNotFound:
+        return errors.ChunkNotFound(f"chunk {chunk_name(chunk)} is not in {self.disk.name}")
+
+    def _corrupt_error(self, chunk: ChunkId, reason: str) -> errors.Corrupt:
+        return errors.Corrupt(f"chunk {chunk_name(chunk)} in {self.disk.name} is damaged and out of use: {reason}")
+
+
+def _is_synced(replica: _Replica, target: int) -> bool:
+    """Whether `target` bytes, or all there still are, are on the disk."""
+    if replica.gone or replica.files is None:
+        return True
+    return replica.files.mark.length >= min(target, replica.index.length)
+
+
+def _read_nowait(files: ChunkFiles, view: memoryview, records: Sequence[Record]) -> bool:
+    """Whether the blocks were in memory, and whole. What went wrong is for `_read_intact` to find out."""
+    try:
+        count = files.data.pread_nowait_into(view, records[0].start)
+    except OSError:
+        return False
+    return count == len(view) and chunkfiles.intact(view, records)
+
+
+def _read_intact(files: ChunkFiles, view: memoryview, records: Sequence[Record]) -> str | None:
+    """Read the blocks. Blocks the thread. Returns what is wrong with them, None if nothing is."""
+    try:
+        count = files.data.pread_into(view, records[0].start)
+    except OSError as error:
+        return f"bytes {records[0].start} to {records[0].start + len(view)} cannot be read: {error.strerror}"
+    if count < len(view):
+        return f"its data end at {records[0].start + count}"
+    for record in records:
+        start = record.start - records[0].start
+        if not chunkfiles.intact(view[start : start + record.length], [record]):
+            return f"bytes {record.start} to {record.start + record.length} do not match their checksum"
+    return None
+
+
+def _unchanged(index: BlockIndex, records: Sequence[Record]) -> bool:
+    if not index.matches(records[0].start, records):
+        return False
+    first = index.blocks_in(records[0].start)
+    return not any(record.punched for record in index.records(first, first + len(records)))
+
+
+def _pieces(records: Sequence[Record], view: memoryview, offset: int, length: int) -> tuple[list[Block], list[Buffer]]:
+    """What was asked for, out of the verified blocks in `view`: whole blocks keep their sums, pieces get their own."""
+    base, end = records[0].start, offset + length
+    wanted = view[offset - base : end - base]
+    blocks = []
+    for record in records:
+        start, stop = max(record.start, offset), min(record.start + record.length, end)
+        whole = stop - start == record.length
+        blocks.append(Block(stop - start, record.crc if whole else crc32c(view[start - base : stop - base])))
+    return blocks, [wanted]
+
+
+def _up_to_bytes(index: BlockIndex, first: int, count: int) -> list[Record]:
+    """Blocks from `first` on with no more than READ_MAX_BYTES of bytes among them, and `count` at most."""
+    if first < 0 or count < 1:
+        raise errors.InvalidArgument(f"{count} blocks from number {first} on cannot be read")
+    chosen: list[Record] = []
+    total = 0
+    for record in index.records(first, first + count):
+        total += 0 if record.punched else record.length
+        if total > limits.READ_MAX_BYTES:
+            break
+        chosen.append(record)
+    return chosen
+
+
+def _to_punch(index: BlockIndex, ranges: Sequence[tuple[int, int]]) -> list[int]:
+    """The numbers, in order, of blocks that lie whole in `ranges` (neighbours count as one) and are not punched yet."""
+    merged: list[tuple[int, int]] = []
+    for offset, length in sorted(ranges):
+        if merged and offset <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], offset + length))
+        else:
+            merged.append((offset, offset + length))
+    inside = [number for start, end in merged for number in index.within(start, end - start)]
+    return [number for number in inside if not index.record(number).punched]

@@ -1,0 +1,340 @@
+"""All data directories of a DataNode as one: a chunk lives in one of them, whole.
+
+A new chunk goes to the directory with the largest share of its space free. A directory that fails is left out: its
+chunks count as gone (though reads still try it), so the NameNode has copies made elsewhere; the node goes on with the
+others. The same chunk in two directories (a disk that came back) stays where it is longer; the other is set aside.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Final, NamedTuple, TypeVar, TypeVarTuple
+
+from dfs import errors
+from dfs.checksum import Block, Buffer
+from dfs.runtime import Runtime
+from dfs.tasks import open_nursery
+from dfs.types import ChunkId, ClusterId, NodeId
+from nodes.datanode import identity
+from nodes.datanode.chunkfiles import chunk_name
+from nodes.datanode.disk import Disk
+from nodes.datanode.identity import Identity
+from nodes.datanode.index import Record, records_of
+from nodes.datanode.store import ChunkStore
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+LOCK: Final = "lock"
+NEW_DISK: Final = "new-disk"
+"""An empty file of this name in an empty directory says that it is meant to be empty."""
+
+
+class VolumeStatistics(NamedTuple):
+    """One directory. Free and capacity are 0 if it failed, and `failed` then says why."""
+
+    name: str
+    chunks: int
+    used_bytes: int
+    free_bytes: int
+    capacity_bytes: int
+    failed: str | None
+
+
+class Volumes:
+    """The directories of DataNode `node`, in the order configured.
+
+    `cluster` is whose they are, None until `join`. `capacity_limit_bytes` bounds what all chunks take together; 0 is
+    no bound. `reserve_bytes` stay free in each directory.
+    """
+
+    def __init__(
+        self,
+        disks: Sequence[Disk],
+        node: NodeId,
+        runtime: Runtime,
+        reserve_bytes: int,
+        capacity_limit_bytes: int = 0,
+    ) -> None:
+        self.cluster: ClusterId | None = None
+        self.stores = [ChunkStore(disk, None, runtime, reserve_bytes) for disk in disks]
+        self._node = node
+        self._runtime = runtime
+        self._limit_bytes = capacity_limit_bytes
+        self._identities: dict[str, Identity] = {}  # by the directory's name
+        self._locked: list[Disk] = []
+        self._placing: dict[ChunkId, ChunkStore] = {}  # chunks that are being created, so that a repeat follows
+
+    # --- starting and stopping
+
+    def open(self) -> None:
+        """Lock the directories, check whose they are, find the chunks. Blocks; after a crash for minutes.
+
+        Raises DirectoryInUse, WrongCluster, FormatUnknown, InvalidArgument if a disk seems not to be mounted, and
+        DiskFailed if no directory can be used; nothing is locked then.
+        """
+        try:
+            self._check_directories()
+            for store in self._usable():
+                store.cluster = self.cluster
+                self._attempt(store, store.open)
+            if not any(self._usable()):
+                reasons = "; ".join(f"{store.disk.name}: {store.failed}" for store in self.stores)
+                raise errors.DiskFailed(f"none of the data directories can be used: {reasons}")
+            self._resolve_doubles()
+        except BaseException:
+            self._unlock()
+            raise
+
+    def _attempt(self, store: ChunkStore, work: Callable[[*Ts], T], *args: *Ts) -> T | None:
+        """Do `work`; an OSError of the system's means that the directory failed, and None is returned."""
+        try:
+            return work(*args)
+        except errors.DiskFailed:
+            return None
+        except errors.DfsError:
+            raise
+        except OSError as error:
+            store.failed = store.failed or error.strerror or str(error)
+            return None
+
+    def _usable(self) -> Iterator[ChunkStore]:
+        return (store for store in self.stores if store.failed is None)
+
+    def _check_directories(self) -> None:
+        for store in self.stores:
+            self._attempt(store, self._lock, store.disk)
+        for store in self._usable():
+            found = self._attempt(store, identity.check, store.disk, self.cluster, self._node)
+            if found is not None:
+                self.cluster = found.cluster
+                self._identities[store.disk.name] = found
+        self._check_mounted()
+
+    def _lock(self, disk: Disk) -> None:
+        disk.make_dirs("")
+        disk.lock(LOCK)
+        self._locked.append(disk)
+
+    def _unlock(self) -> None:
+        while self._locked:
+            self._locked.pop().unlock(LOCK)
+
+    def _check_mounted(self) -> None:
+        """A directory without identity is new, unless one that the others know is missing: it may be that one."""
+        present = {found.directory for found in self._identities.values()}
+        missing = {other for found in self._identities.values() for other in found.directories} - present
+        for store in self._usable() if missing else ():
+            if store.disk.name not in self._identities and not self._attempt(store, store.disk.exists, NEW_DISK):
+                raise errors.InvalidArgument(
+                    f"{store.disk.name} is empty, and a directory that this DataNode had is missing: mount its disk,"
+                    f" or put an empty file {NEW_DISK!r} there to begin anew on an empty disk"
+                )
+
+    def join(self, cluster: ClusterId) -> None:
+        """Make the directories `cluster`'s, durably, where they are nobody's yet. Blocks. Raises WrongCluster."""
+        if self.cluster is not None and self.cluster != cluster:
+            raise errors.WrongCluster(
+                f"the data directories of DataNode {self._node!r} belong to cluster {self.cluster}, the NameNode to"
+                f" {cluster}: configure the directories' own NameNode, or other directories"
+            )
+        self.cluster = cluster
+        usable = list(self._usable())
+        ids = {store.disk.name: self._directory_id(store) for store in usable}
+        everything = tuple(sorted(ids.values()))
+        for store in usable:
+            wanted = Identity(cluster, self._node, ids[store.disk.name], everything)
+            self._attempt(store, self._settle_identity, store, wanted)
+
+    def directory_ids(self) -> list[str]:
+        """The ids of the directories that have one, in order."""
+        return sorted(found.directory for found in self._identities.values())
+
+    def _directory_id(self, store: ChunkStore) -> str:
+        known = self._identities.get(store.disk.name)
+        return known.directory if known else identity.new_directory_id(self._runtime.random)
+
+    def _settle_identity(self, store: ChunkStore, wanted: Identity) -> None:
+        if self._identities.get(store.disk.name) != wanted:
+            identity.write(store.disk, wanted)
+            self._identities[store.disk.name] = wanted
+        if store.disk.exists(NEW_DISK):
+            store.disk.remove(NEW_DISK)
+        store.cluster = wanted.cluster
+
+    def _resolve_doubles(self) -> None:
+        holders: dict[ChunkId, ChunkStore] = {}
+        for store in self._usable() if len(self.stores) > 1 else ():
+            for chunk in list(store.chunks):
+                other = holders.setdefault(chunk, store)
+                if other is not store:
+                    loser = store if store.chunks[chunk] <= other.chunks[chunk] else other
+                    holders[chunk] = other if loser is store else store
+                    winner = holders[chunk].disk.name
+                    self._attempt(loser, loser.drop_double, chunk, f"a copy that is as long or longer is in {winner}")
+
+    async def close(self, clean: bool = True) -> None:
+        """Sync (if `clean`), close and unlock everything. A directory that fails at that is looked through at start."""
+        try:
+            for store in self.stores:
+                try:
+                    await store.close(clean)
+                except (errors.DiskFailed, errors.NoSpace, errors.Busy):
+                    pass  # no file `clean` then: the next start looks at every chunk
+        finally:
+            self._unlock()
+
+    # --- which directory
+
+    def _holder(self, chunk: ChunkId) -> ChunkStore:
+        """The directory that holds the chunk, one that failed only if no other does. Raises ChunkNotFound."""
+        found = None
+        for store in self.stores:
+            if chunk in store.chunks:
+                if store.failed is None:
+                    return store
+                found = store
+        if found is None:
+            raise errors.ChunkNotFound(f"chunk {chunk_name(chunk)} is not on DataNode {self._node!r}")
+        return found
+
+    def _chosen(self, length: int) -> ChunkStore:
+        """The directory for a new chunk. Raises NoSpace, Busy before `join`."""
+        if self.cluster is None:
+            raise errors.Busy(f"DataNode {self._node!r} belongs to no cluster yet: repeat when it reached its NameNode")
+        shares = [(store.free_bytes() / max(1, store.capacity_bytes()), store) for store in self._usable()]
+        free = [(share, store) for share, store in shares if store.free_bytes() >= max(1, length)]
+        if not free:
+            raise errors.NoSpace(f"no data directory of DataNode {self._node!r} has room for a chunk: free some space")
+        return max(free, key=lambda pair: pair[0])[1]
+
+    # --- chunks; as ChunkStore's methods of the same names
+
+    async def append(self, chunk: ChunkId, offset: int, blocks: Sequence[Block], data: Buffer) -> int:
+        """See `ChunkStore.append`; a new chunk goes to the directory with most space. Raises as that."""
+        return await self.append_records(chunk, offset, records_of(blocks, offset), data)
+
+    async def append_records(self, chunk: ChunkId, offset: int, records: Sequence[Record], data: Buffer) -> int:
+        self._check_limit(chunk, offset, len(data))
+        try:
+            return await self._holder(chunk).append_records(chunk, offset, records, data)
+        except errors.ChunkNotFound:
+            if offset:
+                raise
+        store = self._placing.get(chunk) or self._chosen(len(data))
+        self._placing[chunk] = store
+        try:
+            return await store.append_records(chunk, offset, records, data)
+        finally:
+            self._placing.pop(chunk, None)
+
+    def _check_limit(self, chunk: ChunkId, offset: int, length: int) -> None:
+        if self._limit_bytes and self.used_bytes() + length > self._limit_bytes:
+            raise errors.NoSpace(
+                f"DataNode {self._node!r} may use {self._limit_bytes} bytes, and {self.used_bytes()} are taken:"
+                f" chunk {chunk_name(chunk)} cannot grow at {offset}; raise capacity_bytes, or free some space"
+            )
+
+    async def read(self, chunk: ChunkId, offset: int, length: int) -> tuple[list[Block], list[Buffer]]:
+        return await self._holder(chunk).read(chunk, offset, length)
+
+    async def read_records(self, chunk: ChunkId, first: int, count: int) -> tuple[list[Record], list[Buffer]]:
+        return await self._holder(chunk).read_records(chunk, first, count)
+
+    async def verify(self, chunk: ChunkId) -> None:
+        await self._holder(chunk).verify(chunk)
+
+    async def sync(self, chunks: Sequence[ChunkId]) -> list[int]:
+        """Durable lengths, -1 for chunks that are not here or whose directory failed."""
+        lengths = dict.fromkeys(chunks, -1)
+
+        async def sync_into(store: ChunkStore, held: list[ChunkId]) -> None:
+            try:
+                lengths.update(zip(held, await store.sync(held), strict=True))
+            except errors.DiskFailed:
+                pass  # its chunks count as gone
+
+        async with open_nursery() as nursery:
+            for store in self._usable():
+                nursery.start_soon(sync_into, store, [chunk for chunk in lengths if chunk in store.chunks])
+        return [lengths[chunk] for chunk in chunks]
+
+    async def delete(self, chunk: ChunkId) -> None:
+        try:
+            store = self._holder(chunk)
+        except errors.ChunkNotFound:
+            return
+        await store.delete(chunk)
+
+    async def cut(self, chunk: ChunkId, length: int) -> None:
+        if length == 0:
+            await self.delete(chunk)
+        else:
+            await self._holder(chunk).cut(chunk, length)
+
+    async def punch(self, chunk: ChunkId, ranges: Sequence[tuple[int, int]]) -> None:
+        await self._holder(chunk).punch(chunk, ranges)
+
+    async def flush_due(self) -> None:
+        """See `ChunkStore.flush_due`; a directory that fails at it is out of service, the others go on."""
+        for store in self._usable():
+            try:
+                await store.flush_due()
+            except errors.DiskFailed:
+                pass  # `failed` says so, and the next report leaves its chunks out
+
+    # --- what the node reports
+
+    def list_chunks(self, after: ChunkId, limit: int) -> list[tuple[ChunkId, int, bool]]:
+        """Up to `limit` chunks above `after`, in order: id, length, and whether it is settled (SETTLED_AFTER_S)."""
+        merged = heapq.merge(*(_above(store, after) for store in self._usable()), key=lambda entry: entry[0])
+        return list(islice(merged, limit))
+
+    def length(self, chunk: ChunkId) -> int | None:
+        """Bytes of the chunk, None if it is not here."""
+        return next((store.chunks[chunk] for store in self._usable() if chunk in store.chunks), None)
+
+    def changed_recently(self, chunk: ChunkId) -> bool:
+        return any(store.changed_recently(chunk) for store in self._usable())
+
+    def take_corrupt(self) -> list[tuple[ChunkId, str]]:
+        """See `ChunkStore.take_corrupt`."""
+        return [entry for store in self.stores for entry in store.take_corrupt()]
+
+    def chunk_count(self) -> int:
+        return sum(len(store.chunks) for store in self._usable())
+
+    def used_bytes(self) -> int:
+        """Lengths of all chunks."""
+        return sum(store.used_bytes for store in self._usable())
+
+    def capacity_bytes(self) -> int:
+        """What the directories hold at most, or the limit if that is less."""
+        capacity = sum(store.capacity_bytes() for store in self._usable())
+        return min(capacity, self._limit_bytes) if self._limit_bytes else capacity
+
+    def free_bytes(self) -> int:
+        """What new data may take, reserves left out."""
+        free = sum(store.free_bytes() for store in self._usable())
+        return min(free, max(0, self._limit_bytes - self.used_bytes())) if self._limit_bytes else free
+
+    def statistics(self) -> list[VolumeStatistics]:
+        """A line a directory."""
+        return [
+            VolumeStatistics(
+                name=store.disk.name,
+                chunks=len(store.chunks),
+                used_bytes=store.used_bytes,
+                free_bytes=store.free_bytes(),
+                capacity_bytes=store.capacity_bytes(),
+                failed=store.failed,
+            )
+            for store in self.stores
+        ]
+
+
+def _above(store: ChunkStore, after: ChunkId) -> Iterator[tuple[ChunkId, int, bool]]:
+    for chunk in store.chunks.irange(after, inclusive=(False, False)):
+        yield chunk, store.chunks[chunk], not store.changed_recently(chunk)

@@ -1,0 +1,121 @@
+"""A whole cluster in the test's own trio loop: the daemons' own code, on real sockets or a simulated network.
+
+async with running_cluster(tmp_path, datanodes=4) as cluster:
+    async with cluster.client() as fs:
+        ...
+    await cluster.stop_datanode("n1")
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+from nodes.datanode.daemon import run_datanode
+
+from dfs import tasks
+from dfs.client import FileSystem, open_filesystem
+from dfs.config import DataNodeConfig, NameNodeConfig
+from dfs.rpc import Network, SocketNetwork
+from dfs.runtime import RealRuntime, Runtime
+from nodes.namenode.daemon import run_namenode
+
+
+class _Running:
+    """One daemon: where it serves, and how to stop it."""
+
+    def __init__(self, address: str, scope: trio.CancelScope, stopped: trio.Event) -> None:
+        self.address = address
+        self.scope = scope
+        self.stopped = stopped
+
+
+class Cluster:
+    """Use `running_cluster`."""
+
+    def __init__(self, directory: Path, nursery: trio.Nursery, network: Network, runtime: Runtime) -> None:
+        self.directory = directory
+        self.network = network
+        self.runtime = runtime
+        self.namenode_address = "127.0.0.1:0"
+        self.namenode_options: dict[str, Any] = {}
+        self._nursery = nursery
+        self._running: dict[str, _Running] = {}
+
+    async def _start(self, name: str, daemon: Any, config: Any) -> str:
+        scope, stopped = trio.CancelScope(), trio.Event()
+
+        async def run(task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
+            try:
+                with scope:
+                    await daemon(config, network=self.network, runtime=self.runtime, task_status=task_status)
+            finally:
+                stopped.set()
+
+        address: str = await self._nursery.start(run)
+        self._running[name] = _Running(address, scope, stopped)
+        return address
+
+    async def start_namenode(self, **options: Any) -> None:
+        self.namenode_options |= options
+        config = NameNodeConfig(
+            state_dir=self.directory / "namenode",
+            listen=self.namenode_address,
+            nameserver="off",
+            **self.namenode_options,
+        )
+        self.namenode_address = await self._start("namenode", run_namenode, config)
+
+    async def start_datanode(self, name: str, **options: Any) -> None:
+        config = DataNodeConfig(
+            node=name,
+            namenode=self.namenode_address,
+            listen="127.0.0.1:0",
+            directories=[self.directory / name],
+            reserve_bytes=0,
+            **options,
+        )
+        await self._start(name, run_datanode, config)
+
+    async def stop(self, name: str) -> None:
+        """Stop a daemon as SIGTERM does, and wait until it has."""
+        running = self._running.pop(name)
+        running.scope.cancel()
+        await running.stopped.wait()
+
+    def address(self, name: str) -> str:
+        return self._running[name].address
+
+    def client(self, **options: Any) -> AbstractAsyncContextManager[FileSystem]:
+        return open_filesystem(self.namenode_address, network=self.network, runtime=self.runtime, **options)
+
+    async def wait_until_up(self, datanodes: int) -> None:
+        async with self.client() as fs:
+            with trio.fail_after(20):
+                while sum(view.state == "up" for view in await fs.nodes()) < datanodes:
+                    await trio.sleep(0.02)
+
+
+@asynccontextmanager
+async def running_cluster(
+    directory: Path,
+    *,
+    datanodes: int = 4,
+    network: Network | None = None,
+    runtime: Runtime | None = None,
+    **namenode: Any,
+) -> AsyncIterator[Cluster]:
+    """A NameNode and DataNodes n1, n2, ...; all are stopped on leaving. Options go to the NameNode's configuration."""
+    async with tasks.open_nursery() as nursery:
+        cluster = Cluster(directory, nursery, network or SocketNetwork(), runtime or RealRuntime())
+        await cluster.start_namenode(**{"reserve_bytes": 0, **namenode})
+        for number in range(1, datanodes + 1):
+            await cluster.start_datanode(f"n{number}")
+        await cluster.wait_until_up(datanodes)
+        try:
+            yield cluster
+        finally:
+            nursery.cancel_scope.cancel()

@@ -1,0 +1,286 @@
+"""Files go in and come out again, through a client and a whole cluster, while daemons stop and start."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from dfs import errors, limits
+from dfs.client import FileSystem, open_filesystem
+from tests.cluster import Cluster, running_cluster
+
+MIB = limits.MIB
+
+
+class Bytes:
+    """A source over bytes in memory."""
+
+    def __init__(self, data: bytes) -> None:
+        self._file = io.BytesIO(data)
+
+    async def readinto(self, view: memoryview) -> int:
+        return self._file.readinto(view)
+
+
+class Collected:
+    """A sink that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    async def write(self, view: memoryview) -> None:
+        self.data += view
+
+    async def skip(self, length: int) -> None:
+        self.data += bytes(length)
+
+
+async def put(fs: FileSystem, path: str, data: bytes, **options: object) -> None:
+    await fs.upload(Bytes(data), path, **options)  # type: ignore[arg-type]
+
+
+async def get(fs: FileSystem, path: str) -> bytes:
+    sink = Collected()
+    await fs.download(path, sink)
+    return bytes(sink.data)
+
+
+@pytest.mark.parametrize("size", [0, 1, 4095, limits.BLOCK_MAX_BYTES, MIB - 1, MIB, MIB + 1, 9 * MIB + 17])
+async def test_what_goes_in_comes_out(tmp_path: Path, size: int) -> None:
+    data = os.urandom(size)
+    async with running_cluster(tmp_path, datanodes=3) as cluster, cluster.client() as fs:
+        await put(fs, "/file", data)
+        assert (await fs.stat("/file")).size == size
+        assert await get(fs, "/file") == data
+
+
+async def test_every_chunk_has_its_copies_on_different_nodes(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path, datanodes=5) as cluster, cluster.client() as fs:
+        await put(fs, "/file", os.urandom(70 * MIB))
+        places = await fs.replicas("/file")
+        assert len(places) == 2, "70 MiB do not fit one chunk"
+        assert all(len(set(place.nodes)) == 3 for place in places)
+
+
+async def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    class Vanishing(Bytes):
+        async def readinto(self, view: memoryview) -> int:
+            count = await super().readinto(view)
+            if not count:
+                raise OSError("the disk is gone")
+            return count
+
+    async with running_cluster(tmp_path, datanodes=3) as cluster, cluster.client() as fs:
+        with pytest.raises(OSError, match="the disk is gone"):
+            await fs.upload(Vanishing(os.urandom(3 * MIB)), "/file")
+        assert await fs.listdir("/") == []
+        assert (await fs.statfs()).used_bytes == 0
+
+
+async def test_upload_refuses_what_is_there_unless_told(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path, datanodes=3) as cluster, cluster.client() as fs:
+        await put(fs, "/file", b"old")
+        with pytest.raises(errors.Exists, match="/file"):
+            await put(fs, "/file", b"new")
+        assert await get(fs, "/file") == b"old"
+        await put(fs, "/file", b"new", replace=True)
+        assert await get(fs, "/file") == b"new"
+        await fs.mkdir("/directory")
+        with pytest.raises(errors.IsADirectory, match="/directory"):
+            await put(fs, "/directory", b"new", replace=True)
+
+
+async def test_small_files_share_chunks(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path, datanodes=3) as cluster, cluster.client() as fs:
+        for number in range(20):
+            await put(fs, f"/{number}", b"%d" % number * 1000)
+        chunks = {place.chunk for number in range(20) for place in await fs.replicas(f"/{number}")}
+        assert len(chunks) == 1
+        assert [await get(fs, f"/{number}") for number in range(20)] == [b"%d" % n * 1000 for n in range(20)]
+
+
+async def test_a_dead_datanode_costs_no_read_an_error(tmp_path: Path) -> None:
+    data = os.urandom(5 * MIB)
+    async with running_cluster(tmp_path, datanodes=3) as cluster, cluster.client() as fs:
+        await put(fs, "/file", data)
+        for name in ("n1", "n2"):
+            await cluster.stop(name)
+            assert await get(fs, "/file") == data
+
+
+async def test_a_datanode_that_dies_during_an_upload_costs_it_no_error(tmp_path: Path) -> None:
+    class Killing(Bytes):
+        reads = 0
+
+        async def readinto(self, view: memoryview) -> int:
+            self.reads += 1
+            if self.reads == 4:
+                await cluster.stop("n1")
+            if self.reads == 8:
+                await cluster.stop("n2")
+            return await super().readinto(view)
+
+    data = os.urandom(12 * MIB)
+    async with running_cluster(tmp_path, datanodes=5) as cluster, cluster.client() as fs:
+        await fs.upload(Killing(data), "/file")
+        assert await get(fs, "/file") == data
+        for place in await fs.replicas("/file"):
+            assert len(set(place.nodes) - {"n1", "n2"}) >= 2, "durable means on two live nodes"
+
+
+async def test_too_few_nodes_is_said_with_their_names(tmp_path: Path) -> None:
+    options = {"node_suspect_after_s": 0.3, "node_dead_after_s": 0.6}
+    async with running_cluster(tmp_path, datanodes=3, **options) as cluster, cluster.client() as fs:
+        for name in ("n2", "n3"):
+            await cluster.stop(name)
+        await wait_for_state(fs, {"n2", "n3"})
+        with pytest.raises(errors.NotEnoughNodes, match=r"n2.*n3"):
+            await put(fs, "/file", b"data")
+        assert await fs.listdir("/") == []
+
+
+async def wait_for_state(fs: FileSystem, down: set[str]) -> None:
+    with trio.fail_after(10):
+        while {view.node for view in await fs.nodes() if view.state != "up"} != down:
+            await trio.sleep(0.02)
+
+
+async def test_the_namenode_restarts_under_a_client(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path, datanodes=3) as cluster, cluster.client() as fs:
+        await put(fs, "/before", b"before")
+        await cluster.stop("namenode")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(put, fs, "/during", b"during")
+            await trio.testing.wait_all_tasks_blocked()
+            await cluster.start_namenode()
+        assert await get(fs, "/before") == b"before"
+        assert await get(fs, "/during") == b"during"
+
+
+async def test_a_datanode_comes_back_elsewhere_with_its_chunks(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path, datanodes=1, replicas=1) as cluster, cluster.client() as fs:
+        await put(fs, "/file", b"still here")
+        await cluster.stop("n1")
+        await cluster.start_datanode("n1")
+        assert await get(fs, "/file") == b"still here"
+
+
+async def test_reads_see_writes_of_other_clients_at_once(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path, datanodes=3) as cluster, cluster.client() as one, cluster.client() as other:
+        async with await one.open("/log", "w+") as writer, await other.open("/log", "r") as reader:
+            await writer.pwrite(b"hello", 0)
+            assert await reader.pread(100, 0) == b"hello"
+            await writer.pwrite(b"J", 0)
+            await writer.pwrite(b"far", 10)
+            assert await reader.pread(100, 0) == b"Jello" + bytes(5) + b"far"
+            await writer.truncate(3)
+            assert await reader.pread(100, 0) == b"Jel"
+
+
+async def test_appends_of_two_clients_never_overwrite_each_other(tmp_path: Path) -> None:
+    async def append(cluster: Cluster, letter: bytes) -> None:
+        async with cluster.client() as fs, await fs.open("/log", "a") as file:
+            for _ in range(20):
+                await file.pwrite(letter * 10, 0)
+
+    async with running_cluster(tmp_path, datanodes=3) as cluster:
+        async with trio.open_nursery() as nursery:
+            for letter in (b"a", b"b", b"c"):
+                nursery.start_soon(append, cluster, letter)
+        async with cluster.client() as fs:
+            log = await get(fs, "/log")
+    assert len(log) == 600
+    assert sorted(log[at : at + 10] for at in range(0, 600, 10)) == sorted([b"a" * 10, b"b" * 10, b"c" * 10] * 20)
+
+
+async def test_an_open_file_outlives_its_name(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path, datanodes=3) as cluster, cluster.client() as fs:
+        await put(fs, "/file", b"data")
+        async with await fs.open("/file", "r") as file:
+            await fs.remove("/file")
+            assert await file.pread(10, 0) == b"data"
+        assert (await fs.statfs()).inodes == 1
+
+
+async def test_paths_follow_links_and_dots(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path, datanodes=1, replicas=1) as cluster, cluster.client() as fs:
+        await fs.mkdir("/a/b/c", parents=True)
+        await put(fs, "/a/file", b"data")
+        await fs.symlink("../a", "/a/up")
+        await fs.symlink("/a/b", "/jump")
+        await fs.symlink("loop", "/loop")
+        assert await get(fs, "/a/b/c/../../file") == b"data"
+        assert await get(fs, "/a/up/up/file") == b"data"
+        assert await get(fs, "/jump/../file") == b"data"
+        assert (await fs.stat("/jump/c")).ino == (await fs.stat("/a/b/c")).ino
+        assert (await fs.stat("/../..")).ino == (await fs.stat("/")).ino
+        with pytest.raises(errors.TooManySymlinks):
+            await fs.stat("/loop")
+        with pytest.raises(errors.NotADirectory, match="/a/file/x"):
+            await fs.stat("/a/file/x")
+        with pytest.raises(errors.NotFound, match="/a/nothing"):
+            await fs.stat("/a/nothing")
+
+
+async def test_a_tree_goes_whatever_its_depth(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path, datanodes=1, replicas=1) as cluster, cluster.client() as fs:
+        await _make_deep(fs, 1200)
+        for number in range(30):
+            await fs.touch(f"/d/file-{number}")
+        assert await fs.remove_tree("/d") == 1230
+        assert await fs.listdir("/") == []
+
+
+async def _make_deep(fs: FileSystem, depth: int) -> None:
+    parent = (await fs.stat("/")).ino
+    for _ in range(depth):
+        parent = (await fs.inodes.mkdir(parent, b"d", 0o755, 0, 0)).ino
+
+
+async def test_names_of_any_bytes_are_kept(tmp_path: Path) -> None:
+    names = [b"\xff\xfe", b"new\nline", "snow \u2603".encode(), b"x" * 255]
+    async with running_cluster(tmp_path, datanodes=1, replicas=1) as cluster, cluster.client() as fs:
+        for name in names:
+            await fs.touch(b"/" + name)
+        assert sorted(entry.name for entry in await fs.listdir("/")) == sorted(names)
+        with pytest.raises(errors.NameTooLong):
+            await fs.touch(b"/" + b"x" * 256)
+        with pytest.raises(errors.InvalidArgument, match="NUL"):
+            await fs.touch(b"/a\0b")
+
+
+async def test_fsck_finds_nothing_wrong_after_ordinary_work(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path, datanodes=4) as cluster, cluster.client() as fs:
+        await put(fs, "/big", os.urandom(3 * MIB))
+        await put(fs, "/small", b"x")
+        await put(fs, "/small", b"y", replace=True)
+        async with await fs.open("/big", "r+") as file:
+            await file.pwrite(b"middle", MIB)
+        await fs.remove("/small")
+        assert [finding async for finding in fs.fsck()] == []
+
+
+async def test_fsck_finds_a_chunk_that_is_gone(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path, datanodes=3, repair=False) as cluster, cluster.client() as fs:
+        await put(fs, "/file", os.urandom(MIB))
+        await cluster.stop("n1")
+        for chunk in (tmp_path / "n1" / "chunks").rglob("*"):
+            if chunk.is_file():
+                chunk.unlink()
+        await cluster.start_datanode("n1")
+        await wait_for_state(fs, set())
+        with trio.fail_after(10):
+            while not [finding async for finding in fs.fsck()]:
+                await trio.sleep(0.02)
+        assert len(await get(fs, "/file")) == MIB
+
+
+async def test_no_namenode_is_said_at_once() -> None:
+    with trio.fail_after(limits.FIRST_CONTACT_TIMEOUT_S + 2), pytest.raises(errors.Unreachable, match="no NameNode at"):
+        async with open_filesystem("127.0.0.1:1"):
+            pass
