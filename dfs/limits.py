@@ -111,6 +111,7 @@ RETRY_DELAY_MAX_S = 2.0
 LOCAL_DATANODES_DEFAULT = 4  # one more than the copies: a DataNode may go, and every copy has a place still
 LOCAL_DATANODES_MAX = 64  # each is a process of its own on this machine
 LOCAL_UP_TIMEOUT_S = 30.0  # `dfs up` waits so long for every daemon
+LOCAL_START_ATTEMPTS = 4  # of a daemon, after which `dfs up` says that it does not run; it is still tried again
 LOCAL_STOP_TIMEOUT_S = 30.0  # from SIGTERM to SIGKILL
 LOCAL_POLL_PERIOD_S = 0.1  # between two looks at a cluster that starts or stops
 LOCAL_CONTROL_TIMEOUT_S = 10.0  # one request to the supervisor that waits for no daemon, and its reply

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from nodes.datanode.daemon import run_datanode
 
 from dfs import tasks
 from dfs.client import FileSystem, open_filesystem
 from dfs.config import DataNodeConfig, NameNodeConfig
 from dfs.rpc import Network, SocketNetwork
 from dfs.runtime import RealRuntime, Runtime
+from nodes.datanode.daemon import run_datanode
 from nodes.namenode.daemon import run_namenode
 
 

@@ -1,0 +1,1 @@
+"""The `dfs` command line: files, transfers, the cluster, and the local cluster."""

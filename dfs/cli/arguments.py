@@ -1,0 +1,89 @@
+"""Arguments that are paths: bytes, whatever the locale, completed by the shell from the cluster or this machine."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from dfs import errors, limits
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+
+class ArgumentType(click.ParamType):  # type: ignore[type-arg] # newer versions of click only have it generic
+    """Base of our arguments' types."""
+
+
+class RemotePath(ArgumentType):
+    """A path in the cluster, absolute (a missing first slash is added), as bytes."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
+        raw = os.fsencode(value)
+        if not raw:
+            self.fail("a path cannot be empty", param, ctx)
+        if b"\0" in raw:
+            self.fail("a path cannot contain a NUL byte", param, ctx)
+        return raw if raw.startswith(b"/") else b"/" + raw
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Names in the cluster; none where it does not answer at once, for a shell shows no errors."""
+        from dfs.cli import completing
+
+        return completing.remote_paths(ctx, incomplete)
+
+
+class LocalPath(ArgumentType):
+    """A path on this machine, as bytes."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
+        raw = os.fsencode(value)
+        if not raw:
+            self.fail("a path cannot be empty", param, ctx)
+        return raw
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type="file")]
+
+
+REMOTE: Final = RemotePath()
+LOCAL: Final = LocalPath()
+
+remote_paths = functools.partial(click.argument, "paths", metavar="PATH...", nargs=-1, required=True, type=REMOTE)
+"""`@remote_paths()`: one path in the cluster, or more."""
+
+
+def base_name(path: bytes) -> bytes:
+    """The last name of a path; empty where it ends in the root, `.` or nothing, whose contents are meant then."""
+    name = path.rstrip(b"/").rpartition(b"/")[2]
+    return b"" if name == b"." else name
+
+
+def join(directory: bytes, name: bytes) -> bytes:
+    """A name in a directory."""
+    return directory if not name else directory + name if directory.endswith(b"/") else directory + b"/" + name
+
+
+def beside(path: bytes, token: str) -> bytes:
+    """A name in the same directory for a draft of `path`: hidden, and no longer than a name may be."""
+    directory, slash, name = path.rstrip(b"/").rpartition(b"/")
+    ending = b".dfs-" + token.encode("ascii")
+    kept = name[: limits.NAME_MAX_BYTES - len(ending) - 1]
+    return directory + slash + b"." + kept + ending
+
+
+def refuse_missing_name(path: bytes) -> bytes:
+    """The last name of `path`. Raises `InvalidArgument` where there is none."""
+    name = base_name(path)
+    if name in (b"", b".."):
+        raise errors.InvalidArgument(f"this names no entry of a directory: {os.fsdecode(path)}")
+    return name

@@ -1,0 +1,184 @@
+"""`status` and `fsck`: how the cluster is.
+
+What the NameNode says of itself is a map whose keys may be missing in another version: what is not there is not
+shown. Process ids are those of the local cluster, as its supervisor notes them in `cluster.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from dfs import codec
+from dfs.cli import show
+from dfs.cli.context import chosen, config_option, run
+from dfs.config import client_config_path, local_cluster_dir
+from dfs.types import NodeView
+
+if TYPE_CHECKING:
+    from dfs.client import FileSystem
+
+_STATE_COLOURS: Final = {"up": "green", "suspect": "yellow", "dead": "red"}
+_HEADINGS: Final = ("DataNode", "Address", "PID", "State", "Rack", "Used", "Capacity", "Use%", "Chunks", "Load", "Seen")
+_NUMBERS: Final = (2, 5, 6, 7, 8, 9)
+_STATE: Final = 3
+_COUNTS: Final = (
+    ("files", "Files"),
+    ("directories", "Directories"),
+    ("bytes", "Bytes"),
+    ("chunks", "Chunks"),
+    ("under_replicated", "Under-replicated chunks"),
+    ("lost", "Chunks with no copy"),
+    ("garbage", "Chunks to be deleted"),
+    ("sessions", "Clients"),
+)
+_BAD_IF_ANY: Final = ("under_replicated", "lost")
+
+# --- local daemons --------------------------------------------------------------------------------------
+
+
+def local_pids(config: str | None, namenode: str) -> dict[str, int]:
+    """Process ids of the local daemons of the cluster whose NameNode is at `namenode`, by name; often none."""
+    path = client_config_path(config)
+    for directory in {path.parent if path else local_cluster_dir(), local_cluster_dir()}:
+        daemons = _daemons(directory)
+        if daemons.get("namenode", {}).get("address", namenode) == namenode:
+            pids = {name: daemon.get("pid") for name, daemon in daemons.items()}
+            found = {name: pid for name, pid in pids.items() if isinstance(pid, int) and Path(f"/proc/{pid}").exists()}
+            if found:
+                return found
+    return {}
+
+
+def _daemons(directory: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((directory / "cluster.json").read_bytes())["daemons"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}  # no local cluster is there, or one that another version keeps
+    return found if isinstance(found, dict) else {}
+
+
+# --- status ---------------------------------------------------------------------------------------------
+
+
+@click.command(short_help="Show the daemons and the state of the data.")
+@click.option("--json", "as_json", is_flag=True, help="One object; sizes in bytes, times in nanoseconds.")
+@config_option
+def status(as_json: bool) -> int:
+    """Show the NameNode, the DataNodes, and how well the data is replicated."""
+    config = chosen().config
+
+    async def body(fs: FileSystem) -> None:
+        found = await fs.status()
+        found.setdefault("address", fs.session.address)
+        found["nodes"] = [codec.node_view(wire) for wire in found.get("nodes") or ()]
+        pids = local_pids(config, fs.session.address)
+        if as_json:
+            show.echo_json(status_record(found, pids))
+        else:
+            _print_status(found, pids)
+
+    return run(body)
+
+
+def status_record(found: Mapping[str, Any], pids: Mapping[str, int]) -> dict[str, Any]:
+    """The status as JSON has it: nodes as objects, with `pid` where they run here, and all local `pids`."""
+    nodes = [{**view._asdict(), "state": str(view.state), "pid": pids.get(view.node)} for view in found["nodes"]]
+    return {**found, "nodes": nodes, "pid": pids.get("namenode", found.get("pid")), "pids": sorted(pids.values())}
+
+
+def _print_status(found: Mapping[str, Any], pids: Mapping[str, int]) -> None:
+    for line in namenode_lines(found, pids):
+        show.echo(line)
+    show.echo("")
+    rows = [node_row(view, pids, time.time_ns()) for view in found["nodes"]]
+    if not rows:
+        show.echo("No DataNode has ever registered: start one with `dfs datanode --config FILE`.")
+    elif sys.stdout.isatty():
+        _draw_nodes(rows)
+    else:
+        for line in show.table([list(_HEADINGS), *rows], right=_NUMBERS):
+            show.echo(line)
+    show.echo("")
+    for line in count_lines(found):
+        show.echo(line)
+
+
+def namenode_lines(found: Mapping[str, Any], pids: Mapping[str, int]) -> list[str]:
+    """Who the NameNode is, a line for each thing known."""
+    pid = pids.get("namenode", found.get("pid"))
+    facts = [
+        ("NameNode", f"{found.get('address', '?')}" + (f", pid {pid}" if pid else "")),
+        ("Version", found.get("version")),
+        ("Cluster", found.get("cluster")),
+        ("Copies", _copies(found)),
+    ]
+    return [f"{label + ':':10}{value}" for label, value in facts if value]
+
+
+def _copies(found: Mapping[str, Any]) -> str:
+    if "replicas" not in found:
+        return ""
+    least = f", at least {found['min_replicas']} to count as written" if "min_replicas" in found else ""
+    return f"{found['replicas']}{least}"
+
+
+def node_row(view: NodeView, pids: Mapping[str, int], now_ns: int) -> list[str]:
+    """The cells of a DataNode's row, as `_HEADINGS` has them."""
+    used = max(0, view.capacity_bytes - view.free_bytes)
+    seen = show.age((now_ns - view.last_heartbeat_ns) / 10**9) + " ago" if view.last_heartbeat_ns else "never"
+    cells = [view.node, view.address, str(pids.get(view.node, "-")), str(view.state), view.rack or "-"]
+    cells += [show.human(used), show.human(view.capacity_bytes), show.share(used, view.capacity_bytes)]
+    cells += [str(view.chunks), str(view.load), seen]
+    return [show.printable(cell) for cell in cells]
+
+
+def _draw_nodes(rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for at, heading in enumerate(_HEADINGS):
+        table.add_column(heading, justify="right" if at in _NUMBERS else "left", no_wrap=heading in ("Used", "PID"))
+    for row in rows:
+        cells = [Text(cell) for cell in row]
+        cells[_STATE].stylize(_STATE_COLOURS.get(row[_STATE], ""))
+        table.add_row(*cells)
+    Console().print(table)
+
+
+def count_lines(found: Mapping[str, Any]) -> list[str]:
+    """What there is, and what is wrong with it."""
+    rows = [[f"{label}:", str(found[key])] for key, label in _COUNTS if key in found]
+    if any(found.get(key) for key in _BAD_IF_ANY):
+        rows.append(["", "(run `dfs fsck` to see which)"])
+    return show.table(rows)
+
+
+# --- fsck -----------------------------------------------------------------------------------------------
+
+
+@click.command(short_help="Check that namespace, chunks and copies agree.")
+@config_option
+def fsck() -> int:
+    """Check that namespace, chunks and copies agree; ends with 1 if anything is wrong."""
+    return run(_fsck)
+
+
+async def _fsck(fs: FileSystem) -> int:
+    findings = 0
+    async for finding in fs.fsck():
+        findings += 1
+        show.echo(show.printable(finding))
+    if not findings:
+        show.echo("nothing wrong")
+        return 0
+    show.echo("1 finding" if findings == 1 else f"{findings} findings")
+    return 1

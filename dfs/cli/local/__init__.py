@@ -1,0 +1,1 @@
+"""A supervised cluster on this machine: `dfs up` and `dfs down`."""

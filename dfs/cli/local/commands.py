@@ -1,0 +1,147 @@
+"""`dfs up` and `dfs down`: a cluster of several DataNodes on this machine, to try things and to develop against."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dfs import config, limits
+from dfs.cli.local import locks, making, running
+from dfs.cli.local.layout import Layout
+
+_directory_option = click.option(
+    "--dir",
+    "directory",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Where the cluster is kept; by default ~/.local/share/dfs/local.",
+)
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+
+
+@click.command()
+@_directory_option
+@click.option(
+    "--datanodes",
+    type=click.IntRange(1, limits.LOCAL_DATANODES_MAX),
+    help=f"How many DataNodes, at least; {limits.LOCAL_DATANODES_DEFAULT} for a new cluster.",
+)
+@click.option(
+    "--replicas",
+    type=click.IntRange(1, limits.REPLICAS_MAX),
+    help=f"Copies of every file's data; {limits.REPLICAS_DEFAULT} for a new cluster that has the DataNodes for it.",
+)
+@click.option(
+    "--min-replicas",
+    type=click.IntRange(1, limits.REPLICAS_MAX),
+    help=f"Fewest copies on which data counts as written; {limits.MIN_REPLICAS_DEFAULT} for a new cluster.",
+)
+@_json_option
+def up(
+    directory: Path | None, datanodes: int | None, replicas: int | None, min_replicas: int | None, as_json: bool
+) -> None:
+    """Start a cluster on this machine, in the background, and wait until it can be used.
+
+    The first time this makes the cluster: configuration files, which are yours to edit, and directories for the data.
+    After that it starts what does not run. A daemon that ends is started again until `dfs down`.
+    """
+    layout = Layout(directory or config.local_cluster_dir())
+    made, started, cluster = _bring_up(layout, making.Wish(datanodes, replicas, min_replicas))
+    if as_json:
+        click.echo(json.dumps(_report(layout, made, started, cluster)))
+        return
+    if datanodes is not None and datanodes < made.datanodes:
+        click.echo(f"There are {made.datanodes} DataNodes already, and all of them stay.")
+    click.echo(_welcome(layout, made, started))
+
+
+def _bring_up(layout: Layout, wish: making.Wish) -> tuple[making.Made, bool, dict[str, Any]]:
+    """What there is, whether a supervisor was started for it, and what that knows of its daemons."""
+    import trio
+
+    from dfs.cli.local import waiting
+    from dfs.telemetry import configure_logs
+
+    configure_logs("error")  # a client that waits for its NameNode says so; here that is no news
+    if not layout.is_made():
+        making.complete(wish)  # a wish that cannot be leaves nothing behind
+    layout.claim()
+    with locks.holding(layout.command_lock):
+        made = making.make(layout, wish)
+        log_sizes = waiting.log_sizes(layout)
+        started = running.start_or_reload(layout)
+    cluster = trio.run(waiting.wait_until_up, layout, log_sizes, limits.LOCAL_UP_TIMEOUT_S)
+    return made, started, cluster
+
+
+def _report(layout: Layout, made: making.Made, started: bool, cluster: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "dir": os.fspath(layout.directory),
+        "config": os.fspath(layout.client),
+        "namenode": made.namenode,
+        "datanodes": made.datanodes,
+        "replicas": made.replicas,
+        "min_replicas": made.min_replicas,
+        "started": started,
+        "added": made.added,
+        "supervisor": cluster["pid"],
+        "daemons": cluster["daemons"],
+    }
+
+
+def _welcome(layout: Layout, made: making.Made, started: bool) -> str:
+    where = os.fspath(layout.directory)
+    lines = [
+        f"The cluster is up{'' if started else ' already' if not made.added else ', with ' + _some(made.added)}:"
+        f" a NameNode at {made.namenode} and {_count(made.datanodes, 'DataNode')},"
+        f" {_count(made.replicas, 'copy', 'copies')} of all data.",
+        f"It is kept in {where}, its logs in {layout.logs}.",
+        "",
+    ]
+    down = "dfs down"
+    if layout.directory != Layout(config.local_cluster_dir()).directory:
+        down += f" --dir {shlex.quote(where)}"
+    if not _is_chosen(layout):
+        lines += ["To use it in this shell:", "", f"    export DFS_CONFIG={shlex.quote(str(layout.client))}", ""]
+    lines += ["Try:", "", "    dfs status", "    dfs upload FILE /", "    dfs ls -l /", f"    {down}"]
+    return "\n".join(lines)
+
+
+def _is_chosen(layout: Layout) -> bool:
+    """Whether the other verbs use this cluster when they are told nothing else."""
+    path = config.client_config_path()
+    try:
+        return path is not None and path.samefile(layout.client)
+    except OSError:
+        return False
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names)} added" if len(names) <= 4 else f"{names[0]} to {names[-1]} added"
+
+
+@click.command()
+@_directory_option
+@_json_option
+def down(directory: Path | None, as_json: bool) -> None:
+    """Stop the cluster on this machine, in order. The data stays; `dfs up` starts it again."""
+    layout = Layout(directory or config.local_cluster_dir())
+    stopped = False
+    if layout.is_ours():
+        with locks.holding(layout.command_lock):
+            stopped = running.stop(layout)
+    if as_json:
+        click.echo(json.dumps({"dir": os.fspath(layout.directory), "stopped": stopped}))
+    elif stopped:
+        click.echo(f"The cluster is down. Its data stays in {layout.directory}; `dfs up` starts it again.")
+    else:
+        click.echo(f"No cluster runs in {layout.directory}: there is nothing to stop.")

@@ -1,0 +1,100 @@
+"""Where a local cluster keeps what it has: one directory, which may be moved while nothing runs.
+
+    up.lock             held by a `dfs up` or `dfs down` at work; the mark that the directory is ours
+    client.toml, namenode.toml, n1.toml, ...    configurations: written once, then people's to edit
+    namenode/, n1/, ...                         what the daemons keep
+    logs/NAME.log       what a daemon says, logs/NAME.log.1 what it said before
+    supervisor.lock     held by the supervisor and every daemon it started: free when all are gone
+    supervisor.sock     where the supervisor takes orders (`dfs.cli.local.control`)
+    cluster.json        what the supervisor knows of its daemons, for people and programs
+
+namenode.toml is written last, so a directory without it is one whose making was cut short, and is made again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any, Final
+
+from dfs import errors
+
+CLUSTER_FILE_VERSION: Final = 1
+"""Of cluster.json. Keys may be added within a version; a reader takes another version for no cluster."""
+
+_NODE_FILE: Final = re.compile(r"n([1-9][0-9]{0,3})\.toml")
+
+
+class Layout:
+    """The names in a local cluster's directory. Immutable; makes nothing by itself."""
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.directory = Path(directory).resolve()
+        self.command_lock = self.directory / "up.lock"
+        self.client = self.directory / "client.toml"
+        self.namenode = self.directory / "namenode.toml"
+        self.logs = self.directory / "logs"
+        self.supervisor_lock = self.directory / "supervisor.lock"
+        self.socket = self.directory / "supervisor.sock"
+        self.cluster_file = self.directory / "cluster.json"
+
+    def log(self, name: str) -> Path:
+        """The log of the daemon `name`, or of the supervisor."""
+        return self.logs / f"{name}.log"
+
+    def datanode(self, number: int) -> Path:
+        """The configuration of the DataNode `number`, 1 or more."""
+        return self.directory / f"n{number}.toml"
+
+    def datanode_numbers(self) -> list[int]:
+        """The numbers of the DataNodes that have a configuration, in order."""
+        matches = (_NODE_FILE.fullmatch(path.name) for path in self.directory.iterdir())
+        return sorted(int(match[1]) for match in matches if match)
+
+    def is_ours(self) -> bool:
+        """Whether `dfs up` has been at work in this directory."""
+        return self.command_lock.is_file()
+
+    def is_made(self) -> bool:
+        """Whether the directory holds a whole cluster."""
+        return self.is_ours() and self.namenode.is_file()
+
+    def claim(self) -> None:
+        """Make the directory ours, and it and its parents where missing.
+
+        Raises `NotEmpty` if it holds what is not ours, `NotADirectory` if it is a file; `OSError` as the disk does.
+        """
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise errors.NotADirectory(
+                f"no local cluster can be kept in {self.directory}: it is, or is below, something that is no"
+                " directory; name another with --dir"
+            ) from None
+        if not self.is_ours() and any(self.directory.iterdir()) and not self.is_ours():
+            raise errors.NotEmpty(
+                f"no local cluster can be kept in {self.directory}: the directory holds other files;"
+                " name an empty or a new one with --dir"
+            )
+        self.command_lock.touch()
+
+    def read_cluster(self) -> dict[str, Any]:
+        """What cluster.json says; empty if there is none that this version understands."""
+        try:
+            found = json.loads(self.cluster_file.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) and found.get("version") == CLUSTER_FILE_VERSION else {}
+
+    def write_cluster(self, cluster: dict[str, Any]) -> None:
+        """Replace cluster.json at once, so that readers see the old one or the new one."""
+        write_file(self.cluster_file, json.dumps({"version": CLUSTER_FILE_VERSION, **cluster}, indent=1) + "\n")
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all, also for readers at the same time."""
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(text, "utf-8")
+    temporary.replace(path)

@@ -1,0 +1,96 @@
+"""Waiting until a local cluster works: its daemons run, the NameNode answers, and it takes every DataNode for up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import trio
+
+from dfs import config, errors, limits, tasks
+from dfs.cli.local import control
+from dfs.cli.local.keeper import RUNNING
+from dfs.cli.local.layout import Layout
+from dfs.cli.local.logfiles import last_line
+from dfs.client import FileSystem, open_filesystem
+from dfs.types import NodeState
+
+_NOT_YET = (errors.Unreachable, errors.ConnectionLost, errors.DeadlineExceeded, errors.Busy)
+
+
+async def wait_until_up(layout: Layout, log_sizes: dict[str, int], timeout_s: float) -> dict[str, Any]:
+    """Wait until clients can use the cluster and each of its DataNodes; what the supervisor knows of its daemons then.
+
+    `log_sizes`: what daemons' logs held before (`log_sizes`), so that a failure is told in words of this time. Raises
+    `DfsError` after `timeout_s`, or when a daemon keeps failing, naming the daemon that is missing and its last words.
+    """
+    with trio.move_on_after(timeout_s):
+        cluster = await _wait_for_daemons(layout)
+        if cluster is not None:
+            await _wait_for_nodes(layout)
+            return cluster
+    raise errors.DfsError(_failure(layout, log_sizes))
+
+
+def log_sizes(layout: Layout) -> dict[str, int]:
+    """How long each log is now, in bytes."""
+    if not layout.logs.is_dir():
+        return {}
+    return {path.stem: path.stat().st_size for path in layout.logs.glob("*.log")}
+
+
+async def _wait_for_daemons(layout: Layout) -> dict[str, Any] | None:
+    """None when one of them has failed LOCAL_START_ATTEMPTS times since this was called."""
+    before = {name: daemon["restarts"] for name, daemon in _cluster(layout)["daemons"].items()}
+    while True:
+        cluster = _cluster(layout)
+        for name, daemon in cluster["daemons"].items():
+            if daemon["state"] != RUNNING and daemon["restarts"] - before.get(name, 0) >= limits.LOCAL_START_ATTEMPTS:
+                return None
+        if all(daemon["state"] == RUNNING for daemon in cluster["daemons"].values()):
+            return cluster
+        await trio.sleep(limits.LOCAL_POLL_PERIOD_S)
+
+
+def _cluster(layout: Layout) -> dict[str, Any]:
+    reply = control.request(layout, "status")
+    if reply is None:
+        last = last_line(layout.log("supervisor"))
+        raise errors.DfsError(
+            f"the cluster in {layout.directory} was stopped while it started: its supervisor's last words are"
+            f" {last!r}; `dfs up` starts it again"
+        )
+    found: dict[str, Any] = reply["cluster"]
+    return found
+
+
+async def _wait_for_nodes(layout: Layout) -> None:
+    namenode = config.load_client(layout.client).namenode
+    wanted = {config.load_datanode(layout.datanode(number)).node for number in layout.datanode_numbers()}
+    while True:
+        try:
+            async with open_filesystem(namenode, wait_s=limits.LOCAL_UP_TIMEOUT_S) as fs:
+                return await _wait_for_views(fs, wanted)
+        except BaseException as error:
+            if not all(isinstance(leaf, _NOT_YET) for leaf in tasks.leaves(error)):
+                raise
+        await trio.sleep(limits.LOCAL_POLL_PERIOD_S)
+
+
+async def _wait_for_views(fs: FileSystem, wanted: set[str]) -> None:
+    while True:
+        if wanted <= {view.node for view in await fs.nodes() if view.state == NodeState.UP}:
+            return
+        await trio.sleep(limits.LOCAL_POLL_PERIOD_S)
+
+
+def _failure(layout: Layout, sizes: dict[str, int]) -> str:
+    daemons = _cluster(layout)["daemons"]
+    missing = [name for name, daemon in daemons.items() if daemon["state"] != RUNNING]
+    if not missing:
+        return (
+            f"the daemons in {layout.directory} run, but the NameNode does not count every DataNode as up:"
+            f" `dfs status` shows which; their logs are in {layout.logs}"
+        )
+    name = missing[0]
+    words = last_line(layout.log(name), sizes.get(name, 0)) or "it says nothing"
+    return f"{name} does not run: {words}; its log is {layout.log(name)}; it is tried again until `dfs down`"

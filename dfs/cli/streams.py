@@ -1,0 +1,90 @@
+"""The local ends of a transfer: files, standard input and output. Each blocking call runs in a worker thread.
+
+A call on a pipe or a terminal may never return, so its thread is left behind when the transfer is cancelled; a call
+on a file is waited for.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import trio
+
+from dfs import limits
+
+_ZEROS = memoryview(bytes(limits.MIB))
+
+
+class FileSource:
+    """Bytes of a local file, from its current position to its end. Errors name `path`."""
+
+    def __init__(self, fd: int, path: bytes, *, may_block: bool = False) -> None:
+        self._fd = fd
+        self._path = path
+        self._may_block = may_block
+
+    async def readinto(self, view: memoryview) -> int:
+        try:
+            return await trio.to_thread.run_sync(os.readv, self._fd, [view], abandon_on_cancel=self._may_block)
+        except OSError as error:
+            error.filename = self._path
+            raise
+
+
+def standard_input() -> FileSource:
+    return FileSource(sys.stdin.fileno(), b"standard input", may_block=True)
+
+
+class FileSink:
+    """A local file, written from its beginning. Holes are left out; `length` is what it must be cut to at the end."""
+
+    def __init__(self, fd: int, path: bytes) -> None:
+        self._fd = fd
+        self._path = path
+        self.length = 0
+
+    async def write(self, view: memoryview) -> None:
+        try:
+            await trio.to_thread.run_sync(_write_at, self._fd, view, self.length)
+        except OSError as error:
+            error.filename = self._path
+            raise
+        self.length += len(view)
+
+    async def skip(self, length: int) -> None:
+        self.length += length
+
+
+def _write_at(fd: int, view: memoryview, offset: int) -> None:
+    written = 0
+    while written < len(view):
+        written += os.pwrite(fd, view[written:], offset + written)
+
+
+class StreamSink:
+    """A pipe, a terminal or a device: holes are written as zeros."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    async def write(self, view: memoryview) -> None:
+        await trio.to_thread.run_sync(_write_all, self._fd, view, abandon_on_cancel=True)
+
+    async def skip(self, length: int) -> None:
+        while length:
+            count = min(length, len(_ZEROS))
+            await self.write(_ZEROS[:count])
+            length -= count
+
+
+def _write_all(fd: int, view: memoryview) -> None:
+    written = 0
+    while written < len(view):
+        written += os.write(fd, view[written:])
+
+
+def standard_output() -> StreamSink:
+    """What was printed before goes first."""
+    sys.stdout.flush()
+    return StreamSink(sys.stdout.fileno())

@@ -1,0 +1,267 @@
+"""Copying local files and trees into a cluster.
+
+One task walks the local tree, makes each directory before anything goes into it, and hands files and symbolic links
+to a fixed crew of workers; it waits while they are busy, so memory does not grow with the tree. Directories of one
+listing are made many at once. With `preserve`, directories get their times when all is in them, the deepest first.
+"""
+
+# ruff: noqa: PTH116 - paths are bytes, which pathlib does not take
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import trio
+
+from dfs import errors, limits, tasks
+from dfs.cli import show
+from dfs.cli.arguments import base_name, join
+from dfs.cli.changing import is_directory, make_symlink
+from dfs.cli.crew import crew
+from dfs.cli.streams import FileSource, standard_input
+
+if TYPE_CHECKING:
+    from dfs.cli.context import Report
+    from dfs.cli.meter import Meter
+    from dfs.cli.transfer import Options
+    from dfs.client import FileSystem
+
+_DASH: Final = b"-"
+_SLICE: Final = limits.BATCH_MAX_COMMANDS  # directory entries read at once
+
+
+class Job(NamedTuple):
+    """One local file, and where it goes."""
+
+    source: bytes
+    target: bytes
+    status: os.stat_result
+    named: bool = False
+    """On the command line: may then be a pipe or a device, which is read to its end."""
+
+
+Put = Callable[[Job], Awaitable[None]]
+
+
+class Uploading:
+    """One `dfs upload`. `_kept` are directories whose times are yet to be set, parents before what is in them."""
+
+    def __init__(self, fs: FileSystem, options: Options, report: Report, meter: Meter) -> None:
+        self._fs = fs
+        self._options = options
+        self._report = report
+        self._meter = meter
+        self._kept: list[Job] = []
+
+    async def run(self, sources: tuple[bytes, ...], target: bytes) -> None:
+        """Copy `sources` to `target`, or into it. Errors about one of them go to the report."""
+        into = await is_directory(self._fs, target)
+        if len(sources) > 1 and not into:
+            raise errors.NotADirectory(
+                f"several files need a directory to go to, which this is not: {show.escaped(target)}"
+            )
+        async with tasks.open_nursery() as nursery:
+            if self._meter.drawn:
+                nursery.start_soon(self._find_total, sources)
+            async with crew(limits.TRANSFERS_AT_ONCE, self._copy) as put:
+                for source in sources:
+                    with self._report.catching():
+                        await self._plan(source, target, into, put)
+            nursery.cancel_scope.cancel()
+        await self._finish_directories()
+
+    # --- what there is to do ----------------------------------------------------------------------------
+
+    async def _plan(self, source: bytes, target: bytes, into: bool, put: Put) -> None:
+        if source == _DASH:
+            if into:
+                raise errors.IsADirectory(f"standard input needs a name in this directory: {show.escaped(target)}")
+            await self._copy_standard_input(target)
+            return
+        look = os.lstat if self._options.recursive else os.stat
+        status = await trio.to_thread.run_sync(look, source)
+        name = base_name(source)
+        if name == b"..":
+            name = base_name(await trio.to_thread.run_sync(os.path.realpath, source))
+        job = Job(source, join(target, name) if into else target, status, named=True)
+        if stat.S_ISDIR(status.st_mode):
+            await self._copy_tree(job, put)
+        elif target.endswith(b"/") and not into:
+            raise errors.NotADirectory(f"not a directory: {show.escaped(target)}")
+        else:
+            await put(job)
+
+    async def _copy_tree(self, top: Job, put: Put) -> None:
+        if not self._options.recursive:
+            raise IsADirectoryError(errno.EISDIR, "is a directory (-r copies it and all beneath)", top.source)
+        waiting: list[Job] = []
+        await self._make_directory(top, waiting)
+        while waiting:
+            directory = waiting.pop()
+            with self._report.catching():
+                await self._copy_directory(directory, waiting, put)
+
+    async def _copy_directory(self, directory: Job, waiting: list[Job], put: Put) -> None:
+        """Hand on what is in a directory; the directories in it are made, and added to `waiting`."""
+        with await trio.to_thread.run_sync(os.scandir, directory.source) as entries:
+            while found := await trio.to_thread.run_sync(_next_entries, entries):
+                inner: list[Job] = []
+                for name, source, status in found:
+                    if isinstance(status, OSError):
+                        self._report.note(status)
+                        continue
+                    job = Job(source, join(directory.target, name), status)
+                    if stat.S_ISDIR(status.st_mode):
+                        inner.append(job)
+                    else:
+                        await put(job)
+                await self._make_directories(inner, waiting)
+
+    async def _make_directories(self, jobs: list[Job], waiting: list[Job]) -> None:
+        async def make(job: Job) -> None:
+            with self._report.catching():
+                await self._make_directory(job, waiting)
+
+        if jobs:
+            async with crew(min(len(jobs), limits.LOOKUPS_AT_ONCE), make) as put:
+                for job in jobs:
+                    await put(job)
+
+    async def _make_directory(self, job: Job, waiting: list[Job]) -> None:
+        await self._fs.mkdir(job.target, stat.S_IMODE(job.status.st_mode) & 0o777, exist_ok=True)
+        waiting.append(job)
+        if self._options.preserve:
+            self._kept.append(job)
+
+    # --- doing it ---------------------------------------------------------------------------------------
+
+    async def _copy(self, job: Job) -> None:
+        with self._report.catching():
+            mode = job.status.st_mode
+            if stat.S_ISLNK(mode):
+                await self._copy_symlink(job)
+            elif stat.S_ISREG(mode) or (job.named and not self._options.recursive):
+                await self._copy_file(job)
+            else:
+                self._report.fail(f"skipped, for it is a {show.type_of(mode)}: {show.escaped(job.source)}")
+
+    async def _copy_file(self, job: Job) -> None:
+        plain = stat.S_ISREG(job.status.st_mode)
+        fd, status = await trio.to_thread.run_sync(_open_source, job.source, plain, abandon_on_cancel=not plain)
+        try:
+            await self._fs.upload(
+                FileSource(fd, job.source, may_block=not plain),
+                job.target,
+                mode=self._mode(status),
+                replace=self._options.force,
+                sync=self._options.sync,
+                times=(status.st_atime_ns, status.st_mtime_ns) if self._options.preserve else None,
+                owner=self._owner(status),
+                progress=self._meter.advance,
+            )
+        finally:
+            os.close(fd)
+
+    async def _copy_standard_input(self, target: bytes) -> None:
+        await self._fs.upload(
+            standard_input(),
+            target,
+            mode=0o666 & ~self._fs.umask,
+            replace=self._options.force,
+            sync=self._options.sync,
+            progress=self._meter.advance,
+        )
+
+    async def _copy_symlink(self, job: Job) -> None:
+        leads_to = await trio.to_thread.run_sync(os.readlink, job.source)
+        await make_symlink(self._fs, leads_to, job.target, replace=self._options.force)
+        if self._options.preserve:
+            await self._keep_owner_and_times(job)
+
+    def _mode(self, status: os.stat_result) -> int:
+        mode = stat.S_IMODE(status.st_mode)
+        if not self._options.preserve:
+            return mode & 0o777 & ~self._fs.umask
+        return mode if os.geteuid() in (0, status.st_uid) else mode & 0o1777
+
+    def _owner(self, status: os.stat_result) -> tuple[int, int] | None:
+        return (status.st_uid, status.st_gid) if self._options.preserve and os.geteuid() == 0 else None
+
+    # --- at the end -------------------------------------------------------------------------------------
+
+    async def _finish_directories(self) -> None:
+        """Deepest first, one depth after the other, so that no change in one comes after its times are set."""
+
+        async def finish(job: Job) -> None:
+            with self._report.catching():
+                attr = await self._fs.stat(job.target)
+                await self._fs.inodes.setattr(attr.ino, {"mode": self._mode(job.status)})
+                await self._keep_owner_and_times(job)
+
+        if self._kept:
+            async with crew(limits.LOOKUPS_AT_ONCE, finish) as put:
+                for job in reversed(self._kept):  # setting attributes changes no times of the directory above
+                    await put(job)
+
+    async def _keep_owner_and_times(self, job: Job) -> None:
+        if owner := self._owner(job.status):
+            await self._fs.chown(job.target, *owner, follow=False)
+        await self._fs.utime(job.target, job.status.st_atime_ns, job.status.st_mtime_ns, follow=False)
+
+    async def _find_total(self, sources: tuple[bytes, ...]) -> None:
+        """For the progress bar only: the files' lengths as they are now."""
+        if _DASH not in sources:
+            self._meter.total_bytes = await trio.to_thread.run_sync(
+                _total_bytes, sources, self._options.recursive, abandon_on_cancel=True
+            )
+
+
+# --- in worker threads ----------------------------------------------------------------------------------
+
+
+def _open_source(path: bytes, plain: bool) -> tuple[int, os.stat_result]:
+    """A descriptor and what it is of. `plain`: a regular file is expected, and anything else refused unread."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (os.O_NONBLOCK if plain else 0))
+    try:
+        status = os.fstat(fd)
+        if plain and not stat.S_ISREG(status.st_mode):
+            raise FileNotFoundError(errno.ENOENT, "is no regular file any more", path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd, status
+
+
+def _next_entries(entries: Iterator[os.DirEntry[bytes]]) -> list[tuple[bytes, bytes, os.stat_result | OSError]]:
+    """The next few names of a directory, their paths, and what they are or why that is not known."""
+    found: list[tuple[bytes, bytes, os.stat_result | OSError]] = []
+    for entry in entries:
+        try:
+            status: os.stat_result | OSError = entry.stat(follow_symlinks=False)
+        except OSError as error:
+            status = error
+        found.append((entry.name, entry.path, status))
+        if len(found) >= _SLICE:
+            break
+    return found
+
+
+def _total_bytes(sources: tuple[bytes, ...], recursive: bool) -> int:
+    total = 0
+    waiting = list(sources)
+    while waiting:
+        path = waiting.pop()
+        try:
+            status = os.lstat(path) if recursive else os.stat(path)
+            if stat.S_ISREG(status.st_mode):
+                total += status.st_size
+            elif stat.S_ISDIR(status.st_mode) and recursive:
+                with os.scandir(path) as entries:
+                    waiting += [entry.path for entry in entries if not entry.is_symlink()]
+        except OSError:
+            pass  # the transfer will say so
+    return total

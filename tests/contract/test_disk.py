@@ -1,0 +1,151 @@
+"""What the DataNode may rely on, whichever disk it runs on: the machine's or the simulation."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dfs import errors
+from nodes.datanode.disk import Disk, File, RealDisk
+from tests.simulation.disk import MemoryDisk
+
+KIB = 1024
+
+
+@pytest.fixture(params=["real", "memory"])
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Disk:
+    return RealDisk(tmp_path) if request.param == "real" else MemoryDisk()
+
+
+@pytest.fixture
+def file(disk: Disk) -> Iterator[File]:
+    opened = disk.open("file", create=True)
+    yield opened
+    opened.close()
+
+
+def content(file: File, length: int, offset: int = 0) -> bytes:
+    buffer = bytearray(length)
+    return bytes(buffer[: file.pread_into(memoryview(buffer), offset)])
+
+
+def test_what_is_written_reads_back(file: File) -> None:
+    assert file.pwrite([b"abc", b"", memoryview(b"defg")], 10) == 7
+    assert file.size() == 17
+    assert content(file, 100) == bytes(10) + b"abcdefg"
+    assert content(file, 3, 12) == b"cde"
+    assert content(file, 5, 17) == b""
+
+
+def test_more_buffers_than_one_system_call_takes_are_all_written(file: File) -> None:
+    buffers = [bytes([number % 251]) * 3 for number in range(3000)]
+    assert file.pwrite(buffers, 5) == 9000
+    assert content(file, 9000, 5) == b"".join(buffers)
+
+
+def test_reading_from_memory_gives_the_bytes_or_says_that_it_would_wait(file: File) -> None:
+    file.pwrite([b"x" * 100], 0)
+    buffer = bytearray(100)
+    count = file.pread_nowait_into(memoryview(buffer), 0)
+    assert count is None or buffer[:count] == b"x" * count
+
+
+def test_truncate_cuts_and_grows_by_zeros(file: File) -> None:
+    file.pwrite([b"abcdef"], 0)
+    file.truncate(3)
+    file.truncate(6)
+    assert content(file, 10) == b"abc\0\0\0"
+
+
+def test_a_punched_range_takes_no_space_and_reads_as_zeros(file: File) -> None:
+    file.pwrite([b"x" * 64 * KIB], 0)
+    file.sync()
+    before = file.allocated_bytes()
+    try:
+        file.punch(16 * KIB, 32 * KIB)
+    except OSError as error:
+        assert error.errno == errno.EOPNOTSUPP  # a file system without holes says so
+        return
+    assert file.size() == 64 * KIB
+    assert content(file, 64 * KIB) == b"x" * 16 * KIB + bytes(32 * KIB) + b"x" * 16 * KIB
+    file.sync()
+    assert file.allocated_bytes() <= before - 32 * KIB
+
+
+def test_names_are_made_listed_renamed_and_removed(disk: Disk) -> None:
+    disk.make_dirs("a/b")
+    disk.make_dirs("a/b")
+    disk.open("a/b/two", create=True).close()
+    disk.open("a/b/one", create=True).close()
+    assert disk.list_dir("a/b") == ["one", "two"]
+    assert disk.list_dir("a") == ["b"]
+    assert disk.exists("a/b") and disk.exists("a/b/one") and not disk.exists("a/b/three")
+    disk.rename("a/b/one", "a/b/two")
+    disk.sync_dir("a/b")
+    disk.sync_dir("")
+    assert disk.list_dir("a/b") == ["two"]
+    disk.remove("a/b/two")
+    assert disk.list_dir("a/b") == []
+
+
+def test_what_is_missing_is_file_not_found(disk: Disk) -> None:
+    for attempt in (
+        lambda: disk.open("missing", create=False),
+        lambda: disk.open("no/such", create=True),
+        lambda: disk.size("missing"),
+        lambda: disk.remove("missing"),
+        lambda: disk.rename("missing", "other"),
+        lambda: disk.read_file("missing"),
+        lambda: disk.list_dir("missing"),
+        lambda: disk.sync_dir("missing"),
+    ):
+        with pytest.raises(FileNotFoundError):
+            attempt()
+
+
+def test_opening_to_create_keeps_what_is_there(disk: Disk) -> None:
+    disk.replace_file("kept", b"content")
+    file = disk.open("kept", create=True)
+    assert content(file, 10) == b"content"
+    file.close()
+
+
+def test_a_file_is_replaced_whole(disk: Disk) -> None:
+    disk.make_dirs("d")
+    disk.replace_file("d/file", b"a long first content")
+    disk.replace_file("d/file", b"second")
+    assert disk.read_file("d/file") == b"second"
+    assert disk.size("d/file") == 6
+    assert disk.list_dir("d") == ["file"]
+
+
+def test_a_renamed_file_stays_open(disk: Disk, file: File) -> None:
+    file.pwrite([b"here"], 0)
+    disk.rename("file", "moved")
+    assert content(file, 4) == b"here"
+    assert disk.read_file("moved") == b"here"
+
+
+def test_a_directory_has_one_owner(disk: Disk) -> None:
+    disk.lock("lock")
+    with pytest.raises(errors.DirectoryInUse, match="is in use by another DataNode"):
+        disk.lock("lock")
+    disk.unlock("lock")
+    disk.lock("lock")
+    disk.unlock("lock")
+
+
+def test_free_space_is_part_of_the_capacity(disk: Disk) -> None:
+    assert 0 < disk.free_bytes() <= disk.capacity_bytes()
+
+
+def test_errors_of_the_system_come_out_as_they_are() -> None:
+    disk = RealDisk(Path("/proc/self"))
+    with pytest.raises(OSError) as caught:
+        disk.make_dirs("nothing/can/be/made/here")
+    assert not isinstance(caught.value, errors.DfsError)
+    assert os.strerror(caught.value.errno or 0)

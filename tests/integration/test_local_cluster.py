@@ -1,0 +1,166 @@
+"""A cluster on this machine, as somebody meets it who has just installed dfs: up, used, hurt, down, and up again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dfs.cli.local.layout import Layout
+
+PATIENCE_S = 60
+
+Shell = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return Layout(tmp_path / "cluster")
+
+
+@pytest.fixture
+def dfs(layout: Layout, tmp_path: Path) -> Iterator[Shell]:
+    """Runs `dfs` in a shell of a new user, and leaves no cluster behind."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("XDG_")}
+    environment |= {"HOME": str(tmp_path), "DFS_CONFIG": str(layout.client)}
+
+    def run(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-m", "dfs.cli", *arguments]
+        done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == status, done.stderr
+        return done
+
+    yield run
+    run("down", "--dir", str(layout.directory))
+
+
+@pytest.fixture
+def up(dfs: Shell, layout: Layout) -> Callable[..., dict[str, Any]]:
+    """`dfs up` of two DataNodes with two copies; what it reports."""
+
+    def run(*arguments: str) -> dict[str, Any]:
+        found = json.loads(dfs("up", "--dir", str(layout.directory), "--json", *arguments).stdout)
+        assert isinstance(found, dict)
+        return found
+
+    run("--datanodes", "2", "--replicas", "2")
+    return run
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def pids(report: dict[str, Any]) -> dict[str, int]:
+    return {name: daemon["pid"] for name, daemon in report["daemons"].items()}
+
+
+def lives(pid: int) -> bool:
+    """Whether a process runs; one that is over and only waits to be taken note of does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_up_status_down(dfs: Shell, layout: Layout) -> None:
+    welcome = dfs("up", "--dir", str(layout.directory), "--datanodes", "2", "--replicas", "2").stdout
+    assert "2 DataNodes, 2 copies of all data" in welcome
+    assert "dfs upload FILE /" in welcome
+    status = json.loads(dfs("status", "--json").stdout)
+    assert sorted(node["node"] for node in status["nodes"]) == ["n1", "n2"]
+    assert {node["state"] for node in status["nodes"]} == {"up"}
+    assert "is down" in dfs("down", "--dir", str(layout.directory)).stdout
+    assert not any(map(lives, status["pids"]))
+    assert "No cluster runs" in dfs("down", "--dir", str(layout.directory)).stdout
+
+
+def test_up_twice_starts_nothing_twice(up: Callable[..., dict[str, Any]]) -> None:
+    first, second = up(), up("--datanodes", "2")
+    assert not first["started"]
+    assert pids(first) == pids(second)
+    assert first["supervisor"] == second["supervisor"]
+
+
+def test_killed_datanode_comes_back(up: Callable[..., dict[str, Any]]) -> None:
+    before = pids(up())
+    os.kill(before["n1"], signal.SIGKILL)
+    wait_until(lambda: not lives(before["n1"]))
+    after = up()
+    assert after["daemons"]["n1"]["pid"] != before["n1"]
+    assert after["daemons"]["n1"]["restarts"] == 1
+    assert pids(after)["n2"] == before["n2"]
+
+
+def test_data_is_there_after_down_and_up(
+    dfs: Shell, up: Callable[..., dict[str, Any]], layout: Layout, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(300_000))
+    dfs("upload", str(source), "/kept")
+    dfs("down", "--dir", str(layout.directory))
+    assert up()["started"]
+    dfs("download", "/kept", str(tmp_path / "back"))
+    assert (tmp_path / "back").read_bytes() == source.read_bytes()
+
+
+def test_up_after_the_supervisor_was_killed(up: Callable[..., dict[str, Any]]) -> None:
+    before = up()
+    os.kill(before["supervisor"], signal.SIGKILL)
+    after = up()
+    assert after["started"]
+    assert not any(map(lives, pids(before).values()))
+    assert all(map(lives, pids(after).values()))
+
+
+def test_down_after_the_supervisor_was_killed(dfs: Shell, up: Callable[..., dict[str, Any]], layout: Layout) -> None:
+    before = up()
+    os.kill(before["supervisor"], signal.SIGKILL)
+    dfs("down", "--dir", str(layout.directory))
+    assert not any(map(lives, pids(before).values()))
+
+
+def test_datanodes_are_added_while_the_cluster_runs(up: Callable[..., dict[str, Any]]) -> None:
+    before = up()
+    after = up("--datanodes", "3")
+    assert after["added"] == ["n3"]
+    assert not after["started"]
+    assert pids(after).items() > pids(before).items()
+
+
+def test_two_shells_say_up_at_once(layout: Layout, dfs: Shell, tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "dfs.cli", "up", "--dir", str(layout.directory), "--datanodes", "1", "--json"]
+    shells = [subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    reports = [json.loads(shell.communicate(timeout=120)[0]) for shell in shells]
+    assert [shell.returncode for shell in shells] == [0, 0]
+    assert sorted(report["started"] for report in reports) == [False, True]
+    assert pids(reports[0]) == pids(reports[1])
+
+
+@pytest.mark.slow
+def test_daemon_that_cannot_start_is_named_with_its_reason(dfs: Shell, layout: Layout) -> None:
+    directory = str(layout.directory)
+    dfs("up", "--dir", directory, "--datanodes", "1")
+    dfs("down", "--dir", directory)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        kept = layout.datanode(1).read_text().splitlines(keepends=True)
+        others = [line for line in kept if not line.startswith("listen")]
+        layout.datanode(1).write_text("".join([*others, f'listen = "127.0.0.1:{port}"\n']))
+        message = dfs("up", "--dir", directory, status=1).stderr
+    assert message.count("\n") == 1
+    assert message.startswith("dfs: n1 does not run: ")
+    assert str(layout.log("n1")) in message
+    wait_until(lambda: dfs("up", "--dir", directory).returncode == 0)

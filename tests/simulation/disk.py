@@ -1,0 +1,362 @@
+"""A disk in memory, the twin of nodes.datanode.disk.RealDisk: it forgets, fills up and fails as told.
+
+    disk = MemoryDisk(capacity_bytes=1 << 30)
+    disk.crash(random)                        # what was not synced is there, or not, page by page and name by name
+    disk.fail("sync", errno.EIO)              # from now on: "read", "write", "sync" or "names", of paths that begin so
+    disk.mend()
+    disk.power_off_after(3)                   # the fourth write, sync or change of a name from now raises PowerOff
+    disk.flip_bit("chunks/01/...", 17)        # the lowest bit of byte 17, on the disk for good
+    disk.cold = True                          # nothing is in the page cache: `pread_nowait_into` answers None
+
+At a crash each page (4096 bytes) of a file is what it was at the last sync or after any write since, each change of a
+name has happened or not, and the size is any that it had. Files opened before a crash cannot be used after it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+from collections.abc import Callable, Sequence
+from typing import TypeVar, TypeVarTuple
+
+import trio
+
+from dfs.checksum import Buffer
+from nodes.datanode.disk import in_use
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+PAGE = 4096
+
+
+class InlineRuntime:
+    """A Runtime whose worker is the event loop itself, so that a run is a function of its seed."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.random = random.Random(seed)
+
+    def now_ns(self) -> int:
+        return 1_700_000_000_000_000_000
+
+    async def run_blocking(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
+        await trio.lowlevel.checkpoint()
+        return work(*args)
+
+
+def _error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+class PowerOff(Exception):
+    """The machine stops here: the test catches this, and goes on with `crash`."""
+
+
+class _Inode:
+    """`now` is what reads see, `synced` what is on the disk for certain, `since` the states of `now` in between.
+
+    `allocated` are the numbers of the pages that take space. A directory is an inode too, `is_dir`.
+    """
+
+    def __init__(self, is_dir: bool = False) -> None:
+        self.is_dir = is_dir
+        self.now = bytearray()
+        self.synced: bytes = b""
+        self.since: list[tuple[int, dict[int, bytes]]] = []  # after each change: size, the pages that it touched
+        self.allocated: set[int] = set()
+
+    def page(self, number: int) -> bytes:
+        return bytes(self.now[number * PAGE : (number + 1) * PAGE])
+
+    def note(self, first_byte: int, end: int) -> None:
+        """Bytes were changed from `first_byte` to `end`."""
+        touched = range(first_byte // PAGE, -(-end // PAGE))
+        self.since.append((len(self.now), {number: self.page(number) for number in touched}))
+
+    def sync(self) -> None:
+        self.synced = bytes(self.now)
+        self.since.clear()
+
+    def crash(self, source: random.Random) -> None:
+        if not self.since:
+            return
+        size = source.choice([len(self.synced), *(size for size, _ in self.since)])
+        versions: dict[int, list[bytes]] = {}
+        for _, pages in self.since:
+            for number, content in pages.items():
+                was = self.synced[number * PAGE : (number + 1) * PAGE]
+                versions.setdefault(number, [was]).append(content)
+        after = bytearray(self.synced)
+        after.extend(bytes(max(0, size - len(after))))
+        for number, choices in versions.items():
+            after.extend(bytes(max(0, (number + 1) * PAGE - len(after))))
+            after[number * PAGE : (number + 1) * PAGE] = source.choice(choices).ljust(PAGE, b"\0")
+        self.now = after[:size]
+        self.allocated = {number for number in self.allocated if number * PAGE < size}
+        self.sync()
+
+
+class MemoryFile:
+    """A handle: `_epoch` is how many crashes the disk had had when it was opened."""
+
+    def __init__(self, disk: MemoryDisk, path: str, inode: _Inode) -> None:
+        self._disk = disk
+        self._path = path
+        self._inode = inode
+        self._epoch = disk.crashes
+        self._closed = False
+
+    def _check(self, operation: str) -> None:
+        if self._closed or self._epoch != self._disk.crashes:
+            raise _error(errno.EBADF)
+        self._disk.check(operation, self._path)
+
+    def pread_into(self, view: memoryview, offset: int) -> int:
+        self._check("read")
+        content = self._inode.now[offset : offset + len(view)]
+        view[: len(content)] = content
+        return len(content)
+
+    def pread_nowait_into(self, view: memoryview, offset: int) -> int | None:
+        return None if self._disk.cold else self.pread_into(view, offset)
+
+    def pwrite(self, buffers: Sequence[Buffer], offset: int) -> int:
+        self._check("write")
+        data = b"".join(bytes(buffer) for buffer in buffers)
+        written = 0
+        while written < len(data):
+            position = offset + written
+            count = min(len(data) - written, PAGE - position % PAGE)
+            self._disk.allocate(self._inode, position // PAGE)
+            self._put(data[written : written + count], position)
+            written += count
+        return written
+
+    def _put(self, data: bytes, position: int) -> None:
+        content = self._inode.now
+        first = min(len(content), position)
+        content.extend(bytes(max(0, position - len(content))))
+        content[position : position + len(data)] = data
+        self._inode.note(first, position + len(data))
+
+    def size(self) -> int:
+        return len(self._inode.now)
+
+    def truncate(self, length: int) -> None:
+        self._check("write")
+        content = self._inode.now
+        before = len(content)
+        if length != before:
+            del content[length:]
+            content.extend(bytes(length - len(content)))
+            self._inode.allocated = {page for page in self._inode.allocated if page * PAGE < length}
+            self._inode.note(min(length, before), max(length, before))
+
+    def sync(self) -> None:
+        self._check("sync")
+        self._inode.sync()
+
+    def punch(self, offset: int, length: int) -> None:
+        self._check("write")
+        end = min(offset + length, len(self._inode.now))
+        if end > offset:
+            self._inode.now[offset:end] = bytes(end - offset)
+            self._inode.note(offset, end)
+            self._inode.allocated -= set(range(-(-offset // PAGE), end // PAGE))
+
+    def allocated_bytes(self) -> int:
+        return len(self._inode.allocated) * PAGE
+
+    def close(self) -> None:
+        if self._closed:
+            raise _error(errno.EBADF)
+        self._closed = True
+        self._disk.open_files -= self._epoch == self._disk.crashes
+
+
+class MemoryDisk:
+    """`_names` is what is seen, `_synced_names` what is certain, `_changes` what was done to names in between."""
+
+    def __init__(self, capacity_bytes: int = 1 << 30, name: str = "memory") -> None:
+        self.name = name
+        self.cold = False
+        self.crashes = 0
+        self.open_files = 0
+        self.syncs = 0
+        self._capacity_bytes = capacity_bytes
+        self._names: dict[str, _Inode] = {}
+        self._synced_names: dict[str, _Inode] = {}
+        self._changes: list[tuple[str, str, _Inode | None]] = []  # (old, new, inode): add: old is ""; remove: new is ""
+        self._faults: dict[str, tuple[int, str]] = {}
+        self._operations_left: int | None = None
+        self._locks: set[str] = set()
+
+    # --- as told
+
+    def crash(self, source: random.Random) -> None:
+        """The power goes and comes back."""
+        self.kill()
+        for change in self._changes:
+            if source.random() < 0.5:
+                _apply(self._synced_names, change)
+        self._changes.clear()
+        self._names = {path: inode for path, inode in self._synced_names.items() if self._is_reachable(path)}
+        self._synced_names = dict(self._names)
+        for inode in self._names.values():
+            inode.crash(source)
+
+    def _is_reachable(self, path: str) -> bool:
+        parent = path.rpartition("/")[0]
+        return not parent or (parent in self._synced_names and self._is_reachable(parent))
+
+    def kill(self) -> None:
+        """The process ends, the machine stays: nothing written is lost."""
+        self.crashes += 1
+        self.open_files = 0
+        self._operations_left = None
+        self._locks.clear()
+
+    def power_off_after(self, operations: int) -> None:
+        self._operations_left = operations
+
+    def fail(self, operation: str, number: int, path: str = "") -> None:
+        self._faults[operation] = number, path
+
+    def mend(self) -> None:
+        self._faults.clear()
+
+    def flip_bit(self, path: str, offset: int) -> None:
+        inode = self._file(path)
+        inode.now[offset] ^= 1
+        inode.sync()
+
+    def set_capacity(self, capacity_bytes: int) -> None:
+        self._capacity_bytes = capacity_bytes
+
+    def paths(self) -> list[str]:
+        """Of all files, sorted."""
+        return sorted(path for path, inode in self._names.items() if not inode.is_dir)
+
+    # --- for its files
+
+    def check(self, operation: str, path: str) -> None:
+        if operation != "read" and self._operations_left is not None:
+            if self._operations_left == 0:
+                raise PowerOff
+            self._operations_left -= 1
+        if operation == "sync":
+            self.syncs += 1
+        number, prefix = self._faults.get(operation, (0, ""))
+        if number and path.startswith(prefix):
+            raise _error(number)
+
+    def allocate(self, inode: _Inode, page: int) -> None:
+        if page not in inode.allocated:
+            if self.free_bytes() < PAGE:
+                raise _error(errno.ENOSPC)
+            inode.allocated.add(page)
+
+    # --- Disk
+
+    def _file(self, path: str) -> _Inode:
+        inode = self._names.get(path)
+        if inode is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        if inode.is_dir:
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        return inode
+
+    def _check_dir(self, path: str) -> None:
+        if path and (path not in self._names or not self._names[path].is_dir):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+    def _change(self, old: str, new: str, inode: _Inode | None) -> None:
+        self.check("names", old or new)
+        change = (old, new, inode)
+        _apply(self._names, change)
+        self._changes.append(change)
+
+    def make_dirs(self, path: str) -> None:
+        parts = path.split("/") if path else []
+        for count in range(1, len(parts) + 1):
+            if "/".join(parts[:count]) not in self._names:
+                self._change("", "/".join(parts[:count]), _Inode(is_dir=True))
+
+    def open(self, path: str, create: bool) -> MemoryFile:
+        if create and path not in self._names:
+            self._check_dir(path.rpartition("/")[0])
+            self._change("", path, _Inode())
+        inode = self._file(path)
+        self.open_files += 1
+        return MemoryFile(self, path, inode)
+
+    def exists(self, path: str) -> bool:
+        return path in self._names
+
+    def size(self, path: str) -> int:
+        return len(self._file(path).now)
+
+    def remove(self, path: str) -> None:
+        self._file(path)
+        self._change(path, "", None)
+
+    def rename(self, old: str, new: str) -> None:
+        inode = self._file(old)
+        self._check_dir(new.rpartition("/")[0])
+        self._change(old, new, inode)
+
+    def sync_dir(self, path: str) -> None:
+        self._check_dir(path)
+        self.check("sync", path)
+        mine = [change for change in self._changes if _touches(change, path)]
+        for change in mine:
+            _apply(self._synced_names, change)
+        self._changes = [change for change in self._changes if not _touches(change, path)]
+
+    def list_dir(self, path: str) -> list[str]:
+        self._check_dir(path)
+        return sorted(name.rpartition("/")[2] for name in self._names if name.rpartition("/")[0] == path)
+
+    def read_file(self, path: str) -> bytes:
+        self.check("read", path)
+        return bytes(self._file(path).now)
+
+    def replace_file(self, path: str, content: bytes) -> None:
+        self._check_dir(path.rpartition("/")[0])
+        temporary = _Inode()
+        handle = MemoryFile(self, path, temporary)
+        handle.pwrite([content], 0)
+        handle.sync()
+        self._change("", path, temporary)
+        self.sync_dir(path.rpartition("/")[0])
+
+    def lock(self, path: str) -> None:
+        if path in self._locks:
+            raise in_use(self.name)
+        self.open(path, create=True).close()
+        self._locks.add(path)
+
+    def unlock(self, path: str) -> None:
+        self._locks.remove(path)
+
+    def free_bytes(self) -> int:
+        return self._capacity_bytes - PAGE * sum(len(inode.allocated) for inode in self._names.values())
+
+    def capacity_bytes(self) -> int:
+        return self._capacity_bytes
+
+
+def _apply(names: dict[str, _Inode], change: tuple[str, str, _Inode | None]) -> None:
+    """Do a change of names, as far as it can be done there."""
+    old, new, inode = change
+    if old and new and old not in names:
+        return  # the name that was to be given up never was there
+    if old:
+        names.pop(old, None)
+    if new and inode is not None:
+        names[new] = inode
+
+
+def _touches(change: tuple[str, str, _Inode | None], directory: str) -> bool:
+    return any(name and name.rpartition("/")[0] == directory for name in change[:2])

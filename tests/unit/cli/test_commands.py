@@ -1,0 +1,302 @@
+"""What a person sees who types a command: usage, errors as sentences, exit statuses. No cluster runs here."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from dfs import errors
+from dfs.cli import cluster, context
+from dfs.cli.attributes import parse_owner
+from dfs.cli.main import ALIASES, SECTIONS, VERBS, cli
+from dfs.types import NodeId, NodeState, NodeView
+
+
+@pytest.fixture(autouse=True)
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home without any cluster."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("DFS_CONFIG", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def dfs(*args: str) -> Result:
+    return CliRunner().invoke(cli, args)
+
+
+# --- help -----------------------------------------------------------------------------------------------
+
+
+def test_help_lists_every_verb_with_the_sentence_of_the_verb_itself() -> None:
+    shown = dfs("--help").stdout
+    for name, verb in VERBS.items():
+        if verb.module.startswith("dfs.cli.local"):
+            continue
+        command = getattr(importlib.import_module(verb.module), verb.attribute)
+        assert command.short_help == verb.help
+        assert f"  {name}" in shown
+    assert "upload, put" in shown
+
+
+def test_every_verb_has_help_of_its_own() -> None:
+    for name in [*VERBS, *ALIASES]:
+        if not VERBS[ALIASES.get(name, name)].module.startswith("dfs.cli.local"):
+            result = dfs(name, "--help")
+            assert result.exit_code == 0, name
+            assert "Usage: " in result.stdout
+
+
+def test_help_imports_neither_the_event_loop_nor_what_draws_tables() -> None:
+    probe = (
+        "import sys; from dfs.cli.main import cli\n"
+        "try: cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'trio', 'rich', 'Pyro5', 'msgpack'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
+    assert done.stderr == "[]\n"
+
+
+def test_the_version_is_told() -> None:
+    assert dfs("--version").stdout.startswith("dfs ")
+
+
+# --- wrong usage ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "nonsense",
+        "ls --nonsense",
+        "stat",
+        "upload onlyone",
+        "download /onlyone",
+        "chmod 999 /x",
+        "chmod u+q /x",
+        "chmod 644",
+        "chown : /x",
+        "chown nobody-has-this-name /x",
+        "mkdir -m 9 /x",
+        "tree -L 0",
+        "du -s -d 2 /",
+        "download -r / -",
+        "upload - - /x",
+        "config example nonsense",
+        "completion tcsh",
+        "namenode",
+        "cat",
+    ],
+)
+def test_wrong_usage_ends_with_2_and_says_why_on_stderr(line: str) -> None:
+    result = dfs(*line.split())
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "Error: " in result.stderr
+
+
+def test_an_empty_path_is_wrong_usage() -> None:
+    assert dfs("ls", "").exit_code == 2
+
+
+# --- no cluster -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("line", ["ls", "df", "status", "chmod -w /x", "chmod -R u-w,a+X /x", "rm -r /x", "put a /b"])
+def test_without_a_cluster_one_sentence_says_how_to_get_one(line: str) -> None:
+    result = dfs(*line.split())
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith("dfs: no cluster is configured: start one here with `dfs up`")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("args", [["--config", "FILE", "ls"], ["ls", "--config", "FILE"]])
+def test_a_configuration_that_is_missing_is_named(args: list[str], tmp_path: Path) -> None:
+    file = str(tmp_path / "none.toml")
+    result = dfs(*[file if arg == "FILE" else arg for arg in args])
+    assert (result.exit_code, result.stderr) == (1, f"dfs: {file}: there is no such file\n")
+
+
+def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    file = tmp_path / "client.toml"
+    file.write_text(f'namenode = "127.0.0.1:{port}"\nnamenode_wait_s = 0.1\n')
+    done = subprocess.run(
+        [sys.executable, "-m", "dfs.cli", "ls", "--config", file], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"dfs: no NameNode at 127.0.0.1:{port}: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_ctrl_c_ends_a_command_that_waits_with_130_and_says_nothing(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        file = tmp_path / "client.toml"
+        file.write_text(f'namenode = "127.0.0.1:{silent.getsockname()[1]}"\n')
+        command = [sys.executable, "-m", "dfs.cli", "ls", "--config", str(file)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            arrived, _ = silent.accept()
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate()
+            arrived.close()
+    assert (process.returncode, out, err) == (130, b"", b"")
+
+
+def test_a_reader_that_goes_away_is_no_error_to_speak_of() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "dfs.cli", "config", "example", "client"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+# --- sentences ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (errors.NotFound("no such file or directory: /x"), "no such file or directory: /x"),
+        (FileNotFoundError(2, "No such file or directory", b"caf\xe9"), "no such file or directory: caf\\xe9"),
+        (OSError(28, "No space left on device"), "no space left on device"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_an_error_becomes_a_sentence(error: OSError, words: str) -> None:
+    assert context.sentence(error) == words
+
+
+def test_a_command_goes_on_after_an_error_and_remembers_it(capsys: pytest.CaptureFixture[str]) -> None:
+    report = context.Report()
+    for name in ("/a", "/b"):
+        with report.catching():
+            raise errors.NotFound(f"no such file or directory: {name}")
+    assert (report.failed, report.status) == (2, 1)
+    assert capsys.readouterr().err == "dfs: no such file or directory: /a\ndfs: no such file or directory: /b\n"
+
+
+@pytest.mark.parametrize("error", [errors.Unreachable("no NameNode at x:1"), BrokenPipeError()])
+def test_nothing_goes_on_when_the_cluster_or_the_reader_is_gone(error: OSError) -> None:
+    report = context.Report()
+    with pytest.raises(type(error)), report.catching():
+        raise error
+    assert report.status == 0
+
+
+# --- owners ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("root", {"uid": 0}),
+        ("root:", {"uid": 0, "gid": 0}),
+        ("1234:5678", {"uid": 1234, "gid": 5678}),
+        (":root", {"gid": 0}),
+        ("0:root", {"uid": 0, "gid": 0}),
+    ],
+)
+def test_an_owner_is_named_or_numbered(text: str, wanted: dict[str, int]) -> None:
+    assert parse_owner(text) == wanted
+
+
+@pytest.mark.parametrize("text", ["", ":", "99999999999", "-1", "nobody-has-this-name", ":nobody-has-this-name", "77:"])
+def test_an_owner_that_nobody_knows_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"no such|neither|no login group"):
+        parse_owner(text)
+
+
+# --- configuration and completion -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["namenode", "datanode", "client"])
+def test_an_example_is_a_good_configuration(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / f"{kind}.toml"
+    file.write_text(dfs("config", "example", kind).stdout)
+    result = dfs("config", "check", str(file))
+    assert (result.exit_code, result.stdout) == (0, f"{file}: a good configuration of a {kind}\n")
+
+
+def test_a_bad_configuration_is_told_with_its_line_and_the_others_are_still_checked(tmp_path: Path) -> None:
+    bad, good = tmp_path / "client-bad.toml", tmp_path / "client.toml"
+    bad.write_text('namenod = "127.0.0.1:9400"\n')
+    good.write_text("")
+    result = dfs("config", "check", str(bad), str(good))
+    assert result.exit_code == 1
+    assert result.stderr == f"dfs: {bad}:1: unknown key 'namenod': did you mean 'namenode'?\n"
+    assert str(good) in result.stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_gets_its_completion_script(shell: str) -> None:
+    result = dfs("completion", shell)
+    assert result.exit_code == 0
+    assert f"_DFS_COMPLETE={shell}_complete" in result.stdout
+
+
+def complete(words: str) -> list[str]:
+    env = {**os.environ, "_DFS_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    done = subprocess.run([sys.executable, "-m", "dfs.cli"], env=env, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_verbs_and_options_are_completed_and_without_a_cluster_paths_are_not() -> None:
+    assert {"plain,download", "plain,down"} <= set(complete("dfs dow"))
+    assert "plain,--recursive" in complete("dfs upload --r")
+    assert complete("dfs ls /") == []
+
+
+# --- status ---------------------------------------------------------------------------------------------
+
+NODE = NodeView(NodeId("n1"), "127.0.0.1:9401", "host", "", NodeState.UP, 10 * 2**30, 2**30, 42, 3, 10**18)
+
+
+def test_the_status_of_a_node_is_a_row_for_a_person() -> None:
+    row = cluster.node_row(NODE, {"n1": 77}, 10**18 + 400_000_000)
+    assert row == ["n1", "127.0.0.1:9401", "77", "up", "-", "9.0G", "10G", "90%", "42", "3", "0.4 s ago"]
+
+
+def test_the_status_as_json_has_nodes_as_objects_and_the_local_pids() -> None:
+    record = cluster.status_record({"nodes": [NODE], "files": 1}, {"namenode": 9, "n1": 77})
+    back = json.loads(json.dumps(record))
+    assert (back["pid"], back["pids"]) == (9, [9, 77])
+    assert (back["nodes"][0]["node"], back["nodes"][0]["state"], back["nodes"][0]["pid"]) == ("n1", "up", 77)
+
+
+def test_counts_that_are_not_known_are_not_shown() -> None:
+    assert cluster.count_lines({"files": 3, "bytes": 2048, "lost": 0}) == [
+        "Files:               3",
+        "Bytes:               2048",
+        "Chunks with no copy: 0",
+    ]
+    assert "dfs fsck" in cluster.count_lines({"lost": 1})[-1]
+
+
+def test_pids_come_from_the_local_cluster_that_has_this_namenode(tmp_path: Path) -> None:
+    here = os.getpid()
+    file = tmp_path / "client.toml"
+    file.write_text("")
+    daemons = {"namenode": {"pid": here, "address": "127.0.0.1:9400"}, "n1": {"pid": here}, "n2": {"pid": None}}
+    (tmp_path / "cluster.json").write_text(json.dumps({"daemons": daemons}))
+    assert cluster.local_pids(str(file), "127.0.0.1:9400") == {"namenode": here, "n1": here}
+    assert cluster.local_pids(str(file), "elsewhere:9400") == {}
+    (tmp_path / "cluster.json").write_text("{")
+    assert cluster.local_pids(str(file), "127.0.0.1:9400") == {}
+
+
+def test_every_alias_means_a_verb() -> None:
+    assert ALIASES == {"put": "upload", "get": "download", "rm": "delete"}
+    assert sum(len(section) for section in SECTIONS.values()) == len(VERBS)

@@ -1,0 +1,85 @@
+"""`dfs up` and `dfs down` as far as they go without a daemon; with daemons: tests/integration/test_local_cluster.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from dfs.cli.local import commands, making
+from dfs.cli.local.commands import down, up
+from dfs.cli.local.layout import Layout
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "DFS_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def run(command: object, *arguments: str) -> Result:
+    return CliRunner().invoke(command, arguments)  # type: ignore[arg-type]
+
+
+def test_down_where_nothing_is(home: Path) -> None:
+    result = run(down)
+    assert result.exit_code == 0
+    assert result.output.startswith("No cluster runs in ")
+    assert list(home.iterdir()) == []
+
+
+def test_down_where_nothing_runs(home: Path) -> None:
+    layout = Layout(home / "cluster")
+    layout.claim()
+    making.make(layout, making.Wish(datanodes=1))
+    result = run(down, "--dir", str(layout.directory), "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.output) == {"dir": str(layout.directory), "stopped": False}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--datanodes", "0"),
+        ("--datanodes", "many"),
+        ("--datanodes", "2", "--replicas", "3"),
+        ("--replicas", "5"),
+        ("--replicas", "2", "--min-replicas", "3"),
+        ("--replicas", "17"),
+    ],
+)
+def test_wish_that_cannot_be_is_wrong_usage_and_leaves_nothing(home: Path, arguments: tuple[str, ...]) -> None:
+    result = run(up, "--dir", str(home / "cluster"), *arguments)
+    assert result.exit_code == 2
+    assert list(home.iterdir()) == []
+
+
+def test_up_in_a_directory_of_others(home: Path) -> None:
+    (home / "thesis.tex").touch()
+    result = run(up, "--dir", str(home))
+    assert result.exit_code == 1
+    assert "holds other files" in str(result.exception)
+
+
+def test_welcome_says_how_to_use_a_cluster_that_is_not_the_usual_one(home: Path) -> None:
+    layout = Layout(home / "my cluster")
+    layout.claim()
+    made = making.make(layout, making.Wish(datanodes=1))
+    text = commands._welcome(layout, made, True)
+    assert "1 DataNode, 1 copy of all data" in text
+    assert f"export DFS_CONFIG='{layout.client}'" in text
+    assert f"dfs down --dir '{layout.directory}'" in text
+
+
+def test_welcome_of_the_usual_cluster_needs_no_more(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = Layout(home / ".local/share/dfs/local")
+    layout.claim()
+    made = making.make(layout, making.Wish(datanodes=4))
+    assert "export" not in commands._welcome(layout, made, True)
+    assert "--dir" not in commands._welcome(layout, made, True)
+    monkeypatch.setenv("DFS_CONFIG", "/etc/dfs/other.toml")
+    assert "export DFS_CONFIG=" in commands._welcome(layout, made, True)

@@ -1,0 +1,168 @@
+"""What `dfs up` writes: a cluster's directory, made once, added to later, and never against people's edits."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from dfs import config, errors, limits
+from dfs.cli.local import making, ports
+from dfs.cli.local.layout import Layout
+from dfs.cli.local.making import Wish
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    made = Layout(tmp_path / "cluster")
+    made.claim()
+    return made
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.socket() as sock:
+        sock.bind((ports.LOOPBACK, 0))
+        sock.listen()
+        yield sock.getsockname()[1]
+
+
+def addresses(layout: Layout) -> list[str]:
+    found = [config.load_namenode(layout.namenode).listen]
+    return found + [config.load_datanode(layout.datanode(number)).listen for number in layout.datanode_numbers()]
+
+
+def test_first_cluster_has_four_datanodes_and_three_copies(layout: Layout) -> None:
+    made = making.make(layout, Wish())
+    assert made[:3] == (4, 3, 2)
+    assert made.added == ("n1", "n2", "n3", "n4")
+    assert len(set(addresses(layout))) == 5
+    assert config.load_client(layout.client).namenode == made.namenode == addresses(layout)[0]
+    for number in layout.datanode_numbers():
+        datanode = config.load_datanode(layout.datanode(number))
+        assert datanode.namenode == made.namenode
+        assert datanode.directories == [layout.directory / datanode.node]
+        assert datanode.directories[0].is_dir()
+
+
+def test_one_datanode_has_one_copy(layout: Layout) -> None:
+    assert making.make(layout, Wish(datanodes=1))[:3] == (1, 1, 1)
+    config.load_namenode(layout.namenode)
+
+
+def test_again_changes_nothing(layout: Layout) -> None:
+    first = making.make(layout, Wish(datanodes=2))
+    before = addresses(layout)
+    assert making.make(layout, Wish(datanodes=2, replicas=2)) == first._replace(added=())
+    assert addresses(layout) == before
+
+
+def test_edited_files_stay_as_they_are(layout: Layout) -> None:
+    making.make(layout, Wish(datanodes=1))
+    edited = layout.datanode(1).read_text() + '# mine\nrack = "left"\n'
+    layout.datanode(1).write_text(edited)
+    making.make(layout, Wish(datanodes=2))
+    assert layout.datanode(1).read_text() == edited
+
+
+def test_more_datanodes_are_added_with_ports_of_their_own(layout: Layout) -> None:
+    making.make(layout, Wish(datanodes=2))
+    made = making.make(layout, Wish(datanodes=4))
+    assert made.datanodes == 4
+    assert made.added == ("n3", "n4")
+    assert len(set(addresses(layout))) == 5
+
+
+def test_fewer_datanodes_take_none_away(layout: Layout) -> None:
+    making.make(layout, Wish(datanodes=3))
+    assert making.make(layout, Wish(datanodes=1)).datanodes == 3
+
+
+def test_copies_are_changed_in_the_file_only(layout: Layout) -> None:
+    making.make(layout, Wish(datanodes=3, replicas=2))
+    with pytest.raises(errors.InvalidArgument, match=r"namenode\.toml"):
+        making.make(layout, Wish(replicas=3))
+    with pytest.raises(errors.InvalidArgument, match="min_replicas = 2"):
+        making.make(layout, Wish(min_replicas=1))
+
+
+@pytest.mark.parametrize(
+    "wish", [Wish(datanodes=2, replicas=3), Wish(datanodes=1, replicas=2), Wish(replicas=2, min_replicas=3)]
+)
+def test_more_copies_than_can_be_is_wrong_usage(layout: Layout, wish: Wish) -> None:
+    with pytest.raises(click.UsageError):
+        making.make(layout, wish)
+    assert not layout.is_made()
+
+
+def test_making_that_was_cut_short_is_done_again(layout: Layout) -> None:
+    making.make(layout, Wish(datanodes=2))
+    layout.namenode.unlink()
+    assert making.make(layout, Wish(datanodes=2)).datanodes == 2
+
+
+def test_broken_file_is_named(layout: Layout) -> None:
+    making.make(layout, Wish(datanodes=1))
+    layout.datanode(1).write_text("lisen = 1\n")
+    with pytest.raises(errors.ConfigError, match=r"n1\.toml:1: unknown key 'lisen'"):
+        making.make(layout, Wish())
+
+
+def test_directory_may_be_moved(layout: Layout, tmp_path: Path) -> None:
+    making.make(layout, Wish(datanodes=1))
+    moved = Layout(shutil.move(layout.directory, tmp_path / "elsewhere"))
+    assert config.load_namenode(moved.namenode).state_dir == tmp_path / "elsewhere" / "namenode"
+    assert config.load_datanode(moved.datanode(1)).directories == [tmp_path / "elsewhere" / "n1"]
+
+
+def test_directory_of_others_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(errors.NotEmpty, match="--dir"):
+        Layout(tmp_path).claim()
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_file_is_no_directory(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for directory in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(errors.NotADirectory, match="--dir"):
+            Layout(directory).claim()
+
+
+def test_parents_are_made(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "a" / "b" / "c")
+    layout.claim()
+    layout.claim()
+    assert layout.is_ours()
+
+
+def test_port_in_use_is_passed_over(taken_port: int) -> None:
+    assert not ports.is_free(taken_port)
+    assert ports.FreePorts().take(taken_port) > taken_port
+
+
+def test_port_is_handed_out_once(taken_port: int) -> None:
+    free = ports.FreePorts()
+    first, second = free.take(taken_port), free.take(taken_port)
+    assert first < second
+    assert ports.FreePorts([first]).take(first) > first
+
+
+def test_no_port_at_all_is_a_sentence(taken_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PORTS_TRIED_MAX", 1)
+    with pytest.raises(errors.NoSpace, match="configuration files"):
+        ports.FreePorts().take(taken_port)
+
+
+def test_cluster_file_of_another_version_is_none(layout: Layout) -> None:
+    assert layout.read_cluster() == {}
+    layout.write_cluster({"pid": 1})
+    assert layout.read_cluster() == {"version": 1, "pid": 1}
+    layout.cluster_file.write_text('{"version": 2}')
+    assert layout.read_cluster() == {}
+    layout.cluster_file.write_text("{")
+    assert layout.read_cluster() == {}

@@ -1,0 +1,496 @@
+"""A chunk store on a disk that does as it is told."""
+
+from __future__ import annotations
+
+import errno
+import random
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from dfs import errors, limits
+from dfs.checksum import Block, sum_blocks, verify
+from dfs.runtime import RealRuntime
+from dfs.types import ChunkId, ClusterId
+from nodes.datanode.disk import RealDisk
+from nodes.datanode.store import ChunkStore
+from tests.simulation.disk import PAGE, InlineRuntime, MemoryDisk
+from tests.unit.datanode.world import CHUNK, CLUSTER, DATA, INDEX, appended, blocks_of, content, opened
+
+KIB = 1024
+
+
+@pytest.fixture
+def disk() -> MemoryDisk:
+    return MemoryDisk()
+
+
+@pytest.fixture
+def store(disk: MemoryDisk) -> ChunkStore:
+    return opened(disk)
+
+
+# --- appending and reading
+
+
+async def test_what_is_appended_reads_back_with_its_checksums(store: ChunkStore) -> None:
+    data = random.Random(1).randbytes(200 * KIB)
+    assert await appended(store, data) == 200 * KIB
+    blocks, buffers = await store.read(CHUNK, 0, 200 * KIB)
+    assert blocks == sum_blocks(data)
+    verify(b"".join(bytes(buffer) for buffer in buffers), blocks, "the answer")
+    assert dict(store.chunks) == {CHUNK: 200 * KIB}
+
+
+async def test_a_part_of_blocks_comes_with_checksums_of_its_own(store: ChunkStore) -> None:
+    await appended(store, b"a" * 100)
+    await appended(store, b"b" * 100)
+    await appended(store, b"c" * 100)
+    blocks, buffers = await store.read(CHUNK, 50, 200)
+    data = b"".join(bytes(buffer) for buffer in buffers)
+    assert data == b"a" * 50 + b"b" * 100 + b"c" * 50
+    assert blocks == blocks_of(b"a" * 50, b"b" * 100, b"c" * 50)
+
+
+async def test_a_repeated_append_succeeds_and_changes_nothing(store: ChunkStore, disk: MemoryDisk) -> None:
+    await appended(store, b"first")
+    await appended(store, b"second")
+    before = disk.read_file(DATA), disk.read_file(INDEX)
+    assert await store.append(CHUNK, 0, sum_blocks(b"first"), b"first") == 11
+    assert (disk.read_file(DATA), disk.read_file(INDEX)) == before
+
+
+async def test_an_append_that_does_not_continue_the_chunk_is_a_conflict(store: ChunkStore) -> None:
+    await appended(store, b"first")
+    for offset in (0, 3, 7):
+        with pytest.raises(errors.ChunkConflict):
+            await store.append(CHUNK, offset, sum_blocks(b"other"), b"other")
+    with pytest.raises(errors.ChunkNotFound):
+        await store.append(ChunkId(99), 5, sum_blocks(b"other"), b"other")
+    assert await content(store, 0, 5) == b"first"
+
+
+async def test_bytes_that_the_wire_changed_are_not_taken(store: ChunkStore, disk: MemoryDisk) -> None:
+    with pytest.raises(errors.Corrupt, match="appended"):
+        await store.append(CHUNK, 0, sum_blocks(b"right"), b"wrong")
+    assert not store.chunks and disk.paths() == []
+    await appended(store, b"right")
+    with pytest.raises(errors.Corrupt):
+        await store.append(CHUNK, 5, sum_blocks(b"right"), b"wrong")
+    assert store.chunks[CHUNK] == disk.size(DATA) == 5
+
+
+async def test_a_chunk_has_its_limits(store: ChunkStore) -> None:
+    mib = bytes(limits.MIB)
+    for _ in range(limits.CHUNK_MAX_BYTES // limits.MIB):
+        await appended(store, mib)
+    with pytest.raises(errors.ChunkFull):
+        await appended(store, b"x")
+    many = [Block(1, block.crc) for block in sum_blocks(b"x")] * limits.CHUNK_MAX_BLOCKS
+    await store.append(ChunkId(2), 0, many, b"x" * limits.CHUNK_MAX_BLOCKS)
+    with pytest.raises(errors.ChunkFull):
+        await appended(store, b"x", ChunkId(2))
+
+
+async def test_bytes_that_do_not_exist_are_not_read(store: ChunkStore) -> None:
+    await appended(store, b"12345")
+    for offset, length in ((0, 6), (5, 1), (-1, 2), (0, 0)):
+        with pytest.raises(errors.InvalidArgument):
+            await store.read(CHUNK, offset, length)
+    with pytest.raises(errors.ChunkNotFound):
+        await store.read(ChunkId(9), 0, 1)
+
+
+async def test_nothing_is_appended_before_the_cluster_is_known(disk: MemoryDisk) -> None:
+    store = opened(disk, cluster=None)
+    with pytest.raises(errors.Busy, match="no cluster yet"):
+        await appended(store, b"x")
+
+
+# --- disks that are full, or fail
+
+
+@pytest.mark.parametrize("room_pages", range(6))
+async def test_an_append_without_room_leaves_the_chunk_as_it_was(room_pages: int) -> None:
+    disk = MemoryDisk()
+    store = opened(disk)
+    for _ in range(500):  # so that the index needs a new page as well
+        await appended(store, b"x")
+    disk.set_capacity(disk.capacity_bytes() - disk.free_bytes() + room_pages * PAGE)
+    before = disk.read_file(DATA), disk.read_file(INDEX)
+    big = [Block(1, block.crc) for block in sum_blocks(b"x")] * (5 * PAGE)
+    with pytest.raises(errors.NoSpace):
+        await store.append(CHUNK, 500, big, b"x" * len(big))
+    assert (disk.read_file(DATA), disk.read_file(INDEX)) == before
+    assert store.failed is None
+    disk.set_capacity(1 << 30)
+    assert await store.append(CHUNK, 500, big, b"x" * len(big)) == 500 + len(big)
+
+
+async def test_a_chunk_that_found_no_room_does_not_exist(disk: MemoryDisk, store: ChunkStore) -> None:
+    disk.set_capacity(2 * PAGE)
+    with pytest.raises(errors.NoSpace):
+        await appended(store, b"x" * 3 * PAGE)
+    assert disk.paths() == [] and not store.chunks
+
+
+async def test_the_reserve_is_kept_free() -> None:
+    store = opened(MemoryDisk(capacity_bytes=100 * PAGE), reserve_bytes=90 * PAGE)
+    await appended(store, b"x" * PAGE)
+    with pytest.raises(errors.NoSpace, match="above its reserve"):
+        await appended(store, b"x" * 20 * PAGE)
+
+
+@pytest.mark.parametrize("path", [DATA, INDEX])
+async def test_a_write_error_takes_the_directory_out_of_service(disk: MemoryDisk, store: ChunkStore, path: str) -> None:
+    await appended(store, b"kept")
+    disk.fail("write", errno.EIO, path)
+    with pytest.raises(errors.DiskFailed, match="out of service"):
+        await appended(store, b"lost")
+    disk.mend()
+    with pytest.raises(errors.DiskFailed):
+        await appended(store, b"more")
+    with pytest.raises(errors.DiskFailed):
+        await store.sync([CHUNK])
+    assert store.failed and store.free_bytes() == 0
+    assert await content(store, 0, 4) == b"kept"
+
+
+async def test_after_an_error_of_fsync_nothing_is_believed(disk: MemoryDisk, store: ChunkStore) -> None:
+    await appended(store, b"x")
+    disk.fail("sync", errno.ENOSPC)
+    with pytest.raises(errors.DiskFailed):
+        await store.sync([CHUNK])
+    disk.mend()
+    with pytest.raises(errors.DiskFailed):
+        await store.sync([CHUNK])
+    await store.close()
+    assert not disk.exists("clean")
+
+
+async def test_a_lack_of_file_descriptors_is_no_failure_of_the_disk(disk: MemoryDisk, store: ChunkStore) -> None:
+    disk.fail("names", errno.EMFILE)
+    with pytest.raises(errors.Busy):
+        await appended(store, b"x")
+    disk.mend()
+    await appended(store, b"x")
+
+
+# --- damage
+
+
+@pytest.mark.parametrize("cold", [False, True])
+async def test_a_damaged_chunk_goes_to_quarantine(disk: MemoryDisk, store: ChunkStore, cold: bool) -> None:
+    await appended(store, b"x" * 100)
+    await appended(store, b"y" * 100)
+    disk.cold = cold
+    disk.flip_bit(DATA, 150)
+    assert await content(store, 0, 100) == b"x" * 100
+    with pytest.raises(errors.Corrupt, match="bytes 100 to 200 do not match"):
+        await store.read(CHUNK, 120, 10)
+    name = "quarantine/0000000000001234.0"
+    assert disk.paths() == [name, name + ".idx", name + ".txt"]
+    assert b"2023-11-14T22:13:20+00:00 bytes 100 to 200 do not match" in disk.read_file(name + ".txt")
+    assert [chunk for chunk, _ in store.take_corrupt()] == [CHUNK]
+    assert store.take_corrupt() == [] and not store.chunks and store.used_bytes == 0
+    with pytest.raises(errors.ChunkNotFound):
+        await store.read(CHUNK, 0, 1)
+    assert disk.open_files == 0
+    await appended(store, b"made anew")
+    assert await content(store, 0, 9) == b"made anew"
+
+
+async def test_bytes_that_cannot_be_read_are_damage(disk: MemoryDisk, store: ChunkStore) -> None:
+    await appended(store, b"x" * 100)
+    disk.fail("read", errno.EIO, DATA)
+    with pytest.raises(errors.Corrupt, match="cannot be read"):
+        await store.read(CHUNK, 0, 10)
+    assert store.failed is None and not store.chunks
+
+
+async def test_verify_reads_every_block(disk: MemoryDisk, store: ChunkStore) -> None:
+    data = random.Random(2).randbytes(2 * limits.MIB)
+    await appended(store, data[: limits.MIB])
+    await appended(store, data[limits.MIB :])
+    await store.verify(CHUNK)
+    disk.flip_bit(DATA, 2 * limits.MIB - 1)
+    with pytest.raises(errors.Corrupt):
+        await store.verify(CHUNK)
+    assert len(store.take_corrupt()) == 1
+
+
+# --- cut, punch, delete
+
+
+async def test_cut_keeps_what_comes_before(disk: MemoryDisk, store: ChunkStore) -> None:
+    await appended(store, b"a" * 100)
+    await appended(store, b"b" * 100)
+    await store.sync([CHUNK])
+    await store.cut(CHUNK, 150)
+    assert await content(store, 0, 150) == b"a" * 100 + b"b" * 50
+    await store.cut(CHUNK, 100)
+    assert disk.size(DATA) == store.used_bytes == 100
+    await appended(store, b"c")
+    assert await content(store, 99, 2) == b"ac"
+    with pytest.raises(errors.InvalidArgument):
+        await store.cut(CHUNK, 102)
+    await store.cut(CHUNK, 0)
+    assert not store.chunks and disk.paths() == []
+
+
+async def test_a_cut_is_durable(disk: MemoryDisk, store: ChunkStore) -> None:
+    await appended(store, b"a" * 9000)
+    await store.sync([CHUNK])
+    await store.cut(CHUNK, 5000)
+    disk.crash(random.Random(3))
+    assert dict(opened(disk).chunks) == {CHUNK: 5000}
+
+
+async def test_punched_blocks_are_gone_and_the_others_stay(disk: MemoryDisk, store: ChunkStore) -> None:
+    for letter in (b"a", b"b", b"c", b"d"):
+        await appended(store, letter * 8192)
+    free = disk.free_bytes()
+    await store.punch(CHUNK, [(8000, 10_000), (18_000, 6576)])  # neighbours: b and c are whole within them
+    assert disk.free_bytes() == free + 2 * 8192
+    assert await content(store, 0, 8192) == b"a" * 8192
+    assert await content(store, 24576, 8192) == b"d" * 8192
+    with pytest.raises(errors.ChunkNotFound, match="were freed"):
+        await store.read(CHUNK, 8191, 2)
+    await store.verify(CHUNK)
+    disk.crash(random.Random(4))
+    again = opened(disk)
+    assert dict(again.chunks) == {CHUNK: 4 * 8192}
+    with pytest.raises(errors.ChunkNotFound):
+        await again.read(CHUNK, 8192, 1)
+
+
+async def test_a_deleted_chunk_is_gone_and_may_be_deleted_again(disk: MemoryDisk, store: ChunkStore) -> None:
+    await appended(store, b"x")
+    await store.delete(CHUNK)
+    await store.delete(CHUNK)
+    assert disk.paths() == [] and not store.chunks and disk.open_files == 0
+    assert await store.sync([CHUNK]) == [-1]
+
+
+# --- copies between nodes
+
+
+async def test_a_copy_has_the_same_blocks_and_the_same_holes(store: ChunkStore) -> None:
+    rng = random.Random(5)
+    for _ in range(6):
+        await appended(store, rng.randbytes(limits.MIB // 2))
+    await store.punch(CHUNK, [(limits.MIB, limits.MIB), (5 * limits.MIB // 2, limits.MIB // 2)])
+    target_disk = MemoryDisk()
+    target = opened(target_disk)
+    number = offset = 0
+    while True:
+        records, buffers = await store.read_records(CHUNK, number, 1000)
+        if not records:
+            break
+        data = b"".join(bytes(buffer) for buffer in buffers)
+        assert len(data) <= limits.READ_MAX_BYTES
+        offset = await target.append_records(CHUNK, offset, records, data)
+        assert await target.append_records(CHUNK, records[0].start, records, data) == offset
+        number += len(records)
+    assert offset == store.chunks[CHUNK] == target.chunks[CHUNK]
+    assert await target.sync([CHUNK]) == [offset]
+    assert await content(target, 0, limits.MIB) == await content(store, 0, limits.MIB)
+    with pytest.raises(errors.ChunkNotFound):
+        await target.read(CHUNK, limits.MIB, 1)
+    target_disk.crash(random.Random(6))
+    assert dict(opened(target_disk).chunks) == {CHUNK: offset}
+
+
+# --- durability
+
+
+async def test_synced_bytes_survive_a_crash(disk: MemoryDisk, store: ChunkStore) -> None:
+    await appended(store, b"a" * 5000)
+    assert await store.sync([CHUNK, ChunkId(9)]) == [5000, -1]
+    await appended(store, b"b" * 5000)
+    disk.crash(random.Random(7))
+    again = opened(disk)
+    assert again.chunks[CHUNK] in (5000, 10_000)
+    assert await content(again, 0, 5000) == b"a" * 5000
+    assert again.take_corrupt() == []
+
+
+async def test_syncs_that_wait_for_one_another_share_the_work(disk: MemoryDisk, store: ChunkStore) -> None:
+    await appended(store, b"a")
+    before = disk.syncs
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(store.sync, [CHUNK])
+    assert disk.syncs - before == 4  # data, two directories, index
+    await store.sync([CHUNK])
+    assert disk.syncs - before == 4
+
+
+async def test_unsynced_bytes_are_flushed_when_it_is_time(
+    disk: MemoryDisk, store: ChunkStore, autojump_clock: trio.testing.MockClock
+) -> None:
+    await appended(store, b"a")
+    await store.flush_due()
+    assert disk.syncs == 1  # of the directory, at the start
+    assert store.changed_recently(CHUNK)
+    await trio.sleep(limits.FLUSH_AFTER_S)
+    await store.flush_due()
+    disk.crash(random.Random(8))
+    assert dict(opened(disk).chunks) == {CHUNK: 1}
+    await trio.sleep(limits.SETTLED_AFTER_S)
+    assert not store.changed_recently(CHUNK)
+
+
+async def test_after_a_clean_stop_no_chunk_is_looked_into(disk: MemoryDisk, store: ChunkStore) -> None:
+    await appended(store, b"a" * 100)
+    await store.close()
+    assert disk.exists("clean")
+    disk.fail("read", errno.EIO)  # any look into a file would fail
+    again = opened(disk)
+    assert dict(again.chunks) == {CHUNK: 100} and again.take_corrupt() == []
+    assert not disk.exists("clean")
+
+
+# --- starting on what is there
+
+
+async def synced_chunk(disk: MemoryDisk) -> None:
+    store = opened(disk)
+    await appended(store, b"a" * 100)
+    await store.sync([CHUNK])
+    await store.close(clean=False)
+
+
+async def test_a_chunk_shorter_than_what_was_synced_is_damaged(disk: MemoryDisk) -> None:
+    await synced_chunk(disk)
+    disk.open(DATA, create=False).truncate(99)
+    store = opened(disk)
+    assert not store.chunks
+    assert store.take_corrupt() == [(CHUNK, "it has 99 bytes of 100 that were synced")]
+
+
+@pytest.mark.parametrize("path, reason", [(DATA, "its data are missing"), (INDEX, "it has no index")])
+async def test_half_a_chunk_is_damaged(disk: MemoryDisk, path: str, reason: str) -> None:
+    await synced_chunk(disk)
+    disk.remove(path)
+    assert opened(disk).take_corrupt() == [(CHUNK, reason)]
+
+
+async def test_another_clusters_chunk_is_not_taken(disk: MemoryDisk) -> None:
+    await synced_chunk(disk)
+    store = opened(disk, cluster=ClusterId("f" * 32))
+    assert not store.chunks
+    assert store.take_corrupt() == [(CHUNK, f"its index belongs to cluster {CLUSTER}")]
+
+
+async def test_a_chunk_that_never_was_synced_goes_without_a_word(disk: MemoryDisk) -> None:
+    disk.make_dirs("chunks/34")
+    disk.open(DATA, create=True).close()
+    disk.open(INDEX, create=True).close()
+    store = opened(disk)
+    assert not store.chunks and store.take_corrupt() == [] and disk.paths() == []
+
+
+async def test_files_of_others_are_let_alone(disk: MemoryDisk) -> None:
+    disk.make_dirs("chunks/34")
+    disk.make_dirs("chunks/lost+found")
+    disk.open("chunks/34/notes.txt", create=True).close()
+    assert not opened(disk).chunks
+    assert disk.paths() == ["chunks/34/notes.txt"]
+
+
+async def test_a_directory_that_cannot_be_used_says_why(disk: MemoryDisk) -> None:
+    disk.fail("sync", errno.EIO)
+    store = ChunkStore(disk, CLUSTER, InlineRuntime(), 0)
+    with pytest.raises(errors.DiskFailed, match="Input/output error"):
+        store.open()
+    assert store.failed
+
+
+# --- many at a time
+
+
+async def test_few_files_stay_open(disk: MemoryDisk, store: ChunkStore) -> None:
+    count = limits.OPEN_CHUNKS_MAX + 20
+    for number in range(1, count + 1):
+        await appended(store, b"%d" % number, ChunkId(number))
+    assert disk.open_files == 2 * limits.OPEN_CHUNKS_MAX
+    for number in range(1, count + 1):
+        assert await content(store, 0, len(b"%d" % number), ChunkId(number)) == b"%d" % number
+    assert await store.sync([ChunkId(1), ChunkId(count)]) == [1, 3]
+    assert disk.open_files == 2 * limits.OPEN_CHUNKS_MAX
+    await store.close()
+    assert disk.open_files == 0
+
+
+async def test_appends_reads_and_syncs_share_a_chunk(tmp_path: Path) -> None:
+    """On the machine's own disk, with threads."""
+    store = ChunkStore(RealDisk(tmp_path), CLUSTER, RealRuntime(), 0)
+    store.open()
+    pieces = [random.Random(number).randbytes(100 * KIB) for number in range(20)]
+    whole = b"".join(pieces)
+    finished = trio.Event()
+
+    async def write() -> None:
+        for piece in pieces:
+            await appended(store, piece)
+        finished.set()
+
+    async def sync() -> None:
+        while not finished.is_set():
+            await store.sync([CHUNK])
+
+    async def read() -> None:
+        while not finished.is_set():
+            length = store.chunks.get(CHUNK, 0)
+            if length:
+                assert await content(store, length // 3, length - length // 3) == whole[length // 3 : length]
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write)
+        nursery.start_soon(sync)
+        nursery.start_soon(read)
+    await store.verify(CHUNK)
+    await store.punch(CHUNK, [(0, 100 * KIB)])
+    await store.close()
+    again = ChunkStore(RealDisk(tmp_path), CLUSTER, RealRuntime(), 0)
+    again.open()
+    assert dict(again.chunks) == {CHUNK: len(whole)}
+    assert await content(again, 100 * KIB, 1900 * KIB) == whole[100 * KIB :]
+    await again.close()
+
+
+@pytest.mark.parametrize("take_away", ["cut", "punch", "delete"])
+async def test_what_is_taken_away_under_a_reader_is_not_taken_for_damage(
+    disk: MemoryDisk, store: ChunkStore, take_away: str
+) -> None:
+    await appended(store, b"a" * 8192)
+    await appended(store, b"b" * 8192)
+    disk.cold = True
+    caught: list[errors.DfsError] = []
+
+    async def read() -> None:
+        try:
+            assert await content(store, 0, 16384) == b"a" * 8192 + b"b" * 8192
+        except errors.DfsError as error:
+            caught.append(error)
+
+    async def remove() -> None:
+        if take_away == "cut":
+            await store.cut(CHUNK, 8192)
+        elif take_away == "punch":
+            await store.punch(CHUNK, [(8192, 8192)])
+        else:
+            await store.delete(CHUNK)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(read)
+        nursery.start_soon(remove)
+        for _ in range(5):
+            nursery.start_soon(read)
+    assert store.take_corrupt() == []
+    assert all(isinstance(error, errors.InvalidArgument | errors.ChunkNotFound) for error in caught)

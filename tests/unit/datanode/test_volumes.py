@@ -1,0 +1,236 @@
+"""Several directories as one, and whose they are."""
+
+from __future__ import annotations
+
+import errno
+import json
+import random
+
+import pytest
+
+from dfs import errors
+from dfs.checksum import sum_blocks
+from dfs.types import ChunkId, ClusterId, NodeId
+from nodes.datanode.volumes import Volumes
+from tests.simulation.disk import PAGE, InlineRuntime, MemoryDisk
+from tests.unit.datanode.world import CLUSTER, appended, opened
+
+NODE = NodeId("node-1")
+OTHER = ClusterId("f" * 32)
+
+
+def two_disks() -> list[MemoryDisk]:
+    return [MemoryDisk(1000 * PAGE, "disk-1"), MemoryDisk(2000 * PAGE, "disk-2")]
+
+
+def started(disks: list[MemoryDisk], seed: int = 0, limit_bytes: int = 0, node: NodeId = NODE) -> Volumes:
+    volumes = Volumes(disks, node, InlineRuntime(seed), 0, limit_bytes)
+    volumes.open()
+    return volumes
+
+
+def joined(disks: list[MemoryDisk], limit_bytes: int = 0) -> Volumes:
+    volumes = started(disks, limit_bytes=limit_bytes)
+    volumes.join(CLUSTER)
+    return volumes
+
+
+async def put(volumes: Volumes, chunk: int, data: bytes = b"x") -> None:
+    offset = volumes.length(ChunkId(chunk)) or 0
+    await volumes.append(ChunkId(chunk), offset, sum_blocks(data), data)
+
+
+# --- whose they are
+
+
+async def test_directories_are_a_clusters_once_they_joined_it() -> None:
+    disks = two_disks()
+    volumes = started(disks)
+    assert volumes.cluster is None
+    with pytest.raises(errors.Busy):
+        await put(volumes, 1)
+    volumes.join(CLUSTER)
+    await put(volumes, 1)
+    await volumes.close()
+    again = started(disks)
+    assert again.cluster == CLUSTER and again.chunk_count() == 1
+    with pytest.raises(errors.WrongCluster, match=OTHER):
+        again.join(OTHER)
+    again.join(CLUSTER)
+
+
+async def test_another_nodes_directory_is_refused_and_let_go() -> None:
+    disks = two_disks()
+    await joined(disks).close()
+    with pytest.raises(errors.WrongCluster, match="'node-1', not to 'node-2'"):
+        started(disks, node=NodeId("node-2"))
+    started(disks)  # nothing is locked any more
+
+
+async def test_directories_of_two_clusters_are_not_mixed() -> None:
+    disks = two_disks()
+    await joined(disks[:1]).close()
+    other = started(disks[1:])
+    other.join(OTHER)
+    await other.close()
+    with pytest.raises(errors.WrongCluster):
+        started(disks)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"format": 2}', b"\xff"])
+async def test_an_identity_that_is_not_known_is_refused(content: bytes) -> None:
+    disks = two_disks()
+    disks[0].replace_file("identity.json", content)
+    with pytest.raises(errors.FormatUnknown, match=r"disk-1/identity\.json"):
+        started(disks)
+
+
+async def test_a_directory_has_one_daemon() -> None:
+    disks = two_disks()
+    volumes = joined(disks)
+    with pytest.raises(errors.DirectoryInUse, match="disk-1"):
+        started(disks)
+    await volumes.close()
+    started(disks)
+
+
+async def test_a_disk_that_is_not_mounted_is_not_taken_for_a_new_one() -> None:
+    disks = two_disks()
+    await joined(disks).close()
+    mount_point = MemoryDisk(name="disk-2")
+    with pytest.raises(errors.InvalidArgument, match=r"disk-2 is empty.*mount its disk"):
+        started([disks[0], mount_point])
+    mount_point.open("new-disk", create=True).close()
+    volumes = joined([disks[0], mount_point])
+    assert not mount_point.exists("new-disk")
+    await volumes.close()
+    assert len(json.loads(disks[0].read_file("identity.json"))["directories"]) == 2
+    started([disks[0], mount_point])
+
+
+# --- which directory
+
+
+async def test_new_chunks_go_where_most_is_free() -> None:
+    disks = [MemoryDisk(1000 * PAGE, "disk-1"), MemoryDisk(1000 * PAGE, "disk-2")]
+    volumes = joined(disks)
+    for number in range(1, 11):
+        await put(volumes, number, b"x" * 20 * PAGE)
+    counts = [line.chunks for line in volumes.statistics()]
+    assert counts == [5, 5]
+    assert volumes.chunk_count() == 10
+    assert volumes.used_bytes() == 200 * PAGE
+
+
+async def test_chunks_of_all_directories_are_listed_in_order() -> None:
+    volumes = joined(two_disks())
+    for number in range(1, 8):
+        await put(volumes, number, b"x" * 40 * PAGE)
+    assert all(line.chunks for line in volumes.statistics())
+    assert [entry[0] for entry in volumes.list_chunks(ChunkId(0), 3)] == [1, 2, 3]
+    assert volumes.list_chunks(ChunkId(5), 10) == [(6, 40 * PAGE, False), (7, 40 * PAGE, False)]
+    await volumes.delete(ChunkId(6))
+    await volumes.delete(ChunkId(6))
+    assert [entry[0] for entry in volumes.list_chunks(ChunkId(5), 10)] == [7]
+
+
+async def test_every_verb_finds_its_chunk() -> None:
+    volumes = joined(two_disks())
+    for number in (1, 2):
+        await put(volumes, number, b"a" * PAGE)
+        await put(volumes, number, b"b" * PAGE)
+    assert await volumes.sync([ChunkId(2), ChunkId(9), ChunkId(1)]) == [2 * PAGE, -1, 2 * PAGE]
+    for number in (ChunkId(1), ChunkId(2)):
+        await volumes.verify(number)
+        records, _ = await volumes.read_records(number, 0, 10)
+        assert len(records) == 2
+        await volumes.cut(number, PAGE)
+        _, buffers = await volumes.read(number, 0, PAGE)
+        assert bytes(buffers[0]) == b"a" * PAGE
+        await volumes.punch(number, [(0, PAGE)])
+        with pytest.raises(errors.ChunkNotFound):
+            await volumes.read(number, 0, 1)
+        await volumes.cut(number, 0)
+        assert volumes.length(number) is None
+    with pytest.raises(errors.ChunkNotFound):
+        await volumes.read(ChunkId(9), 0, 1)
+
+
+async def test_no_more_is_used_than_is_allowed() -> None:
+    volumes = joined(two_disks(), limit_bytes=10 * PAGE)
+    assert volumes.capacity_bytes() == volumes.free_bytes() == 10 * PAGE
+    await put(volumes, 1, b"x" * 6 * PAGE)
+    assert volumes.free_bytes() == 4 * PAGE
+    with pytest.raises(errors.NoSpace, match="raise capacity_bytes"):
+        await put(volumes, 2, b"x" * 5 * PAGE)
+    await put(volumes, 2, b"x" * 4 * PAGE)
+
+
+async def test_full_directories_take_no_new_chunk() -> None:
+    disks = two_disks()
+    volumes = joined(disks)
+    for disk in disks:
+        disk.set_capacity(disk.capacity_bytes() - disk.free_bytes())
+    with pytest.raises(errors.NoSpace):
+        await put(volumes, 1)
+
+
+# --- directories that fail
+
+
+async def test_a_node_goes_on_without_a_directory_that_failed() -> None:
+    disks = two_disks()
+    volumes = joined(disks)
+    for number in range(1, 11):
+        await put(volumes, number, b"x" * 40 * PAGE)
+    kept = volumes.statistics()[0].chunks
+    lost = list(volumes.stores[1].chunks)
+    disks[1].fail("sync", errno.EIO)
+    lengths = await volumes.sync([ChunkId(number) for number in range(1, 11)])
+    assert lengths.count(-1) == len(lost) > 0
+    assert volumes.chunk_count() == kept == len(volumes.list_chunks(ChunkId(0), 100)) > 0
+    assert [line.failed for line in volumes.statistics()] == [None, "Input/output error"]
+    await volumes.read(lost[0], 0, 1)  # reads are tried still
+    await put(volumes, 11)
+    assert volumes.length(ChunkId(11)) == 1
+    await volumes.flush_due()
+    await volumes.close()
+    assert disks[0].exists("clean") and not disks[1].exists("clean")
+
+
+async def test_a_node_starts_without_a_directory_that_cannot_be_used() -> None:
+    disks = two_disks()
+    await joined(disks).close()
+    disks[0].fail("read", errno.EIO)
+    volumes = started(disks)
+    assert [line.failed for line in volumes.statistics()] == ["Input/output error", None]
+    volumes.join(CLUSTER)
+    await put(volumes, 1)
+    await volumes.close()
+    disks[1].fail("read", errno.EIO)
+    with pytest.raises(errors.DiskFailed, match="none of the data directories"):
+        started(disks)
+
+
+async def test_of_two_copies_of_a_chunk_the_longer_stays() -> None:
+    disks = two_disks()
+    await joined(disks).close()
+    for disk, length in zip(disks, (10, 20), strict=True):
+        store = opened(disk)
+        await appended(store, b"x" * length)
+        await store.close()
+    volumes = started(disks)
+    assert [(entry[0], entry[1]) for entry in volumes.list_chunks(ChunkId(0), 10)] == [(0x1234, 20)]
+    assert "quarantine/0000000000001234.0" in disks[0].paths()
+
+
+async def test_a_crash_of_the_node_loses_nothing_that_was_synced() -> None:
+    disks = two_disks()
+    volumes = joined(disks)
+    for number in range(1, 11):
+        await put(volumes, number, b"x" * 40 * PAGE)
+    await volumes.sync([ChunkId(number) for number in range(1, 11)])
+    for seed, disk in enumerate(disks):
+        disk.crash(random.Random(seed))
+    again = started(disks)
+    assert again.chunk_count() == 10 and again.take_corrupt() == []
