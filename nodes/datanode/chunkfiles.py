@@ -181,10 +181,10 @@ class ChunkFiles:
         base = partial[0].start if partial else length
         if self.mark.length > base:
             self._write_mark(count, base)
-        self._index.truncate(formats.RECORDS_OFFSET + count * formats.RECORD_BYTES)
-        if partial:
+        if partial:  # written over the old record: a crash leaves the one or the other, and the bytes for both
             self._write_records(count, partial)
-            self._index.sync()  # or the old record, without its bytes, might be all that survives a crash
+            self._index.sync()
+        self._index.truncate(formats.RECORDS_OFFSET + (count + len(partial)) * formats.RECORD_BYTES)
         self.data.truncate(length)
         self.sync(count + len(partial), length)
         return partial

@@ -16,7 +16,7 @@ from dfs.runtime import RealRuntime
 from dfs.types import ChunkId, ClusterId
 from nodes.datanode.disk import RealDisk
 from nodes.datanode.store import ChunkStore
-from tests.simulation.disk import PAGE, InlineRuntime, MemoryDisk
+from tests.simulation.disk import PAGE, InlineRuntime, MemoryDisk, PowerOff
 from tests.unit.datanode.world import CHUNK, CLUSTER, DATA, INDEX, appended, blocks_of, content, opened
 
 KIB = 1024
@@ -351,6 +351,57 @@ async def test_after_a_clean_stop_no_chunk_is_looked_into(disk: MemoryDisk, stor
     again = opened(disk)
     assert dict(again.chunks) == {CHUNK: 100} and again.take_corrupt() == []
     assert not disk.exists("clean")
+
+
+@pytest.mark.parametrize("steps", range(6))
+async def test_a_sync_that_the_power_cuts_short_costs_nothing_synced_before(steps: int) -> None:
+    """The records take several pages: the mark that counts them may reach the disk before they do."""
+    data = bytes(range(200)) * 5
+    blocks = blocks_of(*(data[number : number + 1] for number in range(1000)))
+    for seed in range(15):
+        disk = MemoryDisk()
+        store = opened(disk)
+        await store.append(CHUNK, 0, blocks[:300], data[:300])
+        await store.sync([CHUNK])
+        await store.append(CHUNK, 300, blocks[300:], data[300:])
+        durable = 300
+        disk.power_off_after(steps)
+        try:
+            await store.sync([CHUNK])
+            durable = 1000
+        except PowerOff:
+            pass
+        for crash in range(2):  # the second finds what the first start mended
+            disk.crash(random.Random(100 * seed + crash))
+            store = opened(disk)
+            assert store.take_corrupt() == []
+            length = store.chunks[CHUNK]
+            assert length >= durable
+            assert await content(store, 0, length) == data[:length]
+
+
+@pytest.mark.parametrize("steps", range(14))
+async def test_a_cut_that_the_power_cuts_short_keeps_what_it_was_to_keep(steps: int) -> None:
+    data = random.Random(9).randbytes(600 * 20)
+    for seed in range(15):
+        disk = MemoryDisk()
+        store = opened(disk)
+        pieces = blocks_of(*(data[start : start + 20] for start in range(0, len(data), 20)))
+        await store.append(CHUNK, 0, pieces, data)
+        await store.sync([CHUNK])
+        disk.power_off_after(steps)
+        try:
+            await store.cut(CHUNK, 11_010)
+            disk.power_off_after(1 << 60)
+            assert await content(store, 0, 11_010) == data[:11_010]
+        except PowerOff:
+            pass
+        disk.crash(random.Random(seed))
+        store = opened(disk)
+        assert store.take_corrupt() == []
+        length = store.chunks[CHUNK]
+        assert length >= 11_010
+        assert await content(store, 0, length) == data[:length]
 
 
 # --- starting on what is there
