@@ -1,0 +1,196 @@
+"""A cluster of real daemon processes on loopback ports, killed and started again by name: for tests from outside.
+
+    async with real_cluster(tmp_path, datanodes=3, session_timeout_s=2) as cluster:
+        async with cluster.client() as fs:
+            ...
+        cluster.kill("n1")
+        await cluster.start("n1")
+
+Every daemon runs as systemd would run it: `python -m nodes.namenode --config FILE`. Its log is DIR/NAME.log. A daemon
+has the same port for life. Nothing is left running on leaving, whatever happened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from dfs import errors
+from dfs.cli.local.ports import LOOPBACK, FreePorts
+from dfs.client import FileSystem, open_filesystem
+from dfs.config import ClientConfig, DataNodeConfig, NameNodeConfig, render
+
+PATIENCE_S: Final = 40.0
+"""How long any condition is waited for: a machine under load is slow, and a test that fails may take its time."""
+
+NAMENODE: Final = "namenode"
+_PORTS_FROM: Final = 20_000  # below the kernel's ephemeral ports, above those of daemons that are installed
+_PORTS: Final = FreePorts()
+
+
+def free_address() -> str:
+    """An address on loopback that nothing listens on, and that no other caller in this process gets."""
+    return f"{LOOPBACK}:{_PORTS.take(_PORTS_FROM + random.randrange(10_000))}"
+
+
+async def until(condition: Callable[[], Awaitable[bool]], what: str = "") -> None:
+    """Wait for a condition; what it needed, in the failure, is `what`. Errors of a cluster in disarray count as not yet."""
+    refusal: object = what or condition
+    with trio.move_on_after(PATIENCE_S):
+        while True:
+            try:
+                if await condition():
+                    return
+            except errors.DfsError as error:
+                refusal = f"{what}: {error}"
+            await trio.sleep(0.05)
+    raise AssertionError(f"waited {PATIENCE_S} s in vain for {refusal}")
+
+
+class RealCluster:
+    """Use `real_cluster`. Daemons are `namenode`, `n1`, `n2`, ...; their directories have those names."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.namenode_address = free_address()
+        self.nameserver_address = free_address()
+        self.client_config = directory / "client.toml"
+        self.client_config.write_text(render(ClientConfig(namenode=self.namenode_address, namenode_wait_s=PATIENCE_S)))
+        self.addresses: dict[str, str] = {NAMENODE: self.namenode_address}
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    # --- configuration
+
+    def configure_namenode(self, **options: Any) -> Path:
+        """Write namenode.toml."""
+        options = {"nameserver": self.nameserver_address, "reserve_bytes": 0, "state_dir": self.directory / NAMENODE, **options}
+        path = self.directory / "namenode.toml"
+        path.write_text(render(NameNodeConfig(listen=self.namenode_address, **options)))
+        return path
+
+    def configure_datanode(self, name: str, **options: Any) -> Path:
+        """Write the DataNode's configuration; it keeps the address that it had."""
+        address = self.addresses.setdefault(name, free_address())
+        known: dict[str, Any] = {
+            "node": name,
+            "namenode": self.namenode_address,
+            "listen": address,
+            "directories": [self.directory / name],
+            "reserve_bytes": 0,
+        }
+        path = self.directory / f"datanode-{name}.toml"
+        path.write_text(render(DataNodeConfig(**{**known, **options})))
+        return path
+
+    def command(self, name: str) -> list[str]:
+        """What starts this daemon."""
+        kind, file = (NAMENODE, "namenode.toml") if name == NAMENODE else ("datanode", f"datanode-{name}.toml")
+        return [sys.executable, "-m", f"nodes.{kind}", "--config", str(self.directory / file)]
+
+    # --- daemons
+
+    def launch(self, name: str) -> None:
+        """Start a daemon, and do not wait until it serves."""
+        with (self.directory / f"{name}.log").open("ab") as log:
+            self._processes[name] = subprocess.Popen(self.command(name), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    async def start(self, name: str) -> None:
+        """Start a daemon, and return when the NameNode answers, for a DataNode also when it counts as up."""
+        self.launch(name)
+        await self.wait_until_up(*([name] if name != NAMENODE else []))
+
+    def kill(self, name: str) -> None:
+        """End a daemon as SIGKILL does: it can do nothing about it."""
+        self._end(name, signal.SIGKILL)
+
+    def stop(self, name: str) -> None:
+        """End a daemon as SIGTERM does, and wait for it. Asserts that it ended well."""
+        assert self._end(name, signal.SIGTERM) == 0, self.log(name)
+
+    def _end(self, name: str, number: int) -> int:
+        process = self._processes.pop(name)
+        process.send_signal(number)
+        return process.wait(PATIENCE_S)
+
+    def running(self) -> list[str]:
+        """The daemons that were started and neither killed nor stopped. Asserts that none ended by itself."""
+        for name, process in self._processes.items():
+            assert process.poll() is None, f"{name} ended with {process.returncode}: {self.log(name)}"
+        return list(self._processes)
+
+    def log(self, name: str) -> str:
+        return (self.directory / f"{name}.log").read_text()
+
+    def kill_all(self) -> None:
+        """SIGKILL to every daemon, at once."""
+        for process in self._processes.values():
+            process.kill()
+        for process in self._processes.values():
+            process.wait(PATIENCE_S)
+        self._processes.clear()
+
+    # --- looking at it
+
+    def client(self, **options: Any) -> AbstractAsyncContextManager[FileSystem]:
+        return open_filesystem(self.namenode_address, **options)
+
+    async def wait_until_up(self, *datanodes: str) -> None:
+        """Return when the NameNode answers and all of `datanodes` are up, at this moment's processes."""
+        await until(lambda: self._are_up(datanodes), f"{datanodes or NAMENODE} to be up")
+
+    async def _are_up(self, datanodes: tuple[str, ...]) -> bool:
+        self.running()
+        async with self.client() as fs:
+            pids = {str(node["node"]): node.get("pid") for node in (await fs.status())["nodes"] if node["state"] == "up"}
+        return all(pids.get(name) == self._processes[name].pid for name in datanodes)
+
+    def chunk_files(self, name: str) -> dict[str, Path]:
+        """The chunk files in a DataNode's directory by their names, without those that describe their blocks."""
+        found = (self.directory / name / "chunks").glob("??/" + "?" * 16)
+        return {path.name: path for path in found}
+
+    def disk_bytes(self) -> int:
+        """What all chunk files of all DataNodes take on disk: blocks allocated, holes not counted."""
+        total = 0
+        for name in self.addresses:
+            for path in self.chunk_files(name).values():
+                with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                    total += path.stat().st_blocks * 512
+        return total
+
+
+@asynccontextmanager
+async def real_cluster(directory: Path, *, datanodes: int = 3, datanode: dict[str, Any] | None = None, **namenode: Any) -> AsyncIterator[RealCluster]:
+    """A NameNode and DataNodes n1, n2, ..., all up. Options are their configurations'."""
+    with dead_at_last(RealCluster(directory)) as cluster:
+        cluster.configure_namenode(**namenode)
+        cluster.launch(NAMENODE)
+        names = [f"n{number}" for number in range(1, datanodes + 1)]
+        for name in names:
+            cluster.configure_datanode(name, **(datanode or {}))
+            cluster.launch(name)
+        await cluster.wait_until_up(*names)
+        yield cluster
+
+
+@contextmanager
+def dead_at_last(cluster: RealCluster) -> Iterator[RealCluster]:
+    try:
+        yield cluster
+    finally:
+        cluster.kill_all()
+
+
+def environment(cluster: RealCluster) -> dict[str, str]:
+    """What a shell of a user of this cluster has set."""
+    return {**os.environ, "DFS_CONFIG": str(cluster.client_config)}

@@ -1,0 +1,217 @@
+"""Each command happens exactly once, whole or not at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dfs import errors
+from dfs.types import ROOT_INO, SessionId
+from nodes.namenode.machine import Command
+from tests.unit.namenode.world import Namespace, result_of
+
+
+def test_a_command_that_comes_twice_happens_once(space: Namespace) -> None:
+    command = space.next_command(space.open_session(), "mkdir", ROOT_INO, b"d", 0o755, 0, 0)
+    first = space.transact(command)[0]
+    before = space.dump()
+    again = space.transact(command)[0]
+    assert [again[0], list(again[1])] == [first[0], list(first[1])]
+    assert space.dump() == before
+
+
+def test_an_error_is_repeated_too_even_if_the_command_would_succeed_now(space: Namespace) -> None:
+    session = space.open_session()
+    command = space.next_command(session, "unlink", ROOT_INO, b"file")
+    with pytest.raises(errors.NotFound):
+        result_of(space.transact(command)[0])
+    space.file(session)
+    with pytest.raises(errors.NotFound):
+        result_of(space.transact(command)[0])
+    assert space.queries.lookup(ROOT_INO, b"file")
+
+
+def test_a_duplicate_in_one_transaction_is_answered_alike(space: Namespace) -> None:
+    command = space.next_command(space.open_session(), "create", ROOT_INO, b"f", 0o644, 0, 0)
+    first, again = space.transact(command, command)
+    assert list(first[1]) == list(again[1])
+
+
+def test_two_sessions_may_use_the_same_numbers(space: Namespace) -> None:
+    one, other = space.open_session(), space.open_session()
+    assert space.file(one, b"a").ino != space.file(other, b"b").ino
+
+
+def test_replies_that_were_acknowledged_are_forgotten_and_late_duplicates_refused(space: Namespace) -> None:
+    session = space.open_session()
+    first = space.next_command(session, "create", ROOT_INO, b"f", 0o644, 0, 0)
+    space.transact(first)
+    for number in range(200):
+        space.transact(space.next_command(session, "setattr", ROOT_INO, {"mode": 0o700}, acked=number))
+    assert len(space.rows("SELECT 1 FROM reply")) < 150
+    with pytest.raises(errors.InvalidArgument, match="acknowledged before"):
+        result_of(space.transact(first)[0])
+
+
+def test_a_session_that_ended_can_do_nothing(space: Namespace) -> None:
+    session = space.open_session()
+    command = space.next_command(session, "mkdir", ROOT_INO, b"d", 0o755, 0, 0)
+    space.transact(command)
+    space.own("end_session", session)
+    for late in (command, space.next_command(session, "rmdir", ROOT_INO, b"d")):
+        with pytest.raises(errors.SessionExpired):
+            result_of(space.transact(late)[0])
+    assert space.rows("SELECT * FROM reply") == []
+
+
+def test_a_command_that_fails_half_way_leaves_nothing_and_takes_no_number(space: Namespace) -> None:
+    session = space.open_session()
+    ino = space.file(session).ino
+    chunk = space.chunk(session)
+    before, numbers = space.dump(), space.store.counters()
+    good, beyond = [0, 10, chunk, 0], [10, 10, chunk, 10]
+    with pytest.raises(errors.InvalidArgument):
+        space.do(session, "commit", ino, [good, beyond], [[chunk, 15, ["n1", "n2", "n3"]]])
+    assert (space.dump(), space.store.counters()) == (before, numbers)
+    space.do(session, "mkdir", ROOT_INO, b"next", 0o755, 0, 0)
+    assert space.store.counters()["inodes"] == numbers["inodes"] + 1
+
+
+def test_a_failure_in_the_middle_of_a_transaction_spares_its_neighbours(space: Namespace) -> None:
+    session = space.open_session()
+    replies = space.transact(
+        space.next_command(session, "mkdir", ROOT_INO, b"a", 0o755, 0, 0),
+        space.next_command(session, "mkdir", ROOT_INO, b"a", 0o755, 0, 0),
+        space.next_command(session, "mkdir", ROOT_INO, b"b", 0o755, 0, 0),
+    )
+    assert [reply[0] for reply in replies] == [0, errors.Exists.default_errno, 0]
+    assert [entry[1] for entry in space.queries.readdir(ROOT_INO, 0, 10)] == [b"a", b"b"]
+    assert space.findings() == []
+
+
+def test_a_transaction_that_is_rolled_back_leaves_nothing_in_memory(space: Namespace) -> None:
+    session = space.open_session()
+    before = space.dump()
+    space.store.begin()
+    space.machine.apply(space.next_command(session, "mkdir", ROOT_INO, b"lost", 0o755, 0, 0))
+    space.machine.end()
+    space.store.rollback()
+    space.machine.forget()
+    assert space.dump() == before
+    space.do(session, "mkdir", ROOT_INO, b"kept", 0o755, 0, 0)
+    assert space.findings() == []
+
+
+@pytest.mark.parametrize("verb", ["defragment", "end_session", "configure", "__init__"])
+def test_clients_have_no_verbs_but_their_own(space: Namespace, verb: str) -> None:
+    with pytest.raises(errors.NotSupported, match="no such command"):
+        space.do(space.open_session(), verb, 1)
+
+
+WRONG: list[tuple[str, list[Any]]] = [
+    ("mkdir", []),
+    ("mkdir", [1, b"d", 0o755, 0, 0, "one too many"]),
+    ("mkdir", ["1", b"d", 0o755, 0, 0]),
+    ("mkdir", [1, "text", 0o755, 0, 0]),
+    ("mkdir", [1, b"..", 0o755, 0, 0]),
+    ("mkdir", [1, b"a/b", 0o755, 0, 0]),
+    ("mkdir", [1, b"a\0b", 0o755, 0, 0]),
+    ("mkdir", [1, b"d", -1, 0, 0]),
+    ("mkdir", [1, b"d", 0o755, 2**32 - 1, 0]),
+    ("mkdir", [True, b"d", 0o755, 0, 0]),
+    ("mkdir", [2**63, b"d", 0o755, 0, 0]),
+    ("mknod", [1, b"d", 0o040755, 0, 0, 0]),
+    ("rename", [1, b"a", 1, b"b", 3]),
+    ("rename", [1, b"a", 1, b"b", [1]]),
+    ("setattr", [1, [["mode", 0]]]),
+    ("setattr", [1, {"size": 0}]),
+    ("setattr", [1, {"mtime_ns": "yesterday"}]),
+    ("setattr", [1, {"replicas": 17}]),
+    ("setxattr", [1, b"user.x", "text"]),
+    ("setxattr", [1, b"user.x", b"", 3]),
+    ("setxattr", [1, b"", b""]),
+    ("commit", [1, [], []]),
+    ("seal", ["all"]),
+    ("seal", [["1"]]),
+    ("hold", [None]),
+    ("release", [0]),
+]
+
+
+@pytest.mark.parametrize(("verb", "args"), WRONG)
+def test_wrong_arguments_are_the_callers_error_and_change_nothing(
+    space: Namespace, verb: str, args: list[Any]
+) -> None:
+    session = space.open_session()
+    before = space.dump()
+    with pytest.raises(errors.InvalidArgument):
+        space.do(session, verb, *args)
+    assert space.dump() == before
+
+
+def test_limits_have_the_errors_that_posix_gives_them(space: Namespace) -> None:
+    session = space.open_session()
+    ino = space.file(session).ino
+    with pytest.raises(errors.NameTooLong):
+        space.do(session, "mkdir", ROOT_INO, b"x" * 256, 0o755, 0, 0)
+    with pytest.raises(errors.NameTooLong):
+        space.do(session, "symlink", ROOT_INO, b"l", b"x" * 4096, 0, 0)
+    with pytest.raises(errors.NotFound):
+        space.do(session, "symlink", ROOT_INO, b"l", b"", 0, 0)
+    with pytest.raises(errors.OutOfRange):
+        space.do(session, "setxattr", ino, b"x" * 256, b"")
+    with pytest.raises(errors.ArgumentTooLarge):
+        space.do(session, "setxattr", ino, b"user.x", bytes(65537))
+    with pytest.raises(errors.FileTooLarge):
+        space.do(session, "truncate", ino, 2**63)
+    assert space.do(session, "truncate", ino, 2**63 - 1).size == 2**63 - 1
+
+
+def test_extended_attributes_of_one_file_have_a_bound_together(space: Namespace) -> None:
+    session = space.open_session()
+    ino = space.file(session).ino
+    for number in range(256):
+        space.do(session, "setxattr", ino, b"%0255d" % number, b"")
+    with pytest.raises(errors.NoSpace):
+        space.do(session, "setxattr", ino, b"x", b"")
+    space.do(session, "setxattr", ino, b"%0255d" % 7, b"an old one may change")
+
+
+def test_the_default_number_of_copies_is_that_of_the_configuration(space: Namespace) -> None:
+    session = space.open_session()
+    assert space.file(session, b"a").replicas == 3
+    space.do(session, "setattr", ROOT_INO, {"replicas": 2})
+    directory = space.do(session, "mkdir", ROOT_INO, b"d", 0o755, 0, 0)
+    assert (directory.replicas, space.file(session, b"b").replicas) == (2, 2)
+    space.do(session, "setattr", ROOT_INO, {"replicas": 0})
+    assert space.file(session, b"c").replicas == 3
+
+
+def test_a_file_that_is_to_have_the_default_number_of_copies_gets_that_number(space: Namespace) -> None:
+    session = space.open_session()
+    ino = space.file(session).ino
+    assert space.do(session, "setattr", ino, {"replicas": 1}).replicas == 1
+    assert space.do(session, "setattr", ino, {"replicas": 0}).replicas == 3
+
+
+def test_a_set_gid_directory_gives_its_group(space: Namespace) -> None:
+    session = space.open_session()
+    top = space.do(session, "mkdir", ROOT_INO, b"d", 0o2775, 0, 77)
+    below = space.do(session, "mkdir", top.ino, b"below", 0o755, 0, 0)
+    file = space.do(session, "create", below.ino, b"f", 0o644, 5, 0)
+    assert (below.gid, below.mode & 0o7777, file.gid, file.mode & 0o7777) == (77, 0o2755, 77, 0o644)
+
+
+def test_who_takes_over_a_program_does_not_get_its_former_owners_rights(space: Namespace) -> None:
+    session = space.open_session()
+    ino = space.do(session, "create", ROOT_INO, b"f", 0o6755, 0, 0).ino
+    assert space.do(session, "setattr", ino, {"uid": 5}).mode & 0o7777 == 0o755
+
+
+def test_the_time_of_a_change_is_the_commands(space: Namespace) -> None:
+    session = SessionId(space.open_session())
+    reply = space.transact(Command(session, 1, 0, "mkdir", [ROOT_INO, b"d", 0o755, 0, 0], 12345))[0]
+    made = result_of(reply)
+    assert (made.mtime_ns, made.ctime_ns, made.btime_ns) == (12345, 12345, 12345)
+    assert space.queries.getattr(ROOT_INO).mtime_ns == 12345

@@ -1,0 +1,135 @@
+"""What the tests of the NameNode begin with: a namespace in a directory, and commands given to it one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dfs import errors
+from dfs.types import ROOT_INO, NodeId, NodeState, NodeView, SessionId
+from nodes.namenode.check import check
+from nodes.namenode.machine import Command, Machine, Reply
+from nodes.namenode.queries import Queries
+from nodes.namenode.store import Store, open_store
+
+START_NS = 1_700_000_000_000_000_000
+MINUTE_NS = 60 * 10**9
+NODES = ("n1", "n2", "n3")
+
+
+class Namespace:
+    """A store with its machine; each command is a transaction of its own, a nanosecond after the one before."""
+
+    def __init__(self, directory: Path) -> None:
+        self.store: Store = open_store(directory)
+        self.machine = Machine(self.store.writing)
+        self.queries = Queries(self.store)
+        self.now_ns = START_NS
+        self._sequence: dict[int, int] = {}
+
+    def transact(self, *commands: Command) -> list[Reply]:
+        """Apply these in one transaction; their replies."""
+        self.store.begin()
+        replies = [self.machine.apply(command) for command in commands]
+        self.machine.end()
+        self.store.commit()
+        return replies
+
+    def next_command(self, session: int, verb: str, *args: Any, acked: int = 0) -> Command:
+        """The session's next, now."""
+        self.now_ns += 1
+        self._sequence[session] = self._sequence.get(session, 0) + 1
+        return Command(SessionId(session), self._sequence[session], acked, verb, args, self.now_ns)
+
+    def do(self, session: int, verb: str, *args: Any) -> Any:
+        """A client's command: its result, or the error that it was answered with."""
+        return result_of(self.transact(self.next_command(session, verb, *args))[0])
+
+    def own(self, verb: str, *args: Any) -> Any:
+        """A command of the NameNode's own, likewise."""
+        return self.do(0, verb, *args)
+
+    def open_session(self) -> int:
+        return int(self.own("open_session", "test", "here"))
+
+    def register(self, *names: str) -> None:
+        for name in names:
+            self.own("register_node", name, f"{name}:9401", name, "", ["d-" + name])
+
+    def configure(self, replicas: int = 3, min_replicas: int = 2, grace_ns: int = MINUTE_NS) -> None:
+        self.own("configure", {"replicas": replicas, "min_replicas": min_replicas, "grace_ns": grace_ns})
+
+    def chunk(self, session: int, nodes: Sequence[str] = NODES) -> int:
+        """A new chunk of the session on these nodes."""
+        return int(self.own("allocate_chunks", session, len(nodes), [list(nodes)])[0][0])
+
+    def file(self, session: int, name: bytes = b"file") -> Any:
+        return self.do(session, "create", ROOT_INO, name, 0o644, 0, 0)
+
+    def written(self, session: int, ino: int, length: int, nodes: Sequence[str] = NODES) -> int:
+        """A new chunk whose `length` bytes are the file's first."""
+        chunk = self.chunk(session, nodes)
+        self.do(session, "commit", ino, [[0, length, chunk, 0]], [[chunk, length, list(nodes)]])
+        return chunk
+
+    def rows(self, sql: str, *values: Any) -> list[Any]:
+        """What a query finds; bare values if it has one column."""
+        rows = self.store.reads.execute(sql, values).fetchall()
+        return [row[0] if len(row) == 1 else row for row in rows]
+
+    def damage(self, sql: str, *values: Any) -> None:
+        """Change the tables behind the machine's back."""
+        self.store.begin()
+        self.store.writing.execute(sql, values)
+        self.store.commit()
+        self.machine.forget()
+
+    def findings(self) -> list[str]:
+        """All that the check finds."""
+        found, cursor = check(self.store, None)
+        while cursor is not None:
+            more, cursor = check(self.store, cursor)
+            found += more
+        return found
+
+    def dump(self) -> dict[str, list[Any]]:
+        """Every table but the stored replies."""
+        names = self.rows("SELECT name FROM sqlite_master WHERE type = 'table' AND name != 'reply'")
+        return {name: sorted(self.rows(f"SELECT * FROM {name}"), key=repr) for name in names}
+
+
+def result_of(reply: Reply) -> Any:
+    """A reply's result; raises its error."""
+    errno, *rest = reply
+    if errno:
+        raise errors.from_wire(*rest)
+    return rest[0]
+
+
+@contextmanager
+def namespace(directory: Path) -> Iterator[Namespace]:
+    """A namespace with three nodes, three copies wanted, two enough, and a minute of grace."""
+    opened = Namespace(directory)
+    try:
+        opened.configure()
+        opened.register(*NODES)
+        yield opened
+    finally:
+        opened.store.close()
+
+
+def node_view(
+    name: str,
+    *,
+    rack: str = "",
+    host: str = "",
+    state: NodeState = NodeState.UP,
+    capacity_bytes: int = 1000,
+    free_bytes: int = 500,
+    load: int = 0,
+) -> NodeView:
+    return NodeView(
+        NodeId(name), f"{name}:9401", host or name, rack, state, capacity_bytes, free_bytes, 0, load, START_NS
+    )
