@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PYTHON ?= python3
 DIR ?= $(CURDIR)/run/cluster
+MOUNT ?= $(CURDIR)/run/mnt
 DATANODES ?= 4
 REPLICAS ?= 3
 
 .PHONY: help up down test lint types unit format bench clean install
 
 help:
-	@echo "make up      start a local cluster (NameNode and $(DATANODES) DataNodes), say what to try"
+	@echo "make up      start a local cluster, mount it where FUSE is, say what to try"
 	@echo "make down    stop it; its data stays in $(DIR)"
 	@echo "make test    lint, types, every test"
 	@echo "make format  format the code"
@@ -20,7 +21,8 @@ help:
 	@echo "make clean   remove the cluster, its data and .venv"
 
 up: $(INSTALLED)
-	@$(BIN)/dfs up --dir "$(DIR)" --datanodes $(DATANODES) --replicas $(REPLICAS)
+	@if [ -c /dev/fuse ] && [ "$$(id -u)" = 0 ] && $(BIN)/python -c "import pyfuse3" 2>/dev/null; then mount=1; fi; \
+	$(BIN)/dfs up --dir "$(DIR)" --datanodes $(DATANODES) --replicas $(REPLICAS) $${mount:+--mount "$(MOUNT)"}
 
 down: $(INSTALLED)
 	@$(BIN)/dfs down --dir "$(DIR)"

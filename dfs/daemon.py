@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import socket
 import sys
@@ -51,6 +52,13 @@ def keep_freed_memory() -> None:
         pass
 
 
+def raise_file_limit() -> None:
+    """Let this process open as many files as the machine's administrator allows at all."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def run_daemon(main: Main, *, name: str, log_level: str) -> int:
     """Run `main(task_status=...)` until it ends or a signal ends it; the exit status.
 
@@ -59,6 +67,7 @@ def run_daemon(main: Main, *, name: str, log_level: str) -> int:
     """
     configure_logs(log_level)
     keep_freed_memory()
+    raise_file_limit()
     try:
         trio.run(_until_signal, main, name)
     except BaseException as error:

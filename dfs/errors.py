@@ -156,6 +156,12 @@ class ChunkNotFound(DfsError):
     default_errno = _errno.EIO
 
 
+class ChunkSealed(DfsError):
+    """The chunk takes no more of this session: bytes that were not committed must be written to another."""
+
+    default_errno = _errno.EIO
+
+
 class ChunkConflict(DfsError):
     """An append that does not continue the replica: another offset, or other bytes there already."""
 

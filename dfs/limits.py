@@ -29,7 +29,7 @@ REPLICAS_MAX = 16
 MIN_REPLICAS_DEFAULT = 2  # configurable; never more than the number of copies
 ALLOCATE_MAX_CHUNKS = 64  # one allocation call
 DATANODE_RESERVE_BYTES = 256 * MIB  # configurable; a directory with less free takes no new chunks
-FLUSH_AFTER_S = 5.0  # a DataNode's unsynced bytes go to disk after this, as on a local file system
+FLUSH_AFTER_S = 3.0  # a DataNode's unsynced bytes go to disk after this; with the client's wait: 5 s
 
 # --- the transport --------------------------------------------------------------------------------------
 
@@ -95,6 +95,15 @@ FREE_SPACE_CHECK_BYTES = 64 * MIB  # or how many bytes are written on that belie
 # --- the client -----------------------------------------------------------------------------------------
 
 BYTES_IN_FLIGHT_MAX = 32 * MIB  # of one client, written or read and not yet handed on
+WRITE_BACK_AFTER_S = 2.0  # bytes written to an open file leave the client after this; the DataNode's wait follows
+WRITE_BACK_AT_BYTES = 4 * MIB  # of one open file: more begin to leave at once
+DIRTY_MAX_BYTES = 64 * MIB  # of all open files: writers wait for room
+READ_AHEAD_BYTES = 1 * MIB  # fetched at a time when a file is read in order
+READ_AHEAD_MAX = 4  # such fetches ahead of a reader
+READ_AHEAD_KEPT_MAX_BYTES = 64 * MIB  # of all open files: beyond it nothing is fetched ahead
+STREAMS_MAX = 8  # readers of one open file whose positions are remembered
+LAYOUT_BYTES = 8 * GIB  # how much of a file one question for its extents covers
+LANE_IDLE_S = 10.0  # an open chunk that nobody appends to is sealed after this: only sealed ones are repaired
 TRANSFERS_AT_ONCE = 8  # files of a tree under way at once
 LOOKUPS_AT_ONCE = 64  # small calls of one listing or recursive change: a batch for the NameNode, no flood
 PROGRESS_AFTER_S = 0.5  # a transfer that is shorter shows no progress

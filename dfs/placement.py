@@ -49,7 +49,7 @@ def choose_nodes(
     racks = list(racks_taken)
     while left and len(chosen) < count:
         pool = left
-        if not chosen and any(view.host == near_host for view in left):
+        if near_host and not chosen and any(view.host == near_host for view in left):
             pool = [view for view in left if view.host == near_host]
         fewest = min(racks.count(view.rack) for view in pool)
         pool = [view for view in pool if racks.count(view.rack) == fewest]

@@ -54,6 +54,10 @@ SECTIONS: Final[dict[str, dict[str, Verb]]] = {
         "chmod": Verb("dfs.cli.attributes", "chmod", "Change permissions."),
         "chown": Verb("dfs.cli.attributes", "chown", "Change owner and group."),
     },
+    "The cluster as a directory": {
+        "mount": Verb("dfs.cli.mounting", "mount", "Mount the cluster on a local directory."),
+        "umount": Verb("dfs.cli.mounting", "umount", "Unmount a mounted cluster."),
+    },
     "The cluster": {
         "status": Verb("dfs.cli.cluster", "status", "Show the daemons and the state of the data."),
         "fsck": Verb("dfs.cli.cluster", "fsck", "Check that namespace, chunks and copies agree."),

@@ -24,7 +24,7 @@ from typing import IO, Any, TypeVar
 import outcome
 import trio
 
-from dfs import errors, limits
+from dfs import errors, limits, tasks
 from dfs.client.file import File
 from dfs.client.filesystem import FileSystem, open_filesystem
 from dfs.client.paths import Path, show
@@ -55,11 +55,11 @@ class _Loop:
 
     def _run(self) -> None:
         try:
-            trio.run(self._main, strict_exception_groups=False)
+            trio.run(self._main)
         except BaseException as error:
             if self._ready.is_set():
                 raise
-            self._opened = outcome.Error(error)
+            self._opened = outcome.Error(tasks.leaves(error)[0])
             self._ready.set()
 
     async def _main(self) -> None:

@@ -63,8 +63,13 @@ class File:
         """
         self._check(self.writable, "writing")
         async with self._writing:
-            await self._writer.write(0 if self.append else offset, data)
-            return await self._writer.commit(append=self.append)
+            try:
+                await self._writer.write(0 if self.append else offset, data)
+                return await self._writer.commit(append=self.append)
+            except BaseException:
+                with trio.move_on_after(limits.CALL_TIMEOUT_S, shield=True):
+                    await self._writer.discard()  # or the next commit would bring these bytes back
+                raise
 
     async def truncate(self, size: int) -> Attr:
         self._check(self.writable, "writing")

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import os
 import stat as statmod
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from dfs import codec, errors, limits
+import structlog
+
+from dfs import codec, errors, limits, tasks
 from dfs.client import fsck, transfer, tree
 from dfs.client.datanodes import DataNodes
 from dfs.client.file import File
@@ -30,7 +32,9 @@ from dfs.client.session import Session, open_session
 from dfs.client.writer import ChunkWriter
 from dfs.rpc import Network, Pool, SocketNetwork
 from dfs.runtime import RealRuntime, Runtime
-from dfs.types import Attr, ChunkPlace, DirEntry, NodeView, Statfs
+from dfs.types import Attr, ChunkPlace, DirEntry, NodeId, NodeView, Statfs
+
+log = structlog.get_logger(__name__)
 
 _OPEN_MODES = {"r": (True, False), "r+": (True, True), "w": (False, True), "w+": (True, True)}
 _OPEN_MODES |= {"a": (False, True), "a+": (True, True), "x": (False, True), "x+": (True, True)}
@@ -65,14 +69,23 @@ class FileSystem:
         self.nodes_known = DataNodes(session)
         self.reader = Reader(session, self.nodes_known)
         self.chunks = ChunkWriter(session, self.nodes_known)
-        session.on_new_session = self.chunks.forget_lanes
+        session.on_new_session = self._tell_new_session
+        self._new_session_listeners: list[Callable[[], None]] = [self.chunks.forget_lanes]
         self._paths = Paths(self.inodes)
         self.umask = os.umask(0o077)
         os.umask(self.umask)
 
     def writer(self, attr: Attr) -> FileWriter:
         """For a regular file's new bytes."""
-        return FileWriter(self.session, self.chunks, self.reader, attr.ino, attr.replicas)
+        return FileWriter(self.session, self.chunks, self.reader, attr)
+
+    def on_new_session(self, listener: Callable[[], None]) -> None:
+        """Have `listener` called when this client's session was lost and another one is open."""
+        self._new_session_listeners.append(listener)
+
+    def _tell_new_session(self) -> None:
+        for listener in self._new_session_listeners:
+            listener()
 
     # --- looking ----------------------------------------------------------------------------------------
 
@@ -316,6 +329,30 @@ class FileSystem:
             raise errors.DataLost(f"the file became shorter while it was read: {show(path)}")
         return attr
 
+    async def sync_places(self, places: Sequence[ChunkPlace], copies: int) -> None:
+        """Have chunks, which are to have `copies`, flushed on all their live nodes. Raises `NotEnoughNodes`."""
+        by_node: dict[NodeId, list[ChunkPlace]] = {}
+        for place in places:
+            for node in place.nodes:
+                by_node.setdefault(node, []).append(place)
+        durable = dict.fromkeys((place.chunk for place in places), 0)
+
+        async def sync(node: NodeId, held: list[ChunkPlace]) -> None:
+            try:
+                lengths = await self.nodes_known.sync(node, [place.chunk for place in held])
+            except errors.DfsError as error:
+                log.warning("replicas not flushed", node=node, error=str(error))
+                return
+            for place, length in zip(held, lengths, strict=True):
+                durable[place.chunk] += length >= place.length
+
+        async with tasks.open_nursery() as nursery:
+            for node, held in by_node.items():
+                nursery.start_soon(sync, node, held)
+        weak = [place.chunk for place in places if durable[place.chunk] < min(self.chunks.min_replicas, copies)]
+        if weak:
+            raise errors.NotEnoughNodes(f"chunk {weak[0]:x} could not be flushed on as many DataNodes as it must")
+
     # --- the cluster ------------------------------------------------------------------------------------
 
     async def statfs(self) -> Statfs:
@@ -356,4 +393,6 @@ async def open_filesystem(
     async with Pool(network or SocketNetwork(), handshake={"role": "client"}) as pool:
         wait_s = limits.NAMENODE_WAIT_S if wait_s is None else wait_s
         async with open_session(namenode, pool, runtime or RealRuntime(), wait_s) as session:
-            yield FileSystem(session)
+            fs = FileSystem(session)
+            session.spawn(fs.chunks.seal_idle)
+            yield fs

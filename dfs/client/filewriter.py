@@ -9,14 +9,20 @@ that is left, and appended anew to a chunk with all its copies: nobody has seen 
 them. Bytes that are committed stay where they are: the NameNode has the missing copies made, and
 flush waits for that.
 
-Invariants: `_uncommitted` is in the order of writing (of two runs that overlap, the later wins), and a run
-stays in it until a commit with it was answered; `_volatile` has every lane with committed bytes of this file
+A commit whose outcome is not known (cancelled, or the NameNode did not answer in time) is never tried again: its bytes
+may be the file's already, and of somebody else's overwriting since. They are given up, and the caller gets the error.
+
+A commit that overwrites is preceded by a flush of its chunks: it frees the bytes that it replaces, which may have been
+durable, so a power cut must not find the new ones in memory only.
+
+Invariants: `_uncommitted` is in the order of writing (of two runs that overlap, the later wins), and a run is in it
+until the commit with it is sent; `_volatile` has every lane with committed bytes of this file
 that no flush has made durable since.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import trio
@@ -46,9 +52,11 @@ class _Run(NamedTuple):
 class FileWriter:
     """Writes to one inode. One task at a time may write; `commit` and `flush` may be called by any."""
 
-    def __init__(self, session: Session, chunks: ChunkWriter, reader: Reader, ino: Ino, replicas: int) -> None:
-        self.ino = ino
-        self.replicas = replicas
+    def __init__(self, session: Session, chunks: ChunkWriter, reader: Reader, attr: Attr) -> None:
+        self.ino: Ino = attr.ino
+        self.replicas = attr.replicas
+        self._size = attr.size
+        """The file's, as far as is known here: below it, there may be something to overwrite."""
         self._session = session
         self._chunks = chunks
         self._reader = reader
@@ -72,10 +80,16 @@ class FileWriter:
             raise errors.FileTooLarge(f"a file cannot be larger than {limits.FILE_SIZE_MAX_BYTES} bytes")
         view = memoryview(data)
         for start in range(0, len(view), limits.APPEND_MAX_BYTES):
-            _add(
-                self._uncommitted,
-                await self._append(offset + start, view[start : start + limits.APPEND_MAX_BYTES]),
-            )
+            await self.write_pieces([(offset + start, view[start : start + limits.APPEND_MAX_BYTES])])
+
+    async def write_pieces(self, pieces: Sequence[tuple[int, Buffer]]) -> None:
+        """Append pieces of the file (offset, bytes), 1 to APPEND_MAX_BYTES together, in one append."""
+        data = pieces[0][1] if len(pieces) == 1 else b"".join(piece for _, piece in pieces)
+        run = await self._append(0, data)
+        position = run.chunk_offset
+        for offset, piece in pieces:
+            _add(self._uncommitted, _Run(offset, len(piece), run.lane, position))
+            position += len(piece)
 
     async def _append(self, offset: int, data: Buffer) -> _Run:
         written = await self._chunks.append(data, self.replicas, self._lane)
@@ -96,17 +110,41 @@ class FileWriter:
     async def _commit(self, append: bool, mtime_ns: int | None) -> Attr | None:
         attr: Attr | None = None
         while self._uncommitted:
-            runs = self._uncommitted[: limits.EXTENTS_MAX]
-            reach = _reach(runs)
-            extents = [run.extent() for run in runs]
-            places = [[lane.chunk, length, list(lane.nodes)] for lane, length in reach.items()]
-            reply = await self._session.apply("commit", self.ino, extents, places, append, mtime_ns)
-            attr = codec.attr(reply[0])
-            del self._uncommitted[: len(runs)]
-            for lane, length in reach.items():
-                self._volatile[lane] = max(self._volatile.get(lane, 0), length)
-            await self._settle(runs)
+            runs, self._uncommitted = self._uncommitted[: limits.EXTENTS_MAX], self._uncommitted[limits.EXTENTS_MAX :]
+            try:
+                if not append and any(run.offset < self._size for run in runs):
+                    await self._chunks.sync({run.lane for run in runs})
+                attr = await self._commit_runs(runs, append, mtime_ns)
+            except errors.ChunkSealed:
+                self._uncommitted[:0] = await self._rewrite_all(runs)
+                continue
+            finally:
+                with trio.CancelScope(shield=True):  # bounded by the session's patience
+                    await self._settle(runs)
+            self._size = attr.size
         return attr
+
+    async def _commit_runs(self, runs: Sequence[_Run], append: bool, mtime_ns: int | None) -> Attr:
+        reach = _reach(runs)
+        extents = [run.extent() for run in runs]
+        places = [[lane.chunk, length, list(lane.nodes)] for lane, length in reach.items()]
+        reply = await self._session.apply("commit", self.ino, extents, places, append, mtime_ns)
+        for lane, length in reach.items():
+            self._volatile[lane] = max(self._volatile.get(lane, 0), length)
+        return codec.attr(reply[0])
+
+    async def _rewrite_all(self, runs: Iterable[_Run]) -> list[_Run]:
+        """These bytes, in another chunk. The caller settles the runs that they were in."""
+        fresh: list[_Run] = []
+        try:
+            for run in runs:
+                run.lane.usable = False
+                fresh += await self._rewrite(run)
+        except BaseException:
+            with trio.CancelScope(shield=True):  # bounded by the session's patience
+                await self._settle(fresh)
+            raise
+        return fresh
 
     async def _settle(self, runs: Iterable[_Run]) -> None:
         """These runs need no commit any more; lanes that nobody needs any more are sealed."""
@@ -128,17 +166,22 @@ class FileWriter:
             fresh = await self._rewrite(run)
             at = self._uncommitted.index(run)
             self._uncommitted[at : at + 1] = fresh
-        await self._settle(weak)
+            await self._settle([run])
         return bool(weak)
 
     async def _rewrite(self, run: _Run) -> list[_Run]:
         fresh: list[_Run] = []
         buffer = memoryview(bytearray(min(run.length, limits.APPEND_MAX_BYTES)))
-        for start in range(0, run.length, limits.APPEND_MAX_BYTES):
-            size = min(limits.APPEND_MAX_BYTES, run.length - start)
-            piece = Piece(0, size, run.lane.chunk, run.chunk_offset + start)
-            await self._reader.read_uncommitted(run.lane.nodes, piece, buffer[:size])
-            _add(fresh, await self._append(run.offset + start, buffer[:size]))
+        try:
+            for start in range(0, run.length, limits.APPEND_MAX_BYTES):
+                size = min(limits.APPEND_MAX_BYTES, run.length - start)
+                piece = Piece(0, size, run.lane.chunk, run.chunk_offset + start)
+                await self._reader.read_uncommitted(run.lane.nodes, piece, buffer[:size])
+                _add(fresh, await self._append(run.offset + start, buffer[:size]))
+        except BaseException:
+            with trio.CancelScope(shield=True):  # bounded by the session's patience
+                await self._settle(fresh)
+            raise
         return fresh
 
     # --- durability -------------------------------------------------------------------------------------
@@ -156,10 +199,12 @@ class FileWriter:
                     break
             else:
                 raise errors.NotEnoughNodes("DataNodes keep failing while the file is flushed to them")
-            before = dict(self._volatile)
             attr = await self._commit(append, mtime_ns)
-            await self._chunks.make_durable(before, self._wanted)
-            self._volatile.clear()
+            reach = dict(self._volatile)
+            await self._chunks.make_durable(reach, self._wanted)
+            for lane, length in reach.items():
+                if self._volatile.get(lane) == length:
+                    del self._volatile[lane]
             return attr
 
 

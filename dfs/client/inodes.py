@@ -37,6 +37,10 @@ class Inodes:
         """Attributes step by step, as far as the names lead: stops at one that is missing or no directory."""
         return [codec.attr(wire) for wire in await self._session.query("walk", ino, list(names))]
 
+    async def parent(self, ino: Ino) -> Attr:
+        """The directory that a directory is in; the root is in itself."""
+        return codec.attr(await self._session.query("parent", ino))
+
     async def readdir(self, ino: Ino, after: int = 0, limit: int = limits.READDIR_MAX_ENTRIES) -> list[DirEntry]:
         """Entries with cookies greater than `after`, in order; an empty list is the end."""
         return [codec.dir_entry(wire) for wire in await self._session.query("readdir", ino, after, limit)]
@@ -61,8 +65,11 @@ class Inodes:
     async def _attr(self, verb: str, *args: Any) -> Attr:
         return codec.attr(await self._session.apply(verb, *args))
 
-    async def create(self, parent: Ino, name: bytes, mode: int, uid: int, gid: int, *, exclusive: bool = True) -> Attr:
-        return await self._attr("create", parent, name, mode, uid, gid, exclusive)
+    async def create(
+        self, parent: Ino, name: bytes, mode: int, uid: int, gid: int, *, exclusive: bool = True, hold: bool = False
+    ) -> Attr:
+        """A regular file; unless `exclusive`, the one that is there will do. `hold`: as `hold` does, in one command."""
+        return await self._attr("create", parent, name, mode, uid, gid, exclusive, hold)
 
     async def create_unnamed(self, near: Ino, mode: int, uid: int, gid: int) -> Attr:
         """A file without a name, which this session holds; `link` gives it one."""

@@ -78,6 +78,10 @@ class Session:
         self._commands = 0
         self._retries = 0
 
+    def spawn(self, work: Callable[[], Any]) -> None:
+        """Run a task of this client for as long as it lasts."""
+        self._nursery.start_soon(work)
+
     # --- queries ----------------------------------------------------------------------------------------
 
     async def query(self, method: str, *args: Any) -> Any:

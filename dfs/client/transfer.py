@@ -23,7 +23,6 @@ from dfs.types import Attr, Ino
 
 _COMMIT_EVERY_BYTES = limits.CHUNK_MAX_BYTES
 _WINDOW = 6  # reads of READ_MAX_BYTES under way in one download
-_LAYOUT_BYTES = 8 * limits.GIB  # how much of a file one layout query covers
 
 Progress = Callable[[int], None]
 """Called with the number of bytes that have just been moved."""
@@ -143,7 +142,7 @@ class _Segment(NamedTuple):
 async def _segments(reader: Reader, ino: Ino, size: int) -> AsyncIterator[_Segment]:
     position = 0
     while position < size:
-        layout = await reader.layout(ino, position, min(_LAYOUT_BYTES, size - position))
+        layout = await reader.layout(ino, position, min(limits.LAYOUT_BYTES, size - position))
         end = min(layout.end, size)
         for extent in layout.extents:
             if extent.offset > position:

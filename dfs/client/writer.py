@@ -59,6 +59,7 @@ class Lane:
         "synced",
         "uncommitted",
         "usable",
+        "used_at",
     )
 
     def __init__(self, session: SessionId, chunk: ChunkId, replicas: int, nodes: Sequence[NodeId]) -> None:
@@ -75,6 +76,7 @@ class Lane:
         """Bytes that some FileWriter still means to commit."""
         self.usable = True
         self.sealed = False
+        self.used_at = trio.current_time()
 
     def has_room(self, length: int) -> bool:
         blocks = -(-length // limits.BLOCK_MAX_BYTES)
@@ -97,6 +99,7 @@ class ChunkWriter:
     def __init__(self, session: Session, nodes: DataNodes, lanes_max: int = 2 * limits.TRANSFERS_AT_ONCE) -> None:
         self._session = session
         self._nodes = nodes
+        self._unsealed: set[Lane] = set()
         self._idle: list[Lane] = []
         self._lanes = trio.CapacityLimiter(lanes_max)
         self._ahead: dict[int, list[Lane]] = {}
@@ -110,6 +113,7 @@ class ChunkWriter:
 
     def forget_lanes(self) -> None:
         """The session is a new one: its chunks will be others."""
+        self._unsealed.clear()
         self._idle.clear()
         self._ahead.clear()
 
@@ -128,9 +132,11 @@ class ChunkWriter:
         async with self._lanes:
             while True:
                 lane = await self._take(len(data), replicas, prefer, struck)
+                lane.uncommitted += len(data)  # from now on: a lane with bytes on their way is not sealed
                 try:
                     failures = await self._append_to_all(lane, blocks, data)
-                except trio.Cancelled:
+                except BaseException:
+                    lane.uncommitted -= len(data)
                     lane.usable = False  # how far its replicas got is not known
                     raise
                 for node, error in failures.items():
@@ -141,11 +147,11 @@ class ChunkWriter:
                 if len(lane.nodes) >= wanted:
                     written = Written(lane, lane.length, len(data))
                     lane.length += len(data)
-                    lane.uncommitted += len(data)
                     lane.blocks += len(blocks)
                     self._appended_bytes += len(data)
                     self._put_back(lane)
                     return written
+                lane.uncommitted -= len(data)
                 if len(struck) >= _PLACES_MAX:
                     raise next(iter(failures.values()))
 
@@ -180,6 +186,7 @@ class ChunkWriter:
         return await self._allocate(session, replicas, avoided)
 
     def _put_back(self, lane: Lane) -> None:
+        lane.used_at = trio.current_time()
         if lane.usable and not lane.full:
             self._idle.append(lane)
 
@@ -198,7 +205,9 @@ class ChunkWriter:
     async def _ask(self, session: SessionId, count: int, replicas: int, avoided: set[NodeId]) -> list[Lane]:
         async def ask(exclude: Iterable[NodeId]) -> list[Lane]:
             chunks = await self._session.query("allocate", session, count, replicas, list(exclude), self._session.host)
-            return [Lane(session, ChunkId(chunk), replicas, nodes) for chunk, nodes in chunks]
+            lanes = [Lane(session, ChunkId(chunk), replicas, nodes) for chunk, nodes in chunks]
+            self._unsealed.update(lanes)
+            return lanes
 
         try:
             return await ask(avoided)
@@ -214,9 +223,27 @@ class ChunkWriter:
         done = [lane for lane in lanes if (lane.full or not lane.usable) and not lane.uncommitted and not lane.sealed]
         for lane in done:
             lane.sealed = True
+        self._unsealed.difference_update(done)
         mine = [lane.chunk for lane in done if lane.session == self._session.session]
         if mine:
             await self._session.apply("seal", mine)
+
+    async def seal_idle(self) -> None:
+        """Seal what nobody has appended to for a while, and what was given up. Runs until cancelled.
+
+        Only sealed chunks are repaired when a node dies, so none stays open for longer than it is of use.
+        """
+        while True:
+            await trio.sleep(limits.LANE_IDLE_S / 4)
+            due = trio.current_time() - limits.LANE_IDLE_S
+            for waiting in (self._idle, *self._ahead.values()):
+                for lane in [lane for lane in waiting if lane.used_at <= due and not lane.uncommitted]:
+                    waiting.remove(lane)
+                    lane.usable = False
+            try:
+                await self.seal_finished(self._unsealed)
+            except errors.DfsError as error:
+                log.info("chunks not sealed: the session's end will", error=str(error))
 
     # --- durability -------------------------------------------------------------------------------------
 

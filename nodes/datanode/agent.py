@@ -1,13 +1,15 @@
 """The DataNode's conversation with its NameNode: register, heartbeat, do what it is told, report what it has.
 
 Heartbeats go out every HEARTBEAT_PERIOD_S. Orders come in their answers, again and again until they are reported
-done, so one that is in work or done already is passed over. What was done, what failed and what was found damaged
+done, so one that is done already is passed over, and so is one for
+a chunk that has an order in work: it comes again. What was done, what failed and what was found damaged
 stays in the report until a heartbeat with it was answered: the NameNode may restart at any moment.
 
 A report of all chunks, in slices, goes out at the start, after each registration, when a directory fails, and once
 in REPORT_PERIOD_S.
 
-Invariant: an order's number is in at most one of `_in_work`, `_done`, `_failed`.
+Invariants: an order's number is in at most one of `_in_work`, `_done`, `_failed`; no two orders in work are for the
+same chunk.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ class Agent:
         self._pool = pool
         self._server = server
         self._address = config.advertise or address
-        self._in_work: set[int] = set()
+        self._in_work: dict[int, ChunkId] = {}
         self._done: list[int] = []
         self._failed: list[tuple[int, str, str]] = []
         self._corrupt: list[tuple[ChunkId, str]] = []
@@ -122,8 +124,8 @@ class Agent:
         del self._done[: len(done)], self._failed[: len(failed)], self._corrupt[: len(corrupt)]
         self._note_failed_directories()
         for number, kind, chunk, *rest in answer["orders"]:
-            if number not in self._in_work and number not in self._done:
-                self._in_work.add(number)
+            if chunk not in self._in_work.values() and number not in self._done:
+                self._in_work[number] = chunk
                 nursery.start_soon(self._work, number, kind, chunk, rest, workers)
 
     def _note_failed_directories(self) -> None:
@@ -151,7 +153,7 @@ class Agent:
         else:
             self._done.append(number)
         finally:
-            self._in_work.discard(number)
+            del self._in_work[number]
 
     async def _obey(self, kind: str, chunk: ChunkId, rest: Sequence[Any]) -> None:
         if kind == "delete":

@@ -282,6 +282,8 @@ class Volumes:
         for store in self._usable():
             try:
                 await store.flush_due()
+            except (errors.Busy, errors.NoSpace):
+                pass  # short of descriptors or room: tried again a second later
             except errors.DiskFailed:
                 pass  # `failed` says so, and the next report leaves its chunks out
 

@@ -23,9 +23,10 @@ _Phase: TypeAlias = Callable[[Database, int], tuple[list[str], int | None]]
 
 def check(store: Store, cursor: Any) -> tuple[list[str], Cursor]:
     """One slice: findings, each a sentence, and where to go on. Raises `InvalidArgument` for no cursor of ours."""
-    phase, position = 0, 0
-    if cursor is not None:
-        phase, position = (arguments.integer(each, "a cursor") for each in arguments.array(cursor, "a cursor", 2))
+    fields = [0, 0] if cursor is None else arguments.array(cursor, "a cursor", 2)
+    if len(fields) != 2:
+        raise errors.InvalidArgument("not a cursor of a check")
+    phase, position = (arguments.integer(each, "a cursor") for each in fields)
     if phase >= len(_PHASES):
         raise errors.InvalidArgument("not a cursor of a check")
     with store.reading() as db:
@@ -42,6 +43,7 @@ def _sliced(rows: Sequence[tuple[Any, ...]]) -> int | None:
 def _inodes(db: Database, after: int) -> tuple[list[str], int | None]:
     rows = db.execute(
         "SELECT ino, mode, nlink, size, allocated, parent, (SELECT count(*) FROM hold h WHERE h.ino = i.ino)"
+        " + (SELECT count(*) FROM doomed m WHERE m.ino = i.ino)"
         " FROM inode i WHERE ino > ? ORDER BY ino LIMIT ?",
         (after, _SLICE),
     ).fetchall()
@@ -100,7 +102,7 @@ def _extents(db: Database, ino: int, size: int, allocated: int) -> Iterator[str]
 
 
 def _dentries(db: Database, after: int) -> tuple[list[str], int | None]:
-    """Entries whose parent or inode is missing. By parent's number, whole directories at a time."""
+    """Entries that lead nowhere, or to a directory that says it is elsewhere. By parent's number, whole directories."""
     rows = db.execute(
         "SELECT DISTINCT parent FROM dentry WHERE parent > ? ORDER BY parent LIMIT ?", (after, _SLICE)
     ).fetchall()
@@ -111,7 +113,14 @@ def _dentries(db: Database, after: int) -> tuple[list[str], int | None]:
         " WHERE d.parent > ? AND d.parent <= ? AND (i.ino IS NULL OR p.ino IS NULL) LIMIT ?",
         (after, rows[-1][0], _SLICE),
     )
-    return [f"Entry {name!r} of directory {parent} leads nowhere." for parent, name in lost], _sliced(rows)
+    strangers = db.execute(
+        "SELECT d.ino, i.parent, d.parent FROM dentry d JOIN inode i ON i.ino = d.ino WHERE d.parent > ?"
+        " AND d.parent <= ? AND (i.mode & 61440) = 16384 AND i.parent != d.parent LIMIT ?",
+        (after, rows[-1][0], _SLICE),
+    )
+    findings = [f"Entry {name!r} of directory {parent} leads nowhere." for parent, name in lost]
+    findings += [f"Directory {ino} says it is in {says} and is in {parent}." for ino, says, parent in strangers]
+    return findings, _sliced(rows)
 
 
 def _chunks(db: Database, after: int) -> tuple[list[str], int | None]:

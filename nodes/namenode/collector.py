@@ -1,15 +1,23 @@
-"""Freed bytes become orders: from time to time, those whose grace period is over are punched out of their chunks."""
+"""What is freed in the background: the bytes of doomed inodes, and the punches whose grace period is over."""
 
 from __future__ import annotations
 
+import structlog
 import trio
 
+from dfs import errors
 from nodes.namenode.writer import Writer
+
+log = structlog.get_logger(__name__)
 
 
 async def run(writer: Writer, period_s: float) -> None:
     """Look every `period_s` seconds, until cancelled."""
     while True:
-        while await writer.decide("plan_punches"):
-            pass
+        try:
+            for verb in ("free_doomed", "plan_punches"):
+                while await writer.decide(verb):
+                    pass
+        except errors.DfsError as error:
+            log.warning("freed bytes could not be given back: trying again", error=str(error))
         await trio.sleep(period_s)

@@ -98,7 +98,9 @@ class Machine:
         self._db.execute("SAVEPOINT command")
         try:
             result = apply(tx, *command.args)
-        except Exception as error:  # noqa: BLE001 - the boundary of one command
+        except Exception as error:
+            if hasattr(error, "sqlite_errorcode"):
+                raise  # the disk's error ends the whole transaction: SQLite may have rolled it back, savepoint and all
             self._db.execute("ROLLBACK TO command")
             self._db.execute("RELEASE command")
             tx.counters.update(before)
@@ -109,13 +111,11 @@ class Machine:
 
 
 def _refusal(command: Command, error: Exception) -> Reply:
-    """What an error means to who sent the command; an error of the disk ends the whole transaction."""
+    """What an error means to who sent the command."""
     if isinstance(error, errors.DfsError):
         return _failed(error)
     if isinstance(error, TypeError) and "apply() " in str(error):
         return _failed(errors.InvalidArgument(f"wrong arguments for {command.verb}"))
-    if hasattr(error, "sqlite_errorcode"):
-        raise error
     log.error("command failed unexpectedly", verb=command.verb, session=command.session, exc_info=error)
     return _failed(errors.RemoteFault(f"{command.verb} failed at the NameNode: its log says why"))
 

@@ -171,8 +171,11 @@ class Membership:
     async def watch(self) -> None:
         """Log, and tell others, when a node falls silent. Runs until cancelled."""
         while True:
-            await trio.sleep(self._suspect_after_s / 10)
+            due = trio.current_time() + self._suspect_after_s / 10
+            await trio.sleep_until(due)
+            late_s = trio.current_time() - due  # this process was itself away for so long: nobody could be heard
             for member in list(self._members.values()):
+                member.heard_at += late_s
                 state = self.state(member)
                 if state != member.reported_state:
                     self._note(member, state)

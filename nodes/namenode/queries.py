@@ -117,9 +117,10 @@ class Queries:
             rows = self._execute(
                 "SELECT offset, length, chunk, chunk_offset FROM extent WHERE ino = ? AND offset >= ifnull((SELECT"
                 " max(offset) FROM extent WHERE ino = ? AND offset <= ?), 0) AND offset < ? ORDER BY offset LIMIT ?",
-                (ino, ino, start, min(start + count, limits.FILE_SIZE_MAX_BYTES), limits.EXTENTS_MAX),
+                (ino, ino, start, min(start + count, limits.FILE_SIZE_MAX_BYTES), limits.EXTENTS_MAX + 1),
             ).fetchall()
-            extents = [row for row in rows if row[0] + row[1] > start]
+            # One row more than fits, since the first may end before the range: a full page says that there is more.
+            extents = [row for row in rows if row[0] + row[1] > start][: limits.EXTENTS_MAX]
             places = [place[:2] + place[3:] for place in self._places_of(sorted({row[2] for row in extents}))]
         return [attr, extents, places]
 

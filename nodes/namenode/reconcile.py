@@ -29,10 +29,14 @@ class Believed(NamedTuple):
 
 
 class Differences(NamedTuple):
-    """What is to be done. `lost`: the copy does not count; `back`: count it; `strays`: have them deleted; `unknown`:
-    chunks with numbers that were never given, which somebody has to look at."""
+    """What is to be done.
+
+    `lost`: there is no copy. `short`: it has not all that was committed. `back`: count it. `strays`: have them deleted.
+    `unknown`: chunks with numbers that were never given, which somebody has to look at.
+    """
 
     lost: list[ChunkId]
+    short: list[ChunkId]
     back: list[ChunkId]
     strays: list[ChunkId]
     unknown: list[ChunkId]
@@ -40,13 +44,15 @@ class Differences(NamedTuple):
 
 def compare(held: Mapping[ChunkId, Held], believed: Mapping[ChunkId, Believed], next_chunk: int) -> Differences:
     """Compare one slice. `next_chunk` is the first number that was not given yet."""
-    found = Differences([], [], [], [])
+    found = Differences([], [], [], [], [])
     for chunk, known in believed.items():
         copy = held.get(chunk)
         if not known.is_counted or known.is_open or not known.length:
             continue
-        if copy is None or (copy.settled and copy.length < known.length):
+        if copy is None:
             found.lost.append(chunk)
+        elif copy.settled and copy.length < known.length:
+            found.short.append(chunk)
     for chunk, copy in held.items():
         known_chunk = believed.get(chunk)
         if not copy.settled or (known_chunk and (known_chunk.is_counted or known_chunk.is_open)):

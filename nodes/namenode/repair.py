@@ -5,6 +5,9 @@ all sealed chunks slice by slice, counts those with too few copies, and keeps a 
 copy is an order to its target with a negative number, which lives in memory only: after a restart it is simply
 planned anew. Open chunks are left alone: their commits say who has what.
 
+A copy that is shorter than what was committed (its node lost power before it flushed) still holds what was flushed: it
+does not count, is no source, and is dropped only when there are enough whole ones. If all are short, all stay.
+
 Invariants: at most `COPIES_IN_FLIGHT_MAX` copies per target and one per (chunk, target); the last live replica of a
 chunk is never dropped.
 """
@@ -12,13 +15,13 @@ chunk is never dropped.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import structlog
 import trio
 
-from dfs import limits
+from dfs import errors, limits
 from dfs.placement import candidates, choose_nodes
 from dfs.types import ChunkId, NodeId, NodeState, NodeView
 
@@ -32,6 +35,8 @@ log = structlog.get_logger(__name__)
 _SLICE: Final = 2048
 _PAUSE_S: Final = 0.2
 """Between two slices while there is something to repair."""
+_PAUSE_AFTER_ERROR_S: Final = 5.0
+"""After a round that the disk or a full queue of commands stopped."""
 _COPY_TIMEOUT_S: Final = 120.0
 """After which a copy that was ordered and not reported is given up, and planned anew."""
 
@@ -54,16 +59,24 @@ class Plan(NamedTuple):
 
 
 def plan(
-    chunk: ChunkState, nodes: Mapping[NodeId, NodeView], busy: Mapping[NodeId, int], chance: random.Random
+    chunk: ChunkState,
+    nodes: Mapping[NodeId, NodeView],
+    busy: Mapping[NodeId, int],
+    chance: random.Random,
+    short: Collection[NodeId] = (),
 ) -> Plan:
     """What to do for one chunk. Copies on suspect nodes count as long as they are not dead, and as sources.
 
+    Those on `short` nodes do not: they are surplus once there are enough others.
     A target holds no copy, is up, has room, and has fewer than COPIES_IN_FLIGHT_MAX copies (`busy`) under way.
     """
-    live = [node for node in chunk.holders if node in nodes and nodes[node].state != NodeState.DEAD]
+    there = [node for node in chunk.holders if node in nodes and nodes[node].state != NodeState.DEAD]
+    live = [node for node in there if node not in short]
     if not live:
         return Plan([], [], 0)
     up = [node for node in live if nodes[node].state == NodeState.UP]
+    if len(up) >= chunk.wanted and len(there) > len(live):
+        return Plan([], [node for node in there if node in short], len(live))
     if len(up) > chunk.wanted:
         fullest = sorted(up, key=lambda node: nodes[node].free_bytes / max(1, nodes[node].capacity_bytes))
         return Plan([], fullest[: len(up) - chunk.wanted], len(live))
@@ -94,7 +107,8 @@ class Repair:
         self._chance = chance
         self._enabled = enabled
         self._copies: dict[int, _Copy] = {}
-        self._last_order = 0
+        self._short: dict[NodeId, set[ChunkId]] = {}
+        self._last_order = -(chance.getrandbits(40) << 20)  # of no other process: a late report is of no other copy
         self.under_replicated = 0
         """Chunks with fewer live copies than wanted, as the last round found."""
         self.lost = 0
@@ -106,7 +120,12 @@ class Repair:
         while True:
             changed = self._members.changed
             started = trio.current_time()
-            found = await self._round()
+            try:
+                found = await self._round()
+            except errors.DfsError as error:
+                log.warning("repair was interrupted: trying again", error=str(error))
+                await trio.sleep(_PAUSE_AFTER_ERROR_S)
+                continue
             if found:
                 await trio.sleep(_PAUSE_S)
                 continue
@@ -126,7 +145,7 @@ class Repair:
                 lost += live == 0
             await trio.lowlevel.checkpoint()
         self.under_replicated, self.lost = under, lost
-        return bool(under or self._copies)
+        return bool(self._copies)
 
     def _slice(self, after: int) -> list[ChunkState]:
         rows = self._store.reads.execute(
@@ -145,15 +164,22 @@ class Repair:
         under_way = [copy for copy in self._copies.values() if copy.chunk == chunk.chunk]
         for copy in self._copies.values():
             busy[copy.target] = busy.get(copy.target, 0) + 1
-        todo = plan(chunk, nodes, busy, self._chance)
+        for copy in under_way:
+            busy[copy.target] = limits.COPIES_IN_FLIGHT_MAX  # not a second copy of this chunk to the same node
+        short = [node for node in chunk.holders if chunk.chunk in self._short.get(node, ())]
+        todo = plan(chunk, nodes, busy, self._chance, short)
         if not self._enabled:
             return todo.live
         for node in todo.surplus[:1]:  # one at a time: the next round sees the new state
             log.info("dropping a surplus copy", chunk=chunk.chunk, node=node)
-            await self._writer.decide("drop_replica", chunk.chunk, node)
+            await self._writer.decide("drop_replica", chunk.chunk, node, chunk.wanted)
         for target in todo.targets[: max(0, chunk.wanted - todo.live - len(under_way))]:
             if not self._is_to_be_deleted(chunk.chunk, target):
-                self._order(chunk, target, [node for node in chunk.holders if nodes[node].state != NodeState.DEAD])
+                self._order(
+                    chunk,
+                    target,
+                    [node for node in chunk.holders if node not in short and nodes[node].state != NodeState.DEAD],
+                )
         return todo.live
 
     def _is_to_be_deleted(self, chunk: ChunkId, node: NodeId) -> bool:
@@ -185,6 +211,12 @@ class Repair:
             for number, copy in self._copies.items()
             if copy.target == node
         ]
+
+    def note_short(self, node: NodeId, first: int, last: int, chunks: Sequence[ChunkId]) -> None:
+        """In [first, last], these are the chunks of which a node has less than was committed."""
+        known = self._short.setdefault(node, set())
+        known.difference_update([chunk for chunk in known if first <= chunk <= last])
+        known.update(chunks)
 
     async def finished(self, node: NodeId, numbers: Sequence[int]) -> None:
         """A node has made these copies."""

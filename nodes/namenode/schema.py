@@ -5,7 +5,7 @@ Times are integer nanoseconds since the epoch, sizes and offsets bytes, names an
 
 * every dentry leads to an inode; an inode's `nlink` is the number of its dentries, a directory's is 2 and one for
   each directory in it (the root's parent is itself);
-* an inode with `nlink` 0 has a row in `hold`: the last release removes it;
+* an inode with `nlink` 0 has a row in `hold`, whose last release removes it, or in `doomed`;
 * a directory's `size` is the number of its entries, its `parent` the directory it is in;
 * a file's extents do not overlap, lie below its `size`, and point below their chunk's `length`; `allocated` is the
   sum of their lengths; no two extents share bytes of a chunk;
@@ -65,6 +65,11 @@ CREATE TABLE dentry (
     PRIMARY KEY (parent, name)
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX dentry_by_cookie ON dentry (parent, cookie);
+
+CREATE TABLE doomed (
+    -- Inodes without a name or a holder whose extents are too many to be freed in one command: `free_doomed` goes on.
+    ino INTEGER PRIMARY KEY
+);
 
 CREATE TABLE xattr (
     ino INTEGER NOT NULL,

@@ -32,6 +32,8 @@ from nodes.namenode.writer import Writer
 log = structlog.get_logger(__name__)
 
 OBJECT: Final = "dfs.namenode"
+_POSTPONE_NS: Final = 60 * 10**9
+"""Before an order that failed is given again."""
 _HANDSHAKE_MAX: Final = 16
 """Items in a handshake."""
 
@@ -287,7 +289,10 @@ class NameNode:
         await self._note_done(member.node, arguments.array(report.get("done", []), "what is done", 65_536))
         for number, code, message in arguments.array(report.get("failed", []), "what failed", 65_536):
             log.warning("an order failed", node=member.node, order=number, error=f"{code}: {message}")
-            self._repair.failed(member.node, number)
+            if number < 0:
+                self._repair.failed(member.node, number)
+            else:
+                await self._writer.decide("postpone_work", member.node, [number], _POSTPONE_NS)
         for chunk, what in arguments.array(report.get("corrupt", []), "what is corrupt", 65_536):
             log.error("a replica is damaged", node=member.node, chunk=chunk, what=what)
             await self._drop(arguments.chunk(chunk), member.node)
@@ -308,14 +313,8 @@ class NameNode:
 
     async def _drop(self, chunk: int, node: NodeId) -> None:
         """A copy is of no use; the last one keeps its place, in case that it comes back."""
-        rows = self._queries.chunks(chunk - 1, 1)
-        holders = rows[0][3] if rows and rows[0][0] == chunk else []
-        if node not in holders:
-            return
-        if len(holders) == 1:
-            log.error("the only replica of a chunk is damaged or missing", node=node, chunk=chunk)
-            return
-        await self._writer.decide("drop_replica", chunk, node)
+        if not await self._writer.decide("drop_replica", chunk, node, 1):
+            log.error("a replica that cannot be spared is damaged or missing", node=node, chunk=chunk)
 
     @expose
     async def report_chunks(self, node: Any, first: Any, last: Any, chunks: Any) -> None:
@@ -329,8 +328,9 @@ class NameNode:
         believed = self._queries.believed(name, low, high, list(held))
         found = reconcile.compare(held, believed, self._store.counters()["next_chunk"])
         for chunk in found.lost:
-            log.warning("a replica is missing or too short", node=name, chunk=chunk)
+            log.warning("a replica is missing", node=name, chunk=chunk)
             await self._drop(chunk, name)
+        self._repair.note_short(name, low, high, found.short)
         for chunk in found.back:
             await self._writer.decide("add_replica", chunk, name, believed[chunk].length)
         if found.strays:

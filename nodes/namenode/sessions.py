@@ -44,6 +44,8 @@ class Sessions:
         self._timeout_s = timeout_s
         self._end = end
         self._listeners: dict[SessionId, _Listener] = {}
+        self._ending: set[SessionId] = set()
+        """Silent or closed, and not ended yet: ended again by `reap`, should the first attempt fail."""
 
     def __len__(self) -> int:
         return len(self._listeners)
@@ -100,15 +102,32 @@ class Sessions:
         listener = self._listeners.pop(session, None)
         if listener is not None:
             listener.arrived.set()
+        self._ending.add(session)
         while await self._end(session):
             pass
+        self._ending.discard(session)
 
     async def reap(self) -> None:
         """End sessions that are silent. Runs until cancelled."""
         while True:
-            await trio.sleep(self._timeout_s / 10)
+            due = trio.current_time() + self._timeout_s / 10
+            await trio.sleep_until(due)
+            self._forgive(trio.current_time() - due)
             deadline = trio.current_time() - self._timeout_s
             for session, listener in list(self._listeners.items()):
                 if listener.heard_at < deadline:
                     log.warning("session ended: its client is silent", session=session, timeout_s=self._timeout_s)
-                    await self._finish(session)
+                    await self._finish_or_log(session)
+            for session in list(self._ending):
+                await self._finish_or_log(session)
+
+    def _forgive(self, late_s: float) -> None:
+        """This process was itself away for so long: nobody could be heard."""
+        for listener in self._listeners.values():
+            listener.heard_at += late_s
+
+    async def _finish_or_log(self, session: SessionId) -> None:
+        try:
+            await self._finish(session)
+        except errors.DfsError as error:
+            log.warning("session not ended yet: trying again", session=session, error=str(error))

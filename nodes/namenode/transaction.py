@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgpack  # type: ignore[import-untyped]
 
@@ -19,6 +19,15 @@ from nodes.namenode.schema import ATTR_COLUMNS
 
 if TYPE_CHECKING:
     from nodes.namenode.store import Database, Row
+
+
+_FREED_AT_ONCE: Final = 1024
+"""Extents in one command: some ten milliseconds."""
+
+
+def without_set_id(mode: int) -> int:
+    """As chown(2) and write(2) leave it: who changes a program or takes it over does not get its owner's rights."""
+    return mode & ~(stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0))
 
 
 class Directory(NamedTuple):
@@ -173,11 +182,29 @@ class Transaction:
 
     def remove_inode(self, attr: Attr) -> None:
         """The inode and all that belongs to it."""
+        if attr.allocated > _FREED_AT_ONCE and self._has_many_extents(attr.ino):
+            self.run("INSERT OR IGNORE INTO doomed VALUES (?)", attr.ino)
+            self.run("UPDATE inode SET nlink = 0 WHERE ino = ?", attr.ino)
+            return
         if stat.S_ISREG(attr.mode):
             self.free(attr.ino, 0, None)
         self.run("DELETE FROM xattr WHERE ino = ?", attr.ino)
         self.run("DELETE FROM inode WHERE ino = ?", attr.ino)
         self._count(attr.mode, -1)
+
+    def _has_many_extents(self, ino: Ino) -> bool:
+        return self.one("SELECT 1 FROM extent WHERE ino = ? LIMIT 1 OFFSET ?", ino, _FREED_AT_ONCE) is not None
+
+    def free_doomed(self, ino: Ino) -> None:
+        """Free the last extents of a doomed inode; with the very last it goes itself."""
+        row = self.one(
+            "SELECT offset FROM extent WHERE ino = ? ORDER BY offset DESC LIMIT 1 OFFSET ?", ino, _FREED_AT_ONCE
+        )
+        if row is not None:
+            self.free(ino, row[0], None)
+            return
+        self.run("DELETE FROM doomed WHERE ino = ?", ino)
+        self.remove_inode(self.attr(ino))
 
     def remove_target(self, old: Attr, parent: Ino, name: bytes, new_is_directory: bool) -> None:
         """Make room for a rename onto `name`. Raises what rename(2) says of `old`."""

@@ -13,6 +13,7 @@ import click
 from dfs import config, limits
 from dfs.cli.local import locks, making, running
 from dfs.cli.local.layout import Layout
+from dfs.mountpoint import is_dead, is_mounted, unmount
 
 _directory_option = click.option(
     "--dir",
@@ -41,9 +42,15 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print a JSO
     type=click.IntRange(1, limits.REPLICAS_MAX),
     help=f"Fewest copies on which data counts as written; {limits.MIN_REPLICAS_DEFAULT} for a new cluster.",
 )
+@click.option("--mount", "mountpoint", metavar="DIR", type=click.Path(path_type=Path), help="Mount the cluster there.")
 @_json_option
 def up(
-    directory: Path | None, datanodes: int | None, replicas: int | None, min_replicas: int | None, as_json: bool
+    directory: Path | None,
+    datanodes: int | None,
+    replicas: int | None,
+    min_replicas: int | None,
+    mountpoint: Path | None,
+    as_json: bool,
 ) -> None:
     """Start a cluster on this machine, in the background, and wait until it can be used.
 
@@ -52,12 +59,16 @@ def up(
     """
     layout = Layout(directory or config.local_cluster_dir())
     made, started, cluster = _bring_up(layout, making.Wish(datanodes, replicas, min_replicas))
+    if mountpoint is not None:
+        _mount(layout, mountpoint.absolute())
     if as_json:
         click.echo(json.dumps(_report(layout, made, started, cluster)))
         return
     if datanodes is not None and datanodes < made.datanodes:
         click.echo(f"There are {made.datanodes} DataNodes already, and all of them stay.")
     click.echo(_welcome(layout, made, started))
+    if mountpoint is not None:
+        click.echo(f"    ls -l {shlex.quote(str(mountpoint))}    # the cluster is mounted there")
 
 
 def _bring_up(layout: Layout, wish: making.Wish) -> tuple[making.Made, bool, dict[str, Any]]:
@@ -77,6 +88,30 @@ def _bring_up(layout: Layout, wish: making.Wish) -> tuple[making.Made, bool, dic
         started = running.start_or_reload(layout)
     cluster = trio.run(waiting.wait_until_up, layout, log_sizes, limits.LOCAL_UP_TIMEOUT_S)
     return made, started, cluster
+
+
+def _mount(layout: Layout, mountpoint: Path) -> None:
+    """Mount the cluster on a directory, made if it is missing; one on which it is mounted already will do."""
+    from dfs.cli import mounting
+
+    mountpoint.parent.mkdir(parents=True, exist_ok=True)
+    if not is_mounted(mountpoint):
+        mountpoint.mkdir(exist_ok=True)
+    elif mountpoint in layout.read_mounts() and not is_dead(mountpoint):
+        return
+    mounting.mount_in_background(mountpoint, "", "/", ["--config", str(layout.client)])
+    layout.write_mounts({*layout.read_mounts(), mountpoint})
+
+
+def _unmount_all(layout: Layout) -> None:
+    """Take away what `dfs up --mount` mounted, also while files on it are open."""
+    from dfs.cli import mounting
+
+    for mountpoint in layout.read_mounts():
+        if is_mounted(mountpoint):
+            unmount(mountpoint)
+            mounting.wait_for_end(mountpoint)
+    layout.write_mounts(set())
 
 
 def _report(layout: Layout, made: making.Made, started: bool, cluster: dict[str, Any]) -> dict[str, Any]:
@@ -138,6 +173,7 @@ def down(directory: Path | None, as_json: bool) -> None:
     stopped = False
     if layout.is_ours():
         with locks.holding(layout.command_lock):
+            _unmount_all(layout)
             stopped = running.stop(layout)
     if as_json:
         click.echo(json.dumps({"dir": os.fspath(layout.directory), "stopped": stopped}))

@@ -39,6 +39,7 @@ class Layout:
         self.supervisor_lock = self.directory / "supervisor.lock"
         self.socket = self.directory / "supervisor.sock"
         self.cluster_file = self.directory / "cluster.json"
+        self.mounts_file = self.directory / "mounts.json"
 
     def log(self, name: str) -> Path:
         """The log of the daemon `name`, or of the supervisor."""
@@ -87,6 +88,17 @@ class Layout:
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) and found.get("version") == CLUSTER_FILE_VERSION else {}
+
+    def read_mounts(self) -> set[Path]:
+        """Where `dfs up --mount` has mounted this cluster."""
+        try:
+            return {Path(path) for path in json.loads(self.mounts_file.read_text())}
+        except FileNotFoundError:
+            return set()
+
+    def write_mounts(self, mounts: set[Path]) -> None:
+        if mounts or self.mounts_file.exists():
+            write_file(self.mounts_file, json.dumps(sorted(map(str, mounts))) + "\n")
 
     def write_cluster(self, cluster: dict[str, Any]) -> None:
         """Replace cluster.json at once, so that readers see the old one or the new one."""

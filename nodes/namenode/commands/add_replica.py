@@ -14,5 +14,6 @@ def apply(tx: Transaction, chunk: ChunkId, node: str, length: int) -> bool:
         return False
     if tx.one("SELECT 1 FROM work WHERE chunk = ? AND node = ? AND kind = 'delete'", chunk, known[0]):
         return False
-    tx.run("INSERT OR IGNORE INTO replica VALUES (?, ?)", chunk, known[0])
+    if tx.run("INSERT OR IGNORE INTO replica VALUES (?, ?)", chunk, known[0]):
+        tx.add_work(known[0], "cut", chunk, length, tx.now_ns)  # it may have a tail that nobody committed
     return True

@@ -9,7 +9,7 @@ from dfs import errors, limits
 from dfs.types import Attr, ChunkId, Extent
 from nodes.namenode import arguments
 from nodes.namenode.schema import ATTR_COLUMNS
-from nodes.namenode.transaction import Transaction
+from nodes.namenode.transaction import Transaction, without_set_id
 
 
 def apply(
@@ -18,7 +18,7 @@ def apply(
     """Point `extents` of the file at bytes of `chunks`; the attributes after it, and where offset 0 was.
 
     `chunks` are [chunk, length, [node, ...]]: these nodes have that many bytes. Replicas on other nodes are dropped.
-    With `append`, offsets count from the end of file as it is now. Raises `SessionExpired` for a chunk that this
+    With `append`, offsets count from the end of file as it is now. Raises `ChunkSealed` for a chunk that this
     session has not open, `NotEnoughNodes` if fewer nodes than `min_replicas` have a chunk's bytes.
     """
     attr = tx.attr(arguments.ino(ino))
@@ -42,9 +42,9 @@ def apply(
         allocated += extent.length
     mtime = tx.now_ns if mtime_ns is None else arguments.time_ns(mtime_ns)
     row = tx.one(
-        "UPDATE inode SET size = ?, allocated = allocated + ?, mtime_ns = ?, ctime_ns = ?, version = version + 1"
-        f" WHERE ino = ? RETURNING {ATTR_COLUMNS}",
-        *(size, allocated, mtime, tx.now_ns, attr.ino),
+        "UPDATE inode SET mode = ?, size = ?, allocated = allocated + ?, mtime_ns = ?, ctime_ns = ?,"
+        f" version = version + 1 WHERE ino = ? RETURNING {ATTR_COLUMNS}",
+        *(without_set_id(attr.mode), size, allocated, mtime, tx.now_ns, attr.ino),
     )
     assert row is not None
     return Attr._make(row), base
@@ -62,7 +62,7 @@ def _grow(tx: Transaction, chunk: ChunkId, length: int, names: list[Any]) -> int
     """Note a chunk's new length and who has it; the length that is committed."""
     row = tx.one("SELECT session, length, replicas FROM chunk WHERE chunk = ?", chunk)
     if row is None or row[0] != tx.session or not tx.session:
-        raise errors.SessionExpired(f"chunk {chunk:x} is not open in this session: its bytes must be written again")
+        raise errors.ChunkSealed(f"chunk {chunk:x} is not open in this session: its bytes must be written again")
     committed: int = max(length, row[1])
     if length > row[1]:
         tx.run("UPDATE chunk SET length = ? WHERE chunk = ?", length, chunk)

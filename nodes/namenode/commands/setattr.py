@@ -9,13 +9,16 @@ from typing import Any
 from dfs import errors, limits
 from dfs.types import Attr
 from nodes.namenode import arguments
-from nodes.namenode.transaction import Transaction
+from nodes.namenode.transaction import Transaction, without_set_id
 
 _TIMES = ("atime_ns", "mtime_ns")
 
 
 def apply(tx: Transaction, ino: Any, changes: Any) -> Attr:
-    """`changes` maps some of mode, uid, gid, atime_ns, mtime_ns, replicas to values; a time may be "now"."""
+    """`changes` maps some of mode, uid, gid, atime_ns, mtime_ns, replicas to values; a time may be "now".
+
+    0 replicas are the default number: a directory follows it, a file takes it as it is now.
+    """
     attr = tx.attr(arguments.ino(ino))
     if not isinstance(changes, dict):
         raise errors.InvalidArgument("setattr wants a map of what to change")
@@ -25,10 +28,12 @@ def apply(tx: Transaction, ino: Any, changes: Any) -> Attr:
         if check is None:
             raise errors.InvalidArgument(f"setattr cannot change {key!r}")
         values[key] = tx.now_ns if key in _TIMES and value == "now" else check(value)
+    if values.get("replicas") == 0 and not stat.S_ISDIR(attr.mode):
+        values["replicas"] = tx.replicas
     if "mode" in values:
         values["mode"] |= stat.S_IFMT(attr.mode)
     elif ("uid" in values or "gid" in values) and stat.S_ISREG(attr.mode):
-        values["mode"] = _without_set_id(attr.mode)
+        values["mode"] = without_set_id(attr.mode)
     after = attr._replace(**values, ctime_ns=tx.now_ns, version=attr.version + 1)
     tx.run(
         "UPDATE inode SET mode = ?, uid = ?, gid = ?, atime_ns = ?, mtime_ns = ?, ctime_ns = ?, replicas = ?,"
@@ -37,11 +42,6 @@ def apply(tx: Transaction, ino: Any, changes: Any) -> Attr:
         *(after.version, attr.ino),
     )
     return after
-
-
-def _without_set_id(mode: int) -> int:
-    """As chown(2): who takes over a program does not get the rights of its former owner."""
-    return mode & ~(stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0))
 
 
 def _replicas(value: Any) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from dfs import errors
 from dfs.types import Attr
 from nodes.namenode import arguments
-from nodes.namenode.transaction import Transaction
+from nodes.namenode.transaction import Transaction, without_set_id
 
 
 def apply(tx: Transaction, ino: Any, size: Any) -> Attr:
@@ -20,7 +20,7 @@ def apply(tx: Transaction, ino: Any, size: Any) -> Attr:
     if arguments.size(size) < attr.size:
         tx.free(attr.ino, size, None)
     tx.run(
-        "UPDATE inode SET size = ?, mtime_ns = ?, ctime_ns = ?, version = version + 1 WHERE ino = ?",
-        *(size, tx.now_ns, tx.now_ns, attr.ino),
+        "UPDATE inode SET mode = ?, size = ?, mtime_ns = ?, ctime_ns = ?, version = version + 1 WHERE ino = ?",
+        *(without_set_id(attr.mode), size, tx.now_ns, tx.now_ns, attr.ino),
     )
     return tx.attr(attr.ino)

@@ -1,0 +1,159 @@
+"""`dfs mount` and `dfs umount`, and `mount.dfs`, which mount(8) and /etc/fstab call.
+
+A mount is a process of its own (`python -m mount`). It is started in a session of its own, with a pipe on which it
+says "ok" when the mount answers, or else why not. For each mount point there is a log, and the process's number in a
+file, under ~/.local/state/dfs/mounts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import click
+
+from dfs import errors, limits
+from dfs.cli.context import chosen, complain, config_option, sentence
+from dfs.mountpoint import is_mounted, unmount
+
+_STANDARD_PORT: Final = f":{limits.NAMENODE_PORT}"
+
+
+@click.command(short_help="Mount the cluster on a local directory.")
+@config_option
+@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.option("-o", "options", default="", metavar="OPTIONS", help="As mount(8) takes them; see README.md.")
+@click.option("--subtree", default="/", metavar="PATH", help="The directory of the cluster to mount.")
+@click.option("--foreground", is_flag=True, help="Stay in the foreground, log to stderr.")
+def mount(mountpoint: Path, options: str, subtree: str, foreground: bool) -> None:
+    """Mount the cluster, or a directory of it, on MOUNTPOINT. Returns when the mount answers."""
+    config = chosen().config
+    which = ["--config", config] if config else []
+    if foreground:
+        sys.stdout.flush()
+        os.execv(sys.executable, _command(mountpoint, options, subtree, which))
+    mount_in_background(mountpoint, options, subtree, which)
+
+
+@click.command(short_help="Unmount a mounted cluster.")
+@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.option("-l", "--lazy", is_flag=True, help="Also while files on it are open.")
+def umount(mountpoint: Path, lazy: bool) -> None:
+    """Unmount MOUNTPOINT, and wait until everything written there is committed."""
+    where = mountpoint.absolute()
+    if not is_mounted(where):
+        raise errors.NotFound(f"nothing is mounted on {where}")
+    unmount(where, lazy=lazy)
+    wait_for_end(where)
+
+
+# --- the process ----------------------------------------------------------------------------------------
+
+
+def _command(mountpoint: Path, options: str, subtree: str, which: Sequence[str]) -> list[str]:
+    where = ["--subtree", subtree, "-o", options, str(mountpoint.absolute())]
+    return [sys.executable, "-m", "mount", *which, *where]
+
+
+def _state_file(mountpoint: Path, suffix: str) -> Path:
+    base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    name = str(mountpoint.absolute()).strip("/").replace("-", "--").replace("/", "-") or "root"
+    return base / "dfs" / "mounts" / f"{name}{suffix}"
+
+
+def mount_in_background(mountpoint: Path, options: str, subtree: str, which: Sequence[str]) -> None:
+    """Start a mount and return when it answers. `which` names the cluster, in the process's own options.
+
+    Raises `DfsError` with what the process says if it does not come to that.
+    """
+    log = _state_file(mountpoint, ".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    reading, writing = os.pipe()
+    with open(log, "ab") as output:
+        process = subprocess.Popen(
+            [*_command(mountpoint, options, subtree, which), "--ready-fd", str(writing)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=[writing],
+            start_new_session=True,
+        )
+    os.close(writing)
+    with open(reading, "rb") as said:
+        words = os.fsdecode(said.read())  # ends when the process says something, or ends itself
+    if words != "ok":
+        process.wait()
+        raise errors.DfsError(words or f"the mount ended before it answered; its log is {log}")
+    _state_file(mountpoint, ".pid").write_text(f"{process.pid}\n")
+
+
+def wait_for_end(mountpoint: Path) -> None:
+    """Return when the process of a mount that was taken away has committed everything and ended.
+
+    Raises `DeadlineExceeded` when it has not after as long as it may wait for the NameNode.
+    """
+    file = _state_file(mountpoint, ".pid")
+    try:
+        pid = int(file.read_text())
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if os.fsencode(mountpoint) not in command:
+            return
+        watched = os.pidfd_open(pid)
+    except (OSError, ValueError):
+        return  # it has ended already
+    try:
+        poll = select.poll()
+        poll.register(watched, select.POLLIN)
+        if not poll.poll(1000 * limits.NAMENODE_WAIT_S):
+            raise errors.DeadlineExceeded(
+                f"unmounted, but process {pid} still tries to commit what was written on {mountpoint}"
+            )
+    finally:
+        os.close(watched)
+    with contextlib.suppress(FileNotFoundError):
+        file.unlink()
+
+
+# --- mount(8) -------------------------------------------------------------------------------------------
+
+
+def parse_source(source: str) -> tuple[list[str], str]:
+    """What `mount -t dfs SOURCE` names: which cluster, in the options of `python -m mount`, and the directory of it.
+
+    SOURCE is `HOST[:PORT]:/PATH`, or a client.toml, or `dfs` for the cluster that is configured.
+    """
+    if source in ("dfs", "none"):
+        return [], "/"
+    if source.endswith(".toml"):
+        return ["--config", source], "/"
+    address, separator, path = source.partition(":/")
+    if not separator or not address:
+        raise errors.InvalidArgument(f"not a file system to mount: {source!r}; write HOST:/PATH or HOST:PORT:/PATH")
+    has_port = address.rpartition(":")[2].isdigit() and not address.endswith("]")
+    return ["--namenode", address if has_port else address + _STANDARD_PORT], "/" + path
+
+
+def mount_helper() -> None:
+    """`mount.dfs SOURCE DIR [-sfnv] [-o OPTIONS]`, as mount(8) calls it. Ends the process with an exit status."""
+    parser = argparse.ArgumentParser(prog="mount.dfs", description="Mount a dfs cluster; called by mount(8).")
+    parser.add_argument("source", metavar="SOURCE", help="HOST[:PORT]:/PATH")
+    parser.add_argument("mountpoint", metavar="DIR", type=Path)
+    parser.add_argument("-o", dest="options", default="")
+    for flag, meaning in (("-s", "ignored"), ("-f", "do not mount"), ("-n", "ignored"), ("-v", "ignored")):
+        parser.add_argument(flag, action="store_true", help=meaning)
+    arguments = parser.parse_args()
+    try:
+        which, subtree = parse_source(arguments.source)
+        if not arguments.f:
+            mount_in_background(arguments.mountpoint, arguments.options, subtree, which)
+    except OSError as error:
+        complain(sentence(error))
+        sys.exit(32)  # mount(8): mount failure
+    sys.exit(0)

@@ -1,0 +1,69 @@
+"""Extended attributes that nobody set: what the cluster knows of a file, for people who want to look.
+
+    dfs.ino          its inode number
+    dfs.replicas     of a regular file: a line a chunk, with the nodes that hold it
+    dfs.chunks       of a regular file: a line an extent: offset, length, chunk, offset in chunk
+    dfs.files, dfs.directories, dfs.bytes, dfs.allocated        of a directory: all that is beneath it
+
+They are read-only and not listed, so that no archive keeps them.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from dfs import errors
+from dfs.client.filesystem import FileSystem
+from dfs.client.reader import Layout
+from dfs.types import Attr
+
+PREFIX: Final = b"dfs."
+_BENEATH: Final = (b"files", b"directories", b"bytes", b"allocated")
+_ANSWER_MAX_LINES: Final = 1000
+"""Of a file with more, the first: an extended attribute holds 64 KiB."""
+
+
+async def read(fs: FileSystem, attr: Attr, name: bytes) -> bytes:
+    """The value of `name`, which begins with PREFIX. Raises `NoAttribute` for one that this inode has not."""
+    what = name.removeprefix(PREFIX)
+    if what == b"ino":
+        return b"%d" % attr.ino
+    if stat.S_ISDIR(attr.mode) and what in _BENEATH:
+        return b"%d" % (await fs.inodes.summarize(attr.ino))[what.decode()]
+    render = _OF_FILES.get(what)
+    if render is None or not stat.S_ISREG(attr.mode):
+        raise errors.NoAttribute(f"no such extended attribute: {name!r}")
+    return await render(fs, attr)
+
+
+async def _layouts(fs: FileSystem, attr: Attr, lines: Callable[[Layout], list[str]]) -> bytes:
+    found: list[str] = []
+    position = 0
+    while position < attr.size and len(found) < _ANSWER_MAX_LINES:
+        layout = await fs.reader.layout(attr.ino, position, attr.size - position)
+        found += [line for line in lines(layout) if line not in found[-1:]]
+        position = layout.end
+    return "\n".join(found[:_ANSWER_MAX_LINES]).encode()
+
+
+async def _replicas(fs: FileSystem, attr: Attr) -> bytes:
+    def lines(layout: Layout) -> list[str]:
+        chunks = dict.fromkeys(extent.chunk for extent in layout.extents)
+        return [f"{chunk:016x} {','.join(layout.places[chunk].nodes)}" for chunk in chunks]
+
+    return await _layouts(fs, attr, lines)
+
+
+async def _chunks(fs: FileSystem, attr: Attr) -> bytes:
+    def lines(layout: Layout) -> list[str]:
+        return [f"{each.offset} {each.length} {each.chunk:016x} {each.chunk_offset}" for each in layout.extents]
+
+    return await _layouts(fs, attr, lines)
+
+
+_OF_FILES: Final[dict[bytes, Callable[[FileSystem, Attr], Awaitable[bytes]]]] = {
+    b"replicas": _replicas,
+    b"chunks": _chunks,
+}

@@ -1,0 +1,61 @@
+"""Local directories on which file systems are mounted: what is there, and how to take it away."""
+
+from __future__ import annotations
+
+import errno
+import stat
+import subprocess
+from pathlib import Path
+
+import structlog
+
+from dfs import errors
+
+log = structlog.get_logger(__name__)
+
+
+def prepare(mountpoint: Path) -> None:
+    """See that something can be mounted there; clear away what a mount that was killed left.
+
+    Raises `NotFound`, `NotADirectory`, `NotPermitted` or `Exists` (something is mounted there and works).
+    """
+    if is_dead(mountpoint):
+        log.info("a mount was left behind there, taking it over", mountpoint=str(mountpoint))
+        unmount(mountpoint)
+    try:
+        is_directory = stat.S_ISDIR(mountpoint.stat().st_mode)
+    except FileNotFoundError:
+        raise errors.NotFound(f"there is no directory to mount on: {mountpoint}") from None
+    except PermissionError:
+        raise errors.NotPermitted(f"no permission to look at {mountpoint}") from None
+    if not is_directory:
+        raise errors.NotADirectory(f"not a directory: {mountpoint}")
+    if is_mounted(mountpoint):
+        raise errors.Exists(f"something is mounted on {mountpoint} already: unmount it first")
+
+
+def is_dead(mountpoint: Path) -> bool:
+    """Whether a mount is there whose process is gone."""
+    try:
+        mountpoint.stat()
+    except OSError as error:
+        return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+    return False
+
+
+def is_mounted(mountpoint: Path) -> bool:
+    """Whether something is mounted just there. Asks the kernel's table, never the file system."""
+    wanted = str(mountpoint)
+    for line in Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines():
+        if line.split()[4].encode().decode("unicode_escape") == wanted:
+            return True
+    return False
+
+
+def unmount(mountpoint: Path, *, lazy: bool = True) -> None:
+    """Take a mount away from its directory; `lazy`: whatever is still open on it. Raises `NotPermitted`, says why."""
+    done = subprocess.run(
+        ["fusermount3", "-uz" if lazy else "-u", str(mountpoint)], capture_output=True, text=True, check=False
+    )
+    if done.returncode and is_mounted(mountpoint):
+        raise errors.NotPermitted(f"cannot unmount {mountpoint}: {done.stderr.strip()}")

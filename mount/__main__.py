@@ -1,0 +1,75 @@
+"""`python -m mount`: one mount in the foreground. `dfs mount` starts it, and puts it into the background."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import structlog
+import trio
+
+from dfs import errors, tasks
+from dfs.config import find_client_config
+from dfs.daemon import keep_freed_memory, notify
+from dfs.telemetry import configure_logs
+from mount.options import Options, parse
+from mount.process import run_mount
+
+log = structlog.get_logger(__name__)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m mount", description=__doc__)
+    parser.add_argument("mountpoint", type=Path)
+    parser.add_argument("--config", help="the client.toml of the cluster")
+    parser.add_argument("--namenode", help="HOST:PORT, instead of a configuration")
+    parser.add_argument("--subtree", default="/", help="the directory of the cluster to mount")
+    parser.add_argument("-o", dest="options", default="", metavar="OPTIONS")
+    parser.add_argument("--ready-fd", type=int, help="where to write `ok`, or why not, when that is known")
+    parser.add_argument("--log-level", default="info")
+    return parser.parse_args()
+
+
+def _settings(arguments: argparse.Namespace) -> tuple[str, Options]:
+    options = parse(arguments.options)
+    if arguments.namenode:
+        return arguments.namenode, options
+    config = find_client_config(arguments.config)
+    return config.namenode, options
+
+
+def main() -> int:
+    arguments = _arguments()
+    configure_logs(arguments.log_level)
+    keep_freed_memory()
+
+    def tell(message: str) -> None:
+        fd, arguments.ready_fd = arguments.ready_fd, None
+        if fd is not None:
+            os.write(fd, os.fsencode(message))
+            os.close(fd)
+
+    def ready() -> None:
+        tell("ok")
+        notify(READY="1", STATUS=f"mounted at {arguments.mountpoint}")
+
+    try:
+        namenode, options = _settings(arguments)
+        mountpoint = arguments.mountpoint.absolute()
+        trio.run(run_mount, namenode, arguments.subtree, mountpoint, options, ready)
+    except BaseException as error:
+        first = tasks.leaves(error)[0]
+        if isinstance(first, KeyboardInterrupt):
+            return 0
+        if not isinstance(first, errors.DfsError):
+            log.error("the mount failed", exc_info=first)
+        tell(tasks.reason(first))
+        print(f"dfs mount: {tasks.reason(first)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

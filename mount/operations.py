@@ -1,0 +1,340 @@
+"""What the kernel asks, through pyfuse3, translated into `dfs.client`.
+
+Every handler is wrapped in `_handler`: an error of ours becomes its errno, anything unexpected EIO and a traceback in
+the log, so no bug of one operation ends the mount.
+
+Permissions are the kernel's to check (`default_permissions`). Set-id bits on writes and changes of owner are the
+NameNode's to clear, as libfuse asks for. Access times are not kept up by reads.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import stat
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, ParamSpec, TypeVar
+
+import pyfuse3
+import structlog
+
+from dfs import errors, limits
+from dfs.client import virtual
+from dfs.client.filesystem import FileSystem
+from dfs.client.openinode import OpenInode, OpenInodes
+from dfs.types import ROOT_INO, Attr, Ino
+from mount.handles import DirectoryHandle, FileHandle, Handles
+from mount.options import NOBODY, Options
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+_BLOCK: Final = 4096
+_SECTOR: Final = 512
+_INODES_SHOWN: Final = 2**40
+"""There is no limit; programs want a number."""
+_AWAY: Final = (errors.Unreachable, errors.DeadlineExceeded, errors.ConnectionLost)
+
+
+def _handler(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+    """The boundary round a handler; the only exception that leaves it is FUSEError."""
+
+    @functools.wraps(function)
+    async def bounded(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await function(*args, **kwargs)
+        except pyfuse3.FUSEError:
+            raise
+        except _AWAY as error:
+            log.warning("the cluster does not answer", operation=function.__name__, error=str(error))
+            raise pyfuse3.FUSEError(errno.ETIMEDOUT) from None
+        except errors.DfsError as error:
+            if error.errno in (errno.EIO, errno.ENOSPC):
+                log.warning("operation failed", operation=function.__name__, error=str(error))
+            raise pyfuse3.FUSEError(error.errno or errno.EIO) from None
+        except Exception:
+            log.exception("operation failed unexpectedly", operation=function.__name__)
+            raise pyfuse3.FUSEError(errno.EIO) from None
+
+    return bounded
+
+
+class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyproject.toml
+    """One mount of the directory `root` of a cluster. The kernel's inode 1 is `root`, every other number the same."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+
+    def __init__(self, fs: FileSystem, inodes: OpenInodes, root: Ino, options: Options) -> None:
+        super().__init__()
+        self._fs = fs
+        self._open = inodes
+        self._root = root
+        self._options = options
+        self._handles = Handles()
+
+    # --- translating ------------------------------------------------------------------------------------
+
+    def _ino(self, inode: int) -> Ino:
+        return self._root if inode == pyfuse3.ROOT_INODE else Ino(inode)
+
+    def _entry(self, attr: Attr) -> pyfuse3.EntryAttributes:
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = pyfuse3.ROOT_INODE if attr.ino == self._root else attr.ino
+        entry.generation = 0
+        entry.entry_timeout = entry.attr_timeout = 0
+        entry.st_mode, entry.st_nlink, entry.st_rdev = attr.mode, attr.nlink, attr.rdev
+        entry.st_uid = attr.uid if self._options.uid is None else self._options.uid
+        entry.st_gid = attr.gid if self._options.gid is None else self._options.gid
+        entry.st_size, entry.st_blksize = attr.size, limits.APPEND_MAX_BYTES
+        entry.st_blocks = -(-attr.allocated // _SECTOR)
+        entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns = attr.atime_ns, attr.mtime_ns, attr.ctime_ns
+        entry.st_birthtime_ns = attr.btime_ns
+        return entry
+
+    async def _seen(self, attr: Attr) -> pyfuse3.EntryAttributes:
+        return self._entry(await self._open.seen(attr))
+
+    def _owner(self, ctx: pyfuse3.RequestContext) -> tuple[int, int]:
+        """Whom what is made for this request belongs to."""
+        squash = self._options.root_squash and ctx.uid == 0
+        uid, gid = (NOBODY, NOBODY) if squash else (ctx.uid, ctx.gid)
+        chosen = self._options
+        return (uid if chosen.uid is None else chosen.uid), (gid if chosen.gid is None else chosen.gid)
+
+    # --- names ------------------------------------------------------------------------------------------
+
+    @_handler
+    async def lookup(self, parent_inode: int, name: bytes, ctx: Any) -> pyfuse3.EntryAttributes:
+        if name == b".":
+            return await self._seen(await self._fs.inodes.getattr(self._ino(parent_inode)))
+        if name == b"..":
+            ino = self._ino(parent_inode)
+            return self._entry(
+                await (self._fs.inodes.getattr(ino) if ino == self._root else self._fs.inodes.parent(ino))
+            )
+        return await self._seen(await self._fs.inodes.lookup(self._ino(parent_inode), name))
+
+    @_handler
+    async def getattr(self, inode: int, ctx: Any) -> pyfuse3.EntryAttributes:
+        return await self._seen(await self._fs.inodes.getattr(self._ino(inode)))
+
+    @_handler
+    async def setattr(
+        self, inode: int, attr: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields, fh: int | None, ctx: Any
+    ) -> pyfuse3.EntryAttributes:
+        ino = self._ino(inode)
+        changes: dict[str, int | str] = {}
+        if fields.update_mode:
+            changes["mode"] = stat.S_IMODE(attr.st_mode)
+        if fields.update_uid or fields.update_gid:
+            if self._options.root_squash and ctx.uid == 0:
+                raise errors.NotPermitted("root is nobody on this mount")
+            changes |= {"uid": attr.st_uid} if fields.update_uid else {}
+            changes |= {"gid": attr.st_gid} if fields.update_gid else {}
+        if fields.update_atime:
+            changes["atime_ns"] = attr.st_atime_ns
+        if fields.update_mtime:
+            changes["mtime_ns"] = attr.st_mtime_ns
+        now: Attr | None = None
+        opened = self._open.find(ino)
+        if fields.update_size:
+            now = await self._truncate(ino, opened, attr.st_size)
+        elif opened is not None:
+            await opened.settle()  # what was written before must not undo these times
+        if changes:
+            now = await self._fs.inodes.setattr(ino, changes)
+        return await self._seen(now or await self._fs.inodes.getattr(ino))
+
+    async def _truncate(self, ino: Ino, opened: OpenInode | None, size: int) -> Attr:
+        if opened is not None:
+            return await opened.truncate(size)
+        return await self._fs.inodes.truncate(ino, size)
+
+    @_handler
+    async def readlink(self, inode: int, ctx: Any) -> bytes:
+        return await self._fs.inodes.readlink(self._ino(inode))
+
+    @_handler
+    async def mknod(
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        return self._entry(await self._fs.inodes.mknod(self._ino(parent_inode), name, mode, *self._owner(ctx), rdev))
+
+    @_handler
+    async def mkdir(
+        self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        made = await self._fs.inodes.mkdir(self._ino(parent_inode), name, stat.S_IMODE(mode), *self._owner(ctx))
+        return self._entry(made)
+
+    @_handler
+    async def unlink(self, parent_inode: int, name: bytes, ctx: Any) -> None:
+        await self._fs.inodes.unlink(self._ino(parent_inode), name)
+
+    @_handler
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: Any) -> None:
+        await self._fs.inodes.rmdir(self._ino(parent_inode), name)
+
+    @_handler
+    async def symlink(
+        self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        return self._entry(await self._fs.inodes.symlink(self._ino(parent_inode), name, target, *self._owner(ctx)))
+
+    @_handler
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: Any,
+    ) -> None:
+        old, new = self._ino(parent_inode_old), self._ino(parent_inode_new)
+        await self._fs.inodes.rename(old, name_old, new, name_new, flags)
+
+    @_handler
+    async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: Any) -> pyfuse3.EntryAttributes:
+        return await self._seen(await self._fs.inodes.link(self._ino(inode), self._ino(new_parent_inode), new_name))
+
+    # --- files ------------------------------------------------------------------------------------------
+
+    @_handler
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
+    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        attr = await self._fs.inodes.create(
+            self._ino(parent_inode),
+            name,
+            stat.S_IMODE(mode),
+            *self._owner(ctx),
+            exclusive=bool(flags & os.O_EXCL),
+            hold=True,
+        )
+        opened = self._open.open(attr, os.fsdecode(name))
+        if flags & os.O_TRUNC and opened.attr.size:
+            await opened.truncate(0)
+        number = self._handles.add_file(FileHandle(opened, bool(flags & os.O_APPEND)))
+        return pyfuse3.FileInfo(fh=number), self._entry(await opened.settle())
+
+    @_handler
+    async def open(self, inode: int, flags: int, ctx: Any) -> pyfuse3.FileInfo:
+        attr = await self._fs.inodes.hold(self._ino(inode))
+        opened = self._open.open(attr, f"inode {attr.ino}")
+        if flags & os.O_TRUNC:
+            try:
+                await opened.truncate(0)
+            except BaseException:
+                self._open.close(opened)
+                raise
+        return pyfuse3.FileInfo(fh=self._handles.add_file(FileHandle(opened, bool(flags & os.O_APPEND))))
+
+    @_handler
+    async def read(self, fh: int, off: int, size: int) -> Any:
+        return await self._handles.files[fh].inode.read(off, size)
+
+    @_handler
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        handle = self._handles.files[fh]
+        if handle.append:
+            await handle.inode.append(buf)
+        else:
+            await handle.inode.write(off, buf)
+        return len(buf)
+
+    @_handler
+    async def flush(self, fh: int) -> None:
+        await self._handles.files[fh].inode.flush()
+
+    @_handler
+    async def release(self, fh: int) -> None:
+        self._open.close(self._handles.files.pop(fh).inode)
+
+    @_handler
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        await self._handles.files[fh].inode.fsync()
+
+    # --- directories ------------------------------------------------------------------------------------
+
+    @_handler
+    async def opendir(self, inode: int, ctx: Any) -> int:
+        return self._handles.add_directory(DirectoryHandle(self._fs, self._ino(inode)))
+
+    @_handler
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        """Positions: 1 is after `.`, 2 after `..`, and two more than its cookie is after an entry."""
+        handle = self._handles.directories[fh]
+        if start_id < 2 and not await self._reply_dots(handle.ino, start_id, token):
+            return
+        after = max(0, start_id - 2)
+        while entries := await handle.entries(after):
+            for entry in entries:
+                if not pyfuse3.readdir_reply(token, entry.name, await self._seen(entry.attr), entry.cookie + 2):
+                    return
+                after = entry.cookie
+
+    async def _reply_dots(self, ino: Ino, start_id: int, token: pyfuse3.ReaddirToken) -> bool:
+        own = await self._fs.inodes.getattr(ino)
+        if start_id == 0 and not pyfuse3.readdir_reply(token, b".", self._entry(own), 1):
+            return False
+        above = own if ino in (self._root, ROOT_INO) or not own.nlink else await self._fs.inodes.parent(ino)
+        return bool(pyfuse3.readdir_reply(token, b"..", self._entry(above), 2))
+
+    @_handler
+    async def releasedir(self, fh: int) -> None:
+        del self._handles.directories[fh]
+
+    @_handler
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        """Nothing to do: every change of a directory was durable at the NameNode when it returned."""
+
+    # --- the rest ---------------------------------------------------------------------------------------
+
+    @_handler
+    async def statfs(self, ctx: Any) -> pyfuse3.StatvfsData:
+        """In bytes of files with the default number of copies, so that `df` says what a user can store."""
+        found = await self._fs.statfs()
+        copies = max(1, found.replicas)
+        data = pyfuse3.StatvfsData()
+        data.f_bsize = limits.APPEND_MAX_BYTES
+        data.f_frsize = _BLOCK
+        free = found.free_bytes // copies // _BLOCK
+        data.f_blocks = free + -(-found.used_bytes // _BLOCK)
+        data.f_bfree = data.f_bavail = free
+        data.f_files = _INODES_SHOWN
+        data.f_ffree = data.f_favail = _INODES_SHOWN - found.inodes
+        data.f_namemax = limits.NAME_MAX_BYTES
+        return data
+
+    @_handler
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: Any) -> None:
+        if name.startswith(virtual.PREFIX):
+            raise errors.NotPermitted("extended attributes that begin with dfs. are the cluster's own")
+        await self._fs.inodes.setxattr(self._ino(inode), name, value)
+
+    @_handler
+    async def getxattr(self, inode: int, name: bytes, ctx: Any) -> bytes:
+        ino = self._ino(inode)
+        if name.startswith(virtual.PREFIX):
+            attr = await self._open.seen(await self._fs.inodes.getattr(ino))
+            return await virtual.read(self._fs, attr, name)
+        return await self._fs.inodes.getxattr(ino, name)
+
+    @_handler
+    async def listxattr(self, inode: int, ctx: Any) -> Sequence[bytes]:
+        return await self._fs.inodes.listxattr(self._ino(inode))
+
+    @_handler
+    async def removexattr(self, inode: int, name: bytes, ctx: Any) -> None:
+        await self._fs.inodes.removexattr(self._ino(inode), name)
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        """Nothing is kept for an inode that the kernel only knows."""
+
+    async def access(self, inode: int, mode: int, ctx: Any) -> bool:
+        raise pyfuse3.FUSEError(errno.ENOSYS)  # the kernel checks, and asks no more

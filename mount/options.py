@@ -1,0 +1,68 @@
+"""The options of a mount: what `-o` of `dfs mount`, mount(8) and fstab may say."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Final
+
+from dfs import errors
+
+_KERNEL: Final = {
+    "allow_other",
+    "nosuid",
+    "suid",
+    "nodev",
+    "dev",
+    "noexec",
+    "exec",
+    "noatime",
+    "relatime",
+    "nodiratime",
+}
+_FOR_OTHERS: Final = {"_netdev", "noauto", "auto", "nofail", "user", "nouser", "users", "defaults", "rw", "async"}
+"""Meant for mount(8), systemd or nobody: accepted and passed over."""
+NOBODY: Final = 65534
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What one mount is to be like."""
+
+    read_only: bool = False
+    allow_other: bool = False
+    root_squash: bool = False
+    """What root makes here belongs to nobody, and root may not change owners."""
+    uid: int | None = None
+    """Show every file as this user's, and make new ones his."""
+    gid: int | None = None
+    wait_s: float | None = None
+    """How long an operation waits for a NameNode that is away; None: as the client's configuration says."""
+    kernel: frozenset[str] = frozenset()
+    """Passed on to the kernel as they are."""
+
+
+def parse(text: str) -> Options:
+    """Options as after `-o`, separated by commas. Raises `InvalidArgument` for one that is not known."""
+    values: dict[str, object] = {}
+    kernel: set[str] = set()
+    for option in filter(None, text.split(",")):
+        name, has_value, value = option.partition("=")
+        if name in ("uid", "gid", "wait") and has_value:
+            values["wait_s" if name == "wait" else name] = _number(name, value)
+        elif option == "ro":
+            values["read_only"] = True
+        elif option == "root_squash":
+            values["root_squash"] = True
+        elif option in _KERNEL:
+            kernel.add(option)
+        elif option not in _FOR_OTHERS and not option.startswith("x-"):
+            known = ", ".join(sorted({"ro", "rw", "uid=N", "gid=N", "wait=SECONDS", "root_squash"} | _KERNEL))
+            raise errors.InvalidArgument(f"not an option of a mount: {option!r}; known are {known}")
+    values["allow_other"] = "allow_other" in kernel
+    return Options(**values, kernel=frozenset(kernel - {"allow_other"}))  # type: ignore[arg-type]
+
+
+def _number(name: str, value: str) -> int:
+    if not value.isdigit():
+        raise errors.InvalidArgument(f"the option {name} takes a number, not {value!r}")
+    return int(value)

@@ -1,0 +1,78 @@
+"""One mount from beginning to end: contact, mount, serve, commit what is dirty, unmount.
+
+The process ends when it is unmounted, or on SIGTERM or SIGINT (then it unmounts first). Whoever started it learns
+through `ready` that the mount answers.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import pyfuse3
+import structlog
+import trio
+
+from dfs import errors
+from dfs.client.filesystem import FileSystem, open_filesystem
+from dfs.client.openinode import open_inodes
+from dfs.client.paths import show
+from dfs.mountpoint import is_mounted, prepare, unmount
+from dfs.types import Attr
+from mount.operations import Operations
+from mount.options import Options
+
+log = structlog.get_logger(__name__)
+
+_TASKS_MAX: Final = 40
+"""Requests in work at a time; each has a buffer of a little more than a mebibyte."""
+
+
+async def run_mount(namenode: str, subtree: str, mountpoint: Path, options: Options, ready: Callable[[], None]) -> None:
+    """Serve the directory `subtree` of the cluster at `mountpoint` until it is unmounted.
+
+    Raises `Unreachable` (no NameNode), `NotFound` or `NotADirectory` (`subtree`), and what `prepare` raises.
+    """
+    prepare(mountpoint)
+    async with open_filesystem(namenode, wait_s=options.wait_s) as fs, open_inodes(fs) as inodes:
+        top = await _top(fs, subtree)
+        operations = Operations(fs, inodes, top.ino, options)
+        wanted = {"default_permissions", "subtype=dfs", f"fsname={namenode}:{subtree}", *options.kernel}
+        wanted |= {"allow_other"} if options.allow_other else set()
+        wanted |= {"ro"} if options.read_only else set()
+        try:
+            pyfuse3.init(operations, str(mountpoint), wanted)
+        except RuntimeError as error:
+            raise errors.NotPermitted(f"the kernel does not mount on {mountpoint}: {error}") from None
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_until_signal, mountpoint)
+                nursery.start_soon(_tell_when_it_answers, mountpoint, ready)
+                await pyfuse3.main(max_tasks=_TASKS_MAX)
+                nursery.cancel_scope.cancel()
+        finally:
+            pyfuse3.close(unmount=is_mounted(mountpoint))
+            log.info("unmounted", mountpoint=str(mountpoint), **inodes.statistics())
+
+
+async def _top(fs: FileSystem, subtree: str) -> Attr:
+    attr = await fs.stat(subtree)
+    if (attr.mode & 0o170000) != 0o040000:
+        raise errors.NotADirectory(f"not a directory of the cluster: {show(subtree)}")
+    return attr
+
+
+async def _tell_when_it_answers(mountpoint: Path, ready: Callable[[], None]) -> None:
+    await trio.to_thread.run_sync(os.statvfs, mountpoint, abandon_on_cancel=True)
+    log.info("mounted", mountpoint=str(mountpoint), pid=os.getpid())
+    ready()
+
+
+async def _until_signal(mountpoint: Path) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            log.info("unmounting", mountpoint=str(mountpoint), signal=signal.Signals(number).name)
+            await trio.to_thread.run_sync(unmount, mountpoint)

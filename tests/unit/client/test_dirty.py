@@ -1,0 +1,44 @@
+"""Dirty ranges against the plain picture: an array of bytes, and which of them were written."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dfs import limits
+from dfs.client.dirty import DirtyRanges
+
+WRITES = st.lists(st.tuples(st.integers(0, 120), st.binary(max_size=40)), max_size=30)
+
+
+def picture(writes: list[tuple[int, bytes]]) -> dict[int, int]:
+    found: dict[int, int] = {}
+    for offset, data in writes:
+        found.update({offset + at: byte for at, byte in enumerate(data)})
+    return found
+
+
+@given(WRITES)
+@settings(max_examples=300, deadline=None)
+def test_later_writes_cover_earlier_ones(writes: list[tuple[int, bytes]]) -> None:
+    dirty = DirtyRanges()
+    for offset, data in writes:
+        dirty.write(offset, data)
+    wanted = picture(writes)
+    assert dirty.length_bytes == len(wanted)
+    assert dirty.end == max(wanted, default=-1) + 1
+    for start in range(0, 160, 7):
+        assert dirty.touches(start, start + 5) == any(at in wanted for at in range(start, start + 5))
+    taken: list[tuple[int, bytes]] = []
+    while dirty:
+        taken += [(offset, bytes(data)) for offset, data in dirty.take(16)]
+    assert taken == sorted(taken)
+    assert picture(taken) == wanted
+    assert dirty.length_bytes == 0 == dirty.end
+
+
+def test_a_stream_leaves_as_full_appends() -> None:
+    dirty = DirtyRanges()
+    for number in range(48):
+        dirty.write(number * 65_536, bytes([number]) * 65_536)
+    assert [len(data) for _, data in dirty.take(3 * limits.MIB)] == [limits.APPEND_MAX_BYTES] * 3
