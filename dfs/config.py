@@ -237,7 +237,7 @@ def _load(path: Path, kind: type[C]) -> C:
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for key in values:
         if key not in fields:
-            raise errors.ConfigError(f"{path}:{_line_of(text, key)}: unknown key {key!r}{_suggestion(key, fields)}")
+            raise errors.ConfigError(f"{_where(path, text, key)}: unknown key {key!r}{_suggestion(key, fields)}")
     for key, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and key not in values:
@@ -246,7 +246,7 @@ def _load(path: Path, kind: type[C]) -> C:
         converted = {key: _convert(path, fields[key], value) for key, value in values.items()}
         return kind(**converted)
     except _Bad as bad:
-        raise errors.ConfigError(f"{path}:{_line_of(text, bad.key)}: {bad.key} {bad.sentence}") from None
+        raise errors.ConfigError(f"{_where(path, text, bad.key)}: {bad.key} {bad.sentence}") from None
 
 
 def _suggestion(key: str, known: Mapping[str, Any]) -> str:
@@ -254,10 +254,11 @@ def _suggestion(key: str, known: Mapping[str, Any]) -> str:
     return f": did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
 
 
-def _line_of(text: str, key: str) -> int:
+def _where(path: Path, text: str, key: str) -> str:
+    """The file, and the line that says `key`, if one does: what is wrong may be that none does."""
     pattern = re.compile(rf"\s*\[*[\"']?{re.escape(key)}[\"']?\s*(=|\.|\])")
-    lines = text.splitlines()
-    return next((number for number, line in enumerate(lines, 1) if pattern.match(line)), 1)
+    lines = (number for number, line in enumerate(text.splitlines(), 1) if pattern.match(line))
+    return f"{path}:{line}" if (line := next(lines, 0)) else str(path)
 
 
 def _convert(path: Path, field: dataclasses.Field[Any], value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -37,6 +38,8 @@ def _settings(arguments: argparse.Namespace) -> tuple[str, Options]:
     if arguments.namenode:
         return arguments.namenode, options
     config = find_client_config(arguments.config)
+    if options.wait_s is None:
+        options = dataclasses.replace(options, wait_s=config.namenode_wait_s)
     return config.namenode, options
 
 

@@ -191,7 +191,7 @@ class Session:
             with trio.fail_after(timeout_s):
                 self.cluster = await self.query("cluster")
             self.pool.handshake["cluster"] = self.cluster["cluster"]  # of no other may anybody answer us
-        except (trio.TooSlowError, *_NOT_ANSWERED) as error:
+        except (trio.TooSlowError, errors.RpcError) as error:  # what answers may be something else altogether
             reason = "it does not answer" if isinstance(error, trio.TooSlowError) else str(error)
             raise errors.Unreachable(f"no NameNode at {self.address}: {reason}") from None
         finally:

@@ -119,7 +119,7 @@ class Membership:
 
     def heard(self, node: Any, report: Mapping[str, Any]) -> Member:
         """A heartbeat. Raises `NotFound`: it is to register first."""
-        member = self._members.get(node)
+        member = self._members.get(NodeId(arguments.text(node, "a node")))
         if member is None or not member.is_registered:
             raise errors.NotFound(f"the NameNode does not know DataNode {node} yet: it has to register")
         member.capacity_bytes = arguments.integer(report.get("capacity_bytes"), "a capacity")

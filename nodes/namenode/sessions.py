@@ -18,6 +18,7 @@ import trio
 
 from dfs import errors, limits
 from dfs.types import SessionId
+from nodes.namenode import arguments
 
 log = structlog.get_logger(__name__)
 
@@ -60,7 +61,7 @@ class Sessions:
 
     def touch(self, session: Any) -> SessionId:
         """A call of this session came. Raises `SessionExpired`."""
-        listener = self._listeners.get(session)
+        listener = self._listeners.get(SessionId(arguments.integer(session, "a session")))
         if listener is None:
             raise errors.SessionExpired(f"session {session} has ended")
         listener.heard_at = trio.current_time()
@@ -95,7 +96,7 @@ class Sessions:
 
     async def close(self, session: Any) -> None:
         """The client says goodbye. A session that has ended already is no error."""
-        if session in self._listeners:
+        if arguments.integer(session, "a session") in self._listeners:
             await self._finish(SessionId(session))
 
     async def _finish(self, session: SessionId) -> None:

@@ -18,7 +18,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -44,7 +44,7 @@ def free_address() -> str:
 
 
 async def until(condition: Callable[[], Awaitable[bool]], what: str = "") -> None:
-    """Wait for a condition; what it needed, in the failure, is `what`. Errors of a cluster in disarray count as not yet."""
+    """Wait for a condition, called `what` if it never comes. Errors of a cluster in disarray count as not yet."""
     refusal: object = what or condition
     with trio.move_on_after(PATIENCE_S):
         while True:
@@ -65,15 +65,27 @@ class RealCluster:
         self.namenode_address = free_address()
         self.nameserver_address = free_address()
         self.client_config = directory / "client.toml"
-        self.client_config.write_text(render(ClientConfig(namenode=self.namenode_address, namenode_wait_s=PATIENCE_S)))
+        self.configure_client(namenode_wait_s=PATIENCE_S)
+        self.datanodes: list[str] = []
+        """Those that `start_all` started."""
         self.addresses: dict[str, str] = {NAMENODE: self.namenode_address}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._logged: dict[str, int] = {}  # length of each daemon's log when it was last started
 
     # --- configuration
 
+    def configure_client(self, **options: Any) -> None:
+        """Write client.toml."""
+        self.client_config.write_text(render(ClientConfig(namenode=self.namenode_address, **options)))
+
     def configure_namenode(self, **options: Any) -> Path:
         """Write namenode.toml."""
-        options = {"nameserver": self.nameserver_address, "reserve_bytes": 0, "state_dir": self.directory / NAMENODE, **options}
+        options = {
+            "nameserver": self.nameserver_address,
+            "reserve_bytes": 0,
+            "state_dir": self.directory / NAMENODE,
+            **options,
+        }
         path = self.directory / "namenode.toml"
         path.write_text(render(NameNodeConfig(listen=self.namenode_address, **options)))
         return path
@@ -102,12 +114,25 @@ class RealCluster:
     def launch(self, name: str) -> None:
         """Start a daemon, and do not wait until it serves."""
         with (self.directory / f"{name}.log").open("ab") as log:
-            self._processes[name] = subprocess.Popen(self.command(name), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._logged[name] = len(self.log(name))
+            self._processes[name] = subprocess.Popen(
+                self.command(name), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
 
     async def start(self, name: str) -> None:
         """Start a daemon, and return when the NameNode answers, for a DataNode also when it counts as up."""
         self.launch(name)
         await self.wait_until_up(*([name] if name != NAMENODE else []))
+
+    async def start_all(self, datanodes: int, datanode: Mapping[str, Any], namenode: Mapping[str, Any]) -> None:
+        """Configure and start a NameNode and DataNodes n1, n2, ...; return when all are up."""
+        self.datanodes = [f"n{number}" for number in range(1, datanodes + 1)]
+        self.configure_namenode(**namenode)
+        self.launch(NAMENODE)
+        for name in self.datanodes:
+            self.configure_datanode(name, **datanode)
+            self.launch(name)
+        await self.wait_until_up(*self.datanodes)
 
     def kill(self, name: str) -> None:
         """End a daemon as SIGKILL does: it can do nothing about it."""
@@ -150,9 +175,11 @@ class RealCluster:
 
     async def _are_up(self, datanodes: tuple[str, ...]) -> bool:
         self.running()
+        if not all("registered" in self.log(name)[self._logged[name] :] for name in datanodes):
+            return False
         async with self.client() as fs:
-            pids = {str(node["node"]): node.get("pid") for node in (await fs.status())["nodes"] if node["state"] == "up"}
-        return all(pids.get(name) == self._processes[name].pid for name in datanodes)
+            views = await fs.nodes()
+        return {view.node for view in views if view.state == "up"}.issuperset(datanodes)
 
     def chunk_files(self, name: str) -> dict[str, Path]:
         """The chunk files in a DataNode's directory by their names, without those that describe their blocks."""
@@ -170,17 +197,31 @@ class RealCluster:
 
 
 @asynccontextmanager
-async def real_cluster(directory: Path, *, datanodes: int = 3, datanode: dict[str, Any] | None = None, **namenode: Any) -> AsyncIterator[RealCluster]:
+async def real_cluster(
+    directory: Path, *, datanodes: int = 3, datanode: dict[str, Any] | None = None, **namenode: Any
+) -> AsyncIterator[RealCluster]:
     """A NameNode and DataNodes n1, n2, ..., all up. Options are their configurations'."""
     with dead_at_last(RealCluster(directory)) as cluster:
-        cluster.configure_namenode(**namenode)
-        cluster.launch(NAMENODE)
-        names = [f"n{number}" for number in range(1, datanodes + 1)]
-        for name in names:
-            cluster.configure_datanode(name, **(datanode or {}))
-            cluster.launch(name)
-        await cluster.wait_until_up(*names)
+        await cluster.start_all(datanodes, datanode or {}, namenode)
         yield cluster
+
+
+@contextmanager
+def lasting_cluster(directory: Path, *, datanodes: int = 3, **namenode: Any) -> Iterator[RealCluster]:
+    """As `real_cluster`, for a fixture that outlives a test and its event loop."""
+    with dead_at_last(RealCluster(directory)) as cluster:
+        trio.run(cluster.start_all, datanodes, {}, namenode)
+        yield cluster
+
+
+async def make_as_new(cluster: RealCluster) -> None:
+    """Start what a test left dead, and remove all files."""
+    for name in [NAMENODE, *cluster.datanodes]:
+        if name not in cluster.running():
+            await cluster.start(name)
+    async with cluster.client() as fs:
+        for entry in await fs.listdir("/"):
+            await fs.remove_tree(b"/" + entry.name)
 
 
 @contextmanager

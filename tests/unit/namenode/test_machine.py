@@ -140,9 +140,7 @@ WRONG: list[tuple[str, list[Any]]] = [
 
 
 @pytest.mark.parametrize(("verb", "args"), WRONG)
-def test_wrong_arguments_are_the_callers_error_and_change_nothing(
-    space: Namespace, verb: str, args: list[Any]
-) -> None:
+def test_wrong_arguments_are_the_callers_error_and_change_nothing(space: Namespace, verb: str, args: list[Any]) -> None:
     session = space.open_session()
     before = space.dump()
     with pytest.raises(errors.InvalidArgument):

@@ -1,0 +1,249 @@
+"""A tour of the command line as somebody takes it who knows cp, ls and rm: one cluster, real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dfs.cli.local.layout import Layout
+from dfs.cli.main import cli
+
+Shell = Callable[..., bytes]
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Layout]:
+    """A cluster that `dfs up` made, taken down with `dfs down`."""
+    made = Layout(tmp_path_factory.mktemp("tour") / "cluster")
+    argv = [sys.executable, "-m", "dfs.cli"]
+    where = ["--dir", str(made.directory)]
+    subprocess.run([*argv, "up", *where, "--datanodes", "3"], check=True, capture_output=True, timeout=60)
+    yield made
+    subprocess.run([*argv, "down", *where], check=True, capture_output=True, timeout=60)
+
+
+@pytest.fixture
+def dfs(layout: Layout, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Shell:
+    """Runs `dfs`; what it prints, or what it says if it is to fail. Asserts its exit status.
+
+    In a process of its own where standard input is read; else in this one, as a shell would wait half a second for
+    each process to start.
+    """
+    monkeypatch.setenv("DFS_CONFIG", str(layout.client))
+    monkeypatch.setenv("TZ", "UTC")
+
+    def run(*arguments: str | Path, status: int = 0, stdin: bytes | None = None) -> bytes:
+        argv = [str(argument) for argument in arguments]
+        if stdin is not None:
+            program = [sys.executable, "-m", "dfs.cli", *argv]
+            done = subprocess.run(program, input=stdin, capture_output=True, timeout=60, check=False)
+            ended, out, err = done.returncode, done.stdout, done.stderr
+        else:
+            capfdbinary.readouterr()
+            with pytest.raises(SystemExit) as ending:
+                cli.main(argv, prog_name="dfs")
+            out, err = capfdbinary.readouterr()
+            ended = int(ending.value.code or 0)
+        assert ended == status, err.decode()
+        return err if status else out
+
+    return run
+
+
+@pytest.fixture
+def there(dfs: Shell, request: pytest.FixtureRequest) -> str:
+    """A directory in the cluster of this test's own."""
+    path = f"/{request.node.name}"
+    dfs("mkdir", path)
+    return path
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A small local tree with what trees have: an empty file, a large one, a directory in a directory, a link."""
+    root = tmp_path / "tree"
+    (root / "deep" / "deeper").mkdir(parents=True)
+    (root / "empty").touch()
+    (root / "script").write_bytes(b"#!/bin/sh\n")
+    (root / "script").chmod(0o750)
+    (root / "deep" / "large").write_bytes(os.urandom(3_000_001))
+    (root / "deep" / "deeper" / "ünïcode").write_text("text")
+    (root / "link").symlink_to("deep/large")
+    os.utime(root / "script", ns=(1_000_000_000, 1_234_567_890_123_456_789))
+    return root
+
+
+def listing(dfs: Shell, *arguments: str) -> dict[str, dict[str, Any]]:
+    return {entry["name"]: entry for entry in json.loads(dfs("ls", "--json", *arguments))}
+
+
+def test_one_file_there_and_back(dfs: Shell, there: str, tmp_path: Path) -> None:
+    data = os.urandom(2_500_000)
+    (tmp_path / "file").write_bytes(data)
+    dfs("upload", tmp_path / "file", f"{there}/")
+    assert dfs("cat", f"{there}/file") == data
+    dfs("download", f"{there}/file", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == data
+    dfs("put", tmp_path / "file", f"{there}/again")
+    dfs("get", f"{there}/again", tmp_path)
+    assert (tmp_path / "again").read_bytes() == data
+
+
+def test_nothing_is_overwritten_without_force(dfs: Shell, there: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"new")
+    dfs("upload", "-", f"{there}/file", stdin=b"old")
+    assert b"exists" in dfs("upload", tmp_path / "file", f"{there}/file", status=1)
+    assert dfs("cat", f"{there}/file") == b"old"
+    dfs("upload", "--force", tmp_path / "file", f"{there}/file")
+    assert dfs("cat", f"{there}/file") == b"new"
+    dfs("upload", "--force", "-", f"{there}/file", stdin=b"newest")
+    assert b"exists" in dfs("download", f"{there}/file", tmp_path / "file", status=1)
+    assert (tmp_path / "file").read_bytes() == b"new"
+    dfs("download", "--force", f"{there}/file", tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == b"newest"
+
+
+def test_a_tree_there_and_back_with_modes_and_times(dfs: Shell, there: str, tree: Path, tmp_path: Path) -> None:
+    dfs("upload", "-r", "-p", tree, there)
+    dfs("download", "-r", "-p", f"{there}/tree", tmp_path / "back")
+    difference = subprocess.run(
+        ["diff", "-r", "--no-dereference", tree, tmp_path / "back"], capture_output=True, check=False
+    )
+    assert difference.returncode == 0, difference.stdout
+    for path in ("script", "deep/large", "deep", "."):
+        before, after = (tree / path).stat(), (tmp_path / "back" / path).stat()
+        assert (before.st_mode, before.st_mtime_ns) == (after.st_mode, after.st_mtime_ns), path
+    assert os.readlink(tmp_path / "back" / "link") == "deep/large"  # noqa: PTH115 - as it is written
+    assert b"directory" in dfs("upload", tree, f"{there}/flat", status=1)
+
+
+def test_through_pipes(dfs: Shell, there: str) -> None:
+    data = os.urandom(5_000_000)
+    dfs("upload", "-", f"{there}/piped", stdin=data)
+    assert dfs("download", f"{there}/piped", "-") == data
+    dfs("upload", "-", f"{there}/more", stdin=b"and more")
+    assert dfs("cat", f"{there}/piped", f"{there}/more") == data + b"and more"
+
+
+def test_ls_in_all_its_forms(dfs: Shell, there: str, tree: Path) -> None:
+    dfs("upload", "-r", tree, there)
+    root = f"{there}/tree"
+    assert dfs("ls", root).decode().split() == ["deep", "empty", "link", "script"]
+    long = {line.split()[8]: line.split() for line in dfs("ls", "-l", root).decode().splitlines()}
+    assert long["script"][0] == "-rwxr-x---"
+    assert long["deep"][0].startswith("drwx")
+    assert long["empty"][4] == "0"
+    assert long["link"][8:] == ["link", "->", "deep/large"]
+    everything = dfs("ls", "-R", root).decode()
+    assert f"{root}/deep/deeper:\nünïcode\n" in everything
+    found = listing(dfs, root)
+    assert found["deep"]["type"] == "directory"
+    assert found["script"] | {"size": 10, "mode": "0750", "type": "file"} == found["script"]
+    assert dfs("ls", "-d", root).decode().strip() == root
+    dfs("touch", f"{root}/.hidden")
+    assert ".hidden" not in dfs("ls", root).decode()
+    assert ".hidden" in dfs("ls", "-A", root).decode()
+    assert dfs("ls", "-S", f"{root}/deep").decode().split()[0] in ("deeper", "large")
+
+
+def test_stat_tree_du_and_df(dfs: Shell, there: str, tree: Path) -> None:
+    dfs("upload", "-r", tree, there)
+    shown = dfs("stat", f"{there}/tree/deep/large").decode()
+    assert "Size: 3000001" in shown
+    assert "regular file" in shown
+    assert "Copies: 3" in shown
+    (attributes,) = json.loads(dfs("stat", "--json", "--chunks", f"{there}/tree/deep/large"))
+    assert attributes["size"] == 3_000_001
+    assert {node for chunk in attributes["chunks"] for node in chunk["nodes"]} == {"n1", "n2", "n3"}
+    drawn = dfs("tree", f"{there}/tree").decode()
+    assert "ünïcode" in drawn
+    assert "3 directories, 5 files" in drawn or "2 directories, 5 files" in drawn
+    summed = dfs("du", "-s", "-b", there).decode().split()
+    assert summed == [str(3_000_001 + len("#!/bin/sh\n") + len("text") + len("deep/large")), there], (
+        "a link has a length, too"
+    )
+    assert len(dfs("du", there).splitlines()) == 4
+    space = json.loads(dfs("df", "--json"))
+    assert space["capacity_bytes"] > space["free_bytes"] > 0
+    assert b"Use%" in dfs("df", "-h")
+
+
+def test_status_names_every_daemon(dfs: Shell) -> None:
+    status = json.loads(dfs("status", "--json"))
+    assert {node["node"]: node["state"] for node in status["nodes"]} == {"n1": "up", "n2": "up", "n3": "up"}
+    assert len(set(status["pids"])) == 4
+    shown = dfs("status").decode()
+    for node in status["nodes"]:
+        assert node["address"] in shown
+        assert str(node["pid"]) in shown
+
+
+def test_mkdir_mv_and_rm(dfs: Shell, there: str) -> None:
+    dfs("mkdir", "-p", f"{there}/a/b/c")
+    dfs("mkdir", "-p", f"{there}/a/b/c")
+    assert b"exists" in dfs("mkdir", f"{there}/a", status=1)
+    dfs("upload", "-", f"{there}/a/file", stdin=b"data")
+    dfs("mv", f"{there}/a/file", f"{there}/a/b")
+    assert dfs("cat", f"{there}/a/b/file") == b"data"
+    dfs("mv", f"{there}/a/b", f"{there}/moved")
+    assert dfs("ls", f"{there}/moved").split() == [b"c", b"file"]
+    assert b"itself" in dfs("mv", f"{there}/moved", f"{there}/moved/c", status=1)
+    dfs("upload", "-", f"{there}/other", stdin=b"other")
+    dfs("mv", "-n", f"{there}/other", f"{there}/moved/file", status=1)
+    assert dfs("cat", f"{there}/moved/file") == b"data"
+    assert b"-r" in dfs("rm", f"{there}/moved", status=1)
+    dfs("rm", f"{there}/other")
+    dfs("rm", "-r", f"{there}/moved", f"{there}/a")
+    assert dfs("ls", there) == b""
+    assert b"no such file" in dfs("rm", f"{there}/other", status=1)
+    dfs("rm", "-f", f"{there}/other")
+
+
+def test_touch_chmod_and_chown(dfs: Shell, there: str) -> None:
+    began_ns = time.time_ns()
+    dfs("touch", f"{there}/file")
+    dfs("touch", "-c", f"{there}/none")
+    found = listing(dfs, there)
+    assert list(found) == ["file"]
+    assert abs(found["file"]["mtime_ns"] - began_ns) < 60e9
+    dfs("chmod", "640", f"{there}/file")
+    assert listing(dfs, there)["file"]["mode"] == "0640"
+    dfs("chmod", "u+x,g-r,o=r", f"{there}/file")
+    assert listing(dfs, there)["file"]["mode"] == "0704"
+    dfs("chown", "1234:2345", f"{there}/file")
+    assert (listing(dfs, there)["file"]["uid"], listing(dfs, there)["file"]["gid"]) == (1234, 2345)
+    dfs("chown", ":0", f"{there}/file")
+    assert (listing(dfs, there)["file"]["uid"], listing(dfs, there)["file"]["gid"]) == (1234, 0)
+
+
+def test_hard_and_symbolic_links(dfs: Shell, there: str) -> None:
+    dfs("upload", "-", f"{there}/file", stdin=b"data")
+    dfs("ln", f"{there}/file", f"{there}/hard")
+    dfs("ln", "-s", "file", f"{there}/soft")
+    found = listing(dfs, there)
+    assert found["hard"]["ino"] == found["file"]["ino"]
+    assert found["hard"]["nlink"] == 2
+    assert found["soft"]["type"] == "symlink"
+    dfs("rm", f"{there}/file")
+    assert dfs("cat", f"{there}/hard") == b"data"
+    assert b"no such file" in dfs("cat", f"{there}/soft", status=1)
+    dfs("mv", f"{there}/hard", f"{there}/file")
+    assert dfs("cat", f"{there}/soft") == b"data"
+
+
+def test_fsck_of_a_sound_cluster(dfs: Shell) -> None:
+    assert dfs("fsck").strip() == b"nothing wrong"
+
+
+def test_version_help_and_what_is_no_verb(dfs: Shell) -> None:
+    assert dfs("--version").startswith(b"dfs")
+    assert b"upload" in dfs("--help")
+    assert b"uplaod" in dfs("uplaod", status=2)

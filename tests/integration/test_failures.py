@@ -1,0 +1,331 @@
+"""What was acknowledged survives: daemons killed and started again, disks hurt, clients that die half-way."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from dfs import errors, limits
+from dfs.client import FileSystem
+from dfs.types import NodeId
+from tests.integration.real import NAMENODE, RealCluster, environment, real_cluster, until
+
+KIB, MIB = limits.KIB, limits.MIB
+
+
+class Bytes:
+    """A source over bytes in memory, and a sink that collects them."""
+
+    def __init__(self, data: bytes = b"") -> None:
+        self._file = io.BytesIO(data)
+
+    async def readinto(self, view: memoryview) -> int:
+        return self._file.readinto(view)
+
+    async def write(self, view: memoryview) -> None:
+        self._file.write(view)
+
+    async def skip(self, length: int) -> None:
+        self._file.write(bytes(length))
+
+    def getvalue(self) -> bytes:
+        return self._file.getvalue()
+
+
+async def put(fs: FileSystem, path: str, data: bytes) -> None:
+    await fs.upload(Bytes(data), path, replace=True)
+
+
+async def get(fs: FileSystem, path: str) -> bytes:
+    sink = Bytes()
+    await fs.download(path, sink)
+    return sink.getvalue()
+
+
+async def store(cluster: RealCluster, files: Mapping[str, bytes]) -> None:
+    """Put files there with a client that goes again: the chunks that it had open are sealed, and so looked after."""
+    async with cluster.client() as fs:
+        for path, data in files.items():
+            await put(fs, path, data)
+
+
+async def findings(fs: FileSystem) -> list[str]:
+    return [finding async for finding in fs.fsck()]
+
+
+async def until_sound(fs: FileSystem, copies: int = 3) -> None:
+    """Wait until every chunk has all its copies and fsck finds nothing."""
+
+    async def sound() -> bool:
+        chunks = await fs.session.query("chunks", 0, limits.REPORT_SLICE_CHUNKS)
+        whole = all(len(nodes) == copies for _chunk, length, _session, nodes in chunks if length)
+        return whole and not (await fs.status())["under_replicated"] and not await findings(fs)
+
+    await until(sound, "a sound cluster")
+
+
+async def holders(fs: FileSystem, path: str) -> list[NodeId]:
+    """The nodes that hold a file of one chunk."""
+    (place,) = await fs.replicas(path)
+    return sorted(place.nodes)
+
+
+async def chunk_file(cluster: RealCluster, fs: FileSystem, path: str, node: str) -> Path:
+    """Where `node` keeps its copy of a file of one chunk."""
+    (place,) = await fs.replicas(path)
+    return cluster.chunk_files(node)[f"{place.chunk:016x}"]
+
+
+# --- everything is killed, again and again ------------------------------------------------------------------
+
+
+class Load:
+    """Changes of files in a directory of its own, and what each file may hold after them: digests, None for no file.
+
+    A change that was acknowledged leaves one possibility. One that failed may have happened or not.
+    """
+
+    def __init__(self, fs: FileSystem, directory: str, seed: int) -> None:
+        self.possible: dict[str, set[str | None]] = {}
+        self.acknowledged = 0
+        self._fs = fs
+        self._directory = directory
+        self._random = random.Random(seed)
+
+    async def run(self) -> None:
+        """Change files until cancelled."""
+        while True:
+            change = self._random.choice([self._upload, self._upload, self._upload, self._rename, self._remove])
+            try:
+                await change()
+                self.acknowledged += 1
+            except errors.DfsError:
+                await trio.lowlevel.checkpoint()
+
+    def _name(self) -> str:
+        return f"{self._directory}/{self._random.randrange(12)}"
+
+    def _certain(self) -> list[str]:
+        return [path for path, digests in self.possible.items() if None not in digests]
+
+    async def _upload(self) -> None:
+        path, size = self._name(), self._random.choice([0, 1, 700, 50 * KIB, 300 * KIB, 2 * MIB + 3])
+        data = self._random.randbytes(size)
+        digest = hashlib.sha256(data).hexdigest()
+        self.possible.setdefault(path, {None}).add(digest)
+        await put(self._fs, path, data)
+        self.possible[path] = {digest}
+
+    async def _rename(self) -> None:
+        if not (certain := self._certain()):
+            return
+        source, target = self._random.choice(certain), self._name()
+        if source == target:
+            return
+        held = set(self.possible[source])
+        self.possible[source].add(None)
+        self.possible.setdefault(target, {None}).update(held)
+        await self._fs.rename(source, target)
+        self.possible[source], self.possible[target] = {None}, held
+
+    async def _remove(self) -> None:
+        if not (certain := self._certain()):
+            return
+        path = self._random.choice(certain)
+        self.possible[path].add(None)
+        await self._fs.remove(path)
+        self.possible[path] = {None}
+
+    async def check(self, fs: FileSystem) -> None:
+        for path, digests in self.possible.items():
+            try:
+                found: str | None = hashlib.sha256(await get(fs, path)).hexdigest()
+            except errors.NotFound:
+                found = None
+            assert found in digests, path
+
+
+async def _progress(loads: Iterable[Load], changes: int) -> None:
+    """Return when so many more changes were acknowledged."""
+    goal = sum(load.acknowledged for load in loads) + changes
+
+    async def reached() -> bool:
+        return sum(load.acknowledged for load in loads) >= goal
+
+    await until(reached, f"{changes} more changes to be acknowledged")
+
+
+@pytest.mark.slow
+async def test_every_daemon_is_killed_under_load_and_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
+    async with real_cluster(tmp_path, datanodes=4) as cluster:
+        names = ["n1", "n2", "n3", "n4"]
+        async with cluster.client(wait_s=40) as fs, trio.open_nursery() as nursery:
+            for number in range(3):
+                await fs.mkdir(f"/{number}")
+            loads = [Load(fs, f"/{number}", seed=number) for number in range(3)]
+            for load in loads:
+                nursery.start_soon(load.run)
+            await _progress(loads, 10)
+            for name in names:
+                cluster.kill(name)
+                await _progress(loads, 5)
+                await cluster.start(name)
+                await _progress(loads, 5)
+            cluster.kill(NAMENODE)
+            await cluster.start(NAMENODE)
+            await _progress(loads, 10)
+            cluster.kill_all()
+            for name in [NAMENODE, *names]:
+                cluster.launch(name)
+            await cluster.wait_until_up(*names)
+            await _progress(loads, 10)
+            nursery.cancel_scope.cancel()
+        cluster.kill_all()
+        for name in [NAMENODE, *names]:
+            cluster.launch(name)
+        await cluster.wait_until_up(*names)
+        async with cluster.client() as fs:
+            await until_sound(fs)
+            for load in loads:
+                await load.check(fs)
+
+
+# --- a client dies ------------------------------------------------------------------------------------------
+
+
+async def test_an_upload_whose_client_is_killed_leaves_nothing_behind(tmp_path: Path) -> None:
+    async with real_cluster(tmp_path, session_timeout_s=2, garbage_grace_s=0.2) as cluster, cluster.client() as fs:
+        argv = [sys.executable, "-m", "dfs.cli", "upload", "-", "/half"]
+        uploading = subprocess.Popen(argv, env=environment(cluster), stdin=subprocess.PIPE)
+        assert uploading.stdin is not None
+        try:
+            await trio.to_thread.run_sync(uploading.stdin.write, os.urandom(9 * MIB))
+
+            async def arrived() -> bool:
+                return cluster.disk_bytes() >= 12 * MIB
+
+            await until(arrived, "the upload's bytes to be on the DataNodes")
+        finally:
+            uploading.kill()
+            uploading.wait()
+            uploading.stdin.close()
+        assert await fs.listdir("/") == []
+
+        async def given_back() -> bool:
+            return not (await fs.statfs()).used_bytes and not any(map(cluster.chunk_files, ("n1", "n2", "n3")))
+
+        await until(given_back, "the space to come back")
+        assert await findings(fs) == []
+
+
+# --- a DataNode goes ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+async def test_copies_of_a_dead_datanode_are_made_again_and_surplus_is_trimmed_when_it_is_back(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"node_suspect_after_s": 2.5, "node_dead_after_s": 3.5, "garbage_grace_s": 0.2}
+    async with real_cluster(tmp_path, datanodes=4, **options) as cluster, cluster.client() as fs:
+        files = {f"/{number}": os.urandom(300 * KIB + number) for number in range(6)}
+        await store(cluster, files)
+        names = {"n1", "n2", "n3", "n4"}
+        lost = next(name for name in names if cluster.chunk_files(name))
+        cluster.kill(lost)
+
+        async def made_again() -> bool:
+            status = await fs.status()
+            copies = sum(len(cluster.chunk_files(name)) for name in names - {lost})
+            return bool(copies == 3 * status["chunks"] and not status["under_replicated"])
+
+        await until(made_again, "three copies on the other DataNodes")
+        for path, data in files.items():
+            assert await get(fs, path) == data
+        await cluster.start(lost)
+
+        async def trimmed() -> bool:
+            copies = sum(len(cluster.chunk_files(name)) for name in names)
+            return bool(copies == 3 * (await fs.status())["chunks"])
+
+        await until(trimmed, "the surplus to be deleted")
+        await until_sound(fs)
+
+
+async def test_a_flipped_bit_is_never_read_and_the_copy_is_replaced(tmp_path: Path) -> None:
+    async with real_cluster(tmp_path, garbage_grace_s=0.2) as cluster, cluster.client() as fs:
+        data = os.urandom(2 * MIB)
+        await store(cluster, {"/file": data})
+        damaged = await chunk_file(cluster, fs, "/file", "n2")
+        cluster.stop("n2")
+        content = bytearray(damaged.read_bytes())
+        content[1_234_567] ^= 1
+        damaged.write_bytes(content)
+        await cluster.start("n2")
+
+        async def noticed() -> bool:
+            assert await get(fs, "/file") == data
+            return any((tmp_path / "n2" / "quarantine").iterdir())
+
+        await until(noticed, "the damaged copy in quarantine")
+
+        async def replaced() -> bool:
+            whole = await holders(fs, "/file") == ["n1", "n2", "n3"]
+            return whole and damaged.exists() and damaged.read_bytes() == data
+
+        await until(replaced, "a sound copy in its place")
+        await until_sound(fs)
+
+
+async def test_a_datanode_that_lost_a_disk_refuses_the_empty_one_until_it_is_said_to_be_new(tmp_path: Path) -> None:
+    async with real_cluster(tmp_path, datanodes=2, replicas=2, garbage_grace_s=0.2) as cluster, cluster.client() as fs:
+        cluster.stop("n2")
+        disks = [tmp_path / "n2", tmp_path / "n2-more"]
+        cluster.configure_datanode("n2", directories=disks)
+        await cluster.start("n2")
+        files = {f"/{number}": os.urandom(100 * KIB) for number in range(4)}
+        await store(cluster, files)
+        cluster.stop("n2")
+        emptied = disks[0] if cluster.chunk_files("n2") else disks[1]
+        shutil.rmtree(emptied)
+        emptied.mkdir()
+        refused = subprocess.run(cluster.command("n2"), capture_output=True, text=True, timeout=30)
+        assert refused.returncode == 1
+        assert refused.stderr.splitlines()[-1].startswith(f"dfs datanode: {emptied} is empty")
+        (emptied / "new-disk").touch()
+        await cluster.start("n2")
+        await until_sound(fs, copies=2)
+        cluster.kill("n1")
+        for path, data in files.items():
+            assert await get(fs, path) == data
+
+
+# --- space comes back ---------------------------------------------------------------------------------------
+
+
+async def test_a_file_rewritten_many_times_does_not_eat_the_disks(tmp_path: Path) -> None:
+    async with real_cluster(tmp_path, garbage_grace_s=0.2) as cluster, cluster.client() as fs:
+        data, kept = os.urandom(MIB), os.urandom(MIB)
+        async with cluster.client() as writer:
+            for _ in range(8):
+                await put(writer, "/file", data)
+            async with await writer.open("/part", "w") as file:
+                for _ in range(8):
+                    await file.pwrite(kept, 0)
+                    await file.fsync()
+
+        async def given_back() -> bool:
+            return cluster.disk_bytes() <= 3 * 2 * MIB + 3 * 256 * KIB
+
+        await until(given_back, "all but two files' bytes to be given back")
+        assert await get(fs, "/file") == data
+        assert await get(fs, "/part") == kept
+        await until_sound(fs)

@@ -1,0 +1,316 @@
+"""How appended bytes become a file's, and what becomes of bytes that are a file's no more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack  # type: ignore[import-untyped]
+import pytest
+
+from dfs import errors, limits
+from dfs.types import ROOT_INO
+from tests.unit.namenode.world import MINUTE_NS, Namespace
+
+ALL = ["n1", "n2", "n3"]
+
+
+def orders(space: Namespace) -> list[tuple[str, str, int, Any, int]]:
+    """(node, kind, chunk, argument, seconds from now until it is due) of all there are."""
+    rows = space.rows(
+        "SELECT n.name, w.kind, w.chunk, w.argument, w.due_ns FROM work w JOIN node n ON n.id = w.node"
+        " ORDER BY n.name, w.id"
+    )
+    return [(*row[:3], msgpack.unpackb(row[3]), (row[4] - space.now_ns) // 10**9) for row in rows]
+
+
+def trims(space: Namespace, chunk: int) -> list[tuple[int, int]]:
+    return space.rows("SELECT offset, length FROM trim WHERE chunk = ? ORDER BY offset", chunk)
+
+
+def test_two_writers_append_to_one_file_and_each_learns_where(space: Namespace) -> None:
+    one, other = space.open_session(), space.open_session()
+    ino = space.file(one).ino
+    for session, base in ((one, 0), (other, 30), (one, 60)):
+        chunk = space.chunk(session)
+        attr, found = space.do(
+            session, "commit", ino, [[0, 10, chunk, 0], [10, 20, chunk, 10]], [[chunk, 30, ALL]], True
+        )
+        assert (attr[6], found) == (base + 30, base)
+    assert space.queries.getattr(ino).allocated == 90
+    assert space.findings() == []
+
+
+def test_an_overwrite_replaces_what_it_covers_and_frees_it(space: Namespace) -> None:
+    session = space.open_session()
+    ino = space.file(session).ino
+    old, new = space.written(session, ino, 100), space.chunk(session)
+    attr, _ = space.do(session, "commit", ino, [[40, 20, new, 0]], [[new, 20, ALL]])
+    assert (attr[6], attr[7]) == (100, 100)
+    _, extents, _ = space.queries.extents(ino, 0, 1000)
+    assert extents == [(0, 40, old, 0), (40, 20, new, 0), (60, 40, old, 60)]
+    assert trims(space, old) == [(40, 20)]
+
+
+def test_the_later_of_two_overlapping_pieces_of_a_commit_counts(space: Namespace) -> None:
+    session = space.open_session()
+    ino = space.file(session).ino
+    chunk = space.chunk(session)
+    space.do(session, "commit", ino, [[0, 10, chunk, 0], [5, 10, chunk, 10]], [[chunk, 20, ALL]])
+    assert space.queries.extents(ino, 0, 100)[1] == [(0, 5, chunk, 0), (5, 10, chunk, 10)]
+    assert space.findings() == []
+
+
+def test_appends_that_continue_each_other_are_one_extent(space: Namespace) -> None:
+    session = space.open_session()
+    ino = space.file(session).ino
+    chunk = space.chunk(session)
+    for number in range(5):
+        space.do(session, "commit", ino, [[0, 10, chunk, 10 * number]], [[chunk, 10 * number + 10, ALL]], True)
+    assert space.queries.extents(ino, 0, 100)[1] == [(0, 50, chunk, 0)]
+
+
+def test_a_node_that_failed_during_a_write_loses_its_copy_at_once(space: Namespace) -> None:
+    session = space.open_session()
+    ino = space.file(session).ino
+    chunk = space.chunk(session)
+    space.do(session, "commit", ino, [[0, 10, chunk, 0]], [[chunk, 10, ["n1", "n3"]]])
+    assert space.queries.chunks(0, 1)[0][3] == ["n1", "n3"]
+    assert orders(space) == [("n2", "delete", chunk, None, 0)]
+
+
+def test_too_few_copies_do_not_count_as_written(space: Namespace) -> None:
+    session = space.open_session()
+    ino = space.file(session).ino
+    chunk = space.chunk(session)
+    for names in (["n1"], [], ["n1", "stranger"]):
+        with pytest.raises(errors.NotEnoughNodes):
+            space.do(session, "commit", ino, [[0, 10, chunk, 0]], [[chunk, 10, names]])
+    assert space.queries.getattr(ino).size == 0
+    assert space.queries.chunks(0, 1) == [[chunk, 0, session, ALL]]
+
+
+def test_a_file_that_wants_one_copy_needs_one(space: Namespace) -> None:
+    session = space.open_session()
+    ino = space.file(session).ino
+    space.written(session, ino, 10, ["n2"])
+    assert space.queries.getattr(ino).size == 10
+
+
+def test_only_its_own_session_commits_a_chunk_and_only_while_it_is_open(space: Namespace) -> None:
+    one, other = space.open_session(), space.open_session()
+    ino = space.file(one).ino
+    chunk = space.written(one, ino, 10)
+
+    def commit(session: int, number: int) -> None:
+        space.do(session, "commit", ino, [[10, 10, number, 10]], [[number, 20, ALL]])
+
+    with pytest.raises(errors.ChunkSealed, match="not open in this session"):
+        commit(other, chunk)
+    with pytest.raises(errors.ChunkSealed):
+        commit(one, 999)
+    space.do(one, "seal", [chunk])
+    with pytest.raises(errors.ChunkSealed):
+        commit(one, chunk)
+
+
+def test_bytes_of_a_chunk_belong_to_one_place_in_one_file(space: Namespace) -> None:
+    session = space.open_session()
+    ino, other = space.file(session).ino, space.file(session, b"other").ino
+    chunk = space.written(session, ino, 100)
+    space.do(session, "truncate", ino, 50)
+    for start, length in ((0, 10), (40, 20), (49, 1), (50, 10), (99, 5), (0, 110)):
+        with pytest.raises(errors.InvalidArgument, match="committed before"):
+            space.do(session, "commit", other, [[0, length, chunk, start]], [[chunk, 200, ALL]])
+    space.do(session, "commit", other, [[0, 10, chunk, 100]], [[chunk, 200, ALL]])
+    assert space.findings() == []
+
+
+WRONG: list[tuple[Any, Any]] = [
+    ([[0, 10, 1, 5]], [[1, 10, ALL]]),  # beyond the chunk
+    ([[0, 10, 2, 0]], [[1, 10, ALL]]),  # of a chunk that is not named
+    ([[0, 0, 1, 0]], [[1, 10, ALL]]),
+    ([[-1, 10, 1, 0]], [[1, 10, ALL]]),
+    ([[0, 10, 1]], [[1, 10, ALL]]),
+    ([[0, 10, 1, 0]], [[1, 10]]),
+    ([[0, 10, 1, 0]], [[1, limits.CHUNK_MAX_BYTES + 1, ALL]]),
+    ([[0, 10, 1, 0]], [[1, 10, "n1"]]),
+    ("extents", [[1, 10, ALL]]),
+]
+
+
+@pytest.mark.parametrize(("extents", "chunks"), WRONG)
+def test_what_makes_no_sense_is_refused(space: Namespace, extents: Any, chunks: Any) -> None:
+    session = space.open_session()
+    ino = space.file(session).ino
+    assert space.chunk(session) == 1
+    before = space.dump()
+    with pytest.raises(errors.InvalidArgument):
+        space.do(session, "commit", ino, extents, chunks)
+    assert space.dump() == before
+
+
+def test_a_file_does_not_grow_beyond_what_an_offset_can_say(space: Namespace) -> None:
+    session = space.open_session()
+    ino = space.file(session).ino
+    chunk = space.chunk(session)
+    end = limits.FILE_SIZE_MAX_BYTES
+    with pytest.raises(errors.FileTooLarge):
+        space.do(session, "commit", ino, [[end, 10, chunk, 0]], [[chunk, 10, ALL]])
+    space.do(session, "commit", ino, [[end - 10, 10, chunk, 0]], [[chunk, 10, ALL]])
+    assert space.queries.getattr(ino).size == end
+    assert space.queries.extents(ino, end - 10, 10)[1] == [(end - 10, 10, chunk, 0)]
+    space.do(session, "truncate", ino, 0)
+    assert space.findings() == []
+
+
+def test_only_regular_files_have_data(space: Namespace) -> None:
+    session = space.open_session()
+    chunk = space.chunk(session)
+    fifo = space.do(session, "mknod", ROOT_INO, b"fifo", 0o010644, 0, 0, 0).ino
+    for ino, error in ((ROOT_INO, errors.InvalidArgument), (fifo, errors.InvalidArgument), (99, errors.NotFound)):
+        with pytest.raises(error):
+            space.do(session, "commit", ino, [[0, 10, chunk, 0]], [[chunk, 10, ALL]])
+
+
+def test_sealing_has_the_copies_cut_to_what_was_committed(space: Namespace) -> None:
+    session = space.open_session()
+    chunk = space.written(session, space.file(session).ino, 10)
+    space.do(session, "seal", [chunk])
+    assert orders(space) == [(node, "cut", chunk, 10, 0) for node in ALL]
+    space.do(session, "seal", [chunk])
+    assert len(orders(space)) == 3
+
+
+def test_committed_bytes_that_never_became_a_files_are_freed_when_the_chunk_is_sealed(space: Namespace) -> None:
+    session = space.open_session()
+    ino = space.file(session).ino
+    chunk = space.chunk(session)
+    space.do(session, "commit", ino, [[0, 10, chunk, 20], [10, 10, chunk, 50]], [[chunk, 100, ALL]])
+    space.do(session, "truncate", ino, 15)
+    space.do(session, "seal", [chunk])
+    assert trims(space, chunk) == [(0, 20), (30, 20), (55, 5), (60, 40)]
+    assert space.findings() == []
+
+
+def test_freed_bytes_are_punched_after_the_grace_period_once(space: Namespace) -> None:
+    session = space.open_session()
+    ino = space.file(session).ino
+    chunk = space.written(session, ino, 100)
+    space.do(session, "truncate", ino, 50)
+    other = space.chunk(session)
+    space.do(session, "commit", ino, [[10, 10, other, 0], [20, 10, other, 10]], [[other, 20, ALL]])
+    space.now_ns += 2 * MINUTE_NS
+    space.own("plan_punches")
+    assert orders(space) == []  # it is open still: its writer may have given it up, or not
+    space.do(session, "seal", [chunk])
+    for _ in range(2):
+        assert not space.own("plan_punches")
+    punches = [order[:4] for order in orders(space) if order[1] == "punch"]
+    assert punches == [(node, "punch", chunk, [[10, 20], [50, 50]]) for node in ALL]
+    assert trims(space, chunk) == []
+    assert space.findings() == []
+
+
+def test_nothing_is_punched_before_readers_of_old_extents_are_done(space: Namespace) -> None:
+    session = space.open_session()
+    ino = space.file(session).ino
+    chunk = space.written(session, ino, 100)
+    space.do(session, "seal", [chunk])
+    space.do(session, "truncate", ino, 50)
+    space.now_ns += MINUTE_NS // 2
+    space.own("plan_punches")
+    assert [order[1] for order in orders(space)] == ["cut"] * 3
+    assert trims(space, chunk) == [(50, 50)]
+
+
+def test_a_removed_files_chunk_is_deleted_after_the_grace_period(space: Namespace) -> None:
+    session = space.open_session()
+    chunk = space.written(session, space.file(session).ino, 100)
+    space.do(session, "seal", [chunk])
+    space.do(session, "unlink", ROOT_INO, b"file")
+    assert orders(space) == [(node, "delete", chunk, None, 60) for node in ALL]
+    assert space.queries.chunks(0, 10) == []
+    assert space.queries.due_work("n1", space.now_ns) == []
+    later = space.now_ns + MINUTE_NS
+    assert [order[1] for order in space.queries.due_work("n1", later)] == ["delete"]
+    space.own("finish_work", "n1", [order[0] for order in space.queries.due_work("n1", later)])
+    assert [order[0] for order in orders(space)] == ["n2", "n3"]
+
+
+def test_an_order_is_finished_by_the_node_that_had_it_and_no_other(space: Namespace) -> None:
+    session = space.open_session()
+    space.do(session, "seal", [space.chunk(session)])
+    numbers = space.rows("SELECT id FROM work")
+    space.own("finish_work", "stranger", numbers)
+    assert len(orders(space)) == 3
+    space.own("finish_work", "n2", numbers)
+    assert [order[0] for order in orders(space)] == ["n1", "n3"]
+
+
+def test_a_removed_file_that_is_held_keeps_its_data_until_it_is_let_go(space: Namespace) -> None:
+    session = space.open_session()
+    ino = space.file(session).ino
+    space.do(session, "hold", ino)
+    space.do(session, "hold", ino)
+    chunk = space.written(session, ino, 100)
+    space.do(session, "unlink", ROOT_INO, b"file")
+    space.do(session, "release", ino)
+    assert space.queries.extents(ino, 0, 100)[1] == [(0, 100, chunk, 0)]
+    space.do(session, "release", ino)
+    with pytest.raises(errors.NotFound):
+        space.queries.getattr(ino)
+    space.do(session, "release", ino)
+
+
+def test_the_end_of_a_session_seals_its_chunks_and_lets_its_files_go(space: Namespace) -> None:
+    session = space.open_session()
+    kept = space.written(session, space.file(session).ino, 100)
+    unnamed = space.do(session, "create_unnamed", ROOT_INO, 0o644, 0, 0).ino
+    space.written(session, unnamed, 10)
+    space.chunk(session)
+    assert not space.own("end_session", session)
+    assert space.queries.chunks(0, 10) == [[kept, 100, 0, ALL]]
+    with pytest.raises(errors.NotFound):
+        space.queries.getattr(unnamed)
+    assert space.findings() == []
+    with pytest.raises(errors.SessionExpired):
+        space.own("allocate_chunks", session, 1, [["n1"]])
+
+
+def test_a_session_with_much_to_let_go_is_ended_piece_by_piece(space: Namespace) -> None:
+    session = space.open_session()
+    space.own("allocate_chunks", session, 1, [["n1"]] * 300)
+    rounds = 1
+    while space.own("end_session", session):
+        rounds += 1
+    assert rounds == 2
+    assert space.queries.chunks(0, 10) == []
+    assert space.findings() == []
+
+
+def test_a_copy_counts_only_for_a_sealed_chunk_of_that_length_and_not_while_it_is_to_be_deleted(
+    space: Namespace,
+) -> None:
+    session = space.open_session()
+    ino = space.file(session).ino
+    chunk = space.written(session, ino, 10, ["n1", "n2"])
+    assert not space.own("add_replica", chunk, "n3", 10)
+    space.do(session, "seal", [chunk])
+    assert not space.own("add_replica", chunk, "n3", 9)
+    assert not space.own("add_replica", chunk, "stranger", 10)
+    assert not space.own("add_replica", 99, "n3", 10)
+    assert space.own("add_replica", chunk, "n3", 10)
+    assert space.own("add_replica", chunk, "n3", 10)
+    assert space.own("drop_replica", chunk, "n3", 1)
+    assert not space.own("add_replica", chunk, "n3", 10)
+    assert space.queries.chunks(0, 1)[0][3] == ["n1", "n2"]
+
+
+def test_a_stray_copy_is_deleted_once_and_never_one_that_counts(space: Namespace) -> None:
+    session = space.open_session()
+    chunk = space.written(session, space.file(session).ino, 10, ["n1", "n2"])
+    for _ in range(2):
+        space.own("delete_stray", "n3", [chunk, 77])
+        space.own("delete_stray", "n1", [chunk])
+        space.own("delete_stray", "stranger", [chunk])
+    assert orders(space) == [("n3", "delete", chunk, None, 59), ("n3", "delete", 77, None, 59)]

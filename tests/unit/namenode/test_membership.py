@@ -1,0 +1,173 @@
+"""Which DataNodes there are, by what they say and by how long they say nothing. Time is trio's, and jumps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from dfs import errors
+from dfs.types import NodeId, NodeState
+from nodes.namenode.membership import Membership
+from tests.simulation.disk import InlineRuntime
+from tests.unit.namenode.world import Namespace
+
+SUSPECT_S, DEAD_S = 10.0, 60.0
+REPORT = {"capacity_bytes": 1000, "free_bytes": 400, "chunks": 7, "load": 2}
+
+
+def info(node: str = "n1", **changes: Any) -> Mapping[str, Any]:
+    return {"node": node, "address": f"{node}:9401", "host": "h", "rack": "r", "directories": [f"d-{node}"]} | changes
+
+
+def membership() -> Membership:
+    return Membership(InlineRuntime(), SUSPECT_S, DEAD_S)
+
+
+def registered(members: Membership, node: str = "n1", **changes: Any) -> None:
+    members.enter(members.check(info(node, **changes)))
+
+
+def states(members: Membership) -> dict[str, str]:
+    return {view.node: view.state.value for view in members.views()}
+
+
+async def test_a_node_counts_as_up_from_its_first_heartbeat(autojump_clock: trio.testing.MockClock) -> None:
+    members = membership()
+    registered(members)
+    assert states(members) == {"n1": "suspect"}
+    members.heard("n1", REPORT)
+    view = members.views()[0]
+    assert (view.state, view.address, view.host, view.rack) == (NodeState.UP, "n1:9401", "h", "r")
+    assert (view.capacity_bytes, view.free_bytes, view.chunks, view.load) == (1000, 400, 7, 2)
+
+
+async def test_a_node_that_falls_silent_is_suspect_then_dead_and_back_with_a_heartbeat(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    members = membership()
+    registered(members)
+    members.heard("n1", REPORT)
+    await trio.sleep(SUSPECT_S - 0.1)
+    assert states(members) == {"n1": "up"}
+    await trio.sleep(0.2)
+    assert states(members) == {"n1": "suspect"}
+    await trio.sleep(DEAD_S - SUSPECT_S)
+    assert states(members) == {"n1": "dead"}
+    members.heard("n1", REPORT)
+    assert states(members) == {"n1": "up"}
+
+
+async def test_who_watches_hears_of_each_change_of_state_once(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    members = membership()
+    registered(members)
+    members.heard("n1", REPORT)
+    nursery.start_soon(members.watch)
+    began = trio.current_time()
+    heard: list[tuple[str, int]] = []
+    for _ in range(2):
+        await members.changed.wait()
+        heard.append((states(members)["n1"], round(trio.current_time() - began)))
+    assert [state for state, _ in heard] == ["suspect", "dead"]
+    assert heard[0][1] in (10, 11)
+    assert heard[1][1] in (60, 61)
+    changed = members.changed
+    members.heard("n1", REPORT)
+    assert changed.is_set()
+    changed = members.changed
+    members.heard("n1", REPORT)
+    assert not changed.is_set()
+    nursery.cancel_scope.cancel()
+
+
+async def test_after_a_restart_known_nodes_are_asked_to_register_and_given_time(
+    autojump_clock: trio.testing.MockClock, space: Namespace
+) -> None:
+    members = membership()
+    members.load(space.queries.nodes())
+    assert states(members) == {"n1": "suspect", "n2": "suspect", "n3": "suspect"}
+    with pytest.raises(errors.NotFound, match="has to register"):
+        members.heard("n1", REPORT)
+    await trio.sleep(DEAD_S - 1)
+    registered(members)
+    members.heard("n1", REPORT)
+    assert states(members) == {"n1": "up", "n2": "suspect", "n3": "suspect"}
+    await trio.sleep(1.1)
+    assert states(members) == {"n1": "up", "n2": "dead", "n3": "dead"}
+
+
+async def test_a_stranger_has_to_register_first(autojump_clock: trio.testing.MockClock) -> None:
+    with pytest.raises(errors.NotFound, match="has to register"):
+        membership().heard("stranger", REPORT)
+
+
+async def test_a_name_that_is_taken_is_refused_while_its_owner_lives(autojump_clock: trio.testing.MockClock) -> None:
+    members = membership()
+    registered(members)
+    members.heard("n1", REPORT)
+    with pytest.raises(errors.Exists, match="another name"):
+        members.check(info(directories=["d-other"]))
+    assert members.views()[0].address == "n1:9401"
+    await trio.sleep(SUSPECT_S + 1)
+    registered(members, directories=["d-new"], address="elsewhere:1")  # its disks were replaced
+    assert members.views()[0].address == "elsewhere:1"
+
+
+async def test_a_node_that_moves_keeps_its_name_by_any_of_its_directories(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    members = membership()
+    registered(members, directories=["d1", "d2"])
+    members.heard("n1", REPORT)
+    changed = members.changed
+    registered(members, directories=["d2", "d3"], address="moved:1")
+    assert changed.is_set()
+    assert members.views()[0].address == "moved:1"
+
+
+async def test_what_is_promised_to_a_node_counts_until_it_is_heard(autojump_clock: trio.testing.MockClock) -> None:
+    members = membership()
+    registered(members)
+    members.heard("n1", REPORT)
+    members.charge(NodeId("n1"), 300)
+    assert members.views()[0].free_bytes == 100
+    members.charge(NodeId("n1"), 300)
+    assert members.views()[0].free_bytes == 0
+    members.charge(NodeId("stranger"), 1)
+    members.heard("n1", REPORT)
+    assert members.views()[0].free_bytes == 400
+
+
+WRONG: list[Any] = [
+    "n1",
+    {},
+    info(node=7),
+    info(node="x" * 65),
+    info(address=None),
+    info(directories="d"),
+    info(directories=[1]),
+    info(rack=b"r"),
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+async def test_a_registration_that_makes_no_sense_is_refused(
+    autojump_clock: trio.testing.MockClock, wrong: Any
+) -> None:
+    with pytest.raises(errors.InvalidArgument):
+        membership().check(wrong)
+
+
+@pytest.mark.parametrize("key", list(REPORT))
+async def test_a_heartbeat_that_makes_no_sense_is_none(autojump_clock: trio.testing.MockClock, key: str) -> None:
+    members = membership()
+    registered(members)
+    for value in (-1, None, "much"):
+        with pytest.raises(errors.InvalidArgument):
+            members.heard("n1", REPORT | {key: value})
+    assert members.views()[0].last_heartbeat_ns == 0

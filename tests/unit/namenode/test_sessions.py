@@ -1,0 +1,164 @@
+"""Clients' sessions: events that wait for them, and their end when they are silent. Time is trio's, and jumps."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+
+from dfs import errors, limits
+from dfs.types import SessionId
+from nodes.namenode.sessions import Sessions
+
+TIMEOUT_S = 30.0
+ONE, OTHER = SessionId(1), SessionId(2)
+
+
+class Ends:
+    """Notes which sessions are ended. Each takes `rounds` calls; the first `failures` calls fail."""
+
+    def __init__(self, rounds: int = 1, failures: int = 0) -> None:
+        self.ended: list[int] = []
+        self._rounds = rounds
+        self._failures = failures
+
+    async def end(self, session: SessionId) -> bool:
+        await trio.lowlevel.checkpoint()
+        if self._failures:
+            self._failures -= 1
+            raise errors.NoSpace("no space for an end")
+        self.ended.append(session)
+        return self.ended.count(session) < self._rounds
+
+
+def opened(ends: Ends) -> Sessions:
+    sessions = Sessions(TIMEOUT_S, ends.end)
+    sessions.add(ONE)
+    sessions.add(OTHER)
+    return sessions
+
+
+async def test_events_arrive_in_order_until_they_are_acknowledged(autojump_clock: trio.testing.MockClock) -> None:
+    sessions = opened(Ends())
+    sessions.push_all("nodes")
+    sessions.push_all("settings", [1])
+    assert await sessions.events(ONE, 0) == [(1, "nodes", None), (2, "settings", [1])]
+    assert await sessions.events(ONE, 0) == [(1, "nodes", None), (2, "settings", [1])]
+    assert await sessions.events(ONE, 1) == [(2, "settings", [1])]
+    assert len(await sessions.events(OTHER, 0)) == 2
+
+
+async def test_the_same_news_waits_once(autojump_clock: trio.testing.MockClock) -> None:
+    sessions = opened(Ends())
+    for _ in range(1000):
+        sessions.push_all("nodes")
+    assert await sessions.events(ONE, 0) == [(1, "nodes", None)]
+    sessions.push_all("nodes")
+    assert await sessions.events(ONE, 1) == []
+    for number in range(1000):
+        sessions.push_all("news", number)
+    kept = await sessions.events(ONE, 1)
+    assert len(kept) < 1000
+    assert kept[-1][2] == 999
+
+
+async def test_who_waits_hears_at_once(autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
+    sessions = opened(Ends())
+    began = trio.current_time()
+
+    async def push_soon() -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        sessions.push_all("nodes")
+
+    nursery.start_soon(push_soon)
+    assert await sessions.events(ONE, 0) == [(1, "nodes", None)]
+    assert trio.current_time() == began
+
+
+async def test_the_call_for_events_comes_back_empty_after_a_while(autojump_clock: trio.testing.MockClock) -> None:
+    sessions = opened(Ends())
+    began = trio.current_time()
+    assert await sessions.events(ONE, 0) == []
+    assert 1 <= trio.current_time() - began <= limits.EVENTS_WAIT_S
+
+
+async def test_a_silent_session_is_ended_and_one_that_calls_is_not(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    ends = Ends(rounds=3)
+    sessions = opened(ends)
+    nursery.start_soon(sessions.reap)
+    for _ in range(10):
+        await trio.sleep(TIMEOUT_S / 3)
+        sessions.touch(ONE)
+    assert ends.ended == [OTHER] * 3
+    with pytest.raises(errors.SessionExpired):
+        sessions.touch(OTHER)
+    assert len(sessions) == 1
+    nursery.cancel_scope.cancel()
+
+
+async def test_one_that_only_waits_for_events_lives(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    ends = Ends()
+    sessions = opened(ends)
+    nursery.start_soon(sessions.reap)
+    for _ in range(10):
+        await sessions.events(ONE, 0)
+    assert ends.ended == [OTHER]
+    nursery.cancel_scope.cancel()
+
+
+async def test_an_end_that_fails_is_tried_again_and_costs_nobody_else(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """The NameNode's disk may be full just then."""
+    ends = Ends(failures=3)
+    sessions = opened(ends)
+    with pytest.raises(errors.NoSpace):
+        await sessions.close(OTHER)
+    nursery.start_soon(sessions.reap)
+    for _ in range(40):
+        await trio.sleep(1)
+        sessions.touch(ONE)
+    assert ends.ended == [OTHER]
+    nursery.cancel_scope.cancel()
+
+
+async def test_who_waits_for_events_of_a_session_that_ends_is_told(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    sessions = opened(Ends())
+
+    async def close_soon() -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        await sessions.close(ONE)
+
+    nursery.start_soon(close_soon)
+    with pytest.raises(errors.SessionExpired):
+        await sessions.events(ONE, 0)
+
+
+async def test_a_session_that_has_ended_may_be_closed_and_nothing_else(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ends = Ends()
+    sessions = opened(ends)
+    await sessions.close(ONE)
+    await sessions.close(ONE)
+    await sessions.close("nonsense")
+    assert ends.ended == [ONE]
+    with pytest.raises(errors.SessionExpired):
+        await sessions.events(ONE, 0)
+
+
+async def test_there_is_a_bound_on_sessions(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "SESSIONS_MAX", 3)
+    sessions = opened(Ends())
+    sessions.check_room()
+    sessions.add(SessionId(3))
+    with pytest.raises(errors.Busy):
+        sessions.check_room()

@@ -1,0 +1,100 @@
+"""The namespace on its disk: what it refuses to open, and what is left when the disk fails it."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from dfs import errors
+from dfs.types import ROOT_INO
+from nodes.namenode.store import open_store
+from tests.unit.namenode.world import Namespace, namespace
+
+
+def test_what_was_committed_is_there_after_reopening(tmp_path: Path) -> None:
+    with namespace(tmp_path) as space:
+        session = space.open_session()
+        space.written(session, space.file(session).ino, 100)
+        space.do(session, "setxattr", ROOT_INO, b"user.x", b"y")
+        cluster, before = space.store.cluster, space.dump()
+    again = Namespace(tmp_path)
+    try:
+        assert (again.store.cluster, again.dump()) == (cluster, before)
+        assert again.findings() == []
+    finally:
+        again.store.close()
+
+
+def test_what_was_not_committed_is_not(tmp_path: Path) -> None:
+    with namespace(tmp_path) as space:
+        command = space.next_command(space.open_session(), "mkdir", ROOT_INO, b"d", 0o755, 0, 0)
+        space.store.begin()
+        space.machine.apply(command)
+    with namespace(tmp_path) as space:
+        assert space.queries.readdir(ROOT_INO, 0, 1) == []
+
+
+def test_two_clusters_are_two(tmp_path: Path) -> None:
+    with namespace(tmp_path / "a") as one, namespace(tmp_path / "b") as other:
+        assert one.store.cluster != other.store.cluster
+
+
+def test_a_second_namenode_on_the_same_directory_is_refused(tmp_path: Path) -> None:
+    with namespace(tmp_path):
+        with pytest.raises(errors.DirectoryInUse, match="stop it first"):
+            open_store(tmp_path)
+    open_store(tmp_path).close()
+
+
+def test_a_namespace_of_another_format_is_refused_and_left_alone(tmp_path: Path) -> None:
+    with namespace(tmp_path) as space:
+        space.damage("UPDATE setting SET value = 999 WHERE name = 'format'")
+    for _ in range(2):  # the refusal gives the lock back
+        with pytest.raises(errors.FormatUnknown, match="format 999"):
+            open_store(tmp_path)
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "namespace.sqlite").write_bytes(b"not a database" * 1000)
+    with pytest.raises(errors.DiskFailed, match="not a database"):
+        open_store(tmp_path)
+
+
+def test_a_directory_that_cannot_be_is_the_configurations_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(errors.ConfigError, match="cannot be used as state_dir"):
+        open_store(tmp_path / "file" / "below")
+
+
+def test_a_full_disk_refuses_the_transaction_whole_and_nothing_else(space: Namespace) -> None:
+    session = space.open_session()
+    before = space.dump()
+    pages = space.store.writing.execute("PRAGMA page_count").fetchone()[0]
+    space.store.writing.execute(f"PRAGMA max_page_count = {pages + 10}")
+    with pytest.raises(errors.NoSpace, match="disk is full"), space.store.translating():
+        space.store.begin()
+        for number in range(1000):
+            space.machine.apply(space.next_command(session, "setxattr", ROOT_INO, b"%d" % number, bytes(4000)))
+    space.store.rollback()
+    space.machine.forget()
+    assert space.dump() == before
+    space.store.writing.execute("PRAGMA max_page_count = 1000000")
+    space.do(session, "setxattr", ROOT_INO, b"user.x", bytes(4000))
+    assert space.findings() == []
+
+
+def test_an_error_that_is_not_the_disks_is_not_called_so(space: Namespace) -> None:
+    with pytest.raises(sqlite3.OperationalError, match="no such table"), space.store.translating():
+        space.store.writing.execute("SELECT 1 FROM elsewhere")
+
+
+def test_reading_sees_one_moment(space: Namespace) -> None:
+    session = space.open_session()
+    with space.store.reading() as db:
+        count = "SELECT count(*) FROM inode"
+        assert db.execute(count).fetchone() == (1,)
+        space.file(session)
+        assert db.execute(count).fetchone() == (1,)
+    assert space.rows(count) == [2]

@@ -1,0 +1,201 @@
+"""Group commit: many callers, few transactions, and all or nothing when the disk fails."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from dfs import errors, limits
+from dfs.types import ROOT_INO, SessionId
+from nodes.namenode import collector
+from nodes.namenode.writer import Writer
+from tests.simulation.disk import InlineRuntime
+from tests.unit.namenode.world import Namespace
+
+
+class Gate(InlineRuntime):
+    """A runtime whose disk waits while `closed`, and which notes how often it was asked to commit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened = trio.Event()
+        self.opened.set()
+        self.commits = 0
+
+    def close(self) -> None:
+        self.opened = trio.Event()
+
+    async def run_blocking(self, work: Callable[..., Any], *args: Any) -> Any:
+        self.commits += 1
+        await self.opened.wait()
+        return await super().run_blocking(work, *args)
+
+
+@asynccontextmanager
+async def writing(space: Namespace, runtime: Gate, reserve_bytes: int = 0) -> AsyncIterator[Writer]:
+    writer = Writer(space.store, runtime, reserve_bytes)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writer.run)
+        yield writer
+        nursery.cancel_scope.cancel()
+
+
+def mkdir(seq: int, name: bytes) -> list[Any]:
+    return [seq, "mkdir", [ROOT_INO, name, 0o755, 0, 0]]
+
+
+async def test_commands_that_come_while_the_disk_works_share_the_next_commit(space: Namespace) -> None:
+    sessions = [SessionId(space.open_session()) for _ in range(20)]
+    runtime = Gate()
+    async with writing(space, runtime) as writer:
+        runtime.close()
+        async with trio.open_nursery() as nursery:
+            for session in sessions:
+                nursery.start_soon(writer.apply, session, 0, [mkdir(1, b"%d" % session)])
+                await trio.testing.wait_all_tasks_blocked()
+            assert space.queries.readdir(ROOT_INO, 0, 100) == []  # nothing is shown before it is durable
+            runtime.opened.set()
+    assert len(space.queries.readdir(ROOT_INO, 0, 100)) == 20
+    assert runtime.commits == 2
+    assert writer.statistics() == {"commands": 20, "commits": 2, "queued": 0}
+
+
+async def test_nobody_is_answered_before_the_commit(space: Namespace) -> None:
+    session = SessionId(space.open_session())
+    runtime = Gate()
+    async with writing(space, runtime) as writer:
+        runtime.close()
+        with trio.move_on_after(0):
+            await writer.apply(session, 0, [mkdir(1, b"d")])
+            pytest.fail("answered")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(writer.apply, session, 0, [mkdir(1, b"d")])
+            await trio.testing.wait_all_tasks_blocked()
+            assert space.queries.readdir(ROOT_INO, 0, 1) == []
+            runtime.opened.set()
+    assert len(space.queries.readdir(ROOT_INO, 0, 9)) == 1
+
+
+async def test_a_batch_is_answered_in_its_order_with_its_errors(space: Namespace) -> None:
+    session = SessionId(space.open_session())
+    async with writing(space, Gate()) as writer:
+        replies = await writer.apply(session, 0, [mkdir(1, b"a"), mkdir(2, b"a"), mkdir(3, b"b")])
+        assert [reply[0] for reply in replies] == [0, errors.Exists.default_errno, 0]
+        with pytest.raises(errors.SessionExpired):
+            await writer.decide("allocate_chunks", 99, 1, [["n1"]])
+
+
+async def test_a_full_disk_fails_all_that_shared_the_transaction_and_leaves_nothing(space: Namespace) -> None:
+    session = SessionId(space.open_session())
+    before = space.dump()
+    pages = space.store.writing.execute("PRAGMA page_count").fetchone()[0]
+    space.store.writing.execute(f"PRAGMA max_page_count = {pages + 10}")
+    large = [[seq, "setxattr", [ROOT_INO, b"%d" % seq, bytes(60_000)]] for seq in range(2, 10)]
+    failed: list[str] = []
+
+    async def expect_no_space(writer: Writer, *args: Any) -> None:
+        with pytest.raises(errors.NoSpace):
+            await writer.apply(*args)
+        failed.append(str(args[1]))
+
+    async with writing(space, Gate()) as writer:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(expect_no_space, writer, session, 0, [mkdir(1, b"d")])
+            nursery.start_soon(expect_no_space, writer, session, 0, large)
+        assert len(failed) == 2
+        assert space.dump() == before
+        space.store.writing.execute("PRAGMA max_page_count = 1000000")
+        reply = (await writer.apply(session, 0, [mkdir(1, b"d")]))[0]
+        assert reply[0] == 0
+    space.machine.forget()
+    assert space.findings() == []
+
+
+async def test_a_disk_that_fails_at_the_commit_fails_the_transaction_and_not_the_next(
+    space: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = SessionId(space.open_session())
+    before = space.dump()
+    commit = space.store.commit
+
+    def failing() -> None:
+        monkeypatch.setattr(space.store, "commit", commit)
+        raise errors.DiskFailed("the disk went away")
+
+    monkeypatch.setattr(space.store, "commit", failing)
+    async with writing(space, Gate()) as writer:
+        with pytest.raises(errors.DiskFailed):
+            await writer.apply(session, 0, [mkdir(1, b"d")])
+        assert space.dump() == before
+        assert (await writer.apply(session, 0, [mkdir(1, b"d")]))[0][0] == 0
+    assert space.findings() == []
+
+
+async def test_more_than_may_wait_is_refused_as_busy(space: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "COMMAND_QUEUE_MAX", 2)
+    session = SessionId(space.open_session())
+    runtime = Gate()
+    async with writing(space, runtime) as writer:
+        runtime.close()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(writer.apply, session, 0, [mkdir(1, b"a")])
+            await trio.testing.wait_all_tasks_blocked()  # this one is at the disk
+            nursery.start_soon(writer.apply, session, 0, [mkdir(2, b"b"), mkdir(3, b"c")])
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(errors.Busy):
+                await writer.apply(session, 0, [mkdir(4, b"d")])
+            runtime.opened.set()
+    assert [name for _, name, _ in space.queries.readdir(ROOT_INO, 0, 9)] == [b"a", b"b", b"c"]
+
+
+async def test_a_nearly_full_disk_takes_what_frees_space_and_what_the_namenode_itself_needs(space: Namespace) -> None:
+    session = SessionId(space.open_session())
+    space.file(session)
+    async with writing(space, Gate(), reserve_bytes=2**62) as writer:
+        replies = await writer.apply(session, 0, [mkdir(2, b"d"), [3, "unlink", [ROOT_INO, b"file"]]])
+        assert [reply[0] for reply in replies] == [errors.NoSpace.default_errno, 0]
+        await writer.decide("end_session", session)
+
+
+async def test_the_writer_finishes_what_it_began_when_it_is_stopped(space: Namespace) -> None:
+    session = SessionId(space.open_session())
+    runtime = Gate()
+    writer = Writer(space.store, runtime, 0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writer.run)
+        runtime.close()
+        nursery.start_soon(writer.apply, session, 0, [mkdir(1, b"d")])
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+        runtime.opened.set()
+    assert len(space.queries.readdir(ROOT_INO, 0, 9)) == 1
+
+
+async def test_the_collector_outlives_a_disk_that_is_full_for_a_while(
+    space: Namespace, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    session = space.open_session()
+    ino = space.file(session).ino
+    chunk = space.written(session, ino, 100)
+    space.do(session, "seal", [chunk])
+    space.do(session, "truncate", ino, 50)
+    space.damage("UPDATE trim SET due_ns = 0")
+    commit = space.store.commit
+
+    def full() -> None:
+        raise errors.NoSpace("full")
+
+    monkeypatch.setattr(space.store, "commit", full)
+    async with writing(space, Gate()) as writer, trio.open_nursery() as nursery:
+        nursery.start_soon(collector.run, writer, 1.0)
+        await trio.sleep(5)
+        assert space.rows("SELECT count(*) FROM trim") == [1]
+        monkeypatch.setattr(space.store, "commit", commit)
+        await trio.sleep(5)
+        nursery.cancel_scope.cancel()
+    assert space.rows("SELECT count(*) FROM trim") == [0]
