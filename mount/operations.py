@@ -36,6 +36,8 @@ _BLOCK: Final = 4096
 _SECTOR: Final = 512
 _INODES_SHOWN: Final = 2**40
 """There is no limit; programs want a number."""
+_SYSTEM_PREFIX: Final = b"system."
+"""Of extended attributes that a file system gives a meaning: POSIX access control lists, of which there are none."""
 _AWAY: Final = (errors.Unreachable, errors.DeadlineExceeded, errors.ConnectionLost)
 
 
@@ -60,6 +62,12 @@ def _handler(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
             raise pyfuse3.FUSEError(errno.EIO) from None
 
     return bounded
+
+
+def _refuse_system(name: bytes) -> None:
+    """Names that mean something to the kernel, such as access control lists: to keep them and not obey were a lie."""
+    if name.startswith(b"system."):
+        raise errors.NotSupported("extended attributes of the system are not supported")
 
 
 class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyproject.toml
@@ -219,8 +227,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
         opened = self._open.open(attr, os.fsdecode(name))
         if flags & os.O_TRUNC and opened.attr.size:
             await opened.truncate(0)
-        number = self._handles.add_file(FileHandle(opened, bool(flags & os.O_APPEND)))
-        return pyfuse3.FileInfo(fh=number), self._entry(await opened.settle())
+        return self._opened(opened, flags), self._entry(await opened.settle())
 
     @_handler
     async def open(self, inode: int, flags: int, ctx: Any) -> pyfuse3.FileInfo:
@@ -232,7 +239,12 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
             except BaseException:
                 self._open.close(opened)
                 raise
-        return pyfuse3.FileInfo(fh=self._handles.add_file(FileHandle(opened, bool(flags & os.O_APPEND))))
+        return self._opened(opened, flags)
+
+    def _opened(self, inode: OpenInode, flags: int) -> pyfuse3.FileInfo:
+        """A handle that appends is used past the page cache: there, the kernel may cut one write(2) in two."""
+        append = bool(flags & os.O_APPEND)
+        return pyfuse3.FileInfo(fh=self._handles.add_file(FileHandle(inode, append)), direct_io=append)
 
     @_handler
     async def read(self, fh: int, off: int, size: int) -> Any:
@@ -313,13 +325,20 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
 
     @_handler
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: Any) -> None:
+        _refuse_system(name)
+        if name.startswith(_SYSTEM_PREFIX):
+            # Taken as mere bytes, an access list would be believed set: cp -a would leave out its chmod.
+            raise errors.NotSupported("there are no access control lists: permissions are the mode's")
         if name.startswith(virtual.PREFIX):
             raise errors.NotPermitted("extended attributes that begin with dfs. are the cluster's own")
         await self._fs.inodes.setxattr(self._ino(inode), name, value)
 
     @_handler
     async def getxattr(self, inode: int, name: bytes, ctx: Any) -> bytes:
+        _refuse_system(name)
         ino = self._ino(inode)
+        if name.startswith(_SYSTEM_PREFIX):
+            raise errors.NotSupported("there are no access control lists: permissions are the mode's")
         if name.startswith(virtual.PREFIX):
             attr = await self._open.seen(await self._fs.inodes.getattr(ino))
             return await virtual.read(self._fs, attr, name)

@@ -23,6 +23,8 @@ from dfs import errors, limits
 from dfs.cli.context import chosen, complain, config_option, sentence
 from dfs.mountpoint import is_mounted, unmount
 
+_LAZY_WAIT_S: Final = 2 * limits.WRITE_BACK_AFTER_S
+"""Files that are still open keep the process; by then what was written to them has left it."""
 _STANDARD_PORT: Final = f":{limits.NAMENODE_PORT}"
 
 
@@ -46,12 +48,16 @@ def mount(mountpoint: Path, options: str, subtree: str, foreground: bool) -> Non
 @click.argument("mountpoint", type=click.Path(path_type=Path))
 @click.option("-l", "--lazy", is_flag=True, help="Also while files on it are open.")
 def umount(mountpoint: Path, lazy: bool) -> None:
-    """Unmount MOUNTPOINT, and wait until everything written there is committed."""
+    """Unmount MOUNTPOINT, and wait until everything written there is committed.
+
+    With --lazy, files that are open stay usable; what was written to them so far is committed.
+    """
     where = mountpoint.absolute()
     if not is_mounted(where):
         raise errors.NotFound(f"nothing is mounted on {where}")
     unmount(where, lazy=lazy)
-    wait_for_end(where)
+    if not wait_for_end(where, _LAZY_WAIT_S if lazy else limits.NAMENODE_WAIT_S) and not lazy:
+        raise errors.DeadlineExceeded(f"unmounted, but what was written on {where} is still not committed")
 
 
 # --- the process ----------------------------------------------------------------------------------------
@@ -94,31 +100,27 @@ def mount_in_background(mountpoint: Path, options: str, subtree: str, which: Seq
     _state_file(mountpoint, ".pid").write_text(f"{process.pid}\n")
 
 
-def wait_for_end(mountpoint: Path) -> None:
-    """Return when the process of a mount that was taken away has committed everything and ended.
-
-    Raises `DeadlineExceeded` when it has not after as long as it may wait for the NameNode.
-    """
+def wait_for_end(mountpoint: Path, timeout_s: float) -> bool:
+    """Wait for the process of a mount that was taken away: it commits everything and ends. Whether it has."""
     file = _state_file(mountpoint, ".pid")
     try:
         pid = int(file.read_text())
         command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         if os.fsencode(mountpoint) not in command:
-            return
+            return True
         watched = os.pidfd_open(pid)
     except (OSError, ValueError):
-        return  # it has ended already
+        return True  # it has ended already
     try:
         poll = select.poll()
         poll.register(watched, select.POLLIN)
-        if not poll.poll(1000 * limits.NAMENODE_WAIT_S):
-            raise errors.DeadlineExceeded(
-                f"unmounted, but process {pid} still tries to commit what was written on {mountpoint}"
-            )
+        if not poll.poll(1000 * timeout_s):
+            return False
     finally:
         os.close(watched)
     with contextlib.suppress(FileNotFoundError):
         file.unlink()
+    return True
 
 
 # --- mount(8) -------------------------------------------------------------------------------------------

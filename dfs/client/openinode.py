@@ -106,9 +106,8 @@ class OpenInode:
         self._dirty.write(offset, data)
         self._written_ns = self._owner.now_ns()
         self._owner.count_dirty(self._dirty.length_bytes - before)
-        if self._dirty.length_bytes >= limits.WRITE_BACK_AT_BYTES and not self._draining:
-            self._draining = True
-            self._owner.start(self._drain)
+        if self._dirty.length_bytes >= limits.WRITE_BACK_AT_BYTES:
+            self.begin_to_drain()
 
     async def append(self, data: Buffer) -> None:
         """Put `data` at the end of file, as it is for everybody at this moment, in one piece."""
@@ -118,6 +117,12 @@ class OpenInode:
                 await self._writer.write_pieces([(start, memoryview(data)[start : start + limits.APPEND_MAX_BYTES])])
             self._written_ns = self._owner.now_ns()
             await self._commit(durable=False, append=True)
+
+    def begin_to_drain(self) -> None:
+        """Have what is dirty leave, unless it does so already."""
+        if self._dirty and not self._draining:
+            self._draining = True
+            self._owner.start(self._drain)
 
     async def _drain(self) -> None:
         """Move what is dirty to the DataNodes, and commit it where there is much."""
@@ -390,14 +395,15 @@ class OpenInodes:
         self._dirty_bytes += change
         if self._dirty_bytes < limits.DIRTY_MAX_BYTES:
             self._room.set()
+            self._room = trio.Event()
 
     async def wait_for_room(self) -> None:
         """Return when one more write may be taken."""
         while self._dirty_bytes >= limits.DIRTY_MAX_BYTES:
-            self._room = trio.Event()
+            room = self._room
             for inode in list(self._open.values()):
-                self.start(inode.write_back)
-            await self._room.wait()  # bounded: write-back ends, with an error at worst
+                inode.begin_to_drain()
+            await room.wait()  # bounded: draining ends, with an error at worst
 
     def count_read_ahead(self, change: int) -> None:
         self._read_ahead_bytes += change

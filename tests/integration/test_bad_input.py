@@ -148,7 +148,7 @@ async def test_an_upload_whose_source_fails_half_way_leaves_nothing(cluster: Rea
     await until_empty(cluster)
 
 
-async def test_a_local_file_that_shrinks_or_cannot_be_read_is_named(cluster: RealCluster, tmp_path: Path) -> None:
+async def test_a_local_source_that_cannot_be_uploaded_is_named(cluster: RealCluster, tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     assert str(tmp_path / "loop") in await complaint(cluster, "upload", str(tmp_path / "loop"), "/")
     assert "directory" in await complaint(cluster, "upload", str(tmp_path), "/")

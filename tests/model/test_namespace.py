@@ -167,8 +167,10 @@ class NamespaceMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.history)
     @rule(pick=PICKS)
     def a_request_arrives_again(self, pick: int) -> None:
+        self.deliver_again(*self.history[-1 - pick % len(self.history)])
+
+    def deliver_again(self, command: Command, reply: Any) -> None:
         """It is answered as before, or refused where its answer is known to have arrived."""
-        command, reply = self.history[-1 - pick % len(self.history)]
         before = self.space.dump()
         again = self.space.transact(command)[0]
         if command.session not in self.model.state.sessions:
@@ -183,6 +185,8 @@ class NamespaceMachine(RuleBasedStateMachine):
     def acknowledge(self, which: int, gap: int) -> None:
         session = self.sessions[which]
         self.run(session, "setattr", 1, {}, gap=gap, acked=self.next_seq.get(session, 0))
+        for oldest in [each for each in self.history if each[0].session == session][:1]:
+            self.deliver_again(*oldest)
 
     # --- names ------------------------------------------------------------------------------------------
 
@@ -405,14 +409,11 @@ def plain(value: Any) -> Any:
 
 
 NamespaceMachine.TestCase.settings = settings(
-    max_examples=100,
+    max_examples=80,
     stateful_step_count=35,
     deadline=None,
     derandomize=True,
     database=None,
     suppress_health_check=list(HealthCheck),
 )
-
-
-class TestNamespace(NamespaceMachine.TestCase):  # type: ignore[misc]
-    """Run by pytest."""
+TestNamespace = NamespaceMachine.TestCase

@@ -110,7 +110,7 @@ def _unmount_all(layout: Layout) -> None:
     for mountpoint in layout.read_mounts():
         if is_mounted(mountpoint):
             unmount(mountpoint)
-            mounting.wait_for_end(mountpoint)
+            mounting.wait_for_end(mountpoint, 2 * limits.WRITE_BACK_AFTER_S)
     layout.write_mounts(set())
 
 

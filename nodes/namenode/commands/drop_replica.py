@@ -16,5 +16,5 @@ def apply(tx: Transaction, chunk: ChunkId, node: str, keep: int) -> bool:
     holders = tx.holders(chunk)
     if known is None or known[0] not in holders or len(holders) - 1 < max(1, keep):
         return False
-    tx.drop_replicas(chunk, [known[0]], tx.now_ns + tx.grace_ns)
+    tx.drop_replicas(chunk, [known[0]], tx.now_ns)  # other copies serve its readers
     return True

@@ -19,7 +19,7 @@ SUSPECT_S, DEAD_S = 10.0, 60.0
 REPORT = {"capacity_bytes": 1000, "free_bytes": 400, "chunks": 7, "load": 2}
 
 
-def info(node: str = "n1", **changes: Any) -> Mapping[str, Any]:
+def info(node: object = "n1", **changes: Any) -> Mapping[str, Any]:
     return {"node": node, "address": f"{node}:9401", "host": "h", "rack": "r", "directories": [f"d-{node}"]} | changes
 
 

@@ -147,7 +147,9 @@ async def test_a_session_that_has_ended_may_be_closed_and_nothing_else(
     sessions = opened(ends)
     await sessions.close(ONE)
     await sessions.close(ONE)
-    await sessions.close("nonsense")
+    await sessions.close(99)
+    with pytest.raises(errors.InvalidArgument):
+        await sessions.close("nonsense")
     assert ends.ended == [ONE]
     with pytest.raises(errors.SessionExpired):
         await sessions.events(ONE, 0)

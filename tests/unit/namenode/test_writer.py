@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar, TypeVarTuple
 
 import pytest
 import trio
@@ -16,6 +16,9 @@ from nodes.namenode import collector
 from nodes.namenode.writer import Writer
 from tests.simulation.disk import InlineRuntime
 from tests.unit.namenode.world import Namespace
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class Gate(InlineRuntime):
@@ -30,7 +33,7 @@ class Gate(InlineRuntime):
     def close(self) -> None:
         self.opened = trio.Event()
 
-    async def run_blocking(self, work: Callable[..., Any], *args: Any) -> Any:
+    async def run_blocking(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
         self.commits += 1
         await self.opened.wait()
         return await super().run_blocking(work, *args)

@@ -1,0 +1,224 @@
+"""Mounting and unmounting, as people, mount(8) and service managers do it: with options, and by mistake."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dfs.mountpoint import is_mounted
+from tests.fuse.conftest import PATIENCE_S, Cluster, Mount
+
+pytestmark = pytest.mark.fuse
+
+NOBODY = 65534
+HELPER = "from dfs.cli.mounting import mount_helper; mount_helper()"
+
+
+def run_helper(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`mount.dfs ARGUMENTS`."""
+    argv = [sys.executable, "-c", HELPER, *arguments]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE_S, env=cluster.environment)
+
+
+def complaint(cluster: Cluster, *arguments: str | Path) -> str:
+    """The sentence with which a command that must fail does."""
+    said = cluster.dfs(*arguments, status=1).stderr.strip()
+    assert said.startswith("dfs: ")
+    assert len(said.splitlines()) == 1
+    return said
+
+
+@pytest.fixture
+def mountpoint(tmp_path: Path) -> Path:
+    """An empty directory."""
+    made = tmp_path / "mnt"
+    made.mkdir()
+    return made
+
+
+# --- options --------------------------------------------------------------------------------------------
+
+
+def test_read_only_mount_shows_what_others_write(mount: Mount, here: Path) -> None:
+    shown = mount(f"/{here.name}", "ro")
+    (here / "file").write_bytes(b"new")
+    assert (shown / "file").read_bytes() == b"new"
+    for change in (
+        lambda: (shown / "other").write_bytes(b""),
+        lambda: (shown / "file").unlink(),
+        lambda: (shown / "file").chmod(0o600),
+        lambda: (shown / "directory").mkdir(),
+    ):
+        with pytest.raises(OSError) as caught:
+            change()
+        assert caught.value.errno == errno.EROFS
+
+
+def test_owner_options_show_and_make_files_of_one_user(mount: Mount, here: Path) -> None:
+    (here / "roots").touch()
+    shown = mount(f"/{here.name}", "uid=1234,gid=5678")
+    (shown / "made").touch()
+    for name in ("roots", "made"):
+        status = (shown / name).stat()
+        assert (status.st_uid, status.st_gid) == (1234, 5678)
+    assert ((here / "roots").stat().st_uid, (here / "made").stat().st_uid) == (0, 1234)
+
+
+def test_root_is_nobody_with_root_squash(mount: Mount, here: Path) -> None:
+    here.chmod(0o777)
+    shown = mount(f"/{here.name}", "root_squash")
+    (shown / "file").write_bytes(b"x")
+    (shown / "directory").mkdir()
+    os.symlink("file", shown / "symlink")
+    for name in ("file", "directory", "symlink"):
+        status = (here / name).lstat()
+        assert (status.st_uid, status.st_gid) == (NOBODY, NOBODY)
+    with pytest.raises(PermissionError):
+        os.chown(shown / "file", 0, 0)
+
+
+def test_subtree_is_all_there_is(mount: Mount, here: Path) -> None:
+    (here / "inner" / "deeper").mkdir(parents=True)
+    shown = mount(f"/{here.name}/inner")
+    assert os.listdir(shown) == ["deeper"]
+    (shown / "deeper" / "file").write_bytes(b"x")
+    assert (here / "inner" / "deeper" / "file").read_bytes() == b"x"
+    assert shown.stat().st_ino == 1
+    assert os.listdir(shown / "deeper" / "..") == ["deeper"]
+
+
+def test_options_for_others_are_passed_over(mount: Mount) -> None:
+    assert is_mounted(mount("/", "rw,_netdev,nofail,x-systemd.automount,noatime,nosuid"))
+
+
+def test_unknown_option_is_refused(cluster: Cluster, mountpoint: Path) -> None:
+    assert "'sideways'" in complaint(cluster, "mount", mountpoint, "-o", "sideways")
+    assert "'many'" in complaint(cluster, "mount", mountpoint, "-o", "uid=many")
+    assert not is_mounted(mountpoint)
+
+
+# --- mistakes -------------------------------------------------------------------------------------------
+
+
+def test_missing_subtree(cluster: Cluster, mountpoint: Path) -> None:
+    assert "/never/made" in complaint(cluster, "mount", mountpoint, "--subtree", "/never/made")
+    assert not is_mounted(mountpoint)
+
+
+def test_subtree_that_is_a_file(cluster: Cluster, mountpoint: Path, here: Path) -> None:
+    (here / "file").touch()
+    assert "not a directory" in complaint(cluster, "mount", mountpoint, "--subtree", f"/{here.name}/file")
+
+
+def test_missing_mount_point(cluster: Cluster, tmp_path: Path) -> None:
+    assert str(tmp_path / "missing") in complaint(cluster, "mount", tmp_path / "missing")
+
+
+def test_mount_point_that_is_a_file(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "not a directory" in complaint(cluster, "mount", tmp_path / "file")
+
+
+def test_mount_twice(cluster: Cluster, mount: Mount, name: str) -> None:
+    mounted = mount()
+    assert "already" in complaint(cluster, "mount", mounted)
+    (mounted / name).touch()  # the first one is as it was
+
+
+def test_umount_of_nothing(cluster: Cluster, mountpoint: Path) -> None:
+    assert "nothing is mounted" in complaint(cluster, "umount", mountpoint)
+
+
+def test_umount_of_a_busy_mount(cluster: Cluster, mount: Mount, here: Path) -> None:
+    shown = mount(f"/{here.name}")
+    with open(shown / "file", "wb") as file:
+        assert "cannot unmount" in complaint(cluster, "umount", shown)
+        file.write(b"still there")
+    cluster.dfs("umount", shown)
+    assert (here / "file").read_bytes() == b"still there"
+    assert not is_mounted(shown)
+
+
+# --- beginnings and ends --------------------------------------------------------------------------------
+
+
+def test_umount_commits_first(cluster: Cluster, mount: Mount, here: Path) -> None:
+    """Bytes of a file that is still open when its mount is taken away lazily are there when `umount` returns."""
+    shown = mount(f"/{here.name}")
+    data = os.urandom(3_000_000)
+    with open(shown / "file", "wb", buffering=0) as file:
+        file.write(data)
+        cluster.dfs("umount", "-l", shown, status=None)
+    assert not is_mounted(shown)
+    assert (here / "file").read_bytes() == data
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_unmounts_what_runs_in_the_foreground(
+    cluster: Cluster, here: Path, mountpoint: Path, number: signal.Signals
+) -> None:
+    argv = [sys.executable, "-m", "dfs.cli", "mount", "--foreground", "--subtree", f"/{here.name}", str(mountpoint)]
+    with subprocess.Popen(argv, env=cluster.environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            assert any("mounted" in line for line in process.stderr)
+            (mountpoint / "file").write_bytes(b"before")
+            process.send_signal(number)
+            process.communicate(timeout=PATIENCE_S)
+            assert process.returncode == 0
+        finally:
+            process.kill()
+    assert not is_mounted(mountpoint)
+    assert (here / "file").read_bytes() == b"before"
+
+
+def test_sigterm_unmounts_what_runs_in_the_background(cluster: Cluster, mount: Mount, here: Path) -> None:
+    shown = mount(f"/{here.name}")
+    (shown / "file").write_bytes(b"before")
+    pid = cluster.mount_pids()[shown]
+    process = os.pidfd_open(pid)
+    try:
+        os.kill(pid, signal.SIGTERM)
+        assert select.select([process], [], [], PATIENCE_S)[0]
+    finally:
+        os.close(process)
+    assert not is_mounted(shown)
+    assert (here / "file").read_bytes() == b"before"
+
+
+# --- mount(8) -------------------------------------------------------------------------------------------
+
+
+def test_helper_mounts_by_configuration(cluster: Cluster, mountpoint: Path, name: str) -> None:
+    done = run_helper(cluster, cluster.environment["DFS_CONFIG"], str(mountpoint), "-o", "rw,noatime")
+    assert (done.returncode, done.stderr) == (0, "")
+    try:
+        (mountpoint / name).touch()
+    finally:
+        cluster.dfs("umount", mountpoint)
+    assert not is_mounted(mountpoint)
+
+
+def test_helper_mounts_a_directory_of_a_host(cluster: Cluster, mountpoint: Path, here: Path) -> None:
+    address = cluster.namenode()
+    assert run_helper(cluster, f"{address}:/{here.name}", str(mountpoint)).returncode == 0
+    try:
+        (mountpoint / "file").write_bytes(b"x")
+    finally:
+        cluster.dfs("umount", mountpoint)
+    assert (here / "file").read_bytes() == b"x"
+
+
+def test_helper_says_why_not(cluster: Cluster, mountpoint: Path) -> None:
+    done = run_helper(cluster, "no-separator", str(mountpoint))
+    assert done.returncode == 32  # what mount(8) calls a mount failure
+    assert "HOST:/PATH" in done.stderr
+    assert run_helper(cluster, "dfs", str(mountpoint), "-o", "sideways").returncode == 32
+    assert not is_mounted(mountpoint)
