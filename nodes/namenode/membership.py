@@ -160,12 +160,6 @@ class Membership:
             member.last_heartbeat_ns,
         )
 
-    def charge(self, node: NodeId, length: int) -> None:
-        """So many bytes are promised to a node: placement is not to promise them twice before its next heartbeat."""
-        member = self._members.get(node)
-        if member is not None:
-            member.free_bytes = max(0, member.free_bytes - length)
-
     # --- watching ---------------------------------------------------------------------------------------
 
     async def watch(self) -> None:

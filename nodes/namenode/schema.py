@@ -65,6 +65,7 @@ CREATE TABLE dentry (
     PRIMARY KEY (parent, name)
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX dentry_by_cookie ON dentry (parent, cookie);
+CREATE INDEX dentry_by_ino ON dentry (ino);
 
 CREATE TABLE doomed (
     -- Inodes without a name or a holder whose extents are too many to be freed in one command: `free_doomed` goes on.

@@ -60,7 +60,8 @@ class NamespaceMachine(RuleBasedStateMachine):
         self.space.configure()
         self.space.register(*NODES)
         root = self.space.queries.getattr(1)
-        inode = Inode(1, root.mode, 2, root.uid, root.gid, 0, 0, 0, 0, parent=1)
+        times = root.atime_ns, root.mtime_ns, root.ctime_ns
+        inode = Inode(1, root.mode, 2, root.uid, root.gid, 0, *times, parent=1)
         self.model = FileSystem(inode, replicas=3, min_replicas=2)
         self.now_ns = START_NS
         self.next_seq: dict[int, int] = {}

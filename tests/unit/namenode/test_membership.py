@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from dfs import errors
-from dfs.types import NodeId, NodeState
+from dfs.types import NodeState
 from nodes.namenode.membership import Membership
 from tests.simulation.disk import InlineRuntime
 from tests.unit.namenode.world import Namespace
@@ -128,19 +128,6 @@ async def test_a_node_that_moves_keeps_its_name_by_any_of_its_directories(
     registered(members, directories=["d2", "d3"], address="moved:1")
     assert changed.is_set()
     assert members.views()[0].address == "moved:1"
-
-
-async def test_what_is_promised_to_a_node_counts_until_it_is_heard(autojump_clock: trio.testing.MockClock) -> None:
-    members = membership()
-    registered(members)
-    members.heard("n1", REPORT)
-    members.charge(NodeId("n1"), 300)
-    assert members.views()[0].free_bytes == 100
-    members.charge(NodeId("n1"), 300)
-    assert members.views()[0].free_bytes == 0
-    members.charge(NodeId("stranger"), 1)
-    members.heard("n1", REPORT)
-    assert members.views()[0].free_bytes == 400
 
 
 WRONG: list[Any] = [
