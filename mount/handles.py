@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from dfs.client.filesystem import FileSystem
 from dfs.client.openinode import OpenInode
-from dfs.types import DirEntry, Ino
+from dfs.types import Attr, DirEntry, Ino
 
 _PAGE_ENTRIES: Final = 1024
 
@@ -24,10 +24,10 @@ class FileHandle(NamedTuple):
 
 
 class DirectoryHandle:
-    """One opendir(3). `page` are entries in order of their cookies, those after `after`."""
+    """One opendir(3). `attr` is as it was then; `_page` are entries in order of their cookies, those after `_after`."""
 
-    def __init__(self, fs: FileSystem, ino: Ino) -> None:
-        self.ino = ino
+    def __init__(self, fs: FileSystem, attr: Attr) -> None:
+        self.attr = attr
         self._fs = fs
         self._after = -1
         self._page: list[DirEntry] = []
@@ -36,7 +36,7 @@ class DirectoryHandle:
         """Entries with cookies above `after`; empty at the end."""
         cookies = [entry.cookie for entry in self._page]
         if after != self._after and after not in cookies[:-1]:
-            self._page = await self._fs.inodes.readdir(self.ino, after, _PAGE_ENTRIES)
+            self._page = await self._fs.inodes.readdir(self.attr.ino, after, _PAGE_ENTRIES)
         else:
             self._page = [entry for entry in self._page if entry.cookie > after]
         self._after = after
@@ -60,3 +60,8 @@ class Handles:
         number = next(self._numbers)
         self.directories[number] = handle
         return number
+
+    def open_directory(self, ino: Ino) -> Attr | None:
+        """What was known of a directory when it was opened, if it is open still."""
+        found = (handle.attr for handle in self.directories.values() if handle.attr.ino == ino)
+        return next(found, None)

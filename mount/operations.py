@@ -23,7 +23,7 @@ from dfs import errors, limits
 from dfs.client import virtual
 from dfs.client.filesystem import FileSystem
 from dfs.client.openinode import OpenInode, OpenInodes
-from dfs.types import ROOT_INO, Attr, Ino
+from dfs.types import ROOT_INO, Attr, DirEntry, Ino
 from mount.handles import DirectoryHandle, FileHandle, Handles
 from mount.options import NOBODY, Options
 
@@ -36,8 +36,7 @@ _BLOCK: Final = 4096
 _SECTOR: Final = 512
 _INODES_SHOWN: Final = 2**40
 """There is no limit; programs want a number."""
-_SYSTEM_PREFIX: Final = b"system."
-"""Of extended attributes that a file system gives a meaning: POSIX access control lists, of which there are none."""
+_XATTR_NAMESPACES: Final = (b"user.", b"trusted.", b"security.", virtual.PREFIX)
 _AWAY: Final = (errors.Unreachable, errors.DeadlineExceeded, errors.ConnectionLost)
 
 
@@ -64,10 +63,10 @@ def _handler(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
     return bounded
 
 
-def _refuse_system(name: bytes) -> None:
-    """Names that mean something to the kernel, such as access control lists: to keep them and not obey were a lie."""
-    if name.startswith(b"system."):
-        raise errors.NotSupported("extended attributes of the system are not supported")
+def _check_namespace(name: bytes) -> None:
+    """Names of other kinds mean something, such as access control lists: to keep them and not obey were a lie."""
+    if not name.startswith(_XATTR_NAMESPACES):
+        raise errors.NotSupported("extended attributes are of user, trusted or security")
 
 
 class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyproject.toml
@@ -128,7 +127,13 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
 
     @_handler
     async def getattr(self, inode: int, ctx: Any) -> pyfuse3.EntryAttributes:
-        return await self._seen(await self._fs.inodes.getattr(self._ino(inode)))
+        try:
+            return await self._seen(await self._fs.inodes.getattr(self._ino(inode)))
+        except errors.NotFound:
+            attr = self._handles.open_directory(self._ino(inode))
+            if attr is None:
+                raise
+            return self._entry(attr._replace(nlink=0, size=0))  # it was removed, and is open still
 
     @_handler
     async def setattr(
@@ -275,26 +280,37 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
 
     @_handler
     async def opendir(self, inode: int, ctx: Any) -> int:
-        return self._handles.add_directory(DirectoryHandle(self._fs, self._ino(inode)))
+        attr = await self._fs.inodes.getattr(self._ino(inode))
+        return self._handles.add_directory(DirectoryHandle(self._fs, attr))
 
     @_handler
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """Positions: 1 is after `.`, 2 after `..`, and two more than its cookie is after an entry."""
         handle = self._handles.directories[fh]
-        if start_id < 2 and not await self._reply_dots(handle.ino, start_id, token):
+        if start_id < 2 and not await self._reply_dots(handle.attr, start_id, token):
             return
         after = max(0, start_id - 2)
-        while entries := await handle.entries(after):
+        while entries := await self._entries(handle, after):
             for entry in entries:
                 if not pyfuse3.readdir_reply(token, entry.name, await self._seen(entry.attr), entry.cookie + 2):
                     return
                 after = entry.cookie
 
-    async def _reply_dots(self, ino: Ino, start_id: int, token: pyfuse3.ReaddirToken) -> bool:
-        own = await self._fs.inodes.getattr(ino)
+    async def _entries(self, handle: DirectoryHandle, after: int) -> list[DirEntry]:
+        try:
+            return await handle.entries(after)
+        except errors.NotFound:
+            return []  # it was removed, and is open still
+
+    async def _reply_dots(self, own: Attr, start_id: int, token: pyfuse3.ReaddirToken) -> bool:
         if start_id == 0 and not pyfuse3.readdir_reply(token, b".", self._entry(own), 1):
             return False
-        above = own if ino in (self._root, ROOT_INO) or not own.nlink else await self._fs.inodes.parent(ino)
+        above = own
+        if own.ino not in (self._root, ROOT_INO):
+            try:
+                above = await self._fs.inodes.parent(own.ino)
+            except errors.NotFound:
+                pass  # it was removed, and is open still
         return bool(pyfuse3.readdir_reply(token, b"..", self._entry(above), 2))
 
     @_handler
@@ -325,20 +341,15 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
 
     @_handler
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: Any) -> None:
-        _refuse_system(name)
-        if name.startswith(_SYSTEM_PREFIX):
-            # Taken as mere bytes, an access list would be believed set: cp -a would leave out its chmod.
-            raise errors.NotSupported("there are no access control lists: permissions are the mode's")
+        _check_namespace(name)
         if name.startswith(virtual.PREFIX):
             raise errors.NotPermitted("extended attributes that begin with dfs. are the cluster's own")
         await self._fs.inodes.setxattr(self._ino(inode), name, value)
 
     @_handler
     async def getxattr(self, inode: int, name: bytes, ctx: Any) -> bytes:
-        _refuse_system(name)
+        _check_namespace(name)
         ino = self._ino(inode)
-        if name.startswith(_SYSTEM_PREFIX):
-            raise errors.NotSupported("there are no access control lists: permissions are the mode's")
         if name.startswith(virtual.PREFIX):
             attr = await self._open.seen(await self._fs.inodes.getattr(ino))
             return await virtual.read(self._fs, attr, name)

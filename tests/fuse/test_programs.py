@@ -168,15 +168,15 @@ def test_git_clones_commits_collects_garbage_and_finds_its_repository_sound(here
 
     origin = tmp_path / "origin"
     git(tmp_path, "init", "-q", "-b", "main", origin)
-    for number in range(40):
+    for number in range(16):
         (origin / f"{number}.txt").write_text(f"{number}\n" * 300)
-        if number % 10 == 9:
+        if number % 8 == 7:
             git(origin, "add", ".")
             git(origin, "commit", "-qm", f"up to {number}")
     clone = here / "clone"
     git(here, "clone", "-q", origin, clone)
     git(clone, "checkout", "-qb", "work")
-    for number in range(5):
+    for number in range(3):
         (clone / f"{number}.txt").write_text("changed\n")
         git(clone, "commit", "-qam", f"change {number}")
     git(clone, "gc", "-q", "--aggressive", "--prune=now")
@@ -254,9 +254,9 @@ def test_sqlite_keeps_what_it_committed_when_its_writers_are_killed(here: Path, 
     committed: set[int] = set()
     try:
         for first in (1_000_000, 2_000_000):  # one after the other: a database changes its mode for one user only
-            argv = [sys.executable, "-c", _WRITER, here / "database", mode, str(first)]
+            argv = [sys.executable, "-c", _WRITER, str(here / "database"), mode, str(first)]
             writers.append(subprocess.Popen(argv, stdout=subprocess.PIPE, text=True))
-            committed |= {int(_line(writers[-1])) for _ in range(8)}
+            committed |= {int(_line(writers[-1])) for _ in range(4)}
     finally:
         for writer in writers:
             writer.kill()

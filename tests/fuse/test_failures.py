@@ -1,0 +1,404 @@
+"""A mounted cluster whose processes are killed: programs on it wait, or get an errno, and nothing needs cleaning up.
+
+Each test has daemons of its own, real processes, and mounts them with `dfs mount`. Calls on the mount are made in
+threads and given up after PATIENCE_S; on leaving, mounts are killed before they are taken away, which ends such calls.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import random
+import re
+import select
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import trio
+
+from dfs import errors, limits
+from dfs.mountpoint import is_mounted, unmount
+from tests.fuse.conftest import Cluster
+from tests.integration.real import NAMENODE, PATIENCE_S, RealCluster, environment, real_cluster, until
+
+pytestmark = pytest.mark.fuse
+
+T = TypeVar("T")
+
+KIB, MIB = limits.KIB, limits.MIB
+NAMES = ["n1", "n2", "n3", "n4"]
+
+
+async def off(function: Callable[..., T], *args: Any) -> T:
+    """Call something that uses the mount, and so may block."""
+    with trio.fail_after(PATIENCE_S):
+        return await trio.to_thread.run_sync(function, *args, abandon_on_cancel=True)
+
+
+class Mounted:
+    """One mount, at `path`, of daemons that are its own."""
+
+    def __init__(self, daemons: RealCluster, base: Path) -> None:
+        self.daemons = daemons
+        self.path = base / "mnt"
+        self.path.mkdir()
+        self._user = Cluster(base, {**environment(daemons), "XDG_STATE_HOME": str(base / "state")})
+
+    @property
+    def pid(self) -> int:
+        return self._user.mount_pids()[self.path]
+
+    @property
+    def log(self) -> str:
+        return self._user.mount_log()
+
+    async def mount(self, options: str = "") -> None:
+        await off(self._user.dfs, "mount", self.path, "-o", options)
+
+    async def umount(self) -> None:
+        await off(self._user.dfs, "umount", self.path)
+
+    def kill(self) -> None:
+        """End the mount's process as SIGKILL does."""
+        for pid in self._user.mount_pids().values():
+            process = os.pidfd_open(pid)
+            os.kill(pid, signal.SIGKILL)
+            ended, _, _ = select.select([process], [], [], PATIENCE_S)
+            os.close(process)
+            assert ended
+
+    def peak_bytes(self) -> int:
+        """The most memory that the mount's process ever had."""
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text())
+        assert found is not None
+        return int(found[1]) * KIB
+
+
+@asynccontextmanager
+async def mounted_cluster(base: Path, *, options: str = "", **cluster: Any) -> AsyncIterator[Mounted]:
+    """Daemons as `real_cluster` starts them, with their cluster mounted; nothing of both is left on leaving."""
+    directory = base / "daemons"
+    directory.mkdir()
+    async with real_cluster(directory, **cluster) as daemons:
+        mounted = Mounted(daemons, base)
+        try:
+            await mounted.mount(options)
+            yield mounted
+        finally:
+            mounted.kill()
+            if is_mounted(mounted.path):
+                unmount(mounted.path)
+
+
+def write_new(path: Path, data: bytes, *, sync: bool = False) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def seconds(function: Callable[..., Any], *args: Any) -> tuple[OSError | None, float]:
+    """The error that a call ended with, and how long it took."""
+    began = time.monotonic()
+    try:
+        function(*args)
+    except OSError as error:
+        return error, time.monotonic() - began
+    return None, time.monotonic() - began
+
+
+async def arrived(daemons: RealCluster, at_least_bytes: int) -> None:
+    """Return when so much is on the DataNodes, all copies counted."""
+
+    async def enough() -> bool:
+        return daemons.disk_bytes() >= at_least_bytes
+
+    await until(enough, f"{at_least_bytes} bytes to be on the DataNodes")
+
+
+# --- the mount itself is killed -------------------------------------------------------------------------
+
+
+async def test_a_killed_mount_is_taken_over_and_what_it_held_is_let_go(tmp_path: Path) -> None:
+    async with mounted_cluster(tmp_path, session_timeout_s=2, garbage_grace_s=0.2) as mounted:
+        await off(write_new, mounted.path / "kept", b"kept")
+        orphan = await off((mounted.path / "orphan").open, "wb", 0)
+        await off(orphan.write, bytes(3 * MIB))
+        await off(os.fsync, orphan.fileno())
+        await off((mounted.path / "orphan").unlink)
+        async with mounted.daemons.client() as fs:
+            assert (await fs.statfs()).used_bytes >= 3 * MIB
+            mounted.kill()
+            with pytest.raises(OSError, match=r"not connected|abort"):
+                orphan.close()
+            error, _ = seconds(mounted.path.stat)
+            assert error is not None
+            assert error.errno == errno.ENOTCONN
+            await mounted.mount()
+            assert await off(os.listdir, mounted.path) == ["kept"]
+            assert await off((mounted.path / "kept").read_bytes) == b"kept"
+
+            async def let_go() -> bool:
+                return (await fs.statfs()).used_bytes == 4
+
+            await until(let_go, "the space of the file that the killed mount held")
+        await mounted.umount()
+        assert not is_mounted(mounted.path)
+
+
+# --- DataNodes are killed -------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+async def test_a_datanode_killed_while_a_file_is_copied_there_and_back_is_not_noticed(tmp_path: Path) -> None:
+    local = tmp_path / "local"
+    local.write_bytes(random.Random(3).randbytes(60 * MIB))
+    digest = hashlib.sha256(local.read_bytes()).hexdigest()
+    async with mounted_cluster(tmp_path, datanodes=4) as mounted:
+        daemons, file = mounted.daemons, mounted.path / "file"
+        copying = subprocess.Popen(["cp", local, file])
+        await arrived(daemons, 30 * MIB)
+        assert copying.poll() is None
+        victim = max(NAMES, key=lambda name: len(daemons.chunk_files(name)))
+        daemons.kill(victim)
+        assert await off(copying.wait, PATIENCE_S) == 0
+        await daemons.start(victim)
+
+        def read(kill_after: int) -> str:
+            found = hashlib.sha256()
+            with file.open("rb", buffering=0) as reader:
+                for number in range(61):
+                    if number == kill_after:
+                        daemons.kill(victim)
+                    found.update(reader.read(MIB))
+            return found.hexdigest()
+
+        victim = next(name for name in NAMES if daemons.chunk_files(name))
+        assert await off(read, 10) == digest
+        assert await off(read, -1) == digest
+
+
+# --- the NameNode is away -------------------------------------------------------------------------------
+
+
+class Load:
+    """A program that changes and checks files of its own until `stop` is set. `rounds` counts, `error` ends it."""
+
+    def __init__(self, directory: Path, seed: int) -> None:
+        self.stop = threading.Event()
+        self.rounds = 0
+        self.error: BaseException | None = None
+        self._directory = directory
+        self._random = random.Random(seed)
+
+    def run(self) -> None:
+        try:
+            self._directory.mkdir()
+            while not self.stop.is_set():
+                self._round()
+                self.rounds += 1
+        except BaseException as error:  # noqa: BLE001 - the test raises it
+            self.error = error
+
+    def _round(self) -> None:
+        data = self._random.randbytes(self._random.choice([10, 5000, 300 * KIB]))
+        first, second = self._directory / "first", self._directory / "second"
+        write_new(first, data, sync=self.rounds % 3 == 0)
+        first.rename(second)
+        with second.open("ab") as file:
+            file.write(b"end")
+        assert second.read_bytes() == data + b"end"
+        assert os.listdir(self._directory) == ["second"]
+        second.unlink()
+
+
+@contextmanager
+def loaded(top: Path, programs: int) -> Iterator[list[Load]]:
+    """So many programs at work. Whatever went wrong in one of them is raised on leaving."""
+    loads = [Load(top / str(number), number) for number in range(programs)]
+    threads = [threading.Thread(target=load.run, daemon=True) for load in loads]
+    for thread in threads:
+        thread.start()
+    try:
+        yield loads
+    finally:
+        for load in loads:
+            load.stop.set()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+    for load in loads:
+        if load.error is not None:
+            raise load.error
+
+
+async def progress(loads: list[Load], rounds: int) -> None:
+    """Return when each of them has done so many more rounds."""
+    goals = [load.rounds + rounds for load in loads]
+
+    async def reached() -> bool:
+        assert not any(load.error for load in loads), [load.error for load in loads]
+        return all(load.rounds >= goal for load, goal in zip(loads, goals, strict=True))
+
+    await until(reached, f"{rounds} more rounds")
+
+
+@pytest.mark.slow
+async def test_programs_pause_while_the_namenode_is_away_and_see_no_error(tmp_path: Path) -> None:
+    async with mounted_cluster(tmp_path) as mounted:
+        with loaded(mounted.path, 3) as loads:
+            for _ in range(2):
+                await progress(loads, 3)
+                mounted.daemons.kill(NAMENODE)
+                await mounted.daemons.start(NAMENODE)
+            await progress(loads, 3)
+
+
+async def test_a_namenode_away_for_too_long_is_a_timeout_and_the_mount_works_again_by_itself(tmp_path: Path) -> None:
+    async with mounted_cluster(tmp_path, options="wait=2") as mounted:
+        await off(write_new, mounted.path / "file", b"bytes")
+        mounted.daemons.kill(NAMENODE)
+        error, took_s = await off(seconds, (mounted.path / "file").stat)
+        assert error is not None
+        assert error.errno == errno.ETIMEDOUT
+        assert took_s < 5
+        await mounted.daemons.start(NAMENODE)
+        assert await off((mounted.path / "file").read_bytes) == b"bytes"
+        await off(write_new, mounted.path / "another", b"more")
+        mounted.daemons.kill(NAMENODE)
+        began = time.monotonic()
+        await mounted.umount()
+        assert time.monotonic() - began < 15
+        assert not is_mounted(mounted.path)
+
+
+# --- everything is killed -------------------------------------------------------------------------------
+
+
+async def test_what_was_fsynced_is_there_after_everything_was_killed(tmp_path: Path) -> None:
+    data = {f"{number}": random.Random(number).randbytes(number * 300 * KIB + 1) for number in range(5)}
+    async with mounted_cluster(tmp_path) as mounted:
+        for name, content in data.items():
+            await off(lambda name=name, content=content: write_new(mounted.path / name, content, sync=True))
+        mounted.kill()
+        mounted.daemons.kill_all()
+        for name in [NAMENODE, "n1", "n2", "n3"]:
+            mounted.daemons.launch(name)
+        await mounted.daemons.wait_until_up("n1", "n2", "n3")
+        await mounted.mount()
+        for name, content in data.items():
+            assert await off((mounted.path / name).read_bytes) == content
+
+
+# --- no space -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def small_disks(directory: Path, names: list[str], size: str) -> Iterator[None]:
+    """Real file systems of a size, where the DataNodes of these names keep their data."""
+    made = []
+    try:
+        for name in names:
+            (directory / name).mkdir(parents=True)
+            done = subprocess.run(
+                ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", directory / name], check=False
+            )
+            if done.returncode:
+                pytest.skip("no tmpfs may be mounted here")
+            made.append(name)
+        yield
+    finally:
+        for name in made:
+            subprocess.run(["umount", "-l", directory / name], check=True)
+
+
+async def test_full_datanodes_are_enospc_and_the_mount_lives_on(tmp_path: Path) -> None:
+    names = ["n1", "n2"]
+    with small_disks(tmp_path / "disks", names, "150m"):
+        async with small_cluster(tmp_path, names) as mounted:
+            await off(write_new, mounted.path / "before", b"before")
+            error, _ = await off(seconds, write_new, mounted.path / "too large", bytes(160 * MIB))
+            assert error is not None
+            assert error.errno == errno.ENOSPC
+            assert await off((mounted.path / "before").read_bytes) == b"before"
+            await off((mounted.path / "too large").unlink)
+
+            async def fits_again() -> bool:
+                error, _ = await off(seconds, write_new, mounted.path / "small", bytes(MIB))
+                return error is None
+
+            await until(fits_again, "the space to come back")
+            assert await off((mounted.path / "small").read_bytes) == bytes(MIB)
+
+
+@asynccontextmanager
+async def small_cluster(base: Path, names: list[str]) -> AsyncIterator[Mounted]:
+    """DataNodes on `small_disks`, mounted."""
+    options: dict[str, Any] = {"replicas": 2, "min_replicas": 1, "garbage_grace_s": 0.2, "session_timeout_s": 3}
+    async with mounted_cluster(base, datanodes=0, **options) as mounted:
+        for name in names:
+            mounted.daemons.configure_datanode(name, directories=[base / "disks" / name / "data"])
+            await mounted.daemons.start(name)
+        yield mounted
+
+
+# --- bugs, and bounds -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("raised", "number"),
+    [
+        (ZeroDivisionError("a bug"), errno.EIO),
+        (OSError(errno.ENOENT, "of some local file"), errno.EIO),
+        (errors.NotFound("no such file"), errno.ENOENT),
+        (errors.NoSpace("full"), errno.ENOSPC),
+        (errors.DataLost("gone"), errno.EIO),
+        (errors.Unreachable("away"), errno.ETIMEDOUT),
+        (errors.ConnectionLost("broken"), errno.ETIMEDOUT),
+        (errors.DeadlineExceeded("silent"), errno.ETIMEDOUT),
+    ],
+)
+async def test_whatever_a_handler_raises_leaves_it_as_an_errno(raised: Exception, number: int) -> None:
+    pyfuse3 = pytest.importorskip("pyfuse3")
+    from mount.operations import _handler
+
+    async def operation() -> None:
+        raise raised
+
+    wrapped: Callable[[], Awaitable[None]] = _handler(operation)
+    with pytest.raises(pyfuse3.FUSEError) as caught:
+        await wrapped()
+    assert caught.value.errno == number
+
+
+async def test_cancellation_passes_through_a_handler() -> None:
+    pytest.importorskip("pyfuse3")
+    from mount.operations import _handler
+
+    with trio.move_on_after(0) as scope:
+        await _handler(trio.sleep_forever)()
+    assert scope.cancelled_caught
+
+
+@pytest.mark.slow
+async def test_eight_writers_do_not_make_the_mount_large(tmp_path: Path) -> None:
+    def write(number: int) -> None:
+        with (mounted.path / str(number)).open("wb", buffering=0) as file:
+            for _ in range(64):
+                file.write(block)
+
+    block = os.urandom(MIB)
+    async with mounted_cluster(tmp_path, replicas=2) as mounted:
+        async with trio.open_nursery() as nursery:
+            for number in range(8):
+                nursery.start_soon(off, write, number)
+        assert mounted.peak_bytes() < 300 * MIB
+        assert {path.stat().st_size for path in mounted.path.iterdir()} == {64 * MIB}
