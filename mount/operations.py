@@ -361,6 +361,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
 
     @_handler
     async def removexattr(self, inode: int, name: bytes, ctx: Any) -> None:
+        _check_namespace(name)
         await self._fs.inodes.removexattr(self._ino(inode), name)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import multiprocessing
 import os
 import random
 import shutil
@@ -23,10 +24,13 @@ import sqlite3
 import statistics
 import sys
 import tempfile
-import threading
 import time
+import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,38 +48,78 @@ _DATANODES = ("n1", "n2", "n3", "n4")
 _NAMES = (NAMENODE, *_DATANODES)
 _SAMPLE_PERIOD_S = 1.0
 _BETWEEN_RESTARTS_S = 8.0
+_STOP_TIMEOUT_S = 120.0
+"""For a program to end its round: a daemon may just have been away."""
 _GROWTH_MAX_BYTES = 32 * MIB
 """Of the mount's memory from the second third to the last: buffers come and go."""
 _FD_GROWTH_MAX = 16
-"""Of each process, likewise: connections come and go."""
+"""Of each process from before the load to when all is removed: connections come and go."""
 
 # --- load -----------------------------------------------------------------------------------------------
 
 
-class Program(threading.Thread):
-    """Does one kind of thing on the mount, in a directory of its own, until `stopping` is set.
+_spawn = multiprocessing.get_context("spawn")
 
-    `rounds` counts what it did; `error` is why it ended before it was told to.
+
+class Program:
+    """A process that does one kind of thing on the mount, in a directory of its own, until it is told to stop.
+
+    Not a thread: one that waits for the mount in a system call for which Python keeps its lock would stop this process,
+    and with it the restart that the mount waits for.
     """
 
     def __init__(self, directory: Path, seed: int, work: Callable[[Path, random.Random], None]) -> None:
-        super().__init__(name=work.__name__.strip("_"), daemon=True)
-        self.stopping = threading.Event()
-        self.rounds = 0
-        self.error: BaseException | None = None
-        self._directory = directory / f"{self.name}-{seed}"
-        self._random = random.Random(seed)
-        self._work = work
+        self.name = work.__name__.strip("_")
+        self._stopping = _spawn.Event()
+        self._rounds = _spawn.Value("Q", 0)
+        self._errors, self._tell = _spawn.Pipe(duplex=False)
+        own = directory / f"{self.name}-{seed}"
+        arguments = (work, own, seed, self._stopping, self._rounds, self._tell)
+        self._process = _spawn.Process(target=_repeat, args=arguments, daemon=True)
 
-    def run(self) -> None:
-        try:
-            self._directory.mkdir()
-            while not self.stopping.is_set():
-                self._work(self._directory, self._random)
-                self.rounds += 1
-            shutil.rmtree(self._directory)
-        except BaseException as error:  # noqa: BLE001 - it is reported at the end
-            self.error = error
+    @property
+    def rounds(self) -> int:
+        return int(self._rounds.value)
+
+    @property
+    def ended(self) -> bool:
+        return not self._process.is_alive()
+
+    def start(self) -> None:
+        self._process.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def join(self) -> str:
+        """Why it did not end well after `stop`; empty if it did."""
+        self._process.join(_STOP_TIMEOUT_S)
+        if self._process.is_alive():
+            self._process.kill()
+            return f"hangs after {self.rounds} rounds"
+        if self._errors.poll():
+            return str(self._errors.recv())
+        return f"ended with {self._process.exitcode}" if self._process.exitcode else ""
+
+
+def _repeat(
+    work: Callable[[Path, random.Random], None],
+    directory: Path,
+    seed: int,
+    stopping: Event,
+    rounds: Synchronized[int],
+    errors: Connection,
+) -> None:
+    """What the process of a program runs."""
+    chance = random.Random(seed)
+    try:
+        directory.mkdir()
+        while not stopping.is_set():
+            work(directory, chance)
+            rounds.value += 1
+        shutil.rmtree(directory)
+    except Exception:  # noqa: BLE001 - it is reported at the end
+        errors.send(f"{time.strftime('%H:%M:%S')} in round {rounds.value}: {traceback.format_exc()}")
 
 
 def _check(condition: bool, what: str) -> None:
@@ -85,18 +129,19 @@ def _check(condition: bool, what: str) -> None:
 
 def _large(top: Path, chance: random.Random) -> None:
     """A file of some ten mebibytes is written, read back and removed."""
-    block, found, wanted = chance.randbytes(MIB), hashlib.sha256(), hashlib.sha256()
+    block, length, found, wanted = chance.randbytes(MIB), 0, hashlib.sha256(), hashlib.sha256()
     with (top / "large").open("wb") as file:
         for number in range(chance.randrange(8, 20)):
             piece = number.to_bytes(4, "big") + block
             wanted.update(piece)
-            file.write(piece)
+            length += file.write(piece)
         if chance.random() < 0.3:
             file.flush()
             os.fsync(file.fileno())
     with (top / "large").open("rb") as file:
         while piece := file.read(300 * KIB):
             found.update(piece)
+        _check(file.tell() == length, f"{length} bytes were written, {file.tell()} are read")
     _check(found.digest() == wanted.digest(), "a large file reads as it was written")
     (top / "large").unlink()
 
@@ -185,6 +230,7 @@ class Soak:
         self.restarts: Counter[str] = Counter()
         self.wrong: list[str] = []
         self._daemons = daemons
+        self._mountpoint = mountpoint
         self._mount_pid = pid
         chance = random.Random(1)
         self.programs = [Program(mountpoint, chance.randrange(10**6), work) for work in _WORK for _ in range(2)]
@@ -192,6 +238,7 @@ class Soak:
     # --- running
 
     async def run(self, duration_s: float) -> None:
+        self._look_at_all()
         for program in self.programs:
             program.start()
         async with trio.open_nursery() as nursery:
@@ -204,7 +251,7 @@ class Soak:
 
     async def _restart_daemons(self) -> None:
         chance = random.Random(2)
-        while not any(program.error for program in self.programs):
+        while not any(program.ended for program in self.programs):
             await trio.sleep(_BETWEEN_RESTARTS_S)
             name = chance.choice(_NAMES)
             with trio.CancelScope(shield=True):  # bounded by the cluster's patience; no daemon is left away
@@ -217,26 +264,28 @@ class Soak:
 
     async def _stop_programs(self) -> None:
         for program in self.programs:
-            program.stopping.set()
+            program.stop()
         for program in self.programs:
-            await trio.to_thread.run_sync(program.join, 120.0)
-            if program.is_alive():
-                self.wrong.append(f"{program.name} hangs after {program.rounds} rounds")
-            elif program.error is not None:
-                self.wrong.append(f"{program.name} failed: {program.error!r}")
+            if problem := await trio.to_thread.run_sync(program.join):
+                self.wrong.append(f"{program.name} {problem}")
+        for left in self._mountpoint.iterdir():  # of programs that failed
+            await trio.to_thread.run_sync(shutil.rmtree, left)
 
     async def _sample(self) -> None:
         while True:
-            for name, pid in [("mount", self._mount_pid), *self._daemon_pids().items()]:
-                sample = _look(pid)
-                if sample is not None:
-                    self.samples[name].append(sample)
+            self._look_at_all()
             await trio.sleep(_SAMPLE_PERIOD_S)
 
-    def _daemon_pids(self) -> dict[str, int]:
-        """The processes that run now, found by their command lines."""
+    def _look_at_all(self) -> None:
+        for name, pid in self._pids().items():
+            sample = _look(pid)
+            if sample is not None:
+                self.samples[name].append(sample)
+
+    def _pids(self) -> dict[str, int]:
+        """The processes that run now; daemons are found by their command lines."""
         wanted = {b"\0".join(map(os.fsencode, self._daemons.command(name))) + b"\0": name for name in _NAMES}
-        found = {}
+        found = {"mount": self._mount_pid}
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):
                 if name := wanted.get(path.read_bytes()):
@@ -281,12 +330,13 @@ class Soak:
         return self._daemons.directory / NAMENODE / "namespace.sqlite"
 
     def judge_growth(self) -> None:
-        for name, samples in self.samples.items():
-            first, last = self._fds(name)
-            if last > first + _FD_GROWTH_MAX:
-                self.wrong.append(f"{name} had {first} files open in its middle third, {last} at the end")
-            if name == "mount" and (grown := self._memory(name)[1] - self._memory(name)[0]) > _GROWTH_MAX_BYTES:
-                self.wrong.append(f"{name} grew by {grown // MIB} MiB over {len(samples)} samples")
+        before, after = _medians([sample.memory_bytes for sample in self.samples["mount"]])
+        if after > before + _GROWTH_MAX_BYTES:
+            self.wrong.append(f"the mount grew by {(after - before) // MIB} MiB")
+        for name, pid in self._pids().items():
+            first, last = self.samples[name][0].fds, _look(pid)
+            if last is not None and last.fds > first + _FD_GROWTH_MAX:
+                self.wrong.append(f"{name} had {first} files open before the load, and has {last.fds} after it")
 
     def _memory(self, name: str) -> tuple[int, int]:
         """Medians of the second third of the time and of the last."""

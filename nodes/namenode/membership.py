@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import structlog
 import trio
@@ -18,6 +18,9 @@ from dfs import errors, limits
 from dfs.runtime import Runtime
 from dfs.types import NodeId, NodeState, NodeView
 from nodes.namenode import arguments
+
+_SETTLING_MAX_S: Final = 10.0
+"""Less than a client waits for the answer to one call."""
 
 log = structlog.get_logger(__name__)
 
@@ -69,6 +72,7 @@ class Membership:
         self._suspect_after_s = suspect_after_s
         self._dead_after_s = dead_after_s
         self._members: dict[NodeId, Member] = {}
+        self._started_at = trio.current_time()
         self.changed = trio.Event()
         """Set, and replaced, when a node comes, moves, or changes its state."""
 
@@ -145,6 +149,12 @@ class Membership:
     def views(self) -> list[NodeView]:
         """All nodes by name."""
         return [self.view(member) for _, member in sorted(self._members.items())]
+
+    def settling_s(self) -> float:
+        """For how long nodes that were there before this process started may still come back; 0 when all have."""
+        if all(member.capacity_bytes for member in self._members.values()):  # heard since then
+            return 0.0
+        return max(0.0, self._started_at + min(self._suspect_after_s, _SETTLING_MAX_S) - trio.current_time())
 
     def view(self, member: Member) -> NodeView:
         return NodeView(

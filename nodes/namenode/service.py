@@ -196,10 +196,18 @@ class NameNode:
         copies = arguments.integer(replicas, "a number of copies", 1, limits.REPLICAS_MAX)
         shunned = {arguments.text(node, "a node") for node in arguments.array(exclude, "nodes", limits.NODES_MAX)}
         near = arguments.text(host, "a host")
-        places = [
-            self._place(copies, shunned, near)
-            for _ in range(arguments.integer(count, "a number of chunks", 1, limits.ALLOCATE_MAX_CHUNKS))
-        ]
+        wanted = arguments.integer(count, "a number of chunks", 1, limits.ALLOCATE_MAX_CHUNKS)
+        while True:
+            changed = self._members.changed
+            try:
+                places = [self._place(copies, shunned, near) for _ in range(wanted)]
+                break
+            except errors.NotEnoughNodes:
+                left_s = self._members.settling_s()
+                if left_s <= 0:
+                    raise
+            with trio.move_on_after(left_s):  # just started: nodes that were there before will be heard in a moment
+                await changed.wait()
         chunks: list[Any] = await self._writer.decide("allocate_chunks", number, copies, places)
         return chunks
 

@@ -114,7 +114,6 @@ class Cluster:
 def local_cluster(*, datanodes: int = 3, replicas: int = 3) -> Iterator[Cluster]:
     """A new cluster. On leaving, its mounts and daemons are gone, and its files too."""
     base = Path(tempfile.mkdtemp(prefix="dfs-"))  # short: it holds sockets
-    base.chmod(0o711)  # tests become other users too
     base.chmod(0o755)  # tests look at it as another user
     environment = {name: value for name, value in os.environ.items() if not name.startswith("XDG_")}
     environment |= {"HOME": str(base), "XDG_STATE_HOME": str(base / "state")}

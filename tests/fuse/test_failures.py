@@ -14,7 +14,6 @@ import re
 import select
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -28,6 +27,7 @@ from dfs import errors, limits
 from dfs.mountpoint import is_mounted, unmount
 from tests.fuse.conftest import Cluster
 from tests.integration.real import NAMENODE, PATIENCE_S, RealCluster, environment, real_cluster, until
+from tests.soak import Program
 
 pytestmark = pytest.mark.fuse
 
@@ -190,63 +190,41 @@ async def test_a_datanode_killed_while_a_file_is_copied_there_and_back_is_not_no
 # --- the NameNode is away -------------------------------------------------------------------------------
 
 
-class Load:
-    """A program that changes and checks files of its own until `stop` is set. `rounds` counts, `error` ends it."""
-
-    def __init__(self, directory: Path, seed: int) -> None:
-        self.stop = threading.Event()
-        self.rounds = 0
-        self.error: BaseException | None = None
-        self._directory = directory
-        self._random = random.Random(seed)
-
-    def run(self) -> None:
-        try:
-            self._directory.mkdir()
-            while not self.stop.is_set():
-                self._round()
-                self.rounds += 1
-        except BaseException as error:  # noqa: BLE001 - the test raises it
-            self.error = error
-
-    def _round(self) -> None:
-        data = self._random.randbytes(self._random.choice([10, 5000, 300 * KIB]))
-        first, second = self._directory / "first", self._directory / "second"
-        write_new(first, data, sync=self.rounds % 3 == 0)
-        first.rename(second)
-        with second.open("ab") as file:
-            file.write(b"end")
-        assert second.read_bytes() == data + b"end"
-        assert os.listdir(self._directory) == ["second"]
-        second.unlink()
+def _change_and_check(top: Path, chance: random.Random) -> None:
+    """One round of a program: every answer of the mount is as on a local disk."""
+    data = chance.randbytes(chance.choice([10, 5000, 300 * KIB]))
+    first, second = top / "first", top / "second"
+    write_new(first, data, sync=chance.random() < 0.3)
+    first.rename(second)
+    with second.open("ab") as file:
+        file.write(b"end")
+    assert second.read_bytes() == data + b"end"
+    assert list(top.iterdir()) == [second]
+    second.unlink()
 
 
-@contextmanager
-def loaded(top: Path, programs: int) -> Iterator[list[Load]]:
-    """So many programs at work. Whatever went wrong in one of them is raised on leaving."""
-    loads = [Load(top / str(number), number) for number in range(programs)]
-    threads = [threading.Thread(target=load.run, daemon=True) for load in loads]
-    for thread in threads:
-        thread.start()
+@asynccontextmanager
+async def loaded(top: Path, count: int) -> AsyncIterator[list[Program]]:
+    """So many programs at work. Asserts on leaving that they ended well."""
+    programs = [Program(top, seed, _change_and_check) for seed in range(count)]
+    for program in programs:
+        program.start()
     try:
-        yield loads
+        yield programs
     finally:
-        for load in loads:
-            load.stop.set()
-        for thread in threads:
-            thread.join(PATIENCE_S)
-    for load in loads:
-        if load.error is not None:
-            raise load.error
+        for program in programs:
+            program.stop()
+        problems = [await off(program.join) for program in programs]
+    assert not any(problems), "\n".join(problems)
 
 
-async def progress(loads: list[Load], rounds: int) -> None:
-    """Return when each of them has done so many more rounds."""
-    goals = [load.rounds + rounds for load in loads]
+async def progress(programs: list[Program], rounds: int) -> None:
+    """Return when each of them has done so many more rounds, or one has failed."""
+    goals = [program.rounds + rounds for program in programs]
 
     async def reached() -> bool:
-        assert not any(load.error for load in loads), [load.error for load in loads]
-        return all(load.rounds >= goal for load, goal in zip(loads, goals, strict=True))
+        done = all(program.rounds >= goal for program, goal in zip(programs, goals, strict=True))
+        return done or any(program.ended for program in programs)
 
     await until(reached, f"{rounds} more rounds")
 
@@ -254,12 +232,12 @@ async def progress(loads: list[Load], rounds: int) -> None:
 @pytest.mark.slow
 async def test_programs_pause_while_the_namenode_is_away_and_see_no_error(tmp_path: Path) -> None:
     async with mounted_cluster(tmp_path) as mounted:
-        with loaded(mounted.path, 3) as loads:
+        async with loaded(mounted.path, 3) as programs:
             for _ in range(2):
-                await progress(loads, 3)
+                await progress(programs, 3)
                 mounted.daemons.kill(NAMENODE)
                 await mounted.daemons.start(NAMENODE)
-            await progress(loads, 3)
+            await progress(programs, 3)
 
 
 async def test_a_namenode_away_for_too_long_is_a_timeout_and_the_mount_works_again_by_itself(tmp_path: Path) -> None:

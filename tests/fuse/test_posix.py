@@ -11,6 +11,7 @@ import os
 import random
 import socket
 import stat
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -27,6 +28,9 @@ pytestmark = pytest.mark.fuse
 NOBODY = 65534
 MISSING_ERRNO = 255
 """The status of a child that failed otherwise than with an OSError."""
+
+ACL_ENTRIES = [1, 6, 0, 2, 7, 1000, 4, 4, 0, 16, 7, 0, 32, 0, 0]
+"""As acl(5), the kernel's numbers: tag, permissions and id of owner, user 1000, group, mask and others."""
 
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -565,9 +569,10 @@ def test_extended_attributes(here: Path) -> None:
     for call in (os.getxattr, os.removexattr):
         with refused(errno.ENODATA):
             call(path, "user.new")
+    access_list = struct.pack("<I" + "HHI" * 5, 2, *ACL_ENTRIES)
     for name in ("unknown.namespace", "system.posix_acl_access"):  # to keep what nobody obeys would be a lie
         with refused(errno.EOPNOTSUPP):
-            os.setxattr(path, name, b"")
+            os.setxattr(path, name, access_list)
 
 
 def test_sizes_of_extended_attributes(here: Path) -> None:
