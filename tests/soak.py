@@ -381,7 +381,7 @@ def _mounted(daemons: RealCluster, base: Path) -> Iterator[tuple[Path, int]]:
         if is_mounted(mountpoint):
             unmount(mountpoint)
         for line in user.mount_log().splitlines():
-            if "[error" in line or "Traceback" in line:
+            if "[error" in line or "operation failed" in line or "Traceback" in line:
                 print(line)
 
 
