@@ -37,7 +37,8 @@ _SECTOR: Final = 512
 _INODES_SHOWN: Final = 2**40
 """There is no limit; programs want a number."""
 _XATTR_NAMESPACES: Final = (b"user.", b"trusted.", b"security.", virtual.PREFIX)
-_AWAY: Final = (errors.Unreachable, errors.DeadlineExceeded, errors.ConnectionLost)
+_AWAY: Final = (errors.Unreachable, errors.DeadlineExceeded, errors.ConnectionLost, errors.Busy)
+"""Busy among them: programs take EAGAIN from a read of a file for its end."""
 
 
 def _handler(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:

@@ -330,7 +330,10 @@ class FileSystem:
         return attr
 
     async def sync_places(self, places: Sequence[ChunkPlace], copies: int) -> None:
-        """Have chunks, which are to have `copies`, flushed on all their live nodes. Raises `NotEnoughNodes`."""
+        """Have chunks, which are to have `copies`, flushed on all their live nodes.
+
+        Waits for missing copies to be made; raises `NotEnoughNodes` when they are not, in time.
+        """
         by_node: dict[NodeId, list[ChunkPlace]] = {}
         for place in places:
             for node in place.nodes:
@@ -349,9 +352,9 @@ class FileSystem:
         async with tasks.open_nursery() as nursery:
             for node, held in by_node.items():
                 nursery.start_soon(sync, node, held)
-        weak = [place.chunk for place in places if durable[place.chunk] < min(self.chunks.min_replicas, copies)]
-        if weak:
-            raise errors.NotEnoughNodes(f"chunk {weak[0]:x} could not be flushed on as many DataNodes as it must")
+        wanted = min(self.chunks.min_replicas, copies)
+        weak = {place.chunk: place.length for place in places if durable[place.chunk] < wanted}
+        await self.chunks.wait_for_copies(weak, wanted)
 
     # --- the cluster ------------------------------------------------------------------------------------
 

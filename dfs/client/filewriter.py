@@ -34,7 +34,8 @@ from dfs.client.session import Session
 from dfs.client.writer import ChunkWriter, Lane
 from dfs.types import Attr, Ino
 
-_FLUSH_ROUNDS = 4
+_ROUNDS_MAX = 4
+"""Of writing the same bytes anew because DataNodes failed meanwhile."""
 
 
 class _Run(NamedTuple):
@@ -104,25 +105,39 @@ class FileWriter:
         With `append`, offsets count from the end of file as it is at that moment.
         """
         async with self._committing:
-            await self._strengthen()
-            return await self._commit(append, mtime_ns)
+            return await self._commit(append, mtime_ns, durable=False)
 
-    async def _commit(self, append: bool, mtime_ns: int | None) -> Attr | None:
+    async def _commit(self, append: bool, mtime_ns: int | None, *, durable: bool) -> Attr | None:
         attr: Attr | None = None
+        refusals = 0
         while self._uncommitted:
+            await self._prepare(append, durable)
             runs, self._uncommitted = self._uncommitted[: limits.EXTENTS_MAX], self._uncommitted[limits.EXTENTS_MAX :]
             try:
-                if not append and any(run.offset < self._size for run in runs):
-                    await self._chunks.sync({run.lane for run in runs})
                 attr = await self._commit_runs(runs, append, mtime_ns)
-            except errors.ChunkSealed:
+                self._size = attr.size
+            except (errors.ChunkSealed, errors.NotEnoughNodes):  # the NameNode knows more of these chunks than we did
+                refusals += 1
+                if refusals >= _ROUNDS_MAX:
+                    raise
                 self._uncommitted[:0] = await self._rewrite_all(runs)
-                continue
             finally:
                 with trio.CancelScope(shield=True):  # bounded by the session's patience
                     await self._settle(runs)
-            self._size = attr.size
         return attr
+
+    async def _prepare(self, append: bool, durable: bool) -> None:
+        """Have enough copies of what the next commit takes, and have them durable if `durable` or if it overwrites.
+
+        No await stands between the last look at the copies and the commit that names them.
+        """
+        for _ in range(_ROUNDS_MAX):
+            runs = self._uncommitted[: limits.EXTENTS_MAX]
+            if durable or (not append and any(run.offset < self._size for run in runs)):
+                await self._chunks.sync({run.lane for run in runs})
+            if not await self._strengthen():
+                return
+        raise errors.NotEnoughNodes(f"DataNodes keep failing while a file is written to them (inode {self.ino})")
 
     async def _commit_runs(self, runs: Sequence[_Run], append: bool, mtime_ns: int | None) -> Attr:
         reach = _reach(runs)
@@ -193,13 +208,7 @@ class FileWriter:
         `NoSpace` or `DataLost` when that cannot be had.
         """
         async with self._committing:
-            for _ in range(_FLUSH_ROUNDS):
-                await self._chunks.sync({run.lane for run in self._uncommitted})
-                if not await self._strengthen():
-                    break
-            else:
-                raise errors.NotEnoughNodes("DataNodes keep failing while the file is flushed to them")
-            attr = await self._commit(append, mtime_ns)
+            attr = await self._commit(append, mtime_ns, durable=True)
             reach = dict(self._volatile)
             await self._chunks.make_durable(reach, self._wanted)
             for lane, length in reach.items():

@@ -11,13 +11,13 @@ shows the NameNode that it lives; should it have been silent for too long all th
 ended: commands under way raise `SessionExpired`, and the next one opens a new session.
 
 Invariants: a sequence number is used for one command only; `acked` is never above a command that still
-awaits its reply; every command in `_queue` or `_waiting` has exactly one task waiting for it.
+awaits its reply; `_unanswered` has the number of every command for which a task waits.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -32,7 +32,7 @@ from dfs.types import SessionId
 NAMENODE_OBJECT = "dfs.namenode"
 
 _BATCHES_IN_FLIGHT = 4
-_NOT_ANSWERED = (errors.Unreachable, errors.ConnectionLost, errors.DeadlineExceeded)
+_TRY_AGAIN = (errors.Unreachable, errors.ConnectionLost, errors.DeadlineExceeded, errors.Busy)
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +54,7 @@ class _Command:
 class Session:
     """Use `open_session`. One per client process is enough: everything here may be called concurrently.
 
-    Fields that change between awaits only: `session`, `_next_seq`, `_queue`, `_waiting`, `_batches`.
+    Fields that change between awaits only: `session`, `_next_seq`, `_queue`, `_unanswered`, `_batches`.
     """
 
     def __init__(self, pool: Pool, runtime: Runtime, nursery: trio.Nursery, address: str, wait_s: float) -> None:
@@ -73,7 +73,7 @@ class Session:
         self._opening = trio.Lock()
         self._next_seq = 1
         self._queue: list[_Command] = []
-        self._waiting: dict[int, _Command] = {}
+        self._unanswered: set[int] = set()
         self._batches = 0
         self._commands = 0
         self._retries = 0
@@ -89,18 +89,20 @@ class Session:
 
         Raises what the method raises, or `Unreachable` or `DeadlineExceeded`.
         """
-        return await self._persistently(lambda: self._call(method, *args))
+        return await self._persistently(method, lambda: args)
 
     async def _call(self, method: str, *args: Any, timeout_s: float = limits.CALL_TIMEOUT_S) -> Any:
         return await self.pool.call(self.address, NAMENODE_OBJECT, method, *args, timeout_s=timeout_s)
 
-    async def _persistently(self, attempt: Callable[[], Any]) -> Any:
+    async def _persistently(self, method: str, arguments: Callable[[], Iterable[Any]]) -> Any:
+        """Call until there is an answer, with what `arguments` says at that moment, for at most `wait_s`."""
         give_up_at = trio.current_time() + self.wait_s
         delay_s = limits.RETRY_DELAY_FIRST_S
         while True:
+            left_s = max(limits.RETRY_DELAY_FIRST_S, give_up_at - trio.current_time())
             try:
-                return await attempt()
-            except _NOT_ANSWERED as error:
+                return await self._call(method, *arguments(), timeout_s=min(limits.CALL_TIMEOUT_S, left_s))
+            except _TRY_AGAIN as error:
                 if trio.current_time() + delay_s > give_up_at:
                     raise
                 if delay_s == limits.RETRY_DELAY_FIRST_S:
@@ -111,6 +113,28 @@ class Session:
 
     # --- commands ---------------------------------------------------------------------------------------
 
+    async def ask_once(self, method: str, *args: Any) -> Any:
+        """Call a method of the NameNode that changes something and takes (session, acked, seq) before `args`.
+
+        It happens exactly once, as a command does. Raises what the method raises, and what `apply` raises.
+        """
+        session = await self.ensure()
+        seq = self._take_seq()
+        try:
+            return await self._persistently(method, lambda: (session, self._acked(), seq, *args))
+        except errors.SessionExpired:
+            if self.session == session:
+                self.session = None
+            raise
+        finally:
+            self._unanswered.discard(seq)
+
+    def _take_seq(self) -> int:
+        seq = self._next_seq
+        self._next_seq += 1
+        self._unanswered.add(seq)
+        return seq
+
     async def apply(self, verb: str, *args: Any) -> Any:
         """Apply one command exactly once and return its result; durable at the NameNode on return.
 
@@ -119,15 +143,13 @@ class Session:
         """
         if self.session is None:
             await self._open()
-        command = _Command(self._next_seq, verb, args)
-        self._next_seq += 1
+        command = _Command(self._take_seq(), verb, args)
         self._queue.append(command)
-        self._waiting[command.seq] = command
         self._pump()
         try:
             await command.done.wait()  # bounded: the batch that carries it ends within wait_s
         finally:
-            self._waiting.pop(command.seq, None)
+            self._unanswered.discard(command.seq)
         if command.error is not None:
             raise command.error
         return command.reply
@@ -157,11 +179,8 @@ class Session:
     async def _send_until_answered(self, batch: list[_Command], session: SessionId) -> None:
         wire = [[command.seq, command.verb, command.args] for command in batch]
         self._commands += len(batch)
-
-        async def attempt() -> Any:
-            return await self._call("apply", session, self._acked(), wire)
-
-        for command, (errno, *rest) in zip(batch, await self._persistently(attempt), strict=True):
+        replies = await self._persistently("apply", lambda: (session, self._acked(), wire))
+        for command, (errno, *rest) in zip(batch, replies, strict=True):
             if errno:
                 command.error = errors.from_wire(*rest)
                 if isinstance(command.error, errors.SessionExpired) and self.session == session:
@@ -171,8 +190,8 @@ class Session:
             command.done.set()
 
     def _acked(self) -> int:
-        """All replies below this have arrived. Commands leave `_waiting` when their task has the reply."""
-        return min(self._waiting, default=self._next_seq)
+        """All replies below this have arrived, or nobody waits for them any more."""
+        return min(self._unanswered, default=self._next_seq)
 
     @staticmethod
     def _fail(batch: list[_Command], error: errors.DfsError) -> None:
@@ -242,7 +261,7 @@ class Session:
                 log.info("session left to its time-out", session=session, error=str(error))
 
     def statistics(self) -> dict[str, int]:
-        return {"commands": self._commands, "retries": self._retries, "waiting": len(self._waiting)}
+        return {"commands": self._commands, "retries": self._retries, "waiting": len(self._unanswered)}
 
 
 @asynccontextmanager

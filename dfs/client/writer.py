@@ -204,7 +204,7 @@ class ChunkWriter:
 
     async def _ask(self, session: SessionId, count: int, replicas: int, avoided: set[NodeId]) -> list[Lane]:
         async def ask(exclude: Iterable[NodeId]) -> list[Lane]:
-            chunks = await self._session.query("allocate", session, count, replicas, list(exclude), self._session.host)
+            chunks = await self._session.ask_once("allocate", count, replicas, list(exclude), self._session.host)
             lanes = [Lane(session, ChunkId(chunk), replicas, nodes) for chunk, nodes in chunks]
             self._unsealed.update(lanes)
             return lanes
@@ -281,15 +281,21 @@ class ChunkWriter:
         `NODE_DEAD_AFTER_S` and a copy's time; then raises `NotEnoughNodes`.
         """
         await self.sync([lane for lane, length in reach.items() if lane.synced < length])
-        weak = {lane: length for lane, length in reach.items() if len(lane.nodes) < wanted}
-        if not weak:
-            return
+        weak = {lane.chunk: length for lane, length in reach.items() if len(lane.nodes) < wanted}
+        await self.wait_for_copies(weak, wanted)
+
+    async def wait_for_copies(self, reach: Mapping[ChunkId, int], wanted: int) -> None:
+        """Return when these chunks, up to `reach`, are durable on `wanted` nodes that the NameNode counts.
+
+        It has missing copies made: this waits for at most `NODE_DEAD_AFTER_S` and a copy's time, then raises
+        `NotEnoughNodes`.
+        """
         with trio.move_on_after(limits.NODE_DEAD_AFTER_S + limits.CALL_TIMEOUT_S):
-            for lane, length in weak.items():
-                while len(await self._durable_copies(lane.chunk, length)) < wanted:  # noqa: ASYNC110 - others' work
+            for chunk, length in reach.items():
+                while len(await self._durable_copies(chunk, length)) < wanted:  # noqa: ASYNC110 - others' work
                     await trio.sleep(limits.RETRY_DELAY_MAX_S)
             return
-        chunks = ", ".join(f"{lane.chunk:x}" for lane in weak)
+        chunks = ", ".join(f"{chunk:x}" for chunk in reach)
         raise errors.NotEnoughNodes(f"fewer than {wanted} DataNodes have chunk {chunks} on stable storage")
 
     async def _durable_copies(self, chunk: ChunkId, length: int) -> list[NodeId]:

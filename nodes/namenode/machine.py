@@ -78,7 +78,7 @@ class Machine:
         ).fetchone()
         if stored is not None:
             return list(msgpack.unpackb(stored[0], use_list=True))
-        reply = self._attempt(command, commands.CLIENT)
+        reply = self._attempt(command, commands.CLIENT if command.verb in commands.CLIENT else commands.PLANNED)
         self._db.execute("INSERT INTO reply VALUES (?, ?, ?)", (command.session, command.seq, msgpack.packb(reply)))
         if command.acked >= row[0] + _FORGET_EVERY:
             self._forget_replies(command.session, command.acked)

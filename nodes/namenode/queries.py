@@ -159,6 +159,11 @@ class Queries:
         """(name, address, host, rack, directories) of all that ever registered."""
         return self._execute("SELECT name, address, host, rack, directories FROM node ORDER BY name").fetchall()
 
+    def is_answered(self, session: SessionId, seq: int) -> bool:
+        """Whether this command was applied before, and its reply is kept."""
+        row = self._execute("SELECT 1 FROM reply WHERE session = ? AND seq = ?", (session, seq)).fetchone()
+        return row is not None
+
     def sessions(self) -> list[SessionId]:
         """All sessions that have not ended, and those whose chunks or holds remain of an end that was cut short."""
         rows = self._execute(

@@ -21,7 +21,7 @@ from dfs.placement import candidates, choose_nodes
 from dfs.rpc import NameServerClient, NameServerObject, Peer, expose, uri
 from dfs.runtime import Runtime
 from dfs.types import Attr, NodeId, NodeState, SessionId, Statfs
-from nodes.namenode import arguments, check, reconcile
+from nodes.namenode import arguments, check, commands, reconcile
 from nodes.namenode.membership import Membership
 from nodes.namenode.queries import Queries, summary
 from nodes.namenode.repair import Repair
@@ -164,7 +164,8 @@ class NameNode:
             if not isinstance(command, list | tuple) or len(command) != 3 or not isinstance(command[2], list | tuple):
                 raise errors.InvalidArgument("a command is [sequence number, verb, [argument, ...]]")
             arguments.integer(command[0], "a sequence number", 1)
-            arguments.text(command[1], "a verb", 64)
+            if arguments.text(command[1], "a verb", 64) in commands.PLANNED:
+                raise errors.InvalidArgument(f"{command[1]} is planned by the NameNode: call its method")
         return await self._writer.apply(number, arguments.integer(acked, "an acknowledgement"), batch)
 
     # --- sessions ---------------------------------------------------------------------------------------
@@ -190,26 +191,39 @@ class NameNode:
     # --- chunks -----------------------------------------------------------------------------------------
 
     @expose
-    async def allocate(self, session: Any, count: Any, replicas: Any, exclude: Any, host: Any) -> list[Any]:
-        """New chunks for a session: [[chunk, [node, ...]], ...]. Raises `NotEnoughNodes`, `NoSpace`."""
+    async def allocate(
+        self, session: Any, acked: Any, seq: Any, count: Any, replicas: Any, exclude: Any, host: Any
+    ) -> list[Any]:
+        """New chunks for a session: [[chunk, [node, ...]], ...]. Raises `NotEnoughNodes`, `NoSpace`.
+
+        A command of the session's, with a number of its own, of which only the places are planned here.
+        """
         number = self._sessions.touch(session)
+        acknowledged = arguments.integer(acked, "an acknowledgement")
+        sequence = arguments.integer(seq, "a sequence number", 1)
         copies = arguments.integer(replicas, "a number of copies", 1, limits.REPLICAS_MAX)
         shunned = {arguments.text(node, "a node") for node in arguments.array(exclude, "nodes", limits.NODES_MAX)}
         near = arguments.text(host, "a host")
         wanted = arguments.integer(count, "a number of chunks", 1, limits.ALLOCATE_MAX_CHUNKS)
+        places: list[list[NodeId]] = []
+        if not self._queries.is_answered(number, sequence):  # a repeat gets what its first attempt got
+            places = await self._place_all(wanted, copies, shunned, near)
+        chunks: list[Any] = await self._writer.apply_planned(
+            number, acknowledged, sequence, "allocate_chunks", copies, places
+        )
+        return chunks
+
+    async def _place_all(self, count: int, copies: int, shunned: set[str], near_host: str) -> list[list[NodeId]]:
         while True:
             changed = self._members.changed
             try:
-                places = [self._place(copies, shunned, near) for _ in range(wanted)]
-                break
+                return [self._place(copies, shunned, near_host) for _ in range(count)]
             except errors.NotEnoughNodes:
                 left_s = self._members.settling_s()
                 if left_s <= 0:
                     raise
             with trio.move_on_after(left_s):  # just started: nodes that were there before will be heard in a moment
                 await changed.wait()
-        chunks: list[Any] = await self._writer.decide("allocate_chunks", number, copies, places)
-        return chunks
 
     def _place(self, copies: int, shunned: set[str], near_host: str) -> list[NodeId]:
         views = self._members.views()

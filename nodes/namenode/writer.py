@@ -60,9 +60,15 @@ class Writer:
         batch = [Command(session, seq, acked, verb, args, now_ns) for seq, verb, args in wire]
         return await self._submit(batch)
 
+    async def apply_planned(self, session: SessionId, acked: int, seq: int, verb: str, *args: Any) -> Any:
+        """Apply a client's command of which the NameNode filled in `args`; its result. Raises what it raises."""
+        return await self._apply_one(Command(session, seq, acked, verb, args, self._runtime.now_ns()))
+
     async def decide(self, verb: str, *args: Any) -> Any:
         """Apply a command of the NameNode's own; its result. Raises what it raises."""
-        command = Command(NAMENODE_SESSION, 0, 0, verb, args, self._runtime.now_ns())
+        return await self._apply_one(Command(NAMENODE_SESSION, 0, 0, verb, args, self._runtime.now_ns()))
+
+    async def _apply_one(self, command: Command) -> Any:
         errno, *rest = (await self._submit([command]))[0]
         if errno:
             raise errors.from_wire(*rest)

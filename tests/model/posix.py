@@ -378,12 +378,10 @@ class FileSystem:
         self._forget_chunks()
         return inode
 
-    def allocate_chunks(self, session: int, replicas: int, places: Sequence[Sequence[str]]) -> list[list[Any]]:
-        if session not in self.state.sessions:
-            raise errors.SessionExpired("ended")
+    def allocate_chunks(self, replicas: int, places: Sequence[Sequence[str]]) -> list[list[Any]]:
         chunks: list[list[Any]] = []
         for names in places:
-            self.state.chunks[self.state.next_chunk] = Chunk(session, replicas, set(names))
+            self.state.chunks[self.state.next_chunk] = Chunk(self.session, replicas, set(names))
             chunks.append([self.state.next_chunk, list(names)])
             self.state.next_chunk += 1
         return chunks

@@ -84,7 +84,7 @@ class NamespaceMachine(RuleBasedStateMachine):
         self.run(session, "link", file, 1, b"b")
         self.run(session, "create", inner, b"a", 0o4755, 1, 1, True, True)
         self.run(session, "setxattr", file, b"user.a", b"x")
-        self.run(0, "allocate_chunks", session, 3, [list(NODES)])
+        self.run(session, "allocate_chunks", 3, [list(NODES)])
         self.run(session, "commit", file, [[0, 20, 1, 0], [30, 20, 1, 20]], [[1, 40, list(NODES)]])
 
     def teardown(self) -> None:
@@ -254,7 +254,7 @@ class NamespaceMachine(RuleBasedStateMachine):
 
     @rule(which=SESSIONS, nodes=st.sets(st.sampled_from(NODES), min_size=1))
     def allocate(self, which: int, nodes: set[str]) -> None:
-        self.run(0, "allocate_chunks", self.sessions[which], len(nodes), [sorted(nodes)])
+        self.run(self.sessions[which], "allocate_chunks", len(nodes), [sorted(nodes)])
 
     def pick_chunk(self, session: int, pick: int) -> int:
         """One that is open in the session; for some, any number."""
@@ -262,7 +262,7 @@ class NamespaceMachine(RuleBasedStateMachine):
         if pick >= MISFIT:
             return 1 + pick * 5 % self.model.state.next_chunk
         if not mine:
-            self.run(0, "allocate_chunks", session, 3, [list(NODES)])
+            self.run(session, "allocate_chunks", 3, [list(NODES)])
             mine = [self.model.state.next_chunk - 1]
         return mine[pick % len(mine)]
 

@@ -1,4 +1,5 @@
-"""All commands by their verbs: those that clients may send, and those that the NameNode gives itself.
+"""All commands by their verbs: those that clients may send, those that the NameNode
+fills in for them, and those that it gives itself.
 
 Each module has one function, `apply(tx, *args)`: it checks its arguments, changes the tables through `tx`, and
 returns the result or raises a `DfsError`, after which nothing it did counts.
@@ -61,10 +62,12 @@ CLIENT: Final[Mapping[str, Callable[..., Any]]] = {
     "seal": seal.apply,
 }
 
+PLANNED: Final[Mapping[str, Callable[..., Any]]] = {"allocate_chunks": allocate_chunks.apply}
+"""A client's, with its number and its stored reply, but with arguments that only the NameNode may choose."""
+
 OWN: Final[Mapping[str, Callable[..., Any]]] = {
     "open_session": open_session.apply,
     "end_session": end_session.apply,
-    "allocate_chunks": allocate_chunks.apply,
     "register_node": register_node.apply,
     "finish_work": finish_work.apply,
     "free_doomed": free_doomed.apply,

@@ -274,12 +274,12 @@ def test_the_end_of_a_session_seals_its_chunks_and_lets_its_files_go(space: Name
         space.queries.getattr(unnamed)
     assert space.findings() == []
     with pytest.raises(errors.SessionExpired):
-        space.own("allocate_chunks", session, 1, [["n1"]])
+        space.do(session, "allocate_chunks", 1, [["n1"]])
 
 
 def test_a_session_with_much_to_let_go_is_ended_piece_by_piece(space: Namespace) -> None:
     session = space.open_session()
-    space.own("allocate_chunks", session, 1, [["n1"]] * 300)
+    space.do(session, "allocate_chunks", 1, [["n1"]] * 300)
     rounds = 1
     while space.own("end_session", session):
         rounds += 1

@@ -90,7 +90,18 @@ async def test_a_batch_is_answered_in_its_order_with_its_errors(space: Namespace
         replies = await writer.apply(session, 0, [mkdir(1, b"a"), mkdir(2, b"a"), mkdir(3, b"b")])
         assert [reply[0] for reply in replies] == [0, errors.Exists.default_errno, 0]
         with pytest.raises(errors.SessionExpired):
-            await writer.decide("allocate_chunks", 99, 1, [["n1"]])
+            await writer.apply_planned(SessionId(99), 0, 1, "allocate_chunks", 1, [["n1"]])
+
+
+async def test_chunks_that_are_asked_for_twice_are_given_once(space: Namespace) -> None:
+    space.register("n1", "n2")
+    session = SessionId(space.open_session())
+    async with writing(space, Gate()) as writer:
+        first = await writer.apply_planned(session, 0, 1, "allocate_chunks", 1, [["n1"]])
+        assert not space.queries.is_answered(session, 2)
+        assert space.queries.is_answered(session, 1)
+        assert await writer.apply_planned(session, 0, 1, "allocate_chunks", 1, [["n2"]]) == first
+    assert [chunk[0] for chunk in space.queries.chunks(0, 10)] == [first[0][0]]
 
 
 async def test_a_full_disk_fails_all_that_shared_the_transaction_and_leaves_nothing(space: Namespace) -> None:

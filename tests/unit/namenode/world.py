@@ -63,7 +63,7 @@ class Namespace:
 
     def chunk(self, session: int, nodes: Sequence[str] = NODES) -> int:
         """A new chunk of the session on these nodes."""
-        return int(self.own("allocate_chunks", session, len(nodes), [list(nodes)])[0][0])
+        return int(self.do(session, "allocate_chunks", len(nodes), [list(nodes)])[0][0])
 
     def file(self, session: int, name: bytes = b"file") -> Any:
         return self.do(session, "create", ROOT_INO, name, 0o644, 0, 0)
