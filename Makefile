@@ -4,6 +4,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PROGRAMS := $(VENV)/.programs
 PYTHON ?= python3
 DIR ?= $(CURDIR)/run/cluster
 MOUNT ?= $(CURDIR)/run/mnt
@@ -37,7 +38,7 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/mypy
 
-unit: $(INSTALLED)
+unit: $(INSTALLED) $(PROGRAMS)
 	$(BIN)/python -m pytest -q
 
 format: $(INSTALLED)
@@ -57,4 +58,9 @@ install: $(INSTALLED)
 
 $(INSTALLED): setup.cfg pyproject.toml
 	@PYTHON="$(PYTHON)" .ci/install $(VENV)
+	@touch $@
+
+# What tests run on mounts.
+$(PROGRAMS): $(INSTALLED)
+	@PYTHON="$(PYTHON)" .ci/install $(VENV) git make rsync fio
 	@touch $@

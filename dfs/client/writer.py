@@ -198,6 +198,7 @@ class ChunkWriter:
                 lane = ahead.pop()
                 if lane.session == session and avoided.isdisjoint(lane.nodes):
                     return lane
+                lane.usable = False  # nothing was appended to it: it is sealed, and so goes
             count = min(_AHEAD_MAX, 1 + len(self._idle))
             ahead += await self._ask(session, count, replicas, avoided)
             return ahead.pop()
@@ -219,14 +220,28 @@ class ChunkWriter:
             return await ask(avoided - suspects)
 
     async def seal_finished(self, lanes: Iterable[Lane]) -> None:
-        """Tell the NameNode of those `lanes` that take no more and of which nothing awaits a commit."""
+        """Tell the NameNode of those `lanes` that take no more and of which nothing awaits a commit.
+
+        Raises nothing: what could not be sealed is tried again by `seal_idle`.
+        """
         done = [lane for lane in lanes if (lane.full or not lane.usable) and not lane.uncommitted and not lane.sealed]
+        mine = [lane for lane in done if lane.session == self._session.session]
         for lane in done:
             lane.sealed = True
-        self._unsealed.difference_update(done)
-        mine = [lane.chunk for lane in done if lane.session == self._session.session]
-        if mine:
-            await self._session.apply("seal", mine)
+        sealed = False
+        try:
+            for start in range(0, len(mine), limits.BATCH_MAX_COMMANDS):
+                chunks = [lane.chunk for lane in mine[start : start + limits.BATCH_MAX_COMMANDS]]
+                await self._session.apply("seal", chunks)
+            sealed = True
+        except errors.DfsError as error:
+            log.info("chunks not sealed yet", count=len(mine), error=str(error))
+        finally:
+            if sealed:
+                self._unsealed.difference_update(done)
+            else:
+                for lane in done:
+                    lane.sealed = False
 
     async def seal_idle(self) -> None:
         """Seal what nobody has appended to for a while, and what was given up. Runs until cancelled.
@@ -240,10 +255,7 @@ class ChunkWriter:
                 for lane in [lane for lane in waiting if lane.used_at <= due and not lane.uncommitted]:
                     waiting.remove(lane)
                     lane.usable = False
-            try:
-                await self.seal_finished(self._unsealed)
-            except errors.DfsError as error:
-                log.info("chunks not sealed: the session's end will", error=str(error))
+            await self.seal_finished(self._unsealed)
 
     # --- durability -------------------------------------------------------------------------------------
 

@@ -142,6 +142,15 @@ class RealCluster:
         """End a daemon as SIGTERM does, and wait for it. Asserts that it ended well."""
         assert self._end(name, signal.SIGTERM) == 0, self.log(name)
 
+    @contextmanager
+    def suspended(self, name: str) -> Iterator[None]:
+        """A daemon does nothing meanwhile, and its connections stay."""
+        self._processes[name].send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._processes[name].send_signal(signal.SIGCONT)
+
     def _end(self, name: str, number: int) -> int:
         process = self._processes.pop(name)
         process.send_signal(number)

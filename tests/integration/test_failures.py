@@ -260,6 +260,46 @@ async def test_copies_of_a_dead_datanode_are_made_again_and_surplus_is_trimmed_w
         await until_sound(fs)
 
 
+async def test_an_overwrite_goes_on_when_two_datanodes_die_before_it_is_committed(tmp_path: Path) -> None:
+    async with real_cluster(tmp_path, datanodes=4) as cluster, cluster.client() as fs:
+        old, new = os.urandom(MIB), os.urandom(MIB)
+        await store(cluster, {"/file": old})
+        names = ["n1", "n2", "n3", "n4"]
+        before = {name: set(cluster.chunk_files(name)) for name in names}
+        writer = fs.writer(await fs.stat("/file"))
+        await writer.write(0, new)
+        having = [name for name in names if set(cluster.chunk_files(name)) - before[name]]
+        assert len(having) == 3
+        for name in having[:2]:
+            cluster.kill(name)
+        assert await get(fs, "/file") == old
+        await writer.commit()
+        assert await get(fs, "/file") == new
+        await writer.flush()
+        for name in having[:2]:
+            await cluster.start(name)
+        cluster.kill(having[2])
+        assert await get(fs, "/file") == new
+
+
+async def test_fsync_of_bytes_whose_copies_died_waits_until_they_are_made_again(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"node_suspect_after_s": 2.5, "node_dead_after_s": 3.5}
+    async with real_cluster(tmp_path, datanodes=4, **options) as cluster, cluster.client() as fs:
+        await store(cluster, {"/file": os.urandom(MIB)})
+        places = await fs.replicas("/file")
+        for name in places[0].nodes[:2]:
+            cluster.kill(name)
+        await fs.sync_places(places, 3)
+        assert len(set(await holders(fs, "/file")) & set(cluster.running())) == 2
+
+
+async def test_a_call_to_a_namenode_that_hangs_ends_when_the_client_wants_to_wait_no_longer(tmp_path: Path) -> None:
+    async with real_cluster(tmp_path, datanodes=1, replicas=1) as cluster, cluster.client(wait_s=1) as fs:
+        with cluster.suspended(NAMENODE), trio.fail_after(limits.CALL_TIMEOUT_S / 2):
+            with pytest.raises((errors.DeadlineExceeded, errors.Unreachable)):
+                await fs.stat("/")
+
+
 async def test_a_flipped_bit_is_never_read_and_the_copy_is_replaced(tmp_path: Path) -> None:
     async with real_cluster(tmp_path, garbage_grace_s=0.2) as cluster, cluster.client() as fs:
         data = os.urandom(2 * MIB)
