@@ -1,5 +1,4 @@
-"""All commands by their verbs: those that clients may send, those that the NameNode
-fills in for them, and those that it gives itself.
+"""All commands by their verbs: sent by clients, filled in by the NameNode for them, or given by itself.
 
 Each module has one function, `apply(tx, *args)`: it checks its arguments, changes the tables through `tx`, and
 returns the result or raises a `DfsError`, after which nothing it did counts.
