@@ -134,7 +134,7 @@ class FileWriter:
         for _ in range(_ROUNDS_MAX):
             runs = self._uncommitted[: limits.EXTENTS_MAX]
             if durable or (not append and any(run.offset < self._size for run in runs)):
-                await self._chunks.sync({run.lane for run in runs})
+                await self._chunks.sync(_reach(runs))
             if not await self._strengthen():
                 return
         raise errors.NotEnoughNodes(f"DataNodes keep failing while a file is written to them (inode {self.ino})")
@@ -163,10 +163,10 @@ class FileWriter:
 
     async def _settle(self, runs: Iterable[_Run]) -> None:
         """These runs need no commit any more; lanes that nobody needs any more are sealed."""
-        lanes = set()
+        lanes: dict[Lane, None] = {}
         for run in runs:
             run.lane.uncommitted -= run.length
-            lanes.add(run.lane)
+            lanes[run.lane] = None
         await self._chunks.seal_finished(lanes)
 
     async def discard(self) -> None:

@@ -99,7 +99,7 @@ class ChunkWriter:
     def __init__(self, session: Session, nodes: DataNodes, lanes_max: int = 2 * limits.TRANSFERS_AT_ONCE) -> None:
         self._session = session
         self._nodes = nodes
-        self._unsealed: set[Lane] = set()
+        self._unsealed: dict[Lane, None] = {}  # in the order of their allocation
         self._idle: list[Lane] = []
         self._lanes = trio.CapacityLimiter(lanes_max)
         self._ahead: dict[int, list[Lane]] = {}
@@ -205,9 +205,9 @@ class ChunkWriter:
 
     async def _ask(self, session: SessionId, count: int, replicas: int, avoided: set[NodeId]) -> list[Lane]:
         async def ask(exclude: Iterable[NodeId]) -> list[Lane]:
-            chunks = await self._session.ask_once("allocate", count, replicas, list(exclude), self._session.host)
+            chunks = await self._session.ask_once("allocate", count, replicas, sorted(exclude), self._session.host)
             lanes = [Lane(session, ChunkId(chunk), replicas, nodes) for chunk, nodes in chunks]
-            self._unsealed.update(lanes)
+            self._unsealed.update(dict.fromkeys(lanes))
             return lanes
 
         try:
@@ -238,7 +238,8 @@ class ChunkWriter:
             log.info("chunks not sealed yet", count=len(mine), error=str(error))
         finally:
             if sealed:
-                self._unsealed.difference_update(done)
+                for lane in done:
+                    self._unsealed.pop(lane, None)
             else:
                 for lane in done:
                     lane.sealed = False

@@ -84,7 +84,7 @@ class Server:
         self._registry = Registry()
         self._registry.add(_DaemonObject(self, self._registry), DAEMON_OBJECT)
         self._buffers = BufferPool()
-        self._connections: set[_Connection] = set()
+        self._connections: dict[_Connection, None] = {}  # in the order of their arrival
         self._accepting: set[trio.CancelScope] = set()
         self._closing = False
         self._idle = trio.Event()  # set when the last connection has gone while closing
@@ -152,7 +152,7 @@ class Server:
                 continue
             self._accepted += 1
             connection = _Connection(self, stream, nursery)
-            self._connections.add(connection)
+            self._connections[connection] = None
             nursery.start_soon(self._serve_connection, connection, name=f"connection {number} {stream.peer}")
 
     async def _accept_one(self, listener: Listener) -> Stream:
@@ -179,7 +179,7 @@ class Server:
         finally:
             with trio.CancelScope(shield=True):
                 await connection.channel.aclose("the server closed it")
-            self._connections.discard(connection)
+            self._connections.pop(connection, None)
             if self._closing and not self._connections:
                 self._idle.set()
 

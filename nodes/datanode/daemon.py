@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import structlog
@@ -13,7 +14,7 @@ from dfs.rpc import Network, Pool, Server
 from dfs.runtime import Runtime
 from dfs.types import NodeId
 from nodes.datanode.agent import Agent
-from nodes.datanode.disk import RealDisk
+from nodes.datanode.disk import Disk, RealDisk
 from nodes.datanode.service import DataNode
 from nodes.datanode.volumes import Volumes
 
@@ -27,15 +28,18 @@ async def run_datanode(
     *,
     network: Network,
     runtime: Runtime,
+    disks: Sequence[Disk] | None = None,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled; starts with the address. When cancelled, calls in work are finished and all is synced.
+
+    `disks` stand in for the directories that `config` names.
 
     A NameNode that is away is waited for. Raises `DirectoryInUse`, `WrongCluster`, `FormatUnknown`, `DiskFailed`,
     `InvalidArgument` (a disk is not mounted), `Exists` (the name is taken) or `Unreachable` (the address is).
     """
     volumes = Volumes(
-        [RealDisk(directory) for directory in config.directories],
+        disks if disks is not None else [RealDisk(directory) for directory in config.directories],
         NodeId(config.node),
         runtime,
         config.reserve_bytes,

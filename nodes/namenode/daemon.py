@@ -35,7 +35,7 @@ async def run_namenode(
 
     Raises `ConfigError`, `DirectoryInUse`, `FormatUnknown` or `Unreachable` (the address cannot be had).
     """
-    store = open_store(config.state_dir)
+    store = open_store(config.state_dir, runtime.random)
     try:
         async with Pool(network) as pool, tasks.open_nursery() as nursery:
             await _serve(config, store, network, pool, runtime, nursery, task_status)

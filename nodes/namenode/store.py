@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-import secrets
+import random
 import shutil
 import sqlite3
 import stat
@@ -39,12 +39,12 @@ _PRAGMAS = (
 class Store:
     """Use `open_store`. `writing` belongs to the one writer, `reading` to the event loop."""
 
-    def __init__(self, directory: Path, lock: int) -> None:
+    def __init__(self, directory: Path, lock: int, chance: random.Random) -> None:
         self.directory = directory
         self._lock = lock
         self.writing = _connect(directory / _NAME)
         if not self.writing.execute("SELECT 1 FROM sqlite_master WHERE name = 'setting'").fetchone():
-            _create(self.writing)
+            _create(self.writing, chance)
         _check_format(self.writing, directory)
         self.reads = _connect(directory / _NAME)
         self.cluster = ClusterId(self.setting("cluster"))
@@ -102,8 +102,8 @@ class Store:
         os.close(self._lock)
 
 
-def open_store(directory: Path) -> Store:
-    """Open the database under `directory`, made new if there is none.
+def open_store(directory: Path, chance: random.Random) -> Store:
+    """Open the database under `directory`, made new, with a cluster id by `chance`, if there is none.
 
     Raises `DirectoryInUse`, `FormatUnknown`, `DiskFailed`, or `ConfigError` for a directory that cannot be used.
     """
@@ -119,7 +119,7 @@ def open_store(directory: Path) -> Store:
         raise errors.DirectoryInUse(f"another NameNode runs on {directory}: stop it first") from None
     try:
         with _translated(directory):
-            return Store(directory, lock)
+            return Store(directory, lock, chance)
     except BaseException:
         os.close(lock)
         raise
@@ -132,14 +132,20 @@ def _connect(path: Path) -> Database:
     return db
 
 
-def _create(db: Database) -> None:
+def _create(db: Database, chance: random.Random) -> None:
     db.execute("BEGIN IMMEDIATE")
     for statement in TABLES.split(";\n"):
         if statement.strip():
             db.execute(statement)
     db.executemany(
         "INSERT INTO setting VALUES (?, ?)",
-        [("cluster", secrets.token_hex(16)), ("format", FORMAT), ("replicas", 1), ("min_replicas", 1), ("grace_ns", 0)],
+        [
+            ("cluster", f"{chance.getrandbits(128):032x}"),
+            ("format", FORMAT),
+            ("replicas", 1),
+            ("min_replicas", 1),
+            ("grace_ns", 0),
+        ],
     )
     db.executemany("INSERT INTO counter VALUES (?, ?)", COUNTERS.items())
     db.execute(

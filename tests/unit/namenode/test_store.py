@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
 from pathlib import Path
 
@@ -44,8 +45,8 @@ def test_two_clusters_are_two(tmp_path: Path) -> None:
 def test_a_second_namenode_on_the_same_directory_is_refused(tmp_path: Path) -> None:
     with namespace(tmp_path):
         with pytest.raises(errors.DirectoryInUse, match="stop it first"):
-            open_store(tmp_path)
-    open_store(tmp_path).close()
+            open_store(tmp_path, random.Random())
+    open_store(tmp_path, random.Random()).close()
 
 
 def test_a_namespace_of_another_format_is_refused_and_left_alone(tmp_path: Path) -> None:
@@ -53,19 +54,19 @@ def test_a_namespace_of_another_format_is_refused_and_left_alone(tmp_path: Path)
         space.damage("UPDATE setting SET value = 999 WHERE name = 'format'")
     for _ in range(2):  # the refusal gives the lock back
         with pytest.raises(errors.FormatUnknown, match="format 999"):
-            open_store(tmp_path)
+            open_store(tmp_path, random.Random())
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "namespace.sqlite").write_bytes(b"not a database" * 1000)
     with pytest.raises(errors.DiskFailed, match="not a database"):
-        open_store(tmp_path)
+        open_store(tmp_path, random.Random())
 
 
 def test_a_directory_that_cannot_be_is_the_configurations_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(errors.ConfigError, match="cannot be used as state_dir"):
-        open_store(tmp_path / "file" / "below")
+        open_store(tmp_path / "file" / "below", random.Random())
 
 
 def test_a_full_disk_refuses_the_transaction_whole_and_nothing_else(space: Namespace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ class Namespace:
     """A store with its machine; each command is a transaction of its own, a nanosecond after the one before."""
 
     def __init__(self, directory: Path) -> None:
-        self.store: Store = open_store(directory)
+        self.store: Store = open_store(directory, random.Random())
         self.machine = Machine(self.store.writing)
         self.queries = Queries(self.store)
         self.now_ns = START_NS
