@@ -50,6 +50,11 @@ async def get(fs: FileSystem, path: str) -> bytes:
     return bytes(sink.data)
 
 
+def chunk_files(directory: Path) -> list[Path]:
+    """Of all DataNodes of a cluster there."""
+    return list(directory.glob("n*/chunks/*/*.idx"))
+
+
 @pytest.mark.parametrize("size", [0, 1, 4095, limits.BLOCK_MAX_BYTES, MIB - 1, MIB, MIB + 1, 9 * MIB + 17])
 async def test_what_goes_in_comes_out(tmp_path: Path, size: int) -> None:
     data = os.urandom(size)
@@ -284,3 +289,17 @@ async def test_no_namenode_is_said_at_once() -> None:
     with trio.fail_after(limits.FIRST_CONTACT_TIMEOUT_S + 2), pytest.raises(errors.Unreachable, match="no NameNode at"):
         async with open_filesystem("127.0.0.1:1"):
             pass
+
+
+async def test_fsync_does_not_wait_for_bytes_that_were_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "LANE_IDLE_S", 0.2)
+    async with running_cluster(tmp_path, datanodes=3, garbage_grace_s=0.1) as cluster, cluster.client() as fs:
+        file = await fs.open("/file", "x+")
+        await file.pwrite(b"soon gone", 0)
+        await file.truncate(0)
+        with trio.fail_after(60):
+            while chunk_files(tmp_path):
+                await trio.sleep(0.05)
+        with trio.fail_after(limits.NODE_DEAD_AFTER_S / 2):
+            await file.fsync()
+        await file.aclose()
