@@ -190,6 +190,8 @@ class MemoryDisk:
         self._changes: list[tuple[str, str, _Inode | None]] = []  # (old, new, inode): add: old is ""; remove: new is ""
         self._faults: dict[str, tuple[int, str]] = {}
         self._operations_left: int | None = None
+        self.on_power_off: Callable[[], None] | None = None
+        """Called just before PowerOff is raised."""
         self._locks: set[str] = set()
 
     # --- as told
@@ -231,6 +233,11 @@ class MemoryDisk:
         inode.now[offset] ^= 1
         inode.sync()
 
+    def durable_size(self, path: str) -> int:
+        """How many bytes of a file no crash can take away; 0 if its name may go."""
+        inode = self._synced_names.get(path)
+        return len(inode.synced) if inode is not None and inode is self._names.get(path) else 0
+
     def set_capacity(self, capacity_bytes: int) -> None:
         self._capacity_bytes = capacity_bytes
 
@@ -243,6 +250,8 @@ class MemoryDisk:
     def check(self, operation: str, path: str) -> None:
         if operation != "read" and self._operations_left is not None:
             if self._operations_left == 0:
+                if self.on_power_off:
+                    self.on_power_off()
                 raise PowerOff
             self._operations_left -= 1
         if operation == "sync":

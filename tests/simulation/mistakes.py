@@ -1,0 +1,164 @@
+"""Mistakes planted on purpose: what the simulation has to find, and after how many seeds it does.
+
+Each is a small change to the daemons' or the client's code, of the kind that a hasty edit makes, put in place for the
+rest of the process. `python -m tests.simulation --mistake NAME` runs seeds until one fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import trio
+
+from dfs.client import datanodes as client_datanodes
+from dfs.client.filewriter import FileWriter
+from dfs.client.openinode import OpenInode
+from dfs.client.writer import Lane
+from dfs.types import Attr, ChunkId
+from nodes.datanode import chunkfiles
+from nodes.datanode import store as datanode_store
+from nodes.datanode.store import ChunkStore
+from nodes.namenode import commands
+from nodes.namenode.machine import Command, Machine, Reply
+from nodes.namenode.repair import Repair
+from nodes.namenode.transaction import Transaction
+from nodes.namenode.writer import Writer
+
+
+def no_fsync() -> None:
+    """A DataNode says that bytes are durable that are in its memory only."""
+
+    async def sync_one(self: ChunkStore, chunk: ChunkId) -> int:
+        await trio.lowlevel.checkpoint()
+        return int(self.chunks.get(chunk, -1))
+
+    _put(ChunkStore, "_sync_one", sync_one)
+
+
+def silent_replica() -> None:
+    """A commit names replicas that did not answer."""
+
+    def strike(self: Lane, _node: str) -> None:
+        self.usable = False
+
+    _put(Lane, "strike", strike)
+
+
+def reply_not_stored() -> None:
+    """A command that comes again happens again."""
+    apply = Machine.apply
+
+    def forgetful(self: Machine, command: Command) -> Reply:
+        self._db.execute("DELETE FROM reply WHERE session = ? AND seq = ?", (command.session, command.seq))
+        return apply(self, command)
+
+    _put(Machine, "apply", forgetful)
+
+
+def stale_copy_counts() -> None:
+    """Repair counts copies that lack committed bytes."""
+
+    def note_short(_self: Repair, _node: str, _first: int, _last: int, _chunks: Sequence[int]) -> None:
+        pass
+
+    _put(Repair, "note_short", note_short)
+
+
+def unverified_read() -> None:
+    """Nobody looks at checksums when bytes are read."""
+
+    def intact(*_: Any) -> bool:
+        return True
+
+    def verify(*_: Any) -> None:
+        pass
+
+    _put(chunkfiles, "intact", intact)
+    _put(datanode_store, "_read_intact", lambda files, view, records: _read(files, view, records))
+    _put(client_datanodes, "verify", verify)
+
+
+def _read(files: Any, view: memoryview, records: Any) -> None:
+    files.data.pread_into(view, records[0].start)
+
+
+def overwrite_unflushed() -> None:
+    """An overwrite frees durable bytes before the new ones are durable."""
+    prepare = FileWriter._prepare
+
+    async def hasty(self: FileWriter, _append: bool, durable: bool) -> None:
+        await prepare(self, True, durable)
+
+    _put(FileWriter, "_prepare", hasty)
+
+
+def answer_before_commit() -> None:
+    """The NameNode answers first and commits then."""
+    apply_all = Writer._apply_all
+
+    def early(self: Writer, batches: list[Any]) -> None:
+        apply_all(self, batches)
+        for batch in batches:
+            batch.done.set()
+
+    _put(Writer, "_apply_all", early)
+
+
+def append_at_known_end() -> None:
+    """An append goes where this client saw the end of file last."""
+    commit = FileWriter._commit_runs
+
+    async def careless(self: FileWriter, runs: Sequence[Any], append: bool, mtime_ns: int | None) -> Attr:
+        if append:
+            runs = [run._replace(offset=run.offset + self._size) for run in runs]
+        return await commit(self, runs, False, mtime_ns)
+
+    _put(FileWriter, "_commit_runs", careless)
+
+
+def stale_layout() -> None:
+    """A mount goes on reading where a file's bytes were."""
+
+    def note(self: OpenInode, attr: Attr) -> None:
+        if attr.version >= self.attr.version:
+            self.attr = attr
+
+    _put(OpenInode, "note", note)
+
+
+def holds_outlive_sessions() -> None:
+    """A dead client's unlinked files stay for ever."""
+
+    def end_session(tx: Transaction, session: int) -> bool:
+        tx.run("DELETE FROM session WHERE session = ?", session)
+        for (chunk,) in tx.all("SELECT chunk FROM chunk WHERE session = ? AND session != 0", session):
+            tx.seal(chunk)
+        tx.run("DELETE FROM reply WHERE session = ?", session)
+        return False
+
+    own: dict[str, Callable[..., Any]] = dict(commands.OWN)
+    own["end_session"] = end_session
+    _put(commands, "OWN", own)
+
+
+def _put(where: Any, name: str, what: Any) -> None:
+    assert hasattr(where, name), (where, name)
+    setattr(where, name, what)
+
+
+MISTAKES: Final[dict[str, Callable[[], None]]] = {
+    function.__name__.replace("_", "-"): function
+    for function in (
+        no_fsync,
+        silent_replica,
+        reply_not_stored,
+        stale_copy_counts,
+        unverified_read,
+        overwrite_unflushed,
+        answer_before_commit,
+        append_at_known_end,
+        stale_layout,
+        holds_outlive_sessions,
+    )
+}

@@ -1,0 +1,62 @@
+"""The bounds of a simulated cluster: small, so that a run of a minute fills chunks, pages and queues many times over.
+
+Importing this module changes `dfs.limits`, so it is imported before any other part of dfs, and only in processes that
+do nothing but simulate. What is kept is the order of the bounds among each other: a client waits longer than a
+NameNode needs to restart, a session lives longer than a call, a node is dead later than it is suspect.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from dfs import limits
+
+KIB: Final = limits.KIB
+
+LIMITS: Final = {
+    "CHUNK_MAX_BYTES": 128 * KIB,
+    "BLOCK_MAX_BYTES": 8 * KIB,
+    "CHUNK_MAX_BLOCKS": 64,
+    "APPEND_MAX_BYTES": 32 * KIB,
+    "READ_MAX_BYTES": 32 * KIB,
+    "READ_AHEAD_BYTES": 32 * KIB,
+    "WRITE_BACK_AT_BYTES": 64 * KIB,
+    "DIRTY_MAX_BYTES": 128 * KIB,
+    "EXTENTS_MAX": 32,
+    "READDIR_MAX_ENTRIES": 8,
+    "BATCH_MAX_COMMANDS": 8,
+    "REPORT_SLICE_CHUNKS": 16,
+    "INLINE_IO_MAX_BYTES": 2 * KIB,
+    "OPEN_CHUNKS_MAX": 8,
+    "HEARTBEAT_PERIOD_S": 1.0,
+    "NODE_DEAD_AFTER_S": 12.0,
+    "NODE_SUSPECT_AFTER_S": 4.0,
+    "SESSION_TIMEOUT_S": 12.0,
+    "EVENTS_WAIT_S": 4.0,
+    "SETTLED_AFTER_S": 12.0,
+    "REPORT_PERIOD_S": 15.0,
+    "LANE_IDLE_S": 3.0,
+    "CALL_TIMEOUT_S": 10.0,
+    "NAMENODE_WAIT_S": 40.0,
+    "FREE_SPACE_CHECK_BYTES": 64 * KIB,
+}
+
+REPLICAS: Final = 3
+MIN_REPLICAS: Final = 2
+DISK_BYTES: Final = 16 * limits.MIB
+GARBAGE_GRACE_S: Final = 4.0
+
+NAMENODE: Final[dict[str, Any]] = {
+    "replicas": REPLICAS,
+    "min_replicas": MIN_REPLICAS,
+    "session_timeout_s": LIMITS["SESSION_TIMEOUT_S"],
+    "node_suspect_after_s": LIMITS["NODE_SUSPECT_AFTER_S"],
+    "node_dead_after_s": LIMITS["NODE_DEAD_AFTER_S"],
+    "garbage_grace_s": GARBAGE_GRACE_S,
+    "reserve_bytes": 0,
+    "nameserver": "off",
+}
+
+for _name, _value in LIMITS.items():
+    assert hasattr(limits, _name), _name
+    setattr(limits, _name, _value)

@@ -1,0 +1,59 @@
+"""The whole cluster, simulated: 200 seeds, each a minute of faults; and what makes that worth something.
+
+Runs are in processes of their own: a simulated cluster has limits of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def simulate(*arguments: str, hash_seed: str = "0") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tests.simulation", *arguments]
+    environment = os.environ | {"PYTHONHASHSEED": hash_seed}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1200)
+
+
+@pytest.mark.slow
+def test_the_contract_holds_whatever_fails() -> None:
+    done = simulate("--seeds", "200", "--jobs", str(min(8, os.cpu_count() or 1)))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("profile", ["one-node", "storm"])
+def test_a_seed_tells_the_same_story_in_every_process(profile: str) -> None:
+    stories = [
+        [
+            line
+            for line in simulate(
+                "--seed", "5", "--profile", profile, "--trace", hash_seed=hash_seed
+            ).stdout.splitlines()
+            if not line.startswith("seed")  # says how long it took
+        ]
+        for hash_seed in ("1", "2")
+    ]
+    assert len(stories[0]) > 100
+    assert stories[0] == stories[1]
+
+
+def test_a_run_leaves_nothing_behind_for_the_next() -> None:
+    program = (
+        "from tests.simulation.run import run; a = run(5); run(6); b = run(5); assert a.lines == b.lines, 'differ'"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "mistake",
+    ["stale-copy-counts", "unverified-read", "answer-before-commit", "append-at-known-end", "holds-outlive-sessions"],
+)
+def test_a_planted_mistake_is_found(mistake: str) -> None:
+    done = simulate("--mistake", mistake, "--seeds", "60", "--jobs", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
