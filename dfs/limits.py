@@ -44,6 +44,7 @@ CALL_TIMEOUT_S = 20.0  # deadline of a call that states no other
 SEND_TIMEOUT_S = 30.0  # a peer that takes no byte for so long is gone
 MESSAGE_TIMEOUT_S = 60.0  # from a message's first byte to its last
 RECEIVE_BUFFER_BYTES = 64 * KIB  # of one connection: several small messages in one system call
+RECEIVE_AT_ONCE_MAX_BYTES = 1 * MIB  # a receiver sleeps until the kernel holds so much of a large message
 ANNOTATIONS_MAX = 16  # of one message: stock peers send none or a few
 CONTAINER_ITEMS_MAX = 65_536  # items of one list or map in a message: allocated before they are read
 FOREIGN_VALUES_MAX = 65_536  # values in one serpent message, parsed at a microsecond each

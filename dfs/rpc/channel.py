@@ -86,6 +86,7 @@ class Channel:
         """Wait until any byte arrives: the peer is there. As long as it takes: who waits has a deadline."""
         if self._heard is None:
             self._heard = trio.Event()
+            self.stream.expect(1)
         await self._heard.wait()
 
     def _received(self, count: int) -> None:
@@ -132,14 +133,21 @@ class Channel:
         """Receive until an event; None when told to abandon the buffer."""
         decoder = self._decoder
         while self._abandoning is None:
+            self._expect_rest()
             count = await self.stream.receive_into(decoder.space())
             if not count:
                 raise errors.ConnectionLost(f"{self.stream.peer} closed in the middle of a message")
             self._received(count)
             event = None if self._abandoning is not None else decoder.next()
             if event is not None:
+                self.stream.expect(1)
                 return event
         return None
+
+    def _expect_rest(self) -> None:
+        """Have few wakeups for a large message; but somebody who waits for a sign of life waits for any byte."""
+        missing = self._decoder.missing_bytes
+        self.stream.expect(1 if missing < limits.RECEIVE_BUFFER_BYTES or self._heard is not None else missing)
 
     # --- sending --------------------------------------------------------------------------------------------
 

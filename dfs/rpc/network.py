@@ -45,6 +45,14 @@ class Stream(Protocol):
         """
         ...
 
+    def expect(self, count: int) -> None:
+        """Say that at least `count` more bytes will come, so that `receive_into` may wait for many at once.
+
+        A hint, in force until the next one: it may wait until `count` bytes are there, or fewer, or the end, and may
+        return any number. 1, as at first: any byte ends the wait, also one that has begun.
+        """
+        ...
+
     async def aclose(self) -> None:
         """Close both directions. Tasks that wait on the stream get ConnectionLost. Again is no error."""
         ...

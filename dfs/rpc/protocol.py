@@ -223,6 +223,23 @@ class Decoder:
         """Whether a message has begun and is not complete."""
         return self._phase is not _HEADER_PHASE or self._end > self._start
 
+    @property
+    def missing_bytes(self) -> int:
+        """How much of the message that is under way has not been received yet; 0 until its header is there."""
+        phase = self._phase
+        if phase is _HEADER_PHASE:
+            return 0
+        missing = self._start - self._end
+        if phase is _ANNOTATIONS_PHASE or phase is _PAYLOAD_PHASE or self._after is _ANNOTATIONS_PHASE:
+            missing += self._annotations_left + self._message.payload_bytes
+        if self._target is not None:
+            missing += len(self._target) - self._filled
+        elif phase is _Phase.SKIP:
+            missing += self._skip
+        elif phase is _Phase.WANTED:
+            missing += self._wanted_bytes
+        return max(missing, 0)
+
     def space(self) -> memoryview:
         """Where the next bytes go: never empty after `next` returned None.
 

@@ -1,10 +1,13 @@
-"""The transport beside stock Pyro5, in one run: `python -m tests.bench.rpc [--rounds N]`.
+"""The transport beside stock Pyro5 and bare sockets, in one run: `python -m tests.bench.rpc [--rounds N]`.
 
-Servers run in processes of their own. Ours and stock take turns, round by round, so that a busy machine is
-busy for both; figures are medians of the rounds. "stock call" is what a trio program would do without dfs.rpc: a stock
-`Proxy` (msgpack) in `trio.to_thread`. "stock 1 MiB" is a stock `Proxy` in a plain thread, with the bytes in an
-annotation, without the cost of trio. "x4" has four transfers in flight: ours on one connection, stock on four,
-from four threads.
+Servers run in processes of their own. Ours, stock and bare sockets take turns in short rounds, so that a busy machine
+is busy for all three; times are medians of the rounds, and the ratio is the median of the ratios of each round, which
+a slow round cannot spoil. "stock call" is what a trio program would do without dfs.rpc: a stock `Proxy` (msgpack) in
+`trio.to_thread`. "stock 1 MiB" is a stock `Proxy` in a plain thread, with the bytes in an annotation, without the cost
+of trio. "x4" has four transfers in flight: ours on one connection, stock on four, from four threads.
+
+"bare" is a yardstick: the same bytes between two processes over TCP with blocking `sendmsg` and `recv_into` and nothing
+else, neither messages nor an event loop. It is no hard bound: a receiver that is woken less often can be faster.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import socket
 import statistics
 import time
 from collections.abc import Awaitable, Callable
@@ -26,11 +30,15 @@ import trio
 from dfs.rpc import Call, Pool, Server, SocketNetwork, WithData, expose, takes_call, uri
 
 MIB = 1024 * 1024
-CALLS = 300  # in a round
-TRANSFERS = 40
+CALLS = 40  # in a round
+TRANSFERS = 8
 TARGETS = {"call": 1.8, "1 MiB up": 4.0, "1 MiB down": 4.0, "1 MiB up x4": 4.0, "1 MiB down x4": 4.0}
 AT_ONCE = 4
 _PAYLOAD = bytes(range(256)) * (MIB // 256)
+_SMALL = b"x" * 48  # about what a small call or its answer is in our messages
+
+Times = dict[str, dict[str, list[float]]]
+"""Seconds a step in each round, of "ours", "stock" and "bare", by the name of the measurement."""
 
 
 class Ours:
@@ -80,6 +88,35 @@ def _serve_stock(pipe: Connection) -> None:
     daemon.requestLoop()
 
 
+def _serve_bare(pipe: Connection) -> None:
+    """Take `_SMALL` or a MiB, as the first byte says, and answer with the other, or with `_SMALL` to `_SMALL`."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        pipe.send("{}:{}".format(*listener.getsockname()))
+        peer, _ = listener.accept()
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    buffer = memoryview(bytearray(MIB))
+    head = memoryview(bytearray(len(_SMALL)))
+    while _bare_receive(peer, head):
+        match head[:1].tobytes():
+            case b"u":
+                _bare_receive(peer, buffer)
+                peer.sendall(_SMALL)
+            case b"d":
+                peer.sendall(_PAYLOAD)
+            case _:
+                peer.sendall(_SMALL)
+
+
+def _bare_receive(sock: socket.socket, view: memoryview) -> bool:
+    got = 0
+    while got < len(view):
+        step = sock.recv_into(view[got:])
+        if not step:
+            return False
+        got += step
+    return True
+
+
 def _start(serve: Callable[[Connection], None]) -> tuple[multiprocessing.process.BaseProcess, str]:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
@@ -105,7 +142,7 @@ async def _timed(count: int, step: Callable[[], Awaitable[object]]) -> float:
     return (time.perf_counter() - started) / count
 
 
-def _timed_stock(count: int, step: Callable[[], object]) -> float:
+def _timed_blocking(count: int, step: Callable[[], object]) -> float:
     started = time.perf_counter()
     for _ in range(count):
         step()
@@ -150,11 +187,40 @@ def _stock_down(proxy: Pyro5.api.Proxy) -> None:
     assert len(Pyro5.callcontext.current_context.response_annotations["DATA"]) == MIB
 
 
-async def _measure(ours: str, stock: str, rounds: int) -> dict[str, tuple[list[float], list[float]]]:
-    found: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in TARGETS}
+class _Bare:
+    """The client's half of the bare sockets."""
+
+    def __init__(self, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        self._sock = socket.create_connection((host, int(port)))
+        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._buffer = memoryview(bytearray(MIB))
+        self._small = memoryview(bytearray(len(_SMALL)))
+
+    def call(self) -> None:
+        self._sock.sendall(_SMALL)
+        _bare_receive(self._sock, self._small)
+
+    def up(self) -> None:
+        rest: list[bytes | memoryview] = [b"u" + _SMALL[1:], _PAYLOAD]
+        sent = self._sock.sendmsg(rest)
+        self._sock.sendall(memoryview(_PAYLOAD)[sent - len(_SMALL) :])
+        _bare_receive(self._sock, self._small)
+
+    def down(self) -> None:
+        self._sock.sendall(b"d" + _SMALL[1:])
+        _bare_receive(self._sock, self._buffer)
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+async def _measure(ours: str, stock: str, bare: str, rounds: int) -> Times:
+    found: Times = {name: {"ours": [], "stock": [], "bare": []} for name in TARGETS}
     buffers = [memoryview(bytearray(MIB)) for _ in range(AT_ONCE)]
     proxies = [Pyro5.api.Proxy(uri("bench", stock)) for _ in range(AT_ONCE)]
     near, far = Pyro5.api.Proxy(uri("bench", stock)), Pyro5.api.Proxy(uri("bench", stock))
+    sockets = _Bare(bare)
     async with Pool(SocketNetwork()) as pool:
 
         async def stock_call() -> None:
@@ -172,17 +238,26 @@ async def _measure(ours: str, stock: str, rounds: int) -> dict[str, tuple[list[f
             buffers.append(into)
 
         with ThreadPoolExecutor(AT_ONCE) as threads:
-            for _ in range(rounds):
-                found["call"][0].append(await _timed(CALLS, call))
-                found["call"][1].append(await _timed(CALLS, stock_call))
-                for name, step, stock_step in (("up", up, _stock_up), ("down", down, _stock_down)):
-                    found[f"1 MiB {name}"][0].append(await _timed(TRANSFERS, step))
-                    found[f"1 MiB {name}"][1].append(_timed_stock(TRANSFERS, partial(stock_step, near)))
-                    found[f"1 MiB {name} x4"][0].append(await _timed_at_once(TRANSFERS, step))
-                    found[f"1 MiB {name} x4"][1].append(_timed_stock_at_once(threads, proxies, TRANSFERS, stock_step))
+            for _ in range(rounds + 1):
+                times = found["call"]
+                times["ours"].append(await _timed(CALLS, call))
+                times["stock"].append(await _timed(CALLS, stock_call))
+                times["bare"].append(_timed_blocking(CALLS, sockets.call))
+                for name, step, stock_step, bare_step in (
+                    ("1 MiB up", up, _stock_up, sockets.up),
+                    ("1 MiB down", down, _stock_down, sockets.down),
+                ):
+                    times = found[name]
+                    times["ours"].append(await _timed(TRANSFERS, step))
+                    times["stock"].append(_timed_blocking(TRANSFERS, partial(stock_step, near)))
+                    times["bare"].append(_timed_blocking(TRANSFERS, bare_step))
+                    times = found[f"{name} x4"]
+                    times["ours"].append(await _timed_at_once(TRANSFERS, step))
+                    times["stock"].append(_timed_stock_at_once(threads, proxies, TRANSFERS, stock_step))
     for proxy in (near, far, *proxies):
         proxy._pyroClaimOwnership()
         proxy._pyroRelease()
+    sockets.close()
     return found
 
 
@@ -191,25 +266,35 @@ def _add(proxy: Pyro5.api.Proxy) -> None:
     assert proxy.add(1, 2) == 3
 
 
-def _print(found: dict[str, tuple[list[float], list[float]]]) -> None:
-    print(f"{'':14}{'ours':>14}{'stock':>14}{'ratio':>8}{'target':>8}")
-    for name, (ours, stock) in found.items():
-        our_s, stock_s = statistics.median(ours), statistics.median(stock)
-        columns = [f"{value * 1e6:.0f} us" for value in (our_s, stock_s)]
-        if name != "call":
-            columns = [f"{MIB / value / 1e9:.2f} GB/s" for value in (our_s, stock_s)]
-        print(f"{name:14}{columns[0]:>14}{columns[1]:>14}{stock_s / our_s:>8.1f}{TARGETS[name]:>8.1f}")
+def _print(found: Times) -> None:
+    print(f"{'':14}{'ours':>11}{'stock':>11}{'bare':>11}{'ratio':>8}{'target':>8}{'bare ratio':>12}")
+    for name, times in found.items():
+        columns = [_in_words(name, seconds[1:]) for seconds in times.values()]  # the first round warms up
+        ratio = _ratio(times["stock"], times["ours"])
+        ceiling = f"{_ratio(times['stock'], times['bare']):.1f}" if times["bare"] else ""
+        print(f"{name:14}{''.join(f'{text:>11}' for text in columns)}{ratio:>8.1f}{TARGETS[name]:>8.1f}{ceiling:>12}")
+
+
+def _in_words(name: str, seconds: list[float]) -> str:
+    if not seconds:
+        return ""
+    median_s = statistics.median(seconds)
+    return f"{median_s * 1e6:.0f} us" if name == "call" else f"{MIB / median_s / 1e9:.2f} GB/s"
+
+
+def _ratio(slow: list[float], fast: list[float]) -> float:
+    return statistics.median(s / f for s, f in zip(slow[1:], fast[1:], strict=True))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=60)
     options = parser.parse_args()
     Pyro5.config.SERIALIZER = "msgpack"
-    started = [_start(_serve_ours), _start(_serve_stock)]
+    started = [_start(_serve_ours), _start(_serve_stock), _start(_serve_bare)]
     _spread([process.pid or 0 for process, _ in started])
     try:
-        _print(trio.run(_measure, started[0][1], started[1][1], options.rounds))
+        _print(trio.run(_measure, started[0][1], started[1][1], started[2][1], options.rounds))
     finally:
         for process, _ in started:
             process.terminate()

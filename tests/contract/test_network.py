@@ -134,6 +134,50 @@ async def test_a_cancelled_receive_loses_nothing(place: Place) -> None:
             assert view[0] == round_number
 
 
+async def test_who_expects_much_gets_it_all(place: Place) -> None:
+    sent = bytes(range(256)) * 4096
+    async with connected(place) as (client, server, _), trio.open_nursery() as nursery:
+        nursery.start_soon(client.send_all, [sent])
+        view = memoryview(bytearray(len(sent)))
+        got = 0
+        with trio.fail_after(60):
+            while got < len(sent):
+                server.expect(len(sent) - got)
+                got += await server.receive_into(view[got:])
+        assert view == sent
+        server.expect(1)
+        await client.send_all([b"next"])
+        assert await receive_exactly(server, 4) == b"next"
+
+
+async def test_who_expects_more_than_comes_gets_what_came_at_the_end(place: Place) -> None:
+    async with connected(place) as (client, server, _):
+        server.expect(MIB)
+        async with trio.open_nursery() as nursery:
+
+            async def receive() -> None:
+                assert await receive_exactly(server, 10) == b"last words"
+                assert await server.receive_into(memoryview(bytearray(1))) == 0
+
+            nursery.start_soon(receive)
+            await trio.testing.wait_all_tasks_blocked()
+            await client.send_all([b"last words"])
+            await client.aclose()
+
+
+async def test_who_no_longer_expects_much_gets_what_is_there(place: Place) -> None:
+    async with connected(place) as (client, server, _):
+        server.expect(MIB)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive_exactly, server, 4)
+            await trio.testing.wait_all_tasks_blocked()
+            await client.send_all([b"some"])
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            server.expect(1)
+            nursery.cancel_scope.deadline = trio.current_time() + 60
+        assert not nursery.cancel_scope.cancelled_caught, "the receiver slept on"
+
+
 async def test_closing_wakes_who_receives_at_this_end(place: Place) -> None:
     async with connected(place) as (client, _, _):
         failed = trio.Event()

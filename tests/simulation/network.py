@@ -168,6 +168,9 @@ class MemoryStream:
     async def receive_into(self, view: memoryview) -> int:
         return await self._incoming.receive_into(view, self._closed)
 
+    def expect(self, count: int) -> None:
+        """Bytes arrive as they were sent: there is nothing to save."""
+
     async def aclose(self) -> None:
         self._closed[0] = True
         self._outgoing.end()

@@ -25,7 +25,7 @@ def joined(kind: int, seq: int, payload: bytes, data: list[bytes] | None = None)
 
 
 def feed(decoder: Decoder, stream: bytes, step: int = 1 << 30) -> list[tuple[int, bytes | None, bytes | None]]:
-    """Messages as (seq, payload, data) from a stream that comes in pieces of `step` bytes."""
+    """Messages as (seq, payload, data) from a stream of whole ones that comes in pieces of `step` bytes."""
     found = []
     position = 0
     while True:
@@ -37,6 +37,7 @@ def feed(decoder: Decoder, stream: bytes, step: int = 1 << 30) -> list[tuple[int
         elif position == len(stream):
             return found
         else:
+            assert decoder.missing_bytes <= len(stream) - position, "a receiver would wait for bytes that never come"
             space = decoder.space()
             count = min(step, len(space), len(stream) - position)
             assert len(space)
@@ -163,6 +164,31 @@ def test_data_goes_straight_to_the_buffer_given_for_it() -> None:
     assert isinstance(message, Message)
     assert message.data is not None
     assert bytes(message.data) == b"x" * (100 * KIB)
+
+
+def test_what_is_missing_of_a_message_is_known_to_the_byte() -> None:
+    stream = joined(protocol.INVOKE, 7, b"p" * 300, [b"d" * 200 * KIB])
+    for dropped in (False, True):
+        decoder = Decoder()
+        position = 0
+        while decoder.next() is None:
+            position = receive_some(decoder, stream, position)
+        assert decoder.missing_bytes == len(stream) - position
+        decoder.give(None if dropped else memoryview(bytearray(200 * KIB)))
+        while decoder.next() is None:
+            assert decoder.missing_bytes == len(stream) - position
+            position = receive_some(decoder, stream, position)
+        assert position == len(stream)
+        assert decoder.missing_bytes == 0
+
+
+def receive_some(decoder: Decoder, stream: bytes, position: int) -> int:
+    """Put the next of `stream` into the decoder, at most 40,000 bytes; the new position."""
+    space = decoder.space()
+    count = min(40_000, len(space), len(stream) - position)
+    space[:count] = stream[position : position + count]
+    decoder.received(count)
+    return position + count
 
 
 def test_an_abandoned_buffer_is_not_written_again_and_the_stream_stays_whole() -> None:

@@ -1,0 +1,90 @@
+"""What real sockets do beyond the contract of all networks: large messages wake their receiver seldom."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+import trio.testing
+
+from dfs.rpc import SocketNetwork, Stream
+from dfs.rpc.channel import Channel
+from dfs.rpc.protocol import INVOKE, MSGPACK, Wanted, encode
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+@asynccontextmanager
+async def tcp_connection() -> AsyncIterator[tuple[Stream, Stream]]:
+    """Both ends of a connection."""
+    network = SocketNetwork()
+    listener = await network.listen("127.0.0.1:0")
+    near = await network.connect(listener.address, 60)
+    far = await listener.accept()
+    try:
+        with trio.fail_after(60):
+            yield near, far
+    finally:
+        await near.aclose()
+        await far.aclose()
+        await listener.aclose()
+
+
+async def test_a_receiver_sleeps_until_what_it_expects_is_there() -> None:
+    async with tcp_connection() as (near, far), trio.open_nursery() as nursery:
+        received: list[int] = []
+
+        async def receive() -> None:
+            far.expect(100 * KIB)
+            received.append(await far.receive_into(memoryview(bytearray(MIB))))
+
+        nursery.start_soon(receive)
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(10):
+            assert not received, "it was woken for a piece"
+            await near.send_all([bytes(10 * KIB)])
+            # Bytes are at the other end of a loopback connection when sending them returns.
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        nursery.cancel_scope.deadline = trio.current_time() + 60
+    assert received == [100 * KIB]
+
+
+async def test_a_sign_of_life_is_seen_in_the_middle_of_a_large_message() -> None:
+    buffers, _ = encode(INVOKE, 0, 1, MSGPACK, b"payload", [bytes(MIB)])
+    message = b"".join(buffers)
+    async with tcp_connection() as (near, far), trio.open_nursery() as nursery:
+        channel = Channel(far)
+
+        async def receive() -> None:
+            while True:
+                event = await channel.receive()
+                if isinstance(event, Wanted):
+                    channel.give(memoryview(bytearray(event.length)))
+
+        nursery.start_soon(receive)
+        await near.send_all([message[: 100 * KIB]])
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        nursery.start_soon(near.send_all, [message[100 * KIB : 101 * KIB]])  # less than the receiver sleeps for
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        await channel.wait_heard()
+        nursery.cancel_scope.cancel()
+
+
+async def test_small_messages_after_a_large_one_are_received_at_once() -> None:
+    large, _ = encode(INVOKE, 0, 1, MSGPACK, b"payload", [bytes(MIB)])
+    small, _ = encode(INVOKE, 0, 2, MSGPACK, b"payload")
+    async with tcp_connection() as (near, far), trio.open_nursery() as nursery:
+        channel = Channel(far)
+        for round_number in range(3):
+            nursery.start_soon(near.send_all, [*large, *small])
+            seen = []
+            while len(seen) < 2:
+                event = await channel.receive()
+                assert event is not None
+                if isinstance(event, Wanted):
+                    channel.give(memoryview(bytearray(event.length)))
+                else:
+                    seen.append(event.seq)
+            assert seen == [1, 2], round_number
