@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 import socket
 import statistics
 import time
@@ -123,15 +122,6 @@ def _start(serve: Callable[[Connection], None]) -> tuple[multiprocessing.process
     process = context.Process(target=serve, args=(there,), daemon=True)
     process.start()
     return process, here.recv()
-
-
-def _spread(servers: list[int]) -> None:
-    """Client on one processor, servers on another: left alone they share one now and then, which blurs both."""
-    cpus = sorted(os.sched_getaffinity(0))
-    if len(cpus) > 1:
-        os.sched_setaffinity(0, {cpus[0]})
-        for pid in servers:
-            os.sched_setaffinity(pid, {cpus[1]})
 
 
 async def _timed(count: int, step: Callable[[], Awaitable[object]]) -> float:
@@ -292,7 +282,6 @@ def main() -> None:
     options = parser.parse_args()
     Pyro5.config.SERIALIZER = "msgpack"
     started = [_start(_serve_ours), _start(_serve_stock), _start(_serve_bare)]
-    _spread([process.pid or 0 for process, _ in started])
     try:
         _print(trio.run(_measure, started[0][1], started[1][1], started[2][1], options.rounds))
     finally:
