@@ -1,7 +1,7 @@
 """Bytes that were written to a file and are still in this process's memory.
 
-Ranges in order, not overlapping; a later write covers an earlier one. Sequential writes grow one range up to
-`APPEND_MAX_BYTES`, so that a stream leaves as full appends; `take` hands out the lowest ranges first.
+Ranges in order, not overlapping, none longer than `APPEND_MAX_BYTES`; a later write covers an earlier one. Sequential
+writes grow one range as far as that, so that a stream leaves as full appends; `take` hands out the lowest ranges first.
 """
 
 from __future__ import annotations
@@ -31,8 +31,11 @@ class DirtyRanges:
 
     def write(self, offset: int, data: Buffer) -> None:
         """Make `data` the file's bytes at `offset`."""
-        if not len(data):
-            return
+        view = memoryview(data)
+        for start in range(0, len(view), limits.APPEND_MAX_BYTES):
+            self._write(offset + start, view[start : start + limits.APPEND_MAX_BYTES])
+
+    def _write(self, offset: int, data: memoryview) -> None:
         end = offset + len(data)
         self._make_room(offset, end)
         index = self._ranges.bisect_left(offset) - 1

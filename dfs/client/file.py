@@ -1,7 +1,7 @@
 """An open file: reads and writes at offsets, coherent with every other client.
 
-A write is in the file, for everybody, when it returns (`pwrite` commits); `fsync` makes what was written durable.
-The handle holds its inode: the file stays readable and writable though its name goes.
+A write is in the file, for everybody, when it returns (`pwrite` commits); `fsync` makes the file durable, whoever wrote
+it. The handle holds its inode: the file stays readable and writable though its name goes.
 """
 
 from __future__ import annotations
@@ -82,9 +82,9 @@ class File:
         return await self._inodes.getattr(self.ino)
 
     async def fsync(self) -> None:
-        """Return when all that was written here is on stable storage on the replicas."""
+        """Return when all bytes of the file, whoever wrote them, are on stable storage on their replicas."""
         self._check(True, "anything")
-        await self._writer.flush()
+        await self._writer.fsync()
 
     async def aclose(self) -> None:
         """Let the inode go. What was written is committed already; close does not make it durable."""

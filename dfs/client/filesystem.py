@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import os
 import stat as statmod
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import structlog
 
-from dfs import codec, errors, limits, tasks
+from dfs import codec, errors, limits
 from dfs.client import fsck, transfer, tree
 from dfs.client.datanodes import DataNodes
 from dfs.client.file import File
@@ -32,7 +32,7 @@ from dfs.client.session import Session, open_session
 from dfs.client.writer import ChunkWriter
 from dfs.rpc import Network, Pool, SocketNetwork
 from dfs.runtime import RealRuntime, Runtime
-from dfs.types import Attr, ChunkPlace, DirEntry, NodeId, NodeView, Statfs
+from dfs.types import Attr, ChunkPlace, DirEntry, NodeView, Statfs
 
 log = structlog.get_logger(__name__)
 
@@ -328,33 +328,6 @@ class FileSystem:
         if moved != attr.size:
             raise errors.DataLost(f"the file became shorter while it was read: {show(path)}")
         return attr
-
-    async def sync_places(self, places: Sequence[ChunkPlace], copies: int) -> None:
-        """Have chunks, which are to have `copies`, flushed on all their live nodes.
-
-        Waits for missing copies to be made; raises `NotEnoughNodes` when they are not, in time.
-        """
-        by_node: dict[NodeId, list[ChunkPlace]] = {}
-        for place in places:
-            for node in place.nodes:
-                by_node.setdefault(node, []).append(place)
-        durable = dict.fromkeys((place.chunk for place in places), 0)
-
-        async def sync(node: NodeId, held: list[ChunkPlace]) -> None:
-            try:
-                lengths = await self.nodes_known.sync(node, [place.chunk for place in held])
-            except errors.DfsError as error:
-                log.warning("replicas not flushed", node=node, error=str(error))
-                return
-            for place, length in zip(held, lengths, strict=True):
-                durable[place.chunk] += length >= place.length
-
-        async with tasks.open_nursery() as nursery:
-            for node, held in by_node.items():
-                nursery.start_soon(sync, node, held)
-        wanted = min(self.chunks.min_replicas, copies)
-        weak = {place.chunk: place.length for place in places if durable[place.chunk] < wanted}
-        await self.chunks.wait_for_copies(weak, wanted)
 
     # --- the cluster ------------------------------------------------------------------------------------
 

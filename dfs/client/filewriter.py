@@ -9,6 +9,10 @@ that is left, and appended anew to a chunk with all its copies: nobody has seen 
 them. Bytes that are committed stay where they are: the NameNode has the missing copies made, and
 flush waits for that.
 
+`fsync` covers the file, not only what was written here: bytes of others may be committed and in their DataNodes' memory
+only. The inode's version tells whether there were others: each change makes it one more, so a commit of ours that
+made it one more than the last version vouched for came right after it.
+
 A commit whose outcome is not known (cancelled, or the NameNode did not answer in time) is never tried again: its bytes
 may be the file's already, and of somebody else's overwriting since. They are given up, and the caller gets the error.
 
@@ -17,7 +21,7 @@ durable, so a power cut must not find the new ones in memory only.
 
 Invariants: `_uncommitted` is in the order of writing (of two runs that overlap, the later wins), and a run is in it
 until the commit with it is sent; `_volatile` has every lane with committed bytes of this file
-that no flush has made durable since.
+that no flush has made durable since; all bytes of the version `_vouched` that are not in `_volatile` are durable.
 """
 
 from __future__ import annotations
@@ -66,6 +70,7 @@ class FileWriter:
         self._uncommitted: list[_Run] = []
         self._volatile: dict[Lane, int] = {}
         """How far into each lane committed bytes of this file reach."""
+        self._vouched = attr.version if attr.size == 0 else -1
 
     @property
     def uncommitted_bytes(self) -> int:
@@ -146,7 +151,10 @@ class FileWriter:
         reply = await self._session.apply("commit", self.ino, extents, places, append, mtime_ns)
         for lane, length in reach.items():
             self._volatile[lane] = max(self._volatile.get(lane, 0), length)
-        return codec.attr(reply[0])
+        attr = codec.attr(reply[0])
+        if attr.version == self._vouched + 1:
+            self._vouched = attr.version
+        return attr
 
     async def _rewrite_all(self, runs: Iterable[_Run]) -> list[_Run]:
         """These bytes, in another chunk. The caller settles the runs that they were in."""
@@ -215,6 +223,21 @@ class FileWriter:
                 if self._volatile.get(lane) == length:
                     del self._volatile[lane]
             return attr
+
+    async def fsync(self, *, mtime_ns: int | None = None) -> Attr:
+        """Commit, and return when all bytes of the file, whoever wrote them, are on stable storage; its attributes.
+
+        Raises what `flush` raises.
+        """
+        attr = await self.flush(mtime_ns=mtime_ns) or codec.attr(await self._session.query("getattr", self.ino))
+        if attr.version > self._vouched:
+            position = 0
+            while position < attr.size:
+                layout = await self._reader.layout(self.ino, position, attr.size - position)
+                await self._chunks.sync_places(list(layout.places.values()), self._wanted)
+                position = layout.end
+            self._vouched = max(self._vouched, attr.version)
+        return attr
 
 
 def _add(runs: list[_Run], new: _Run) -> None:

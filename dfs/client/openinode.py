@@ -74,8 +74,6 @@ class OpenInode:
         self._dirty_since = float("inf")
         self._written_ns = 0
         self._error: errors.DfsError | None = None
-        self._is_new = attr.size == 0
-        """All bytes that it ever had came through here: `fsync` need not look for others."""
         self._layout: tuple[int, Layout] | None = None
         self._segments: OrderedDict[int, _Segment] = OrderedDict()
         self._streams: list[int] = []
@@ -145,8 +143,11 @@ class OpenInode:
                 self._owner.count_dirty(-sum(len(data) for _, data in pieces))
 
     async def _commit(self, *, durable: bool, append: bool = False) -> None:
-        work = self._writer.flush if durable else self._writer.commit
-        attr = await work(append=append, mtime_ns=self._written_ns or None)
+        mtime_ns = self._written_ns or None
+        if durable:
+            attr: Attr | None = await self._writer.fsync(mtime_ns=mtime_ns)
+        else:
+            attr = await self._writer.commit(append=append, mtime_ns=mtime_ns)
         if attr is not None:
             self.note(attr)
 
@@ -193,9 +194,6 @@ class OpenInode:
     async def fsync(self) -> None:
         """Return when all bytes that the file has are on stable storage on its replicas."""
         await self._flush(durable=True)
-        if not self._is_new:
-            await self._sync_others()
-            self._is_new = True
         self._raise_late()
 
     def _raise_late(self) -> None:
@@ -207,14 +205,6 @@ class OpenInode:
         async with self._flushing:
             self._dirty_since = float("inf")
             await self._push_and_commit(durable=durable)
-
-    async def _sync_others(self) -> None:
-        """Bytes that others wrote, or we in an earlier life of this file: they may not be on disks yet."""
-        position = 0
-        while position < self.attr.size:
-            layout = await self._owner.fs.reader.layout(self.ino, position, self.attr.size - position)
-            await self._owner.fs.sync_places(list(layout.places.values()), self.attr.replicas)
-            position = layout.end
 
     async def truncate(self, size: int) -> Attr:
         """Set the size, after everything that was written before."""

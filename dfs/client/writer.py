@@ -29,10 +29,10 @@ from dfs import errors, limits, tasks
 from dfs.checksum import Block, Buffer, sum_blocks
 from dfs.client.datanodes import DataNodes
 from dfs.client.session import Session
-from dfs.types import ChunkId, NodeId, SessionId
+from dfs.types import ChunkId, ChunkPlace, NodeId, SessionId
 
 _AHEAD_MAX = 4  # chunks allocated ahead of need
-_PLACES_MAX = 6  # nodes struck in one append before it is given up
+_PLACES_MAX = 4  # chunks that an append is tried on before it is given up
 
 log = structlog.get_logger(__name__)
 
@@ -126,11 +126,14 @@ class ChunkWriter:
         takes the bytes off `lane.uncommitted` when they are committed or given up, and calls `seal_finished`.
         Raises `NoSpace` or `NotEnoughNodes` when no chunk can be had that may take them.
         """
+        if not 0 < len(data) <= limits.APPEND_MAX_BYTES:
+            raise errors.InvalidArgument(f"an append has 1 to {limits.APPEND_MAX_BYTES} bytes, not {len(data)}")
         blocks = sum_blocks(data)
         wanted = min(self.min_replicas, replicas)
         struck: set[NodeId] = set()
+        failures: dict[NodeId, errors.DfsError] = {}
         async with self._lanes:
-            while True:
+            for _ in range(_PLACES_MAX):
                 lane = await self._take(len(data), replicas, prefer, struck)
                 lane.uncommitted += len(data)  # from now on: a lane with bytes on their way is not sealed
                 try:
@@ -152,8 +155,7 @@ class ChunkWriter:
                     self._put_back(lane)
                     return written
                 lane.uncommitted -= len(data)
-                if len(struck) >= _PLACES_MAX:
-                    raise next(iter(failures.values()))
+        raise next(iter(failures.values()))
 
     async def _append_to_all(self, lane: Lane, blocks: Sequence[Block], data: Buffer) -> dict[NodeId, errors.DfsError]:
         failures: dict[NodeId, errors.DfsError] = {}
@@ -216,7 +218,7 @@ class ChunkWriter:
             suspects = set(self._nodes.avoided())
             if not suspects:
                 raise
-            # Better a node that has just been slow than none at all. Those that failed this very append stay out.
+            # Better a node that has just failed than none at all.
             return await ask(avoided - suspects)
 
     async def seal_finished(self, lanes: Iterable[Lane]) -> None:
@@ -295,6 +297,32 @@ class ChunkWriter:
         """
         await self.sync([lane for lane, length in reach.items() if lane.synced < length])
         weak = {lane.chunk: length for lane, length in reach.items() if len(lane.nodes) < wanted}
+        await self.wait_for_copies(weak, wanted)
+
+    async def sync_places(self, places: Sequence[ChunkPlace], wanted: int) -> None:
+        """Have chunks flushed on all their live nodes, and on at least `wanted`.
+
+        Waits for missing copies to be made; raises `NotEnoughNodes` when they are not, in time.
+        """
+        by_node: dict[NodeId, list[ChunkPlace]] = {}
+        for place in places:
+            for node in place.nodes:
+                by_node.setdefault(node, []).append(place)
+        durable = dict.fromkeys((place.chunk for place in places), 0)
+
+        async def sync(node: NodeId, held: list[ChunkPlace]) -> None:
+            try:
+                lengths = await self._nodes.sync(node, [place.chunk for place in held])
+            except errors.DfsError as error:
+                log.warning("replicas not flushed", node=node, error=str(error))
+                return
+            for place, length in zip(held, lengths, strict=True):
+                durable[place.chunk] += length >= place.length
+
+        async with tasks.open_nursery() as nursery:
+            for node, held in by_node.items():
+                nursery.start_soon(sync, node, held)
+        weak = {place.chunk: place.length for place in places if durable[place.chunk] < wanted}
         await self.wait_for_copies(weak, wanted)
 
     async def wait_for_copies(self, reach: Mapping[ChunkId, int], wanted: int) -> None:

@@ -92,9 +92,9 @@ class Register:
             if write.returned == math.inf:
                 write.uncertain = True
 
-    def synced(self, before: float, since: int) -> None:
-        """An fsync returned that began at `before` and covers the writes with numbers from `since` on."""
-        for write in self.writes[since:]:
+    def synced(self, before: float) -> None:
+        """An fsync returned that began at `before`."""
+        for write in self.writes:
             if not write.uncertain and write.returned_here <= before:
                 write.synced = True
 

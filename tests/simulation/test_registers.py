@@ -59,7 +59,7 @@ def test_what_was_synced_must_be_readable_until_it_is_cut_off() -> None:
     register = Register(1)
     written(register, 1, 2)
     assert not register.must_be_readable(0)
-    register.synced(3, 0)
+    register.synced(3)
     assert register.must_be_readable(0)
     written(register, 4, 5)  # an overwrite gives up what was durable only when it is durable itself
     assert register.must_be_readable(0)

@@ -326,7 +326,6 @@ class Private:
         self._chance = client.chance
         self._tree: Tree | None = None
         self._open: tuple[Register, Any] | None = None
-        self._opened_at = 0
         self._trees = 0
 
     async def step(self) -> None:
@@ -550,7 +549,6 @@ class Private:
                 self.story.violated(self._client.name, f"{path} could not be opened: {file}")
                 return
         register.ino = file.ino
-        self._opened_at = len(register.writes)
         self._open = register, file
 
     async def _opened(self, path: str, mode: str) -> Any:
@@ -614,11 +612,7 @@ class Private:
         called = trio.current_time()
         await self._certainly(f"fsyncs {register.name}", file.fsync)
         register.finish(trio.current_time(), flushed=True)
-        register.synced(called, self._covered_from(register))
-
-    def _covered_from(self, _register: Register) -> int:
-        """The first write that an fsync covers: a `File` promises durability of what was written through it."""
-        return self._opened_at
+        register.synced(called)
 
     async def _close_file(self, register: Register, file: Any) -> None:
         self._open = None
@@ -671,9 +665,6 @@ class MountPrivate(Private):
 
     def _is_flushed(self, _file: Any) -> bool:
         return False
-
-    def _covered_from(self, _register: Register) -> int:
-        return 0
 
     def _sees_own(self) -> bool:
         return not self._shared.rules.trouble  # or what was written may be lost, which only a flush tells

@@ -42,3 +42,12 @@ def test_a_stream_leaves_as_full_appends() -> None:
     for number in range(48):
         dirty.write(number * 65_536, bytes([number]) * 65_536)
     assert [len(data) for _, data in dirty.take(3 * limits.MIB)] == [limits.APPEND_MAX_BYTES] * 3
+
+
+def test_a_write_larger_than_an_append_leaves_as_several() -> None:
+    dirty = DirtyRanges()
+    dirty.write(100, bytes(2 * limits.APPEND_MAX_BYTES + 1))
+    assert dirty.length_bytes == 2 * limits.APPEND_MAX_BYTES + 1
+    first, second, third = dirty.take(4 * limits.APPEND_MAX_BYTES)
+    assert [len(data) for _, data in (first, second, third)] == [limits.APPEND_MAX_BYTES, limits.APPEND_MAX_BYTES, 1]
+    assert third[0] == 100 + 2 * limits.APPEND_MAX_BYTES
