@@ -49,5 +49,5 @@ def chunk_place(wire: Sequence[Any]) -> ChunkPlace:
 
 
 def node_view(wire: Sequence[Any]) -> NodeView:
-    view = NodeView._make(wire[: len(NodeView._fields)])
+    view = NodeView(*wire[: len(NodeView._fields)])  # one of an older version has fewer
     return view._replace(state=NodeState(view.state))

@@ -94,6 +94,16 @@ class NameNodeConfig:
         size=True,
     )
     repair: bool = _key("Make missing copies again.", True)
+    copy_bandwidth: int = _key(
+        "What copies for repair, drain and balance may take of each DataNode, in bytes a second; 0 for no limit.",
+        limits.COPY_BANDWIDTH_BYTES_PER_S,
+        size=True,
+    )
+    balance: bool = _key("Even out how full the DataNodes are, when there is nothing to repair.", True)
+    balance_threshold: float = _key(
+        "How far a DataNode's fill level may be from the cluster's: 0.05 is 5 percentage points.",
+        limits.BALANCE_THRESHOLD,
+    )
     log_level: str = _key(f"One of {', '.join(_LEVELS)}.", "info")
 
     def __post_init__(self) -> None:
@@ -108,7 +118,9 @@ class NameNodeConfig:
         _require(
             self.node_dead_after_s > self.node_suspect_after_s, "node_dead_after_s", "is more than node_suspect_after_s"
         )
-        _require(self.reserve_bytes >= 0, "reserve_bytes", "is 0 or more")
+        for key in ("reserve_bytes", "copy_bandwidth"):
+            _require(getattr(self, key) >= 0, key, "is 0 or more")
+        _require(0 < self.balance_threshold < 1, "balance_threshold", "is more than 0 and less than 1")
         _check_level(self.log_level)
 
     def min_copies(self, replicas: int) -> int:
@@ -297,7 +309,7 @@ _CONVERSIONS: Final[Mapping[str, Callable[[Path, Any], Any]]] = {
     "str": _kind_of(str, "text"),
     "int": _kind_of(int, "a whole number"),
     "bool": _kind_of(bool, "true or false"),
-    "float": lambda path, value: float(_kind_of((int, float), "a number of seconds")(path, value)),
+    "float": lambda path, value: float(_kind_of((int, float), "a number")(path, value)),
     "Path": _directory,
     "list[Path]": _directory_list,
 }

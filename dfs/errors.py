@@ -123,6 +123,12 @@ class NotEnoughNodes(DfsError):
     default_errno = _errno.EIO
 
 
+class NodeInUse(DfsError):
+    """A DataNode that cannot be removed: it is at work, or holds what no other does. The message says what to do."""
+
+    default_errno = _errno.EBUSY
+
+
 class SessionExpired(DfsError):
     """The NameNode ended this session; what it had not committed is gone."""
 

@@ -1,14 +1,15 @@
-"""Where new replicas go: pure functions from a view of the nodes to a choice.
+"""Where replicas go, and which go first: pure functions from a view of the nodes to a choice.
 
 Copies go to different nodes, and to different racks as long as there are any. Among nodes that are equally good so
 far the choice is by chance, weighted by free space and against load: a new node fills up without being
-overrun, and two clients that ask at once do not choose alike.
+overrun, and two clients that ask at once do not choose alike. A copy too many goes from where copies are closest
+together, and there from the fullest node.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from dfs.types import NodeId, NodeState, NodeView
 
@@ -17,12 +18,33 @@ _LOAD_HALVES_AT = 16
 
 
 def candidates(nodes: Iterable[NodeView], exclude: Collection[NodeId], needed_bytes: int) -> list[NodeView]:
-    """Nodes that may take new data: up, not excluded, with room."""
+    """Nodes that may take new data: up, not being emptied, not excluded, with room."""
     return [
         view
         for view in nodes
-        if view.state == NodeState.UP and view.node not in exclude and view.free_bytes >= needed_bytes
+        if view.state == NodeState.UP
+        and not view.draining
+        and view.node not in exclude
+        and view.free_bytes >= needed_bytes
     ]
+
+
+def fill_level(view: NodeView) -> float:
+    """How full a node is: the share that its chunks have of what they could have; 0 of a node without space."""
+    total = view.used_bytes + view.free_bytes
+    return view.used_bytes / total if total else 0.0
+
+
+def choose_surplus(holders: Iterable[NodeId], count: int, nodes: Mapping[NodeId, NodeView]) -> list[NodeId]:
+    """Which `count` of a chunk's holders give up their copy, so that those that stay are in as many racks as can be."""
+    left = list(holders)
+    chosen: list[NodeId] = []
+    for _ in range(min(count, len(left))):
+        racks = [nodes[node].rack for node in left]
+        fullest = max(left, key=lambda node: (racks.count(nodes[node].rack), fill_level(nodes[node]), node))
+        chosen.append(fullest)
+        left.remove(fullest)
+    return chosen
 
 
 def weight(view: NodeView) -> float:

@@ -103,6 +103,10 @@ class NodeView(NamedTuple):
     load: int
     """Requests in work at its last heartbeat."""
     last_heartbeat_ns: int
+    draining: bool = False
+    """It is being emptied: takes no new data, and its replicas are made again elsewhere."""
+    used_bytes: int = 0
+    """Bytes that its chunks take."""
 
 
 class Statfs(NamedTuple):

@@ -106,7 +106,7 @@ def _print_status(found: Mapping[str, Any], pids: Mapping[str, int]) -> None:
         for line in show.table([list(_HEADINGS), *rows], right=_NUMBERS):
             show.echo(line)
     show.echo("")
-    for line in count_lines(found):
+    for line in [*count_lines(found), *progress_lines(found)]:
         show.echo(line)
 
 
@@ -160,6 +160,50 @@ def count_lines(found: Mapping[str, Any]) -> list[str]:
     if any(found.get(key) for key in _BAD_IF_ANY):
         rows.append(["", "(run `dfs fsck` to see which)"])
     return show.table(rows)
+
+
+def progress_lines(found: Mapping[str, Any]) -> list[str]:
+    """What is being copied and moved, how fast, how long it takes still; and what waits for an operator."""
+    lines = []
+    repair = found.get("repair") or {}
+    if repair.get("copies"):
+        lines.append(f"Repair: {repair_words(repair)}")
+    if repair.get("surplus"):
+        lines.append(f"Surplus: {show.counted(repair['surplus'], 'copy', 'copies')} to be dropped")
+    lines += [f"Drain of {show.printable(node)}: {drain_words(drain)}" for node, drain in _sorted(found, "drains")]
+    if (found.get("balance") or {}).get("moving") or (found.get("balance") or {}).get("asked"):
+        lines.append(f"Balance: under way, {show.counted(found['balance']['moving'], 'copy', 'copies')} being moved")
+    for node, held in _sorted(found, "held"):
+        lines.append(
+            f"WARNING: {show.printable(node)} holds back {show.counted(held['orders'], 'deletion')}:"
+            f" {show.printable(held['reason'])} (decide with `dfs deletions {show.printable(node)} --allow|--discard`)"
+        )
+    return ["", *lines] if lines else []
+
+
+def _sorted(found: Mapping[str, Any], key: str) -> list[tuple[str, Any]]:
+    return sorted((found.get(key) or {}).items())
+
+
+def repair_words(repair: Mapping[str, Any]) -> str:
+    """How far repair is, in words."""
+    words = f"{show.counted(repair['copies'], 'copy', 'copies')} ({show.human(repair['bytes'])}) to be made"
+    if repair.get("bytes_per_s"):
+        words += f", {show.human(repair['bytes_per_s'])}/s of late"
+    if repair.get("left_s") is not None:
+        words += f", {show.age(repair['left_s'])} left"
+    if repair.get("blocked"):
+        words += f"; {repair['blocked']} of them have no DataNode to go to: start more, or free space"
+    return words
+
+
+def drain_words(drain: Mapping[str, Any]) -> str:
+    """How far the drain of a node is, in words."""
+    if drain["drained"]:
+        return "done, it may be stopped and removed"
+    if drain["chunks"] < 0:
+        return "begun"
+    return f"{show.counted(drain['chunks'], 'chunk')} ({show.human(drain['bytes'])}) left"
 
 
 # --- fsck -----------------------------------------------------------------------------------------------

@@ -53,6 +53,7 @@ SECTIONS: Final[dict[str, dict[str, Verb]]] = {
         "touch": Verb("dfs.cli.attributes", "touch", "Set times to now; make files that are missing."),
         "chmod": Verb("dfs.cli.attributes", "chmod", "Change permissions."),
         "chown": Verb("dfs.cli.attributes", "chown", "Change owner and group."),
+        "replicas": Verb("dfs.cli.replicas", "replicas", "Show or set how many copies files have."),
     },
     "The cluster as a directory": {
         "mount": Verb("dfs.cli.mounting", "mount", "Mount the cluster on a local directory."),
@@ -60,6 +61,12 @@ SECTIONS: Final[dict[str, dict[str, Verb]]] = {
     },
     "The cluster": {
         "status": Verb("dfs.cli.cluster", "status", "Show the daemons and the state of the data."),
+        "nodes": Verb("dfs.cli.nodes", "nodes", "List the DataNodes: how they are and what they do."),
+        "drain": Verb("dfs.cli.nodes", "drain", "Empty a DataNode, so that it can be removed."),
+        "undrain": Verb("dfs.cli.nodes", "undrain", "Use a DataNode again that was to be emptied."),
+        "remove": Verb("dfs.cli.nodes", "remove", "Forget a DataNode that is dead or drained."),
+        "balance": Verb("dfs.cli.nodes", "balance", "Even out how full the DataNodes are."),
+        "deletions": Verb("dfs.cli.nodes", "deletions", "Decide on deletions that a DataNode holds back."),
         "fsck": Verb("dfs.cli.cluster", "fsck", "Check that namespace, chunks and copies agree."),
         "up": Verb("dfs.cli.local.commands", "up", "Start a cluster on this machine."),
         "down": Verb("dfs.cli.local.commands", "down", "Stop the cluster on this machine."),

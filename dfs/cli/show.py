@@ -169,6 +169,11 @@ def human(size_bytes: int) -> str:
     raise AssertionError("sizes end at exabytes")
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """`1 chunk`, `3 chunks`."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
 def share(part: int, whole: int) -> str:
     """A percentage, rounded up as df does; `-` of nothing."""
     return f"{-(-part * 100 // whole)}%" if whole > 0 else "-"

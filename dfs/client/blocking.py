@@ -341,6 +341,30 @@ class BlockingFileSystem:
     def status(self) -> dict[str, Any]:
         return self._loop.call(self._fs.status)
 
+    def plan_drain(self, node: str) -> dict[str, Any]:
+        return self._loop.call(self._fs.plan_drain, node)
+
+    def drain(self, node: str) -> None:
+        """Begin to empty a DataNode; `status()["drains"]` says how far that is."""
+        self._loop.call(self._fs.drain, node)
+
+    def undrain(self, node: str) -> None:
+        self._loop.call(self._fs.undrain, node)
+
+    def remove_node(self, node: str) -> None:
+        self._loop.call(self._fs.remove_node, node)
+
+    def plan_balance(self, threshold: float | None = None) -> dict[str, Any]:
+        return self._loop.call(self._fs.plan_balance, threshold)
+
+    def balance(self, threshold: float | None = None) -> None:
+        """Begin to even out how full DataNodes are; `status()["balance"]` says how far that is."""
+        self._loop.call(self._fs.balance, threshold)
+
+    def set_replicas(self, path: Path, copies: int) -> Attr:
+        """Have so many copies of a file, or of the files that will be made in a directory."""
+        return self._loop.call(self._fs.set_replicas, path, copies)
+
     def summarize(self, path: Path = "/") -> dict[str, int]:
         return self._loop.call(self._fs.summarize, path)
 

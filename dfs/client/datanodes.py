@@ -59,6 +59,10 @@ class DataNodes:
         now = trio.current_time()
         return [node for node, until in self._avoid_until.items() if until > now]
 
+    def draining(self) -> set[NodeId]:
+        """Nodes that are being emptied, as far as is known."""
+        return {node for node, view in self._views.items() if view.draining}
+
     def by_preference(self, nodes: Iterable[NodeId]) -> list[NodeId]:
         """`nodes` in the order to read from: not avoided, on this host, least busy; ties by chance."""
         now = trio.current_time()

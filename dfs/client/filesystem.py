@@ -32,7 +32,7 @@ from dfs.client.session import Session, open_session
 from dfs.client.writer import ChunkWriter
 from dfs.rpc import Network, Pool, SocketNetwork
 from dfs.runtime import RealRuntime, Runtime
-from dfs.types import Attr, ChunkPlace, DirEntry, NodeView, Statfs
+from dfs.types import Attr, ChunkPlace, DirEntry, NodeId, NodeView, Statfs
 
 log = structlog.get_logger(__name__)
 
@@ -339,6 +339,49 @@ class FileSystem:
 
     async def status(self) -> dict[str, Any]:
         return dict(await self.session.query("status"))
+
+    async def plan_drain(self, node: str) -> dict[str, Any]:
+        """What emptying a DataNode would move, how long that takes at least, and what is at risk. Raises `NotFound`."""
+        return dict(await self.session.query("plan_drain", node))
+
+    async def drain(self, node: str) -> None:
+        """Begin to empty a DataNode: it gets no new data, and its copies are made again elsewhere, then dropped.
+
+        `status()["drains"]` says how far that is. Raises `NotFound`.
+        """
+        await self.session.query("drain", node)
+
+    async def undrain(self, node: str) -> None:
+        """Use a DataNode again that was to be emptied. Raises `NotFound`."""
+        await self.session.query("undrain", node)
+
+    async def remove_node(self, node: str) -> None:
+        """Forget a DataNode that is dead or drained. Raises `NotFound`, or `NodeInUse`, which says what to do."""
+        await self.session.query("remove_node", node)
+
+    async def plan_balance(self, threshold: float | None = None) -> dict[str, Any]:
+        """How full DataNodes are, and how much each would give or take. Raises `InvalidArgument`."""
+        return dict(await self.session.query("plan_balance", threshold))
+
+    async def balance(self, threshold: float | None = None) -> None:
+        """Begin to even out how full DataNodes are, to within `threshold` of the cluster's level (0.05: 5 points).
+
+        `status()["balance"]` says how far that is; a NameNode that restarts forgets it. Raises `InvalidArgument`.
+        """
+        await self.session.query("balance", threshold)
+
+    async def set_replicas(self, path: Path, copies: int) -> Attr:
+        """Have so many copies of a file, or of the files that will be made in a directory; 0 is the cluster's default.
+
+        The copies are made, or dropped, in the background. Raises `InvalidArgument`.
+        """
+        attr = await self._paths.resolve(path)
+        with _about(path):
+            return await self.inodes.setattr(attr.ino, {"replicas": copies})
+
+    async def decide_held(self, node: str, allow: bool) -> None:
+        """Have a DataNode carry out (`allow`), or discard, the deletions that it holds back."""
+        await self.nodes_known.call(NodeId(node), "decide_held", allow)
 
     def fsck(self) -> AsyncIterator[str]:
         """Check that namespace, extents, chunks and what DataNodes hold agree; a sentence for each finding."""

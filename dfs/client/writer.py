@@ -178,9 +178,14 @@ class ChunkWriter:
     async def _take(self, length: int, replicas: int, prefer: Lane | None, struck: set[NodeId]) -> Lane:
         session = await self._session.ensure()
         avoided = struck.union(self._nodes.avoided())
+        draining = self._nodes.draining()
         candidates = [prefer, *reversed(self._idle)] if prefer in self._idle else [*reversed(self._idle)]
         for lane in candidates:
             if lane is None or lane.session != session or not lane.has_room(length):
+                continue
+            if not draining.isdisjoint(lane.nodes):
+                self._idle.remove(lane)
+                lane.usable = False  # sealed soon, so that its copies can be moved
                 continue
             if lane.replicas == replicas and avoided.isdisjoint(lane.nodes):
                 self._idle.remove(lane)
@@ -198,7 +203,7 @@ class ChunkWriter:
             ahead = self._ahead.setdefault(replicas, [])
             while ahead:
                 lane = ahead.pop()
-                if lane.session == session and avoided.isdisjoint(lane.nodes):
+                if lane.session == session and avoided.union(self._nodes.draining()).isdisjoint(lane.nodes):
                     return lane
                 lane.usable = False  # nothing was appended to it: it is sealed, and so goes
             count = min(_AHEAD_MAX, 1 + len(self._idle))

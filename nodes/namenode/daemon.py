@@ -12,9 +12,10 @@ from dfs.runtime import Runtime
 from dfs.types import SessionId
 from nodes.namenode import collector
 from nodes.namenode.membership import Membership
+from nodes.namenode.names import NameServer
 from nodes.namenode.queries import Queries
-from nodes.namenode.repair import Repair
-from nodes.namenode.service import OBJECT, NameNode, NameServer
+from nodes.namenode.replication import Replication
+from nodes.namenode.service import OBJECT, NameNode
 from nodes.namenode.sessions import Sessions
 from nodes.namenode.store import Store, open_store
 from nodes.namenode.writer import Writer
@@ -63,9 +64,9 @@ async def _serve(
     sessions = Sessions(config.session_timeout_s, end_session)
     for session in queries.sessions():
         sessions.add(session)
-    repair = Repair(store, writer, members, runtime.random, config.repair)
+    replication = Replication(store, writer, members, runtime.random, config)
     names, own_names = _name_server(config, pool)
-    service = NameNode(config, store, writer, queries, members, sessions, repair, names, runtime)
+    service = NameNode(config, store, writer, queries, members, sessions, replication, names, runtime)
     server = Server(network, greet=service.greet)
     server.register(service, OBJECT)
     nursery.start_soon(writer.run)
@@ -80,7 +81,7 @@ async def _serve(
     nursery.start_soon(members.watch)
     nursery.start_soon(_announce_nodes, members, sessions)
     nursery.start_soon(sessions.reap)
-    nursery.start_soon(repair.run)
+    nursery.start_soon(replication.run)
     nursery.start_soon(collector.run, writer, max(0.1, min(10.0, config.garbage_grace_s / 4)))
     name_server = Server(network)
     if own_names is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import structlog
 import trio
@@ -21,8 +21,18 @@ from nodes.namenode import arguments
 
 _SETTLING_MAX_S: Final = 10.0
 """Less than a client waits for the answer to one call."""
+_VIEWS_AGE_S: Final = 0.05
+"""Well below a heartbeat."""
+_REASON_MAX: Final = 1000
 
 log = structlog.get_logger(__name__)
+
+
+class Held(NamedTuple):
+    """Orders that a DataNode holds back, and why: a sentence."""
+
+    orders: int
+    reason: str
 
 
 class Member:
@@ -33,8 +43,10 @@ class Member:
         "capacity_bytes",
         "chunks",
         "directories",
+        "draining",
         "free_bytes",
         "heard_at",
+        "held",
         "host",
         "is_registered",
         "last_heartbeat_ns",
@@ -42,12 +54,14 @@ class Member:
         "node",
         "rack",
         "reported_state",
+        "used_bytes",
     )
 
     def __init__(
         self, node: NodeId, address: str, host: str, rack: str, directories: list[str], heard_at: float
     ) -> None:
         self.node = node
+        self.draining = False
         self.address = address
         self.host = host
         self.rack = rack
@@ -58,6 +72,9 @@ class Member:
         self.last_heartbeat_ns = 0
         self.capacity_bytes = 0
         self.free_bytes = 0
+        self.used_bytes = 0
+        self.held: Held | None = None
+        """Orders to delete that it does not follow until an operator decides."""
         self.chunks = 0
         self.load = 0
         self.reported_state = NodeState.SUSPECT
@@ -73,14 +90,17 @@ class Membership:
         self._dead_after_s = dead_after_s
         self._members: dict[NodeId, Member] = {}
         self._started_at = trio.current_time()
+        self._views: dict[NodeId, NodeView] = {}
+        self._views_until = -1e9
         self.changed = trio.Event()
         """Set, and replaced, when a node comes, moves, or changes its state."""
 
     def load(self, rows: list[tuple[Any, ...]]) -> None:
         """What the database knows, at the start."""
-        for name, address, host, rack, directories in rows:
-            now = trio.current_time()
-            self._members[name] = Member(name, address, host, rack, json.loads(directories), now)
+        for name, address, host, rack, directories, draining in rows:
+            member = Member(name, address, host, rack, json.loads(directories), trio.current_time())
+            member.draining = bool(draining)
+            self._members[name] = member
 
     # --- what nodes say ---------------------------------------------------------------------------------
 
@@ -118,6 +138,7 @@ class Membership:
         if known is not None:
             member.last_heartbeat_ns = known.last_heartbeat_ns
             member.reported_state = known.reported_state
+            member.draining = known.draining
         self._members[member.node] = member
         self._tell()
 
@@ -130,13 +151,46 @@ class Membership:
         member.free_bytes = arguments.integer(report.get("free_bytes"), "free space")
         member.chunks = arguments.integer(report.get("chunks"), "a number of chunks")
         member.load = arguments.integer(report.get("load"), "a load")
+        used = report.get("used_bytes")  # an older DataNode does not say
+        otherwise = max(0, member.capacity_bytes - member.free_bytes)
+        member.used_bytes = otherwise if used is None else arguments.integer(used, "used space")
+        member.held = _held(report.get("held"))
         member.heard_at = trio.current_time()
         member.last_heartbeat_ns = self._runtime.now_ns()
         if member.reported_state != NodeState.UP:
             self._note(member, NodeState.UP)
         return member
 
+    def set_draining(self, node: NodeId, draining: bool) -> None:
+        """As the database has it now."""
+        self._members[node].draining = draining
+        self._tell()
+
+    def remove(self, node: NodeId) -> None:
+        """It is forgotten, durably."""
+        self._members.pop(node, None)
+        self._tell()
+
     # --- what is known ----------------------------------------------------------------------------------
+
+    def member(self, node: Any) -> Member:
+        """Raises `NotFound`."""
+        found = self._members.get(NodeId(arguments.text(node, "a node")))
+        if found is None:
+            raise errors.NotFound(f"there is no DataNode {node}: `dfs nodes` lists them")
+        return found
+
+    def all(self) -> list[Member]:
+        """By name."""
+        return [member for _, member in sorted(self._members.items())]
+
+    def by_name(self) -> Mapping[NodeId, NodeView]:
+        """All nodes as they are, or were less than `_VIEWS_AGE_S` ago: for who asks very often."""
+        now = trio.current_time()
+        if now >= self._views_until:
+            self._views = {node: self.view(member) for node, member in self._members.items()}
+            self._views_until = now + _VIEWS_AGE_S
+        return self._views
 
     def state(self, member: Member) -> NodeState:
         silent_s = trio.current_time() - member.heard_at
@@ -168,6 +222,8 @@ class Membership:
             member.chunks,
             member.load,
             member.last_heartbeat_ns,
+            member.draining,
+            member.used_bytes,
         )
 
     # --- watching ---------------------------------------------------------------------------------------
@@ -191,5 +247,14 @@ class Membership:
         self._tell()
 
     def _tell(self) -> None:
+        self._views_until = -1e9
         changed, self.changed = self.changed, trio.Event()
         changed.set()
+
+
+def _held(told: Any) -> Held | None:
+    """What a heartbeat says of orders held back."""
+    if not isinstance(told, Mapping):
+        return None
+    orders = arguments.integer(told.get("orders"), "a number of orders")
+    return Held(orders, arguments.text(told.get("reason", ""), "a reason", _REASON_MAX)) if orders else None

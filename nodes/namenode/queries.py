@@ -20,6 +20,7 @@ _LOOKUP: Final = (
 _WALK_MAX: Final = 2048
 """Names in one walk: as many as fit in the longest path."""
 _SUMMARY_SLICE: Final = 2000
+_CHUNKS_SLICE: Final = 1024
 _PLACES: Final = (
     "SELECT c.chunk, c.length, c.session, n.name FROM chunk c LEFT JOIN replica r ON r.chunk = c.chunk"
     " LEFT JOIN node n ON n.id = r.node"
@@ -156,8 +157,35 @@ class Queries:
         ).fetchall()
 
     def nodes(self) -> list[tuple[Any, ...]]:
-        """(name, address, host, rack, directories) of all that ever registered."""
-        return self._execute("SELECT name, address, host, rack, directories FROM node ORDER BY name").fetchall()
+        """(name, address, host, rack, directories, draining) of all that registered and were not removed."""
+        return self._execute(
+            "SELECT name, address, host, rack, directories, draining FROM node ORDER BY name"
+        ).fetchall()
+
+    def has_replicas(self, node: str) -> bool:
+        row = self._execute(
+            "SELECT 1 FROM replica WHERE node = (SELECT id FROM node WHERE name = ?) LIMIT 1", (node,)
+        ).fetchone()
+        return row is not None
+
+    def chunks_of(self, node: str, after: int) -> list[tuple[int, int, int, list[str]]]:
+        """(chunk, length, copies wanted, [node, ...]) of a slice of a node's chunks with numbers above `after`."""
+        rows = self._execute(
+            "SELECT c.chunk, c.length, c.replicas, group_concat(o.name) FROM (SELECT q.chunk FROM replica q WHERE"
+            " q.node = (SELECT id FROM node WHERE name = ?) AND q.chunk > ? ORDER BY q.chunk LIMIT ?) h"
+            " JOIN chunk c ON c.chunk = h.chunk JOIN replica r ON r.chunk = c.chunk JOIN node o ON o.id = r.node"
+            " GROUP BY c.chunk ORDER BY c.chunk",
+            (node, after, _CHUNKS_SLICE),
+        )
+        return [(row[0], row[1], row[2], row[3].split(",")) for row in rows]
+
+    def deletions(self) -> dict[str, int]:
+        """How many orders to delete each node has, those whose grace period is not over included."""
+        return dict(
+            self._execute(
+                "SELECT n.name, count(*) FROM work w JOIN node n ON n.id = w.node WHERE w.kind = 'delete' GROUP BY n.id"
+            )
+        )
 
     def is_answered(self, session: SessionId, seq: int) -> bool:
         """Whether this command was applied before, and its reply is kept."""
@@ -172,12 +200,12 @@ class Queries:
         )
         return [SessionId(row[0]) for row in rows]
 
-    def due_work(self, node: str, now_ns: int) -> list[tuple[int, str, int, bytes]]:
-        """Orders for a node: (id, kind, chunk, packed argument), at most WORK_ORDERS_MAX."""
+    def due_work(self, node: str, now_ns: int, most: int) -> list[tuple[int, str, int, bytes]]:
+        """Orders for a node: (id, kind, chunk, packed argument)."""
         return self._execute(
             "SELECT w.id, w.kind, w.chunk, w.argument FROM work w JOIN node n ON n.id = w.node"
             " WHERE n.name = ? AND w.due_ns <= ? ORDER BY w.due_ns, w.id LIMIT ?",
-            (node, now_ns, limits.WORK_ORDERS_MAX),
+            (node, now_ns, most),
         ).fetchall()
 
     def believed(self, node: str, first: int, last: int, also: Sequence[int]) -> dict[ChunkId, Believed]:

@@ -6,10 +6,30 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from dfs import limits
 from dfs.types import ChunkId
+
+
+class Young:
+    """Which chunks are so young that a report may be older than they are: numbers grow, so one number says it.
+
+    After a start none is: what was there before, every report should have.
+    """
+
+    def __init__(self) -> None:
+        self._noted: deque[tuple[float, int]] = deque()
+
+    def note(self, next_chunk: int, now: float) -> int:
+        """The first chunk that was given less than `SETTLED_AFTER_S` ago, `next_chunk` being the next one now."""
+        if not self._noted or now - self._noted[-1][0] >= 1.0:
+            self._noted.append((now, next_chunk))
+        while len(self._noted) > 1 and self._noted[1][0] <= now - limits.SETTLED_AFTER_S:
+            self._noted.popleft()
+        return self._noted[0][1]
 
 
 class Held(NamedTuple):

@@ -19,8 +19,8 @@ from __future__ import annotations
 
 from typing import Final
 
-FORMAT: Final = 1
-"""Of these tables. A database of a newer format is refused."""
+FORMAT: Final = 2
+"""Of these tables. A database of a newer format is refused, one of an older format is brought up to this one."""
 
 TABLES: Final = """
 CREATE TABLE setting (
@@ -121,8 +121,15 @@ CREATE TABLE node (
     address TEXT NOT NULL,
     host TEXT NOT NULL,
     rack TEXT NOT NULL,
-    directories TEXT NOT NULL     -- ids of its data directories, JSON
+    directories TEXT NOT NULL,    -- ids of its data directories, JSON
+    draining INTEGER NOT NULL DEFAULT 0  -- 1: gets no new replicas, and those it has do not count
 );
+
+CREATE TABLE removed (
+    -- Data directories of nodes that were removed: their DataNode is refused until they are empty.
+    directory TEXT PRIMARY KEY,
+    node TEXT NOT NULL            -- its name, as it was
+) WITHOUT ROWID;
 
 CREATE TABLE work (
     -- What a DataNode is to do with its replica, from `due_ns` on, until it reports it done.
@@ -160,6 +167,14 @@ CREATE TABLE hold (
 ) WITHOUT ROWID;
 CREATE INDEX hold_by_session ON hold (session, ino);
 """
+
+MIGRATIONS: Final = {
+    1: (
+        "ALTER TABLE node ADD COLUMN draining INTEGER NOT NULL DEFAULT 0",
+        "CREATE TABLE removed (directory TEXT PRIMARY KEY, node TEXT NOT NULL) WITHOUT ROWID",
+    ),
+}
+"""What makes a database of each older format one of the next."""
 
 COUNTERS: Final = {
     "next_ino": 2,

@@ -18,13 +18,15 @@ import dfs
 from dfs import errors, limits
 from dfs.config import NameNodeConfig
 from dfs.placement import candidates, choose_nodes
-from dfs.rpc import NameServerClient, NameServerObject, Peer, expose, uri
+from dfs.rpc import Peer, expose
 from dfs.runtime import Runtime
 from dfs.types import Attr, NodeId, NodeState, SessionId, Statfs
 from nodes.namenode import arguments, check, commands, reconcile
 from nodes.namenode.membership import Membership
+from nodes.namenode.names import NameServer
+from nodes.namenode.operations import Operations
 from nodes.namenode.queries import Queries, summary
-from nodes.namenode.repair import Repair
+from nodes.namenode.replication import Replication
 from nodes.namenode.sessions import Sessions
 from nodes.namenode.store import Store
 from nodes.namenode.writer import Writer
@@ -38,24 +40,6 @@ _HANDSHAKE_MAX: Final = 16
 """Items in a handshake."""
 
 
-class NameServer:
-    """Where the daemons' names are listed: a name server of ours, somebody else's, or none (both None)."""
-
-    def __init__(self, own: NameServerObject | None = None, other: NameServerClient | None = None) -> None:
-        self._own = own
-        self._other = other
-
-    async def register(self, name: str, address: str) -> None:
-        """Enter a daemon. A name server that does not answer costs a line in the log, nothing else."""
-        try:
-            if self._own is not None:
-                self._own.register_own(name, uri(name, address))
-            elif self._other is not None:
-                await self._other.register(name, name, address)
-        except errors.DfsError as error:
-            log.warning("name not registered at the name server", name=name, error=str(error))
-
-
 class NameNode:
     """Registered as `dfs.namenode`; its public methods are the protocol (docs/architecture.md)."""
 
@@ -67,7 +51,7 @@ class NameNode:
         queries: Queries,
         members: Membership,
         sessions: Sessions,
-        repair: Repair,
+        replication: Replication,
         names: NameServer,
         runtime: Runtime,
     ) -> None:
@@ -77,7 +61,9 @@ class NameNode:
         self._queries = queries
         self._members = members
         self._sessions = sessions
-        self._repair = repair
+        self._replication = replication
+        self._operations = Operations(config, store, writer, queries, members, replication, names, runtime)
+        self._young = reconcile.Young()
         self._names = names
         self._runtime = runtime
         self.address = ""
@@ -228,9 +214,9 @@ class NameNode:
     def _place(self, copies: int, shunned: set[str], near_host: str) -> list[NodeId]:
         views = self._members.views()
         least = self._config.min_copies(copies)
-        up = [view for view in views if view.state == NodeState.UP and view.node not in shunned]
+        up = [view for view in views if view.state == NodeState.UP and view.node not in shunned and not view.draining]
         if len(up) < least:
-            away = ", ".join(view.node for view in views if view not in up)
+            away = ", ".join(view.node + " (drained)" * view.draining for view in views if view not in up)
             raise errors.NotEnoughNodes(
                 f"{len(up)} DataNodes can be written to, {least} are needed"
                 + (f"; not available: {away}" if away else ": start more DataNodes")
@@ -277,11 +263,38 @@ class NameNode:
             "log_index": totals["log_index"],
             "sessions": len(self._sessions),
             "orders": totals["orders"],
-            "under_replicated": self._repair.under_replicated,
-            "lost": self._repair.lost,
-            "copying": self._repair.copying,
+            "under_replicated": self._replication.under_replicated,
+            "lost": self._replication.lost,
+            "copying": self._replication.copying,
             "nodes": self._members.views(),
+            **self._operations.status(),
         }
+
+    # --- what operators order ---------------------------------------------------------------------------
+
+    @expose
+    async def plan_drain(self, node: Any) -> dict[str, Any]:
+        return await self._operations.plan_drain(node)
+
+    @expose
+    async def drain(self, node: Any) -> None:
+        await self._operations.set_draining(node, True)
+
+    @expose
+    async def undrain(self, node: Any) -> None:
+        await self._operations.set_draining(node, False)
+
+    @expose
+    async def remove_node(self, node: Any) -> None:
+        await self._operations.remove(node)
+
+    @expose
+    def plan_balance(self, threshold: Any) -> dict[str, Any]:
+        return self._operations.plan_balance(threshold)
+
+    @expose
+    def balance(self, threshold: Any) -> None:
+        self._operations.balance(threshold)
 
     # --- DataNodes --------------------------------------------------------------------------------------
 
@@ -312,26 +325,30 @@ class NameNode:
         for number, code, message in arguments.array(report.get("failed", []), "what failed", 65_536):
             log.warning("an order failed", node=member.node, order=number, error=f"{code}: {message}")
             if number < 0:
-                self._repair.failed(member.node, number)
+                self._replication.failed(member.node, number, f"{code}: {message}")
             else:
                 await self._writer.decide("postpone_work", member.node, [number], _POSTPONE_NS)
         for chunk, what in arguments.array(report.get("corrupt", []), "what is corrupt", 65_536):
             log.error("a replica is damaged", node=member.node, chunk=chunk, what=what)
             await self._drop(arguments.chunk(chunk), member.node)
-        return {"cluster": self._store.cluster, "orders": self._orders(member.node)}
+        answer: dict[str, Any] = {"cluster": self._store.cluster, "orders": self._orders(member.node)}
+        if self._config.copy_bandwidth:
+            answer["copy_bytes_per_s"] = self._config.copy_bandwidth
+        return answer
 
     def _orders(self, node: NodeId) -> list[list[Any]]:
-        orders = []
-        for number, kind, chunk, packed in self._queries.due_work(node, self._runtime.now_ns()):
+        orders = self._replication.orders(node)
+        room = limits.WORK_ORDERS_MAX - len(orders)
+        for number, kind, chunk, packed in self._queries.due_work(node, self._runtime.now_ns(), room):
             argument = msgpack.unpackb(packed)
             orders.append([number, kind, chunk] if argument is None else [number, kind, chunk, argument])
-        return orders + self._repair.orders(node)
+        return orders
 
     async def _note_done(self, node: NodeId, numbers: list[Any]) -> None:
         ours = [number for number in numbers if isinstance(number, int) and number > 0]
         if ours:
             await self._writer.decide("finish_work", node, ours)
-        await self._repair.finished(node, [number for number in numbers if number not in ours])
+        await self._replication.finished(node, [number for number in numbers if number not in ours])
 
     async def _drop(self, chunk: int, node: NodeId) -> None:
         """A copy is of no use; the last one keeps its place, in case that it comes back."""
@@ -348,13 +365,17 @@ class NameNode:
         }
         low, high = arguments.integer(first, "a chunk number"), arguments.integer(last, "a chunk number")
         believed = self._queries.believed(name, low, high, list(held))
-        found = reconcile.compare(held, believed, self._store.counters()["next_chunk"])
+        next_chunk = self._store.counters()["next_chunk"]
+        found = reconcile.compare(held, believed, next_chunk)
+        young_from = self._young.note(next_chunk, trio.current_time())
         for chunk in found.lost:
+            if chunk >= young_from or self._replication.is_recent(name, chunk):
+                continue  # the report may be older than the copy: the next one will say
             log.warning("a replica is missing", node=name, chunk=chunk)
             await self._drop(chunk, name)
-        self._repair.note_short(name, low, high, found.short)
-        for chunk in found.back:
-            await self._writer.decide("add_replica", chunk, name, believed[chunk].length)
+        self._replication.note_short(name, low, high, found.short)
+        if found.back:
+            await self._writer.decide("add_replicas", name, [(chunk, believed[chunk].length) for chunk in found.back])
         if found.strays:
             await self._writer.decide("delete_stray", name, found.strays)
         if found.unknown:

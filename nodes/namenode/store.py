@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 
 from dfs import errors
 from dfs.types import ROOT_INO, ClusterId
-from nodes.namenode.schema import COUNTERS, FORMAT, TABLES
+from nodes.namenode.schema import COUNTERS, FORMAT, MIGRATIONS, TABLES
 
 Database: TypeAlias = sqlite3.Connection
 Row: TypeAlias = tuple[Any, ...]
@@ -45,7 +45,7 @@ class Store:
         self.writing = _connect(directory / _NAME)
         if not self.writing.execute("SELECT 1 FROM sqlite_master WHERE name = 'setting'").fetchone():
             _create(self.writing, chance)
-        _check_format(self.writing, directory)
+        _migrate(self.writing, directory)
         self.reads = _connect(directory / _NAME)
         self.cluster = ClusterId(self.setting("cluster"))
 
@@ -155,13 +155,23 @@ def _create(db: Database, chance: random.Random) -> None:
     db.execute("COMMIT")
 
 
-def _check_format(db: Database, directory: Path) -> None:
-    found = db.execute("SELECT value FROM setting WHERE name = 'format'").fetchone()
-    if not found or found[0] != FORMAT:
+def _migrate(db: Database, directory: Path) -> None:
+    """Bring an older format up to ours, all or nothing. Raises `FormatUnknown`."""
+    row = db.execute("SELECT value FROM setting WHERE name = 'format'").fetchone()
+    found = row[0] if row else None
+    if found != FORMAT and found not in MIGRATIONS:
         raise errors.FormatUnknown(
-            f"{directory} has a namespace of format {found[0] if found else None}, this dfs knows {FORMAT}:"
+            f"{directory} has a namespace of format {found}, this dfs knows {FORMAT}:"
             " run the version that wrote it, or a newer one"
         )
+    if found == FORMAT:
+        return
+    db.execute("BEGIN IMMEDIATE")
+    for number in range(found, FORMAT):
+        for statement in MIGRATIONS[number]:
+            db.execute(statement)
+    db.execute("UPDATE setting SET value = ? WHERE name = 'format'", (FORMAT,))
+    db.execute("COMMIT")
 
 
 _DISK_FULL = {sqlite3.SQLITE_FULL}

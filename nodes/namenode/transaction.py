@@ -318,13 +318,34 @@ class Transaction:
         self.run("DELETE FROM trim WHERE chunk = ?", chunk)
         self.run("DELETE FROM chunk WHERE chunk = ?", chunk)
 
+    def copies_wanted(self, chunk: ChunkId) -> int:
+        """The most that a file with bytes in the chunk is to have."""
+        row = self.one("SELECT max(i.replicas) FROM extent e JOIN inode i ON i.ino = e.ino WHERE e.chunk = ?", chunk)
+        return row[0] if row and row[0] else self.replicas
+
+    def is_wanted_as_often(self, chunk: ChunkId, replicas: int) -> bool:
+        """Whether some file with bytes in the chunk is to have `replicas` copies or more.
+
+        Looked for from the chunk's end: who changes a tree changes its files in about the order they were written.
+        """
+        sql = (
+            "SELECT 1 FROM extent e INDEXED BY extent_by_chunk JOIN inode i ON i.ino = e.ino"
+            " WHERE e.chunk = ? AND i.replicas >= ? ORDER BY e.chunk_offset DESC LIMIT 1"
+        )
+        return self.one(sql, chunk, replicas) is not None
+
     def seal(self, chunk: ChunkId) -> None:
-        """Nobody appends to it any more: what was appended and not committed is to be cut off."""
+        """Nobody appends to it any more: what was appended and not committed is to be cut off.
+
+        While it was open its number of copies was what its writer asked for, so that a commit that named as many nodes
+        stayed good; now it is what its files are to have.
+        """
         row = self.one("UPDATE chunk SET session = 0 WHERE chunk = ? RETURNING length, live", chunk)
         assert row is not None, "the caller has read it"
         if not row[1]:
             self.collect(chunk)
             return
+        self.run("UPDATE chunk SET replicas = ? WHERE chunk = ?", self.copies_wanted(chunk), chunk)
         self._trim_gaps(chunk, *row)
         for node in self.holders(chunk):
             self.add_work(node, "cut", chunk, row[0], self.now_ns)

@@ -130,7 +130,7 @@ def test_fewest_copies_are_never_more_than_copies(tmp_path: Path) -> None:
         ("namenode", "min_replicas = 0", "min_replicas is 1 to 16"),
         ("namenode", "session_timeout_s = 0", "session_timeout_s is more than 0"),
         ("namenode", "session_timeout_s = nan", "session_timeout_s is more than 0"),
-        ("namenode", 'session_timeout_s = "1"', "session_timeout_s is a number of seconds, not '1'"),
+        ("namenode", 'session_timeout_s = "1"', "session_timeout_s is a number, not '1'"),
         ("namenode", "node_dead_after_s = 1", "node_dead_after_s is more than node_suspect_after_s"),
         ("namenode", "garbage_grace_s = -1", "garbage_grace_s is 0 or more"),
         ("namenode", 'reserve_bytes = "much"', 'reserve_bytes is a number of bytes or a size like "20 GiB"'),

@@ -17,7 +17,8 @@ _TIMES = ("atime_ns", "mtime_ns")
 def apply(tx: Transaction, ino: Any, changes: Any) -> Attr:
     """`changes` maps some of mode, uid, gid, atime_ns, mtime_ns, replicas to values; a time may be "now".
 
-    0 replicas are the default number: a directory follows it, a file takes it as it is now.
+    0 replicas are the default number: a directory follows it, a file takes it as it is now. The chunks of a file
+    follow its number: those that are open when they are sealed.
     """
     attr = tx.attr(arguments.ino(ino))
     if not isinstance(changes, dict):
@@ -41,7 +42,20 @@ def apply(tx: Transaction, ino: Any, changes: Any) -> Attr:
         *(after.mode, after.uid, after.gid, after.atime_ns, after.mtime_ns, after.ctime_ns, after.replicas),
         *(after.version, attr.ino),
     )
+    if after.replicas != attr.replicas and stat.S_ISREG(attr.mode):
+        _follow(tx, after)
     return after
+
+
+def _follow(tx: Transaction, file: Attr) -> None:
+    chunks = tx.all(
+        "SELECT chunk, replicas FROM chunk WHERE session = 0 AND replicas != ?"
+        " AND chunk IN (SELECT DISTINCT chunk FROM extent WHERE ino = ?)",
+        *(file.replicas, file.ino),
+    )
+    for chunk, wanted in chunks:
+        if wanted < file.replicas or not tx.is_wanted_as_often(chunk, wanted):
+            tx.run("UPDATE chunk SET replicas = ? WHERE chunk = ?", tx.copies_wanted(chunk), chunk)
 
 
 def _replicas(value: Any) -> int:

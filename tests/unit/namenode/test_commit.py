@@ -230,10 +230,10 @@ def test_a_removed_files_chunk_is_deleted_after_the_grace_period(space: Namespac
     space.do(session, "unlink", ROOT_INO, b"file")
     assert orders(space) == [(node, "delete", chunk, None, 60) for node in ALL]
     assert space.queries.chunks(0, 10) == []
-    assert space.queries.due_work("n1", space.now_ns) == []
+    assert space.queries.due_work("n1", space.now_ns, 256) == []
     later = space.now_ns + MINUTE_NS
-    assert [order[1] for order in space.queries.due_work("n1", later)] == ["delete"]
-    space.own("finish_work", "n1", [order[0] for order in space.queries.due_work("n1", later)])
+    assert [order[1] for order in space.queries.due_work("n1", later, 256)] == ["delete"]
+    space.own("finish_work", "n1", [order[0] for order in space.queries.due_work("n1", later, 256)])
     assert [order[0] for order in orders(space)] == ["n2", "n3"]
 
 
@@ -294,15 +294,16 @@ def test_a_copy_counts_only_for_a_sealed_chunk_of_that_length_and_not_while_it_i
     session = space.open_session()
     ino = space.file(session).ino
     chunk = space.written(session, ino, 10, ["n1", "n2"])
-    assert not space.own("add_replica", chunk, "n3", 10)
+    assert space.own("add_replicas", "n3", [(chunk, 10)]) == [False]
     space.do(session, "seal", [chunk])
-    assert not space.own("add_replica", chunk, "n3", 9)
-    assert not space.own("add_replica", chunk, "stranger", 10)
-    assert not space.own("add_replica", 99, "n3", 10)
-    assert space.own("add_replica", chunk, "n3", 10)
-    assert space.own("add_replica", chunk, "n3", 10)
+    assert space.own("add_replicas", "n3", [(chunk, 9)]) == [False]
+    assert space.own("add_replicas", "stranger", [(chunk, 10)]) == [False]
+    assert space.own("add_replicas", "n3", [(99, 10)]) == [False]  # long gone: its copy goes too
+    assert orders(space)[-1][:3] == ("n3", "delete", 99)
+    assert space.own("add_replicas", "n3", [(chunk, 10)]) == [True]
+    assert space.own("add_replicas", "n3", [(chunk, 10)]) == [True]
     assert space.own("drop_replica", chunk, "n3", 1)
-    assert not space.own("add_replica", chunk, "n3", 10)
+    assert space.own("add_replicas", "n3", [(chunk, 10)]) == [False]
     assert space.queries.chunks(0, 1)[0][3] == ["n1", "n2"]
 
 

@@ -130,7 +130,20 @@ def node_view(
     capacity_bytes: int = 1000,
     free_bytes: int = 500,
     load: int = 0,
+    draining: bool = False,
+    used_bytes: int = 0,
 ) -> NodeView:
     return NodeView(
-        NodeId(name), f"{name}:9401", host or name, rack, state, capacity_bytes, free_bytes, 0, load, START_NS
+        NodeId(name),
+        f"{name}:9401",
+        host or name,
+        rack,
+        state,
+        capacity_bytes,
+        free_bytes,
+        0,
+        load,
+        START_NS,
+        draining,
+        used_bytes,
     )

@@ -1,0 +1,176 @@
+"""What operators order of the cluster: to empty, use again and remove nodes, to even them out; what they are told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+import trio
+
+from dfs import errors
+from dfs.config import NameNodeConfig
+from dfs.runtime import Runtime
+from dfs.types import ChunkId, NodeId, NodeState
+from nodes.namenode import balance
+from nodes.namenode.draining import DrainPlan
+from nodes.namenode.membership import Member, Membership
+from nodes.namenode.names import NameServer
+from nodes.namenode.queries import Queries
+from nodes.namenode.repair import ChunkState
+from nodes.namenode.replication import Replication
+from nodes.namenode.store import Store
+from nodes.namenode.writer import Writer
+
+log = structlog.get_logger(__name__)
+
+
+class Operations:
+    """Methods may be called concurrently."""
+
+    def __init__(
+        self,
+        config: NameNodeConfig,
+        store: Store,
+        writer: Writer,
+        queries: Queries,
+        members: Membership,
+        replication: Replication,
+        names: NameServer,
+        runtime: Runtime,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._writer = writer
+        self._queries = queries
+        self._members = members
+        self._replication = replication
+        self._names = names
+        self._runtime = runtime
+
+    # --- drain ------------------------------------------------------------------------------------------
+
+    async def plan_drain(self, node: Any) -> dict[str, Any]:
+        """What emptying `node` would mean; see `DrainPlan.result`. Raises `NotFound`."""
+        member = self._members.member(node)
+        views = {view.node: view for view in self._members.views()}
+        plan = DrainPlan(member.node, views, self._runtime.random)
+        after = 0
+        while rows := self._queries.chunks_of(member.node, after):
+            after = rows[-1][0]
+            for chunk, length, wanted, holders in rows:
+                plan.add(ChunkState(ChunkId(chunk), length, wanted, tuple(map(NodeId, holders))))
+            await trio.lowlevel.checkpoint()
+        return plan.result(self._config.copy_bandwidth)
+
+    async def set_draining(self, node: Any, draining: bool) -> None:
+        """Begin to empty a node, or use it again. Raises `NotFound`."""
+        member = self._members.member(node)
+        await self._writer.decide("set_draining", member.node, draining)
+        self._members.set_draining(member.node, draining)
+        log.info("datanode is to be emptied" if draining else "datanode is used again", node=member.node)
+
+    # --- remove -----------------------------------------------------------------------------------------
+
+    async def remove(self, node: Any) -> None:
+        """Forget a dead or drained node. Raises `NotFound`, or `NodeInUse`, which says what to do first."""
+        member = self._members.member(node)
+        name = member.node
+        self._check_removable(member)
+        trusted = [view.node for view in self._members.views() if view.state == NodeState.UP and view.node != name]
+        await self._check_copies(name, set(trusted))
+        while await self._writer.decide("forget_replicas", name, trusted, self._replication.short_copies()):
+            pass
+        await self._writer.decide("remove_node", name)
+        self._members.remove(name)
+        self._replication.forget_node(name)
+        await self._names.remove(f"dfs.datanode.{name}")
+        log.info("datanode removed", node=name)
+
+    def _check_removable(self, member: Member) -> None:
+        state = self._members.state(member)
+        if state == NodeState.DEAD or (member.draining and not self._queries.has_replicas(member.node)):
+            return
+        if member.draining:
+            raise errors.NodeInUse(
+                f"DataNode {member.node} still holds chunks: wait with `dfs drain {member.node} --wait`"
+            )
+        if state == NodeState.SUSPECT:
+            raise errors.NodeInUse(
+                f"DataNode {member.node} fell silent only now: wait until it is dead, or start it and"
+                f" run `dfs drain {member.node} --wait` first"
+            )
+        raise errors.NodeInUse(f"DataNode {member.node} is at work: run `dfs drain {member.node} --wait` first")
+
+    async def _check_copies(self, node: NodeId, trusted: set[NodeId]) -> None:
+        """Raises `NodeInUse` if bytes would be lost with `node`: nothing is forgotten then."""
+        short = set(self._replication.short_copies())
+        after = only = 0
+        while rows := self._queries.chunks_of(node, after):
+            after = rows[-1][0]
+            for chunk, length, _, holders in rows:
+                good = [each for each in holders if each in trusted and (each, chunk) not in short]
+                only += length > 0 and not good
+            await trio.lowlevel.checkpoint()
+        if only:
+            raise errors.NodeInUse(
+                f"DataNode {node} holds the only copy of {only} chunks: bring it back, and drain it; or remove the"
+                " files that `dfs fsck` names, which are lost without it"
+            )
+
+    # --- balance ----------------------------------------------------------------------------------------
+
+    def _threshold(self, threshold: Any) -> float:
+        """None stands for the configured one."""
+        if threshold is None:
+            return self._config.balance_threshold
+        if not isinstance(threshold, int | float) or not 0 < threshold < 1:
+            raise errors.InvalidArgument("a threshold is a number between 0 and 1: 0.05 is 5 percentage points")
+        return float(threshold)
+
+    def plan_balance(self, threshold: Any) -> dict[str, Any]:
+        """How full nodes are, and how many bytes each is to give (or, negative, to take). Raises `InvalidArgument`."""
+        wanted = self._threshold(threshold)
+        nodes = balance.able(self._members.views())
+        excesses = balance.excesses(nodes)
+        is_even = balance.is_even(nodes, wanted)
+        moves = {each.node: 0 if is_even else each.bytes for each in excesses}
+        longest = max((abs(length) for length in moves.values()), default=0)
+        limit = self._config.copy_bandwidth
+        return {
+            "threshold": wanted,
+            "level": balance.mean_level(nodes),
+            "even": is_even,
+            "nodes": {each.node: {"level": each.level, "gives_bytes": moves[each.node]} for each in excesses},
+            "bytes": sum(length for length in moves.values() if length > 0),
+            "bytes_per_s": limit,
+            "at_least_s": longest / limit if limit else 0.0,
+        }
+
+    def balance(self, threshold: Any) -> None:
+        """Begin to even out fill levels. Raises `InvalidArgument`, `NotSupported` where repair is off."""
+        if not self._config.repair:
+            raise errors.NotSupported("copies are not moved while `repair` is off in the NameNode's configuration")
+        self._replication.begin_balance(self._threshold(threshold))
+
+    # --- status -----------------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """What `dfs status` and `dfs nodes` show beyond totals and views."""
+        deletions = self._queries.deletions()
+        members = self._members.all()
+        return {
+            "repair": self._replication.status(),
+            "balance": self._replication.balance_status(),
+            "drains": {member.node: self._drain(member) for member in members if member.draining},
+            "held": {member.node: member.held._asdict() for member in members if member.held},
+            "busy": {
+                member.node: {**self._replication.busy(member.node), "deletions": deletions.get(member.node, 0)}
+                for member in members
+            },
+        }
+
+    def _drain(self, member: Member) -> dict[str, Any]:
+        """`chunks` and `bytes` left, -1 as long as they were not counted."""
+        drained = not self._queries.has_replicas(member.node)
+        chunks, length = (0, 0) if drained else self._replication.drain_left(member.node)
+        return {"drained": drained, "chunks": chunks, "bytes": length}

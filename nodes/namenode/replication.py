@@ -1,0 +1,464 @@
+"""Every chunk has as many copies as it is to have, where they should be: repair, drain, trimming and balance at work.
+
+`run` goes round all sealed chunks, slice by slice, again and again: it counts what is missing, puts chunks that need a
+copy into the backlog, and has surplus copies dropped. `fill` takes the most urgent chunks out of the backlog and orders
+their copies, as long as any target's window has room; it runs whenever there may be room: as the round finds chunks,
+and with every heartbeat, before its answer takes the orders along. What is to be done is decided by `repair.plan` and
+`balance.plan_moves`, from the state that the database has at that moment; copies under way are in `copies.Copies`.
+
+A copy that was made is registered (one command for all of a heartbeat), then its chunk is looked at once more: that is
+how the copy that a drain or a balance left behind is dropped. A copy under way that is not needed any more, since a
+node came back or the chunk is gone, is cancelled by the next round.
+
+Open chunks are left alone: their commits say who has what. Balance moves chunks only when nothing is missing, some at a
+time: the next ones when the last ones' copies are made and their deletions done, so that levels are true.
+
+Invariants: at most one look at a chunk at a time decides about it (there is no await between reading its state and
+ordering its copies); what is dropped is dropped by a command that verifies that the copies it relies on are there.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import structlog
+import trio
+
+from dfs import errors, limits, tasks
+from dfs.config import NameNodeConfig
+from dfs.types import ChunkId, NodeId, NodeState, NodeView
+from nodes.namenode import balance
+from nodes.namenode.backlog import Backlog
+from nodes.namenode.copies import Copies, Copy
+from nodes.namenode.repair import ChunkState, Plan, plan
+
+if TYPE_CHECKING:
+    from nodes.namenode.membership import Membership
+    from nodes.namenode.store import Store
+    from nodes.namenode.writer import Writer
+
+log = structlog.get_logger(__name__)
+
+_SLICE: Final = 1024
+_PERIOD_LEAST_S: Final = 1.0
+"""Between two rounds; ten times what a round took, if that is more."""
+_PAUSE_S: Final = 0.2
+"""Between two rounds when a node came or went, at least."""
+_PAUSE_AFTER_ERROR_S: Final = 5.0
+"""After a round that the disk or a full queue of commands stopped."""
+_TRIES: Final = 512
+"""Chunks of the backlog looked at in one `fill`: some ten milliseconds."""
+_QUIET_SHARE: Final = 4
+"""Background balance keeps to this part of a target's window."""
+_QUIET_S: Final = 60.0
+"""Before background balance looks again, after it found nothing to move."""
+_STATES: Final = (
+    "SELECT c.chunk, c.length, c.replicas, group_concat(n.name) FROM ({chosen}) c LEFT JOIN replica r"
+    " ON r.chunk = c.chunk LEFT JOIN node n ON n.id = r.node GROUP BY c.chunk ORDER BY c.chunk"
+)
+_ALL: Final = _STATES.format(chosen="SELECT * FROM chunk WHERE chunk > ? AND session = 0 ORDER BY chunk LIMIT ?")
+_ONE: Final = _STATES.format(chosen="SELECT * FROM chunk WHERE chunk = ? AND session = 0")
+_OF_NODE: Final = _STATES.format(
+    chosen="SELECT h.* FROM node m JOIN replica q ON q.node = m.id JOIN chunk h ON h.chunk = q.chunk"
+    " WHERE m.name = ? AND q.chunk > ? AND h.session = 0 ORDER BY q.chunk LIMIT ?"
+)
+
+_Surplus: TypeAlias = tuple[ChunkId, list[NodeId], list[NodeId]]
+"""A chunk, the nodes that are to drop it, and those for whose sake they may."""
+
+
+class _Count:
+    """What a round found, in copies; `under_replicated` and `lost` in chunks.
+
+    `to_copy` are the missing ones, `blocked` those of them that no node may take. `of_draining` has the chunks and
+    bytes left on each node that is being emptied.
+    """
+
+    def __init__(self) -> None:
+        self.under_replicated = self.lost = self.surplus = self.blocked = 0
+        self.to_copy = self.to_copy_bytes = 0
+        self.of_draining: dict[NodeId, list[int]] = {}
+
+
+class Replication:
+    """Use `run` as a task. `note_*`, `finished`, `failed` and `orders` are called by heartbeats and reports."""
+
+    def __init__(
+        self, store: Store, writer: Writer, members: Membership, chance: random.Random, config: NameNodeConfig
+    ) -> None:
+        self._store = store
+        self._writer = writer
+        self._members = members
+        self._chance = chance
+        self._config = config
+        self._copies = Copies(chance, config.copy_bandwidth)
+        self._backlog = Backlog(limits.COPY_BACKLOG_MAX)
+        self._hungry = trio.Event()
+        self._short: dict[NodeId, set[ChunkId]] = {}
+        self._recent: dict[tuple[NodeId, ChunkId], float] = {}
+        self._position = ChunkId(0)  # how far the round is: what finishes below is counted already
+        self._now = _Count()
+        self._found = _Count()
+        self._balance_threshold: float | None = None  # asked for by an operator, until the cluster is even
+        self._balance_cursor: dict[NodeId, int] = {}
+        self._exhausted: set[NodeId] = set()  # nodes all of whose chunks were looked at since the last move
+        self._moved: list[balance.Move] = []
+        self._quiet_until = -1e9
+
+    # --- rounds -----------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Go round until cancelled."""
+        while True:
+            changed = self._members.changed
+            started = trio.current_time()
+            try:
+                await self.run_once()
+            except errors.DfsError as error:
+                log.warning("repair was interrupted: trying again", error=str(error))
+                await trio.sleep(_PAUSE_AFTER_ERROR_S)
+                continue
+            took_s = trio.current_time() - started
+            await trio.sleep(_PAUSE_S + took_s)
+            await self._wait(changed, max(_PERIOD_LEAST_S, 10 * took_s))
+
+    async def _wait(self, changed: trio.Event, most_s: float) -> None:
+        """Until a node came or went, there is more to do than the backlog held, or it is time again."""
+        async with tasks.open_nursery() as nursery:
+
+            async def end(event: trio.Event) -> None:
+                await event.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.cancel_scope.deadline = trio.current_time() + most_s
+            nursery.start_soon(end, changed)
+            nursery.start_soon(end, self._hungry)
+
+    async def run_once(self) -> None:
+        """Once over all chunks."""
+        await self._cancel_needless()
+        self._now, self._position = _Count(), ChunkId(0)
+        self._backlog.overflowed = False
+        self._hungry = trio.Event()
+        while rows := self._states(_ALL, self._position, _SLICE):
+            nodes = self._members.by_name()
+            surplus = [todo for chunk in rows if (todo := self._look_at(chunk, nodes))]
+            self._position = rows[-1].chunk
+            await self._drop(surplus)
+            self.fill()
+            await trio.lowlevel.checkpoint()
+        self._found = self._now
+        self._forget_old()
+        if self._found.to_copy <= self._found.blocked and self._config.repair:
+            self._balance()
+
+    def _states(self, sql: str, *values: Any) -> list[ChunkState]:
+        return [
+            ChunkState(row[0], row[1], row[2], tuple(map(NodeId, row[3].split(","))) if row[3] else ())
+            for row in self._store.reads.execute(sql, values)
+        ]
+
+    def _state(self, chunk: ChunkId) -> ChunkState | None:
+        """A sealed chunk as it is now."""
+        found = self._states(_ONE, chunk)
+        return found[0] if found else None
+
+    def _look_at(self, chunk: ChunkState, nodes: Mapping[NodeId, NodeView]) -> _Surplus | None:
+        """Count one chunk, put it into the backlog if it needs a copy; what is surplus of it."""
+        todo = self._plan(chunk, nodes)
+        count = self._now
+        for node in chunk.holders:
+            if node in nodes and nodes[node].draining:
+                left = count.of_draining.setdefault(node, [0, 0])
+                left[0] += 1
+                left[1] += chunk.length
+        count.lost += not todo.sources and chunk.length > 0
+        count.under_replicated += 0 < len(todo.sources) < chunk.wanted
+        missing = todo.missing + sum(not copy.extra for copy in self._copies.of_chunk(chunk.chunk))
+        count.to_copy += missing
+        count.to_copy_bytes += missing * chunk.length
+        count.blocked += todo.missing if todo.blocked else 0
+        if (todo.missing or todo.targets) and not todo.blocked and not self._is_delayed(chunk.chunk):
+            urgency = len(todo.sources) if todo.missing else limits.REPLICAS_MAX + 1
+            self._backlog.put(chunk.chunk, urgency)
+        if todo.surplus:
+            count.surplus += len(todo.surplus)
+            return chunk.chunk, todo.surplus, todo.kept
+        return None
+
+    def _plan(self, chunk: ChunkState, nodes: Mapping[NodeId, NodeView], busy: Collection[NodeId] = ()) -> Plan:
+        return plan(
+            chunk,
+            nodes,
+            self._chance,
+            busy=busy,
+            short=[node for node in chunk.holders if chunk.chunk in self._short.get(node, ())],
+            coming=[copy.target for copy in self._copies.of_chunk(chunk.chunk)],
+        )
+
+    def _is_delayed(self, chunk: ChunkId) -> bool:
+        failure = self._copies.failure(chunk)
+        return failure is not None and failure.not_before > trio.current_time()
+
+    async def _drop(self, surplus: Sequence[_Surplus]) -> None:
+        if not surplus or not self._config.repair:
+            return
+        dropped = await self._writer.decide("drop_surplus", surplus)
+        log.info("surplus copies dropped", copies=dropped)
+
+    # --- ordering copies --------------------------------------------------------------------------------
+
+    def fill(self) -> None:
+        """Order copies of the most urgent chunks, as far as there are targets that may take another."""
+        if not self._backlog or not self._config.repair:
+            return
+        nodes = self._members.by_name()
+        full = {node for node in nodes if not self._copies.has_room(node)}
+        for chunk in self._backlog.first(_TRIES):
+            if all(view.node in full or view.state != NodeState.UP or view.draining for view in nodes.values()):
+                return
+            if self._mend(chunk, nodes, full):
+                self._backlog.discard(chunk)
+            else:
+                self._backlog.defer(chunk)
+        if not self._backlog and self._backlog.overflowed:
+            self._hungry.set()
+
+    def _mend(self, number: ChunkId, nodes: Mapping[NodeId, NodeView], full: set[NodeId]) -> bool:
+        """Order what a chunk needs; whether that is all it needs. Targets whose windows are full join `full`."""
+        chunk = self._state(number)
+        if chunk is None or self._is_delayed(number):
+            return True
+        todo = self._plan(chunk, nodes, full | self._to_be_deleted(number))
+        failure = self._copies.failure(number)
+        if failure is not None and todo.targets:  # another target, if there is one
+            elsewhere = self._plan(chunk, nodes, full | self._to_be_deleted(number) | failure.targets)
+            todo = elsewhere if elsewhere.targets else todo
+        for target in todo.targets:
+            self._order(chunk, target, todo.sources, extra=not todo.missing)
+            if not self._copies.has_room(target):
+                full.add(target)
+        return todo.blocked or len(todo.targets) >= todo.missing
+
+    def _order(self, chunk: ChunkState, target: NodeId, sources: Sequence[NodeId], *, extra: bool) -> None:
+        now = trio.current_time()
+        self._copies.order(chunk.chunk, chunk.length, target, sources, extra=extra, now=now)
+
+    def _to_be_deleted(self, chunk: ChunkId) -> set[NodeId]:
+        """Nodes where an old copy waits for its deletion, which would hit a new one."""
+        rows = self._store.reads.execute(
+            "SELECT n.name FROM work w JOIN node n ON n.id = w.node WHERE w.chunk = ? AND w.kind = 'delete'", (chunk,)
+        )
+        return {NodeId(row[0]) for row in rows}
+
+    async def _cancel_needless(self) -> None:
+        """Give up copies that are late, whose target fell silent, or that are not missing any more."""
+        self._copies.give_up_overdue(trio.current_time())
+        nodes = self._members.by_name()
+        for at, copy in enumerate(self._copies.all()):
+            if at % _SLICE == _SLICE - 1:
+                await trio.lowlevel.checkpoint()
+            if not self._is_needed(copy, nodes):
+                self._copies.cancel(copy)
+
+    def _is_needed(self, copy: Copy, nodes: Mapping[NodeId, NodeView]) -> bool:
+        target = nodes.get(copy.target)
+        if target is None or target.state != NodeState.UP or target.draining:
+            return False
+        chunk = self._state(copy.chunk)
+        if chunk is None or chunk.length != copy.length:
+            return False
+        todo = self._plan(chunk, nodes)
+        others = sum(not other.extra for other in self._copies.of_chunk(copy.chunk)) - 1
+        return bool(todo.sources) and (copy.extra or todo.live + others < chunk.wanted)
+
+    # --- what nodes say ---------------------------------------------------------------------------------
+
+    def orders(self, node: NodeId) -> list[list[Any]]:
+        """The copies that a node is to make: [number, "copy", chunk, length, [[node, address], ...]]."""
+        self.fill()
+        return self._copies.orders(node, self._members.by_name()) if self._copies.incoming(node) else []
+
+    async def finished(self, node: NodeId, numbers: Sequence[Any]) -> None:
+        """A node has made these copies."""
+        copies = self._copies.reported(node, numbers)
+        if not copies:
+            return
+        counted = await self._writer.decide("add_replicas", node, [(copy.chunk, copy.length) for copy in copies])
+        now = trio.current_time()
+        for copy, counts in zip(copies, counted, strict=True):
+            self._copies.finish(copy, counts=counts, now=now)
+            if counts:
+                self._note_copied(copy, now)
+        await self._trim({copy.chunk for copy in copies})
+
+    def _note_copied(self, copy: Copy, now: float) -> None:
+        self._recent.pop((copy.target, copy.chunk), None)
+        self._recent[copy.target, copy.chunk] = now  # the latest last
+        self._short.get(copy.target, set()).discard(copy.chunk)
+        if copy.extra:
+            return
+        for count in {self._found, self._now} if copy.chunk <= self._position else {self._found}:
+            count.to_copy = max(0, count.to_copy - 1)
+            count.to_copy_bytes = max(0, count.to_copy_bytes - copy.length)
+
+    async def _trim(self, chunks: Iterable[ChunkId]) -> None:
+        """Drop what is surplus of these chunks now."""
+        nodes = self._members.by_name()
+        surplus: list[_Surplus] = []
+        for number in sorted(chunks):
+            chunk = self._state(number)
+            todo = self._plan(chunk, nodes) if chunk is not None else None
+            if todo is not None and todo.surplus:
+                surplus.append((number, todo.surplus, todo.kept))
+        await self._drop(surplus)
+
+    def failed(self, node: NodeId, number: int, why: str) -> None:
+        """A node could not make a copy: it is planned anew after a while, elsewhere if that can be."""
+        self._copies.fail(node, number, why, trio.current_time())
+
+    def note_short(self, node: NodeId, first: int, last: int, chunks: Sequence[ChunkId]) -> None:
+        """In [first, last], these are the chunks of which a node has less than was committed."""
+        known = self._short.setdefault(node, set())
+        known.difference_update([chunk for chunk in known if first <= chunk <= last])
+        known.update(chunks)
+
+    def short_copies(self) -> list[tuple[NodeId, ChunkId]]:
+        """Copies that are not whole."""
+        return [(node, chunk) for node, chunks in self._short.items() for chunk in chunks]
+
+    def is_recent(self, node: NodeId, chunk: ChunkId) -> bool:
+        """Whether the copy was registered so lately that a report without it may be older."""
+        return self._recent.get((node, chunk), -1e9) > trio.current_time() - limits.SETTLED_AFTER_S
+
+    def _forget_old(self) -> None:
+        due = trio.current_time() - limits.SETTLED_AFTER_S
+        while self._recent and (oldest := next(iter(self._recent.items())))[1] <= due:
+            del self._recent[oldest[0]]
+
+    def forget_node(self, node: NodeId) -> None:
+        """It was removed."""
+        self._short.pop(node, None)
+        self._balance_cursor.pop(node, None)
+
+    # --- balance ----------------------------------------------------------------------------------------
+
+    def begin_balance(self, threshold: float) -> None:
+        """Even out fill levels to within `threshold`, at the windows' full size, until that is reached."""
+        self._balance_threshold = threshold
+        self._begin_anew()
+        self._hungry.set()
+
+    def _begin_anew(self) -> None:
+        self._balance_cursor.clear()
+        self._exhausted.clear()
+
+    def _balance(self) -> None:
+        """Order the next moves, if the last ones are through and what nodes say they use is true."""
+        asked = self._balance_threshold
+        if asked is None and (not self._config.balance or trio.current_time() < self._quiet_until):
+            return
+        if len(self._copies) or self._backlog or not self._are_settled():
+            return
+        threshold = asked or self._config.balance_threshold
+        nodes = balance.able(self._members.views())
+        givers = [node for node in balance.givers(nodes, threshold) if node not in self._exhausted]
+        self._moved = self._next_moves(nodes, givers, threshold, 1 if asked is not None else _QUIET_SHARE)
+        for move in self._moved:
+            chunk = self._state(move.chunk)
+            if chunk is not None and move.target not in self._to_be_deleted(move.chunk):
+                self._order(chunk, move.target, chunk.holders, extra=True)
+        if self._moved:
+            self._begin_anew()
+        elif not self._balance_cursor:
+            self._end_balance(asked)
+
+    def _end_balance(self, asked: float | None) -> None:
+        if asked is not None:
+            log.info("the cluster is as even as its chunks allow", threshold=asked)
+        self._balance_threshold = None
+        self._quiet_until = trio.current_time() + _QUIET_S
+        self._begin_anew()
+
+    def _next_moves(
+        self, nodes: Mapping[NodeId, NodeView], givers: Sequence[NodeId], threshold: float, share: int
+    ) -> list[balance.Move]:
+        """Moves off the fullest giver that has any in its next slice. Those at their last slice are exhausted."""
+        for giver in givers:
+            rows = self._states(_OF_NODE, giver, self._balance_cursor.get(giver, 0), _SLICE)
+            if len(rows) < _SLICE:
+                self._balance_cursor.pop(giver, None)
+                self._exhausted.add(giver)
+            else:
+                self._balance_cursor[giver] = rows[-1].chunk
+            moves = balance.plan_moves(
+                nodes,
+                rows,
+                threshold,
+                most=limits.COPIES_AHEAD_MAX // share,
+                most_bytes=limits.COPIES_AHEAD_MAX_BYTES // share,
+            )
+            if moves:
+                return moves
+        return []
+
+    def _are_settled(self) -> bool:
+        """Whether the copies that the last moves left behind are deleted."""
+        return not any(move.source in self._to_be_deleted(move.chunk) for move in self._moved)
+
+    # --- telling ----------------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """How far repair, drains and balance are, as the last round found and copies since then changed."""
+        rate = self._copies.rate.per_second(trio.current_time())
+        left = self._found.to_copy_bytes
+        return {
+            "copies": self._found.to_copy,
+            "bytes": left,
+            "bytes_per_s": round(rate),
+            "left_s": round(left / rate) if rate and left else None,
+            "copying": self._copies.count(extra=False),
+            "moving": self._copies.count(extra=True),
+            "copied": self._copies.made,
+            "copied_bytes": self._copies.made_bytes,
+            "failed": self._copies.failures,
+            "surplus": self._found.surplus,
+            "blocked": self._found.blocked,
+            "limit_bytes_per_s": self._config.copy_bandwidth,
+        }
+
+    def balance_status(self) -> dict[str, Any]:
+        """Whether balance is on, was asked for, and has anything to do."""
+        nodes = balance.able(self._members.views())
+        threshold = self._balance_threshold or self._config.balance_threshold
+        return {
+            "on": self._config.balance or self._balance_threshold is not None,
+            "asked": self._balance_threshold is not None,
+            "threshold": threshold,
+            "even": balance.is_even(nodes, threshold),
+            "moving": self._copies.count(extra=True),
+        }
+
+    def drain_left(self, node: NodeId) -> tuple[int, int]:
+        """Chunks and bytes on a node that is being emptied, as the last round found; (-1, -1) before it did."""
+        found = self._found.of_draining.get(node)
+        return (found[0], found[1]) if found else (-1, -1)
+
+    def busy(self, node: NodeId) -> dict[str, int]:
+        return {"copies": self._copies.incoming(node), "sending_bytes": self._copies.outgoing_bytes(node)}
+
+    @property
+    def under_replicated(self) -> int:
+        """Chunks with fewer live copies than wanted, as the last round found."""
+        return self._found.under_replicated
+
+    @property
+    def lost(self) -> int:
+        """Chunks without a live copy."""
+        return self._found.lost
+
+    @property
+    def copying(self) -> int:
+        return len(self._copies)

@@ -1,0 +1,448 @@
+"""Repair at work: a NameNode's database, nodes that the test plays, and the running task. Time is trio's, and jumps.
+
+What the nodes hold is what the test's DataNodes made of the orders they got.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from dfs import errors
+from dfs.config import NameNodeConfig
+from dfs.types import ChunkId, NodeId, NodeState
+from nodes.namenode.membership import Membership
+from nodes.namenode.names import NameServer
+from nodes.namenode.operations import Operations
+from nodes.namenode.queries import Queries
+from nodes.namenode.replication import Replication
+from nodes.namenode.service import NameNode
+from nodes.namenode.sessions import Sessions
+from nodes.namenode.store import Store, open_store
+from nodes.namenode.writer import Writer
+from tests.simulation.disk import InlineRuntime
+from tests.unit.namenode.world import Namespace, namespace
+
+ROOM = 10**9
+LENGTH = 100
+
+
+class World:
+    """A NameNode's parts, and DataNodes that heartbeat when `beat` is called and do what they are told at once."""
+
+    def __init__(self, store: Store, config: NameNodeConfig) -> None:
+        self.store = store
+        self.runtime = InlineRuntime()
+        self.queries = Queries(store)
+        self.writer = Writer(store, self.runtime, 0)
+        self.members = Membership(self.runtime, config.node_suspect_after_s, config.node_dead_after_s)
+        self.members.load(self.queries.nodes())
+        self.replication = Replication(store, self.writer, self.members, random.Random(1), config)
+        sessions = Sessions(config.session_timeout_s, self._end_session)
+        self.service = NameNode(
+            config,
+            store,
+            self.writer,
+            self.queries,
+            self.members,
+            sessions,
+            self.replication,
+            NameServer(),
+            self.runtime,
+        )
+        self.operations = Operations(
+            config, store, self.writer, self.queries, self.members, self.replication, NameServer(), self.runtime
+        )
+        self.used: dict[str, int] = {}
+        self.racks: dict[str, str] = {}
+        self.broken: set[str] = set()
+        """Nodes on which every copy fails."""
+        self.stuck: set[str] = set()
+        """Nodes that heartbeat, and do nothing that they are told."""
+        self.orders: list[tuple[str, Any]] = []
+        """All copies and deletions that nodes were ordered, as they came."""
+        self._done: dict[str, list[int]] = {}
+        self._failed: dict[str, list[Any]] = {}
+
+    async def _end_session(self, _session: Any) -> bool:
+        return False
+
+    async def start(self, *names: str) -> None:
+        for name in names:
+            info = {
+                "node": name,
+                "address": f"{name}:1",
+                "host": name,
+                "rack": self.racks.get(name, ""),
+                "directories": ["d-" + name],
+            }
+            await self.service.register(info)
+            await self.beat(name)
+
+    async def beat(self, *names: str) -> None:
+        """A heartbeat of each; its orders are followed, and reported with its next one."""
+        for name in names:
+            used = self.used.get(name, 0)
+            report = {
+                "capacity_bytes": ROOM,
+                "free_bytes": ROOM - used,
+                "used_bytes": used,
+                "chunks": 0,
+                "load": 0,
+                "done": self._done.pop(name, []),
+                "failed": self._failed.pop(name, []),
+            }
+            for number, kind, chunk, *rest in (await self.service.heartbeat(name, report))["orders"]:
+                if name in self.stuck:
+                    continue
+                self.orders.append((name, [kind, chunk]))
+                if kind == "copy" and name in self.broken:
+                    self._failed.setdefault(name, []).append([number, "NoSpace", "it is broken"])
+                    continue
+                self._done.setdefault(name, []).append(number)
+                change = {"copy": rest[0] if rest else 0, "delete": -LENGTH}.get(kind, 0)
+                self.used[name] = max(0, self.used.get(name, 0) + change)
+
+    async def beat_until(self, condition: Callable[[], bool], *names: str, most_s: float = 600.0) -> float:
+        """Heartbeats each half second until `condition`; how long that took."""
+        began = trio.current_time()
+        while not condition():
+            assert trio.current_time() < began + most_s, "waited in vain"
+            await self.beat(*names)
+            await trio.sleep(0.5)
+        return trio.current_time() - began
+
+    def holders(self, chunk: int) -> list[str]:
+        return sorted(self.queries.chunks(chunk - 1, 1)[0][3])
+
+    def all_holders(self) -> list[list[str]]:
+        return [sorted(row[3]) for row in self.queries.chunks(0, 4096)]
+
+    def ordered(self, kind: str) -> list[tuple[str, int]]:
+        return [(name, order[1]) for name, order in self.orders if order[0] == kind]
+
+
+def chunks_on(space: Namespace, *places: Sequence[str], wanted: int = 0) -> list[int]:
+    """Sealed chunks of LENGTH bytes with copies on these nodes."""
+    session = space.open_session()
+    found = []
+    for at, nodes in enumerate(places):
+        attr = space.file(session, b"f%d" % (space.now_ns + at))
+        space.do(session, "setattr", attr.ino, {"replicas": wanted or len(nodes)})
+        chunk = space.written(session, attr.ino, LENGTH, nodes)
+        space.do(session, "seal", [chunk])
+        found.append(chunk)
+    space.own("end_session", session)
+    for row in space.rows("SELECT id, node FROM work"):  # the cuts that sealing ordered
+        space.own("finish_work", space.rows("SELECT name FROM node WHERE id = ?", row[1])[0], [row[0]])
+    return found
+
+
+@asynccontextmanager
+async def world(directory: Path, fill: Callable[[Namespace], Any], *names: str, **options: Any) -> AsyncIterator[World]:
+    """A namespace that `fill` filled, its nodes up, and repair running."""
+    with namespace(directory) as space:
+        space.register(*names)
+        fill(space)
+    store = open_store(directory, random.Random(0))
+    config = NameNodeConfig(state_dir=directory, **{"garbage_grace_s": 0.0, "balance": False, **options})
+    try:
+        async with trio.open_nursery() as nursery:
+            opened = World(store, config)
+            nursery.start_soon(opened.writer.run)
+            nursery.start_soon(opened.members.watch)
+            await opened.start(*names)
+            nursery.start_soon(opened.replication.run)
+            yield opened
+            nursery.cancel_scope.cancel()
+    finally:
+        store.close()
+
+
+N1, N2, N3, N4 = "n1", "n2", "n3", "n4"
+
+
+async def test_after_a_node_died_all_its_copies_are_made_again_in_a_few_heartbeats(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    places = [[N1, N2, N4] if at % 2 else [N1, N3, N4] for at in range(600)]
+    async with world(tmp_path, lambda space: chunks_on(space, *places), N1, N2, N3, N4) as cluster:
+        await cluster.beat_until(lambda: cluster.replication.under_replicated == 600, N1, N2, N3)
+        status = cluster.replication.status()
+        assert (status["copies"], status["bytes"]) == (600, 600 * LENGTH)
+        took_s = await cluster.beat_until(lambda: not cluster.replication.under_replicated, N1, N2, N3)
+        assert took_s < 10
+        assert all(set(holders) >= {N1, N2, N3} for holders in cluster.all_holders())
+        status = cluster.replication.status()
+        assert (status["copies"], status["copied"], status["copied_bytes"]) == (0, 600, 600 * LENGTH)
+
+
+async def test_the_chunk_with_one_copy_left_comes_before_those_with_two(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    rare: list[int] = []
+
+    def fill(space: Namespace) -> None:
+        chunks_on(space, *([[N1, N2, N4]] * 300))
+        rare.extend(chunks_on(space, *([[N1, N4, "n5"]] * 5)))
+
+    async with world(tmp_path, fill, N1, N2, N3, N4, "n5") as cluster:
+        await cluster.beat_until(lambda: bool(cluster.ordered("copy")), N1, N2, N3)
+        assert cluster.replication.under_replicated == 305
+        first = [chunk for name, chunk in cluster.ordered("copy") if name == N3][:5]
+        assert sorted(first) == rare
+
+
+async def test_a_node_that_comes_back_is_used_and_copies_not_needed_any_more_are_cancelled(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    places = [[N1, N2, N4]] * 10
+    async with world(tmp_path, lambda space: chunks_on(space, *places), N1, N2, N3, N4) as cluster:
+        cluster.stuck.add(N3)
+        await cluster.beat_until(lambda: cluster.replication.copying > 0, N1, N2, N3)
+        await cluster.beat_until(lambda: cluster.replication.copying == 0, N1, N2, N3, N4)
+        cluster.stuck.clear()
+        await cluster.beat_until(lambda: not cluster.replication.under_replicated, N1, N2, N3, N4)
+        assert cluster.all_holders() == places
+        assert cluster.ordered("delete") == []
+
+
+async def test_a_copy_that_came_too_late_is_trimmed_from_the_fullest_node(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world(tmp_path, lambda space: chunks_on(space, [N1, N2, N4]), N1, N2, N3, N4) as cluster:
+        cluster.used[N2] = 5000
+        await cluster.beat_until(lambda: bool(cluster.ordered("copy")), N1, N2, N3)
+        await cluster.beat(N4)  # back, in the very moment that the copy is made
+        await cluster.beat_until(lambda: bool(cluster.ordered("delete")), N1, N2, N3, N4)
+        assert cluster.all_holders() == [[N1, N3, N4]]
+
+
+async def test_a_copy_that_fails_is_made_elsewhere_after_a_while(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world(tmp_path, lambda space: chunks_on(space, [N1, N2], wanted=3), N1, N2, N3, N4) as cluster:
+        cluster.broken.add(N3)
+        await cluster.beat_until(lambda: len(cluster.holders(1)) == 3, N1, N2, N3, N4)
+        assert cluster.holders(1) == [N1, N2, N4]
+        assert len([name for name, _ in cluster.ordered("copy") if name == N3]) <= 1
+
+
+async def test_a_short_copy_is_replaced_and_then_dropped(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world(tmp_path, lambda space: chunks_on(space, [N1, N2, N3]), N1, N2, N3, N4) as cluster:
+        await cluster.service.report_chunks(N2, 1, 99, [[1, LENGTH - 10, True]])
+        await cluster.beat_until(lambda: bool(cluster.ordered("delete")), N1, N2, N3, N4)
+        assert cluster.holders(1) == [N1, N3, N4]
+        assert cluster.replication.short_copies() == [(N2, 1)]
+        await cluster.service.report_chunks(N2, 1, 99, [])
+        assert cluster.replication.short_copies() == []
+
+
+async def test_a_report_that_is_older_than_a_copy_does_not_take_it_back(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world(tmp_path, lambda space: chunks_on(space, [N1, N2], wanted=3), N1, N2, N3) as cluster:
+        await cluster.beat_until(lambda: len(cluster.holders(1)) == 3, N1, N2, N3)
+        await cluster.service.report_chunks(N3, 1, 99, [])
+        assert cluster.holders(1) == [N1, N2, N3]
+        await cluster.service.report_chunks(N2, 1, 99, [])  # whose copy is old
+        assert cluster.holders(1) == [N1, N3]
+        await trio.sleep(61)
+        await cluster.beat(N1, N2, N3)
+        await cluster.beat_until(lambda: len(cluster.holders(1)) == 3, N1, N2, N3)
+        await cluster.service.report_chunks(N3, 1, 99, [])
+        assert cluster.holders(1) == [N1, N2]
+
+
+async def test_with_repair_off_nothing_is_ordered_and_all_is_counted(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world(tmp_path, lambda space: chunks_on(space, [N1, N2], wanted=3), N1, N2, N3, repair=False) as cluster:
+        await cluster.beat_until(lambda: cluster.replication.under_replicated == 1, N1, N2, N3)
+        assert cluster.replication.copying == 0
+        with pytest.raises(errors.NotSupported, match="repair"):
+            cluster.operations.balance(None)
+
+
+# --- drain and remove -----------------------------------------------------------------------------------
+
+
+def never_below(cluster: World, node: str, copies: int) -> Callable[[], bool]:
+    """Whether `node` is drained; asserts that every chunk has its copies on the way."""
+
+    def drained() -> bool:
+        assert all(len(holders) >= copies for holders in cluster.all_holders())
+        return bool(cluster.operations.status()["drains"][node]["drained"])
+
+    return drained
+
+
+async def test_a_node_is_drained_without_a_chunk_ever_having_too_few_copies_and_removed(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    places = [[N1, N2, N3], [N2, N3, N4]] * 40
+    async with world(tmp_path, lambda space: chunks_on(space, *places), N1, N2, N3, N4, "n5") as cluster:
+        everyone = (N1, N2, N3, N4, "n5")
+        with pytest.raises(errors.NodeInUse, match="drain"):
+            await cluster.operations.remove(N2)
+        plan = await cluster.operations.plan_drain(N2)
+        assert (plan["chunks"], plan["bytes"], plan["only_copies"], plan["too_few_nodes"]) == (80, 80 * LENGTH, 0, 0)
+        assert sum(moved["chunks"] for moved in plan["targets"].values()) == 80
+        await cluster.operations.set_draining(N2, True)
+        with pytest.raises(errors.NodeInUse, match="still holds"):
+            await cluster.operations.remove(N2)
+        await cluster.beat_until(never_below(cluster, N2, 3), *everyone)
+        assert not cluster.replication.under_replicated
+        assert not any(N2 in holders for holders in cluster.all_holders())
+        await cluster.operations.remove(N2)
+        assert N2 not in [view.node for view in cluster.members.views()]
+        with pytest.raises(errors.NotFound, match="has to register"):
+            await cluster.beat(N2)
+        with pytest.raises(errors.WrongCluster, match="was removed"):
+            await cluster.start(N2)
+
+
+async def test_a_drain_that_cannot_end_says_so_and_is_taken_back(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world(tmp_path, lambda space: chunks_on(space, [N1, N2, N3]), N1, N2, N3) as cluster:
+        assert (await cluster.operations.plan_drain(N2))["too_few_nodes"] == 1
+        await cluster.operations.set_draining(N2, True)
+        await cluster.beat_until(lambda: cluster.replication.status()["blocked"] == 1, N1, N2, N3)
+        assert cluster.holders(1) == [N1, N2, N3]
+        assert cluster.operations.status()["drains"][N2] == {"drained": False, "chunks": 1, "bytes": LENGTH}
+        await cluster.operations.set_draining(N2, False)
+        await cluster.beat_until(lambda: cluster.replication.status()["blocked"] == 0, N1, N2, N3)
+        assert cluster.operations.status()["drains"] == {}
+
+
+async def test_a_dead_node_is_not_removed_while_it_has_the_only_copy_even_if_other_dead_ones_have_one(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world(tmp_path, lambda space: chunks_on(space, [N3, N4], [N1, N2, N4]), N1, N2, N3, N4) as cluster:
+        await cluster.beat_until(lambda: cluster.replication.lost == 1, N1, N2)
+        with pytest.raises(errors.NodeInUse, match="only copy of 1 chunks"):
+            await cluster.operations.remove(N4)
+        assert cluster.all_holders() == [[N3, N4], [N1, N2, N4]]
+        await cluster.beat(N3)
+        await cluster.operations.remove(N4)
+        assert cluster.all_holders() == [[N3], [N1, N2]]
+        with pytest.raises(errors.NotFound):
+            await cluster.operations.remove(N4)
+
+
+async def test_a_copy_that_is_known_to_be_short_does_not_make_another_dispensable(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world(tmp_path, lambda space: chunks_on(space, [N1, N2]), N1, N2, N3) as cluster:
+        await cluster.service.report_chunks(N1, 1, 99, [[1, 1, True]])
+        await cluster.beat_until(lambda: cluster.members.by_name()[NodeId(N2)].state == NodeState.DEAD, N1)
+        with pytest.raises(errors.NodeInUse, match="only copy"):
+            await cluster.operations.remove(N2)
+
+
+async def test_a_drain_survives_the_namenode(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    def fill(space: Namespace) -> None:
+        chunks_on(space, [N1, N2, N3])
+        space.own("set_draining", N2, True)
+
+    async with world(tmp_path, fill, N1, N2, N3, N4) as cluster:
+        await cluster.beat_until(lambda: N2 not in cluster.holders(1), N1, N2, N3, N4)
+        assert cluster.holders(1) == [N1, N3, N4]
+
+
+# --- balance and racks ----------------------------------------------------------------------------------
+
+
+def used_of(cluster: World, chunk_bytes: int) -> None:
+    for name in (N1, N2, N3, N4):
+        cluster.used[name] = chunk_bytes * sum(name in holders for holders in cluster.all_holders())
+
+
+async def test_a_node_that_was_added_empty_is_filled_and_then_there_is_peace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    monkeypatch.setattr("tests.unit.namenode.test_replication.ROOM", 60 * LENGTH)
+    places = [[N1, N2, N3]] * 40
+    async with world(tmp_path, lambda space: chunks_on(space, *places), N1, N2, N3, N4) as cluster:
+        used_of(cluster, LENGTH)
+        await cluster.beat(N1, N2, N3, N4)
+        plan = cluster.operations.plan_balance(0.05)
+        assert not plan["even"]
+        assert plan["nodes"][N4]["gives_bytes"] == -30 * LENGTH
+        cluster.operations.balance(0.05)
+        await cluster.beat_until(lambda: not cluster.operations.status()["balance"]["asked"], N1, N2, N3, N4)
+        assert cluster.operations.plan_balance(0.05)["even"]
+        assert all(len(holders) == 3 for holders in cluster.all_holders())
+        before = len(cluster.orders)
+        cluster.operations.balance(0.05)
+        await cluster.beat_until(lambda: not cluster.operations.status()["balance"]["asked"], N1, N2, N3, N4)
+        assert len(cluster.orders) == before
+
+
+async def test_the_cluster_balances_itself_when_there_is_nothing_to_repair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    monkeypatch.setattr("tests.unit.namenode.test_replication.ROOM", 60 * LENGTH)
+    places = [[N1, N2, N3]] * 40
+    async with world(tmp_path, lambda space: chunks_on(space, *places), N1, N2, N3, N4, balance=True) as cluster:
+        used_of(cluster, LENGTH)
+        await cluster.beat_until(lambda: cluster.operations.plan_balance(0.05)["even"], N1, N2, N3, N4)
+
+
+async def test_copies_move_apart_when_a_second_rack_is_there(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world(tmp_path, lambda space: chunks_on(space, [N1, N2]), N1, N2, N3) as cluster:
+        cluster.racks |= {N1: "a", N2: "a", N3: "b"}
+        await cluster.start(N1, N2, N3)
+        await cluster.beat_until(lambda: N3 in cluster.holders(1) and len(cluster.holders(1)) == 2, N1, N2, N3)
+
+
+async def test_files_that_are_to_have_more_or_fewer_copies_get_or_lose_them(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world(tmp_path, lambda space: chunks_on(space, [N1, N2], [N1, N2, N3]), N1, N2, N3) as cluster:
+        for row in cluster.store.reads.execute("SELECT ino, chunk FROM extent").fetchall():
+            session = await cluster.writer.decide("open_session", "operator", "here")
+            wanted = 3 if row[1] == 1 else 1
+            (reply,) = await cluster.writer.apply(session, 0, [[1, "setattr", [row[0], {"replicas": wanted}]]])
+            assert reply[0] == 0
+        await cluster.beat_until(lambda: [len(each) for each in cluster.all_holders()] == [3, 1], N1, N2, N3)
+
+
+async def test_what_a_node_holds_back_is_shown_until_it_is_decided(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world(tmp_path, lambda space: chunks_on(space, [N1, N2]), N1, N2, N3) as cluster:
+        report = {"capacity_bytes": 1, "free_bytes": 1, "chunks": 0, "load": 0}
+        await cluster.service.heartbeat(N1, report | {"held": {"orders": 7, "reason": "an old namespace"}})
+        assert cluster.service.status()["held"] == {N1: {"orders": 7, "reason": "an old namespace"}}
+        await cluster.service.heartbeat(N1, report)
+        assert cluster.service.status()["held"] == {}
+
+
+async def test_a_heartbeat_brings_the_limit_and_no_more_orders_than_fit(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    def fill(space: Namespace) -> None:
+        chunks_on(space, *([[N1, N2]] * 300), wanted=3)
+        for chunk in range(1000, 1400):
+            space.own("delete_stray", N3, [ChunkId(chunk)])
+
+    async with world(tmp_path, fill, N1, N2, N3, copy_bandwidth=12345) as cluster:
+        await trio.sleep(2)
+        report = {"capacity_bytes": ROOM, "free_bytes": ROOM, "chunks": 0, "load": 0}
+        answer = await cluster.service.heartbeat(N3, report)
+        assert answer["copy_bytes_per_s"] == 12345
+        assert len(answer["orders"]) <= 256
+        assert {order[1] for order in answer["orders"]} == {"copy"} | {order[1] for order in answer["orders"]}
