@@ -21,7 +21,7 @@ from nodes.datanode import store as datanode_store
 from nodes.datanode.store import ChunkStore
 from nodes.namenode import commands
 from nodes.namenode.machine import Command, Machine, Reply
-from nodes.namenode.repair import Repair
+from nodes.namenode.replication import Replication
 from nodes.namenode.transaction import Transaction
 from nodes.namenode.writer import Writer
 
@@ -59,10 +59,10 @@ def reply_not_stored() -> None:
 def stale_copy_counts() -> None:
     """Repair counts copies that lack committed bytes."""
 
-    def note_short(_self: Repair, _node: str, _first: int, _last: int, _chunks: Sequence[int]) -> None:
+    def note_short(_self: Replication, _node: str, _first: int, _last: int, _chunks: Sequence[int]) -> None:
         pass
 
-    _put(Repair, "note_short", note_short)
+    _put(Replication, "note_short", note_short)
 
 
 def unverified_read() -> None:
