@@ -185,11 +185,10 @@ class Agent:
 
     async def _report(self) -> None:
         first = 1
-        while True:
+        while first <= _CHUNK_LAST:
             entries = self._volumes.list_chunks(ChunkId(first - 1), limits.REPORT_SLICE_CHUNKS)
             is_last = len(entries) < limits.REPORT_SLICE_CHUNKS
             last = _CHUNK_LAST if is_last else entries[-1][0]
-            await self._call("report_chunks", self._config.node, first, last, entries, timeout_s=limits.CALL_TIMEOUT_S)
-            if is_last:
-                return
-            first = last + 1
+            first = await self._call(
+                "report_chunks", self._config.node, first, last, entries, timeout_s=limits.CALL_TIMEOUT_S
+            )

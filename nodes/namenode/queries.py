@@ -208,6 +208,15 @@ class Queries:
             (node, now_ns, most),
         ).fetchall()
 
+    def end_of_slice(self, node: str, first: int, count: int) -> int:
+        """The last of `count` chunks, from `first` on, that `node` is counted for; 2**63 - 1: there are fewer."""
+        row = self._execute(
+            "SELECT r.chunk FROM node n JOIN replica r ON r.node = n.id WHERE n.name = ? AND r.chunk >= ?"
+            " ORDER BY r.chunk LIMIT 1 OFFSET ?",
+            (node, first, count - 1),
+        ).fetchone()
+        return int(row[0]) if row else 2**63 - 1
+
     def believed(self, node: str, first: int, last: int, also: Sequence[int]) -> dict[ChunkId, Believed]:
         """What is known of the chunks that `node` is counted for in [first, last], and of those in `also`."""
         found: dict[ChunkId, Believed] = {}

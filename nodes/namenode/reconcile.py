@@ -1,35 +1,36 @@
 """A DataNode's report against what the NameNode believes: which copies are lost, which are back, which are strays.
 
 `compare` is a pure function over one slice of chunk numbers. Only what the node has not touched for a while
-(`settled`) is acted on, so that a report cannot disagree merely because it was on its way.
+(`settled`) is acted on, and only what two reports in a row lack is lost (`Doubts`), so that a report cannot disagree
+merely because it was on its way.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from dfs import limits
-from dfs.types import ChunkId
+from dfs.types import ChunkId, NodeId
 
 
-class Young:
-    """Which chunks are so young that a report may be older than they are: numbers grow, so one number says it.
+class Doubts:
+    """Copies that a report lacked, until the node's next report of them.
 
-    After a start none is: what was there before, every report should have.
+    A copy counts only once the node has it, but a report may have been made before that, and come after. So a copy is
+    lost when two reports in a row lack it: the second one was begun when the first was answered.
     """
 
     def __init__(self) -> None:
-        self._noted: deque[tuple[float, int]] = deque()
+        self._doubted: dict[NodeId, set[ChunkId]] = {}
 
-    def note(self, next_chunk: int, now: float) -> int:
-        """The first chunk that was given less than `SETTLED_AFTER_S` ago, `next_chunk` being the next one now."""
-        if not self._noted or now - self._noted[-1][0] >= 1.0:
-            self._noted.append((now, next_chunk))
-        while len(self._noted) > 1 and self._noted[1][0] <= now - limits.SETTLED_AFTER_S:
-            self._noted.popleft()
-        return self._noted[0][1]
+    def lost_again(self, node: NodeId, lost: Iterable[ChunkId]) -> tuple[list[ChunkId], bool]:
+        """Those that the node's last report lacked as well, and whether there are others: now it is their turn."""
+        before = self._doubted.pop(node, set())
+        again = [chunk for chunk in lost if chunk in before]
+        doubted = {chunk for chunk in lost if chunk not in before}
+        if doubted:
+            self._doubted[node] = doubted
+        return again, bool(doubted)
 
 
 class Held(NamedTuple):

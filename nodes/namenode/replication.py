@@ -97,7 +97,6 @@ class Replication:
         self._backlog = Backlog(limits.COPY_BACKLOG_MAX)
         self._hungry = trio.Event()
         self._short: dict[NodeId, set[ChunkId]] = {}
-        self._recent: dict[tuple[NodeId, ChunkId], float] = {}
         self._position = ChunkId(0)  # how far the round is: what finishes below is counted already
         self._now = _Count()
         self._found = _Count()
@@ -150,7 +149,6 @@ class Replication:
             self.fill()
             await trio.lowlevel.checkpoint()
         self._found = self._now
-        self._forget_old()
         if self._found.to_copy <= self._found.blocked and self._config.repair:
             self._balance()
 
@@ -291,12 +289,10 @@ class Replication:
         for copy, counts in zip(copies, counted, strict=True):
             self._copies.finish(copy, counts=counts, now=now)
             if counts:
-                self._note_copied(copy, now)
+                self._note_copied(copy)
         await self._trim({copy.chunk for copy in copies})
 
-    def _note_copied(self, copy: Copy, now: float) -> None:
-        self._recent.pop((copy.target, copy.chunk), None)
-        self._recent[copy.target, copy.chunk] = now  # the latest last
+    def _note_copied(self, copy: Copy) -> None:
         self._short.get(copy.target, set()).discard(copy.chunk)
         if copy.extra:
             return
@@ -328,15 +324,6 @@ class Replication:
     def short_copies(self) -> list[tuple[NodeId, ChunkId]]:
         """Copies that are not whole."""
         return [(node, chunk) for node, chunks in self._short.items() for chunk in chunks]
-
-    def is_recent(self, node: NodeId, chunk: ChunkId) -> bool:
-        """Whether the copy was registered so lately that a report without it may be older."""
-        return self._recent.get((node, chunk), -1e9) > trio.current_time() - limits.SETTLED_AFTER_S
-
-    def _forget_old(self) -> None:
-        due = trio.current_time() - limits.SETTLED_AFTER_S
-        while self._recent and (oldest := next(iter(self._recent.items())))[1] <= due:
-            del self._recent[oldest[0]]
 
     def forget_node(self, node: NodeId) -> None:
         """It was removed."""

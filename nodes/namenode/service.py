@@ -15,7 +15,7 @@ import structlog
 import trio
 
 import dfs
-from dfs import errors, limits
+from dfs import errors, limits, tasks
 from dfs.config import NameNodeConfig
 from dfs.placement import candidates, choose_nodes
 from dfs.rpc import Peer, expose
@@ -63,7 +63,7 @@ class NameNode:
         self._sessions = sessions
         self._replication = replication
         self._operations = Operations(config, store, writer, queries, members, replication, names, runtime)
-        self._young = reconcile.Young()
+        self._doubts = reconcile.Doubts()
         self._names = names
         self._runtime = runtime
         self.address = ""
@@ -356,23 +356,28 @@ class NameNode:
             log.error("a replica that cannot be spared is damaged or missing", node=node, chunk=chunk)
 
     @expose
-    async def report_chunks(self, node: Any, first: Any, last: Any, chunks: Any) -> None:
-        """All chunks of a DataNode with numbers from `first` to `last`: [[chunk, length, settled], ...]."""
+    async def report_chunks(self, node: Any, first: Any, last: Any, chunks: Any) -> int:
+        """All chunks of a DataNode with numbers from `first` to `last`: [[chunk, length, settled], ...].
+
+        The answer is the number from which the node is to go on: `first`, when copies are missing from the report that
+        may be younger than it; or one up to `last`, when the node should have too many of them for one look.
+        """
         name = NodeId(arguments.text(node, "a node"))
+        low, high = arguments.integer(first, "a chunk number"), arguments.integer(last, "a chunk number")
+        high = min(high, self._queries.end_of_slice(name, low, limits.REPORT_SLICE_CHUNKS))
         held = {
             arguments.chunk(chunk): reconcile.Held(arguments.integer(length, "a length"), bool(settled))
             for chunk, length, settled in arguments.array(chunks, "a report", limits.REPORT_SLICE_CHUNKS)
+            if chunk <= high
         }
-        low, high = arguments.integer(first, "a chunk number"), arguments.integer(last, "a chunk number")
         believed = self._queries.believed(name, low, high, list(held))
-        next_chunk = self._store.counters()["next_chunk"]
-        found = reconcile.compare(held, believed, next_chunk)
-        young_from = self._young.note(next_chunk, trio.current_time())
-        for chunk in found.lost:
-            if chunk >= young_from or self._replication.is_recent(name, chunk):
-                continue  # the report may be older than the copy: the next one will say
-            log.warning("a replica is missing", node=name, chunk=chunk)
-            await self._drop(chunk, name)
+        found = reconcile.compare(held, believed, self._store.counters()["next_chunk"])
+        lost, in_doubt = self._doubts.lost_again(name, found.lost)
+        if lost:
+            log.warning("replicas are missing", node=name, count=len(lost), first=lost[0])
+        async with tasks.open_nursery() as nursery:
+            for chunk in lost:
+                nursery.start_soon(self._drop, chunk, name)
         self._replication.note_short(name, low, high, found.short)
         if found.back:
             await self._writer.decide("add_replicas", name, [(chunk, believed[chunk].length) for chunk in found.back])
@@ -384,3 +389,4 @@ class NameNode:
                 node=name,
                 chunks=len(found.unknown),
             )
+        return low if in_doubt else high + 1

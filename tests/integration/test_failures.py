@@ -289,7 +289,7 @@ async def test_fsync_of_bytes_whose_copies_died_waits_until_they_are_made_again(
         places = await fs.replicas("/file")
         for name in places[0].nodes[:2]:
             cluster.kill(name)
-        await fs.sync_places(places, 3)
+        await fs.chunks.sync_places(places, 2)
         assert len(set(await holders(fs, "/file")) & set(cluster.running())) == 2
 
 

@@ -15,7 +15,7 @@ import pytest
 import trio
 import trio.testing
 
-from dfs import errors
+from dfs import errors, limits
 from dfs.config import NameNodeConfig
 from dfs.types import ChunkId, NodeId, NodeState
 from nodes.namenode.membership import Membership
@@ -252,15 +252,27 @@ async def test_a_report_that_is_older_than_a_copy_does_not_take_it_back(
 ) -> None:
     async with world(tmp_path, lambda space: chunks_on(space, [N1, N2], wanted=3), N1, N2, N3) as cluster:
         await cluster.beat_until(lambda: len(cluster.holders(1)) == 3, N1, N2, N3)
-        await cluster.service.report_chunks(N3, 1, 99, [])
+        assert await cluster.service.report_chunks(N3, 1, 99, []) == 1  # say that again
+        assert await cluster.service.report_chunks(N3, 1, 99, [[1, LENGTH, False]]) == 100
         assert cluster.holders(1) == [N1, N2, N3]
-        await cluster.service.report_chunks(N2, 1, 99, [])  # whose copy is old
-        assert cluster.holders(1) == [N1, N3]
-        await trio.sleep(61)
-        await cluster.beat(N1, N2, N3)
-        await cluster.beat_until(lambda: len(cluster.holders(1)) == 3, N1, N2, N3)
-        await cluster.service.report_chunks(N3, 1, 99, [])
+        assert await cluster.service.report_chunks(N3, 1, 99, []) == 1
+        assert await cluster.service.report_chunks(N3, 1, 99, []) == 100
         assert cluster.holders(1) == [N1, N2]
+
+
+async def test_a_node_that_lost_very_many_copies_reports_them_in_slices(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "REPORT_SLICE_CHUNKS", 4)
+    places = [[N1, N2]] * 10
+    async with world(tmp_path, lambda space: chunks_on(space, *places), N1, N2, repair=False) as cluster:
+        began, asked = 1, []
+        while began < 100:
+            began = await cluster.service.report_chunks(N1, began, 99, [])
+            asked.append(began)
+        assert asked == [1, 5, 5, 9, 9, 100]
+        monkeypatch.undo()
+        assert cluster.all_holders() == [[N2]] * 10
 
 
 async def test_with_repair_off_nothing_is_ordered_and_all_is_counted(
