@@ -1,0 +1,134 @@
+"""What operators do with DataNodes, on real processes: they watch, drain, remove and balance, and change copies."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from dfs import limits
+from tests.integration.real import RealCluster, environment, real_cluster, until
+from tests.integration.test_failures import get, holders, put, store, until_sound
+
+KIB, MIB = limits.KIB, limits.MIB
+QUICK = {"node_suspect_after_s": 2.0, "node_dead_after_s": 4.0, "garbage_grace_s": 0.2}
+
+
+async def shell(cluster: RealCluster, *arguments: str, status: int = 0) -> str:
+    """Run `dfs`; what it prints, or what it says if it is to fail."""
+    done = await trio.to_thread.run_sync(
+        partial(
+            subprocess.run,
+            [sys.executable, "-m", "dfs.cli", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env=environment(cluster),
+            check=False,
+        )
+    )
+    assert done.returncode == status, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stderr if status else done.stdout
+
+
+async def nodes(cluster: RealCluster) -> dict[str, str]:
+    """The DataNodes' states, as `dfs nodes` says."""
+    return {node["node"]: node["state"] for node in json.loads(await shell(cluster, "nodes", "--json"))}
+
+
+async def test_a_node_is_drained_under_load_then_removed_and_nobody_notices(tmp_path: Path) -> None:
+    async with real_cluster(tmp_path, datanodes=4, **QUICK) as cluster, cluster.client() as fs:
+        files = {f"/{number}": os.urandom(300 * KIB) for number in range(12)}
+        await store(cluster, files)
+        plan = await shell(cluster, "drain", "n2", "--plan")
+        assert plan.startswith("n2 holds ")
+        assert "WARNING" not in plan
+        assert set((await nodes(cluster)).values()) == {"up"}  # a plan changes nothing
+        refused = await shell(cluster, "remove", "n2", status=1)
+        assert "n2" in refused
+        assert "drain" in refused
+        async with trio.open_nursery() as nursery:
+
+            async def go_on_writing() -> None:
+                number = 100
+                while True:
+                    files[f"/{number}"] = data = os.urandom(50 * KIB)
+                    await put(fs, f"/{number}", data)
+                    assert await get(fs, f"/{number}") == data
+                    number += 1
+
+            nursery.start_soon(go_on_writing)
+            ended = await shell(cluster, "drain", "n2", "--wait")
+            nursery.cancel_scope.cancel()
+        assert "n2 is drained" in ended
+        assert (await nodes(cluster))["n2"] == "drained"
+        assert await shell(cluster, "remove", "n2") == "n2 is removed: stop its DataNode, if it still runs\n"
+        cluster.kill("n2")
+        assert set(await nodes(cluster)) == {"n1", "n3", "n4"}
+        await until_sound(fs)
+        stored = {entry.name.decode() for entry in await fs.listdir("/")}
+        for path, data in files.items():
+            if path[1:] in stored:  # all but the one that the end cut off
+                assert await get(fs, path) == data
+        assert len(stored) >= len(files) - 1
+
+
+async def test_a_drain_that_is_taken_back_leaves_a_node_as_it_was(tmp_path: Path) -> None:
+    async with real_cluster(tmp_path, datanodes=3, **QUICK) as cluster, cluster.client() as fs:
+        await store(cluster, {"/file": os.urandom(MIB)})
+        plan = await shell(cluster, "drain", "n1", "--plan")
+        assert "no DataNode to go to" in plan
+        await shell(cluster, "drain", "n1")
+        assert (await nodes(cluster))["n1"] == "draining"
+        await shell(cluster, "undrain", "n1")
+        assert (await nodes(cluster))["n1"] == "up"
+        await until_sound(fs)
+        assert "there is no DataNode n9" in await shell(cluster, "drain", "n9", status=1)
+
+
+async def test_after_a_node_died_for_good_its_copies_are_made_elsewhere_and_it_is_forgotten(tmp_path: Path) -> None:
+    async with real_cluster(tmp_path, datanodes=4, **QUICK) as cluster, cluster.client() as fs:
+        files = {f"/{number}": os.urandom(200 * KIB) for number in range(10)}
+        await store(cluster, files)
+        cluster.kill("n3")
+
+        async def is_dead() -> bool:
+            return (await nodes(cluster))["n3"] == "dead"
+
+        await until(is_dead, "n3 to be dead")
+
+        async def whole() -> bool:
+            return all([{"n1", "n2", "n4"} <= set(await holders(fs, path)) for path in files])
+
+        await until(whole, "three copies of each on the nodes that are left")
+        assert "removed" in await shell(cluster, "remove", "n3")
+        await until_sound(fs)
+        cluster.kill("n1")
+        cluster.kill("n2")
+        for path, data in files.items():
+            assert await get(fs, path) == data
+
+
+async def test_copies_of_a_tree_are_more_or_fewer_as_asked(tmp_path: Path) -> None:
+    async with real_cluster(tmp_path, datanodes=4, **QUICK) as cluster, cluster.client() as fs:
+        await fs.mkdir("/tree")
+        data = os.urandom(MIB)
+        await store(cluster, {"/tree/file": data})
+        await shell(cluster, "replicas", "/tree", "4", "-r")
+        await store(cluster, {"/tree/new": data})
+
+        async def have(copies: int, *paths: str) -> bool:
+            return all([len(await holders(fs, path)) == copies for path in paths])
+
+        await until(partial(have, 4, "/tree/file", "/tree/new"), "four copies")
+        await shell(cluster, "replicas", "/tree/file", "2")
+        shown = (await shell(cluster, "replicas", "/tree", "-r")).split()
+        assert shown == ["4", "/tree", "2", "/tree/file", "4", "/tree/new"]
+        await until(partial(have, 2, "/tree/file"), "two copies")
+        assert await get(fs, "/tree/file") == data
+        assert await have(4, "/tree/new")
