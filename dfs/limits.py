@@ -83,12 +83,28 @@ COPY_RETRY_FIRST_S = 5.0  # after a copy failed; doubles each time
 COPY_RETRY_MAX_S = 300.0
 BALANCE_THRESHOLD = 0.05  # configurable; a fill level so far from the cluster's is evened out
 NODES_MAX = 4096
+SKIP_CHUNKS_MAX = 2**40  # chunk numbers given since a copy of the database was made: a million a second for days
 NAMENODE_RESERVE_BYTES = 256 * MIB  # configurable; changes are refused when the database's disk has less free
 
 # --- the DataNode ---------------------------------------------------------------------------------------
 
 DATANODE_PORT = 9401
 HEARTBEAT_PERIOD_S = 1.0
+HEARTBEAT_EARLY_S = 0.05  # a DataNode short of orders asks for more this soon, no sooner
+ORDERS_AT_ONCE = 8  # that a DataNode works on: enough to keep its disks and its link busy
+COPY_WAIT_MAX_S = 10.0  # for its share of the bandwidth a source lets a copy wait; then it says that it is busy
+COPY_BUSY_MAX_S = 60.0  # so long a copy asks a busy source again before it tries another
+HOLD_SHARE_DEFAULT = 0.5  # configurable; of a node's chunks: orders to delete more are held for an operator
+HOLD_MIN_CHUNKS = 1000  # deletions that are never a mass: small nodes and tests live and die by less
+HOLD_WINDOW_S = 3600.0  # over which deletions are counted
+HOLD_POSTPONE_S = 3600.0  # held orders come again after this, so that they do not stand in the way of others
+HELD_ORDERS_MAX = 65_536  # numbers of held orders that a DataNode remembers: it asks for these again when allowed
+SCRUB_PERIOD_S = 14 * 24 * 3600.0  # configurable; every block is read once in this time
+SCRUB_BANDWIDTH_BYTES_PER_S = 20 * MIB  # configurable; what a scrub reads at most
+SCRUB_YIELD_MAX_S = 0.5  # a scrub waits for users between two reads, no longer: a busy node is scrubbed too
+SCRUB_IDLE_S = 60.0  # between two looks at a directory without chunks, and after one that could not be read
+SCRUB_SAVE_PERIOD_S = 60.0  # how often progress is written down: as much may be read again after a restart
+SCRUB_FINDINGS_MAX = 100  # sentences about what was found, kept and told
 NODE_SUSPECT_AFTER_S = 10.0
 NODE_DEAD_AFTER_S = 60.0
 REPORT_SLICE_CHUNKS = 4096  # chunks in one slice of a report
@@ -96,7 +112,9 @@ REPORT_PERIOD_S = 3600.0  # a full report at start, then once in this time
 DIRECTORIES_MAX = 64  # of one DataNode
 OPEN_CHUNKS_MAX = 512  # chunk files kept open, with their block index, per data directory
 INLINE_IO_MAX_BYTES = 64 * KIB  # written to the page cache without a worker thread, whose hop costs more
+READ_ERRORS_MAX = 3  # chunks of one data directory that the disk could not read, after which it leaves service
 SETTLED_AFTER_S = 60.0  # a replica unchanged for so long is reported as settled
+DISK_PROBE_PERIOD_S = 10.0  # how soon a disk that takes no changes is noticed though nobody makes any
 FREE_SPACE_CHECK_PERIOD_S = 1.0  # how long a disk's free space is believed
 FREE_SPACE_CHECK_BYTES = 64 * MIB  # or how many bytes are written on that belief, well below the reserve
 

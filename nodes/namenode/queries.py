@@ -9,6 +9,7 @@ from typing import Any, Final
 from dfs import errors, limits
 from dfs.types import Attr, ChunkId, Ino, SessionId
 from nodes.namenode import arguments
+from nodes.namenode.commands import skip_chunks
 from nodes.namenode.reconcile import Believed
 from nodes.namenode.schema import ATTR_COLUMNS
 from nodes.namenode.store import Store
@@ -216,6 +217,14 @@ class Queries:
             (node, first, count - 1),
         ).fetchone()
         return int(row[0]) if row else 2**63 - 1
+
+    def skipped(self, first: int, last: int) -> list[tuple[int, int]]:
+        """Ranges of chunk numbers in [first, last] that are never given: see the command `skip_chunks`."""
+        return self._execute(
+            "SELECT CAST(substr(name, ?) AS INTEGER) AS first, value FROM setting WHERE name LIKE ? || '%'"
+            " AND first <= ? AND value >= ?",
+            (len(skip_chunks.SETTING) + 1, skip_chunks.SETTING, last, first),
+        ).fetchall()
 
     def believed(self, node: str, first: int, last: int, also: Sequence[int]) -> dict[ChunkId, Believed]:
         """What is known of the chunks that `node` is counted for in [first, last], and of those in `also`."""

@@ -7,7 +7,7 @@ merely because it was on its way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from dfs.types import ChunkId, NodeId
@@ -53,7 +53,7 @@ class Differences(NamedTuple):
     """What is to be done.
 
     `lost`: there is no copy. `short`: it has not all that was committed. `back`: count it. `strays`: have them deleted.
-    `unknown`: chunks with numbers that were never given, which somebody has to look at.
+    `unknown`: chunks with numbers that were never given, which nobody touches.
     """
 
     lost: list[ChunkId]
@@ -63,8 +63,16 @@ class Differences(NamedTuple):
     unknown: list[ChunkId]
 
 
-def compare(held: Mapping[ChunkId, Held], believed: Mapping[ChunkId, Believed], next_chunk: int) -> Differences:
-    """Compare one slice. `next_chunk` is the first number that was not given yet."""
+def compare(
+    held: Mapping[ChunkId, Held],
+    believed: Mapping[ChunkId, Believed],
+    next_chunk: int,
+    skipped: Sequence[tuple[int, int]] = (),
+) -> Differences:
+    """Compare one slice. `next_chunk` is the first number that was not given yet.
+
+    `skipped` are ranges of lower ones, first and last, that were not given either.
+    """
     found = Differences([], [], [], [], [])
     for chunk, known in believed.items():
         copy = held.get(chunk)
@@ -76,11 +84,12 @@ def compare(held: Mapping[ChunkId, Held], believed: Mapping[ChunkId, Believed], 
             found.short.append(chunk)
     for chunk, copy in held.items():
         known_chunk = believed.get(chunk)
+        if known_chunk is None and (chunk >= next_chunk or any(low <= chunk <= high for low, high in skipped)):
+            found.unknown.append(chunk)
+            continue
         if not copy.settled or (known_chunk and (known_chunk.is_counted or known_chunk.is_open)):
             continue
-        if chunk >= next_chunk:
-            found.unknown.append(chunk)
-        elif known_chunk and copy.length >= known_chunk.length:
+        if known_chunk and copy.length >= known_chunk.length:
             found.back.append(chunk)
         else:
             found.strays.append(chunk)

@@ -20,7 +20,7 @@ from dfs.config import NameNodeConfig
 from dfs.placement import candidates, choose_nodes
 from dfs.rpc import Peer, expose
 from dfs.runtime import Runtime
-from dfs.types import Attr, NodeId, NodeState, SessionId, Statfs
+from dfs.types import Attr, ChunkId, NodeId, NodeState, SessionId, Statfs
 from nodes.namenode import arguments, check, commands, reconcile
 from nodes.namenode.membership import Membership
 from nodes.namenode.names import NameServer
@@ -36,6 +36,8 @@ log = structlog.get_logger(__name__)
 OBJECT: Final = "dfs.namenode"
 _POSTPONE_NS: Final = 60 * 10**9
 """Before an order that failed is given again."""
+_POSTPONE_MAX_NS: Final = 24 * 3600 * 10**9
+"""The longest that a DataNode may put an order off."""
 _HANDSHAKE_MAX: Final = 16
 """Items in a handshake."""
 
@@ -322,19 +324,39 @@ class NameNode:
             raise errors.InvalidArgument("a heartbeat's report is a map")
         member = self._members.heard(node, report)
         await self._note_done(member.node, arguments.array(report.get("done", []), "what is done", 65_536))
+        failed = []
         for number, code, message in arguments.array(report.get("failed", []), "what failed", 65_536):
             log.warning("an order failed", node=member.node, order=number, error=f"{code}: {message}")
             if number < 0:
                 self._replication.failed(member.node, number, f"{code}: {message}")
             else:
-                await self._writer.decide("postpone_work", member.node, [number], _POSTPONE_NS)
+                failed.append(number)
+        await self._postpone(member.node, _POSTPONE_NS, failed)
+        for delay_ns, numbers in arguments.array(report.get("postponed", []), "what is postponed", 65_536):
+            await self._postpone(member.node, min(arguments.integer(delay_ns, "a delay"), _POSTPONE_MAX_NS), numbers)
         for chunk, what in arguments.array(report.get("corrupt", []), "what is corrupt", 65_536):
             log.error("a replica is damaged", node=member.node, chunk=chunk, what=what)
             await self._drop(arguments.chunk(chunk), member.node)
-        answer: dict[str, Any] = {"cluster": self._store.cluster, "orders": self._orders(member.node)}
+        answer: dict[str, Any] = {
+            "cluster": self._store.cluster,
+            "log_index": self._store.counters()["log_index"],
+            "orders": self._orders(member.node),
+        }
         if self._config.copy_bandwidth:
             answer["copy_bytes_per_s"] = self._config.copy_bandwidth
         return answer
+
+    async def _skip(self, unknown: list[ChunkId]) -> None:
+        """Give none of these numbers again. One that is far above all that were given is but a damaged name."""
+        first = self._store.counters()["next_chunk"]
+        given = [chunk for chunk in unknown if first <= chunk < first + limits.SKIP_CHUNKS_MAX]
+        if given:
+            await self._writer.decide("skip_chunks", max(given))
+
+    async def _postpone(self, node: NodeId, delay_ns: int, wire: Any) -> None:
+        numbers = arguments.array(wire, "orders", 65_536)
+        if numbers:
+            await self._writer.decide("postpone_work", node, numbers, delay_ns)
 
     def _orders(self, node: NodeId) -> list[list[Any]]:
         orders = self._replication.orders(node)
@@ -371,7 +393,9 @@ class NameNode:
             if chunk <= high
         }
         believed = self._queries.believed(name, low, high, list(held))
-        found = reconcile.compare(held, believed, self._store.counters()["next_chunk"])
+        found = reconcile.compare(
+            held, believed, self._store.counters()["next_chunk"], self._queries.skipped(low, high)
+        )
         lost, in_doubt = self._doubts.lost_again(name, found.lost)
         if lost:
             log.warning("replicas are missing", node=name, count=len(lost), first=lost[0])
@@ -389,4 +413,5 @@ class NameNode:
                 node=name,
                 chunks=len(found.unknown),
             )
+            await self._skip(found.unknown)
         return low if in_doubt else high + 1

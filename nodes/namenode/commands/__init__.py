@@ -40,6 +40,7 @@ from nodes.namenode.commands import (
     set_draining,
     setattr,
     setxattr,
+    skip_chunks,
     symlink,
     truncate,
     unlink,
@@ -83,6 +84,7 @@ OWN: Final[Mapping[str, Callable[..., Any]]] = {
     "delete_stray": delete_stray.apply,
     "plan_punches": plan_punches.apply,
     "postpone_work": postpone_work.apply,
+    "skip_chunks": skip_chunks.apply,
     "configure": configure.apply,
 }
 
