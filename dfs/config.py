@@ -148,6 +148,20 @@ class DataNodeConfig:
         limits.DATANODE_RESERVE_BYTES,
         size=True,
     )
+    scrub_period_s: float = _key(
+        "Every block is read and verified once in this time; 0: only when `dfs scrub --now` asks for it.",
+        limits.SCRUB_PERIOD_S,
+    )
+    scrub_bandwidth: int = _key(
+        "Bytes per second that this reads at most, in all directories together.",
+        limits.SCRUB_BANDWIDTH_BYTES_PER_S,
+        size=True,
+    )
+    hold_share: float = _key(
+        f"Orders to delete more than this share of the chunks within an hour (and more than {limits.HOLD_MIN_CHUNKS})\n"
+        "wait for an operator; 1 lets all pass.",
+        limits.HOLD_SHARE_DEFAULT,
+    )
     log_level: str = _key(f"One of {', '.join(_LEVELS)}.", "info")
 
     def __post_init__(self) -> None:
@@ -163,8 +177,10 @@ class DataNodeConfig:
         _require(
             len(self.directories) <= limits.DIRECTORIES_MAX, "directories", f"has {limits.DIRECTORIES_MAX} at most"
         )
-        for key in ("capacity_bytes", "reserve_bytes"):
+        for key in ("capacity_bytes", "reserve_bytes", "scrub_period_s"):
             _require(getattr(self, key) >= 0, key, "is 0 or more")
+        _require(self.scrub_bandwidth > 0, "scrub_bandwidth", "is more than 0")
+        _require(0 < self.hold_share <= 1, "hold_share", "is more than 0, and 1 at most")
         _check_level(self.log_level)
 
 

@@ -68,6 +68,7 @@ SECTIONS: Final[dict[str, dict[str, Verb]]] = {
         "balance": Verb("dfs.cli.nodes", "balance", "Even out how full the DataNodes are."),
         "deletions": Verb("dfs.cli.nodes", "deletions", "Decide on deletions that a DataNode holds back."),
         "fsck": Verb("dfs.cli.cluster", "fsck", "Check that namespace, chunks and copies agree."),
+        "scrub": Verb("dfs.cli.scrub", "scrub", "Verify every block on the DataNodes' disks."),
         "up": Verb("dfs.cli.local.commands", "up", "Start a cluster on this machine."),
         "down": Verb("dfs.cli.local.commands", "down", "Stop the cluster on this machine."),
         "namenode": Verb("dfs.cli.admin", "namenode", "Run a NameNode in the foreground."),

@@ -1,21 +1,23 @@
 """The DataNode's conversation with its NameNode: register, heartbeat, do what it is told, report what it has.
 
-Heartbeats go out every HEARTBEAT_PERIOD_S. Orders come in their answers, again and again until they are reported
-done, so one that is done already is passed over, and so is one for
-a chunk that has an order in work: it comes again. What was done, what failed and what was found damaged
-stays in the report until a heartbeat with it was answered: the NameNode may restart at any moment.
+Heartbeats go out every HEARTBEAT_PERIOD_S, and as early as HEARTBEAT_EARLY_S after the last one when orders were worked
+off and few are left: many small ones are not bound to one answer a second. Orders come in the answers, again and again
+until they are reported done, so one that is done already is passed over, and so is one for a chunk that has an order in
+work: it comes again. Destructive ones pass the `restraint` first, and none is begun before what that remembers is on
+the disk; held ones are reported as postponed. What was done, what failed and what was found damaged stays in the report
+until a heartbeat with it was answered: the NameNode may restart at any moment.
 
-A report of all chunks, in slices, goes out at the start, after each registration, when a directory fails, and once
-in REPORT_PERIOD_S.
+A report of all chunks, in slices, goes out at the start, after each registration, when a directory fails, and once in
+REPORT_PERIOD_S.
 
 Invariants: an order's number is in at most one of `_in_work`, `_done`, `_failed`; no two orders in work are for the
-same chunk.
+same chunk; an answer to a heartbeat is passed through the restraint whole, before the next one is sent.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -26,13 +28,17 @@ from dfs.config import DataNodeConfig
 from dfs.rpc import Pool, Server
 from dfs.runtime import Runtime
 from dfs.types import ChunkId, ClusterId, NodeId
+from nodes.datanode.bandwidth import TokenBucket
 from nodes.datanode.copier import copy
+from nodes.datanode.restraint import PATH, Restraint, save
 from nodes.datanode.volumes import Volumes
 
 log = structlog.get_logger(__name__)
 
 _NAMENODE: Final = "dfs.namenode"
-_ORDERS_AT_ONCE: Final = 8
+_TOLD_AT_ONCE: Final = 4096
+"""Orders done, failed, or put off together, and damaged chunks, in one heartbeat: others come with the next."""
+_POSTPONED_AT_ONCE: Final = 4
 _CHUNK_LAST: Final = 2**63 - 1
 _HEARTBEAT_TIMEOUT_S: Final = 5.0
 
@@ -41,7 +47,15 @@ class Agent:
     """Use `join`, then `run` as a task."""
 
     def __init__(
-        self, config: DataNodeConfig, volumes: Volumes, pool: Pool, server: Server, runtime: Runtime, address: str
+        self,
+        config: DataNodeConfig,
+        volumes: Volumes,
+        pool: Pool,
+        server: Server,
+        runtime: Runtime,
+        address: str,
+        bandwidth: TokenBucket,
+        restraint: Restraint,
     ) -> None:
         self._config = config
         self._runtime = runtime
@@ -56,6 +70,12 @@ class Agent:
         self._is_registered = False
         self._report_due = trio.Event()
         self._failed_directories = 0
+        self._bandwidth = bandwidth
+        self._restraint = restraint
+        self._remembered = restraint.memory  # as it is on the disk
+        self._remembering = trio.Lock()
+        self._postponed: list[tuple[int, list[int]]] = []  # (delay in ns, orders)
+        self._short_of_work = trio.Event()
 
     async def _call(self, method: str, *args: Any, timeout_s: float = _HEARTBEAT_TIMEOUT_S) -> Any:
         return await self._pool.call(self._config.namenode, _NAMENODE, method, *args, timeout_s=timeout_s)
@@ -88,9 +108,10 @@ class Agent:
         """Heartbeat, work and report until cancelled. Raises `WrongCluster` and `Exists` from registering."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._report_when_due)
-            workers = trio.CapacityLimiter(_ORDERS_AT_ONCE)
+            workers = trio.CapacityLimiter(limits.ORDERS_AT_ONCE)
             silent_since: float | None = None
             while True:
+                self._short_of_work = trio.Event()
                 try:
                     await self._heartbeat(nursery, workers)
                     silent_since = None
@@ -100,41 +121,106 @@ class Agent:
                     if silent_since is None:
                         silent_since = trio.current_time()
                         log.warning("namenode does not answer", namenode=self._config.namenode, error=str(error))
-                await trio.sleep(limits.HEARTBEAT_PERIOD_S)
+                    await trio.sleep(limits.HEARTBEAT_PERIOD_S)
+                    continue
+                with trio.move_on_after(limits.HEARTBEAT_PERIOD_S):
+                    await trio.sleep(limits.HEARTBEAT_EARLY_S)
+                    await self._short_of_work.wait()
 
     async def _heartbeat(self, nursery: trio.Nursery, workers: trio.CapacityLimiter) -> None:
         if not self._is_registered:
             await self.register()
         self._corrupt += self._volumes.take_corrupt()
-        done, failed, corrupt = self._done[:], self._failed[:], self._corrupt[:]
-        report = {
-            "capacity_bytes": self._volumes.capacity_bytes(),
-            "free_bytes": self._volumes.free_bytes(),
-            "chunks": self._volumes.chunk_count(),
-            "load": self._server.statistics().calls_in_work,
-            "done": done,
-            "failed": failed,
-            "corrupt": corrupt,
-        }
+        done, failed, corrupt = self._done[:_TOLD_AT_ONCE], self._failed[:_TOLD_AT_ONCE], self._corrupt[:_TOLD_AT_ONCE]
+        postponed = self._postponed[:_POSTPONED_AT_ONCE]
+        report = self._condition() | {"done": done, "failed": failed, "corrupt": corrupt, "postponed": postponed}
         try:
             answer = await self._call("heartbeat", self._config.node, report)
         except errors.NotFound:
             self._is_registered = False
             return
         del self._done[: len(done)], self._failed[: len(failed)], self._corrupt[: len(corrupt)]
+        del self._postponed[: len(postponed)]
+        if self._failed or self._postponed:  # more than one report takes
+            self._short_of_work.set()
         self._note_failed_directories()
-        for number, kind, chunk, *rest in answer["orders"]:
-            if chunk not in self._in_work.values() and number not in self._done:
+        self._bandwidth.rate_bytes_per_s = answer.get("copy_bytes_per_s")
+        await self._accept(answer, nursery, workers)
+
+    def _condition(self) -> dict[str, Any]:
+        """How this node is, as heartbeats say it."""
+        volumes = self._volumes.statistics()
+        condition: dict[str, Any] = {
+            "capacity_bytes": self._volumes.capacity_bytes(),
+            "free_bytes": self._volumes.free_bytes(),
+            "used_bytes": self._volumes.used_bytes(),
+            "chunks": self._volumes.chunk_count(),
+            "load": self._server.statistics().calls_in_work,
+            "directories": [[volume.name, volume.failed, volume.full] for volume in volumes],
+        }
+        held = self._restraint.report()
+        return condition | {"held": held} if held else condition
+
+    def _note_failed_directories(self) -> None:
+        volumes = self._volumes.statistics()
+        failed = [volume for volume in volumes if volume.failed is not None]
+        if len(failed) == self._failed_directories:
+            return
+        self._failed_directories = len(failed)
+        self._report_due.set()
+        for volume in failed:
+            log.error("a data directory is out of service until a restart", directory=volume.name, reason=volume.failed)
+        if len(failed) == len(volumes):
+            log.error("no data directory is left in service: this node holds nothing", node=self._config.node)
+
+    # --- orders -----------------------------------------------------------------------------------------
+
+    async def _accept(self, answer: Mapping[str, Any], nursery: trio.Nursery, workers: trio.CapacityLimiter) -> None:
+        """Begin an answer's orders, as far as they are new and may be obeyed."""
+        settled = {*self._done, *(number for number, _, _ in self._failed)}
+        chunks = set(self._in_work.values())
+        new = [order for order in answer["orders"] if order[0] not in settled and order[2] not in chunks]
+        orders, held = self._restraint.sift(
+            new, answer.get("log_index"), self._volumes.chunk_count(), bool(answer.get("draining"))
+        )
+        if held:
+            self._postponed.append((int(limits.HOLD_POSTPONE_S * 10**9), held))
+        try:
+            await self._remember()
+        except errors.DiskFailed as error:
+            log.error("no order is obeyed before this can be written down", error=error.message)
+            return
+        for number, kind, chunk, *rest in orders:
+            if chunk not in self._in_work.values():
                 self._in_work[number] = chunk
                 nursery.start_soon(self._work, number, kind, chunk, rest, workers)
 
-    def _note_failed_directories(self) -> None:
-        failed = sum(volume.failed is not None for volume in self._volumes.statistics())
-        if failed != self._failed_directories:
-            self._failed_directories = failed
-            self._report_due.set()
+    async def _remember(self) -> None:
+        """Write down what the restraint is to know after a restart. Raises DiskFailed."""
+        async with self._remembering:
+            memory = self._restraint.memory
+            if memory == self._remembered:
+                return
+            written = memory._replace(generation=self._remembered.generation + 1)
+            try:
+                await self._runtime.run_blocking(save, self._volumes.usable_disks(), written)
+            except OSError as error:
+                raise errors.DiskFailed(f"no data directory takes {PATH}: {error.strerror}") from error
+            self._restraint.memory = self._restraint.memory._replace(generation=written.generation)
+            self._remembered = written
 
-    # --- orders -----------------------------------------------------------------------------------------
+    async def decide(self, allow: bool) -> int:
+        """An operator's decision about held orders; how many there were. Raises DiskFailed."""
+        numbers = self._restraint.decide(allow)
+        await self._remember()
+        for start in range(0, len(numbers), _TOLD_AT_ONCE):
+            part = numbers[start : start + _TOLD_AT_ONCE]
+            if allow:
+                self._postponed.append((0, part))
+            else:
+                self._failed += [(number, "Refused", "an operator did not allow it") for number in part]
+        self._short_of_work.set()
+        return len(numbers)
 
     async def _work(self, number: int, kind: str, chunk: ChunkId, rest: Sequence[Any], workers: Any) -> None:
         try:
@@ -154,6 +240,8 @@ class Agent:
             self._done.append(number)
         finally:
             del self._in_work[number]
+            if len(self._in_work) <= limits.ORDERS_AT_ONCE:
+                self._short_of_work.set()
 
     async def _obey(self, kind: str, chunk: ChunkId, rest: Sequence[Any]) -> None:
         if kind == "delete":
@@ -165,7 +253,7 @@ class Agent:
             await self._volumes.punch(chunk, [(offset, length) for offset, length in rest[0]])
         elif kind == "copy":
             sources = [(NodeId(node), address) for node, address in rest[1]]
-            await copy(self._pool, self._volumes, chunk, rest[0], sources)
+            await copy(self._pool, self._volumes, self._bandwidth, chunk, rest[0], sources)
         else:
             raise errors.NotSupported(f"no such order: {kind!r}: is the NameNode newer than this DataNode?")
 

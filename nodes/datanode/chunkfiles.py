@@ -115,6 +115,8 @@ class ChunkFiles:
             marks = formats.unpack_marks(head)
             if not marks or index.length < length or not index.is_border(length) or opened[0].size() < length:
                 raise errors.Corrupt("its index and its data do not fit together")
+            if marks[0].length > length:
+                raise errors.Corrupt(f"it has {length} bytes of {marks[0].length} that were synced")
         except OSError:
             for file in opened:
                 file.close()
@@ -198,7 +200,7 @@ class ChunkFiles:
         return record._replace(length=kept, crc=crc32c(memoryview(content)[:kept]))
 
     def punch(self, index: BlockIndex, numbers: Sequence[int]) -> None:
-        """Give back the bytes of these blocks. A file system that cannot do so keeps them, unread."""
+        """Give back the bytes of these blocks. A file system that cannot do so keeps zeros in their place."""
         if self.mark.blocks <= max(numbers):
             self.sync(len(index), index.length)
         records = [index.record(number)._replace(punched=True) for number in numbers]
@@ -208,12 +210,50 @@ class ChunkFiles:
         for run in runs(records):
             self._punch(run[0].start, total_length(run))
 
+    def unpunch(self, index: BlockIndex, number: int) -> None:
+        """Call a block whose bytes are there no longer punched, durably."""
+        self._write_records(number, [index.record(number)._replace(punched=False)])
+        self._index.sync()
+
     def _punch(self, offset: int, length: int) -> None:
         try:
             self.data.punch(offset, length)
         except OSError as error:
-            if error.errno not in _NO_PUNCHING:
+            if error.errno not in (*_NO_PUNCHING, *FULL):
                 raise
+            self.data.pwrite([bytes(length)], offset)
+
+
+def inspect(disk: Disk, cluster: ClusterId | None, chunk: ChunkId, index: BlockIndex, mark: Mark) -> None:
+    """Compare the chunk's files, found by their names, with what is known of them; not the bytes of the blocks.
+
+    Whoever calls keeps others from changing the chunk. Raises Corrupt, with what is wrong, and OSErrors as they are.
+    """
+    file = _open_existing(disk, index_path(chunk), "its index is missing")
+    try:
+        size = formats.RECORDS_OFFSET + len(index) * formats.RECORD_BYTES
+        file.drop_cached(0, size)
+        head = read_up_to(file, formats.RECORDS_OFFSET, 0)
+        formats.check_header(head, cluster, chunk)
+        if not formats.marks_are_whole(head, mark):
+            raise errors.Corrupt("a sync mark of its index is damaged")
+        if read_up_to(file, size, formats.RECORDS_OFFSET) != index.pack(0, len(index)):
+            raise errors.Corrupt("the records in its index are not what was written")
+    finally:
+        file.close()
+    data = _open_existing(disk, data_path(chunk), "its data are missing")
+    try:
+        if data.size() != index.length:
+            raise errors.Corrupt(f"its data are {data.size()} bytes, and were {index.length}")
+    finally:
+        data.close()
+
+
+def _open_existing(disk: Disk, path: str, otherwise: str) -> File:
+    try:
+        return disk.open(path, create=False)
+    except FileNotFoundError:
+        raise errors.Corrupt(otherwise) from None
 
 
 def read_index(file: File) -> BlockIndex:

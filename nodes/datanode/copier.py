@@ -1,5 +1,8 @@
 """Making a copy of a chunk that other DataNodes hold: pulled block by block, verified, then synced.
 
+What is pulled waits for its share of `bandwidth`, which all copies to this node have together. A copy that is cut
+short, as the daemon stops, leaves nothing behind.
+
 A copy keeps the blocks of its source, the punched ones as holes, so that both read and punch alike. When one source
 fails, the next one is asked from the beginning.
 """
@@ -7,13 +10,15 @@ fails, the next one is asked from the beginning.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import structlog
+import trio
 
 from dfs import errors, limits
 from dfs.rpc import Pool
 from dfs.types import ChunkId, NodeId
+from nodes.datanode.bandwidth import TokenBucket
 from nodes.datanode.index import Record, unpack_records
 from nodes.datanode.volumes import Volumes
 
@@ -24,7 +29,12 @@ _BLOCKS_AT_ONCE: Final = 256
 
 
 async def copy(
-    pool: Pool, volumes: Volumes, chunk: ChunkId, length: int, sources: Sequence[tuple[NodeId, str]]
+    pool: Pool,
+    volumes: Volumes,
+    bandwidth: TokenBucket,
+    chunk: ChunkId,
+    length: int,
+    sources: Sequence[tuple[NodeId, str]],
 ) -> None:
     """Have `length` bytes of `chunk` here, durably, from one of `sources` (node, address).
 
@@ -36,12 +46,13 @@ async def copy(
     error: errors.DfsError = errors.DataLost(f"chunk {chunk:x} has no source to be copied from")
     for node, address in sources:
         try:
-            await _pull(pool, volumes, chunk, length, node, address)
+            await _pull(pool, volumes, bandwidth, chunk, length, _Source(node, address))
             if await volumes.sync([chunk]) == [length]:
                 return
             error = errors.DiskFailed(f"the copy of chunk {chunk:x} could not be made durable")
-        except (errors.NoSpace, errors.DiskFailed):
-            await volumes.delete(chunk)
+        except (errors.NoSpace, errors.DiskFailed, trio.Cancelled):
+            with trio.CancelScope(shield=True):  # bounded by the disk
+                await volumes.delete(chunk)
             raise
         except errors.DfsError as failure:
             log.warning("source of a copy failed", chunk=chunk, source=node, error=str(failure))
@@ -50,21 +61,43 @@ async def copy(
     raise error
 
 
-async def _pull(pool: Pool, volumes: Volumes, chunk: ChunkId, length: int, node: NodeId, address: str) -> None:
+class _Source(NamedTuple):
+    node: NodeId
+    address: str
+
+
+async def _pull(
+    pool: Pool, volumes: Volumes, bandwidth: TokenBucket, chunk: ChunkId, length: int, source: _Source
+) -> None:
     await volumes.delete(chunk)
     blocks = position = 0
     buffer = memoryview(bytearray(limits.READ_MAX_BYTES))
     while position < length:
-        packed, data = await pool.call_with_data(
-            address, f"dfs.datanode.{node}", "read_blocks", chunk, blocks, _BLOCKS_AT_ONCE, into=buffer
-        )
+        packed, data = await _read_blocks(pool, source, chunk, blocks, buffer)
         records = _up_to(unpack_records(packed, position), length)
         if not records:
-            raise errors.ChunkNotFound(f"DataNode {node} has {position} of {length} bytes of chunk {chunk:x}")
+            raise errors.ChunkNotFound(f"DataNode {source.node} has {position} of {length} bytes of chunk {chunk:x}")
         size = sum(record.length for record in records if not record.punched)
         have = data if data is not None else memoryview(b"")
         position = await volumes.append_records(chunk, position, records, have[:size])
         blocks += len(records)
+        await bandwidth.take(size)
+
+
+async def _read_blocks(
+    pool: Pool, source: _Source, chunk: ChunkId, first: int, buffer: memoryview
+) -> tuple[Any, memoryview | None]:
+    """Ask for blocks, and again while the source has other copies to serve. Raises its error, Busy in the end."""
+    give_up_at = trio.current_time() + limits.COPY_BUSY_MAX_S
+    while True:
+        try:
+            return await pool.call_with_data(
+                source.address, f"dfs.datanode.{source.node}", "read_blocks", chunk, first, _BLOCKS_AT_ONCE, into=buffer
+            )
+        except errors.Busy:
+            if trio.current_time() >= give_up_at:
+                raise
+            await trio.sleep(limits.RETRY_DELAY_MAX_S)
 
 
 def _up_to(records: Sequence[Record], length: int) -> list[Record]:

@@ -14,7 +14,10 @@ from dfs.rpc import Network, Pool, Server
 from dfs.runtime import Runtime
 from dfs.types import NodeId
 from nodes.datanode.agent import Agent
+from nodes.datanode.bandwidth import TokenBucket
 from nodes.datanode.disk import Disk, RealDisk
+from nodes.datanode.restraint import Restraint, load
+from nodes.datanode.scrub import Scrub
 from nodes.datanode.service import DataNode
 from nodes.datanode.volumes import Volumes
 
@@ -63,12 +66,19 @@ async def _serve(
     nursery: trio.Nursery,
     task_status: trio.TaskStatus[str],
 ) -> None:
-    service = DataNode(NodeId(config.node), volumes)
+    memory = await runtime.run_blocking(load, volumes.usable_disks())
+    restraint, bandwidth = Restraint(config.hold_share, memory), TokenBucket()
+    scrub = Scrub(volumes, restraint, runtime, config.scrub_period_s, config.scrub_bandwidth)
+    service = DataNode(NodeId(config.node), volumes, bandwidth, scrub)
     server = Server(network, greet=service.greet)
     server.register(service, f"dfs.datanode.{config.node}")
+    scrub.load = lambda: server.statistics().calls_in_work
     address = await nursery.start(server.serve, config.listen)
-    agent = Agent(config, volumes, pool, server, runtime, address)
+    agent = Agent(config, volumes, pool, server, runtime, address, bandwidth, restraint)
+    service.decide = agent.decide
     nursery.start_soon(_flush, volumes)
+    nursery.start_soon(_probe, volumes)
+    nursery.start_soon(scrub.run)
     log.info("chunks open", node=config.node, chunks=volumes.chunk_count(), cluster=volumes.cluster)
     task_status.started(address)
     try:
@@ -76,6 +86,13 @@ async def _serve(
     finally:
         with trio.CancelScope(shield=True):  # bounded by _GRACEFUL_S
             await server.aclose_gracefully(_GRACEFUL_S)
+
+
+async def _probe(volumes: Volumes) -> None:
+    """A disk that fails while nobody writes is noticed all the same. Runs until cancelled."""
+    while True:
+        await trio.sleep(limits.DISK_PROBE_PERIOD_S)
+        await volumes.probe()
 
 
 async def _flush(volumes: Volumes) -> None:

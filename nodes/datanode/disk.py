@@ -17,6 +17,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -25,6 +26,7 @@ from dfs.checksum import Buffer
 
 _FALLOC_FL_KEEP_SIZE: Final = 1
 _FALLOC_FL_PUNCH_HOLE: Final = 2
+_STAT_BLOCK_BYTES: Final = 512  # the unit of st_blocks, whatever the file system's own is
 _IOV_MAX: Final = 1024  # as Linux: UIO_MAXIOV
 _WOULD_BLOCK: Final = (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
@@ -62,6 +64,10 @@ class File(Protocol):
         """What the file takes on the disk: holes take nothing."""
         ...
 
+    def drop_cached(self, offset: int, length: int) -> None:
+        """Have the next read of these bytes come from the disk, as far as they were synced; no promise, no error."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -85,6 +91,14 @@ class Disk(Protocol):
 
     def size(self, path: str) -> int: ...
 
+    def allocated_bytes(self, path: str) -> int:
+        """What the file takes on the disk: holes take nothing."""
+        ...
+
+    def touch(self, path: str) -> None:
+        """Set the times of what is at `path` to now: the least that fails on a disk that takes no changes any more."""
+        ...
+
     def remove(self, path: str) -> None: ...
 
     def rename(self, old: str, new: str) -> None:
@@ -96,7 +110,7 @@ class Disk(Protocol):
         ...
 
     def list_dir(self, path: str) -> list[str]:
-        """Names in the directory, sorted."""
+        """Names in the directory, sorted; `path` "" is the root."""
         ...
 
     def read_file(self, path: str) -> bytes: ...
@@ -112,10 +126,14 @@ class Disk(Protocol):
     def unlock(self, path: str) -> None: ...
 
     def free_bytes(self) -> int:
-        """What may still be written."""
+        """What may still be written. Raises EROFS where nothing may, as the file system is read-only."""
         ...
 
     def capacity_bytes(self) -> int: ...
+
+    def file_system(self) -> int:
+        """A number that directories of one file system, and so of one free space, share."""
+        ...
 
 
 class RealFile:
@@ -163,7 +181,11 @@ class RealFile:
         _punch(self._fd, offset, length)
 
     def allocated_bytes(self) -> int:
-        return os.fstat(self._fd).st_blocks * 512
+        return os.fstat(self._fd).st_blocks * _STAT_BLOCK_BYTES
+
+    def drop_cached(self, offset: int, length: int) -> None:
+        with suppress(OSError):
+            os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_DONTNEED)
 
     def close(self) -> None:
         os.close(self._fd)
@@ -219,6 +241,12 @@ class RealDisk:
     def size(self, path: str) -> int:
         return (self._root / path).stat().st_size
 
+    def allocated_bytes(self, path: str) -> int:
+        return (self._root / path).stat().st_blocks * _STAT_BLOCK_BYTES
+
+    def touch(self, path: str) -> None:
+        os.utime(self._root / path)
+
     def remove(self, path: str) -> None:
         (self._root / path).unlink()
 
@@ -267,11 +295,16 @@ class RealDisk:
 
     def free_bytes(self) -> int:
         found = os.statvfs(self._root)
+        if found.f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         return found.f_bavail * found.f_frsize
 
     def capacity_bytes(self) -> int:
         found = os.statvfs(self._root)
         return found.f_blocks * found.f_frsize
+
+    def file_system(self) -> int:
+        return self._root.stat().st_dev
 
 
 def in_use(name: str) -> errors.DirectoryInUse:

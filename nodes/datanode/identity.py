@@ -1,7 +1,9 @@
 """Whose a data directory is: DIR/identity.json, written when its node first joins a cluster, checked ever after.
 
-    {"format": 1, "cluster": ..., "node": ..., "directory": ..., "directories": [...]}
+    {"format": 2, "cluster": ..., "node": ..., "directory": ..., "directories": [...]}, see nodes.datanode.statefile
 
+Format 1 was the same without a checksum: it is read, and written anew as 2. A file that is damaged says nothing: its
+directory is out of service until an operator restores it, the node's other directories go on.
 `directory` is this directory's own id, `directories` those of all that the node had when it last started: by them it
 finds out that a disk is not mounted, before it takes the empty mount point for a new directory.
 """
@@ -11,13 +13,15 @@ from __future__ import annotations
 import json
 import random
 import re
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from dfs import errors
 from dfs.types import ClusterId, NodeId
+from nodes.datanode import statefile
 from nodes.datanode.disk import Disk
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+_FORMAT_WITHOUT_CHECKSUM: Final = 1
 PATH: Final = "identity.json"
 _CLUSTER: Final = re.compile(r"[0-9a-f]{32}")
 _DIRECTORY: Final = re.compile(r"[0-9a-f]{16}")
@@ -33,23 +37,32 @@ class Identity(NamedTuple):
 
 
 def read(disk: Disk) -> Identity | None:
-    """Whose the directory is; None if nobody's yet. Raises FormatUnknown for what this version cannot read."""
+    """Whose the directory is; None if nobody's yet.
+
+    Raises FormatUnknown for what this version cannot read, Corrupt for what is damaged, OSError.
+    """
     if not disk.exists(PATH):
         return None
     try:
-        found = json.loads(disk.read_file(PATH))
-        if found["format"] != FORMAT:
-            raise errors.FormatUnknown(
-                f"{disk.name}/{PATH} has format {found['format']}, this version of dfs knows {FORMAT}: use the version"
-                " of dfs that wrote it, or a newer one"
-            )
+        found = _of_format_1(disk) or statefile.read(disk, PATH, FORMAT)
+        assert found is not None
         identity = Identity(found["cluster"], found["node"], found["directory"], tuple(found["directories"]))
         _check_values(identity)
-    except (ValueError, KeyError, TypeError):
-        raise errors.FormatUnknown(
+    except (errors.Corrupt, ValueError, KeyError, TypeError):
+        raise errors.Corrupt(
             f"{disk.name}/{PATH} is damaged: restore it, or empty the directory to begin anew"
         ) from None
     return identity
+
+
+def _of_format_1(disk: Disk) -> dict[str, Any] | None:
+    """What a file of the format without checksum says; None if it is no such file."""
+    try:
+        found = json.loads(disk.read_file(PATH))
+    except ValueError:
+        return None
+    is_old = isinstance(found, dict) and found.get("format") == _FORMAT_WITHOUT_CHECKSUM and "crc32c" not in found
+    return found if is_old else None
 
 
 def _check_values(identity: Identity) -> None:
@@ -59,7 +72,7 @@ def _check_values(identity: Identity) -> None:
 
 
 def check(disk: Disk, cluster: ClusterId | None, node: NodeId) -> Identity | None:
-    """As `read`, and it is `node`'s in `cluster` (None: whichever). Raises WrongCluster, FormatUnknown."""
+    """As `read`, and it is `node`'s in `cluster` (None: whichever). Raises WrongCluster, FormatUnknown, Corrupt."""
     identity = read(disk)
     if identity is None:
         return None
@@ -78,8 +91,20 @@ def check(disk: Disk, cluster: ClusterId | None, node: NodeId) -> Identity | Non
 
 def write(disk: Disk, identity: Identity) -> None:
     """Put it into the directory, durably. Raises OSError."""
-    content = {"format": FORMAT, **identity._asdict()}
-    disk.replace_file(PATH, json.dumps(content, indent=2).encode() + b"\n")
+    statefile.write(disk, PATH, FORMAT, identity._asdict())
+
+
+def is_current(disk: Disk, identity: Identity) -> bool:
+    """Whether the directory says just this, in the present format. Raises OSError of the disk's."""
+    try:
+        found = statefile.read(disk, PATH, FORMAT)
+    except errors.DfsError:
+        return False
+    return found is not None and found == {
+        "format": FORMAT,
+        **identity._asdict(),
+        "directories": [*identity.directories],
+    }
 
 
 def new_directory_id(source: random.Random) -> str:

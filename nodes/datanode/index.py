@@ -106,6 +106,17 @@ def unpack_marks(head: bytes) -> list[Mark]:
     return sorted((mark for mark in found if mark.generation), reverse=True)
 
 
+def marks_are_whole(head: bytes, newest: Mark) -> bool:
+    """Whether the first bytes of an index have `newest` as the mark that counts, and nothing is damaged around it.
+
+    A place that no mark was written to yet is zeros.
+    """
+    older = head[Mark(newest.generation - 1, 0, 0).offset :][:MARK_BYTES]
+    marks = unpack_marks(head)
+    whole = len(marks) == 2 or (newest.generation == 1 and not any(older))
+    return whole and marks[:1] == [newest] and not any(head[HEADER_BYTES + 2 * MARK_BYTES : RECORDS_OFFSET])
+
+
 def pack_records(records: Iterable[Record]) -> bytes:
     """Records as they stand in the file, and as they travel between DataNodes: 8 bytes each."""
     return b"".join(_RECORD.pack(length | punched << 31, crc) for _, length, crc, punched in records)
@@ -227,6 +238,17 @@ class BlockIndex:
     def punch(self, number: int) -> None:
         """The bytes of this block are gone."""
         self._punched[number] = 1
+
+    def unpunch(self, number: int) -> None:
+        """The bytes of this block are there after all."""
+        self._punched[number] = 0
+
+    def punched_bytes(self, start: int = 0) -> int:
+        """Bytes of punched blocks, as far as they lie beyond `start`."""
+        if not any(self._punched):
+            return 0
+        beyond = (record for record in self.records() if record.punched)
+        return sum(max(0, record.start + record.length - max(start, record.start)) for record in beyond)
 
     def pack(self, first: int, stop: int) -> bytes:
         """The records of the blocks `first` to `stop` - 1 as they stand in the file."""

@@ -1,9 +1,9 @@
 """Which chunks a data directory holds when its DataNode starts, and making them whole after a crash.
 
-After a clean stop (the file `clean` is there) sizes say it all. After a crash each chunk's sync mark says which bytes
-are certain; blocks after it are kept as far as they are whole, one after the other. A mark can have reached the disk
-before all the records that it counts: then the other mark counts, which was complete before this one was written. What
-never was synced goes without a word; what was, and is damaged, goes to quarantine.
+After a clean stop (the file `clean` is there, and whole) sizes say it all. After a crash each chunk's sync mark says
+which bytes are certain; blocks after it are kept as far as they are whole, one after the other. A mark can have reached
+the disk before all the records that it counts: then the other mark counts, which was complete before this one was
+written. What never was synced goes without a word; what was, and is damaged, goes to quarantine.
 """
 
 from __future__ import annotations
@@ -26,9 +26,14 @@ _NOTHING: Final = Mark(0, 0, 0)
 
 @dataclasses.dataclass
 class Found:
-    """What a directory holds: the bytes of each chunk, chunks with bytes not yet synced, and (chunk, what is wrong)."""
+    """What a directory holds.
+
+    The bytes of each chunk, how many of them take no space as they were punched, chunks with bytes not yet synced, and
+    (chunk, what is wrong).
+    """
 
     lengths: dict[ChunkId, int] = dataclasses.field(default_factory=dict)
+    punched: dict[ChunkId, int] = dataclasses.field(default_factory=dict)
     unsynced: list[ChunkId] = dataclasses.field(default_factory=list)
     damaged: list[tuple[ChunkId, str]] = dataclasses.field(default_factory=list)
 
@@ -42,11 +47,14 @@ def scan(disk: Disk, cluster: ClusterId | None, clean: bool) -> Found:
             durable = length
             if not length:
                 length, durable = _recover(disk, cluster, chunk, names)
+            missing = length - disk.allocated_bytes(chunkfiles.data_path(chunk)) if length else 0
         except OSError as error:  # of this chunk; Corrupt is one too
             found.damaged.append((chunk, str(error)))
             continue
         if length:
             found.lengths[chunk] = length
+        if missing > 0:
+            found.punched[chunk] = missing
         if durable < length:
             found.unsynced.append(chunk)
     return found
@@ -119,7 +127,7 @@ def _mend(index: File, data: File, marks: list[Mark]) -> tuple[int, int]:
     if size < newest.length:
         raise errors.Corrupt(f"it has {size} bytes of {newest.length} that were synced")
     mark = _trusted(index, marks)
-    if mark != newest:
+    if mark != newest or _has_torn_mark(index, marks):
         _lower(index, newest, mark)
     if size == mark.length and index.size() == formats.RECORDS_OFFSET + mark.blocks * formats.RECORD_BYTES:
         return mark.length, mark.length
@@ -151,8 +159,14 @@ def _records_complete(index: File, low: Mark, high: Mark) -> bool:
     return len(between) == high.blocks - low.blocks and between.length == high.length - low.length
 
 
+def _has_torn_mark(index: File, marks: list[Mark]) -> bool:
+    """Whether the power went while the other mark was written: it is to be whole again, or would look like damage."""
+    other = Mark(marks[0].generation + 1, 0, 0)
+    return len(marks) == 1 and any(chunkfiles.read_up_to(index, formats.MARK_BYTES, other.offset))
+
+
 def _lower(index: File, newest: Mark, mark: Mark) -> None:
-    """Make `mark` the one that counts, before any byte under `newest` goes."""
+    """Make `mark` the one that counts, in the place of the other, before any byte under `newest` goes."""
     lower = Mark(newest.generation + 1, mark.blocks, mark.length)
     index.pwrite([formats.pack_mark(lower)], lower.offset)
     index.sync()

@@ -6,14 +6,16 @@ succeeds, and everything else changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import dfs
 from dfs import codec, errors, limits
 from dfs.rpc import Call, Peer, WithData, expose, takes_call
 from dfs.types import ChunkId, NodeId
+from nodes.datanode.bandwidth import TokenBucket
 from nodes.datanode.index import pack_records
+from nodes.datanode.scrub import Scrub
 from nodes.datanode.volumes import Volumes
 
 _HANDSHAKE_MAX: Final = 16
@@ -23,9 +25,13 @@ _HANDSHAKE_MAX: Final = 16
 class DataNode:
     """Its public methods are the protocol (docs/architecture.md)."""
 
-    def __init__(self, node: NodeId, volumes: Volumes) -> None:
+    def __init__(self, node: NodeId, volumes: Volumes, bandwidth: TokenBucket, scrub: Scrub) -> None:
         self._node = node
         self._volumes = volumes
+        self._bandwidth = bandwidth
+        self._scrub = scrub
+        self.decide: Callable[[bool], Awaitable[int]] | None = None
+        """What carries out a decision about held orders; None until the agent is there."""
 
     def greet(self, _peer: Peer, handshake: object) -> dict[str, Any] | None:
         """Every connection's first message. Raises `WrongCluster`: chunk numbers mean nothing across clusters."""
@@ -60,10 +66,12 @@ class DataNode:
     async def read_blocks(self, chunk: Any, first: Any, count: Any) -> WithData:
         """Whole blocks from number `first` on, at most `count` and as many as fit one read, for a copy elsewhere.
 
-        Their records as in the index; the data of those that are not punched.
+        Their records as in the index; the data of those that are not punched. Raises Busy if there are more copies to
+        serve than the bandwidth for them allows.
         """
         wanted = _number(count, "a number of blocks")
         records, buffers = await self._volumes.read_records(_chunk(chunk), _number(first, "a block's number"), wanted)
+        await self._bandwidth.take(sum(len(buffer) for buffer in buffers), limits.COPY_WAIT_MAX_S)
         return WithData(pack_records(records), buffers)
 
     @expose
@@ -88,9 +96,32 @@ class DataNode:
             "version": dfs.__version__,
             "capacity_bytes": self._volumes.capacity_bytes(),
             "free_bytes": self._volumes.free_bytes(),
+            "used_bytes": self._volumes.used_bytes(),
             "chunks": self._volumes.chunk_count(),
             "directories": [volume._asdict() for volume in self._volumes.statistics()],
         }
+
+    @expose
+    def scrub_now(self) -> None:
+        """Begin a pass over all chunks at once, at the configured bandwidth; see `scrub_status`."""
+        self._scrub.scrub_now()
+
+    @expose
+    def scrub_status(self) -> dict[str, Any]:
+        """How far the scrub is, and what it found: see `Scrub.status`."""
+        return self._scrub.status()
+
+    @expose
+    async def decide_held(self, allow: Any) -> int:
+        """An operator has decided about held orders: see nodes.datanode.restraint. Returns how many there were.
+
+        Raises InvalidArgument, Busy before the NameNode was reached, DiskFailed if it could not be written down.
+        """
+        if not isinstance(allow, bool):
+            raise errors.InvalidArgument("held orders are allowed (true) or discarded (false)")
+        if self.decide is None:
+            raise errors.Busy(f"DataNode {self._node} has only just started: repeat in a moment")
+        return await self.decide(allow)
 
 
 def _number(value: Any, what: str) -> int:

@@ -3,7 +3,8 @@
     DIR/chunks/XX/CHUNK        the bytes (CHUNK: 16 hexadecimal digits, XX: the last two)
     DIR/chunks/XX/CHUNK.idx    their checksums and what of them is synced, see nodes.datanode.index
     DIR/quarantine/CHUNK.N     what failed its check, with its .idx, and a .txt that says why and when
-    DIR/clean                  everything was synced at the last stop; removed at the next start
+    DIR/clean                  everything was synced at the last stop; removed at the next start. How many chunks there
+                               were, see nodes.datanode.statefile: a file that is damaged or wrong counts as none
 
 Every chunk has two locks, always taken in this order. `syncing` is held by what writes sync marks (sync, cut, punch),
 `lock` by what changes the bytes and the index in memory. So appends go on while the disk syncs, and syncs that wait for
@@ -14,16 +15,18 @@ quarantine.
 Files stay open, the least recently used are closed first; one that somebody uses is never closed under them.
 
 A write error takes the directory out of service: `failed` says why, every later change raises DiskFailed, reads are
-still tried. After an error of fsync nobody knows what the disk holds, so nothing is retried.
+still tried. After an error of fsync nobody knows what the disk holds, so nothing is retried. So does a file system that
+became read-only, and so do READ_ERRORS_MAX chunks that could not be read; the first ones only go to quarantine. A
+directory without space is not failed: it takes no more bytes until some are free, and serves what it has.
 """
 
 from __future__ import annotations
 
 import errno
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Final, TypeVar, TypeVarTuple
+from typing import Final, NamedTuple, NoReturn, TypeVar, TypeVarTuple
 
 import trio
 from crc32c import crc32c
@@ -34,16 +37,22 @@ from dfs.checksum import Block, Buffer
 from dfs.runtime import Runtime
 from dfs.tasks import open_nursery
 from dfs.types import ChunkId, ClusterId
-from nodes.datanode import chunkfiles, recovery
+from nodes.datanode import chunkfiles, recovery, statefile
 from nodes.datanode.chunkfiles import ChunkFiles, chunk_name
-from nodes.datanode.disk import Disk
+from nodes.datanode.disk import Disk, File
 from nodes.datanode.index import BlockIndex, Record, records_of
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 CLEAN: Final = "clean"
+_CLEAN_FORMAT: Final = 1
+_DISK_ERRORS: Final = (errno.EIO, errno.ENODEV, errno.ENXIO, errno.EUCLEAN)  # of a medium that fails
 _SHORT: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of the machine's means: the disk is well
+
+
+async def _at_once(_bytes: int) -> None:
+    """The pace of who need not wait."""
 
 
 class _Replica:
@@ -72,14 +81,16 @@ class ChunkStore:
         self.disk = disk
         self.cluster = cluster
         self.chunks: SortedDict[ChunkId, int] = SortedDict()
-        self.used_bytes = 0  # lengths of all chunks; what was punched counts still
+        self.used_bytes = 0  # of all chunks, without what was punched
         self.failed: str | None = None
         self._runtime = runtime
         self._reserve_bytes = reserve_bytes
         self._open: OrderedDict[ChunkId, _Replica] = OrderedDict()  # least recently used first
         self._unsynced: dict[ChunkId, float] = {}  # since when (trio's clock) a chunk has bytes that are not synced
+        self._punched: dict[ChunkId, int] = {}  # bytes of chunks that take no space, of those that have any
         self._changed: dict[ChunkId, float] = {}  # when chunks last changed, oldest first, for SETTLED_AFTER_S
         self._corrupt: list[tuple[ChunkId, str]] = []
+        self._read_errors = 0
         self._free_bytes = 0
         self._free_believed_until = float("-inf")
         self._written_since_bytes = 0
@@ -99,24 +110,35 @@ class ChunkStore:
     def _open_directory(self) -> None:
         self.disk.make_dirs(chunkfiles.CHUNKS)
         self.disk.make_dirs(chunkfiles.QUARANTINE)
-        clean = self.disk.exists(CLEAN)
-        if clean:
-            self.disk.remove(CLEAN)
-        self.disk.sync_dir("")  # before anything is written: or a crash might find `clean` again
-        found = recovery.scan(self.disk, self.cluster, clean)
+        expected = self._take_clean()
+        found = recovery.scan(self.disk, self.cluster, expected is not None)
+        if expected is not None and expected != len(found.lengths):
+            found = recovery.scan(self.disk, self.cluster, clean=False)
         for chunk, reason in found.damaged:
             chunkfiles.quarantine(self.disk, chunk, reason, self._runtime.now_ns())
             self._corrupt.append((chunk, reason))
         self.chunks.update(found.lengths)
-        self.used_bytes = sum(found.lengths.values())
+        self._punched = found.punched
+        self.used_bytes = sum(found.lengths.values()) - sum(found.punched.values())
         self._unsynced = dict.fromkeys(found.unsynced, float("-inf"))
+
+    def _take_clean(self) -> int | None:
+        """How many chunks there were at a clean stop; None if the last one was none. The word of it is gone then."""
+        try:
+            found = statefile.read(self.disk, CLEAN, _CLEAN_FORMAT)
+        except (errors.Corrupt, errors.FormatUnknown):
+            found = None
+        if self.disk.exists(CLEAN):
+            self.disk.remove(CLEAN)
+        self.disk.sync_dir("")  # before anything is written: or a crash might find `clean` again
+        return int(found["chunks"]) if found else None
 
     async def close(self, clean: bool = True) -> None:
         """Close all files. `clean`: sync everything before, and leave word of it, so that the next start is quick."""
         try:
             if clean and self.failed is None:
                 await self.sync(list(self._unsynced))
-                await self._run(self.disk.replace_file, CLEAN, b"")
+                await self.on_disk(statefile.write, self.disk, CLEAN, _CLEAN_FORMAT, {"chunks": len(self.chunks)})
         finally:
             for replica in list(self._open.values()):
                 self._drop(replica)
@@ -161,9 +183,10 @@ class ChunkStore:
         if len(data) <= limits.INLINE_IO_MAX_BYTES and replica.files is not None:
             self._run_inline(self._write_blocking, replica, records, data)
         else:
-            await self._run(self._write_blocking, replica, records, data)
+            await self.on_disk(self._write_blocking, replica, records, data)
         replica.index.append(records)
         self._written_since_bytes += len(data)
+        self._note_punched(replica.chunk, chunkfiles.total_length(records) - len(data))
         self._set_length(replica)
         self._unsynced.setdefault(replica.chunk, trio.current_time())
 
@@ -218,18 +241,25 @@ class ChunkStore:
         """
         assert replica.files is not None
         view = memoryview(bytearray(chunkfiles.total_length(records)))
-        if _read_nowait(replica.files, view, records):
+        if _read_nowait(replica.files.data, view, records):
             return view
-        if await self._runtime.run_blocking(_read_intact, replica.files, view, records) is None:
+        return await self._read_verified(replica, replica.files.data, view, records)
+
+    async def _read_verified(
+        self, replica: _Replica, data: File, view: memoryview, records: Sequence[Record]
+    ) -> memoryview | None:
+        """As `_verified`, from the disk if it must be, and from a file `data` of the chunk."""
+        if await self._runtime.run_blocking(_fault, data, view, records) is None:
             return view
         async with replica.lock:
             if replica.gone or not _unchanged(replica.index, records):
                 return None
-            reason = await self._runtime.run_blocking(_read_intact, replica.files, view, records)
-            if reason is None:
+            fault = await self._runtime.run_blocking(_fault, data, view, records)
+            if fault is None:
                 return view
-            await self._quarantine(replica, reason)
-        raise self._corrupt_error(replica.chunk, reason)
+            await self._quarantine(replica, fault.reason)
+            self._note_read_error(fault.error)
+        raise self._corrupt_error(replica.chunk, fault.reason)
 
     async def read_records(self, chunk: ChunkId, first: int, count: int) -> tuple[list[Record], list[Buffer]]:
         """Up to `count` blocks from number `first` on, for a copy of the chunk, and the bytes of those not punched.
@@ -254,14 +284,71 @@ class ChunkStore:
                 buffers.append(view)
         return buffers
 
-    async def verify(self, chunk: ChunkId) -> None:
-        """Read and check every block. Raises Corrupt if one is damaged (the chunk is in quarantine), ChunkNotFound."""
-        number = 0
-        while True:
-            records, _ = await self.read_records(chunk, number, limits.CHUNK_MAX_BLOCKS)
-            if not records:
-                return
-            number += len(records)
+    async def verify(self, chunk: ChunkId, pace: Callable[[int], Awaitable[None]] = _at_once) -> int:
+        """Check the chunk's files as a restart would find them, and read every block from the disk.
+
+        `pace` is awaited with the number of bytes before they are read. Returns how many blocks were called punched and
+        had not been: they are restored. Raises Corrupt if anything is damaged or
+        missing (the chunk is in quarantine), ChunkNotFound.
+        """
+        async with self._using(chunk) as replica:
+            await self._inspect(replica)
+            data = await self.on_disk(self._open_data, chunk)
+            try:
+                return await self._verify_blocks(replica, data, pace)
+            finally:
+                data.close()
+
+    async def _inspect(self, replica: _Replica) -> None:
+        async with replica.syncing, replica.lock:
+            if replica.gone or replica.files is None:
+                raise self._not_found(replica.chunk)
+            parts = self.disk, self.cluster, replica.chunk, replica.index, replica.files.mark
+            try:
+                await self._runtime.run_blocking(chunkfiles.inspect, *parts)
+            except OSError as error:
+                await self._give_up(replica, error)
+
+    def _open_data(self, chunk: ChunkId) -> File:
+        try:
+            return self.disk.open(chunkfiles.data_path(chunk), create=False)
+        except FileNotFoundError:
+            raise self._not_found(chunk) from None  # deleted in this moment, or it is found missing next time
+
+    async def _verify_blocks(self, replica: _Replica, data: File, pace: Callable[[int], Awaitable[None]]) -> int:
+        number = restored = 0
+        while not replica.gone and (records := _up_to_bytes(replica.index, number, limits.CHUNK_MAX_BLOCKS)):
+            for run in chunkfiles.runs(records):
+                if run[0].punched:
+                    restored += await self._restore_wrongly_punched(replica, data, run)
+                    continue
+                length = chunkfiles.total_length(run)
+                await pace(length)
+                data.drop_cached(run[0].start, length)
+                if await self._read_verified(replica, data, memoryview(bytearray(length)), run) is None:
+                    break  # the chunk was changed meanwhile: these are looked at anew
+                data.drop_cached(run[0].start, length)
+            else:
+                number += len(records)
+        return restored
+
+    async def _restore_wrongly_punched(self, replica: _Replica, data: File, run: Sequence[Record]) -> int:
+        """Blocks that are called punched and whose bytes are there and right: their records were damaged.
+
+        Or the power went before the bytes did. To have them back harms in neither case.
+        """
+        restored = 0
+        for number in await self._runtime.run_blocking(_whole_ones, data, run):
+            record = run[number]
+            async with replica.syncing, replica.lock:
+                if replica.gone or replica.files is None or not replica.index.matches(record.start, [record]):
+                    break
+                at = replica.index.blocks_in(record.start)
+                await self.on_disk(replica.files.unpunch, replica.index, at, full_is_fatal=True)
+                replica.index.unpunch(at)
+                self._note_punched(replica.chunk, -record.length)
+            restored += 1
+        return restored
 
     # --- making durable
 
@@ -297,7 +384,7 @@ class ChunkStore:
     async def _sync_replica(self, replica: _Replica) -> None:
         assert replica.files is not None
         began = trio.current_time()
-        await self._run(replica.files.sync, len(replica.index), replica.index.length, full_is_fatal=True)
+        await self.on_disk(replica.files.sync, len(replica.index), replica.index.length, full_is_fatal=True)
         self._note_synced(replica, began)
 
     def _note_synced(self, replica: _Replica, began: float) -> None:
@@ -314,6 +401,11 @@ class ChunkStore:
         if due:
             await self.sync(due)
 
+    async def probe(self) -> None:
+        """Find out whether the disk still takes changes, though nobody makes any. Raises DiskFailed."""
+        self._check_usable()
+        await self.on_disk(self.disk.touch, chunkfiles.CHUNKS)
+
     # --- taking away
 
     async def delete(self, chunk: ChunkId) -> None:
@@ -321,7 +413,7 @@ class ChunkStore:
         self._check_usable()
         async with self._using(chunk, load=False) as replica, replica.syncing, replica.lock:
             if chunk in self.chunks and not replica.gone:
-                await self._run(chunkfiles.remove, self.disk, chunk)
+                await self.on_disk(chunkfiles.remove, self.disk, chunk)
                 self._forget(replica)
 
     async def cut(self, chunk: ChunkId, length: int) -> None:
@@ -347,10 +439,12 @@ class ChunkStore:
         assert replica.files is not None
         began = trio.current_time()
         try:
-            partial = await self._run(replica.files.cut, replica.index, length, full_is_fatal=True)
+            partial = await self.on_disk(replica.files.cut, replica.index, length, full_is_fatal=True)
         except errors.Corrupt as error:
             await self._quarantine(replica, error.message)
             raise self._corrupt_error(replica.chunk, error.message) from None
+        gone = replica.index.punched_bytes(length)
+        self._note_punched(replica.chunk, -gone)
         replica.index.cut(partial[0].start if partial else length)
         replica.index.append(partial)
         self._set_length(replica)
@@ -371,13 +465,18 @@ class ChunkStore:
             if not numbers:
                 return
             began = trio.current_time()
-            await self._run(replica.files.punch, replica.index, numbers, full_is_fatal=True)
+            await self.on_disk(replica.files.punch, replica.index, numbers, full_is_fatal=True)
             for number in numbers:
                 replica.index.punch(number)
+                self._note_punched(chunk, replica.index.record(number).length)
             self._note_changed(chunk)
             self._note_synced(replica, began)
 
     # --- what others want to know
+
+    def is_known(self, chunk: ChunkId) -> bool:
+        """Whether the chunk is here, or is just being made or taken away."""
+        return chunk in self.chunks or chunk in self._open
 
     def changed_recently(self, chunk: ChunkId) -> bool:
         """Whether the chunk was created, appended to, cut or punched in the last SETTLED_AFTER_S, since the start."""
@@ -397,6 +496,18 @@ class ChunkStore:
         except OSError as error:
             self._fail(error)
             return 0
+
+    def is_full(self) -> bool:
+        """Whether it is in service and takes no more bytes."""
+        return self.free_bytes() == 0 and self.failed is None
+
+    def file_system(self) -> int | None:
+        """What directories share that share their space; None of a directory that failed."""
+        try:
+            return self.disk.file_system() if self.failed is None else None
+        except OSError as error:
+            self._fail(error)
+            return None
 
     def capacity_bytes(self) -> int:
         """Size of the file system that the directory is on; of a directory that failed, 0."""
@@ -418,6 +529,8 @@ class ChunkStore:
         return self._free_bytes - self._written_since_bytes
 
     def _check_room(self, length: int) -> None:
+        if self.free_bytes() < length:
+            self._free_believed_until = float("-inf")  # space may have come back: nobody is refused on a belief
         if self.free_bytes() < length:
             self._check_usable()
             raise errors.NoSpace(f"{self.disk.name} has no room for {length} bytes above its reserve: free some space")
@@ -455,12 +568,19 @@ class ChunkStore:
                     ChunkFiles.open, self.disk, self.cluster, replica.chunk, length
                 )
             except OSError as error:
-                if error.errno in _SHORT:
-                    raise self._short(error) from error
-                reason = str(error) if isinstance(error, errors.DfsError) else f"it cannot be opened: {error.strerror}"
-                await self._quarantine(replica, reason)
-                raise self._corrupt_error(replica.chunk, reason) from error
-            replica.files, replica.index = opened
+                await self._give_up(replica, error)
+            else:
+                replica.files, replica.index = opened
+                self._settle_punched(replica)
+
+    async def _give_up(self, replica: _Replica, error: OSError) -> NoReturn:
+        """The chunk's files are not what they should be: to quarantine. The lock is held. Raises Corrupt, or Busy."""
+        if error.errno in _SHORT and not isinstance(error, errors.DfsError):
+            raise self._short(error) from error
+        reason = str(error) if isinstance(error, errors.DfsError) else f"it cannot be opened: {error.strerror}"
+        await self._quarantine(replica, reason)
+        self._note_read_error(error)
+        raise self._corrupt_error(replica.chunk, reason) from error
 
     def _close_unused(self, replica: _Replica) -> None:
         if not replica.users and (replica.gone or replica.files is None):
@@ -483,6 +603,18 @@ class ChunkStore:
         self.chunks[replica.chunk] = length
         self._note_changed(replica.chunk)
 
+    def _note_punched(self, chunk: ChunkId, length: int) -> None:
+        """So many more bytes of the chunk take no space; fewer, if negative."""
+        before = self._punched.pop(chunk, 0)
+        after = max(0, before + length)
+        self.used_bytes -= after - before
+        if after:
+            self._punched[chunk] = after
+
+    def _settle_punched(self, replica: _Replica) -> None:
+        """The index is known now: until then the space that the files take said what was punched."""
+        self._note_punched(replica.chunk, replica.index.punched_bytes() - self._punched.get(replica.chunk, 0))
+
     def _note_changed(self, chunk: ChunkId) -> None:
         now = trio.current_time()
         self._changed.pop(chunk, None)
@@ -493,17 +625,20 @@ class ChunkStore:
     def _forget(self, replica: _Replica) -> None:
         """The chunk is not here any more."""
         replica.gone = True
-        self.used_bytes -= self.chunks.pop(replica.chunk, 0)
+        self._uncount(replica.chunk)
         self._unsynced.pop(replica.chunk, None)
         self._changed.pop(replica.chunk, None)
         if self._open.get(replica.chunk) is replica:
             del self._open[replica.chunk]  # who makes it anew starts afresh; its files close with the last user
 
+    def _uncount(self, chunk: ChunkId) -> None:
+        self.used_bytes -= self.chunks.pop(chunk, 0) - self._punched.pop(chunk, 0)
+
     def drop_double(self, chunk: ChunkId, reason: str) -> None:
         """Between `open` and first use: set aside a chunk that another directory has too. Blocks. Raises OSError."""
         assert chunk not in self._open
         chunkfiles.quarantine(self.disk, chunk, reason, self._runtime.now_ns())
-        self.used_bytes -= self.chunks.pop(chunk)
+        self._uncount(chunk)
         self._unsynced.pop(chunk, None)
 
     async def _quarantine(self, replica: _Replica, reason: str) -> None:
@@ -511,7 +646,7 @@ class ChunkStore:
         chunk = replica.chunk
         if self.failed is None:
             try:
-                await self._run(chunkfiles.quarantine, self.disk, chunk, reason, self._runtime.now_ns())
+                await self.on_disk(chunkfiles.quarantine, self.disk, chunk, reason, self._runtime.now_ns())
             except (errors.DiskFailed, errors.NoSpace, errors.Busy):
                 pass  # it is out of use either way, and `failed` says what there is to say
         self._forget(replica)
@@ -519,8 +654,8 @@ class ChunkStore:
 
     # --- what can go wrong
 
-    async def _run(self, work: Callable[[*Ts], T], *args: *Ts, full_is_fatal: bool = False) -> T:
-        """Do what changes the disk on a worker thread; its OSErrors come out as ours."""
+    async def on_disk(self, work: Callable[[*Ts], T], *args: *Ts, full_is_fatal: bool = False) -> T:
+        """Work on the disk in a worker thread; OSErrors come out as DiskFailed, NoSpace or Busy, ours as they are."""
         try:
             return await self._runtime.run_blocking(work, *args)
         except OSError as error:
@@ -543,9 +678,20 @@ class ChunkStore:
     def _short(self, error: OSError) -> errors.Busy:
         return errors.Busy(f"{self.disk.name}: {error.strerror}: raise the DataNode's limits if this goes on")
 
+    def _note_read_error(self, error: OSError | None) -> None:
+        """A disk that cannot read several chunks is not to be trusted with more."""
+        if error is None or isinstance(error, errors.DfsError) or error.errno not in _DISK_ERRORS:
+            return
+        self._read_errors += 1
+        if self._read_errors >= limits.READ_ERRORS_MAX:
+            self._fail(error)
+
+    def fail(self, reason: str) -> None:
+        """Take the directory out of service, until a restart."""
+        self.failed = self.failed or reason
+
     def _fail(self, error: OSError) -> errors.DiskFailed:
-        if self.failed is None:
-            self.failed = error.strerror or str(error)
+        self.fail(error.strerror or str(error))
         return self._failure()
 
     def _failure(self) -> errors.DiskFailed:
@@ -569,28 +715,49 @@ def _is_synced(replica: _Replica, target: int) -> bool:
     return replica.files.mark.length >= min(target, replica.index.length)
 
 
-def _read_nowait(files: ChunkFiles, view: memoryview, records: Sequence[Record]) -> bool:
-    """Whether the blocks were in memory, and whole. What went wrong is for `_read_intact` to find out."""
+def _read_nowait(data: File, view: memoryview, records: Sequence[Record]) -> bool:
+    """Whether the blocks were in memory, and whole. What went wrong is for `_fault` to find out."""
     try:
-        count = files.data.pread_nowait_into(view, records[0].start)
+        count = data.pread_nowait_into(view, records[0].start)
     except OSError:
         return False
     return count == len(view) and chunkfiles.intact(view, records)
 
 
-def _read_intact(files: ChunkFiles, view: memoryview, records: Sequence[Record]) -> str | None:
+class _Fault(NamedTuple):
+    """What is wrong with blocks, and the disk's error if they could not be read."""
+
+    reason: str
+    error: OSError | None = None
+
+
+def _fault(data: File, view: memoryview, records: Sequence[Record]) -> _Fault | None:
     """Read the blocks. Blocks the thread. Returns what is wrong with them, None if nothing is."""
     try:
-        count = files.data.pread_into(view, records[0].start)
+        count = data.pread_into(view, records[0].start)
     except OSError as error:
-        return f"bytes {records[0].start} to {records[0].start + len(view)} cannot be read: {error.strerror}"
+        end = records[0].start + len(view)
+        return _Fault(f"bytes {records[0].start} to {end} cannot be read: {error.strerror}", error)
     if count < len(view):
-        return f"its data end at {records[0].start + count}"
+        return _Fault(f"its data end at {records[0].start + count}")
     for record in records:
         start = record.start - records[0].start
         if not chunkfiles.intact(view[start : start + record.length], [record]):
-            return f"bytes {record.start} to {record.start + record.length} do not match their checksum"
+            return _Fault(f"bytes {record.start} to {record.start + record.length} do not match their checksum")
     return None
+
+
+def _whole_ones(data: File, run: Sequence[Record]) -> list[int]:
+    """Positions in `run` of the blocks whose bytes are there, not all zero, and match their checksums. Blocks."""
+    found = []
+    for position, record in enumerate(run):
+        try:
+            content = chunkfiles.read_up_to(data, record.length, record.start)
+        except OSError:
+            continue  # nobody misses what was freed
+        if any(content) and chunkfiles.intact(memoryview(content), [record]):
+            found.append(position)
+    return found
 
 
 def _unchanged(index: BlockIndex, records: Sequence[Record]) -> bool:

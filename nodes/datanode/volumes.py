@@ -2,7 +2,8 @@
 
 A new chunk goes to the directory with the largest share of its space free. A directory that fails is left out: its
 chunks count as gone (though reads still try it), so the NameNode has copies made elsewhere; the node goes on with the
-others. The same chunk in two directories (a disk that came back) stays where it is longer; the other is set aside.
+others, and without any goes on saying so. Directories on one file system share its space, which counts once.
+The same chunk in two directories (a disk that came back) stays where it is longer; the other is set aside.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Final, NamedTuple, TypeVar, TypeVarTuple
 
-from dfs import errors
+from dfs import errors, limits
 from dfs.checksum import Block, Buffer
 from dfs.runtime import Runtime
 from dfs.tasks import open_nursery
@@ -33,7 +34,10 @@ NEW_DISK: Final = "new-disk"
 
 
 class VolumeStatistics(NamedTuple):
-    """One directory. Free and capacity are 0 if it failed, and `failed` then says why."""
+    """One directory. Free and capacity are 0 if it failed, and `failed` then says why.
+
+    One that is `full` takes no new chunk until space returns.
+    """
 
     name: str
     chunks: int
@@ -41,6 +45,7 @@ class VolumeStatistics(NamedTuple):
     free_bytes: int
     capacity_bytes: int
     failed: str | None
+    full: bool
 
 
 class Volumes:
@@ -80,28 +85,34 @@ class Volumes:
             for store in self._usable():
                 store.cluster = self.cluster
                 self._attempt(store, store.open)
-            if not any(self._usable()):
-                reasons = "; ".join(f"{store.disk.name}: {store.failed}" for store in self.stores)
-                raise errors.DiskFailed(f"none of the data directories can be used: {reasons}")
+            self._check_any_usable()
             self._resolve_doubles()
         except BaseException:
             self._unlock()
             raise
 
     def _attempt(self, store: ChunkStore, work: Callable[[*Ts], T], *args: *Ts) -> T | None:
-        """Do `work`; an OSError of the system's means that the directory failed, and None is returned."""
+        """Do `work`; a damaged file or an OSError of the system's means that the directory failed: None is returned."""
         try:
             return work(*args)
         except errors.DiskFailed:
             return None
+        except errors.Corrupt as error:
+            store.fail(error.message)
+            return None
         except errors.DfsError:
             raise
         except OSError as error:
-            store.failed = store.failed or error.strerror or str(error)
+            store.fail(error.strerror or str(error))
             return None
 
     def _usable(self) -> Iterator[ChunkStore]:
         return (store for store in self.stores if store.failed is None)
+
+    def _check_any_usable(self) -> None:
+        if not any(self._usable()):
+            reasons = "; ".join(f"{store.disk.name}: {store.failed}" for store in self.stores)
+            raise errors.DiskFailed(f"none of the data directories of DataNode {self._node!r} can be used: {reasons}")
 
     def _check_directories(self) -> None:
         for store in self.stores:
@@ -143,10 +154,20 @@ class Volumes:
         self.cluster = cluster
         usable = list(self._usable())
         ids = {store.disk.name: self._directory_id(store) for store in usable}
-        everything = tuple(sorted(ids.values()))
+        remembered = {other for found in self._identities.values() for other in found.directories}
+        lost = remembered if len(usable) < len(self.stores) else set()  # one that failed is not forgotten
+        everything = tuple(sorted([*ids.values(), *lost.difference(ids.values())]))
         for store in usable:
             wanted = Identity(cluster, self._node, ids[store.disk.name], everything)
             self._attempt(store, self._settle_identity, store, wanted)
+
+    def usable_disks(self) -> list[Disk]:
+        """The directories in service, in the order configured."""
+        return [store.disk for store in self._usable()]
+
+    def identity_of(self, store: ChunkStore) -> Identity | None:
+        """Whose the directory of `store` is; None before `join`."""
+        return self._identities.get(store.disk.name)
 
     def directory_ids(self) -> list[str]:
         """The ids of the directories that have one, in order."""
@@ -157,9 +178,9 @@ class Volumes:
         return known.directory if known else identity.new_directory_id(self._runtime.random)
 
     def _settle_identity(self, store: ChunkStore, wanted: Identity) -> None:
-        if self._identities.get(store.disk.name) != wanted:
+        if not identity.is_current(store.disk, wanted):
             identity.write(store.disk, wanted)
-            self._identities[store.disk.name] = wanted
+        self._identities[store.disk.name] = wanted
         if store.disk.exists(NEW_DISK):
             store.disk.remove(NEW_DISK)
         store.cluster = wanted.cluster
@@ -201,14 +222,18 @@ class Volumes:
         return found
 
     def _chosen(self, length: int) -> ChunkStore:
-        """The directory for a new chunk. Raises NoSpace, Busy before `join`."""
+        """The directory for a new chunk: the emptiest with room for all that it may become, or else for its beginning.
+
+        Raises NoSpace, Busy before `join`, DiskFailed if there is none in service.
+        """
         if self.cluster is None:
             raise errors.Busy(f"DataNode {self._node!r} belongs to no cluster yet: repeat when it reached its NameNode")
-        shares = [(store.free_bytes() / max(1, store.capacity_bytes()), store) for store in self._usable()]
-        free = [(share, store) for share, store in shares if store.free_bytes() >= max(1, length)]
-        if not free:
+        free = [(store.free_bytes(), store) for store in list(self._usable())]
+        self._check_any_usable()
+        able = [(room >= limits.CHUNK_MAX_BYTES, room, store) for room, store in free if room >= max(1, length)]
+        if not able:
             raise errors.NoSpace(f"no data directory of DataNode {self._node!r} has room for a chunk: free some space")
-        return max(free, key=lambda pair: pair[0])[1]
+        return max(able, key=lambda each: (each[0], each[1] / max(1, each[2].capacity_bytes())))[2]
 
     # --- chunks; as ChunkStore's methods of the same names
 
@@ -243,8 +268,8 @@ class Volumes:
     async def read_records(self, chunk: ChunkId, first: int, count: int) -> tuple[list[Record], list[Buffer]]:
         return await self._holder(chunk).read_records(chunk, first, count)
 
-    async def verify(self, chunk: ChunkId) -> None:
-        await self._holder(chunk).verify(chunk)
+    async def verify(self, chunk: ChunkId) -> int:
+        return await self._holder(chunk).verify(chunk)
 
     async def sync(self, chunks: Sequence[ChunkId]) -> list[int]:
         """Durable lengths, -1 for chunks that are not here or whose directory failed."""
@@ -287,6 +312,14 @@ class Volumes:
             except errors.DiskFailed:
                 pass  # `failed` says so, and the next report leaves its chunks out
 
+    async def probe(self) -> None:
+        """See `ChunkStore.probe`: directories whose disk is gone or became read-only are out of service after this."""
+        for store in list(self._usable()):
+            try:
+                await store.probe()
+            except (errors.Busy, errors.NoSpace, errors.DiskFailed):
+                pass  # short of means, or `failed` says so
+
     # --- what the node reports
 
     def list_chunks(self, after: ChunkId, limit: int) -> list[tuple[ChunkId, int, bool]]:
@@ -309,18 +342,26 @@ class Volumes:
         return sum(len(store.chunks) for store in self._usable())
 
     def used_bytes(self) -> int:
-        """Lengths of all chunks."""
+        """Of all chunks, without what was punched."""
         return sum(store.used_bytes for store in self._usable())
 
     def capacity_bytes(self) -> int:
         """What the directories hold at most, or the limit if that is less."""
-        capacity = sum(store.capacity_bytes() for store in self._usable())
+        capacity = sum(max(store.capacity_bytes() for store in group) for group in self._by_file_system())
         return min(capacity, self._limit_bytes) if self._limit_bytes else capacity
 
     def free_bytes(self) -> int:
         """What new data may take, reserves left out."""
-        free = sum(store.free_bytes() for store in self._usable())
+        free = sum(min(store.free_bytes() for store in group) for group in self._by_file_system())
         return min(free, max(0, self._limit_bytes - self.used_bytes())) if self._limit_bytes else free
+
+    def _by_file_system(self) -> list[list[ChunkStore]]:
+        groups: dict[int, list[ChunkStore]] = {}
+        for store in self._usable():
+            number = store.file_system()
+            if number is not None:
+                groups.setdefault(number, []).append(store)
+        return list(groups.values())
 
     def statistics(self) -> list[VolumeStatistics]:
         """A line a directory."""
@@ -332,6 +373,7 @@ class Volumes:
                 free_bytes=store.free_bytes(),
                 capacity_bytes=store.capacity_bytes(),
                 failed=store.failed,
+                full=store.is_full(),
             )
             for store in self.stores
         ]

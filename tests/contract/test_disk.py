@@ -98,6 +98,7 @@ def test_what_is_missing_is_file_not_found(disk: Disk) -> None:
         lambda: disk.open("no/such", create=True),
         lambda: disk.size("missing"),
         lambda: disk.remove("missing"),
+        lambda: disk.touch("missing"),
         lambda: disk.rename("missing", "other"),
         lambda: disk.read_file("missing"),
         lambda: disk.list_dir("missing"),
@@ -105,6 +106,14 @@ def test_what_is_missing_is_file_not_found(disk: Disk) -> None:
     ):
         with pytest.raises(FileNotFoundError):
             attempt()
+
+
+def test_touching_changes_no_bytes(disk: Disk) -> None:
+    disk.make_dirs("d")
+    disk.replace_file("d/file", b"content")
+    disk.touch("d/file")
+    disk.touch("d")
+    assert disk.read_file("d/file") == b"content"
 
 
 def test_opening_to_create_keeps_what_is_there(disk: Disk) -> None:
@@ -149,3 +158,44 @@ def test_errors_of_the_system_come_out_as_they_are() -> None:
         disk.make_dirs("nothing/can/be/made/here")
     assert not isinstance(caught.value, errors.DfsError)
     assert os.strerror(caught.value.errno or 0)
+
+
+def test_what_a_file_takes_is_known_by_its_name_too(disk: Disk, file: File) -> None:
+    file.pwrite([b"x" * 64 * KIB], 0)
+    file.truncate(1024 * KIB)
+    file.sync()
+    assert 64 * KIB <= disk.allocated_bytes("file") == file.allocated_bytes() < 1024 * KIB
+    with pytest.raises(FileNotFoundError):
+        disk.allocated_bytes("missing")
+
+
+@pytest.mark.parametrize("synced", [True, False])
+def test_bytes_dropped_from_the_cache_read_as_before(file: File, synced: bool) -> None:
+    file.pwrite([b"x" * 64 * KIB], 0)
+    if synced:
+        file.sync()
+    file.drop_cached(0, 64 * KIB)
+    file.drop_cached(1 << 40, 1)
+    assert content(file, 64 * KIB) == b"x" * 64 * KIB
+
+
+def test_directories_of_one_file_system_say_so(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    real = [RealDisk(tmp_path), RealDisk(tmp_path / "a"), RealDisk(Path("/proc"))]
+    memory = [MemoryDisk(file_system=1), MemoryDisk(file_system=1), MemoryDisk()]
+    for same, also, other in (real, memory):
+        assert same.file_system() == also.file_system() != other.file_system()
+
+
+def test_a_read_only_file_system_has_no_free_space() -> None:
+    memory = MemoryDisk()
+    memory.fail("space", errno.EROFS)
+    read_only = [Path(line.split()[1]) for line in Path("/proc/mounts").read_text().splitlines() if _is_read_only(line)]
+    for disk in [memory, *(RealDisk(path) for path in read_only[:1])]:
+        with pytest.raises(OSError, match=os.strerror(errno.EROFS)):
+            disk.free_bytes()
+
+
+def _is_read_only(line: str) -> bool:
+    """Of a line of /proc/mounts: its fourth column are the options."""
+    return "ro" in line.split()[3].split(",") and Path(line.split()[1]).is_dir()

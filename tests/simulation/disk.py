@@ -2,10 +2,11 @@
 
     disk = MemoryDisk(capacity_bytes=1 << 30)
     disk.crash(random)                        # what was not synced is there, or not, page by page and name by name
-    disk.fail("sync", errno.EIO)              # from now on: "read", "write", "sync" or "names", of paths that begin so
+    disk.fail("sync", errno.EIO)              # from now on: "read", "write", "sync", "names", "touch", "space"
+                                              # (how much is free), of paths that begin so
     disk.mend()
     disk.power_off_after(3)                   # the fourth write, sync or change of a name from now raises PowerOff
-    disk.flip_bit("chunks/01/...", 17)        # the lowest bit of byte 17, on the disk for good
+    disk.flip_bit("chunks/01/...", 17, bit=0) # the lowest bit of byte 17, on the disk for good
     disk.cold = True                          # nothing is in the page cache: `pread_nowait_into` answers None
 
 At a crash each page (4096 bytes) of a file is what it was at the last sync or after any write since, each change of a
@@ -168,6 +169,9 @@ class MemoryFile:
     def allocated_bytes(self) -> int:
         return len(self._inode.allocated) * PAGE
 
+    def drop_cached(self, offset: int, length: int) -> None:
+        pass  # what reads see is what the disk has
+
     def close(self) -> None:
         if self._closed:
             raise _error(errno.EBADF)
@@ -178,8 +182,9 @@ class MemoryFile:
 class MemoryDisk:
     """`_names` is what is seen, `_synced_names` what is certain, `_changes` what was done to names in between."""
 
-    def __init__(self, capacity_bytes: int = 1 << 30, name: str = "memory") -> None:
+    def __init__(self, capacity_bytes: int = 1 << 30, name: str = "memory", file_system: int | None = None) -> None:
         self.name = name
+        self._file_system = id(self) if file_system is None else file_system
         self.cold = False
         self.crashes = 0
         self.open_files = 0
@@ -228,9 +233,9 @@ class MemoryDisk:
     def mend(self) -> None:
         self._faults.clear()
 
-    def flip_bit(self, path: str, offset: int) -> None:
+    def flip_bit(self, path: str, offset: int, bit: int = 0) -> None:
         inode = self._file(path)
-        inode.now[offset] ^= 1
+        inode.now[offset] ^= 1 << bit
         inode.sync()
 
     def durable_size(self, path: str) -> int:
@@ -248,7 +253,7 @@ class MemoryDisk:
     # --- for its files
 
     def check(self, operation: str, path: str) -> None:
-        if operation != "read" and self._operations_left is not None:
+        if operation not in ("read", "space", "touch") and self._operations_left is not None:
             if self._operations_left == 0:
                 if self.on_power_off:
                     self.on_power_off()
@@ -306,6 +311,14 @@ class MemoryDisk:
     def size(self, path: str) -> int:
         return len(self._file(path).now)
 
+    def allocated_bytes(self, path: str) -> int:
+        return len(self._file(path).allocated) * PAGE
+
+    def touch(self, path: str) -> None:
+        if path not in self._names:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        self.check("touch", path)
+
     def remove(self, path: str) -> None:
         self._file(path)
         self._change(path, "", None)
@@ -350,10 +363,14 @@ class MemoryDisk:
         self._locks.remove(path)
 
     def free_bytes(self) -> int:
+        self.check("space", "")
         return self._capacity_bytes - PAGE * sum(len(inode.allocated) for inode in self._names.values())
 
     def capacity_bytes(self) -> int:
         return self._capacity_bytes
+
+    def file_system(self) -> int:
+        return self._file_system
 
 
 def _apply(names: dict[str, _Inode], change: tuple[str, str, _Inode | None]) -> None:

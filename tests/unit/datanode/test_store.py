@@ -347,7 +347,7 @@ async def test_after_a_clean_stop_no_chunk_is_looked_into(disk: MemoryDisk, stor
     await appended(store, b"a" * 100)
     await store.close()
     assert disk.exists("clean")
-    disk.fail("read", errno.EIO)  # any look into a file would fail
+    disk.fail("read", errno.EIO, "chunks")  # any look into a file would fail
     again = opened(disk)
     assert dict(again.chunks) == {CHUNK: 100} and again.take_corrupt() == []
     assert not disk.exists("clean")

@@ -7,10 +7,13 @@ import json
 import random
 
 import pytest
+import trio
+import trio.testing
 
-from dfs import errors
+from dfs import errors, limits
 from dfs.checksum import sum_blocks
 from dfs.types import ChunkId, ClusterId, NodeId
+from nodes.datanode import statefile
 from nodes.datanode.volumes import Volumes
 from tests.simulation.disk import PAGE, InlineRuntime, MemoryDisk
 from tests.unit.datanode.world import CLUSTER, appended, opened
@@ -77,12 +80,32 @@ async def test_directories_of_two_clusters_are_not_mixed() -> None:
         started(disks)
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"format": 2}', b"\xff"])
-async def test_an_identity_that_is_not_known_is_refused(content: bytes) -> None:
+async def test_an_identity_of_a_newer_version_is_refused() -> None:
+    disks = two_disks()
+    statefile.write(disks[0], "identity.json", 3, {})
+    with pytest.raises(errors.FormatUnknown, match=r"disk-1/identity\.json has format 3"):
+        started(disks)
+
+
+async def test_an_identity_without_checksum_is_read_and_written_anew() -> None:
+    disks = two_disks()
+    ids = {"directory": "a" * 16, "directories": ["a" * 16]}
+    disks[0].replace_file("identity.json", json.dumps({"format": 1, "cluster": CLUSTER, "node": NODE, **ids}).encode())
+    await joined(disks[:1]).close()
+    assert json.loads(disks[0].read_file("identity.json"))["format"] == 2
+    assert started(disks[:1]).directory_ids() == ["a" * 16]
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"format": 2}', b"\xff", b'{"format": 1}'])
+async def test_a_directory_with_a_damaged_identity_is_left_out(content: bytes) -> None:
     disks = two_disks()
     disks[0].replace_file("identity.json", content)
-    with pytest.raises(errors.FormatUnknown, match=r"disk-1/identity\.json"):
-        started(disks)
+    volumes = started(disks)
+    assert [line.failed is not None for line in volumes.statistics()] == [True, False]
+    assert "disk-1/identity.json is damaged" in (volumes.statistics()[0].failed or "")
+    await volumes.close()
+    with pytest.raises(errors.DiskFailed, match=r"disk-1/identity\.json is damaged: restore it"):
+        started(disks[:1])
 
 
 async def test_a_directory_has_one_daemon() -> None:
@@ -234,3 +257,119 @@ async def test_a_crash_of_the_node_loses_nothing_that_was_synced() -> None:
         disk.crash(random.Random(seed))
     again = started(disks)
     assert again.chunk_count() == 10 and again.take_corrupt() == []
+
+
+async def test_a_directory_that_became_read_only_is_left_out_before_anybody_writes_there(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    disks = two_disks()
+    volumes = joined(disks)
+    for number in range(1, 11):
+        await put(volumes, number, b"x" * 40 * PAGE)
+    disks[1].fail("space", errno.EROFS)
+    await trio.sleep(2 * limits.FREE_SPACE_CHECK_PERIOD_S)
+    assert volumes.free_bytes() <= 1000 * PAGE
+    assert [line.failed for line in volumes.statistics()] == [None, "Read-only file system"]
+    assert volumes.chunk_count() == volumes.statistics()[0].chunks
+    disks[1].mend()
+    assert volumes.statistics()[1].failed  # until a restart
+    for disk in disks:
+        disk.kill()
+    assert started(disks).chunk_count() == 10
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EIO])
+async def test_a_disk_that_takes_no_changes_is_noticed_though_nobody_makes_any(number: int) -> None:
+    disks = two_disks()
+    volumes = joined(disks)
+    await volumes.probe()
+    assert [line.failed for line in volumes.statistics()] == [None, None]
+    disks[1].fail("touch", number)
+    await volumes.probe()
+    assert [line.failed is not None for line in volumes.statistics()] == [False, True]
+
+
+async def test_a_disk_that_cannot_read_several_chunks_leaves_service() -> None:
+    disks = [MemoryDisk(name="disk-1")]
+    volumes = joined(disks)
+    for number in range(1, 11):
+        await put(volumes, number)
+    disks[0].cold = True
+    disks[0].fail("read", errno.EIO, "chunks")
+    for number in range(1, limits.READ_ERRORS_MAX + 1):
+        assert volumes.statistics()[0].failed is None
+        with pytest.raises(errors.Corrupt, match="cannot be read"):
+            await volumes.read(ChunkId(number), 0, 1)
+    assert volumes.statistics()[0].failed == "Input/output error"
+    assert [chunk for chunk, _ in volumes.take_corrupt()] == list(range(1, limits.READ_ERRORS_MAX + 1))
+    assert volumes.chunk_count() == 0
+    with pytest.raises(errors.DiskFailed, match="none of the data directories of DataNode 'node-1' can be used"):
+        await put(volumes, 11)
+
+
+async def test_damaged_chunks_are_no_failure_of_the_disk() -> None:
+    disks = [MemoryDisk(name="disk-1")]
+    volumes = joined(disks)
+    for number in range(1, 2 * limits.READ_ERRORS_MAX + 1):
+        await put(volumes, number)
+        disks[0].flip_bit(f"chunks/{number:02x}/{number:016x}", 0)
+        with pytest.raises(errors.Corrupt):
+            await volumes.read(ChunkId(number), 0, 1)
+    assert volumes.statistics()[0].failed is None
+
+
+async def test_a_full_directory_serves_what_it_has_and_comes_back(autojump_clock: trio.testing.MockClock) -> None:
+    disks = two_disks()
+    volumes = joined(disks)
+    for number in range(1, 11):
+        await put(volumes, number, b"x" * PAGE)
+    held = list(volumes.stores[0].chunks)
+    disks[0].set_capacity(disks[0].capacity_bytes() - disks[0].free_bytes())
+    await trio.sleep(2 * limits.FREE_SPACE_CHECK_PERIOD_S)
+    assert [(line.full, line.failed) for line in volumes.statistics()] == [(True, None), (False, None)]
+    with pytest.raises(errors.NoSpace):
+        await put(volumes, held[0], b"y" * PAGE)
+    _, buffers = await volumes.read(held[0], 0, PAGE)
+    assert bytes(buffers[0]) == b"x" * PAGE
+    for number in range(20, 30):
+        await put(volumes, number)
+    assert list(volumes.stores[0].chunks) == held
+    await volumes.delete(held[0])
+    disks[0].set_capacity(1000 * PAGE)
+    await trio.sleep(2 * limits.FREE_SPACE_CHECK_PERIOD_S)
+    assert not volumes.statistics()[0].full
+    await put(volumes, held[1], b"y" * PAGE)
+
+
+async def test_directories_on_one_file_system_share_its_space() -> None:
+    disks = [MemoryDisk(1000 * PAGE, name, file_system=1) for name in ("a", "b")]
+    volumes = joined([*disks, MemoryDisk(500 * PAGE, "c", file_system=2)])
+    assert volumes.capacity_bytes() == 1500 * PAGE
+    assert volumes.free_bytes() <= 1500 * PAGE
+
+
+async def test_what_is_used_is_what_was_not_punched() -> None:
+    disks = [MemoryDisk(name="disk-1")]
+    volumes = joined(disks)
+    for _ in range(4):
+        await put(volumes, 1, b"x" * 4 * PAGE)
+    await put(volumes, 2, b"x" * 100)
+    assert volumes.used_bytes() == 16 * PAGE + 100
+    await volumes.punch(ChunkId(1), [(4 * PAGE, 8 * PAGE)])
+    assert volumes.used_bytes() == 8 * PAGE + 100
+    await volumes.close()
+    volumes = started(disks)
+    assert volumes.used_bytes() == 8 * PAGE + 100
+    await volumes.cut(ChunkId(1), 10 * PAGE)  # of which the second block, and half of the third, are gone
+    assert volumes.used_bytes() == 4 * PAGE + 100
+    await volumes.delete(ChunkId(1))
+    assert volumes.used_bytes() == 100
+
+
+async def test_a_directory_that_failed_is_not_forgotten_by_the_others() -> None:
+    disks = two_disks()
+    await joined(disks).close()
+    whole = json.loads(disks[0].read_file("identity.json"))["directories"]
+    disks[1].fail("read", errno.EIO)
+    await joined(disks).close()
+    assert json.loads(disks[0].read_file("identity.json"))["directories"] == whole

@@ -1,0 +1,190 @@
+"""Which destructive orders (delete, cut, punch) a DataNode does not obey before an operator has agreed.
+
+A NameNode that was restored from an old copy believes in a past in which newer chunks do not exist, and has them
+deleted. So the DataNode remembers, durably and before it obeys, the highest `log_index` under which it destroyed
+anything. An answer with a lower index than that, or than any answer before it, is not from where we were: all
+destructive orders are held from then on, also across restarts, until an operator decides. And a NameNode gone wrong in
+another way may delete everything: orders beyond a share of the node's chunks within HOLD_WINDOW_S are held too.
+
+Held orders are put off at the NameNode (they come again after HOLD_POSTPONE_S), so that they do not take the places of
+others in its answers. Their numbers are kept, as many as HELD_ORDERS_MAX. The operator says:
+
+- allow: this NameNode is right. Its index counts from now on, and what was held is asked for again at once and done.
+- discard: what was held is answered as failed. The NameNode gives it again in a while. If it is still behind, or wants
+  as much deleted again, that is held again: meanwhile the operator brings back a newer copy of its database, or undoes
+  the mistake, after which nothing is held any more.
+
+Invariant: `memory.log_index` is on the disk before anything is destroyed under an answer with that index.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import structlog
+import trio
+
+from dfs import limits
+from nodes.datanode import statefile
+from nodes.datanode.disk import Disk
+
+log = structlog.get_logger(__name__)
+
+PATH: Final = "obeyed.json"
+_FORMAT: Final = 1
+_COPIES: Final = 2
+"""Directories that have the memory, where there are as many: one may fail."""
+_DESTRUCTIVE: Final = ("delete", "cut", "punch")
+
+
+class Memory(NamedTuple):
+    """What survives a restart: the highest index obeyed, and why orders are held ("": they are not).
+
+    `generation` counts the writes: of several directories' memories the highest counts.
+    """
+
+    log_index: int = 0
+    held_because: str = ""
+    """All destructive orders."""
+    mass_because: str = ""
+    """Orders to delete."""
+    generation: int = 0
+
+
+def load(disks: Sequence[Disk]) -> Memory:
+    """What the directories remember. Blocks. Where nothing readable is left of it, everything is held."""
+    found: list[Memory] = []
+    damaged = ""
+    for disk in disks:
+        try:
+            content = statefile.read(disk, PATH, _FORMAT)
+        except OSError as error:  # of the disk's, Corrupt, or FormatUnknown
+            damaged = str(error)
+            continue
+        if content is not None:
+            del content["format"]
+            found.append(Memory(**content))
+    if not found and damaged:
+        return Memory(held_because=f"how far the NameNode had come when it last was obeyed is not known: {damaged}")
+    return max(found, key=lambda memory: memory.generation, default=Memory())
+
+
+def save(disks: Sequence[Disk], memory: Memory) -> None:
+    """Write it down in some of the directories, durably. Blocks. Raises OSError if none of them has it then."""
+    failure: OSError | None = OSError(errno.EIO, "no data directory is in service")
+    for disk in disks[:_COPIES]:
+        try:
+            statefile.write(disk, PATH, _FORMAT, memory._asdict())
+            failure = None
+        except OSError as error:
+            log.warning("what was obeyed could not be written down", directory=disk.name, error=str(error))
+    if failure is not None:
+        raise failure
+
+
+class Restraint:
+    """Belongs to the event loop. `memory` is what is to be on the disk; whoever calls `sift` writes it down."""
+
+    def __init__(self, share: float, memory: Memory) -> None:
+        self.memory = memory
+        self._share = share
+        self._newest_index = memory.log_index
+        self._last_index = memory.log_index
+        self._deleted: deque[tuple[float, int]] = deque()  # when (trio's clock), how many, within the window
+        self._held: dict[int, None] = {}  # numbers of orders, oldest first
+        self._allowed: set[int] = set()
+
+    # --- judging ----------------------------------------------------------------------------------------
+
+    def sift(
+        self, orders: Sequence[Sequence[Any]], log_index: int | None, chunks: int, is_draining: bool
+    ) -> tuple[list[Sequence[Any]], list[int]]:
+        """Those of an answer's orders that may be obeyed, and the numbers of those that are held.
+
+        `chunks` is how many the node has. On a node that is being emptied there is no mass of deletions.
+        """
+        self._note_index(log_index)
+        obeyed, held = [], []
+        for order in orders:
+            if order[1] not in _DESTRUCTIVE:
+                obeyed.append(order)
+            elif self.memory.held_because or self._is_too_many(order, chunks, is_draining):
+                held.append(order[0])
+                self._remember(order[0])
+            else:
+                obeyed.append(order)
+        if log_index is not None and any(order[1] in _DESTRUCTIVE for order in obeyed):
+            self.memory = self.memory._replace(log_index=max(log_index, self.memory.log_index))
+        return obeyed, held
+
+    def _note_index(self, log_index: int | None) -> None:
+        if log_index is None:
+            return
+        if log_index < self._newest_index and not self.memory.held_because:
+            reason = (
+                f"the NameNode is at change {log_index}, and was at {self._newest_index} before: was it restored from"
+                " an old copy?"
+            )
+            self.memory = self.memory._replace(held_because=reason)
+            log.error("deletions are held for an operator", reason=reason)
+        self._newest_index = max(self._newest_index, log_index)
+        self._last_index = log_index
+
+    def _is_too_many(self, order: Sequence[Any], chunks: int, is_draining: bool) -> bool:
+        if order[1] != "delete" or is_draining or order[0] in self._allowed:
+            self._allowed.discard(order[0])
+            return False
+        if not self.memory.mass_because and self._share < 1:
+            self._forget_old()
+            deleted = sum(count for _, count in self._deleted)
+            if deleted >= max(limits.HOLD_MIN_CHUNKS, self._share * (chunks + deleted)):
+                reason = f"the NameNode had {deleted} chunks deleted within an hour, {chunks} are left, and wants more"
+                self.memory = self.memory._replace(mass_because=reason)
+                log.error("deletions are held for an operator", reason=reason)
+        if self.memory.mass_because:
+            return True
+        self._note_deleted()
+        return False
+
+    def _note_deleted(self) -> None:
+        now = trio.current_time()
+        if self._deleted and self._deleted[-1][0] > now - 1.0:
+            self._deleted[-1] = (self._deleted[-1][0], self._deleted[-1][1] + 1)
+        else:
+            self._deleted.append((now, 1))
+
+    def _forget_old(self) -> None:
+        while self._deleted and self._deleted[0][0] < trio.current_time() - limits.HOLD_WINDOW_S:
+            self._deleted.popleft()
+
+    def _remember(self, number: int) -> None:
+        self._held[number] = None
+        if len(self._held) > limits.HELD_ORDERS_MAX:
+            del self._held[next(iter(self._held))]
+
+    # --- deciding ---------------------------------------------------------------------------------------
+
+    def decide(self, allow: bool) -> list[int]:
+        """What the operator said: nothing is held from now on. Returns the numbers of the orders that were."""
+        numbers = list(self._held)
+        self._held.clear()
+        self.memory = self.memory._replace(held_because="", mass_because="")
+        if allow:
+            self._allowed.update(numbers)
+            self._deleted.clear()
+            self._newest_index = self._last_index
+            self.memory = self.memory._replace(log_index=self._last_index)
+        log.warning("an operator decided about held deletions", allowed=allow, orders=len(numbers))
+        return numbers
+
+    def note_damaged(self) -> None:
+        """A copy of `memory` is not on the disk any more as it was: have it written again."""
+        self.memory = self.memory._replace(generation=self.memory.generation + 1)
+
+    def report(self) -> dict[str, Any] | None:
+        """What a heartbeat says of it: {orders, reason}; None while nothing is held."""
+        reason = self.memory.held_because or self.memory.mass_because
+        return {"orders": len(self._held), "reason": reason} if reason else None

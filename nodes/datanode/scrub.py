@@ -1,0 +1,288 @@
+"""Scrub: everything in the data directories is read and compared with what it should be, again and again.
+
+One task a directory goes through its chunks by number. A pass takes `period_s`: after each chunk it rests as long as
+the chunk's share of all bytes is of the period. All directories together read no faster than the bandwidth allows, and
+wait a little, up to SCRUB_YIELD_MAX_S before each read, while users have calls in work. `scrub_now` begins a pass
+without rests.
+
+What a pass looks at: first the directory itself (identity.json and the other small files, names that should not be
+there), then each chunk: that its files are where they belong, whole, as long as they should be, with the records that
+were written, and every block that was not punched, read from the disk and not from the page cache. A damaged chunk goes
+to quarantine and into the next heartbeat (`ChunkStore.verify` does that), and the NameNode has it replaced. A small
+file that is damaged is written anew; names of others are only told, never touched. What is wrong with one thing never
+stops the sweep.
+
+Progress is in DIR/scrub.json (see nodes.datanode.statefile), written every SCRUB_SAVE_PERIOD_S and at the end of a
+pass:
+
+    {"format": 1, "next": the first chunk not yet read, "started_ns": ..., "last_finished_ns": ..., "chunks": ...,
+     "bytes": read in this pass, "found": damage in this pass, "findings": [sentence, ...]}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+import structlog
+import trio
+
+from dfs import errors, limits
+from dfs.runtime import Runtime
+from dfs.types import ChunkId
+from nodes.datanode import chunkfiles, identity, restraint, statefile
+from nodes.datanode.bandwidth import TokenBucket
+from nodes.datanode.chunkfiles import chunk_name
+from nodes.datanode.disk import Disk
+from nodes.datanode.store import CLEAN, ChunkStore
+from nodes.datanode.volumes import LOCK, NEW_DISK, Volumes
+
+log = structlog.get_logger(__name__)
+
+PATH: Final = "scrub.json"
+_FORMAT: Final = 1
+_CHUNK_DIRECTORY: Final = re.compile(r"[0-9a-f]{2}")
+_CHUNK_FILE: Final = re.compile(r"([0-9a-f]{14}([0-9a-f]{2}))(\.idx)?")
+_STATE_FILES: Final = (identity.PATH, PATH, restraint.PATH, CLEAN)
+_OURS: Final = {
+    *(chunkfiles.CHUNKS, chunkfiles.QUARANTINE, LOCK, NEW_DISK, *_STATE_FILES),
+    *(f"{name}.new" for name in _STATE_FILES),  # while it is being replaced
+    "lost+found",  # the file system's
+}
+_YIELD_POLL_S: Final = 0.01
+
+
+@dataclasses.dataclass
+class _Pass:
+    """How far the scrub of one directory is: the fields of DIR/scrub.json."""
+
+    next: int = 0
+    started_ns: int = 0
+    last_finished_ns: int = 0
+    chunks: int = 0
+    bytes: int = 0
+    found: int = 0
+    findings: list[str] = dataclasses.field(default_factory=list)
+
+
+class Scrub:
+    """`run` as a task, or `run_once`."""
+
+    def __init__(
+        self,
+        volumes: Volumes,
+        remembered: restraint.Restraint,
+        runtime: Runtime,
+        period_s: float,
+        bandwidth_bytes_per_s: float,
+    ) -> None:
+        self._volumes = volumes
+        self._restraint = remembered
+        self.load: Callable[[], int] = lambda: 0
+        """How many calls of users are in work just now."""
+        self._runtime = runtime
+        self._period_s = period_s
+        self._bandwidth = TokenBucket(bandwidth_bytes_per_s)
+        self._passes: dict[str, _Pass] = {}  # by the directory's name
+        self._saved_at: dict[str, float] = {}
+        self._wanted: dict[str, trio.Event] = {store.disk.name: trio.Event() for store in volumes.stores}
+
+    # --- from outside
+
+    def scrub_now(self) -> None:
+        """Begin a pass of every directory from its first chunk, without rests. Answers at once."""
+        for wanted in self._wanted.values():
+            wanted.set()
+
+    def status(self) -> dict[str, Any]:
+        """How far this pass is, all directories together.
+
+        {running (a pass without rests is wanted or under way), started_ns, chunks_done, chunks_total, bytes_done,
+        bytes_total, found (damage), last_finished_ns (0: never, of some directory), findings (sentences)}.
+        """
+        stores = [store for store in self._volumes.stores if store.failed is None]
+        passes = [self._passes.get(store.disk.name, _Pass()) for store in stores]
+        done, read = sum(each.chunks for each in passes), sum(each.bytes for each in passes)
+        return {
+            "running": any(self._wanted[store.disk.name].is_set() for store in stores),
+            "started_ns": min((each.started_ns for each in passes), default=0),
+            "chunks_done": done,
+            "chunks_total": max(done, sum(len(store.chunks) for store in stores)),
+            "bytes_done": read,
+            "bytes_total": max(read, sum(store.used_bytes for store in stores)),
+            "found": sum(each.found for each in passes),
+            "last_finished_ns": min((each.last_finished_ns for each in passes), default=0),
+            "findings": [finding for each in passes for finding in each.findings][: limits.SCRUB_FINDINGS_MAX],
+        }
+
+    # --- going round
+
+    async def run(self) -> None:
+        """Scrub all directories, each in a task of its own, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            for store in self._volumes.stores:
+                nursery.start_soon(self._run, store)
+
+    async def run_once(self) -> None:
+        """One whole pass of every directory, without rests."""
+        self.scrub_now()
+        for store in self._volumes.stores:
+            if store.failed is None:
+                await self._pass(store, resume=False)
+
+    async def _run(self, store: ChunkStore) -> None:
+        self._passes[store.disk.name] = await self._load_progress(store)
+        resume = True
+        while store.failed is None:
+            if not self._period_s or not store.chunks:
+                with trio.move_on_after(limits.SCRUB_IDLE_S if self._period_s else float("inf")):
+                    await self._wanted[store.disk.name].wait()
+            try:
+                await self._pass(store, resume)
+            except errors.DfsError as error:
+                log.warning("scrub was interrupted, trying again", directory=store.disk.name, error=error.message)
+                await trio.sleep(limits.SCRUB_IDLE_S)
+            resume = False
+
+    async def _pass(self, store: ChunkStore, resume: bool) -> None:
+        """The rest of the pass that was under way, or a whole new one. A new one that is wanted takes its place."""
+        progress = self._passes.setdefault(store.disk.name, _Pass())
+        wanted = self._wanted[store.disk.name]
+        hurried = wanted.is_set()
+        if hurried or not resume or not progress.next:
+            progress = _Pass(1, self._runtime.now_ns(), progress.last_finished_ns)
+            self._passes[store.disk.name] = progress
+        await self._examine_directory(store, progress)
+        while (chunk := next(store.chunks.irange(progress.next), None)) is not None and store.failed is None:
+            length = store.chunks[chunk]
+            await self._examine_chunk(store, chunk, progress)
+            progress.next, progress.chunks, progress.bytes = chunk + 1, progress.chunks + 1, progress.bytes + length
+            await self._save_progress(store, progress, every_s=limits.SCRUB_SAVE_PERIOD_S)
+            if not hurried and await self._rest(store, length):
+                return
+        progress.next, progress.last_finished_ns = 0, self._runtime.now_ns()
+        await self._save_progress(store, progress, every_s=0)
+        if hurried:
+            self._wanted[store.disk.name] = trio.Event()
+        log.info("scrub finished", directory=store.disk.name, chunks=progress.chunks, found=progress.found)
+
+    async def _rest(self, store: ChunkStore, length: int) -> bool:
+        """Wait as long as a chunk's share of the period; whether a pass is wanted at once."""
+        wanted = self._wanted[store.disk.name]
+        with trio.move_on_after(self._period_s * length / max(1, store.used_bytes, length)):
+            await wanted.wait()
+        return wanted.is_set()
+
+    async def _pace(self, count_bytes: int) -> None:
+        with trio.move_on_after(limits.SCRUB_YIELD_MAX_S):
+            while self.load():  # noqa: ASYNC110 - calls end too often for an event each
+                await trio.sleep(_YIELD_POLL_S)
+        await self._bandwidth.take(count_bytes)
+
+    def _find(self, store: ChunkStore, progress: _Pass, what: str, is_damage: bool = True) -> None:
+        log.error("scrub found damage" if is_damage else "scrub found a strange file", at=store.disk.name, what=what)
+        progress.found += is_damage
+        if len(progress.findings) < limits.SCRUB_FINDINGS_MAX:
+            progress.findings.append(f"{store.disk.name}: {what}")
+
+    # --- a chunk
+
+    async def _examine_chunk(self, store: ChunkStore, chunk: ChunkId, progress: _Pass) -> None:
+        try:
+            restored = await store.verify(chunk, self._pace)
+            if restored:
+                self._find(store, progress, f"{restored} blocks of chunk {chunk_name(chunk)} were wrongly called freed")
+        except errors.Corrupt as error:
+            self._find(store, progress, error.message)
+        except errors.ChunkNotFound:
+            pass  # deleted meanwhile
+        except errors.DfsError as error:
+            log.warning("a chunk could not be scrubbed", chunk=chunk_name(chunk), error=error.message)
+
+    # --- the directory itself
+
+    async def _examine_directory(self, store: ChunkStore, progress: _Pass) -> None:
+        """A disk that fails at this leaves service; what else stands in the way must not stop the sweep."""
+        try:
+            await self._examine_names(store, progress)
+            await self._examine_state_files(store, progress)
+        except errors.DfsError as error:
+            log.warning("a directory could not be scrubbed", directory=store.disk.name, error=error.message)
+
+    async def _examine_names(self, store: ChunkStore, progress: _Pass) -> None:
+        strange, chunks = await store.on_disk(_strange_names, store.disk)
+        unknown = [path for path, chunk in chunks if not store.is_known(chunk)]
+        strange += [path for path in unknown if await store.on_disk(store.disk.exists, path)]
+        for path in strange:
+            self._find(store, progress, f"{path} is none of ours, and was let alone", is_damage=False)
+
+    async def _examine_state_files(self, store: ChunkStore, progress: _Pass) -> None:
+        wanted = self._volumes.identity_of(store)
+        if wanted is not None and not await store.on_disk(identity.is_current, store.disk, wanted):
+            self._find(store, progress, f"{identity.PATH} was damaged, and is written anew")
+            await store.on_disk(identity.write, store.disk, wanted)
+        if await store.on_disk(_is_damaged, store.disk, restraint.PATH):
+            self._find(store, progress, f"{restraint.PATH} was damaged, and is written anew")
+            self._restraint.note_damaged()
+        if await store.on_disk(_is_damaged, store.disk, PATH):
+            self._find(store, progress, f"{PATH} was damaged, and is written anew")
+            await self._save_progress(store, progress, every_s=0)
+
+    # --- progress
+
+    async def _load_progress(self, store: ChunkStore) -> _Pass:
+        """Where the pass stopped; from the beginning if that cannot be known."""
+        try:
+            found = await self._runtime.run_blocking(statefile.read, store.disk, PATH, _FORMAT)
+        except OSError as error:
+            log.warning("scrub begins anew", directory=store.disk.name, error=str(error))
+            return _Pass()
+        fields = {field.name for field in dataclasses.fields(_Pass)}
+        return _Pass(**{key: value for key, value in (found or {}).items() if key in fields})
+
+    async def _save_progress(self, store: ChunkStore, progress: _Pass, every_s: float) -> None:
+        """Write it down, unless that was done less than `every_s` ago. A directory without room does without."""
+        now = trio.current_time()
+        if now < self._saved_at.get(store.disk.name, float("-inf")) + every_s:
+            return
+        self._saved_at[store.disk.name] = now
+        values = dataclasses.asdict(progress)
+        try:
+            await self._runtime.run_blocking(statefile.write, store.disk, PATH, _FORMAT, values)
+        except OSError as error:
+            log.warning("progress of the scrub was not written down", directory=store.disk.name, error=str(error))
+
+
+def _strange_names(disk: Disk) -> tuple[list[str], list[tuple[str, ChunkId]]]:
+    """Paths that should not be there, and those of chunks' files with their chunks. Blocks."""
+    strange = [name for name in disk.list_dir("") if name not in _OURS]
+    chunks = []
+    for directory in disk.list_dir(chunkfiles.CHUNKS):
+        path = f"{chunkfiles.CHUNKS}/{directory}"
+        for name in _names_in(disk, path) if _CHUNK_DIRECTORY.fullmatch(directory) else [""]:
+            match = _CHUNK_FILE.fullmatch(name)
+            if match and match[2] == directory:
+                chunks.append((f"{path}/{name}", ChunkId(int(match[1], 16))))
+            else:
+                strange.append(f"{path}/{name}".rstrip("/"))
+    return strange, chunks
+
+
+def _names_in(disk: Disk, path: str) -> list[str]:
+    try:
+        return disk.list_dir(path)
+    except NotADirectoryError:
+        return [""]
+
+
+def _is_damaged(disk: Disk, path: str) -> bool:
+    """Whether one of the small files is there and not whole. Blocks."""
+    try:
+        statefile.parse(disk.read_file(path), path)
+    except FileNotFoundError:
+        return False
+    except errors.Corrupt:
+        return True
+    return False

@@ -1,0 +1,270 @@
+"""DataNodes that find out what is wrong with their disks, and with their NameNode."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from dfs import limits
+from dfs.client import FileSystem
+from dfs.types import NodeId
+from tests.integration.real import NAMENODE, RealCluster, environment, real_cluster, until
+from tests.integration.test_failures import chunk_file, get, put, store, until_sound
+
+KIB, MIB = limits.KIB, limits.MIB
+IS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a tmpfs needs root")
+
+
+async def dfs(cluster: RealCluster, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user of the cluster does."""
+    command = [sys.executable, "-m", "dfs.cli", *args]
+    done = await trio.run_process(
+        command, env=environment(cluster), capture_stdout=True, capture_stderr=True, check=False
+    )
+    return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+async def node_status(fs: FileSystem, node: str) -> dict[str, Any]:
+    found, _ = await fs.nodes_known.call(NodeId(node), "status")
+    return dict(found)
+
+
+def flip(path: Path, offset: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        (byte,) = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte ^ 1]))
+
+
+# --- scrub
+
+
+async def test_dfs_scrub_finds_what_is_damaged_and_it_is_replaced(tmp_path: Path) -> None:
+    async with real_cluster(tmp_path, garbage_grace_s=0.2) as cluster, cluster.client() as fs:
+        data = os.urandom(2 * MIB)
+        await store(cluster, {"/file": data})
+        sound = await dfs(cluster, "scrub", "--now", "--wait")
+        assert sound.returncode == 0, sound.stdout + sound.stderr
+        assert [line.split()[0] for line in sound.stdout.splitlines()] == ["DataNode", "n1", "n2", "n3"]
+        damaged = [await chunk_file(cluster, fs, "/file", node) for node in ("n1", "n2")]
+        whole = [path.read_bytes() for path in damaged]
+        flip(damaged[0], 1_234_567)
+        damaged[1].with_suffix(".idx").unlink()
+        (tmp_path / "n3" / "notes.txt").write_text("mine")
+        found = await dfs(cluster, "scrub", "--now", "--wait", "--json")
+        assert found.returncode == 1
+        records = {record["node"]: record for record in json.loads(found.stdout)}
+        assert [records[node]["found"] for node in ("n1", "n2", "n3")] == [1, 1, 0]
+        assert "do not match their checksum" in records["n1"]["findings"][0]
+        assert "its index is missing" in records["n2"]["findings"][0]
+        assert "notes.txt is none of ours" in records["n3"]["findings"][0]
+
+        async def replaced() -> bool:
+            return [path.exists() and path.read_bytes() for path in damaged] == whole
+
+        await until(replaced, "sound copies in the places of the damaged ones")
+        assert await get(fs, "/file") == data
+        await until_sound(fs)
+        again = await dfs(cluster, "scrub", "n1", "--now", "--wait")
+        assert again.returncode == 0 and "n1" in again.stdout and "n2" not in again.stdout
+
+
+async def test_dfs_scrub_says_who_does_not_answer(tmp_path: Path) -> None:
+    async with real_cluster(tmp_path, datanodes=2) as cluster:
+        unknown = await dfs(cluster, "scrub", "n9")
+        assert unknown.returncode == 1 and "there is no DataNode n9" in unknown.stderr
+        cluster.kill("n2")
+        shown = await dfs(cluster, "scrub")
+        assert shown.returncode == 1
+        assert "n2" in shown.stderr and any("no answer" in line for line in shown.stdout.splitlines())
+
+
+# --- disks
+
+
+@contextlib.contextmanager
+def tmpfs(directory: Path, size: str) -> Iterator[Path]:
+    directory.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(directory)], check=True)
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", "-l", str(directory)], check=True)
+
+
+@contextlib.contextmanager
+def ext4(directory: Path, image: Path) -> Iterator[Path]:
+    """A file system that can be made to fail, as ext4 does after an error of its disk."""
+    directory.mkdir(parents=True)
+    with image.open("wb") as file:
+        file.truncate(400 * MIB)
+    subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
+    done = subprocess.run(["mount", "-o", "loop,errors=remount-ro", str(image), str(directory)], check=False)
+    if done.returncode:
+        pytest.skip("mounting an image needs a loop device")
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", "-l", str(directory)], check=True)
+
+
+@IS_ROOT
+@pytest.mark.skipif(shutil.which("mkfs.ext4") is None, reason="makes a file system with mkfs.ext4")
+async def test_a_disk_that_becomes_read_only_leaves_service_and_its_copies_are_made_elsewhere(tmp_path: Path) -> None:
+    with ext4(tmp_path / "disk", tmp_path / "image") as disk:
+        async with real_cluster(tmp_path, datanodes=4, garbage_grace_s=0.2) as cluster, cluster.client() as fs:
+            cluster.stop("n1")
+            cluster.configure_datanode("n1", directories=[tmp_path / "n1", disk])
+            await cluster.start("n1")
+            files = {f"/{number}": os.urandom(300 * KIB) for number in range(12)}
+            for path, data in files.items():
+                await store(cluster, {path: data})  # each in a chunk of its own
+            assert list((disk / "chunks").rglob("?" * 16))
+            subprocess.run(["mount", "-o", "remount,abort", str(disk)], check=True)
+
+            async def failed() -> bool:
+                directories = (await node_status(fs, "n1"))["directories"]
+                return [each["failed"] for each in directories] == [None, "Read-only file system"]
+
+            await until(failed, "the directory out of service")
+            await until_sound(fs)
+            assert "out of service" in cluster.log("n1")
+            for path, data in files.items():
+                assert await get(fs, path) == data
+            await store(cluster, {"/new": b"new"})
+
+
+@IS_ROOT
+async def test_a_disk_that_fills_up_takes_no_more_and_comes_back_when_there_is_space(tmp_path: Path) -> None:
+    with tmpfs(tmp_path / "disk", "80m") as disk:
+        async with real_cluster(tmp_path, datanodes=3, garbage_grace_s=0.2) as cluster, cluster.client() as fs:
+            cluster.stop("n1")
+            cluster.configure_datanode("n1", directories=[disk, tmp_path / "n1"])
+            (disk / "new-disk").touch()
+            await cluster.start("n1")
+            data = os.urandom(5 * MIB)
+            await store(cluster, {"/before": data})
+            filler = disk / "filler"
+            filler.write_bytes(bytes(disk_free(disk)))
+
+            async def is_full() -> bool:
+                first = (await node_status(fs, "n1"))["directories"][0]
+                return bool(first["full"]) and first["failed"] is None
+
+            await until(is_full, "the directory to be full")
+            for number in range(4):
+                await store(cluster, {f"/{number}": data})
+            assert await get(fs, "/before") == data
+            filler.unlink()
+
+            async def is_back() -> bool:
+                return not await is_full()
+
+            await until(is_back, "the directory to take chunks again")
+            await until_sound(fs)
+            assert all(each["failed"] is None for each in (await node_status(fs, "n1"))["directories"])
+
+
+def disk_free(directory: Path) -> int:
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize
+
+
+# --- a namenode from the past
+
+
+async def test_a_namenode_restored_from_an_old_copy_destroys_nothing_and_gives_no_number_again(tmp_path: Path) -> None:
+    async with real_cluster(tmp_path, garbage_grace_s=0.2) as cluster:
+        await store(cluster, {"/old": os.urandom(200 * KIB)})
+        cluster.stop(NAMENODE)
+        shutil.copytree(tmp_path / NAMENODE, tmp_path / "copy")
+        await cluster.start(NAMENODE)
+        async with cluster.client() as fs:
+            for number in range(3):  # the last chunks are of these; something is obeyed meanwhile
+                await store(cluster, {f"/gone-{number}": os.urandom(200 * KIB)})
+                await fs.remove(f"/gone-{number}")
+
+            async def obeyed() -> bool:
+                return all((tmp_path / name / "obeyed.json").exists() for name in cluster.datanodes)
+
+            await until(obeyed, "deletions to be carried out")
+            await store(cluster, {"/new": os.urandom(200 * KIB)})
+            precious = {name: await chunk_file(cluster, fs, "/new", name) for name in cluster.datanodes}
+            number = int(precious["n1"].name, 16)
+        cluster.stop(NAMENODE)
+        shutil.rmtree(tmp_path / NAMENODE)
+        shutil.copytree(tmp_path / "copy", tmp_path / NAMENODE)
+        await cluster.start(NAMENODE)
+        await until(lambda: _says(cluster, NAMENODE, "never gave"), "the NameNode to see unknown chunks")
+        async with cluster.client() as fs:
+            await store(cluster, {"/after": os.urandom(200 * KIB)})
+            (place,) = await fs.replicas("/after")
+            assert place.chunk > number
+            await fs.remove("/old")  # an order that is in the past, too
+            await until(lambda: _says(cluster, "n1", "deletions are held"), "deletions to be held")
+            assert all(path.exists() for path in precious.values())
+            held, _ = await fs.nodes_known.call(NodeId("n1"), "decide_held", True)
+            assert held > 0
+
+            async def deleted() -> bool:
+                return len(cluster.chunk_files("n1")) < len(cluster.chunk_files("n2"))
+
+            await until(deleted, "what the operator allowed to be deleted")
+            assert all(path.exists() for path in precious.values())
+
+
+async def _says(cluster: RealCluster, name: str, words: str) -> bool:
+    return words in cluster.log(name)
+
+
+# --- restarts
+
+
+async def test_datanodes_restarted_one_after_the_other_under_load_are_not_noticed(tmp_path: Path) -> None:
+    async with real_cluster(tmp_path, datanodes=4, garbage_grace_s=0.2) as cluster, cluster.client() as fs:
+        await fs.mkdir("/load")
+        load = _Strict(fs)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(load.run)
+            for name in cluster.datanodes:
+                await trio.to_thread.run_sync(cluster.stop, name)
+                assert (tmp_path / name / "clean").exists()
+                await cluster.start(name)
+                done = load.done
+                await until(lambda done=done: _has_done(load, done + 3), "work to go on")  # type: ignore[misc]
+            nursery.cancel_scope.cancel()
+        for path, data in load.files.items():
+            assert await get(fs, path) == data
+
+
+async def _has_done(load: _Strict, count: int) -> bool:
+    return load.done >= count
+
+
+class _Strict:
+    """Writes and reads files until cancelled; an error of any is the test's."""
+
+    def __init__(self, fs: FileSystem) -> None:
+        self.files: dict[str, bytes] = {}
+        self.done = 0
+        self._fs = fs
+
+    async def run(self) -> None:
+        while True:
+            path = f"/load/{self.done % 10}"
+            data = os.urandom(400 * KIB)
+            await put(self._fs, path, data)
+            self.files[path] = data
+            assert await get(self._fs, path) == data
+            self.done += 1

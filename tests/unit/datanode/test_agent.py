@@ -1,0 +1,331 @@
+"""A DataNode and the orders of its NameNode, whose end is played here over a network in memory."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from dfs import errors, limits
+from dfs.checksum import sum_blocks
+from dfs.config import DataNodeConfig
+from dfs.rpc import Pool, Server, expose
+from dfs.types import ChunkId, NodeId
+from nodes.datanode.agent import Agent
+from nodes.datanode.bandwidth import TokenBucket
+from nodes.datanode.copier import copy
+from nodes.datanode.restraint import Memory, Restraint, load
+from nodes.datanode.scrub import Scrub
+from nodes.datanode.service import DataNode
+from nodes.datanode.volumes import Volumes
+from tests.simulation.disk import PAGE, InlineRuntime, MemoryDisk
+from tests.simulation.network import MemoryNetwork
+from tests.unit.datanode.world import CLUSTER
+
+KIB = 1024
+
+
+class ScriptedNameNode:
+    """Gives n1 `orders` until they are reported done or put off; `answer` is added to what it says to heartbeats."""
+
+    def __init__(self) -> None:
+        self.orders: dict[int, list[Any]] = {}
+        self.put_off: dict[int, list[Any]] = {}
+        self.failed: list[int] = []
+        self.answer: dict[str, Any] = {"log_index": 100}
+        self.reports: list[Mapping[str, Any]] = []
+
+    @expose
+    def register(self, _info: Any) -> dict[str, Any]:
+        return {"cluster": CLUSTER}
+
+    @expose
+    def report_chunks(self, *_: Any) -> None: ...
+
+    @expose
+    def heartbeat(self, node: Any, report: Any) -> dict[str, Any]:
+        if node != "n1":
+            return {"cluster": CLUSTER, "orders": []}
+        assert all(len(report[key]) <= 4096 for key in ("done", "failed", "corrupt", "postponed"))
+        self.reports.append(report)
+        for number in report["done"]:
+            self.orders.pop(number, None)
+        for number, _, _ in report["failed"]:
+            self.failed.append(number)
+            self.orders.pop(number, None)
+        for delay_ns, numbers in report["postponed"]:
+            source, target = (self.orders, self.put_off) if delay_ns else (self.put_off, self.orders)
+            target.update({number: source.pop(number) for number in numbers if number in source})
+        return {"cluster": CLUSTER, "orders": list(self.orders.values())[: limits.WORK_ORDERS_MAX], **self.answer}
+
+    def order_deletions(self, first: int, count: int) -> None:
+        self.orders.update({number: [number, "delete", number] for number in range(first, first + count)})
+
+
+class Node:
+    """A DataNode on a host of the network, of the daemon's own parts."""
+
+    def __init__(self, name: str, network: MemoryNetwork, disks: list[MemoryDisk], tmp_path: Path) -> None:
+        self.runtime = InlineRuntime()
+        self.config = DataNodeConfig(node=name, namenode="namenode:9400", listen=f"{name}:9401", directories=[tmp_path])
+        self.volumes = Volumes(disks, NodeId(name), self.runtime, 0)
+        self.volumes.open()
+        self.volumes.join(CLUSTER)
+        self.host = network.host(name)
+        self.pool = Pool(self.host, handshake={"role": "datanode"})
+        self.bandwidth = TokenBucket()
+        self.restraint = Restraint(self.config.hold_share, load(disks))
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Agent]:
+        scrub = Scrub(self.volumes, self.restraint, self.runtime, 0, 1 << 40)
+        service = DataNode(NodeId(self.config.node), self.volumes, self.bandwidth, scrub)
+        server = Server(self.host, greet=service.greet)
+        server.register(service, f"dfs.datanode.{self.config.node}")
+        async with self.pool, trio.open_nursery() as nursery:
+            address = await nursery.start(server.serve, self.config.listen)
+            parts = self.config, self.volumes, self.pool, server, self.runtime, address, self.bandwidth, self.restraint
+            agent = Agent(*parts)
+            nursery.start_soon(agent.run)
+            yield agent
+            nursery.cancel_scope.cancel()
+
+    async def put(self, first: int, count: int, data: bytes = b"x") -> None:
+        for number in range(first, first + count):
+            for start in range(0, len(data), limits.APPEND_MAX_BYTES):
+                piece = data[start : start + limits.APPEND_MAX_BYTES]
+                await self.volumes.append(ChunkId(number), start, sum_blocks(piece), piece)
+
+
+@pytest.fixture
+def network() -> MemoryNetwork:
+    return MemoryNetwork(latency_s=0.001)
+
+
+@pytest.fixture
+async def namenode(network: MemoryNetwork) -> AsyncIterator[ScriptedNameNode]:
+    played = ScriptedNameNode()
+    server = Server(network.host("namenode"))
+    server.register(played, "dfs.namenode")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.serve, "namenode:9400")
+        yield played
+        nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def disks() -> list[MemoryDisk]:
+    return [MemoryDisk(1 << 30, "disk-1"), MemoryDisk(1 << 30, "disk-2")]
+
+
+@pytest.fixture
+async def node(network: MemoryNetwork, disks: list[MemoryDisk], tmp_path: Path) -> Node:
+    return Node("n1", network, disks, tmp_path)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(100):  # of virtual time
+        while not condition():
+            await trio.sleep(0.02)
+
+
+# --- orders
+
+
+async def test_many_small_orders_are_not_bound_to_one_heartbeat_a_second(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node
+) -> None:
+    await node.put(1, 900)
+    async with node.running():
+        await until(lambda: len(namenode.reports) > 1)
+        namenode.order_deletions(1, 900)
+        began = trio.current_time()
+        await until(lambda: not namenode.orders)
+        assert trio.current_time() - began < 3
+    assert node.volumes.chunk_count() == 0
+
+
+async def test_a_node_without_work_does_not_chatter(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node
+) -> None:
+    async with node.running():
+        await until(lambda: len(namenode.reports) == 1)
+        await trio.sleep(20)
+        assert 19 <= len(namenode.reports) <= 22
+
+
+async def test_what_was_obeyed_is_remembered_before_it_is_done(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node, disks: list[MemoryDisk]
+) -> None:
+    await node.put(1, 2)
+    for disk in disks:
+        disk.fail("write", errno.EIO, "obeyed.json")
+    async with node.running():
+        namenode.order_deletions(1, 1)
+        await until(lambda: len(namenode.reports) > 5)
+        assert node.volumes.chunk_count() == 2
+        for disk in disks:
+            disk.mend()
+        await until(lambda: not namenode.orders)
+    assert load(disks).log_index == 100
+
+
+async def test_a_namenode_from_the_past_destroys_nothing_until_an_operator_allows_it(
+    autojump_clock: MockClock,
+    namenode: ScriptedNameNode,
+    node: Node,
+    disks: list[MemoryDisk],
+    network: MemoryNetwork,
+    tmp_path: Path,
+) -> None:
+    await node.put(1, 400)
+    async with node.running() as agent:
+        namenode.order_deletions(1, 1)
+        await until(lambda: not namenode.orders)
+        namenode.answer["log_index"] = 50
+        namenode.order_deletions(2, 300)
+        await until(lambda: len(namenode.put_off) == 300)
+        await until(lambda: namenode.reports[-1].get("held", {}).get("orders") == 300)
+        assert "old copy" in namenode.reports[-1]["held"]["reason"]
+        assert node.volumes.chunk_count() == 399
+        assert load(disks).held_because
+        assert await agent.decide(True) == 300
+        await until(lambda: not namenode.orders and not namenode.put_off)
+        assert node.volumes.chunk_count() == 99
+        await until(lambda: "held" not in namenode.reports[-1])
+    again = load(disks)
+    assert again.log_index == 50 and not again.held_because
+
+
+async def test_held_deletions_do_not_keep_copies_waiting(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node, network: MemoryNetwork, tmp_path: Path
+) -> None:
+    source = Node("n2", network, [MemoryDisk()], tmp_path)
+    await source.put(9000, 1, b"copied")
+    node.restraint = Restraint(0.5, Memory(log_index=1000))
+    namenode.order_deletions(1, 2000)
+    namenode.orders[-1] = [-1, "copy", 9000, 6, [["n2", "n2:9401"]]]
+    async with source.running(), node.running():
+        await until(lambda: node.volumes.length(ChunkId(9000)) == 6)
+        await until(lambda: len(namenode.put_off) == 2000)
+
+
+async def test_discarded_orders_are_answered_as_failed(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node
+) -> None:
+    await node.put(1, 10)
+    node.restraint = Restraint(0.5, Memory(log_index=1000))
+    namenode.order_deletions(1, 5)
+    async with node.running() as agent:
+        await until(lambda: len(namenode.put_off) == 5)
+        assert await agent.decide(False) == 5
+        await until(lambda: len(namenode.failed) == 5)
+        namenode.order_deletions(1, 5)
+        await until(lambda: len(namenode.put_off) == 5)
+    assert node.volumes.chunk_count() == 10
+
+
+async def test_a_decision_about_very_many_orders_takes_several_heartbeats(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node
+) -> None:
+    node.restraint = Restraint(0.5, Memory(log_index=1000))
+    namenode.order_deletions(1, 10_000)
+    async with node.running() as agent:
+        await until(lambda: len(namenode.put_off) == 10_000)
+        assert await agent.decide(False) == 10_000
+        began = trio.current_time()
+        await until(lambda: len(namenode.failed) == 10_000)
+        assert trio.current_time() - began < limits.HEARTBEAT_PERIOD_S
+
+
+# --- how it is
+
+
+async def test_a_heartbeat_says_what_is_used_and_which_directory_failed(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node, disks: list[MemoryDisk]
+) -> None:
+    await node.put(1, 10, b"x" * 8 * PAGE)
+    await node.volumes.sync([ChunkId(number) for number in range(1, 11)])
+    async with node.running():
+        await until(lambda: bool(namenode.reports) and namenode.reports[-1]["used_bytes"] == 80 * PAGE)
+        assert namenode.reports[-1]["directories"] == [["disk-1", None, False], ["disk-2", None, False]]
+        disks[0].fail("space", errno.EROFS)
+        await until(lambda: namenode.reports[-1]["directories"][0] == ["disk-1", "Read-only file system", False])
+        assert 0 < namenode.reports[-1]["chunks"] < 10
+        disks[1].fail("space", errno.EROFS)
+        await until(lambda: namenode.reports[-1]["chunks"] == 0)
+        count = len(namenode.reports)
+        await until(lambda: len(namenode.reports) > count + 3)  # it goes on saying so
+        assert namenode.reports[-1]["capacity_bytes"] == namenode.reports[-1]["free_bytes"] == 0
+
+
+# --- copies
+
+
+async def copied(node: Node, length: int) -> float:
+    """How long a copy of chunk 1 took."""
+    began = trio.current_time()
+    await copy(node.pool, node.volumes, node.bandwidth, ChunkId(1), length, [(NodeId("n2"), "n2:9401")])
+    return trio.current_time() - began
+
+
+@pytest.mark.parametrize("limited", ["target", "source", "neither"])
+async def test_a_copy_takes_no_more_than_its_bandwidth_at_either_end(
+    autojump_clock: MockClock, network: MemoryNetwork, disks: list[MemoryDisk], tmp_path: Path, limited: str
+) -> None:
+    target, source = Node("n1", network, disks, tmp_path), Node("n2", network, [MemoryDisk()], tmp_path)
+    await source.put(1, 1, bytes(4 * limits.MIB))
+    async with source.pool, target.pool, trio.open_nursery() as nursery:
+        scrub = Scrub(source.volumes, source.restraint, source.runtime, 0, 1 << 40)
+        server = Server(source.host)
+        server.register(DataNode(NodeId("n2"), source.volumes, source.bandwidth, scrub), "dfs.datanode.n2")
+        await nursery.start(server.serve, "n2:9401")
+        for node, name in ((target, "target"), (source, "source")):
+            node.bandwidth.rate_bytes_per_s = float(limits.MIB) if name == limited else None
+        took_s = await copied(target, 4 * limits.MIB)
+        assert took_s < 1 if limited == "neither" else 2.8 <= took_s <= 4.5
+        began = trio.current_time()
+        await source.volumes.read(ChunkId(1), 0, limits.MIB)  # users are not held back
+        assert trio.current_time() == began
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_copy_that_is_cut_short_leaves_nothing(
+    autojump_clock: MockClock,
+    network: MemoryNetwork,
+    disks: list[MemoryDisk],
+    tmp_path: Path,
+    namenode: ScriptedNameNode,
+) -> None:
+    target, source = Node("n1", network, disks, tmp_path), Node("n2", network, [MemoryDisk()], tmp_path)
+    await source.put(1, 1, bytes(8 * limits.MIB))
+    async with source.running():
+        namenode.answer["copy_bytes_per_s"] = float(limits.MIB)
+        async with target.running():
+            namenode.orders[-1] = [-1, "copy", 1, 8 * limits.MIB, [["n2", "n2:9401"]]]
+            await until(lambda: (target.volumes.length(ChunkId(1)) or 0) > limits.MIB)
+    assert target.volumes.length(ChunkId(1)) is None
+    await target.volumes.close()
+    assert not any("chunks/01/" in path for disk in disks for path in disk.paths())
+
+
+async def test_a_source_that_has_too_many_copies_to_serve_says_so(
+    autojump_clock: MockClock, network: MemoryNetwork, tmp_path: Path
+) -> None:
+    source = Node("n2", network, [MemoryDisk()], tmp_path)
+    await source.put(1, 1, bytes(limits.MIB))
+    service = DataNode(NodeId("n2"), source.volumes, source.bandwidth, Scrub(*_scrub_parts(source)))
+    source.bandwidth.rate_bytes_per_s = 64.0 * KIB
+    await service.read_blocks(1, 0, 256)
+    with pytest.raises(errors.Busy):
+        await service.read_blocks(1, 0, 256)
+
+
+def _scrub_parts(node: Node) -> tuple[Any, ...]:
+    return node.volumes, node.restraint, node.runtime, 0, 1 << 40

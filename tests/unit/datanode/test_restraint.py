@@ -1,0 +1,156 @@
+"""Orders that may destroy what is right wait for an operator, and stand in nobody's way meanwhile."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from dfs import limits
+from nodes.datanode.restraint import Memory, Restraint, load, save
+from tests.simulation.disk import MemoryDisk
+
+
+def deletes(first: int, count: int) -> list[list[Any]]:
+    return [[number, "delete", number] for number in range(first, first + count)]
+
+
+def sifted(restraint: Restraint, orders: list[list[Any]], index: int | None, chunks: int = 10) -> tuple[int, int]:
+    """How many of the orders are obeyed, how many held."""
+    obeyed, held = restraint.sift(orders, index, chunks, is_draining=False)
+    return len(obeyed), len(held)
+
+
+def restored() -> Restraint:
+    """A node whose NameNode is back from an old copy, and had three chunks deleted by it."""
+    restraint = Restraint(0.5, Memory())
+    assert sifted(restraint, deletes(1, 2), 100) == (2, 0)
+    assert sifted(restraint, [*deletes(5, 1), [6, "cut", 6, 10], [7, "punch", 7, []]], 90) == (0, 3)
+    return restraint
+
+
+# --- a namenode from the past
+
+
+async def test_orders_of_a_namenode_that_goes_forward_are_obeyed() -> None:
+    restraint = Restraint(0.5, Memory())
+    for index in (1, 1, 7, 100):
+        assert sifted(restraint, deletes(1, 3), index) == (3, 0)
+    assert restraint.memory.log_index == 100 and restraint.report() is None
+
+
+async def test_what_is_obeyed_is_to_be_remembered_and_copies_are_not() -> None:
+    restraint = Restraint(0.5, Memory())
+    assert sifted(restraint, [[-1, "copy", 5, 10, []]], 50) == (1, 0)
+    assert restraint.memory == Memory()
+    sifted(restraint, deletes(1, 1), 50)
+    assert restraint.memory.log_index == 50
+
+
+async def test_a_namenode_restored_from_an_old_copy_destroys_nothing() -> None:
+    restraint = restored()
+    report = restraint.report()
+    assert report is not None and report["orders"] == 3
+    assert "change 90, and was at 100" in report["reason"]
+    assert sifted(restraint, [*deletes(8, 1), [-9, "copy", 9, 10, []]], 500) == (1, 1)  # however far it has come since
+
+
+async def test_a_namenode_that_goes_back_is_noticed_even_if_it_never_was_obeyed() -> None:
+    restraint = Restraint(0.5, Memory())
+    sifted(restraint, [], 100)
+    assert sifted(restraint, deletes(1, 1), 99) == (0, 1)
+
+
+async def test_the_hold_and_the_index_survive_a_restart() -> None:
+    disks = [MemoryDisk(name="a"), MemoryDisk(name="b"), MemoryDisk(name="c")]
+    save(disks, Memory(100, generation=1))
+    again = Restraint(0.5, load(disks))
+    assert sifted(again, deletes(1, 1), 99) == (0, 1)
+    disks[0].fail("write", errno.EIO)
+    save(disks, again.memory._replace(generation=2))
+    assert load(disks).held_because  # the newest of two memories counts
+    assert sifted(Restraint(0.5, load(disks)), deletes(1, 1), 1000) == (0, 1)
+
+
+async def test_a_memory_that_cannot_be_written_is_an_error() -> None:
+    disk = MemoryDisk()
+    disk.fail("write", errno.EROFS)
+    for disks in ([disk], []):
+        with pytest.raises(OSError):
+            save(disks, Memory(1))
+
+
+async def test_a_damaged_memory_holds_everything_unless_another_directory_has_it() -> None:
+    disks = [MemoryDisk(name="a"), MemoryDisk(name="b")]
+    save(disks, Memory(100))
+    disks[0].flip_bit("obeyed.json", 20)
+    assert load(disks) == Memory(100)
+    disks[1].flip_bit("obeyed.json", 20)
+    assert sifted(Restraint(0.5, load(disks)), deletes(1, 1), 100) == (0, 1)
+
+
+async def test_a_namenode_that_says_no_index_is_obeyed() -> None:
+    restraint = Restraint(0.5, Memory(100))
+    assert sifted(restraint, deletes(1, 2), None) == (2, 0)
+    assert restraint.memory.log_index == 100
+
+
+# --- what an operator says
+
+
+async def test_allowed_orders_come_again_and_the_namenode_is_trusted_from_its_index_on() -> None:
+    restraint = restored()
+    assert restraint.decide(allow=True) == [5, 6, 7]
+    assert restraint.report() is None and restraint.memory.log_index == 90
+    assert sifted(restraint, deletes(5, 1), 91) == (1, 0)
+    assert sifted(restraint, deletes(9, 1), 80) == (0, 1)
+
+
+async def test_discarded_orders_are_held_again_unless_the_namenode_is_a_newer_one() -> None:
+    restraint = restored()
+    assert restraint.decide(allow=False) == [5, 6, 7]
+    assert restraint.report() is None and restraint.memory.log_index == 100
+    assert sifted(restraint, deletes(5, 1), 95) == (0, 1)
+    restraint.decide(allow=False)
+    assert sifted(restraint, deletes(5, 1), 100) == (1, 0)
+
+
+# --- a mass of deletions
+
+
+async def test_more_than_a_share_of_the_chunks_is_not_deleted_in_an_hour(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    restraint = Restraint(0.5, Memory())
+    chunks, deleted = 10_000, 0
+    for start in range(1, 10_000, 250):
+        count, _ = sifted(restraint, deletes(start, 250), 1, chunks)
+        chunks, deleted = chunks - count, deleted + count
+    assert deleted == 5000
+    report = restraint.report()
+    assert report is not None and report["orders"] == 5000 and "wants more" in report["reason"]
+    await trio.sleep(2 * limits.HOLD_WINDOW_S)
+    assert sifted(restraint, deletes(20_000, 1), 1, chunks) == (0, 1)  # it does not forget by itself
+    numbers = restraint.decide(allow=True)
+    assert len(numbers) == 5001
+    assert sifted(restraint, deletes(5001, 4999), 1, chunks) == (4999, 0)
+
+
+async def test_small_numbers_and_slow_deletion_are_no_mass(autojump_clock: trio.testing.MockClock) -> None:
+    restraint = Restraint(0.5, Memory())
+    assert sifted(restraint, deletes(1, limits.HOLD_MIN_CHUNKS), 1, limits.HOLD_MIN_CHUNKS) == (
+        limits.HOLD_MIN_CHUNKS,
+        0,
+    )
+    for hour in range(20):
+        await trio.sleep(limits.HOLD_WINDOW_S + 1)
+        assert sifted(restraint, deletes(hour * 4000, 4000), 1, 10_000) == (4000, 0)
+
+
+async def test_an_emptied_node_and_a_share_of_all_know_no_mass() -> None:
+    obeyed, _ = Restraint(0.5, Memory()).sift(deletes(1, 9000), 1, 9000, is_draining=True)
+    assert len(obeyed) == 9000
+    assert sifted(Restraint(1.0, Memory()), deletes(1, 9000), 1, 9000) == (9000, 0)
