@@ -91,6 +91,7 @@ class Agent:
             "rack": self._config.rack,
             "cluster": self._volumes.cluster,
             "directories": self._volumes.directory_ids(),
+            "last_chunk": self._volumes.last_chunk(),
         }
         cluster = ClusterId((await self._call("register", info))["cluster"])
         await self._runtime.run_blocking(self._volumes.join, cluster)

@@ -219,10 +219,8 @@ class Scrub:
             self._find(store, progress, f"{path} is none of ours, and was let alone", is_damage=False)
 
     async def _examine_state_files(self, store: ChunkStore, progress: _Pass) -> None:
-        wanted = self._volumes.identity_of(store)
-        if wanted is not None and not await store.on_disk(identity.is_current, store.disk, wanted):
+        if await store.on_disk(self._volumes.mend_identity, store):
             self._find(store, progress, f"{identity.PATH} was damaged, and is written anew")
-            await store.on_disk(identity.write, store.disk, wanted)
         if await store.on_disk(_is_damaged, store.disk, restraint.PATH):
             self._find(store, progress, f"{restraint.PATH} was damaged, and is written anew")
             self._restraint.note_damaged()

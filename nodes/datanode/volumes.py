@@ -9,6 +9,7 @@ The same chunk in two directories (a disk that came back) stays where it is long
 from __future__ import annotations
 
 import heapq
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Final, NamedTuple, TypeVar, TypeVarTuple
@@ -69,6 +70,7 @@ class Volumes:
         self._runtime = runtime
         self._limit_bytes = capacity_limit_bytes
         self._identities: dict[str, Identity] = {}  # by the directory's name
+        self._settling = threading.Lock()  # of who writes identities: registering, and the scrub, in threads of theirs
         self._locked: list[Disk] = []
         self._placing: dict[ChunkId, ChunkStore] = {}  # chunks that are being created, so that a repeat follows
 
@@ -145,45 +147,57 @@ class Volumes:
                 )
 
     def join(self, cluster: ClusterId) -> None:
-        """Make the directories `cluster`'s, durably, where they are nobody's yet. Blocks. Raises WrongCluster."""
+        """Make the directories `cluster`'s, durably, where they are nobody's yet. Blocks. Raises WrongCluster.
+
+        No directory is in the list of another before it has its own identity: so a join that was cut short leaves none
+        that is missed, and the next one completes it. None takes chunks before all of them know it.
+        """
         if self.cluster is not None and self.cluster != cluster:
             raise errors.WrongCluster(
                 f"the data directories of DataNode {self._node!r} belong to cluster {self.cluster}, the NameNode to"
                 f" {cluster}: configure the directories' own NameNode, or other directories"
             )
-        self.cluster = cluster
-        usable = list(self._usable())
-        ids = {store.disk.name: self._directory_id(store) for store in usable}
-        remembered = {other for found in self._identities.values() for other in found.directories}
-        lost = remembered if len(usable) < len(self.stores) else set()  # one that failed is not forgotten
-        everything = tuple(sorted([*ids.values(), *lost.difference(ids.values())]))
-        for store in usable:
-            wanted = Identity(cluster, self._node, ids[store.disk.name], everything)
-            self._attempt(store, self._settle_identity, store, wanted)
+        with self._settling:
+            remembered = {other for found in self._identities.values() for other in found.directories}
+            for store in [store for store in self._usable() if store.disk.name not in self._identities]:
+                directory = identity.new_directory_id(self._runtime.random)
+                self._attempt(
+                    store, self._settle_identity, store, cluster, directory, {*self.directory_ids(), directory}
+                )
+            usable = list(self._usable())
+            lost = remembered if len(usable) < len(self.stores) else set()  # one that failed is not forgotten
+            everything = {*self.directory_ids(), *lost}
+            for store in usable:
+                directory = self._identities[store.disk.name].directory
+                self._attempt(store, self._settle_identity, store, cluster, directory, everything)
+            self.cluster = cluster
+            for store in self._usable():
+                store.cluster = cluster
 
-    def usable_disks(self) -> list[Disk]:
-        """The directories in service, in the order configured."""
-        return [store.disk for store in self._usable()]
-
-    def identity_of(self, store: ChunkStore) -> Identity | None:
-        """Whose the directory of `store` is; None before `join`."""
-        return self._identities.get(store.disk.name)
-
-    def directory_ids(self) -> list[str]:
-        """The ids of the directories that have one, in order."""
-        return sorted(found.directory for found in self._identities.values())
-
-    def _directory_id(self, store: ChunkStore) -> str:
-        known = self._identities.get(store.disk.name)
-        return known.directory if known else identity.new_directory_id(self._runtime.random)
-
-    def _settle_identity(self, store: ChunkStore, wanted: Identity) -> None:
+    def _settle_identity(self, store: ChunkStore, cluster: ClusterId, directory: str, everything: set[str]) -> None:
+        wanted = Identity(cluster, self._node, directory, tuple(sorted(everything)))
         if not identity.is_current(store.disk, wanted):
             identity.write(store.disk, wanted)
         self._identities[store.disk.name] = wanted
         if store.disk.exists(NEW_DISK):
             store.disk.remove(NEW_DISK)
-        store.cluster = wanted.cluster
+
+    def mend_identity(self, store: ChunkStore) -> bool:
+        """Write identity.json anew where it is not what it should be; whether it was not. Blocks. Raises OSError."""
+        with self._settling:
+            wanted = self._identities.get(store.disk.name)
+            if wanted is None or identity.is_current(store.disk, wanted):
+                return False
+            identity.write(store.disk, wanted)
+            return True
+
+    def usable_disks(self) -> list[Disk]:
+        """The directories in service, in the order configured."""
+        return [store.disk for store in self._usable()]
+
+    def directory_ids(self) -> list[str]:
+        """The ids of the directories that have one, in order."""
+        return sorted(found.directory for found in self._identities.values())
 
     def _resolve_doubles(self) -> None:
         holders: dict[ChunkId, ChunkStore] = {}
@@ -330,6 +344,10 @@ class Volumes:
     def length(self, chunk: ChunkId) -> int | None:
         """Bytes of the chunk, None if it is not here."""
         return next((store.chunks[chunk] for store in self._usable() if chunk in store.chunks), None)
+
+    def last_chunk(self) -> ChunkId:
+        """The highest number of a chunk that is here; 0 if there is none."""
+        return max((store.chunks.peekitem(-1)[0] for store in self._usable() if store.chunks), default=ChunkId(0))
 
     def changed_recently(self, chunk: ChunkId) -> bool:
         return any(store.changed_recently(chunk) for store in self._usable())

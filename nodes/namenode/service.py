@@ -312,6 +312,7 @@ class NameNode:
         await self._writer.decide(
             "register_node", member.node, member.address, member.host, member.rack, member.directories
         )
+        await self._skip([ChunkId(arguments.integer(info.get("last_chunk", 0), "a chunk number"))])
         self._members.enter(member)
         await self._names.register(f"dfs.datanode.{member.node}", member.address)
         log.info("datanode registered", node=member.node, address=member.address)

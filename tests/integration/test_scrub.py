@@ -206,11 +206,11 @@ async def test_a_namenode_restored_from_an_old_copy_destroys_nothing_and_gives_n
         shutil.rmtree(tmp_path / NAMENODE)
         shutil.copytree(tmp_path / "copy", tmp_path / NAMENODE)
         await cluster.start(NAMENODE)
-        await until(lambda: _says(cluster, NAMENODE, "never gave"), "the NameNode to see unknown chunks")
         async with cluster.client() as fs:
             await store(cluster, {"/after": os.urandom(200 * KIB)})
             (place,) = await fs.replicas("/after")
             assert place.chunk > number
+            await until(lambda: _says(cluster, NAMENODE, "never gave"), "the NameNode to see unknown chunks")
             await fs.remove("/old")  # an order that is in the past, too
             await until(lambda: _says(cluster, "n1", "deletions are held"), "deletions to be held")
             assert all(path.exists() for path in precious.values())

@@ -17,7 +17,6 @@ from dfs.client.openinode import OpenInode
 from dfs.client.writer import Lane
 from dfs.types import Attr, ChunkId
 from nodes.datanode import chunkfiles
-from nodes.datanode import store as datanode_store
 from nodes.datanode.store import ChunkStore
 from nodes.namenode import commands
 from nodes.namenode.machine import Command, Machine, Reply
@@ -75,12 +74,7 @@ def unverified_read() -> None:
         pass
 
     _put(chunkfiles, "intact", intact)
-    _put(datanode_store, "_read_intact", lambda files, view, records: _read(files, view, records))
     _put(client_datanodes, "verify", verify)
-
-
-def _read(files: Any, view: memoryview, records: Any) -> None:
-    files.data.pread_into(view, records[0].start)
 
 
 def overwrite_unflushed() -> None:

@@ -15,7 +15,7 @@ from dfs.checksum import sum_blocks
 from dfs.types import ChunkId, ClusterId, NodeId
 from nodes.datanode import statefile
 from nodes.datanode.volumes import Volumes
-from tests.simulation.disk import PAGE, InlineRuntime, MemoryDisk
+from tests.simulation.disk import PAGE, InlineRuntime, MemoryDisk, PowerOff
 from tests.unit.datanode.world import CLUSTER, appended, opened
 
 NODE = NodeId("node-1")
@@ -32,8 +32,8 @@ def started(disks: list[MemoryDisk], seed: int = 0, limit_bytes: int = 0, node: 
     return volumes
 
 
-def joined(disks: list[MemoryDisk], limit_bytes: int = 0) -> Volumes:
-    volumes = started(disks, limit_bytes=limit_bytes)
+def joined(disks: list[MemoryDisk], limit_bytes: int = 0, seed: int = 0) -> Volumes:
+    volumes = started(disks, seed, limit_bytes)
     volumes.join(CLUSTER)
     return volumes
 
@@ -124,11 +124,72 @@ async def test_a_disk_that_is_not_mounted_is_not_taken_for_a_new_one() -> None:
     with pytest.raises(errors.InvalidArgument, match=r"disk-2 is empty.*mount its disk"):
         started([disks[0], mount_point])
     mount_point.open("new-disk", create=True).close()
-    volumes = joined([disks[0], mount_point])
+    volumes = joined([disks[0], mount_point], seed=1)
     assert not mount_point.exists("new-disk")
     await volumes.close()
     assert len(json.loads(disks[0].read_file("identity.json"))["directories"]) == 2
     started([disks[0], mount_point])
+
+
+def listed(disk: MemoryDisk) -> tuple[str, set[str]]:
+    """A directory's own id, and those that it remembers."""
+    found = json.loads(disk.read_file("identity.json"))
+    return found["directory"], set(found["directories"])
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("known", [0, 1])
+async def test_joining_that_the_power_cuts_short_anywhere_is_completed_at_the_next_start(
+    victim: int, known: int
+) -> None:
+    cut_short = 0
+    while True:
+        disks = two_disks()
+        if known:
+            await joined(disks[:known]).close()
+        volumes = started(disks, seed=1)
+        disks[victim].power_off_after(cut_short)
+        try:
+            volumes.join(CLUSTER)
+        except PowerOff:
+            cut_short += 1
+        else:
+            break
+        for disk in disks:
+            disk.crash(random.Random(cut_short))
+        again = joined(disks, seed=2)
+        assert [volume.failed for volume in again.statistics()] == [None, None]
+        assert {listed(disk)[0] for disk in disks} == listed(disks[0])[1] == listed(disks[1])[1]
+        await put(again, 1)
+        await again.close()
+        assert started(disks).chunk_count() == 1
+    assert cut_short > 3
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("operation", ["write", "sync", "names"])
+async def test_a_disk_that_fails_at_joining_is_taken_up_when_it_is_well_again(operation: str, victim: int) -> None:
+    disks = two_disks()
+    volumes = started(disks)
+    disks[victim].fail(operation, errno.EIO, "" if operation == "sync" else "identity.json")
+    volumes.join(CLUSTER)
+    assert [volume.failed is None for volume in volumes.statistics()] == [victim == 1, victim == 0]
+    await put(volumes, 1)
+    await volumes.close()
+    disks[victim].mend()
+    again = joined(disks, seed=1)
+    assert [volume.failed for volume in again.statistics()] == [None, None] and again.chunk_count() == 1
+    assert {listed(disk)[0] for disk in disks} == listed(disks[0])[1] == listed(disks[1])[1]
+
+
+async def test_no_directory_takes_chunks_before_all_know_one_another() -> None:
+    disks = [MemoryDisk(name="disk-1"), MemoryDisk(1000 * PAGE, "disk-2")]  # a chunk would go to the first
+    volumes = started(disks)
+    disks[1].power_off_after(0)
+    with pytest.raises(PowerOff):
+        volumes.join(CLUSTER)
+    with pytest.raises(errors.Busy):
+        await put(volumes, 1)
 
 
 # --- which directory
@@ -155,6 +216,14 @@ async def test_chunks_of_all_directories_are_listed_in_order() -> None:
     await volumes.delete(ChunkId(6))
     await volumes.delete(ChunkId(6))
     assert [entry[0] for entry in volumes.list_chunks(ChunkId(5), 10)] == [7]
+
+
+async def test_the_highest_chunk_number_is_known() -> None:
+    volumes = joined(two_disks())
+    assert volumes.last_chunk() == 0
+    for chunk in (3, 900, 7):
+        await put(volumes, chunk)
+    assert volumes.last_chunk() == 900
 
 
 async def test_every_verb_finds_its_chunk() -> None:
