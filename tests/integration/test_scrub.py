@@ -8,14 +8,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from dfs import limits
+from dfs import errors, limits
 from dfs.client import FileSystem
 from dfs.types import NodeId
 from tests.integration.real import NAMENODE, RealCluster, environment, real_cluster, until
@@ -39,12 +39,13 @@ async def node_status(fs: FileSystem, node: str) -> dict[str, Any]:
     return dict(found)
 
 
-def flip(path: Path, offset: int) -> None:
+def flip(path: Path, offset: int, bit: int = 0) -> None:
+    """Flip a bit of one byte; a negative offset is from the end."""
     with path.open("r+b") as file:
-        file.seek(offset)
+        file.seek(offset, os.SEEK_END if offset < 0 else os.SEEK_SET)
         (byte,) = file.read(1)
-        file.seek(offset)
-        file.write(bytes([byte ^ 1]))
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ (1 << bit)]))
 
 
 # --- scrub
@@ -88,6 +89,124 @@ async def test_dfs_scrub_says_who_does_not_answer(tmp_path: Path) -> None:
         shown = await dfs(cluster, "scrub")
         assert shown.returncode == 1
         assert "n2" in shown.stderr and any("no answer" in line for line in shown.stdout.splitlines())
+
+
+def index_of(chunk: Path) -> Path:
+    return chunk.with_suffix(".idx")
+
+
+def swap(one: Path, other: Path) -> None:
+    between = one.with_suffix(".tmp")
+    one.rename(between)
+    other.rename(one)
+    between.rename(other)
+
+
+Harm = Callable[[Path, Path], None]  # to a chunk's file, perhaps together with another chunk's
+
+
+def in_data(offset: int, bit: int = 0) -> Harm:
+    return lambda chunk, _: flip(chunk, offset, bit)
+
+
+def in_index(offset: int, bit: int = 0) -> Harm:
+    return lambda chunk, _: flip(index_of(chunk), offset, bit)
+
+
+HARMS: dict[str, Harm] = {
+    **{f"data at {offset}": in_data(offset, abs(offset) % 8) for offset in (0, 70_000, -1)},
+    **{  # see nodes.datanode.index
+        f"{field} of the index": in_index(offset)
+        for field, offset in {
+            "magic": 0,
+            "version": 8,
+            "cluster": 12,
+            "chunk": 44,
+            "header's zeros": 55,
+            "header's sum": 60,
+            "mark 0's generation": 64,
+            "mark 0's blocks": 68,
+            "mark 0's length": 72,
+            "mark 0's sum": 76,
+            "mark 1's generation": 80,
+            "mark 1's blocks": 84,
+            "mark 1's length": 88,
+            "mark 1's sum": 92,
+            "zeros": 100,
+            "first length": 128,
+            "first sum": 132,
+            "last length": -8,
+            "last sum": -1,
+        }.items()
+    },
+    "first block called freed": in_index(131, bit=7),
+    "last block called freed": in_index(-5, bit=7),
+    "data cut": lambda chunk, _: os.truncate(chunk, 100_000),
+    "data emptied": lambda chunk, _: os.truncate(chunk, 0),
+    "data grown": lambda chunk, _: os.truncate(chunk, 1 * MIB),
+    "index cut by a record": lambda chunk, _: os.truncate(index_of(chunk), index_of(chunk).stat().st_size - 8),
+    "index cut within a mark": lambda chunk, _: os.truncate(index_of(chunk), 70),
+    "index emptied": lambda chunk, _: os.truncate(index_of(chunk), 0),
+    "data removed": lambda chunk, _: chunk.unlink(),
+    "index removed": lambda chunk, _: index_of(chunk).unlink(),
+    "both removed": lambda chunk, _: [chunk.unlink(), index_of(chunk).unlink()][0],
+    "data swapped": lambda chunk, other: swap(chunk, other),
+    "index swapped": lambda chunk, other: swap(index_of(chunk), index_of(other)),
+    "both swapped": lambda chunk, other: [swap(chunk, other), swap(index_of(chunk), index_of(other))][0],
+}
+
+
+@pytest.mark.parametrize("state", ["running", "stopped", "killed"])
+async def test_whatever_happens_to_a_chunks_files_is_never_read_and_made_good(tmp_path: Path, state: str) -> None:
+    size = 200_000
+    async with real_cluster(tmp_path, garbage_grace_s=0.2) as cluster, cluster.client() as fs:
+        names = [*HARMS, *(f"partner of {harm}" for harm in HARMS if "swapped" in harm)]
+        files = {f"/{name}".replace(" ", "-"): os.urandom(size) for name in names}
+        for path, data in files.items():
+            await store(cluster, {path: data})  # each in a chunk of its own
+        await until_sound(fs)
+        paths = dict(zip(names, files, strict=True))
+        chunks = {name: await chunk_file(cluster, fs, paths[name], "n1") for name in names}
+        places = {name: (await fs.replicas(paths[name]))[0] for name in names}
+        if state == "stopped":
+            cluster.stop("n1")
+        elif state == "killed":
+            cluster.kill("n1")
+        for name, harm in HARMS.items():
+            harm(chunks[name], chunks.get(f"partner of {name}", chunks[name]))
+        if state != "running":
+            await cluster.start("n1")
+        for name in names[::2]:  # of some of them users find out, of the others the scrub
+            await _is_right_or_refused(fs, places[name].chunk, files[paths[name]])
+        for path, data in files.items():
+            assert await get(fs, path) == data, path
+        scrubbed = await dfs(cluster, "scrub", "n1", "--now", "--wait")
+        assert scrubbed.returncode == 1, scrubbed.stdout
+
+        async def made_good() -> bool:
+            return all(
+                chunks[name].exists() and index_of(chunks[name]).exists() and chunks[name].read_bytes() == files[path]
+                for name, path in paths.items()
+            )
+
+        await until(made_good, "sound copies in the places of all that were harmed")
+        await until_sound(fs)
+        again = await dfs(cluster, "scrub", "n1", "--now", "--wait")
+        assert again.returncode == 0, again.stdout
+        for name, path in paths.items():
+            assert await _is_right_or_refused(fs, places[name].chunk, files[path]), name
+            assert await get(fs, path) == files[path], path
+
+
+async def _is_right_or_refused(fs: FileSystem, chunk: int, data: bytes) -> bool:
+    """Whether n1 reads a chunk, and then right; or it answers with an error, as a client takes for "ask another"."""
+    buffer = memoryview(bytearray(len(data)))
+    try:
+        _, found = await fs.nodes_known.call(NodeId("n1"), "read", chunk, 0, len(data), into=buffer)
+    except errors.DfsError:
+        return False
+    assert found == data
+    return True
 
 
 # --- disks
