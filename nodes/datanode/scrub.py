@@ -16,7 +16,10 @@ Progress is in DIR/scrub.json (see nodes.datanode.statefile), written every SCRU
 pass:
 
     {"format": 1, "next": the first chunk not yet read, "started_ns": ..., "last_finished_ns": ..., "chunks": ...,
-     "bytes": read in this pass, "found": damage in this pass, "findings": [sentence, ...]}
+     "bytes": read in this pass, "found": damage in this pass, "findings": [sentence, ...],
+     "last_found": damage in the last whole pass, "last_findings": [sentence, ...]}
+
+The next pass begins as one ends, so what the last whole one found is told until another is whole.
 """
 
 from __future__ import annotations
@@ -65,6 +68,24 @@ class _Pass:
     bytes: int = 0
     found: int = 0
     findings: list[str] = dataclasses.field(default_factory=list)
+    last_found: int = 0
+    last_findings: list[str] = dataclasses.field(default_factory=list)
+
+    def next_one(self, now_ns: int) -> _Pass:
+        """A pass from the beginning."""
+        return _Pass(
+            1,
+            now_ns,
+            last_finished_ns=self.last_finished_ns,
+            last_found=self.last_found,
+            last_findings=self.last_findings,
+        )
+
+    def finish(self, now_ns: int) -> None:
+        """The pass is whole."""
+        self.next, self.last_finished_ns = 0, now_ns
+        self.last_found, self.last_findings = self.found, self.findings
+        self.found, self.findings = 0, []
 
 
 class Scrub:
@@ -100,7 +121,8 @@ class Scrub:
         """How far this pass is, all directories together.
 
         {running (a pass without rests is wanted or under way), started_ns, chunks_done, chunks_total, bytes_done,
-        bytes_total, found (damage), last_finished_ns (0: never, of some directory), findings (sentences)}.
+        bytes_total, found (damage, in the last whole pass and in this one), last_finished_ns (0: never, of some
+        directory), findings (sentences about it)}.
         """
         stores = [store for store in self._volumes.stores if store.failed is None]
         passes = [self._passes.get(store.disk.name, _Pass()) for store in stores]
@@ -112,9 +134,11 @@ class Scrub:
             "chunks_total": max(done, sum(len(store.chunks) for store in stores)),
             "bytes_done": read,
             "bytes_total": max(read, sum(store.used_bytes for store in stores)),
-            "found": sum(each.found for each in passes),
+            "found": sum(each.last_found + each.found for each in passes),
             "last_finished_ns": min((each.last_finished_ns for each in passes), default=0),
-            "findings": [finding for each in passes for finding in each.findings][: limits.SCRUB_FINDINGS_MAX],
+            "findings": [finding for each in passes for finding in (*each.last_findings, *each.findings)][
+                : limits.SCRUB_FINDINGS_MAX
+            ],
         }
 
     # --- going round
@@ -152,7 +176,7 @@ class Scrub:
         wanted = self._wanted[store.disk.name]
         hurried = wanted.is_set()
         if hurried or not resume or not progress.next:
-            progress = _Pass(1, self._runtime.now_ns(), progress.last_finished_ns)
+            progress = progress.next_one(self._runtime.now_ns())
             self._passes[store.disk.name] = progress
         await self._examine_directory(store, progress)
         while (chunk := next(store.chunks.irange(progress.next), None)) is not None and store.failed is None:
@@ -162,11 +186,11 @@ class Scrub:
             await self._save_progress(store, progress, every_s=limits.SCRUB_SAVE_PERIOD_S)
             if not hurried and await self._rest(store, length):
                 return
-        progress.next, progress.last_finished_ns = 0, self._runtime.now_ns()
+        progress.finish(self._runtime.now_ns())
         await self._save_progress(store, progress, every_s=0)
         if hurried:
             self._wanted[store.disk.name] = trio.Event()
-        log.info("scrub finished", directory=store.disk.name, chunks=progress.chunks, found=progress.found)
+        log.info("scrub finished", directory=store.disk.name, chunks=progress.chunks, found=progress.last_found)
 
     async def _rest(self, store: ChunkStore, length: int) -> bool:
         """Wait as long as a chunk's share of the period; whether a pass is wanted at once."""

@@ -192,7 +192,7 @@ async def test_damaged_progress_and_a_damaged_memory_are_written_anew() -> None:
     await scrub.run_once()
     assert scrub.status()["found"] == 2
     assert restraint.memory.generation > 3  # so the agent writes it with its next heartbeat
-    assert json.loads(disk.read_file("scrub.json"))["found"] == 2
+    assert json.loads(disk.read_file("scrub.json"))["last_found"] == 2
     assert load([disk]).held_because
 
 
@@ -340,6 +340,24 @@ async def test_a_scrub_that_is_wanted_at_once_does_not_rest(autojump_clock: trio
         assert trio.current_time() < 3600
         assert scrub.status()["last_finished_ns"]
         nursery.cancel_scope.cancel()
+
+
+async def test_what_a_pass_found_is_told_while_the_next_one_is_under_way(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    disk = MemoryDisk()
+    volumes = await filled(disk)
+    disk.flip_bit(DATA, 3)
+    scrub = scrub_of(volumes, period_s=limits.SCRUB_PERIOD_S)
+    for found in (1, 0):
+        scrub.scrub_now()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(scrub.run)
+            await trio.sleep(60)
+            status = scrub.status()
+            assert not status["running"] and status["chunks_done"] == 1  # of the next one
+            assert status["found"] == len(status["findings"]) == found
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_scrub_goes_on_where_it_was_after_a_restart(autojump_clock: trio.testing.MockClock) -> None:
