@@ -345,6 +345,8 @@ class NameNode:
         }
         if self._config.copy_bandwidth:
             answer["copy_bytes_per_s"] = self._config.copy_bandwidth
+        if member.draining:  # an operator wants all of its chunks deleted there: no mistake
+            answer["draining"] = True
         return answer
 
     async def _skip(self, unknown: list[ChunkId]) -> None:
