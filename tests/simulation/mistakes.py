@@ -17,6 +17,7 @@ from dfs.client.openinode import OpenInode
 from dfs.client.writer import Lane
 from dfs.types import Attr, ChunkId
 from nodes.datanode import chunkfiles
+from nodes.datanode import store as datanode_store
 from nodes.datanode.store import ChunkStore
 from nodes.namenode import commands
 from nodes.namenode.machine import Command, Machine, Reply
@@ -74,7 +75,12 @@ def unverified_read() -> None:
         pass
 
     _put(chunkfiles, "intact", intact)
+    _put(datanode_store, "_fault", _read)
     _put(client_datanodes, "verify", verify)
+
+
+def _read(data: Any, view: memoryview, records: Any) -> None:
+    data.pread_into(view, records[0].start)
 
 
 def overwrite_unflushed() -> None:
