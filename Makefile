@@ -48,6 +48,7 @@ format: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m tests.bench.rpc
 	$(BIN)/python -m tests.bench.namenode
+	$(BIN)/python -m tests.bench.fsck
 	$(BIN)/python -m tests.bench.transfer
 
 clean:

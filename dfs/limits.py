@@ -84,6 +84,9 @@ COPY_RETRY_MAX_S = 300.0
 BALANCE_THRESHOLD = 0.05  # configurable; a fill level so far from the cluster's is evened out
 NODES_MAX = 4096
 SKIP_CHUNKS_MAX = 2**40  # chunk numbers given since a copy of the database was made: a million a second for days
+CHECK_MAX_ITEMS = 1024  # inodes or chunks in one question of fsck: some ten milliseconds of a worker thread
+CHECK_TOTALS_TIMEOUT_S = 600.0  # counting all inodes and extents: a million takes about a second
+EXPLAIN_MAX_CHUNKS = 256  # in one question of why, with the files that they hold: likewise
 NAMENODE_RESERVE_BYTES = 256 * MIB  # configurable; changes are refused when the database's disk has less free
 
 # --- the DataNode ---------------------------------------------------------------------------------------

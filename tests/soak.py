@@ -306,7 +306,7 @@ class Soak:
         except AssertionError:
             left = {what: count for what, count in (await self._left(fs)).items() if count}
             self.wrong.append(f"left behind: {left}")
-        self.wrong += [finding async for finding in fs.fsck()]
+        self.wrong += [str(finding) async for finding in fs.fsck()]
 
     async def _left(self, fs: FileSystem) -> dict[str, int]:
         """What should be nothing, when all is removed and only the mount and `fs`, which opens no session, are here."""

@@ -1,4 +1,4 @@
-"""`status` and `fsck`: how the cluster is.
+"""`status`: how the cluster is.
 
 What the NameNode says of itself is a map whose keys may be missing in another version: what is not there is not
 shown. Process ids are those of the local cluster, as its supervisor notes them in `cluster.json`.
@@ -204,25 +204,3 @@ def drain_words(drain: Mapping[str, Any]) -> str:
     if drain["chunks"] < 0:
         return "begun"
     return f"{show.counted(drain['chunks'], 'chunk')} ({show.human(drain['bytes'])}) left"
-
-
-# --- fsck -----------------------------------------------------------------------------------------------
-
-
-@click.command(short_help="Check that namespace, chunks and copies agree.")
-@config_option
-def fsck() -> int:
-    """Check that namespace, chunks and copies agree; ends with 1 if anything is wrong."""
-    return run(_fsck)
-
-
-async def _fsck(fs: FileSystem) -> int:
-    findings = 0
-    async for finding in fs.fsck():
-        findings += 1
-        show.echo(show.printable(finding))
-    if not findings:
-        show.echo("nothing wrong")
-        return 0
-    show.echo("1 finding" if findings == 1 else f"{findings} findings")
-    return 1

@@ -21,10 +21,12 @@ from typing import Any
 import structlog
 
 from dfs import codec, errors, limits
-from dfs.client import fsck, transfer, tree
+from dfs.client import transfer, tree, why
+from dfs.client.copies import Survey
 from dfs.client.datanodes import DataNodes
 from dfs.client.file import File
 from dfs.client.filewriter import FileWriter
+from dfs.client.fsck import Finding, Fsck
 from dfs.client.inodes import RENAME_NOREPLACE, Inodes
 from dfs.client.paths import Path, Paths, Place, show
 from dfs.client.reader import Reader
@@ -383,9 +385,24 @@ class FileSystem:
         """Have a DataNode carry out (`allow`), or discard, the deletions that it holds back."""
         await self.nodes_known.call(NodeId(node), "decide_held", allow)
 
-    def fsck(self) -> AsyncIterator[str]:
-        """Check that namespace, extents, chunks and what DataNodes hold agree; a sentence for each finding."""
-        return fsck.check(self.session, self.nodes_known)
+    async def fsck(
+        self, path: Path | None = None, *, repair: bool = False, data: bool = False
+    ) -> AsyncIterator[Finding]:
+        """Check that namespace, extents, chunks and what DataNodes hold agree: all, or what is beneath `path`.
+
+        `repair`: mend what can be mended without losing data. `data`: read every byte from every copy.
+        """
+        survey = Survey(self.session, self.nodes_known, self.reader)
+        check = Fsck(self.session, self.inodes, survey, repair=repair, data=data)
+        findings = check.cluster()
+        if path is not None:
+            findings = check.beneath(await self._paths.resolve(path, follow=False), os.fsencode(path))
+        async for finding in findings:
+            yield finding
+
+    def why(self, file: Attr, *, data: bool = False) -> AsyncIterator[why.ChunkReport]:
+        """Where the copies of a file's chunks are, and why one is missing. `data`: read every copy."""
+        return why.file_report(Survey(self.session, self.nodes_known, self.reader), file, data=data)
 
     def statistics(self) -> dict[str, dict[str, int]]:
         return {

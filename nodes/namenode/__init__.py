@@ -8,5 +8,7 @@ transaction  what verbs do to the tables
 schema       the tables, and what they mean
 store        SQLite itself: the only module that imports it
 queries      reads, on a connection of their own
+check, explain                                            what is wrong, and why; off the event loop (async)
+rescue, orphans, pathnames                                what checking and mending share
 membership, sessions, repair, collector                   what the NameNode decides by itself
 """

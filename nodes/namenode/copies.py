@@ -44,6 +44,7 @@ class Copy(NamedTuple):
     length: int
     target: NodeId
     sources: tuple[NodeId, ...]
+    ordered_at: float
     deadline: float
     extra: bool
 
@@ -115,7 +116,7 @@ class Copies:
         ranked = tuple(sorted(sources, key=lambda node: self._outgoing.get(node, 0)))
         ahead = self._incoming.get(target, 0) + self._outgoing.get(ranked[0], 0) + length
         deadline = now + _COPY_TIMEOUT_S + 4 * ahead / self._per_s
-        copy = Copy(self._last, chunk, length, target, ranked, deadline, extra)
+        copy = Copy(self._last, chunk, length, target, ranked, now, deadline, extra)
         self._orders.setdefault(target, {})[copy.number] = copy
         self._by_chunk.setdefault(chunk, []).append(copy)
         self._incoming[target] = self._incoming.get(target, 0) + length

@@ -436,6 +436,23 @@ class Replication:
     def busy(self, node: NodeId) -> dict[str, int]:
         return {"copies": self._copies.incoming(node), "sending_bytes": self._copies.outgoing_bytes(node)}
 
+    def copies_of(self, chunk: ChunkId) -> Sequence[Copy]:
+        """Those of one chunk that are under way."""
+        return self._copies.of_chunk(chunk)
+
+    def failures_of(self, chunk: ChunkId) -> tuple[int, float]:
+        """How often making a copy of a chunk failed on end, and in how many seconds it is tried again."""
+        failure = self._copies.failure(chunk)
+        return (failure.times, failure.not_before - trio.current_time()) if failure is not None else (0, 0.0)
+
+    def is_full(self, node: NodeId) -> bool:
+        """Whether a node makes as many copies as it may at once."""
+        return not self._copies.has_room(node)
+
+    @property
+    def is_on(self) -> bool:
+        return self._config.repair
+
     @property
     def under_replicated(self) -> int:
         """Chunks with fewer live copies than wanted, as the last round found."""

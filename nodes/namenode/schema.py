@@ -24,7 +24,8 @@ FORMAT: Final = 2
 
 TABLES: Final = """
 CREATE TABLE setting (
-    -- cluster (its id), format, replicas and min_replicas (the defaults that commands see).
+    -- cluster (its id), format, replicas and min_replicas (the defaults that commands see),
+    -- mended_*: the log index at which a counter was last set right.
     name TEXT PRIMARY KEY,
     value NOT NULL
 ) WITHOUT ROWID;

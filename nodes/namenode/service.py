@@ -21,7 +21,9 @@ from dfs.placement import candidates, choose_nodes
 from dfs.rpc import Peer, expose
 from dfs.runtime import Runtime
 from dfs.types import Attr, ChunkId, NodeId, NodeState, SessionId, Statfs
-from nodes.namenode import arguments, check, commands, reconcile
+from nodes.namenode import arguments, commands, reconcile
+from nodes.namenode.check import Checker
+from nodes.namenode.explain import Explainer
 from nodes.namenode.membership import Membership
 from nodes.namenode.names import NameServer
 from nodes.namenode.operations import Operations
@@ -68,6 +70,8 @@ class NameNode:
         self._doubts = reconcile.Doubts()
         self._names = names
         self._runtime = runtime
+        self._checker = Checker(store, runtime, sessions.known)
+        self._explainer = Explainer(self._checker, members, replication, runtime)
         self.address = ""
 
     def greet(self, _peer: Peer, handshake: object) -> dict[str, Any] | None:
@@ -133,8 +137,24 @@ class NameNode:
         return self._queries.chunks(after, limit)
 
     @expose
-    def check(self, cursor: Any) -> list[Any]:
-        return list(check.check(self._store, cursor))
+    async def check(self, cursor: Any) -> list[Any]:
+        return list(await self._checker.slice(cursor))
+
+    @expose
+    async def check_inodes(self, inos: Any) -> list[Any]:
+        return await self._checker.inodes(inos)
+
+    @expose
+    async def check_chunks(self, chunks: Any) -> list[Any]:
+        return await self._checker.chunks(chunks)
+
+    @expose
+    async def check_totals(self) -> list[Any]:
+        return await self._checker.totals()
+
+    @expose
+    async def explain(self, chunks: Any) -> list[Any]:
+        return await self._explainer.explain(chunks)
 
     @expose
     async def summarize(self, ino: Any) -> dict[str, int]:

@@ -51,6 +51,10 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._listeners)
 
+    def known(self) -> set[SessionId]:
+        """All that are open, or whose end is under way."""
+        return {*self._listeners, *self._ending}
+
     def add(self, session: SessionId) -> None:
         self._listeners[session] = _Listener()
 

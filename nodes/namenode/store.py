@@ -1,4 +1,4 @@
-"""SQLite: one database file, one connection that writes, one that reads. No other module imports sqlite3.
+"""SQLite: one database file, one connection that writes, two that read. No other module imports sqlite3.
 
 WAL with synchronous=FULL: a commit returns when the change is on stable storage. The reading connection is in
 autocommit mode, so each statement sees what is committed at its start; `reading` makes several statements see one
@@ -37,7 +37,7 @@ _PRAGMAS = (
 
 
 class Store:
-    """Use `open_store`. `writing` belongs to the one writer, `reading` to the event loop."""
+    """Use `open_store`. `writing` belongs to the one writer, `reading` to the event loop, `checks` to the checker."""
 
     def __init__(self, directory: Path, lock: int, chance: random.Random) -> None:
         self.directory = directory
@@ -47,6 +47,7 @@ class Store:
             _create(self.writing, chance)
         _migrate(self.writing, directory)
         self.reads = _connect(directory / _NAME)
+        self.checks = _connect(directory / _NAME)
         self.cluster = ClusterId(self.setting("cluster"))
 
     def setting(self, name: str) -> Any:
@@ -97,6 +98,7 @@ class Store:
 
     def close(self) -> None:
         """Close; the write-ahead log is merged into the database."""
+        self.checks.close()
         self.reads.close()
         self.writing.close()
         os.close(self._lock)

@@ -134,10 +134,11 @@ class Transaction:
             *((directory.ino, 1) if is_directory else (0, 0)),
             target,
         )
-        self._count(mode, 1)
+        self.count(mode, 1)
         return Attr(ino, mode, nlink, uid, gid, rdev, size, 0, now, now, now, now, 1, replicas)
 
-    def _count(self, mode: int, change: int) -> None:
+    def count(self, mode: int, change: int) -> None:
+        """So many inodes of this mode more."""
         self.counters["inodes"] += change
         if stat.S_ISDIR(mode):
             self.counters["directories"] += change
@@ -190,7 +191,7 @@ class Transaction:
             self.free(attr.ino, 0, None)
         self.run("DELETE FROM xattr WHERE ino = ?", attr.ino)
         self.run("DELETE FROM inode WHERE ino = ?", attr.ino)
-        self._count(attr.mode, -1)
+        self.count(attr.mode, -1)
 
     def _has_many_extents(self, ino: Ino) -> bool:
         return self.one("SELECT 1 FROM extent WHERE ino = ? LIMIT 1 OFFSET ?", ino, _FREED_AT_ONCE) is not None
@@ -346,14 +347,19 @@ class Transaction:
             self.collect(chunk)
             return
         self.run("UPDATE chunk SET replicas = ? WHERE chunk = ?", self.copies_wanted(chunk), chunk)
-        self._trim_gaps(chunk, *row)
+        self.trim_gaps(chunk)
         for node in self.holders(chunk):
             self.add_work(node, "cut", chunk, row[0], self.now_ns)
 
-    def _trim_gaps(self, chunk: ChunkId, length: int, live: int) -> None:
+    def trim_gaps(self, chunk: ChunkId) -> None:
         """Committed bytes that never became a file's, since their writer gave them up, are freed as well."""
-        row = self.one("SELECT total(length) FROM trim WHERE chunk = ?", chunk)
-        if row and live + row[0] == length:
+        row = self.one(
+            "SELECT length, live + (SELECT total(length) FROM trim WHERE chunk = c.chunk) FROM chunk c WHERE chunk = ?",
+            chunk,
+        )
+        assert row is not None, "the caller has read it"
+        length, accounted = row
+        if accounted == length:
             return
         taken = self.all(
             "SELECT chunk_offset, length FROM extent WHERE chunk = ? UNION ALL"

@@ -61,7 +61,7 @@ async def store(cluster: RealCluster, files: Mapping[str, bytes]) -> None:
 
 
 async def findings(fs: FileSystem) -> list[str]:
-    return [finding async for finding in fs.fsck()]
+    return [str(finding) async for finding in fs.fsck()]
 
 
 async def until_sound(fs: FileSystem, copies: int = 3) -> None:

@@ -43,7 +43,7 @@ async def judge(cluster: Cluster, fs: FileSystem, shared: Shared, client: Client
         return
     lost = _lost(cluster) if shared.rules.lost else []
     for finding in await _verify_copies(cluster, fs):
-        if not _is_about(finding, lost):
+        if not _is_about(str(finding), lost):
             story.violated("verdict", finding)
     for tree in shared.trees:
         await _check_tree(client, tree)
@@ -51,7 +51,7 @@ async def judge(cluster: Cluster, fs: FileSystem, shared: Shared, client: Client
         await _check_bytes(client, register)
     _check_names(story, shared)
     async for finding in fs.fsck():
-        if not _is_about(finding, lost):
+        if not _is_about(str(finding), lost):
             story.violated("verdict", f"fsck: {finding}")
     await _remove_all(client)
     await _rest(cluster, fs, "after everything was removed", lambda: _leftovers(cluster))

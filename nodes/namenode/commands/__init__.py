@@ -25,6 +25,13 @@ from nodes.namenode.commands import (
     free_doomed,
     hold,
     link,
+    mend_chunk,
+    mend_copy,
+    mend_counter,
+    mend_entry,
+    mend_inode,
+    mend_rows,
+    mend_stray,
     mkdir,
     mknod,
     open_session,
@@ -64,6 +71,13 @@ CLIENT: Final[Mapping[str, Callable[..., Any]]] = {
     "hold": hold.apply,
     "release": release.apply,
     "seal": seal.apply,
+    "mend_chunk": mend_chunk.apply,
+    "mend_copy": mend_copy.apply,
+    "mend_counter": mend_counter.apply,
+    "mend_entry": mend_entry.apply,
+    "mend_inode": mend_inode.apply,
+    "mend_rows": mend_rows.apply,
+    "mend_stray": mend_stray.apply,
 }
 
 PLANNED: Final[Mapping[str, Callable[..., Any]]] = {"allocate_chunks": allocate_chunks.apply}

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from dfs import errors
 from dfs.types import ROOT_INO, NodeId, NodeState, NodeView, SessionId
-from nodes.namenode.check import check
+from nodes.namenode.check import Finding, check, totals
 from nodes.namenode.machine import Command, Machine, Reply
 from nodes.namenode.queries import Queries
-from nodes.namenode.store import Store, open_store
+from nodes.namenode.store import Database, Store, open_store
 
 START_NS = 1_700_000_000_000_000_000
 MINUTE_NS = 60 * 10**9
@@ -87,13 +87,48 @@ class Namespace:
         self.store.commit()
         self.machine.forget()
 
-    def findings(self) -> list[str]:
-        """All that the check finds."""
-        found, cursor = check(self.store, None)
-        while cursor is not None:
-            more, cursor = check(self.store, cursor)
+    def check(self, between: Callable[[list[Finding]], None] = lambda found: None) -> list[Finding]:
+        """All that the check finds; `between` is called after each slice, with what that found."""
+        found: list[Finding] = []
+        cursor = None
+        while True:
+            with self.moment() as db:
+                more, cursor = check(db, cursor)
             found += more
-        return found
+            between(more)
+            if cursor is None:
+                break
+        with self.moment() as db:
+            for last in totals(db):
+                if last is None:
+                    between([])
+        between(last or [])
+        return found + (last or [])
+
+    def mend(self, session: int) -> list[str]:
+        """Check, and have mended what can be, as it is found, by a client; what was done for each finding."""
+        done: list[str] = []
+
+        def mend(found: list[Finding]) -> None:
+            answers = {str(finding.mend): finding.mend for finding in found}
+            results = {key: self.do(session, *mend) if mend else [] for key, mend in answers.items()}
+            done.extend("; ".join(results[str(finding.mend)]) for finding in found)
+
+        self.check(mend)
+        return done
+
+    @contextmanager
+    def moment(self) -> Iterator[Database]:
+        """The connection for checks, all that is read being of one moment."""
+        self.store.checks.execute("BEGIN")
+        try:
+            yield self.store.checks
+        finally:
+            self.store.checks.execute("COMMIT")
+
+    def findings(self) -> list[str]:
+        """As sentences."""
+        return [f"{finding.what}: {finding.remedy}." for finding in self.check()]
 
     def dump(self) -> dict[str, list[Any]]:
         """Every table but the stored replies."""

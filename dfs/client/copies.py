@@ -1,0 +1,164 @@
+"""The copies of chunks as they are: what the NameNode says of them, and what DataNodes say that they have.
+
+`Survey` asks both, and reads copies whole where that is wanted; what follows from the answers is decided by
+`dfs.client.fsck` and `dfs.client.why`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import trio
+
+from dfs import errors, limits, tasks
+from dfs.client.datanodes import DataNodes
+from dfs.client.reader import Layout, Piece, Reader, pieces_of
+from dfs.client.session import Session
+from dfs.types import ChunkId, Ino, NodeId, NodeState, NodeView
+
+NOT_THERE = -1
+
+Held = Mapping[NodeId, Mapping[ChunkId, int]]
+"""How many bytes of which chunks each node has, of those that could be asked; `NOT_THERE` for none."""
+
+
+class ChunkFacts(NamedTuple):
+    """What the NameNode says of a chunk; one that it does not know has `length` -1."""
+
+    chunk: ChunkId
+    given: bool
+    length: int
+    live: int
+    wanted: int
+    session: int
+    holders: tuple[NodeId, ...]
+    deleting: tuple[NodeId, ...]
+    """Nodes with an order to delete their copy."""
+    copying: tuple[NodeId, ...]
+    """Nodes that are making a copy."""
+    files: str
+    """The files with bytes in it, for a sentence."""
+    reasons: tuple[str, ...]
+    """Why copies are missing or being made, a sentence each."""
+
+
+def facts_from_wire(wire: Mapping[str, Any]) -> ChunkFacts:
+    known = {name: wire[name] for name in ("chunk", "given", "length", "live", "wanted", "session", "files")}
+    return ChunkFacts(
+        **known,
+        holders=tuple(wire["holders"]),
+        deleting=tuple(wire["deleting"]),
+        copying=tuple(each[0] for each in wire["copying"]),
+        reasons=tuple(wire["reasons"]),
+    )
+
+
+class Damage(NamedTuple):
+    """Bytes of a file that a node's copy of a chunk does not give."""
+
+    chunk: ChunkId
+    node: NodeId
+    offset: int
+    """Where in the file."""
+    others: bool
+    """The same bytes were read, and right, from another node."""
+    error: errors.DfsError
+
+
+class Survey:
+    """Asks the NameNode and DataNodes. Methods may be called concurrently."""
+
+    def __init__(self, session: Session, nodes: DataNodes, reader: Reader) -> None:
+        self._session = session
+        self._nodes = nodes
+        self._reader = reader
+        self._slots = trio.CapacityLimiter(limits.BYTES_IN_FLIGHT_MAX // limits.READ_MAX_BYTES)
+
+    async def views(self) -> dict[NodeId, NodeView]:
+        return {view.node: view for view in await self._nodes.refresh()}
+
+    async def facts(self, chunks: Sequence[ChunkId]) -> list[ChunkFacts]:
+        """At most `limits.EXPLAIN_MAX_CHUNKS` of them."""
+        return [facts_from_wire(wire) for wire in await self._session.query("explain", list(chunks))]
+
+    async def held(self, chunks: Sequence[ChunkId], nodes: Collection[NodeId]) -> Held:
+        """What `nodes` have of these chunks on their disks. A node that does not answer is not in the answer."""
+        found: dict[NodeId, dict[ChunkId, int]] = {}
+
+        async def ask(node: NodeId) -> None:
+            try:
+                found[node] = dict(zip(chunks, await self._nodes.sync(node, chunks), strict=True))
+            except errors.DfsError:
+                return  # as a node that is not up
+
+        async with tasks.open_nursery() as nursery:
+            for node in nodes:
+                nursery.start_soon(ask, node)
+        return found
+
+    async def listed(self, node: NodeId, after: int, last: int | None, slice_chunks: int) -> dict[ChunkId, int]:
+        """All chunks that a node has with numbers above `after` up to `last`, and their lengths. Raises `RpcError`."""
+        found: dict[ChunkId, int] = {}
+        while last is None or after < last:
+            page, _ = await self._nodes.call(node, "list_chunks", after, slice_chunks)
+            found.update((chunk, length) for chunk, length in page if last is None or chunk <= last)
+            if len(page) < slice_chunks:
+                break
+            after = page[-1][0]
+        return found
+
+    # --- reading ----------------------------------------------------------------------------------------
+
+    async def layouts(self, ino: Ino, size: int) -> list[Layout]:
+        """Where all bytes of a file are."""
+        found: list[Layout] = []
+        position = 0
+        while position < size:
+            found.append(await self._reader.layout(ino, position, size - position))
+            position = found[-1].end
+        return found
+
+    async def damaged(self, ino: Ino, layout: Layout, up: Collection[NodeId]) -> list[Damage]:
+        """Read all bytes of a layout from every node that has them and is up; those that were not right."""
+        damages: list[Damage] = []
+        async with tasks.open_nursery() as nursery:
+            for start, piece in _pieces(layout):
+                await self._slots.acquire_on_behalf_of(piece)
+                nursery.start_soon(self._read_everywhere, layout, start, piece, up, damages)
+        if not damages:
+            return []
+        # What was freed while it was read is no damage: then the file does not point there any more.
+        try:
+            now = await self._reader.layout(ino, layout.extents[0].offset, layout.end - layout.extents[0].offset)
+        except errors.NotFound:
+            return []
+        return [damage for damage in damages if isinstance(damage.error, errors.Corrupt) or damage.chunk in now.places]
+
+    async def _read_everywhere(
+        self, layout: Layout, start: int, piece: Piece, up: Collection[NodeId], damages: list[Damage]
+    ) -> None:
+        try:
+            failed: list[tuple[NodeId, errors.DfsError]] = []
+            nodes = [node for node in layout.places[piece.chunk].nodes if node in up]
+            buffer = memoryview(bytearray(piece.length))
+            for node in nodes:
+                try:
+                    await self._nodes.read_into(node, piece.chunk, piece.chunk_offset, buffer)
+                except errors.DfsError as error:
+                    failed.append((node, error))
+            others = len(failed) < len(nodes)
+            damages += [Damage(piece.chunk, node, start, others, error) for node, error in failed]
+        finally:
+            self._slots.release_on_behalf_of(piece)
+
+
+def _pieces(layout: Layout) -> Iterator[tuple[int, Piece]]:
+    """What a layout points to, in pieces of one read, each with its place in the file."""
+    for extent in layout.extents:
+        for piece in pieces_of([extent], extent.offset, extent.length):
+            yield extent.offset + piece.start, piece
+
+
+def is_up(view: NodeView | None) -> bool:
+    return view is not None and view.state == NodeState.UP

@@ -1,0 +1,136 @@
+"""`dfs why`: where the copies of a file's chunks are, in what state, and why one is missing or being made.
+
+The NameNode says what it believes and what it is doing about it (`explain`); the DataNodes that are up are asked what
+they have. A copy is `whole`; `short` (its node lost power before it flushed); `damaged` (found only by reading it);
+`not there`; or `unknown`, as its node does not answer.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterator, Collection
+from typing import NamedTuple
+
+from dfs import errors, limits
+from dfs.client.copies import NOT_THERE, ChunkFacts, Survey, is_up
+from dfs.types import Attr, ChunkId, NodeId, NodeView
+
+
+class Condition(enum.StrEnum):
+    """How a copy is."""
+
+    WHOLE = "whole"
+    SHORT = "short"
+    DAMAGED = "damaged"
+    NOT_THERE = "not there"
+    UNKNOWN = "unknown"
+
+
+class Copy(NamedTuple):
+    """A copy that the NameNode counts on; `length` is None where its node does not answer."""
+
+    node: NodeId
+    state: str
+    condition: Condition
+    length: int | None
+
+
+class ChunkReport(NamedTuple):
+    """A chunk of a file."""
+
+    chunk: ChunkId
+    offset: int
+    """Of its first byte in the file."""
+    length: int
+    wanted: int
+    copies: tuple[Copy, ...]
+    reasons: tuple[str, ...]
+
+    @property
+    def whole(self) -> int:
+        return sum(copy.condition == Condition.WHOLE for copy in self.copies)
+
+    @property
+    def is_well(self) -> bool:
+        """It has all the copies that it is to have, and all are whole."""
+        return self.whole == len(self.copies) >= self.wanted
+
+
+async def file_report(survey: Survey, attr: Attr, *, data: bool = False) -> AsyncIterator[ChunkReport]:
+    """The chunks of a file in its order; none of one that is gone.
+
+    With `data` every copy of its bytes is read, which finds what is damaged.
+    """
+    nodes = await survey.views()
+    up = [node for node, view in nodes.items() if is_up(view)]
+    seen: set[ChunkId] = set()
+    try:
+        layouts = await survey.layouts(attr.ino, attr.size)
+    except errors.NotFound:
+        return
+    for layout in layouts:
+        offsets: dict[ChunkId, int] = {}
+        for extent in layout.extents:
+            if extent.chunk not in seen:
+                offsets.setdefault(extent.chunk, extent.offset)
+        seen |= offsets.keys()
+        damaged: set[tuple[ChunkId, NodeId]] = set()
+        if data:
+            damaged = {(each.chunk, each.node) for each in await survey.damaged(attr.ino, layout, up)}
+        chunks = list(offsets)
+        for start in range(0, len(chunks), limits.EXPLAIN_MAX_CHUNKS):
+            some = chunks[start : start + limits.EXPLAIN_MAX_CHUNKS]
+            facts = await survey.facts(some)
+            asked = {node for each in facts for node in each.holders}.intersection(up)
+            held = await survey.held(some, asked)
+            for each in facts:
+                lengths = {node: lengths[each.chunk] for node, lengths in held.items()}
+                bad = {node for chunk, node in damaged if chunk == each.chunk}
+                yield report(each, offsets[each.chunk], attr.replicas, nodes, lengths, bad)
+
+
+def report(
+    facts: ChunkFacts,
+    offset: int,
+    replicas: int,
+    nodes: dict[NodeId, NodeView],
+    lengths: dict[NodeId, int],
+    damaged: Collection[NodeId],
+) -> ChunkReport:
+    """What is to be said of a chunk: `lengths` is what nodes that answered have of it, `replicas` the file's wish."""
+    copies = []
+    said = list(facts.reasons)
+    for node in (*facts.holders, *(node for node in damaged if node not in facts.holders)):
+        view = nodes.get(node)
+        condition = _condition(facts, lengths.get(node), node in damaged)
+        copies.append(Copy(node, str(view.state) if view else "unknown", condition, _bytes(lengths.get(node))))
+        if sentence := _SENTENCES.get(condition):
+            said.append(sentence.format(node=node, has=lengths.get(node, 0), length=facts.length))
+        elif condition == Condition.UNKNOWN and is_up(view):
+            said.append(f"{node} counts as up and did not answer: look into its log, and at the network between.")
+    if replicas != facts.wanted and not facts.session:
+        said.append(f"The file is to have {replicas} copies now; this chunk was written to have {facts.wanted}.")
+    return ChunkReport(facts.chunk, offset, facts.length, facts.wanted, tuple(copies), tuple(said))
+
+
+def _condition(facts: ChunkFacts, length: int | None, is_damaged: bool) -> Condition:
+    if is_damaged:
+        return Condition.DAMAGED
+    if length is None:
+        return Condition.UNKNOWN
+    if length == NOT_THERE:
+        return Condition.NOT_THERE if facts.length else Condition.WHOLE
+    return Condition.WHOLE if length >= facts.length else Condition.SHORT
+
+
+def _bytes(length: int | None) -> int | None:
+    return None if length is None else max(0, length)
+
+
+_SENTENCES = {
+    Condition.SHORT: "{node} has {has} of {length} bytes: it lost the rest, and another copy is made once it says so;"
+    " `dfs fsck --repair` has it made now.",
+    Condition.NOT_THERE: "{node} has no copy any more, and has not said so yet: another is made when it does;"
+    " `dfs fsck --repair` has it made now.",
+    Condition.DAMAGED: "{node} has a damaged copy, which it puts aside: another is made from those that are right.",
+}

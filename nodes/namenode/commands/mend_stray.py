@@ -1,0 +1,32 @@
+"""A DataNode has a copy that it is not counted for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nodes.namenode import arguments
+from nodes.namenode.commands import add_replicas, delete_stray
+from nodes.namenode.transaction import Transaction
+
+
+def apply(tx: Transaction, node: Any, chunk: Any, length: Any) -> list[str]:
+    """Count it if it is whole, else have it deleted; what was done.
+
+    Nothing is deleted of an open chunk, of one that extents tell of and that is not known, and of one whose number
+    was never given: there the NameNode may be what is wrong.
+    """
+    name, number = arguments.text(node, "a node"), arguments.chunk(chunk)
+    held = arguments.integer(length, "a length")
+    known = tx.one("SELECT session, length FROM chunk WHERE chunk = ?", number)
+    if known is None and tx.one("SELECT 1 FROM extent WHERE chunk = ? LIMIT 1", number):
+        return []
+    if (known is not None and known[0]) or number >= tx.counters["next_chunk"]:
+        return []
+    if known is not None and held >= known[1] and add_replicas.apply(tx, name, [(number, known[1])])[0]:
+        return ["counted again"]
+    delete_stray.apply(tx, name, [number])
+    ordered = tx.one(
+        "SELECT 1 FROM work w JOIN node n ON n.id = w.node WHERE w.chunk = ? AND n.name = ? AND w.kind = 'delete'",
+        *(number, name),
+    )
+    return ["to be deleted"] if ordered else []

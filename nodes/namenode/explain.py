@@ -1,0 +1,244 @@
+"""`dfs why` at the NameNode: where a chunk's copies are believed to be, and why one is missing or being made.
+
+Facts come from the tables, read at one moment on the checker's worker thread; what membership and repair know comes
+from their public state, a moment later. `reasons` turns them into sentences for somebody who has to act on them: a
+pure function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import trio
+
+from dfs import limits
+from dfs.placement import candidates
+from dfs.runtime import Runtime
+from dfs.types import ChunkId, NodeId, NodeState, NodeView
+from nodes.namenode import arguments
+from nodes.namenode.check import Checker, files_of
+from nodes.namenode.membership import Membership
+from nodes.namenode.replication import Replication
+from nodes.namenode.store import Database
+
+
+class Facts(NamedTuple):
+    """What the tables say of a chunk. One that is not known has `length` -1."""
+
+    chunk: ChunkId
+    given: bool
+    """Its number was given to somebody, once."""
+    length: int
+    live: int
+    wanted: int
+    session: int
+    """Who may append to it; 0: it is sealed."""
+    client: str
+    """That session's client: NAME on HOST."""
+    holders: tuple[NodeId, ...]
+    deleting: tuple[NodeId, ...]
+    """Nodes that have, or had, an order to delete their copy."""
+    files: str
+    """Those that have bytes in it."""
+
+
+class Copying(NamedTuple):
+    """A copy that is being made; `extra`: not because one is missing, but to even out nodes or racks."""
+
+    target: NodeId
+    sources: Sequence[NodeId]
+    since_s: float
+    extra: bool
+
+
+class Outlook(NamedTuple):
+    """What repair can do at all, and for one chunk."""
+
+    is_on: bool
+    waiting: int
+    """Chunks with too few copies."""
+    making: int
+    """Copies under way, of all chunks."""
+    full: Collection[NodeId]
+    """Nodes that make as many copies as they may at once."""
+    failures: int = 0
+    """Copies of this chunk that failed one after another, and how long the next try waits."""
+    retry_in_s: float = 0.0
+
+
+class Explainer:
+    """Answers `explain`."""
+
+    def __init__(self, checker: Checker, members: Membership, replication: Replication, runtime: Runtime) -> None:
+        self._checker = checker
+        self._members = members
+        self._replication = replication
+        self._runtime = runtime
+
+    async def explain(self, chunks: Any) -> list[dict[str, Any]]:
+        """What is known of each of `chunks`, as a map: the fields of `Facts`, `copying`, `reasons`."""
+        wanted = [arguments.chunk(chunk) for chunk in arguments.array(chunks, "the chunks", limits.EXPLAIN_MAX_CHUNKS)]
+        under_way = {copy.number: copy for chunk in wanted for copy in self._replication.copies_of(chunk)}
+        facts = await self._checker.read(lambda db, _: [facts_of(db, chunk) for chunk in wanted])
+        # A copy that was finished meanwhile is told of once more: better than one that is neither there nor being made.
+        under_way |= {copy.number: copy for chunk in wanted for copy in self._replication.copies_of(chunk)}
+        copying: dict[ChunkId, list[Copying]] = {}
+        for copy in under_way.values():
+            since_s = trio.current_time() - copy.ordered_at
+            copying.setdefault(copy.chunk, []).append(Copying(copy.target, copy.sources, since_s, copy.extra))
+        nodes = self._members.by_name()
+        now_ns = self._runtime.now_ns()
+        return [
+            {
+                **each._asdict(),
+                "copying": copying.get(each.chunk, []),
+                "reasons": reasons(each, nodes, copying.get(each.chunk, []), self._outlook(each.chunk, nodes), now_ns),
+            }
+            for each in facts
+        ]
+
+    def _outlook(self, chunk: ChunkId, nodes: Collection[NodeId]) -> Outlook:
+        failures, retry_in_s = self._replication.failures_of(chunk)
+        return Outlook(
+            self._replication.is_on,
+            self._replication.under_replicated,
+            self._replication.copying,
+            {node for node in nodes if self._replication.is_full(node)},
+            failures,
+            retry_in_s,
+        )
+
+
+def facts_of(db: Database, chunk: ChunkId) -> Facts:
+    """What the tables say of a chunk."""
+    (following,) = db.execute("SELECT value FROM counter WHERE name = 'next_chunk'").fetchone()
+    row = db.execute(
+        "SELECT c.length, c.live, c.replicas, c.session, s.name || ' on ' || s.host FROM chunk c"
+        " LEFT JOIN session s ON s.session = c.session WHERE c.chunk = ?",
+        (chunk,),
+    ).fetchone() or (-1, 0, 0, 0, None)
+    holders = db.execute(
+        "SELECT n.name FROM replica r JOIN node n ON n.id = r.node WHERE r.chunk = ? ORDER BY n.name", (chunk,)
+    )
+    deleting = db.execute(
+        "SELECT n.name FROM work w JOIN node n ON n.id = w.node WHERE w.chunk = ? AND w.kind = 'delete'", (chunk,)
+    )
+    return Facts(
+        chunk,
+        chunk < following,
+        row[0],
+        row[1],
+        row[2],
+        row[3],
+        row[4] or "a client that has gone",
+        tuple(NodeId(each[0]) for each in holders.fetchall()),
+        tuple(NodeId(each[0]) for each in deleting.fetchall()),
+        files_of(db, chunk),
+    )
+
+
+# --- sentences ------------------------------------------------------------------------------------------
+
+_MINUTE_S: Final = 60
+
+
+def reasons(
+    facts: Facts,
+    nodes: Mapping[NodeId, NodeView],
+    copying: Sequence[Copying],
+    outlook: Outlook,
+    now_ns: int,
+) -> list[str]:
+    """Why the chunk has not, or soon has not, a copy on as many nodes as it is to have; nothing where all is well."""
+    if facts.length < 0:
+        return [
+            "The NameNode does not know this chunk: no file's bytes are in it, or `dfs fsck --repair` enters it again."
+        ]
+    silent = [node for node in facts.holders if node not in nodes or nodes[node].state != NodeState.UP]
+    said = [_silence(node, nodes.get(node), now_ns) for node in silent]
+    live = [node for node in facts.holders if node in nodes and nodes[node].state != NodeState.DEAD]
+    leaving = [node for node in live if nodes[node].draining]
+    missing = facts.wanted - (len(live) - len(leaving))
+    if facts.session:
+        short = f" It has {len(live)} of {facts.wanted} copies, and gets the others then." if missing > 0 else ""
+        said.append(f"It is still being written by {facts.client}, and is looked after once that is done.{short}")
+        return said
+    if not live and facts.length:
+        away = ", ".join(silent) or "its DataNodes"
+        said.append(f"No copy can be reached: start {away} again; else restore {facts.files}, or delete it.")
+        return said
+    said += [f"{node} is being emptied: its copy goes when there are enough others." for node in leaving]
+    said += [_copying(each) for each in copying]
+    if missing > sum(not each.extra for each in copying):
+        said.append(_waiting(facts, nodes, outlook))
+    elif missing < 0 and not silent and not any(each.extra for each in copying):
+        said.append(f"It has {len(live)} copies where {facts.wanted} are wanted: the surplus is being dropped.")
+    if missing <= 0 and (rack := _only_rack(live, nodes)) is not None:
+        said.append(f"All its copies are in rack {rack}: if that fails, they cannot be read until it is back.")
+    return said
+
+
+def _silence(node: NodeId, view: NodeView | None, now_ns: int) -> str:
+    if view is None:
+        return f"{node} is not known any more: its copy does not count."
+    if not view.last_heartbeat_ns:
+        since = "has not been heard since the NameNode started"
+    else:
+        since = f"has been silent for {_duration((now_ns - view.last_heartbeat_ns) / 1e9)}"
+    if view.state == NodeState.DEAD:
+        return f"{node} is dead, it {since}: its copy does not count; start it again, and it does."
+    return f"{node} {since}: its copy counts until the node is taken for dead."
+
+
+def _copying(copy: Copying) -> str:
+    why = ", to even out the nodes or racks," if copy.extra else ""
+    since = _duration(copy.since_s)
+    return f"A copy is being made on {copy.target}{why} from {' or '.join(copy.sources)}, for {since} now."
+
+
+def _waiting(facts: Facts, nodes: Mapping[NodeId, NodeView], outlook: Outlook) -> str:
+    """Why no copy is being made of a chunk that wants one."""
+    if not outlook.is_on:
+        return "No copy is made: repair is switched off in the NameNode's configuration."
+    others = [view for view in nodes.values() if view.node not in facts.holders]
+    up = [view for view in others if view.state == NodeState.UP and not view.draining]
+    if not up:
+        return f"No copy can be made: no other DataNode is up; {facts.wanted} are needed, start or add one."
+    able = [view.node for view in candidates(up, (), facts.length)]
+    if not able:
+        full = _listed([view.node for view in up])
+        return f"No copy can be made: no space for {facts.length} bytes on {full}; delete files or add a DataNode."
+    if outlook.failures and outlook.retry_in_s > 0:
+        again = f"it is tried again in {_duration(outlook.retry_in_s)}"
+        return f"The last {outlook.failures} tries to make the copy failed (the NameNode's log says why): {again}."
+    if set(able) <= set(facts.deleting):
+        return f"The copy waits until {_listed(able)} deleted an old copy of the chunk."
+    making = "1 copy is being made" if outlook.making == 1 else f"{outlook.making} copies are being made"
+    if set(able) <= set(outlook.full):
+        return f"The copy waits for its turn: {_listed(able)} make as many as they may at once; {making} in all."
+    chunks = "1 chunk has" if outlook.waiting == 1 else f"{outlook.waiting} chunks have"
+    return f"The copy waits for repair, which goes round all chunks: {chunks} too few copies, {making}."
+
+
+def _only_rack(live: Sequence[NodeId], nodes: Mapping[NodeId, NodeView]) -> str | None:
+    """The rack that has all of several copies, where there are others."""
+    racks = {nodes[node].rack for node in live}
+    others = {view.rack for view in nodes.values() if view.state == NodeState.UP} - racks
+    return racks.pop() if len(live) > 1 and len(racks) == 1 and others else None
+
+
+_LISTED: Final = 5
+
+
+def _listed(nodes: Sequence[NodeId]) -> str:
+    more = len(nodes) - _LISTED
+    return ", ".join(nodes[:_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _duration(seconds: float) -> str:
+    seconds = max(0.0, seconds)
+    for size, unit in ((86_400, "days"), (3600, "hours"), (_MINUTE_S, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,120 @@
+"""What follows from what the NameNode says of a chunk and what DataNodes have of it."""
+
+from __future__ import annotations
+
+from dfs.client.copies import NOT_THERE, ChunkFacts
+from dfs.client.fsck import Finding, compare, disagreeing
+from dfs.client.why import Condition, report
+from dfs.types import ChunkId, NodeId, NodeState, NodeView
+
+N1, N2, N3, N4 = map(NodeId, ("n1", "n2", "n3", "n4"))
+
+
+def view(node: NodeId, state: NodeState = NodeState.UP) -> NodeView:
+    return NodeView(node, f"{node}:1", node, "", state, 1000, 500, 0, 0, 0)
+
+
+ALL = {node: view(node) for node in (N1, N2, N3, N4)}
+FACTS = ChunkFacts(ChunkId(31), True, 100, 60, 3, 0, (N1, N2, N3), (), (), "/file", ())
+WHOLE = {N1: 100, N2: 100, N3: 100, N4: NOT_THERE}
+
+
+def found(facts: ChunkFacts, now: dict[NodeId, int], before: dict[NodeId, int] | None = None) -> list[Finding]:
+    return list(compare(facts, now if before is None else before, now, ALL))
+
+
+def test_copies_that_are_there_are_no_finding() -> None:
+    assert found(FACTS, WHOLE) == []
+    assert found(FACTS, WHOLE | {N1: 120}) == []  # a tail that nobody committed
+
+
+def test_a_copy_that_is_missing_or_short_is_made_again() -> None:
+    for length, words in ((NOT_THERE, "is missing"), (40, "has 40 of 100 bytes")):
+        (finding,) = found(FACTS, WHOLE | {N2: length})
+        assert finding.what == f"The copy of chunk 1f (/file) on n2 {words}"
+        assert finding.mend == ["mend_copy", 31, "n2"]
+
+
+def test_a_copy_that_came_while_it_was_looked_for_is_no_finding() -> None:
+    assert found(FACTS, WHOLE, before=WHOLE | {N2: NOT_THERE}) == []
+    assert found(FACTS, WHOLE | {N2: NOT_THERE}, before=WHOLE) == []
+
+
+def test_a_copy_of_a_chunk_that_is_being_written_is_left_to_its_writer() -> None:
+    (finding,) = found(FACTS._replace(session=4), WHOLE | {N2: 40})
+    assert finding.mend is None
+
+
+def test_what_is_lost_is_named_and_nothing_of_it_is_dropped() -> None:
+    facts = FACTS._replace(holders=(N1, N2, N3))
+    nodes = ALL | {N3: view(N3, NodeState.DEAD)}
+    has = {N1: NOT_THERE, N2: 40}
+    (finding,) = compare(facts, has, has, nodes)
+    assert finding.mend is None
+    assert str(finding) == (
+        "Chunk 1f has no whole copy that can be reached (n3 is dead; n1 has none; n2 has 40 of 100 bytes):"
+        " 60 bytes of /file cannot be read: start n3 again; else restore them, or delete them."
+    )
+
+
+def test_a_copy_that_does_not_count_is_counted_or_deleted() -> None:
+    (whole,) = found(FACTS, WHOLE | {N4: 100})
+    assert (whole.kind, whole.mend) == ("copy-uncounted", ["mend_stray", "n4", 31, 100])
+    (part,) = found(FACTS, WHOLE | {N4: 10})
+    assert (part.kind, part.mend) == ("stray", ["mend_stray", "n4", 31, 10])
+
+
+def test_a_copy_that_is_being_made_or_deleted_is_no_stray() -> None:
+    assert found(FACTS._replace(copying=(N4,)), WHOLE | {N4: 10}) == []
+    assert found(FACTS._replace(deleting=(N4,)), WHOLE | {N4: 100}) == []
+    assert found(FACTS, WHOLE | {N4: 10}, before=WHOLE) == []
+
+
+def test_the_only_whole_copy_is_one_that_does_not_count() -> None:
+    kinds = {finding.kind for finding in found(FACTS, {N1: NOT_THERE, N2: NOT_THERE, N3: 5, N4: 100})}
+    assert kinds == {"copy-missing", "copy-uncounted"}
+    assert not [
+        finding for finding in found(FACTS, {N1: NOT_THERE, N4: 100}) if finding.mend and finding.mend[0] == "mend_copy"
+    ]
+
+
+def test_a_chunk_that_no_node_is_counted_for_is_lost_unless_one_has_it() -> None:
+    nobody = FACTS._replace(holders=())
+    assert [finding.kind for finding in found(nobody, {N1: NOT_THERE})] == ["chunk-lost"]
+    assert [finding.kind for finding in found(nobody, {N1: 100})] == ["copy-uncounted"]
+    assert disagreeing([[31, 100, 0, []]], {N1: {}}) == {31}
+
+
+def test_a_chunk_that_nobody_knows_is_deleted_unless_the_namenode_may_be_wrong() -> None:
+    unknown = FACTS._replace(length=-1, holders=(), files="no file")
+    (stray,) = found(unknown, {N1: 7})
+    assert stray.mend == ["mend_stray", "n1", 31, 7]
+    (future,) = found(unknown._replace(given=False), {N1: 7})
+    assert (future.kind, future.mend) == ("chunk-never-given", None)
+    (torn,) = found(unknown._replace(files="/file"), {N1: 7})
+    assert (torn.kind, torn.mend) == ("chunk-missing", None)
+
+
+def test_chunks_that_are_worth_a_second_look() -> None:
+    believed = [[1, 100, 0, ["n1", "n2"]], [2, 0, 7, ["n1"]], [3, 10, 0, ["n3"]]]
+    held = {N1: {ChunkId(1): 100}, N2: {ChunkId(1): 100}, N3: {ChunkId(3): 10}}
+    assert disagreeing(believed, held) == set()
+    assert disagreeing(believed, held | {N2: {ChunkId(1): 99}}) == {1}
+    assert disagreeing(believed, held | {N2: {}}) == {1}
+    assert disagreeing(believed, held | {N2: {ChunkId(1): 100, ChunkId(9): 1}}) == {9}
+    assert disagreeing(believed, {N1: held[N1], N2: held[N2]}) == {3}  # nobody who has it could be asked
+
+
+def test_how_each_copy_is_and_what_is_said_of_it() -> None:
+    nodes = ALL | {N3: view(N3, NodeState.DEAD)}
+    found = report(FACTS._replace(reasons=("n3 is dead.",)), 0, 4, nodes, {N1: 100, N2: 40}, ())
+    assert [copy.condition for copy in found.copies] == [Condition.WHOLE, Condition.SHORT, Condition.UNKNOWN]
+    assert [copy.length for copy in found.copies] == [100, 40, None]
+    assert not found.is_well
+    assert found.reasons[0] == "n3 is dead."
+    assert found.reasons[1].startswith("n2 has 40 of 100 bytes")
+    assert found.reasons[2] == "The file is to have 4 copies now; this chunk was written to have 3."
+    assert report(FACTS, 0, 3, ALL, {N1: 100, N2: 100, N3: 100}, ()).is_well
+    damaged = report(FACTS, 0, 3, ALL, {N1: 100, N2: 100, N3: 100}, [N2])
+    assert [copy.condition for copy in damaged.copies][1] == Condition.DAMAGED
+    assert not damaged.is_well
