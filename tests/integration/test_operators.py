@@ -114,6 +114,27 @@ async def test_after_a_node_died_for_good_its_copies_are_made_elsewhere_and_it_i
             assert await get(fs, path) == data
 
 
+async def test_a_node_that_was_added_takes_its_share(tmp_path: Path) -> None:
+    options = {**QUICK, "balance": False}
+    async with real_cluster(tmp_path, datanodes=3, **options) as cluster, cluster.client() as fs:
+        files = {f"/{number}": os.urandom(MIB) for number in range(8)}
+        for path, data in files.items():
+            await store(cluster, {path: data})  # each time a client of its own, with a chunk of its own
+        cluster.configure_datanode("n4")
+        await cluster.start("n4")
+        plan = await shell(cluster, "balance", "--plan", "--threshold", "0.0001%")
+        assert "n4" in plan
+        await shell(cluster, "balance", "--threshold", "0.0001%")
+
+        async def shared() -> bool:
+            return bool(cluster.chunk_files("n4"))
+
+        await until(shared, "chunks on n4")
+        await until_sound(fs)
+        for path, data in files.items():
+            assert await get(fs, path) == data
+
+
 async def test_copies_of_a_tree_are_more_or_fewer_as_asked(tmp_path: Path) -> None:
     async with real_cluster(tmp_path, datanodes=4, **QUICK) as cluster, cluster.client() as fs:
         await fs.mkdir("/tree")
