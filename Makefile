@@ -63,5 +63,5 @@ $(INSTALLED): setup.cfg pyproject.toml
 
 # What tests run on mounts.
 $(PROGRAMS): $(INSTALLED)
-	@PYTHON="$(PYTHON)" .ci/install $(VENV) git make rsync fio
+	@PYTHON="$(PYTHON)" .ci/install $(VENV) git make rsync fio stress-ng ip
 	@touch $@

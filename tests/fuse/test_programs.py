@@ -287,6 +287,21 @@ def test_fio_reads_back_what_it_wrote_at_random(here: Path) -> None:
 # --- looking around -------------------------------------------------------------------------------------
 
 
+STRESSORS = "access chmod chown dentry filename hdd rename symlink utime xattr"
+"""Of stress-ng: each checks what it did."""
+
+
+def test_stress_ng_finds_no_operation_that_does_something_else(here: Path) -> None:
+    need("stress-ng")
+    stressors = [word for name in STRESSORS.split() for word in (f"--{name}", "1")]
+    run(
+        *("stress-ng", "--temp-path", here, "--verify", "--timeout", "3s", "--hdd-bytes", "8m"),
+        *("--dentries", "64", *stressors),
+        cwd=here,
+    )
+    assert list(here.iterdir()) == []  # it removed all that it made
+
+
 def test_find_sees_what_it_sees_on_a_local_disk(here: Path, tree: Path) -> None:
     run("cp", "-a", tree, here / "copy")
     for tests in (

@@ -1,0 +1,123 @@
+"""Hosts of their own on one machine: network namespaces on one bridge, that can be cut off and joined again.
+
+    with hosts("namenode", "n1", "client") as network:
+        network.start("namenode", [...])
+        network.cut("n1")
+
+Each host has its own loopback, one address, and a link to a bridge in a namespace that nobody works in; nothing leads
+outside. Processes see the machine's files. What was cut off gets no answer, not even a refusal: packets are lost.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+_NETWORK: Final = "10.213.7"
+_TIMEOUT_S: Final = 30
+
+
+def need_namespaces() -> None:
+    """Skip the test where namespaces cannot be made; fail it where everything must be there."""
+    reason = "" if os.geteuid() == 0 else "network namespaces need root"
+    if not shutil.which("ip") or not shutil.which("nsenter"):
+        reason = "the programs ip and nsenter are not installed"
+    if reason and os.environ.get("DFS_REQUIRE_FUSE") == "1":
+        pytest.fail(f"DFS_REQUIRE_FUSE=1, but {reason}")
+    if reason:
+        pytest.skip(reason)
+
+
+class Hosts:
+    """Use `hosts`."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._prefix = f"dfs-{secrets.token_hex(3)}"
+        self.names = list(names)
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def address(self, name: str) -> str:
+        """Of a host, without a port."""
+        return f"{_NETWORK}.{self.names.index(name) + 1}"
+
+    def make(self) -> None:
+        hub = self._space("hub")
+        _ip("netns", "add", hub)
+        _ip("-n", hub, "link", "add", "bridge", "type", "bridge")
+        _ip("-n", hub, "link", "set", "bridge", "up")
+        for number, name in enumerate(self.names):
+            space = self._space(name)
+            _ip("netns", "add", space)
+            _ip("-n", hub, "link", "add", f"port{number}", "type", "veth", "peer", "name", "eth0", "netns", space)
+            _ip("-n", hub, "link", "set", f"port{number}", "master", "bridge", "up")
+            _ip("-n", space, "address", "add", f"{self.address(name)}/24", "dev", "eth0")
+            _ip("-n", space, "link", "set", "lo", "up")
+            _ip("-n", space, "link", "set", "eth0", "up")
+
+    def remove(self) -> None:
+        for process in self._processes.values():
+            process.kill()
+            process.wait(_TIMEOUT_S)
+        for name in ("hub", *self.names):
+            subprocess.run(["ip", "netns", "delete", self._space(name)], capture_output=True, timeout=_TIMEOUT_S)
+
+    def _space(self, name: str) -> str:
+        return f"{self._prefix}-{name}"
+
+    # --- the network
+
+    def cut(self, name: str) -> None:
+        """Nothing reaches this host any more, and nothing comes from it."""
+        self._set_port(name, "down")
+
+    def join(self, name: str) -> None:
+        self._set_port(name, "up")
+
+    def _set_port(self, name: str, state: str) -> None:
+        _ip("-n", self._space("hub"), "link", "set", f"port{self.names.index(name)}", state)
+
+    # --- processes
+
+    def within(self, name: str, argv: Sequence[str | Path]) -> list[str]:
+        """What runs `argv` on a host. The mounts are the machine's: only the network is another."""
+        return ["nsenter", f"--net=/run/netns/{self._space(name)}", "--", *map(str, argv)]
+
+    def run(self, name: str, argv: Sequence[str | Path], **how: Any) -> subprocess.CompletedProcess[str]:
+        how = {"capture_output": True, "text": True, "timeout": _TIMEOUT_S * 4, "check": False, **how}
+        return subprocess.run(self.within(name, argv), **how)
+
+    def start(self, name: str, argv: Sequence[str | Path], log: Path) -> None:
+        """Start the daemon of a host; it ends with the network."""
+        with log.open("ab") as file:
+            self._processes[name] = subprocess.Popen(
+                self.within(name, argv), stdin=subprocess.DEVNULL, stdout=file, stderr=file
+            )
+
+    def kill(self, name: str) -> None:
+        process = self._processes.pop(name)
+        process.kill()
+        process.wait(_TIMEOUT_S)
+
+
+def _ip(*arguments: str) -> None:
+    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    assert done.returncode == 0, f"ip {' '.join(arguments)}: {done.stderr}"
+
+
+@contextmanager
+def hosts(*names: str) -> Iterator[Hosts]:
+    """Hosts with these names, without processes; all is gone on leaving."""
+    made = Hosts(names)
+    try:
+        made.make()
+        yield made
+    finally:
+        made.remove()

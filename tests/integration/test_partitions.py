@@ -1,0 +1,206 @@
+"""Hosts that are cut off from the others, and come back: a cluster on network namespaces, used by programs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from dfs.config import ClientConfig, DataNodeConfig, NameNodeConfig, render
+from dfs.mountpoint import is_mounted, unmount
+from tests.integration.hosts import Hosts, hosts, need_namespaces
+
+PATIENCE_S: Final = 90.0
+NAMENODE: Final = "namenode"
+CLIENT: Final = "client"
+PORT: Final = 9400
+PYTHON: Final = sys.executable
+SUSPECT_S, DEAD_S = 2.0, 5.0
+
+
+class Site:
+    """A cluster with a host for each daemon, and one for its user."""
+
+    def __init__(self, network: Hosts, directory: Path) -> None:
+        self.network = network
+        self.directory = directory
+        self.datanodes = [name for name in network.names if name not in (NAMENODE, CLIENT)]
+        namenode = f"{network.address(NAMENODE)}:{PORT}"
+        self._write(
+            NAMENODE,
+            NameNodeConfig(
+                listen=namenode,
+                state_dir=directory / NAMENODE,
+                nameserver="off",
+                reserve_bytes=0,
+                node_suspect_after_s=SUSPECT_S,
+                node_dead_after_s=DEAD_S,
+                garbage_grace_s=0.2,
+            ),
+        )
+        for name in self.datanodes:
+            listen = f"{network.address(name)}:{PORT}"
+            disks = [directory / name]
+            self._write(
+                name,
+                DataNodeConfig(node=name, namenode=namenode, listen=listen, directories=disks, reserve_bytes=0),
+            )
+        self._write(CLIENT, ClientConfig(namenode=namenode, namenode_wait_s=PATIENCE_S))
+
+    def _write(self, name: str, config: Any) -> None:
+        self._file(name).write_text(render(config))
+
+    def _file(self, name: str) -> Path:
+        return self.directory / f"{name}.toml"
+
+    def start(self, *names: str) -> None:
+        for name in names:
+            kind = NAMENODE if name == NAMENODE else "datanode"
+            argv = [PYTHON, "-m", f"nodes.{kind}", "--config", self._file(name)]
+            self.network.start(name, argv, self.directory / f"{name}.log")
+
+    def dfs(self, *arguments: str | Path, **how: Any) -> subprocess.CompletedProcess[str]:
+        """Run `dfs` on the client's host."""
+        environment = {**os.environ, "DFS_CONFIG": str(self._file(CLIENT))}
+        return self.network.run(CLIENT, [PYTHON, "-m", "dfs.cli", *arguments], env=environment, **how)
+
+    def states(self) -> dict[str, str]:
+        return {node["node"]: node["state"] for node in json.loads(self.dfs("nodes", "--json").stdout)}
+
+    def until(self, condition: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            with contextlib.suppress(ValueError):  # no JSON: the NameNode cannot be reached yet
+                if condition():
+                    return
+            time.sleep(0.2)
+        raise AssertionError(f"waited {PATIENCE_S:.0f} s in vain for {what}: {self.dfs('status').stdout}")
+
+    def until_sound(self) -> None:
+        def sound() -> bool:
+            if self.dfs("fsck").stdout != "nothing wrong\n":
+                return False
+            return not json.loads(self.dfs("status", "--json").stdout)["under_replicated"]
+
+        self.until(sound, "a sound cluster")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    """A NameNode, four DataNodes with three copies, and a client, each on a host of its own; all are up."""
+    need_namespaces()
+    with hosts(NAMENODE, "n1", "n2", "n3", "n4", CLIENT) as network:
+        made = Site(network, tmp_path)
+        made.start(NAMENODE, *made.datanodes)
+        made.until(lambda: list(made.states().values()) == ["up"] * 4, "four DataNodes")
+        yield made
+
+
+# Writes files of 1 to 200 KiB, each fsynced, until told to end; prints each one's name and digest when it is durable.
+WRITER: Final = """
+import hashlib, os, random, signal, sys
+end = []
+signal.signal(signal.SIGTERM, lambda *_: end.append(1))
+number = 0
+while not end:
+    data = random.randbytes(random.randrange(1024, 200 * 1024))
+    with open(os.path.join(sys.argv[1], f"{number}"), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    print(number, hashlib.sha256(data).hexdigest(), flush=True)
+    number += 1
+"""
+
+
+@contextlib.contextmanager
+def mounted(site: Site) -> Iterator[Path]:
+    """The cluster, mounted on the client's host."""
+    where = site.directory / "mnt"
+    where.mkdir()
+    done = site.dfs("mount", where)
+    assert done.returncode == 0, done.stderr
+    try:
+        yield where
+    finally:
+        if is_mounted(where):
+            unmount(where, lazy=True)
+
+
+@contextlib.contextmanager
+def writing(where: Path, log: Path) -> Iterator[Callable[[], int]]:
+    """A program that writes on the mount all the time, without one error. Gives how many files are durable by now."""
+    with log.open("wb") as out:
+        process = subprocess.Popen([PYTHON, "-c", WRITER, str(where)], stdout=out)
+        try:
+            yield lambda: len(log.read_bytes().splitlines())
+            process.terminate()
+            assert process.wait(PATIENCE_S) == 0
+        finally:
+            process.kill()
+            process.wait(PATIENCE_S)
+
+
+def all_there(where: Path, log: Path) -> bool:
+    """Whether every file that was durable once has its bytes."""
+    for line in log.read_text().splitlines():
+        name, digest = line.split()
+        if hashlib.sha256((where / name).read_bytes()).hexdigest() != digest:
+            return False
+    return True
+
+
+@pytest.mark.fuse
+def test_a_datanode_is_cut_off_for_good_and_comes_back_all_the_same(site: Site, tmp_path: Path) -> None:
+    log = tmp_path / "written"
+    with mounted(site) as where:
+        with writing(where, log) as count:
+            site.until(lambda: count() > 20, "a few files")
+            site.network.cut("n2")
+            site.until(lambda: site.states()["n2"] == "dead", "n2 to be dead")
+            reached = count()
+            site.until(lambda: count() > reached + 20, "writing to go on without n2")
+            site.network.join("n2")
+            site.until(lambda: site.states()["n2"] == "up", "n2 to be back")
+            reached = count()
+            site.until(lambda: count() > reached + 20, "writing to go on with n2")
+        assert all_there(where, log)
+    site.until_sound()
+
+
+@pytest.mark.fuse
+def test_the_namenode_is_cut_off_and_users_only_wait(site: Site, tmp_path: Path) -> None:
+    log = tmp_path / "written"
+    with mounted(site) as where:
+        with writing(where, log) as count:
+            site.until(lambda: count() > 20, "a few files")
+            site.network.cut(NAMENODE)
+            time.sleep(DEAD_S + 3)  # so that it takes all DataNodes for dead
+            site.network.join(NAMENODE)
+            reached = count()
+            site.until(lambda: count() > reached + 20, "writing to go on")
+        assert all_there(where, log)
+    site.until_sound()
+
+
+@pytest.mark.fuse
+def test_the_client_is_cut_off_longer_than_its_session_and_works_again(site: Site, tmp_path: Path) -> None:
+    with mounted(site) as where:
+        (where / "before").write_bytes(b"before")
+        os.sync()
+        site.network.cut(CLIENT)
+        time.sleep(DEAD_S)
+        site.network.join(CLIENT)
+        assert (where / "before").read_bytes() == b"before"
+        (where / "after").write_bytes(b"after")
+        assert sorted(path.name for path in where.iterdir()) == ["after", "before"]
+    site.until_sound()
