@@ -200,7 +200,10 @@ class ChunkFiles:
         return record._replace(length=kept, crc=crc32c(memoryview(content)[:kept]))
 
     def punch(self, index: BlockIndex, numbers: Sequence[int]) -> None:
-        """Give back the bytes of these blocks. A file system that cannot do so keeps zeros in their place."""
+        """Give back the bytes of these blocks, durably: a scrub takes a punched block whose bytes are there for damage.
+
+        A file system that cannot do so keeps zeros in their place.
+        """
         if self.mark.blocks <= max(numbers):
             self.sync(len(index), index.length)
         records = [index.record(number)._replace(punched=True) for number in numbers]
@@ -209,6 +212,7 @@ class ChunkFiles:
         self._index.sync()
         for run in runs(records):
             self._punch(run[0].start, total_length(run))
+        self.data.sync()
 
     def unpunch(self, index: BlockIndex, number: int) -> None:
         """Call a block whose bytes are there no longer punched, durably."""

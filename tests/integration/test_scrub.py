@@ -317,11 +317,10 @@ async def test_a_namenode_restored_from_an_old_copy_destroys_nothing_and_gives_n
             copied_at = (await fs.status())["log_index"]
             for number in range(200):  # the copy is far behind, and not in a moment where it was
                 await fs.mkdir(f"/directory-{number}")
-            for number in range(3):  # the last chunks are of these; something is obeyed meanwhile
-                await store(cluster, {f"/gone-{number}": os.urandom(200 * KIB)})
-                await fs.remove(f"/gone-{number}")
 
             async def obeyed() -> bool:
+                await store(cluster, {"/gone": os.urandom(200 * KIB)})  # the last chunks are of these
+                await fs.remove("/gone")
                 memories = [tmp_path / name / "obeyed.json" for name in cluster.datanodes]
                 return all(
                     path.exists() and json.loads(path.read_text())["log_index"] >= copied_at + 200 for path in memories

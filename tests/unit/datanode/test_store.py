@@ -266,6 +266,21 @@ async def test_punched_blocks_are_gone_and_the_others_stay(disk: MemoryDisk, sto
         await again.read(CHUNK, 8192, 1)
 
 
+async def test_what_was_punched_stays_so_after_a_power_cut_and_a_scrub(disk: MemoryDisk) -> None:
+    for seed in range(20):  # of which bytes survive the power cut
+        chunk = ChunkId(100 + seed)
+        store = opened(disk)
+        for letter in (b"a", b"b", b"c"):
+            await appended(store, letter * 8192, chunk)
+        await store.punch(chunk, [(8192, 8192)])
+        disk.crash(random.Random(seed))
+        again = opened(disk)
+        assert await again.verify(chunk) == 0  # it found no block that was called punched and was not
+        with pytest.raises(errors.ChunkNotFound):
+            await again.read(chunk, 8192, 1)
+        disk.crash(random.Random(seed))
+
+
 async def test_a_deleted_chunk_is_gone_and_may_be_deleted_again(disk: MemoryDisk, store: ChunkStore) -> None:
     await appended(store, b"x")
     await store.delete(CHUNK)
