@@ -38,8 +38,10 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/mypy
 
+# Many tests wait for timeouts: with more workers than processors none is idle. Clusters that `dfs up` makes take the
+# same ports, so those tests are one group, and run one after the other.
 unit: $(INSTALLED) $(PROGRAMS)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses 3 --dist loadgroup
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix-only .
