@@ -19,6 +19,7 @@ _LOCAL: Final = (
 """These make clusters with `dfs up`, which takes the first ports that are free: not two at once."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before the plugin that reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For several workers: those that cannot run side by side are one group, and what takes longest begins first."""
     local = [_TESTS / name for name in _LOCAL]
