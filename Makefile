@@ -38,10 +38,9 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/mypy
 
-# Many tests wait for timeouts: with more workers than processors none is idle. Clusters that `dfs up` makes take the
-# same ports, so those tests are one group, and run one after the other.
+# Many tests wait for timeouts: with more workers than processors none is idle. Tests of a file share its cluster.
 unit: $(INSTALLED) $(PROGRAMS)
-	$(BIN)/python -m pytest -q --numprocesses 3 --dist loadgroup
+	$(BIN)/python -m pytest -q --numprocesses 3 --dist loadfile
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix-only .

@@ -13,6 +13,7 @@ import click
 from dfs import config, limits
 from dfs.cli.local import locks, making, running
 from dfs.cli.local.layout import Layout
+from dfs.cli.local.ports import FreePorts
 from dfs.mountpoint import is_dead, is_mounted, unmount
 
 _directory_option = click.option(
@@ -82,11 +83,12 @@ def _bring_up(layout: Layout, wish: making.Wish) -> tuple[making.Made, bool, dic
     if not layout.is_made():
         making.complete(wish)  # a wish that cannot be leaves nothing behind
     layout.claim()
-    with locks.holding(layout.command_lock):
-        made = making.make(layout, wish)
-        log_sizes = waiting.log_sizes(layout)
-        started = running.start_or_reload(layout)
-    cluster = trio.run(waiting.wait_until_up, layout, log_sizes, limits.LOCAL_UP_TIMEOUT_S)
+    with FreePorts() as ports:
+        with locks.holding(layout.command_lock):
+            made = making.make(layout, wish, ports)
+            log_sizes = waiting.log_sizes(layout)
+            started = running.start_or_reload(layout, ports.descriptors())
+        cluster = trio.run(waiting.wait_until_up, layout, log_sizes, limits.LOCAL_UP_TIMEOUT_S)
     return made, started, cluster
 
 

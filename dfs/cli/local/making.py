@@ -36,20 +36,22 @@ class Made(NamedTuple):
     """Names of the DataNodes that were not there before."""
 
 
-def make(layout: Layout, wish: Wish) -> Made:
+def make(layout: Layout, wish: Wish, ports: FreePorts) -> Made:
     """Have a cluster as wished in a directory that is claimed and locked; one that is there keeps what it has.
 
-    DataNodes are added, never removed. Raises `click.UsageError` for a wish that cannot be, `InvalidArgument` for one
-    against the files that are there, `ConfigError` for files that cannot be used.
+    All its ports are claimed in `ports`. DataNodes are added, never removed. Raises `click.UsageError` for a wish that
+    cannot be, `InvalidArgument` for one against the files that are there, `ConfigError` for files that cannot be used.
     """
     if not layout.is_made():
-        return _make_new(layout, wish)
+        return _make_new(layout, wish, ports)
     known = config.load_namenode(layout.namenode)
     _refuse_change(layout, "replicas", known.replicas, wish.replicas)
     _refuse_change(layout, "min_replicas", known.min_replicas, wish.min_replicas)
     before = len(layout.datanode_numbers())
     _check_enough(wish.replicas, max(before, wish.datanodes or 0))
-    added = _add_datanodes(layout, (wish.datanodes or before) - before, _namenode_of(layout))
+    for port in _ports_in(layout):
+        ports.claim(port)
+    added = _add_datanodes(layout, (wish.datanodes or before) - before, _namenode_of(layout), ports)
     return read(layout)._replace(added=added)
 
 
@@ -76,9 +78,8 @@ def complete(wish: Wish) -> tuple[int, int, int]:
     return datanodes, replicas, min_replicas
 
 
-def _make_new(layout: Layout, wish: Wish) -> Made:
+def _make_new(layout: Layout, wish: Wish, ports: FreePorts) -> Made:
     datanodes, replicas, min_replicas = complete(wish)
-    ports = FreePorts()
     address = f"{LOOPBACK}:{ports.take(limits.NAMENODE_PORT)}"
     nameserver = f"{LOOPBACK}:{ports.take(limits.NAMESERVER_PORT)}"
     layout.logs.mkdir(exist_ok=True)
@@ -92,13 +93,12 @@ def _make_new(layout: Layout, wish: Wish) -> Made:
     return read(layout)._replace(added=tuple(f"n{number}" for number in layout.datanode_numbers()))
 
 
-def _add_datanodes(layout: Layout, count: int, namenode: str) -> tuple[str, ...]:
+def _add_datanodes(layout: Layout, count: int, namenode: str, ports: FreePorts) -> tuple[str, ...]:
     """Add `count` DataNodes (none if it is not positive), numbered on from those that are there."""
-    numbers = layout.datanode_numbers()
-    first = max(numbers, default=0) + 1
+    first = max(layout.datanode_numbers(), default=0) + 1
     new = range(first, first + max(count, 0))
     if new:
-        _have_datanodes(layout, new, namenode, FreePorts(_ports_in(layout, numbers)))
+        _have_datanodes(layout, new, namenode, ports)
     return tuple(f"n{number}" for number in new)
 
 
@@ -111,11 +111,11 @@ def _have_datanodes(layout: Layout, numbers: range, namenode: str, ports: FreePo
         write_file(layout.datanode(number), config.render(datanode))
 
 
-def _ports_in(layout: Layout, numbers: list[int]) -> list[int]:
+def _ports_in(layout: Layout) -> list[int]:
     """Ports that belong to daemons of this cluster, whether they run or not."""
     namenode = config.load_namenode(layout.namenode)
     addresses = [namenode.listen, namenode.nameserver]
-    addresses += [config.load_datanode(layout.datanode(number)).listen for number in numbers]
+    addresses += [config.load_datanode(layout.datanode(number)).listen for number in layout.datanode_numbers()]
     tails = (address.rpartition(":")[2] for address in addresses)
     return [int(tail) for tail in tails if tail.isdigit()]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from collections.abc import Collection
 from typing import Any
 
 from dfs import errors, limits
@@ -37,14 +38,15 @@ def ask(layout: Layout, do: str) -> dict[str, Any] | None:
         locks.wait_for_a_holder(layout.supervisor_lock, limits.LOCAL_POLL_PERIOD_S)
 
 
-def start_or_reload(layout: Layout) -> bool:
+def start_or_reload(layout: Layout, keep: Collection[int] = ()) -> bool:
     """Have a supervisor that answers, and runs all that is configured; whether it had to be started.
 
-    Raises `DfsError` with the supervisor's last words if it ends at once.
+    One that is started inherits the descriptors `keep`, for as long as it lives. Raises
+    `DfsError` with the supervisor's last words if it ends at once.
     """
     if ask(layout, "reload") is not None:
         return False
-    process = _spawn(layout)
+    process = _spawn(layout, keep)
     deadline = time.monotonic() + limits.LOCAL_UP_TIMEOUT_S
     while control.request(layout, "status") is None:
         if process.poll() is not None or time.monotonic() > deadline:
@@ -63,7 +65,7 @@ def stop(layout: Layout) -> bool:
     return ran
 
 
-def _spawn(layout: Layout) -> subprocess.Popen[bytes]:
+def _spawn(layout: Layout, keep: Collection[int]) -> subprocess.Popen[bytes]:
     output = open_log(layout.log("supervisor"))
     argv = [*python_module("dfs.cli.local.supervisor"), "--dir", str(layout.directory)]
     with open(output, "wb") as log:
@@ -74,6 +76,7 @@ def _spawn(layout: Layout) -> subprocess.Popen[bytes]:
             stderr=subprocess.STDOUT,
             cwd=layout.directory,
             env=environment(),
+            pass_fds=keep,
             start_new_session=True,
         )
 

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 from dfs.cli.local import commands, making
 from dfs.cli.local.commands import down, up
 from dfs.cli.local.layout import Layout
+from tests.unit.cli_local.made import make
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +36,7 @@ def test_down_where_nothing_is(home: Path) -> None:
 def test_down_where_nothing_runs(home: Path) -> None:
     layout = Layout(home / "cluster")
     layout.claim()
-    making.make(layout, making.Wish(datanodes=1))
+    make(layout, making.Wish(datanodes=1))
     result = run(down, "--dir", str(layout.directory), "--json")
     assert result.exit_code == 0
     assert json.loads(result.output) == {"dir": str(layout.directory), "stopped": False}
@@ -68,7 +69,7 @@ def test_up_in_a_directory_of_others(home: Path) -> None:
 def test_welcome_says_how_to_use_a_cluster_that_is_not_the_usual_one(home: Path) -> None:
     layout = Layout(home / "my cluster")
     layout.claim()
-    made = making.make(layout, making.Wish(datanodes=1))
+    made = make(layout, making.Wish(datanodes=1))
     text = commands._welcome(layout, made, True)
     assert "1 DataNode, 1 copy of all data" in text
     assert f"export DFS_CONFIG='{layout.client}'" in text
@@ -78,7 +79,7 @@ def test_welcome_says_how_to_use_a_cluster_that_is_not_the_usual_one(home: Path)
 def test_welcome_of_the_usual_cluster_needs_no_more(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layout = Layout(home / ".local/share/dfs/local")
     layout.claim()
-    made = making.make(layout, making.Wish(datanodes=4))
+    made = make(layout, making.Wish(datanodes=4))
     assert "export" not in commands._welcome(layout, made, True)
     assert "--dir" not in commands._welcome(layout, made, True)
     monkeypatch.setenv("DFS_CONFIG", "/etc/dfs/other.toml")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 from collections.abc import Iterator
@@ -11,9 +12,10 @@ import click
 import pytest
 
 from dfs import config, errors, limits
-from dfs.cli.local import making, ports
+from dfs.cli.local import ports
 from dfs.cli.local.layout import Layout
 from dfs.cli.local.making import Wish
+from tests.unit.cli_local.made import make
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def addresses(layout: Layout) -> list[str]:
 
 
 def test_first_cluster_has_four_datanodes_and_three_copies(layout: Layout) -> None:
-    made = making.make(layout, Wish())
+    made = make(layout, Wish())
     assert made[:3] == (4, 3, 2)
     assert made.added == ("n1", "n2", "n3", "n4")
     assert len(set(addresses(layout))) == 5
@@ -50,44 +52,44 @@ def test_first_cluster_has_four_datanodes_and_three_copies(layout: Layout) -> No
 
 
 def test_one_datanode_has_one_copy(layout: Layout) -> None:
-    assert making.make(layout, Wish(datanodes=1))[:3] == (1, 1, 1)
+    assert make(layout, Wish(datanodes=1))[:3] == (1, 1, 1)
     config.load_namenode(layout.namenode)
 
 
 def test_again_changes_nothing(layout: Layout) -> None:
-    first = making.make(layout, Wish(datanodes=2))
+    first = make(layout, Wish(datanodes=2))
     before = addresses(layout)
-    assert making.make(layout, Wish(datanodes=2, replicas=2)) == first._replace(added=())
+    assert make(layout, Wish(datanodes=2, replicas=2)) == first._replace(added=())
     assert addresses(layout) == before
 
 
 def test_edited_files_stay_as_they_are(layout: Layout) -> None:
-    making.make(layout, Wish(datanodes=1))
+    make(layout, Wish(datanodes=1))
     edited = layout.datanode(1).read_text() + '# mine\nrack = "left"\n'
     layout.datanode(1).write_text(edited)
-    making.make(layout, Wish(datanodes=2))
+    make(layout, Wish(datanodes=2))
     assert layout.datanode(1).read_text() == edited
 
 
 def test_more_datanodes_are_added_with_ports_of_their_own(layout: Layout) -> None:
-    making.make(layout, Wish(datanodes=2))
-    made = making.make(layout, Wish(datanodes=4))
+    make(layout, Wish(datanodes=2))
+    made = make(layout, Wish(datanodes=4))
     assert made.datanodes == 4
     assert made.added == ("n3", "n4")
     assert len(set(addresses(layout))) == 5
 
 
 def test_fewer_datanodes_take_none_away(layout: Layout) -> None:
-    making.make(layout, Wish(datanodes=3))
-    assert making.make(layout, Wish(datanodes=1)).datanodes == 3
+    make(layout, Wish(datanodes=3))
+    assert make(layout, Wish(datanodes=1)).datanodes == 3
 
 
 def test_copies_are_changed_in_the_file_only(layout: Layout) -> None:
-    making.make(layout, Wish(datanodes=3, replicas=2))
+    make(layout, Wish(datanodes=3, replicas=2))
     with pytest.raises(errors.InvalidArgument, match=r"namenode\.toml"):
-        making.make(layout, Wish(replicas=3))
+        make(layout, Wish(replicas=3))
     with pytest.raises(errors.InvalidArgument, match="min_replicas = 2"):
-        making.make(layout, Wish(min_replicas=1))
+        make(layout, Wish(min_replicas=1))
 
 
 @pytest.mark.parametrize(
@@ -95,25 +97,25 @@ def test_copies_are_changed_in_the_file_only(layout: Layout) -> None:
 )
 def test_more_copies_than_can_be_is_wrong_usage(layout: Layout, wish: Wish) -> None:
     with pytest.raises(click.UsageError):
-        making.make(layout, wish)
+        make(layout, wish)
     assert not layout.is_made()
 
 
 def test_making_that_was_cut_short_is_done_again(layout: Layout) -> None:
-    making.make(layout, Wish(datanodes=2))
+    make(layout, Wish(datanodes=2))
     layout.namenode.unlink()
-    assert making.make(layout, Wish(datanodes=2)).datanodes == 2
+    assert make(layout, Wish(datanodes=2)).datanodes == 2
 
 
 def test_broken_file_is_named(layout: Layout) -> None:
-    making.make(layout, Wish(datanodes=1))
+    make(layout, Wish(datanodes=1))
     layout.datanode(1).write_text("lisen = 1\n")
     with pytest.raises(errors.ConfigError, match=r"n1\.toml:1: unknown key 'lisen'"):
-        making.make(layout, Wish())
+        make(layout, Wish())
 
 
 def test_directory_may_be_moved(layout: Layout, tmp_path: Path) -> None:
-    making.make(layout, Wish(datanodes=1))
+    make(layout, Wish(datanodes=1))
     moved = Layout(shutil.move(layout.directory, tmp_path / "elsewhere"))
     assert config.load_namenode(moved.namenode).state_dir == tmp_path / "elsewhere" / "namenode"
     assert config.load_datanode(moved.datanode(1)).directories == [tmp_path / "elsewhere" / "n1"]
@@ -142,20 +144,32 @@ def test_parents_are_made(tmp_path: Path) -> None:
 
 def test_port_in_use_is_passed_over(taken_port: int) -> None:
     assert not ports.is_free(taken_port)
-    assert ports.FreePorts().take(taken_port) > taken_port
+    with ports.FreePorts() as free:
+        assert free.take(taken_port) > taken_port
 
 
 def test_port_is_handed_out_once(taken_port: int) -> None:
-    free = ports.FreePorts()
-    first, second = free.take(taken_port), free.take(taken_port)
+    with ports.FreePorts() as free:
+        first, second = free.take(taken_port), free.take(taken_port)
     assert first < second
-    assert ports.FreePorts([first]).take(first) > first
+
+
+def test_port_is_claimed_until_the_last_descriptor_is_closed(taken_port: int) -> None:
+    with ports.FreePorts() as ours, ports.FreePorts() as theirs:
+        port = ours.take(taken_port)
+        inherited = [os.dup(descriptor) for descriptor in ours.descriptors()]
+        assert theirs.take(port) > port
+    with ports.FreePorts() as later:
+        assert not later.claim(port)
+        for descriptor in inherited:
+            os.close(descriptor)
+        assert later.claim(port)
 
 
 def test_no_port_at_all_is_a_sentence(taken_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "PORTS_TRIED_MAX", 1)
-    with pytest.raises(errors.NoSpace, match="configuration files"):
-        ports.FreePorts().take(taken_port)
+    with pytest.raises(errors.NoSpace, match="configuration files"), ports.FreePorts() as free:
+        free.take(taken_port)
 
 
 def test_cluster_file_of_another_version_is_none(layout: Layout) -> None:
