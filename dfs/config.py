@@ -87,6 +87,11 @@ class NameNodeConfig:
     node_dead_after_s: float = _key(
         "Silence after which a DataNode's copies are made again elsewhere.", limits.NODE_DEAD_AFTER_S
     )
+    maintenance_window_s: float = _key(
+        "How long a DataNode that was stopped in order, for an update or a reboot, is waited for before its\n"
+        "copies are made again elsewhere.",
+        limits.MAINTENANCE_WINDOW_S,
+    )
     garbage_grace_s: float = _key("How long unreferenced data stays on DataNodes.", limits.GARBAGE_GRACE_S)
     reserve_bytes: int = _key(
         "Changes are refused when the disk of state_dir has less space than this.",
@@ -114,7 +119,8 @@ class NameNodeConfig:
         _require(1 <= self.min_replicas <= limits.REPLICAS_MAX, "min_replicas", f"is 1 to {limits.REPLICAS_MAX}")
         for key in ("session_timeout_s", "node_suspect_after_s"):
             _require(getattr(self, key) > 0, key, "is more than 0")
-        _require(self.garbage_grace_s >= 0, "garbage_grace_s", "is 0 or more")
+        for key in ("garbage_grace_s", "maintenance_window_s"):
+            _require(getattr(self, key) >= 0, key, "is 0 or more")
         _require(
             self.node_dead_after_s > self.node_suspect_after_s, "node_dead_after_s", "is more than node_suspect_after_s"
         )

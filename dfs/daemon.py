@@ -2,23 +2,28 @@
 
 `run_daemon` gives the daemon's main task a nursery and `task_status`; the first signal cancels it (it stops in
 order, within its own deadlines), a second one of the same kind ends the process at once.
+
+What systemd hears: READY when the daemon's `Health` says that it serves, its sentence whenever that changes, and from
+the event loop itself that the loop turns. When systemd's watchdog finds that it does not, it sends SIGABRT, and the log
+has where each thread was.
 """
 
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import os
 import resource
 import signal
-import socket
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 import trio
 
-from dfs import errors, tasks
+from dfs import errors, limits, tasks
+from dfs.systemd import keep_watchdog, notify
 from dfs.telemetry import configure_logs
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
@@ -29,17 +34,18 @@ log = structlog.get_logger(__name__)
 Main = Callable[..., Awaitable[None]]
 
 
-def notify(**states: str) -> None:
-    """Tell systemd, where it started us with Type=notify; see sd_notify(3). Anywhere else it does nothing."""
-    path = os.environ.get("NOTIFY_SOCKET")
-    if not path:
-        return
-    message = "\n".join(f"{key}={value}" for key, value in states.items())
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        try:
-            sock.sendto(message.encode(), "\0" + path[1:] if path.startswith("@") else path)
-        except OSError as error:
-            log.warning("systemd could not be notified", error=str(error))
+class Condition(NamedTuple):
+    """How a daemon is: whether others can use it, and a sentence about it for whoever looks after it."""
+
+    is_serving: bool
+    sentence: str
+
+
+class Health:
+    """Where a daemon says how it is. `ask` is set when it can answer; it is called from the event loop, often."""
+
+    def __init__(self) -> None:
+        self.ask: Callable[[], Condition] | None = None
 
 
 def keep_freed_memory() -> None:
@@ -59,23 +65,25 @@ def raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def run_daemon(main: Main, *, name: str, log_level: str) -> int:
+def run_daemon(main: Main, *, name: str, log_level: str, health: Health | None = None, **always: str) -> int:
     """Run `main(task_status=...)` until it ends or a signal ends it; the exit status.
 
-    `main` calls `task_status.started(address)` when it serves. 0 after a signal, 1 after an error, which is told in
-    one sentence if it is one of ours and logged with its traceback otherwise.
+    `main` calls `task_status.started(address)` when it listens; it serves from then on, or as its `health` says.
+    `always` are keys of every log event. 0 after a signal, 1 after an error, which is told in one sentence if it is
+    one of ours and logged with its traceback otherwise.
     """
-    configure_logs(log_level)
+    configure_logs(log_level, daemon=name, **always)
+    faulthandler.enable()
     keep_freed_memory()
     raise_file_limit()
     try:
-        trio.run(_until_signal, main, name)
+        trio.run(_until_signal, main, name, health or Health())
     except BaseException as error:
         first = tasks.leaves(error)[0]
         if isinstance(first, KeyboardInterrupt):
             return 0
         if not isinstance(first, errors.DfsError):
-            log.error("the daemon failed", daemon=name, exc_info=first)
+            log.error("the daemon failed", exc_info=first)
             return 1
         notify(STATUS=str(first))
         print(f"dfs {name}: {first}", file=sys.stderr)  # noqa: T201 - the sentence for whoever started it
@@ -83,21 +91,39 @@ def run_daemon(main: Main, *, name: str, log_level: str) -> int:
     return 0
 
 
-async def _until_signal(main: Main, name: str) -> None:
+async def _until_signal(main: Main, name: str, health: Health) -> None:
     async with tasks.open_nursery() as nursery:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             work = trio.CancelScope()
-            await nursery.start(_stop_at, signals, work, name)
+            await nursery.start(_stop_at, signals, work)
+            nursery.start_soon(keep_watchdog)
             with work:
-                async with tasks.open_nursery() as inner:
-                    address: Any = await inner.start(main)
-                    log.info("serving", daemon=name, address=address, pid=os.getpid())
-                    notify(READY="1", STATUS=f"serving at {address}")
+                async with tasks.open_nursery() as telling:
+                    async with tasks.open_nursery() as inner:
+                        notify(STATUS="starting")
+                        address: Any = await inner.start(main)
+                        log.info("serving", address=address, pid=os.getpid())
+                        telling.start_soon(_tell_health, health, Condition(True, f"serving at {address}"))
+                    telling.cancel_scope.cancel()
             nursery.cancel_scope.cancel()
 
 
+async def _tell_health(health: Health, otherwise: Condition) -> None:
+    """Tell systemd how the daemon is, whenever that changes. Runs until cancelled."""
+    is_ready, told = False, ""
+    while True:
+        is_serving, sentence = health.ask() if health.ask else otherwise
+        if is_serving and not is_ready:
+            is_ready = True
+            notify(READY="1", STATUS=sentence)
+        elif sentence != told:
+            notify(STATUS=sentence)
+        told = sentence
+        await trio.sleep(limits.HEALTH_PERIOD_S if is_ready else limits.STARTING_PERIOD_S)
+
+
 async def _stop_at(
-    signals: Any, work: trio.CancelScope, name: str, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    signals: Any, work: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     task_status.started()
     stopping = False
@@ -105,6 +131,6 @@ async def _stop_at(
         if stopping:
             os._exit(128 + number)
         stopping = True
-        log.info("stopping", daemon=name, signal=signal.Signals(number).name)
-        notify(STOPPING="1")
+        log.info("stopping", signal=signal.Signals(number).name)
+        notify(STOPPING="1", STATUS="stopping")
         work.cancel()

@@ -87,6 +87,7 @@ SKIP_CHUNKS_MAX = 2**40  # chunk numbers given since a copy of the database was 
 CHECK_MAX_ITEMS = 1024  # inodes or chunks in one question of fsck: some ten milliseconds of a worker thread
 CHECK_TOTALS_TIMEOUT_S = 600.0  # counting all inodes and extents: a million takes about a second
 EXPLAIN_MAX_CHUNKS = 256  # in one question of why, with the files that they hold: likewise
+MAINTENANCE_WINDOW_S = 300.0  # configurable; a DataNode that was stopped in order, not killed, is waited for so long
 NAMENODE_RESERVE_BYTES = 256 * MIB  # configurable; changes are refused when the database's disk has less free
 
 # --- the DataNode ---------------------------------------------------------------------------------------
@@ -144,6 +145,13 @@ NAMENODE_WAIT_S = 60.0  # how long an operation waits for a NameNode that is awa
 FIRST_CONTACT_TIMEOUT_S = 5.0  # a command line says so when no NameNode answers within this
 RETRY_DELAY_FIRST_S = 0.05
 RETRY_DELAY_MAX_S = 2.0
+
+# --- daemons and whoever started them -------------------------------------------------------------------
+
+HEALTH_PERIOD_S = 1.0  # between two looks of a daemon at itself, for systemd's status line
+STARTING_PERIOD_S = 0.1  # the same until it serves: others wait for its readiness
+WATCHDOG_PING_PERIOD_S = 5.0  # or a third of the watchdog's patience, where that is less
+FAREWELL_TIMEOUT_S = 2.0  # a DataNode that stops waits no longer for its NameNode to take note
 
 # --- the local cluster of `dfs up` ----------------------------------------------------------------------
 

@@ -1,27 +1,71 @@
-"""Logs: one line an event, on stderr: `time level event key=value ...`, so that grep and the journal both serve.
+"""Logs: one line an event, on stderr, so that grep and the journal both serve.
 
-A terminal gets colours; a file, a pipe or the journal none. Event names are sentences without variables; what
-varies is in the keys.
+    a terminal      time level event key=value ..., in colours
+    a file, a pipe  logfmt: time=... level=... event="..." key=value ...
+    the journal     logfmt without the time, which the journal has, after the event's priority as <N>: sd-daemon(3)
+
+Event names are sentences without variables; what varies is in the keys. A traceback follows its line, for people to
+read; in the journal each of its lines has the event's priority.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+from typing import Any, Final
 
 import structlog
 
+from dfs.systemd import journal_reads
 
-def configure_logs(level: str = "info") -> None:
-    """Send the logs of this process to stderr, those of `level` and above."""
+_PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
+
+
+def configure_logs(level: str = "info", **always: str) -> None:
+    """Send the logs of this process to stderr, those of `level` and above.
+
+    `always` are keys of every event, such as node="n1"; an event's own go before them.
+    """
+
+    def add_always(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        for key, value in always.items():
+            event.setdefault(key, value)
+        return event
+
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            add_always,
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0, pad_level=False),
+            *_rendering(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+def _rendering() -> list[structlog.typing.Processor]:
+    stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
+    if sys.stderr.isatty():
+        return [stamp, structlog.dev.ConsoleRenderer(pad_event_to=0, pad_level=False)]
+    if journal_reads(sys.stderr):
+        return [_render_for_journal]
+    stamp = structlog.processors.TimeStamper(fmt="iso", utc=True, key="time")
+    return [stamp, _render]
+
+
+_logfmt: Final = structlog.processors.LogfmtRenderer(
+    key_order=["time", "level", "event"], drop_missing=True, bool_as_flag=False
+)
+
+
+def _render(_logger: Any, _method: str, event: structlog.typing.EventDict) -> str:
+    traceback = event.pop("exception", None)
+    line = str(_logfmt(None, "", event))
+    return f"{line}\n{traceback}" if traceback else line
+
+
+def _render_for_journal(logger: Any, method: str, event: structlog.typing.EventDict) -> str:
+    prefix = f"<{_PRIORITIES[event['level']]}>"
+    return "\n".join(prefix + line for line in _render(logger, method, event).splitlines() if line)

@@ -13,7 +13,8 @@ import trio
 
 from dfs import errors, tasks
 from dfs.config import find_client_config
-from dfs.daemon import keep_freed_memory, notify
+from dfs.daemon import keep_freed_memory
+from dfs.systemd import notify
 from dfs.telemetry import configure_logs
 from mount.options import Options, parse
 from mount.process import run_mount

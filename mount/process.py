@@ -21,6 +21,7 @@ from dfs.client.filesystem import FileSystem, open_filesystem
 from dfs.client.openinode import open_inodes
 from dfs.client.paths import show
 from dfs.mountpoint import is_mounted, prepare, unmount
+from dfs.systemd import keep_watchdog
 from dfs.types import Attr
 from mount.operations import Operations
 from mount.options import Options
@@ -50,6 +51,7 @@ async def run_mount(namenode: str, subtree: str, mountpoint: Path, options: Opti
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_until_signal, mountpoint)
+                nursery.start_soon(keep_watchdog)
                 nursery.start_soon(_tell_when_it_answers, mountpoint, ready)
                 await pyfuse3.main(max_tasks=_TASKS_MAX)
                 nursery.cancel_scope.cancel()

@@ -36,7 +36,7 @@ def datanode(file: str) -> None:
 def _become(module: str, file: str) -> None:
     """Replace this process by the daemon: its pid, and the signals sent to it, are the daemon's."""
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", module, "--config", file])
+    os.execv(sys.executable, [sys.executable, "-P", "-m", module, "--config", file])
 
 
 # --- configuration --------------------------------------------------------------------------------------

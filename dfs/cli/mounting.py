@@ -65,7 +65,7 @@ def umount(mountpoint: Path, lazy: bool) -> None:
 
 def _command(mountpoint: Path, options: str, subtree: str, which: Sequence[str]) -> list[str]:
     where = ["--subtree", subtree, "-o", options, str(mountpoint.absolute())]
-    return [sys.executable, "-m", "mount", *which, *where]
+    return [sys.executable, "-P", "-m", "mount", *which, *where]
 
 
 def _state_file(mountpoint: Path, suffix: str) -> Path:

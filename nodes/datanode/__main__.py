@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dfs import errors
 from dfs.config import load_datanode
-from dfs.daemon import run_daemon
+from dfs.daemon import Health, run_daemon
 from dfs.rpc import SocketNetwork
 from dfs.runtime import RealRuntime
 from nodes.datanode.daemon import run_datanode
@@ -23,8 +23,9 @@ def main() -> int:
     except errors.DfsError as error:
         print(f"dfs datanode: {error}", file=sys.stderr)
         return 1
-    serve = functools.partial(run_datanode, config, network=SocketNetwork(), runtime=RealRuntime())
-    return run_daemon(serve, name="datanode", log_level=config.log_level)
+    health = Health()
+    serve = functools.partial(run_datanode, config, network=SocketNetwork(), runtime=RealRuntime(), health=health)
+    return run_daemon(serve, name="datanode", log_level=config.log_level, health=health, node=config.node)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,9 @@ class Agent:
         self._done: list[int] = []
         self._failed: list[tuple[int, str, str]] = []
         self._corrupt: list[tuple[ChunkId, str]] = []
-        self._is_registered = False
+        self.is_registered = False
+        self.is_heard = False
+        """The NameNode answered the last heartbeat."""
         self._report_due = trio.Event()
         self._failed_directories = 0
         self._bandwidth = bandwidth
@@ -99,9 +101,17 @@ class Agent:
             info |= {"cluster": cluster, "directories": self._volumes.directory_ids()}
             await self._call("register", info)
         self._pool.handshake["cluster"] = cluster
-        self._is_registered = True
+        self.is_registered = True
         self._report_due.set()
         log.info("registered", namenode=self._config.namenode, cluster=cluster)
+
+    async def farewell(self) -> None:
+        """Tell the NameNode that this node stops in order: it waits with making copies elsewhere."""
+        if self.is_registered:
+            try:
+                await self._call("farewell", self._config.node, timeout_s=limits.FAREWELL_TIMEOUT_S)
+            except errors.DfsError as error:
+                log.warning("namenode could not be told of the stop", error=str(error))
 
     # --- heartbeats -------------------------------------------------------------------------------------
 
@@ -116,11 +126,13 @@ class Agent:
                 try:
                     await self._heartbeat(nursery, workers)
                     silent_since = None
+                    self.is_heard = True
                 except (errors.WrongCluster, errors.Exists):
                     raise
                 except errors.DfsError as error:
                     if silent_since is None:
                         silent_since = trio.current_time()
+                        self.is_heard = False
                         log.warning("namenode does not answer", namenode=self._config.namenode, error=str(error))
                     await trio.sleep(limits.HEARTBEAT_PERIOD_S)
                     continue
@@ -129,7 +141,7 @@ class Agent:
                     await self._short_of_work.wait()
 
     async def _heartbeat(self, nursery: trio.Nursery, workers: trio.CapacityLimiter) -> None:
-        if not self._is_registered:
+        if not self.is_registered:
             await self.register()
         self._corrupt += self._volumes.take_corrupt()
         done, failed, corrupt = self._done[:_TOLD_AT_ONCE], self._failed[:_TOLD_AT_ONCE], self._corrupt[:_TOLD_AT_ONCE]
@@ -138,7 +150,7 @@ class Agent:
         try:
             answer = await self._call("heartbeat", self._config.node, report)
         except errors.NotFound:
-            self._is_registered = False
+            self.is_registered = False
             return
         del self._done[: len(done)], self._failed[: len(failed)], self._corrupt[: len(corrupt)]
         del self._postponed[: len(postponed)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -10,6 +12,7 @@ import trio
 
 from dfs import limits, tasks
 from dfs.config import DataNodeConfig
+from dfs.daemon import Condition, Health
 from dfs.rpc import Network, Pool, Server
 from dfs.runtime import Runtime
 from dfs.types import NodeId
@@ -32,11 +35,13 @@ async def run_datanode(
     network: Network,
     runtime: Runtime,
     disks: Sequence[Disk] | None = None,
+    health: Health | None = None,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled; starts with the address. When cancelled, calls in work are finished and all is synced.
 
-    `disks` stand in for the directories that `config` names.
+    `disks` stand in for the directories that `config` names. `health` says from then on whether it is registered. When
+    cancelled it tells the NameNode that it means to come back.
 
     A NameNode that is away is waited for. Raises `DirectoryInUse`, `WrongCluster`, `FormatUnknown`, `DiskFailed`,
     `InvalidArgument` (a disk is not mounted), `Exists` (the name is taken) or `Unreachable` (the address is).
@@ -51,7 +56,7 @@ async def run_datanode(
     await runtime.run_blocking(volumes.open)
     try:
         async with Pool(network, handshake={"role": "datanode"}) as pool, tasks.open_nursery() as nursery:
-            await _serve(config, volumes, network, pool, runtime, nursery, task_status)
+            await _serve(config, volumes, network, pool, runtime, nursery, health, task_status)
     finally:
         with trio.CancelScope(shield=True):  # bounded by the disks: what was accepted is not given up
             await volumes.close()
@@ -64,6 +69,7 @@ async def _serve(
     pool: Pool,
     runtime: Runtime,
     nursery: trio.Nursery,
+    health: Health | None,
     task_status: trio.TaskStatus[str],
 ) -> None:
     memory = await runtime.run_blocking(load, volumes.usable_disks())
@@ -80,11 +86,16 @@ async def _serve(
     nursery.start_soon(_probe, volumes)
     nursery.start_soon(scrub.run)
     log.info("chunks open", node=config.node, chunks=volumes.chunk_count(), cluster=volumes.cluster)
+    if health is not None:
+        health.ask = functools.partial(_condition, config, volumes, agent)
     task_status.started(address)
     try:
         await agent.run()
     finally:
-        with trio.CancelScope(shield=True):  # bounded by _GRACEFUL_S
+        is_stopped = trio.current_effective_deadline() == -math.inf  # and did not fail
+        with trio.CancelScope(shield=True):  # bounded by FAREWELL_TIMEOUT_S and _GRACEFUL_S
+            if is_stopped:
+                await agent.farewell()
             await server.aclose_gracefully(_GRACEFUL_S)
 
 
@@ -93,6 +104,15 @@ async def _probe(volumes: Volumes) -> None:
     while True:
         await trio.sleep(limits.DISK_PROBE_PERIOD_S)
         await volumes.probe()
+
+
+def _condition(config: DataNodeConfig, volumes: Volumes, agent: Agent) -> Condition:
+    held = f"{volumes.chunk_count():,} chunks, {volumes.free_bytes() / limits.GIB:,.0f} GiB free"
+    if not agent.is_registered:
+        return Condition(False, f"waiting for the NameNode at {config.namenode}; {held}")
+    if not agent.is_heard:
+        return Condition(True, f"the NameNode at {config.namenode} does not answer; {held}")
+    return Condition(True, f"registered at {config.namenode}, {held}")
 
 
 async def _flush(volumes: Volumes) -> None:

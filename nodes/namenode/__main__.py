@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dfs import errors
 from dfs.config import load_namenode
-from dfs.daemon import run_daemon
+from dfs.daemon import Health, run_daemon
 from dfs.rpc import SocketNetwork
 from dfs.runtime import RealRuntime
 from nodes.namenode.daemon import run_namenode
@@ -23,8 +23,9 @@ def main() -> int:
     except errors.DfsError as error:
         print(f"dfs namenode: {error}", file=sys.stderr)
         return 1
-    serve = functools.partial(run_namenode, config, network=SocketNetwork(), runtime=RealRuntime())
-    return run_daemon(serve, name="namenode", log_level=config.log_level)
+    health = Health()
+    serve = functools.partial(run_namenode, config, network=SocketNetwork(), runtime=RealRuntime(), health=health)
+    return run_daemon(serve, name="namenode", log_level=config.log_level, health=health)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+
 import structlog
 import trio
 
 from dfs import tasks
 from dfs.config import NameNodeConfig
+from dfs.daemon import Condition, Health
 from dfs.rpc import NAME_SERVER_OBJECT, NameServerClient, NameServerObject, Network, Pool, Server
 from dfs.runtime import Runtime
-from dfs.types import SessionId
+from dfs.types import NodeState, SessionId
 from nodes.namenode import collector
 from nodes.namenode.membership import Membership
 from nodes.namenode.names import NameServer
@@ -30,16 +33,19 @@ async def run_namenode(
     *,
     network: Network,
     runtime: Runtime,
+    health: Health | None = None,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled; starts with the address. What is under way when cancelled is finished first.
+
+    `health` says how it is from then on.
 
     Raises `ConfigError`, `DirectoryInUse`, `FormatUnknown` or `Unreachable` (the address cannot be had).
     """
     store = open_store(config.state_dir, runtime.random)
     try:
         async with Pool(network) as pool, tasks.open_nursery() as nursery:
-            await _serve(config, store, network, pool, runtime, nursery, task_status)
+            await _serve(config, store, network, pool, runtime, nursery, health, task_status)
     finally:
         store.close()
 
@@ -51,10 +57,11 @@ async def _serve(
     pool: Pool,
     runtime: Runtime,
     nursery: trio.Nursery,
+    health: Health | None,
     task_status: trio.TaskStatus[str],
 ) -> None:
     writer = Writer(store, runtime, config.reserve_bytes)
-    members = Membership(runtime, config.node_suspect_after_s, config.node_dead_after_s)
+    members = Membership(runtime, config.node_suspect_after_s, config.node_dead_after_s, config.maintenance_window_s)
     queries = Queries(store)
     members.load(queries.nodes())
 
@@ -94,12 +101,20 @@ async def _serve(
         for view in members.views():
             await names.register(f"dfs.datanode.{view.node}", view.address)
         log.info("namespace open", cluster=store.cluster, directory=str(store.directory), **store.counters())
+        if health is not None:
+            health.ask = functools.partial(_condition, store, members)
         task_status.started(service.address)
         await trio.sleep_forever()
     finally:
         with trio.CancelScope(shield=True):  # bounded by _GRACEFUL_S
             await server.aclose_gracefully(_GRACEFUL_S)
             await name_server.aclose_gracefully(0)
+
+
+def _condition(store: Store, members: Membership) -> Condition:
+    states = [view.state for view in members.by_name().values()]
+    files, up = store.counters()["files"], states.count(NodeState.UP)
+    return Condition(True, f"serving {files:,} files, {up} of {len(states)} DataNodes up")
 
 
 def _name_server(config: NameNodeConfig, pool: Pool) -> tuple[NameServer, NameServerObject | None]:

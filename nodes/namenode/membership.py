@@ -3,6 +3,9 @@
 The database knows each node's name, address and rack; what heartbeats say lives here and is forgotten with the
 process. After a start every known node is suspect until it is heard, and dead only after it could have been heard for
 `dead_after_s`: so a NameNode that restarts neither sends data to nodes that are gone nor copies what is only late.
+
+A node that is stopped in order says farewell: it is suspect at once, and not dead before the maintenance window is
+over, so that a restart or a reboot makes no copies. A NameNode that restarts meanwhile knows nothing of it.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ class Member:
 
     __slots__ = (
         "address",
+        "awaited_until",
         "capacity_bytes",
         "chunks",
         "directories",
@@ -69,6 +73,8 @@ class Member:
         self.heard_at = heard_at
         self.is_registered = False
         """It registered with this process: until then it is asked to."""
+        self.awaited_until: float | None = None
+        """It said farewell, and is not given up before this, in trio's time."""
         self.last_heartbeat_ns = 0
         self.capacity_bytes = 0
         self.free_bytes = 0
@@ -84,8 +90,11 @@ class Member:
 class Membership:
     """All DataNodes by name. Belongs to the event loop."""
 
-    def __init__(self, runtime: Runtime, suspect_after_s: float, dead_after_s: float) -> None:
+    def __init__(
+        self, runtime: Runtime, suspect_after_s: float, dead_after_s: float, maintenance_window_s: float = 0.0
+    ) -> None:
         self._runtime = runtime
+        self._maintenance_window_s = maintenance_window_s
         self._suspect_after_s = suspect_after_s
         self._dead_after_s = dead_after_s
         self._members: dict[NodeId, Member] = {}
@@ -156,10 +165,18 @@ class Membership:
         member.used_bytes = otherwise if used is None else arguments.integer(used, "used space")
         member.held = _held(report.get("held"))
         member.heard_at = trio.current_time()
+        member.awaited_until = None
         member.last_heartbeat_ns = self._runtime.now_ns()
         if member.reported_state != NodeState.UP:
             self._note(member, NodeState.UP)
         return member
+
+    def farewell(self, node: Any) -> None:
+        """It stops in order, and means to come back. Raises `NotFound`."""
+        member = self.member(node)
+        member.awaited_until = trio.current_time() + self._maintenance_window_s
+        log.info("datanode stops for maintenance", node=member.node, window_s=self._maintenance_window_s)
+        self._note(member, self.state(member))
 
     def set_draining(self, node: NodeId, draining: bool) -> None:
         """As the database has it now."""
@@ -194,9 +211,10 @@ class Membership:
 
     def state(self, member: Member) -> NodeState:
         silent_s = trio.current_time() - member.heard_at
-        if silent_s >= self._dead_after_s:
+        is_awaited = member.awaited_until is not None and trio.current_time() < member.awaited_until
+        if silent_s >= self._dead_after_s and not is_awaited:
             return NodeState.DEAD
-        if silent_s >= self._suspect_after_s or not member.capacity_bytes:
+        if silent_s >= self._suspect_after_s or member.awaited_until is not None or not member.capacity_bytes:
             return NodeState.SUSPECT
         return NodeState.UP
 

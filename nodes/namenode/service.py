@@ -381,6 +381,11 @@ class NameNode:
         if numbers:
             await self._writer.decide("postpone_work", node, numbers, delay_ns)
 
+    @expose
+    def farewell(self, node: Any) -> None:
+        """A DataNode stops in order and means to come back: its copies count, for a while. Raises `NotFound`."""
+        self._members.farewell(node)
+
     def _orders(self, node: NodeId) -> list[list[Any]]:
         orders = self._replication.orders(node)
         room = limits.WORK_ORDERS_MAX - len(orders)

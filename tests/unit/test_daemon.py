@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 _PROGRAM = """
-import sys, trio
+import signal, sys, time, trio
 from dfs import errors, tasks
-from dfs.daemon import run_daemon
+from dfs.daemon import Condition, Health, run_daemon
 
 async def serve(task_status=trio.TASK_STATUS_IGNORED):
     task_status.started("127.0.0.1:7")
@@ -49,7 +52,22 @@ async def break_(task_status=trio.TASK_STATUS_IGNORED):
 async def end(task_status=trio.TASK_STATUS_IGNORED):
     task_status.started("127.0.0.1:7")
 
-sys.exit(run_daemon(globals()[sys.argv[1]], name="test", log_level="info"))
+health = Health()
+arrived = []
+
+async def register(task_status=trio.TASK_STATUS_IGNORED):
+    health.ask = lambda: Condition(bool(arrived), "registered" if arrived else "waiting for the NameNode")
+    task_status.started("127.0.0.1:7")
+    with trio.open_signal_receiver(signal.SIGUSR1) as signals:
+        async for _ in signals:
+            arrived.append(True)
+
+async def stall(task_status=trio.TASK_STATUS_IGNORED):
+    task_status.started("127.0.0.1:7")
+    await trio.sleep(0.3)
+    time.sleep(600)
+
+sys.exit(run_daemon(globals()[sys.argv[1]], name="test", log_level="info", health=health, node="n1"))
 """
 
 
@@ -62,18 +80,25 @@ class Service:
         self._socket.settimeout(20)
         self._socket.bind(str(self.path))
 
-    def start(self, what: str) -> subprocess.Popen[str]:
+    def start(self, what: str, stderr: IO[str] | int = subprocess.PIPE, **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, what],
-            env={"NOTIFY_SOCKET": str(self.path), "PYTHONPATH": ":".join(sys.path)},
+            env={"NOTIFY_SOCKET": str(self.path), "PYTHONPATH": ":".join(sys.path), **environment},
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
         )
 
     def told(self) -> dict[str, str]:
         """The next notification."""
         return dict(line.split("=", 1) for line in self._socket.recv(65536).decode().splitlines())
+
+    def told_until(self, key: str, patience_s: float = 20) -> dict[str, str]:
+        """The next notification that has this key. Raises TimeoutError when nothing at all comes for so long."""
+        self._socket.settimeout(patience_s)
+        while key not in (found := self.told()):
+            pass
+        return found
 
     def close(self) -> None:
         self._socket.close()
@@ -90,9 +115,10 @@ def systemd(tmp_path: Path) -> Iterator[Service]:
 def test_a_daemon_serves_until_a_signal_and_stops_in_order(systemd: Service, number: signal.Signals) -> None:
     with systemd.start("serve") as daemon:
         assert daemon.stdout is not None
+        assert systemd.told() == {"STATUS": "starting"}
         assert systemd.told() == {"READY": "1", "STATUS": "serving at 127.0.0.1:7"}
         daemon.send_signal(number)
-        assert systemd.told() == {"STOPPING": "1"}
+        assert systemd.told() == {"STOPPING": "1", "STATUS": "stopping"}
         out, log = daemon.communicate(timeout=20)
     assert daemon.returncode == 0
     assert out.splitlines() == ["serving", "stopped in order"]
@@ -105,11 +131,58 @@ def test_a_second_signal_ends_one_that_does_not_come_to_its_end(systemd: Service
     with systemd.start("hang") as daemon:
         assert daemon.stdout is not None
         assert daemon.stdout.readline() == "serving\n"
-        assert systemd.told()["READY"] == "1"
+        assert systemd.told_until("READY")["READY"] == "1"
         daemon.terminate()
         assert daemon.stdout.readline() == "stopping\n"
         daemon.terminate()
         assert daemon.wait(20) == 128 + signal.SIGTERM
+
+
+def test_one_that_others_cannot_use_yet_is_not_ready_and_says_what_it_waits_for(systemd: Service) -> None:
+    with systemd.start("register") as daemon:
+        assert systemd.told() == {"STATUS": "starting"}
+        assert systemd.told() == {"STATUS": "waiting for the NameNode"}
+        daemon.send_signal(signal.SIGUSR1)
+        assert systemd.told() == {"READY": "1", "STATUS": "registered"}
+        daemon.terminate()
+        assert daemon.wait(20) == 0
+
+
+def test_the_watchdog_is_fed_while_the_event_loop_turns_and_sigabrt_tells_where_one_hangs(systemd: Service) -> None:
+    with systemd.start("stall", WATCHDOG_USEC="300000") as daemon:
+        assert systemd.told_until("WATCHDOG") == {"WATCHDOG": "1"}
+        with pytest.raises(TimeoutError):  # the loop stands still: so do the pings
+            systemd.told_until("nothing", patience_s=2)
+        daemon.send_signal(signal.SIGABRT)
+        _, log = daemon.communicate(timeout=20)
+    assert daemon.returncode == -signal.SIGABRT
+    assert "in stall" in log
+
+
+def test_logs_in_a_file_are_logfmt_and_in_the_journal_carry_their_priority(systemd: Service, tmp_path: Path) -> None:
+    with systemd.start("break_") as daemon:
+        _, log = daemon.communicate(timeout=20)
+    assert re.match(r"time=\S+Z level=info event=serving address=127.0.0.1:7 pid=\d+ daemon=test node=n1\n", log)
+    with (tmp_path / "journal").open("w+") as journal:
+        status = os.fstat(journal.fileno())
+        environment = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
+        with systemd.start("break_", stderr=journal, **environment) as daemon:
+            assert daemon.wait(20) == 1
+    lines = (tmp_path / "journal").read_text().splitlines()
+    assert lines[0].startswith("<6>level=info event=serving ")
+    assert lines[1].startswith('<3>level=error event="the daemon failed" ')
+    assert lines[2].startswith("<3>Traceback")
+    assert all(line.startswith("<3>") for line in lines[1:])
+
+
+def test_notifications_go_to_abstract_sockets_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dfs.systemd import notify
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(f"\0dfs-test-{os.getpid()}")
+        monkeypatch.setenv("NOTIFY_SOCKET", f"@dfs-test-{os.getpid()}")
+        notify(STATUS="two\nlines")
+        assert manager.recv(100) == b"STATUS=two lines"
 
 
 @pytest.mark.parametrize("what", ["refuse", "refuse_in_a_task"])
@@ -120,7 +193,7 @@ def test_one_that_may_not_run_says_why_in_a_sentence(systemd: Service, what: str
     assert log.splitlines()[-1] == "dfs test: another daemon runs on /srv: stop it"
     assert "Traceback" not in log
     told = systemd.told()
-    if "READY" in told:
+    while told["STATUS"] in ("starting", "serving at 127.0.0.1:7"):
         told = systemd.told()
     assert told["STATUS"] == "another daemon runs on /srv: stop it"
 
@@ -140,7 +213,7 @@ def test_one_that_ends_by_itself_ends_well(systemd: Service) -> None:
 
 
 def test_without_systemd_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dfs.daemon import notify
+    from dfs.systemd import notify
 
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     notify(READY="1")

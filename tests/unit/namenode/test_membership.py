@@ -15,7 +15,7 @@ from nodes.namenode.membership import Membership
 from tests.simulation.disk import InlineRuntime
 from tests.unit.namenode.world import Namespace
 
-SUSPECT_S, DEAD_S = 10.0, 60.0
+SUSPECT_S, DEAD_S, WINDOW_S = 10.0, 60.0, 300.0
 REPORT = {"capacity_bytes": 1000, "free_bytes": 400, "chunks": 7, "load": 2}
 
 
@@ -24,7 +24,7 @@ def info(node: object = "n1", **changes: Any) -> Mapping[str, Any]:
 
 
 def membership() -> Membership:
-    return Membership(InlineRuntime(), SUSPECT_S, DEAD_S)
+    return Membership(InlineRuntime(), SUSPECT_S, DEAD_S, WINDOW_S)
 
 
 def registered(members: Membership, node: str = "n1", **changes: Any) -> None:
@@ -59,6 +59,41 @@ async def test_a_node_that_falls_silent_is_suspect_then_dead_and_back_with_a_hea
     assert states(members) == {"n1": "dead"}
     members.heard("n1", REPORT)
     assert states(members) == {"n1": "up"}
+
+
+async def test_a_node_that_said_farewell_is_not_given_up_before_the_maintenance_window_is_over(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    members = membership()
+    registered(members)
+    members.heard("n1", REPORT)
+    changed = members.changed
+    members.farewell("n1")
+    assert changed.is_set()
+    assert states(members) == {"n1": "suspect"}  # no new data, from the first moment
+    await trio.sleep(WINDOW_S - 1)
+    assert states(members) == {"n1": "suspect"}
+    await trio.sleep(2)
+    assert states(members) == {"n1": "dead"}
+
+
+async def test_a_node_that_comes_back_in_its_maintenance_window_and_dies_then_is_dead_as_any(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    members = membership()
+    registered(members)
+    members.heard("n1", REPORT)
+    members.farewell("n1")
+    registered(members)
+    members.heard("n1", REPORT)
+    assert states(members) == {"n1": "up"}
+    await trio.sleep(DEAD_S + 1)
+    assert states(members) == {"n1": "dead"}
+
+
+async def test_nobody_unknown_says_farewell() -> None:
+    with pytest.raises(errors.NotFound, match="no DataNode n9"):
+        membership().farewell("n9")
 
 
 async def test_who_watches_hears_of_each_change_of_state_once(
