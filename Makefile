@@ -11,7 +11,7 @@ MOUNT ?= $(CURDIR)/run/mnt
 DATANODES ?= 4
 REPLICAS ?= 3
 
-.PHONY: help up down test lint types unit format bench clean install
+.PHONY: help up down test lint types unit format bench deb install clean
 
 help:
 	@echo "make up      start a local cluster, mount it where FUSE is, say what to try"
@@ -19,6 +19,8 @@ help:
 	@echo "make test    lint, types, every test"
 	@echo "make format  format the code"
 	@echo "make bench   measure: transport, NameNode, whole files beside cp"
+	@echo "make deb     build a Debian package into dist/, for machines without a compiler"
+	@echo "make install install that package here"
 	@echo "make clean   remove the cluster, its data and .venv"
 
 up: $(INSTALLED)
@@ -54,9 +56,14 @@ bench: $(INSTALLED)
 
 clean:
 	@if [ -x $(BIN)/dfs ]; then $(BIN)/dfs down --dir "$(DIR)"; fi
-	rm -rf $(VENV) run build *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) run build dist *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
+deb: $(INSTALLED)
+	@packaging/deb dist
+
+# apt takes a name with a slash for a file.
 install: $(INSTALLED)
+	@package=$$(packaging/deb dist) && .ci/as-root apt-get install --yes --reinstall "./$$package"
 
 $(INSTALLED): setup.cfg pyproject.toml
 	@PYTHON="$(PYTHON)" .ci/install $(VENV)
@@ -64,5 +71,5 @@ $(INSTALLED): setup.cfg pyproject.toml
 
 # What tests run on mounts.
 $(PROGRAMS): $(INSTALLED)
-	@PYTHON="$(PYTHON)" .ci/install $(VENV) git make rsync fio stress-ng ip
+	@PYTHON="$(PYTHON)" .ci/install $(VENV) git make rsync fio stress-ng ip debootstrap systemd-nspawn
 	@touch $@

@@ -34,7 +34,7 @@ FILE_BYTES = 4096
 
 def make(directory: Path, files: int) -> int:
     """A sound namespace of so many files, written as the commands would; how many directories it has."""
-    store = open_store(directory)
+    store = open_store(directory, random.Random(0))
     db, mode_of_file, mode_of_directory = store.writing, 0o100644, 0o040755
     directories = -(-files // FILES_OF_A_DIRECTORY)
     first_file = 2 + directories
