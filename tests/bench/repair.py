@@ -15,6 +15,7 @@ import os
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -112,13 +113,13 @@ async def measure(cluster: RealCluster, chunks: int, length: int, load: Load | N
 
 async def main(chunks: int, length: int, load: Load | None) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        options = {"node_suspect_after_s": DEAD_AFTER_S / 2, "node_dead_after_s": DEAD_AFTER_S}
+        options: dict[str, Any] = {"node_suspect_after_s": DEAD_AFTER_S / 2, "node_dead_after_s": DEAD_AFTER_S}
         async with real_cluster(Path(directory), datanodes=4, **options) as cluster:
             await measure(cluster, chunks, length, load)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--chunks", type=int, default=3000)
     parser.add_argument("--bytes", type=int, default=20_000)
     parser.add_argument("--load", action="store_true")

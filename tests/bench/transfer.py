@@ -53,7 +53,7 @@ def copy_three_times(source: Path, directory: Path) -> None:
             os.fsync(file.fileno())
 
 
-def timed(work: Callable[[], None]) -> float:
+def timed(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
@@ -71,10 +71,10 @@ def main() -> None:
         source, back = directory / "source", directory / "back"
         make_file(source, options.mib)
         with cluster(directory, options.datanodes, options.replicas) as env:
-            works: dict[str, Callable[[], None]] = {
+            works: dict[str, Callable[[], object]] = {
                 "cp to 3 directories, fsync": lambda: copy_three_times(source, directory),
                 "dfs upload (durable)": lambda: run(*DFS, "upload", "--force", source, "/big", env=env),
-                "cat > file": lambda: shutil.copyfile(directory / "copy-0", back) and None,
+                "cat > file": lambda: shutil.copyfile(directory / "copy-0", back),
                 "dfs download": lambda: run(*DFS, "download", "--force", "/big", back, env=env),
             }
             times: dict[str, list[float]] = {what: [] for what in works}

@@ -50,9 +50,9 @@ async def judge(cluster: Cluster, fs: FileSystem, shared: Shared, client: Client
     for register in shared.registers:
         await _check_bytes(client, register)
     _check_names(story, shared)
-    async for finding in fs.fsck():
-        if not _is_about(str(finding), lost):
-            story.violated("verdict", f"fsck: {finding}")
+    async for found in fs.fsck():
+        if not _is_about(str(found), lost):
+            story.violated("verdict", f"fsck: {found}")
     await _remove_all(client)
     await _rest(cluster, fs, "after everything was removed", lambda: _leftovers(cluster))
 
