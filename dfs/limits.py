@@ -68,6 +68,7 @@ BATCH_MAX_COMMANDS = 1024  # of one apply call
 TRANSACTION_MAX_COMMANDS = 4096  # of one group commit
 COMMAND_QUEUE_MAX = 16_384  # waiting for the writer: more are refused as busy
 READDIR_MAX_ENTRIES = 4096  # one page
+ACCESSES_MAX = 1024  # access times in one command; a mount that has read so much sends them
 EXTENTS_MAX = 8192  # extents in one commit, and in one page of a read
 SESSIONS_MAX = 10_000
 SESSION_TIMEOUT_S = 30.0  # silence that ends a session

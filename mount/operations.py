@@ -4,7 +4,7 @@ Every handler is wrapped in `_handler`: an error of ours becomes its errno, anyt
 the log, so no bug of one operation ends the mount.
 
 Permissions are the kernel's to check (`default_permissions`). Set-id bits on writes and changes of owner are the
-NameNode's to clear, as libfuse asks for. Access times are not kept up by reads.
+NameNode's to clear, as libfuse asks for. Reads move access times as `dfs.client.accesses` says.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import structlog
 
 from dfs import errors, limits
 from dfs.client import virtual
+from dfs.client.accesses import Accesses
 from dfs.client.filesystem import FileSystem
 from dfs.client.openinode import OpenInode, OpenInodes
 from dfs.types import ROOT_INO, Attr, DirEntry, Ino
@@ -76,10 +77,11 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
     supports_dot_lookup = False
     enable_writeback_cache = False
 
-    def __init__(self, fs: FileSystem, inodes: OpenInodes, root: Ino, options: Options) -> None:
+    def __init__(self, fs: FileSystem, inodes: OpenInodes, accesses: Accesses, root: Ino, options: Options) -> None:
         super().__init__()
         self._fs = fs
         self._open = inodes
+        self._accesses = accesses
         self._root = root
         self._options = options
         self._handles = Handles()
@@ -90,6 +92,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
         return self._root if inode == pyfuse3.ROOT_INODE else Ino(inode)
 
     def _entry(self, attr: Attr) -> pyfuse3.EntryAttributes:
+        attr = self._accesses.shown(attr)
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = pyfuse3.ROOT_INODE if attr.ino == self._root else attr.ino
         entry.generation = 0
@@ -160,6 +163,9 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
         elif opened is not None:
             await opened.settle()  # what was written before must not undo these times
         if changes:
+            read_ns = self._accesses.take(ino)
+            if read_ns is not None:
+                changes.setdefault("atime_ns", read_ns)
             now = await self._fs.inodes.setattr(ino, changes)
         return await self._seen(now or await self._fs.inodes.getattr(ino))
 
@@ -254,7 +260,11 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
 
     @_handler
     async def read(self, fh: int, off: int, size: int) -> Any:
-        return await self._handles.files[fh].inode.read(off, size)
+        inode = self._handles.files[fh].inode
+        found = await inode.read(off, size)
+        if self._options.keeps_file_atimes:
+            self._accesses.read(inode.attr)
+        return found
 
     @_handler
     async def write(self, fh: int, off: int, buf: bytes) -> int:
@@ -288,6 +298,8 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """Positions: 1 is after `.`, 2 after `..`, and two more than its cookie is after an entry."""
         handle = self._handles.directories[fh]
+        if start_id == 0 and self._options.keeps_directory_atimes:
+            self._accesses.read(handle.attr)
         if start_id < 2 and not await self._reply_dots(handle.attr, start_id, token):
             return
         after = max(0, start_id - 2)

@@ -16,11 +16,23 @@ _KERNEL: Final = {
     "noexec",
     "exec",
     "noatime",
-    "relatime",
-    "nodiratime",
 }
-_FOR_OTHERS: Final = {"_netdev", "noauto", "auto", "nofail", "user", "nouser", "users", "defaults", "rw", "async"}
-"""Meant for mount(8), systemd or nobody: accepted and passed over."""
+_FLAGS: Final = {"root_squash", "nodiratime"}
+"""Ours to keep: libfuse refuses to hear of them."""
+_FOR_OTHERS: Final = {
+    "_netdev",
+    "noauto",
+    "auto",
+    "nofail",
+    "user",
+    "nouser",
+    "users",
+    "defaults",
+    "rw",
+    "async",
+    "relatime",
+}
+"""Meant for mount(8), systemd or nobody, or what a mount does anyway: accepted and passed over."""
 NOBODY: Final = 65534
 
 
@@ -35,10 +47,21 @@ class Options:
     uid: int | None = None
     """Show every file as this user's, and make new ones his."""
     gid: int | None = None
+    nodiratime: bool = False
+    """Listing a directory leaves its access time alone."""
     wait_s: float | None = None
     """How long an operation waits for a NameNode that is away; None: as the client's configuration says."""
     kernel: frozenset[str] = frozenset()
     """Passed on to the kernel as they are."""
+
+    @property
+    def keeps_file_atimes(self) -> bool:
+        """Whether reading a file here moves its access time."""
+        return not self.read_only and "noatime" not in self.kernel
+
+    @property
+    def keeps_directory_atimes(self) -> bool:
+        return self.keeps_file_atimes and not self.nodiratime
 
 
 def parse(text: str) -> Options:
@@ -51,12 +74,12 @@ def parse(text: str) -> Options:
             values["wait_s" if name == "wait" else name] = _number(name, value)
         elif option == "ro":
             values["read_only"] = True
-        elif option == "root_squash":
-            values["root_squash"] = True
+        elif option in _FLAGS:
+            values[option] = True
         elif option in _KERNEL:
             kernel.add(option)
         elif option not in _FOR_OTHERS and not option.startswith("x-"):
-            known = ", ".join(sorted({"ro", "rw", "uid=N", "gid=N", "wait=SECONDS", "root_squash"} | _KERNEL))
+            known = ", ".join(sorted({"ro", "rw", "uid=N", "gid=N", "wait=SECONDS"} | _FLAGS | _KERNEL))
             raise errors.InvalidArgument(f"not an option of a mount: {option!r}; known are {known}")
     values["allow_other"] = "allow_other" in kernel
     return Options(**values, kernel=frozenset(kernel - {"allow_other"}))  # type: ignore[arg-type]

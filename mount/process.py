@@ -17,6 +17,7 @@ import structlog
 import trio
 
 from dfs import errors
+from dfs.client.accesses import record_accesses
 from dfs.client.filesystem import FileSystem, open_filesystem
 from dfs.client.openinode import open_inodes
 from dfs.client.paths import show
@@ -38,9 +39,13 @@ async def run_mount(namenode: str, subtree: str, mountpoint: Path, options: Opti
     Raises `Unreachable` (no NameNode), `NotFound` or `NotADirectory` (`subtree`), and what `prepare` raises.
     """
     prepare(mountpoint)
-    async with open_filesystem(namenode, wait_s=options.wait_s) as fs, open_inodes(fs) as inodes:
+    async with (
+        open_filesystem(namenode, wait_s=options.wait_s) as fs,
+        record_accesses(fs) as accesses,
+        open_inodes(fs) as inodes,
+    ):
         top = await _top(fs, subtree)
-        operations = Operations(fs, inodes, top.ino, options)
+        operations = Operations(fs, inodes, accesses, top.ino, options)
         wanted = {"default_permissions", "subtype=dfs", f"fsname={namenode}:{subtree}", *options.kernel}
         wanted |= {"allow_other"} if options.allow_other else set()
         wanted |= {"ro"} if options.read_only else set()

@@ -100,6 +100,10 @@ class Inodes:
         """Change some of mode, uid, gid, atime_ns, mtime_ns, replicas; a time may be "now"."""
         return await self._attr("setattr", ino, dict(changes))
 
+    async def accessed(self, times: Sequence[tuple[Ino, int]]) -> None:
+        """When inodes were read: at most ACCESSES_MAX pairs of an inode and an access time in nanoseconds."""
+        await self._session.apply("accessed", [list(pair) for pair in times])
+
     async def truncate(self, ino: Ino, size: int) -> Attr:
         return await self._attr("truncate", ino, size)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dfs.mountpoint import is_mounted
-from tests.fuse.conftest import PATIENCE_S, Cluster, Mount
+from tests.fuse.conftest import PATIENCE_S, Cluster, Mount, mounted
 
 pytestmark = pytest.mark.fuse
 
@@ -96,6 +96,29 @@ def test_subtree_is_all_there_is(mount: Mount, here: Path) -> None:
 
 def test_options_for_others_are_passed_over(mount: Mount) -> None:
     assert is_mounted(mount("/", "rw,_netdev,nofail,x-systemd.automount,noatime,nosuid"))
+
+
+@pytest.mark.parametrize("options", ["allow_other,noatime", "allow_other,ro"])
+def test_reading_leaves_access_times_alone(mount: Mount, here: Path, options: str) -> None:
+    (here / "file").write_bytes(b"x")
+    shown = mount(f"/{here.name}", options)
+    before = here.stat(), (here / "file").stat()
+    assert (shown / "file").read_bytes() == b"x"
+    assert os.listdir(shown) == ["file"]
+    assert (shown.stat().st_atime_ns, (shown / "file").stat().st_atime_ns) == tuple(s.st_atime_ns for s in before)
+
+
+def test_mount_tells_of_what_it_read_before_it_ends(cluster: Cluster, here: Path) -> None:
+    (here / "file").write_bytes(b"x")
+    with mounted(cluster, cluster.base / "reader", f"/{here.name}", "nodiratime") as shown:
+        before = shown.stat()
+        assert (shown / "file").read_bytes() == b"x"
+        assert os.listdir(shown) == ["file"]
+        read = (shown / "file").stat()
+        assert shown.stat().st_atime_ns == before.st_atime_ns
+        cluster.dfs("umount", shown)
+    found = (here / "file").stat()
+    assert found.st_atime_ns == read.st_atime_ns > found.st_mtime_ns
 
 
 def test_unknown_option_is_refused(cluster: Cluster, mountpoint: Path) -> None:

@@ -14,6 +14,7 @@ import stat
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from dfs import limits
 from tests.fuse.conftest import PATIENCE_S
 
 pytestmark = pytest.mark.fuse
@@ -622,6 +624,64 @@ def test_times_to_the_nanosecond(here: Path) -> None:
     os.utime(here / "file")
     assert times(here / "file")[0] != before[0]
     assert abs((here / "file").stat().st_mtime - (here / "file").stat().st_ctime) < 1
+
+
+def _minutes_old(path: Path, *, atime_min: int, mtime_min: int) -> int:
+    """Set a file's times; the access time in nanoseconds."""
+    now_ns = time.time_ns()
+    os.utime(path, ns=(now_ns - atime_min * 60 * 10**9, now_ns - mtime_min * 60 * 10**9))
+    return path.stat().st_atime_ns
+
+
+def test_reading_moves_the_access_time_as_relatime_does(here: Path, there: Path) -> None:
+    path = here / "file"
+    path.write_bytes(b"x" * 5000)
+    written = path.stat()
+    assert path.read_bytes()
+    read = path.stat()
+    assert read.st_atime_ns > written.st_atime_ns
+    assert (read.st_mtime_ns, read.st_ctime_ns) == (written.st_mtime_ns, written.st_ctime_ns)
+    assert abs(read.st_atime - time.time()) < PATIENCE_S
+    deadline = time.monotonic() + PATIENCE_S
+    while (there / "file").stat().st_atime_ns != read.st_atime_ns:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert (there / "file").read_bytes()
+    assert path.read_bytes()  # both saw it read since it was written
+    assert path.stat().st_atime_ns == (there / "file").stat().st_atime_ns == read.st_atime_ns
+
+
+def test_access_time_that_is_a_day_old_moves_and_one_that_was_set_stays(here: Path, there: Path) -> None:
+    path = here / "file"
+    path.write_bytes(b"x")
+    old = _minutes_old(path, atime_min=25 * 60, mtime_min=26 * 60)
+    assert path.stat().st_atime_ns == old
+    assert path.read_bytes()
+    assert path.stat().st_atime_ns > old
+    was_set = _minutes_old(path, atime_min=30, mtime_min=40)  # before the NameNode hears of the read
+    path.chmod(0o600)
+    (there / "file").chmod(0o640)
+    time.sleep(limits.WRITE_BACK_AFTER_S + 1)
+    assert path.stat().st_atime_ns == (there / "file").stat().st_atime_ns == was_set
+
+
+def test_access_time_survives_a_change_right_after_the_read(here: Path, there: Path) -> None:
+    path = here / "file"
+    path.write_bytes(b"x")
+    assert path.read_bytes()
+    read_ns = path.stat().st_atime_ns
+    path.chmod(0o600)
+    assert path.stat().st_atime_ns == (there / "file").stat().st_atime_ns == read_ns
+
+
+def test_listing_moves_the_access_time_of_a_directory(here: Path) -> None:
+    before = here.stat()
+    (here / "file").touch()
+    assert os.listdir(here) == ["file"]
+    after = here.stat()
+    assert after.st_atime_ns > before.st_atime_ns
+    assert os.listdir(here) == ["file"]
+    assert here.stat().st_atime_ns == after.st_atime_ns
 
 
 def test_times_set_on_a_file_just_written_stay(here: Path) -> None:

@@ -317,6 +317,12 @@ class FileSystem:
         inode.ctime_ns = self.now_ns
         return inode
 
+    def accessed(self, times: Sequence[tuple[int, int]]) -> None:
+        for ino, atime_ns in times:
+            inode = self.state.inodes.get(ino)
+            if inode is not None and min(atime_ns, self.now_ns) > max(inode.atime_ns, inode.ctime_ns):
+                inode.atime_ns = min(atime_ns, self.now_ns)
+
     def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
         inode = self._inode(ino)
         if flags == 1 and name in inode.xattrs:

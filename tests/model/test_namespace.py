@@ -234,6 +234,11 @@ class NamespaceMachine(RuleBasedStateMachine):
     def setattr(self, pick: int, changes: dict[str, Any]) -> None:
         self.run(self.sessions[0], "setattr", self.pick_any(pick), changes)
 
+    @rule(picks=st.lists(st.tuples(PICKS, st.integers(-3, 3)), max_size=3))
+    def accessed(self, picks: list[tuple[int, int]]) -> None:
+        times = [(self.pick_any(pick), self.space.now_ns + later) for pick, later in picks]
+        self.run(self.sessions[0], "accessed", times)
+
     @rule(pick=PICKS, name=XATTRS, value=st.binary(max_size=4), flags=st.integers(0, 2))
     def setxattr(self, pick: int, name: bytes, value: bytes, flags: int) -> None:
         self.run(self.sessions[0], "setxattr", self.pick_any(pick // 3), name, value, flags)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from nodes.namenode.commands import (
+    accessed,
     add_replicas,
     allocate_chunks,
     commit,
@@ -64,6 +65,7 @@ CLIENT: Final[Mapping[str, Callable[..., Any]]] = {
     "rmdir": rmdir.apply,
     "rename": rename.apply,
     "setattr": setattr.apply,
+    "accessed": accessed.apply,
     "truncate": truncate.apply,
     "setxattr": setxattr.apply,
     "removexattr": removexattr.apply,
