@@ -31,6 +31,7 @@ from dfs.types import ChunkId, ClusterId, NodeId
 from nodes.datanode.bandwidth import TokenBucket
 from nodes.datanode.copier import copy
 from nodes.datanode.restraint import PATH, Restraint, save
+from nodes.datanode.users import Turns, Users
 from nodes.datanode.volumes import Volumes
 
 log = structlog.get_logger(__name__)
@@ -55,6 +56,7 @@ class Agent:
         runtime: Runtime,
         address: str,
         bandwidth: TokenBucket,
+        users: Users,
         restraint: Restraint,
     ) -> None:
         self._config = config
@@ -73,6 +75,7 @@ class Agent:
         self._report_due = trio.Event()
         self._failed_directories = 0
         self._bandwidth = bandwidth
+        self._turns = Turns(users)
         self._restraint = restraint
         self._remembered = restraint.memory  # as it is on the disk
         self._remembering = trio.Lock()
@@ -266,7 +269,7 @@ class Agent:
             await self._volumes.punch(chunk, [(offset, length) for offset, length in rest[0]])
         elif kind == "copy":
             sources = [(NodeId(node), address) for node, address in rest[1]]
-            await copy(self._pool, self._volumes, self._bandwidth, chunk, rest[0], sources)
+            await copy(self._pool, self._volumes, self._bandwidth, self._turns, chunk, rest[0], sources)
         else:
             raise errors.NotSupported(f"no such order: {kind!r}: is the NameNode newer than this DataNode?")
 

@@ -1,6 +1,7 @@
 """Making a copy of a chunk that other DataNodes hold: pulled block by block, verified, then synced.
 
-What is pulled waits for its share of `bandwidth`, which all copies to this node have together. A copy that is cut
+What is pulled waits for its share of `bandwidth`, which all copies to this node have together, and for its turn while
+users are here. A copy that is cut
 short, as the daemon stops, leaves nothing behind.
 
 A copy keeps the blocks of its source, the punched ones as holes, so that both read and punch alike. When one source
@@ -20,6 +21,7 @@ from dfs.rpc import Pool
 from dfs.types import ChunkId, NodeId
 from nodes.datanode.bandwidth import TokenBucket
 from nodes.datanode.index import Record, unpack_records
+from nodes.datanode.users import Turns
 from nodes.datanode.volumes import Volumes
 
 log = structlog.get_logger(__name__)
@@ -32,6 +34,7 @@ async def copy(
     pool: Pool,
     volumes: Volumes,
     bandwidth: TokenBucket,
+    turns: Turns,
     chunk: ChunkId,
     length: int,
     sources: Sequence[tuple[NodeId, str]],
@@ -46,9 +49,10 @@ async def copy(
     error: errors.DfsError = errors.DataLost(f"chunk {chunk:x} has no source to be copied from")
     for node, address in sources:
         try:
-            await _pull(pool, volumes, bandwidth, chunk, length, _Source(node, address))
-            if await volumes.sync([chunk]) == [length]:
-                return
+            await _pull(pool, volumes, bandwidth, turns, chunk, length, _Source(node, address))
+            async with turns.step():
+                if await volumes.sync([chunk]) == [length]:
+                    return
             error = errors.DiskFailed(f"the copy of chunk {chunk:x} could not be made durable")
         except (errors.NoSpace, errors.DiskFailed, trio.Cancelled):
             with trio.CancelScope(shield=True):  # bounded by the disk
@@ -67,19 +71,28 @@ class _Source(NamedTuple):
 
 
 async def _pull(
-    pool: Pool, volumes: Volumes, bandwidth: TokenBucket, chunk: ChunkId, length: int, source: _Source
+    pool: Pool,
+    volumes: Volumes,
+    bandwidth: TokenBucket,
+    turns: Turns,
+    chunk: ChunkId,
+    length: int,
+    source: _Source,
 ) -> None:
     await volumes.delete(chunk)
     blocks = position = 0
     buffer = memoryview(bytearray(limits.READ_MAX_BYTES))
     while position < length:
-        packed, data = await _read_blocks(pool, source, chunk, blocks, buffer)
-        records = _up_to(unpack_records(packed, position), length)
-        if not records:
-            raise errors.ChunkNotFound(f"DataNode {source.node} has {position} of {length} bytes of chunk {chunk:x}")
-        size = sum(record.length for record in records if not record.punched)
-        have = data if data is not None else memoryview(b"")
-        position = await volumes.append_records(chunk, position, records, have[:size])
+        async with turns.step():
+            packed, data = await _read_blocks(pool, source, chunk, blocks, buffer)
+            records = _up_to(unpack_records(packed, position), length)
+            if not records:
+                raise errors.ChunkNotFound(
+                    f"DataNode {source.node} has {position} of {length} bytes of chunk {chunk:x}"
+                )
+            size = sum(record.length for record in records if not record.punched)
+            have = data if data is not None else memoryview(b"")
+            position = await volumes.append_records(chunk, position, records, have[:size])
         blocks += len(records)
         await bandwidth.take(size)
 

@@ -22,6 +22,7 @@ from nodes.datanode.disk import Disk, RealDisk
 from nodes.datanode.restraint import Restraint, load
 from nodes.datanode.scrub import Scrub
 from nodes.datanode.service import DataNode
+from nodes.datanode.users import Users
 from nodes.datanode.volumes import Volumes
 
 log = structlog.get_logger(__name__)
@@ -74,13 +75,13 @@ async def _serve(
 ) -> None:
     memory = await runtime.run_blocking(load, volumes.usable_disks())
     restraint, bandwidth = Restraint(config.hold_share, memory), TokenBucket()
-    scrub = Scrub(volumes, restraint, runtime, config.scrub_period_s, config.scrub_bandwidth)
-    service = DataNode(NodeId(config.node), volumes, bandwidth, scrub)
+    users = Users()
+    scrub = Scrub(volumes, restraint, runtime, users, config.scrub_period_s, config.scrub_bandwidth)
+    service = DataNode(NodeId(config.node), volumes, bandwidth, users, scrub)
     server = Server(network, greet=service.greet)
     server.register(service, f"dfs.datanode.{config.node}")
-    scrub.load = lambda: server.statistics().calls_in_work
     address = await nursery.start(server.serve, config.listen)
-    agent = Agent(config, volumes, pool, server, runtime, address, bandwidth, restraint)
+    agent = Agent(config, volumes, pool, server, runtime, address, bandwidth, users, restraint)
     service.decide = agent.decide
     nursery.start_soon(_flush, volumes)
     nursery.start_soon(_probe, volumes)

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
@@ -40,6 +39,7 @@ from nodes.datanode.bandwidth import TokenBucket
 from nodes.datanode.chunkfiles import chunk_name
 from nodes.datanode.disk import Disk
 from nodes.datanode.store import CLEAN, ChunkStore
+from nodes.datanode.users import Users
 from nodes.datanode.volumes import LOCK, NEW_DISK, Volumes
 
 log = structlog.get_logger(__name__)
@@ -96,13 +96,13 @@ class Scrub:
         volumes: Volumes,
         remembered: restraint.Restraint,
         runtime: Runtime,
+        users: Users,
         period_s: float,
         bandwidth_bytes_per_s: float,
     ) -> None:
         self._volumes = volumes
         self._restraint = remembered
-        self.load: Callable[[], int] = lambda: 0
-        """How many calls of users are in work just now."""
+        self._users = users
         self._runtime = runtime
         self._period_s = period_s
         self._bandwidth = TokenBucket(bandwidth_bytes_per_s)
@@ -201,7 +201,7 @@ class Scrub:
 
     async def _pace(self, count_bytes: int) -> None:
         with trio.move_on_after(limits.SCRUB_YIELD_MAX_S):
-            while self.load():  # noqa: ASYNC110 - calls end too often for an event each
+            while self._users.in_work:  # noqa: ASYNC110 - calls end too often for an event each
                 await trio.sleep(_YIELD_POLL_S)
         await self._bandwidth.take(count_bytes)
 

@@ -16,6 +16,7 @@ from dfs.types import ChunkId, NodeId
 from nodes.datanode.bandwidth import TokenBucket
 from nodes.datanode.index import pack_records
 from nodes.datanode.scrub import Scrub
+from nodes.datanode.users import Turns, Users
 from nodes.datanode.volumes import Volumes
 
 _HANDSHAKE_MAX: Final = 16
@@ -25,10 +26,12 @@ _HANDSHAKE_MAX: Final = 16
 class DataNode:
     """Its public methods are the protocol (docs/architecture.md)."""
 
-    def __init__(self, node: NodeId, volumes: Volumes, bandwidth: TokenBucket, scrub: Scrub) -> None:
+    def __init__(self, node: NodeId, volumes: Volumes, bandwidth: TokenBucket, users: Users, scrub: Scrub) -> None:
         self._node = node
         self._volumes = volumes
         self._bandwidth = bandwidth
+        self._users = users
+        self._turns = Turns(users)
         self._scrub = scrub
         self.decide: Callable[[bool], Awaitable[int]] | None = None
         """What carries out a decision about held orders; None until the agent is there."""
@@ -49,9 +52,10 @@ class DataNode:
         data = call.data if call.data is not None else memoryview(b"")
         if len(data) > limits.APPEND_MAX_BYTES:
             raise errors.ArgumentTooLarge(f"an append has more than {limits.APPEND_MAX_BYTES} bytes")
-        return await self._volumes.append(
-            _chunk(chunk), _number(offset, "an offset"), codec.unpack_blocks(blocks), data
-        )
+        with self._users.call():
+            return await self._volumes.append(
+                _chunk(chunk), _number(offset, "an offset"), codec.unpack_blocks(blocks), data
+            )
 
     @expose
     async def read(self, chunk: Any, offset: Any, length: Any) -> WithData:
@@ -59,7 +63,8 @@ class DataNode:
         count = _number(length, "a length")
         if not 0 < count <= limits.READ_MAX_BYTES:
             raise errors.InvalidArgument(f"a read is of 1 to {limits.READ_MAX_BYTES} bytes")
-        blocks, buffers = await self._volumes.read(_chunk(chunk), _number(offset, "an offset"), count)
+        with self._users.call():
+            blocks, buffers = await self._volumes.read(_chunk(chunk), _number(offset, "an offset"), count)
         return WithData(codec.pack_blocks(blocks), buffers)
 
     @expose
@@ -67,10 +72,13 @@ class DataNode:
         """Whole blocks from number `first` on, at most `count` and as many as fit one read, for a copy elsewhere.
 
         Their records as in the index; the data of those that are not punched. Raises Busy if there are more copies to
-        serve than the bandwidth for them allows.
+        serve than the bandwidth for them, or users, allow.
         """
         wanted = _number(count, "a number of blocks")
-        records, buffers = await self._volumes.read_records(_chunk(chunk), _number(first, "a block's number"), wanted)
+        async with self._turns.step(limits.COPY_WAIT_MAX_S):
+            records, buffers = await self._volumes.read_records(
+                _chunk(chunk), _number(first, "a block's number"), wanted
+            )
         await self._bandwidth.take(sum(len(buffer) for buffer in buffers), limits.COPY_WAIT_MAX_S)
         return WithData(pack_records(records), buffers)
 
@@ -79,7 +87,8 @@ class DataNode:
         """Make chunks durable: how much of each is; -1 for one that is not here."""
         if not isinstance(chunks, list | tuple) or len(chunks) > limits.REPORT_SLICE_CHUNKS:
             raise errors.InvalidArgument(f"sync takes a list of at most {limits.REPORT_SLICE_CHUNKS} chunks")
-        return await self._volumes.sync([_chunk(chunk) for chunk in chunks])
+        with self._users.call():
+            return await self._volumes.sync([_chunk(chunk) for chunk in chunks])
 
     @expose
     def list_chunks(self, after: Any, limit: Any) -> list[Any]:

@@ -23,6 +23,7 @@ from nodes.datanode.copier import copy
 from nodes.datanode.restraint import Memory, Restraint, load
 from nodes.datanode.scrub import Scrub
 from nodes.datanode.service import DataNode
+from nodes.datanode.users import Turns, Users
 from nodes.datanode.volumes import Volumes
 from tests.simulation.disk import PAGE, InlineRuntime, MemoryDisk
 from tests.simulation.network import MemoryNetwork
@@ -81,18 +82,28 @@ class Node:
         self.host = network.host(name)
         self.pool = Pool(self.host, handshake={"role": "datanode"})
         self.bandwidth = TokenBucket()
+        self.users = Users()
         self.restraint = Restraint(self.config.hold_share, load(disks))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Agent]:
-        scrub = Scrub(self.volumes, self.restraint, self.runtime, 0, 1 << 40)
-        service = DataNode(NodeId(self.config.node), self.volumes, self.bandwidth, scrub)
+        scrub = Scrub(*scrub_parts(self))
+        service = DataNode(NodeId(self.config.node), self.volumes, self.bandwidth, self.users, scrub)
         server = Server(self.host, greet=service.greet)
         server.register(service, f"dfs.datanode.{self.config.node}")
         async with self.pool, trio.open_nursery() as nursery:
             address = await nursery.start(server.serve, self.config.listen)
-            parts = self.config, self.volumes, self.pool, server, self.runtime, address, self.bandwidth, self.restraint
-            agent = Agent(*parts)
+            agent = Agent(
+                self.config,
+                self.volumes,
+                self.pool,
+                server,
+                self.runtime,
+                address,
+                self.bandwidth,
+                self.users,
+                self.restraint,
+            )
             nursery.start_soon(agent.run)
             yield agent
             nursery.cancel_scope.cancel()
@@ -272,7 +283,8 @@ async def test_a_heartbeat_says_what_is_used_and_which_directory_failed(
 async def copied(node: Node, length: int) -> float:
     """How long a copy of chunk 1 took."""
     began = trio.current_time()
-    await copy(node.pool, node.volumes, node.bandwidth, ChunkId(1), length, [(NodeId("n2"), "n2:9401")])
+    sources = [(NodeId("n2"), "n2:9401")]
+    await copy(node.pool, node.volumes, node.bandwidth, Turns(node.users), ChunkId(1), length, sources)
     return trio.current_time() - began
 
 
@@ -283,9 +295,11 @@ async def test_a_copy_takes_no_more_than_its_bandwidth_at_either_end(
     target, source = Node("n1", network, disks, tmp_path), Node("n2", network, [MemoryDisk()], tmp_path)
     await source.put(1, 1, bytes(4 * limits.MIB))
     async with source.pool, target.pool, trio.open_nursery() as nursery:
-        scrub = Scrub(source.volumes, source.restraint, source.runtime, 0, 1 << 40)
+        scrub = Scrub(*scrub_parts(source))
         server = Server(source.host)
-        server.register(DataNode(NodeId("n2"), source.volumes, source.bandwidth, scrub), "dfs.datanode.n2")
+        server.register(
+            DataNode(NodeId("n2"), source.volumes, source.bandwidth, source.users, scrub), "dfs.datanode.n2"
+        )
         await nursery.start(server.serve, "n2:9401")
         for node, name in ((target, "target"), (source, "source")):
             node.bandwidth.rate_bytes_per_s = float(limits.MIB) if name == limited else None
@@ -295,6 +309,23 @@ async def test_a_copy_takes_no_more_than_its_bandwidth_at_either_end(
         await source.volumes.read(ChunkId(1), 0, limits.MIB)  # users are not held back
         assert trio.current_time() == began
         nursery.cancel_scope.cancel()
+
+
+async def test_nodes_that_copy_from_each_other_while_users_are_at_both_get_done(
+    autojump_clock: MockClock, network: MemoryNetwork, tmp_path: Path, namenode: ScriptedNameNode
+) -> None:
+    nodes = [Node(name, network, [MemoryDisk()], tmp_path) for name in ("n2", "n3")]
+    both = nodes[0].users.call(), nodes[1].users.call()
+    with both[0], both[1]:
+        async with nodes[0].running(), nodes[1].running(), trio.open_nursery() as nursery:
+            for first, source, target in ((1, *nodes), (101, *reversed(nodes))):
+                await source.put(first, 20)
+                sources = [(NodeId(source.config.node), source.config.listen)]
+                turns = Turns(target.users)
+                for chunk in range(first, first + 20):
+                    parts = target.pool, target.volumes, target.bandwidth, turns, ChunkId(chunk), 1, sources
+                    nursery.start_soon(copy, *parts)
+    assert [node.volumes.chunk_count() for node in nodes] == [40, 40]
 
 
 async def test_a_copy_that_is_cut_short_leaves_nothing(
@@ -321,12 +352,12 @@ async def test_a_source_that_has_too_many_copies_to_serve_says_so(
 ) -> None:
     source = Node("n2", network, [MemoryDisk()], tmp_path)
     await source.put(1, 1, bytes(limits.MIB))
-    service = DataNode(NodeId("n2"), source.volumes, source.bandwidth, Scrub(*_scrub_parts(source)))
+    service = DataNode(NodeId("n2"), source.volumes, source.bandwidth, source.users, Scrub(*scrub_parts(source)))
     source.bandwidth.rate_bytes_per_s = 64.0 * KIB
     await service.read_blocks(1, 0, 256)
     with pytest.raises(errors.Busy):
         await service.read_blocks(1, 0, 256)
 
 
-def _scrub_parts(node: Node) -> tuple[Any, ...]:
-    return node.volumes, node.restraint, node.runtime, 0, 1 << 40
+def scrub_parts(node: Node) -> tuple[Any, ...]:
+    return node.volumes, node.restraint, node.runtime, node.users, 0, 1 << 40

@@ -17,6 +17,7 @@ from dfs.types import ChunkId, NodeId
 from nodes.datanode.chunkfiles import data_path, index_path
 from nodes.datanode.restraint import Memory, Restraint, load, save
 from nodes.datanode.scrub import Scrub
+from nodes.datanode.users import Users
 from nodes.datanode.volumes import Volumes
 from tests.simulation.disk import PAGE, InlineRuntime, MemoryDisk
 from tests.unit.datanode.world import CLUSTER
@@ -52,8 +53,8 @@ async def filled(disk: MemoryDisk) -> Volumes:
     return volumes
 
 
-def scrub_of(volumes: Volumes, period_s: float = 0, bandwidth: float = 1 << 40) -> Scrub:
-    return Scrub(volumes, Restraint(0.5, Memory()), InlineRuntime(), period_s, bandwidth)
+def scrub_of(volumes: Volumes, period_s: float = 0, bandwidth: float = 1 << 40, users: Users | None = None) -> Scrub:
+    return Scrub(volumes, Restraint(0.5, Memory()), InlineRuntime(), users or Users(), period_s, bandwidth)
 
 
 async def findings(volumes: Volumes) -> list[str]:
@@ -188,7 +189,7 @@ async def test_damaged_progress_and_a_damaged_memory_are_written_anew() -> None:
     for path in ("scrub.json", "obeyed.json"):
         disk.flip_bit(path, 10)
     restraint = Restraint(0.5, Memory(9, generation=3))
-    scrub = Scrub(volumes, restraint, InlineRuntime(), 0, 1 << 40)
+    scrub = Scrub(volumes, restraint, InlineRuntime(), Users(), 0, 1 << 40)
     await scrub.run_once()
     assert scrub.status()["found"] == 2
     assert restraint.memory.generation > 3  # so the agent writes it with its next heartbeat
@@ -377,10 +378,11 @@ async def test_a_scrub_goes_on_where_it_was_after_a_restart(autojump_clock: trio
 
 async def test_a_scrub_lets_users_go_first_but_not_for_ever(autojump_clock: trio.testing.MockClock) -> None:
     volumes = await filled(MemoryDisk())
-    scrub = scrub_of(volumes)
-    scrub.load = lambda: 5
+    users = Users()
+    scrub = scrub_of(volumes, users=users)
     began = trio.current_time()
-    await scrub.run_once()
+    with users.call():
+        await scrub.run_once()
     waited_s = trio.current_time() - began
     assert 2 * limits.SCRUB_YIELD_MAX_S <= waited_s <= 10 * limits.SCRUB_YIELD_MAX_S
 
