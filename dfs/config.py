@@ -71,6 +71,10 @@ class NameNodeConfig:
         "Where the namespace is kept: on a disk that survives power cuts, with room to grow.",
         example="/var/lib/dfs/namenode",
     )
+    keys: Path = _key(
+        "The file with the cluster's master secrets, made by `dfs key init`: all keys are made from them.",
+        Path("cluster.keys"),
+    )
     listen: str = _key("Where clients and DataNodes reach this NameNode.", f"127.0.0.1:{limits.NAMENODE_PORT}")
     nameserver: str = _key(
         'Pyro5\'s name server, in which all daemons are listed: served by this NameNode at "HOST:PORT",\n'
@@ -141,6 +145,10 @@ class DataNodeConfig:
     node: str = _key("Its name, unique in the cluster: 1 to 64 of a-z, 0-9 and -.", example="node-1")
     namenode: str = _key("Where the NameNode is.", f"127.0.0.1:{limits.NAMENODE_PORT}")
     directories: list[Path] = _key("Where chunks are kept: one directory for each disk.", example='["/srv/dfs/disk1"]')
+    key: Path = _key(
+        "The file with this node's key, made by `dfs key add NODE --role node`; {node} stands for its name.",
+        Path("{node}.key"),
+    )
     listen: str = _key("Where clients and other DataNodes reach this one.", f"127.0.0.1:{limits.DATANODE_PORT}")
     advertise: str = _key(
         "The address to tell others, if it is not `listen`: needed when that is 0.0.0.0.", "", example="node-1:9401"
@@ -195,6 +203,7 @@ class ClientConfig:
     """What a client (the command line, a script, a mount) needs to know."""
 
     namenode: str = _key("Where the NameNode is.", f"127.0.0.1:{limits.NAMENODE_PORT}")
+    key: Path = _key("The file with the client's key, made by `dfs key add NAME`.", Path("client.key"))
     namenode_wait_s: float = _key("How long an operation waits for a NameNode that is away.", limits.NAMENODE_WAIT_S)
 
     def __post_init__(self) -> None:
@@ -277,7 +286,10 @@ def _load(path: Path, kind: type[C]) -> C:
         if required and key not in values:
             raise errors.ConfigError(f"{path}: {key} is missing: {_one_line(field)}")
     try:
-        converted = {key: _convert(path, fields[key], value) for key, value in values.items()}
+        paths = {key: str(field.default) for key, field in fields.items() if isinstance(field.default, Path)}
+        converted = {key: _convert(path, fields[key], value) for key, value in (paths | values).items()}
+        if "node" in converted:
+            converted["key"] = Path(str(converted["key"]).replace("{node}", str(converted["node"])))
         return kind(**converted)
     except _Bad as bad:
         raise errors.ConfigError(f"{_where(path, text, bad.key)}: {bad.key} {bad.sentence}") from None
@@ -397,6 +409,15 @@ def client_config_path(explicit: str | os.PathLike[str] | None = None) -> Path |
         if path.exists():
             return path
     return None
+
+
+def find_key_file(explicit: str | os.PathLike[str] | None = None) -> Path:
+    """The key file of who names a NameNode instead of a configuration: `explicit`, else DFS_KEY, else the client's.
+
+    Raises `ConfigError` if there is none.
+    """
+    chosen = explicit or os.environ.get("DFS_KEY")
+    return Path(chosen) if chosen else find_client_config().key
 
 
 def find_client_config(explicit: str | os.PathLike[str] | None = None) -> ClientConfig:

@@ -12,8 +12,9 @@ import structlog
 import trio
 
 from dfs import errors, tasks
-from dfs.config import find_client_config
+from dfs.config import find_client_config, find_key_file
 from dfs.daemon import keep_freed_memory
+from dfs.keys import Key, load_key
 from dfs.systemd import notify
 from dfs.telemetry import configure_logs
 from mount.options import Options, parse
@@ -34,14 +35,14 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _settings(arguments: argparse.Namespace) -> tuple[str, Options]:
+def _settings(arguments: argparse.Namespace) -> tuple[str, Key, Options]:
     options = parse(arguments.options)
     if arguments.namenode:
-        return arguments.namenode, options
+        return arguments.namenode, load_key(find_key_file(options.key)), options
     config = find_client_config(arguments.config)
     if options.wait_s is None:
         options = dataclasses.replace(options, wait_s=config.namenode_wait_s)
-    return config.namenode, options
+    return config.namenode, load_key(options.key or config.key), options
 
 
 def main() -> int:
@@ -60,9 +61,9 @@ def main() -> int:
         notify(READY="1", STATUS=f"mounted at {arguments.mountpoint}")
 
     try:
-        namenode, options = _settings(arguments)
+        namenode, key, options = _settings(arguments)
         mountpoint = arguments.mountpoint.absolute()
-        trio.run(run_mount, namenode, arguments.subtree, mountpoint, options, ready)
+        trio.run(run_mount, namenode, key, arguments.subtree, mountpoint, options, ready)
     except BaseException as error:
         first = tasks.leaves(error)[0]
         if isinstance(first, KeyboardInterrupt):

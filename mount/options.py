@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Final
 
 from dfs import errors
@@ -51,6 +52,8 @@ class Options:
     """Listing a directory leaves its access time alone."""
     wait_s: float | None = None
     """How long an operation waits for a NameNode that is away; None: as the client's configuration says."""
+    key: Path | None = None
+    """The file with the key, instead of the one that the client's configuration names."""
     kernel: frozenset[str] = frozenset()
     """Passed on to the kernel as they are."""
 
@@ -72,6 +75,8 @@ def parse(text: str) -> Options:
         name, has_value, value = option.partition("=")
         if name in ("uid", "gid", "wait") and has_value:
             values["wait_s" if name == "wait" else name] = _number(name, value)
+        elif name == "key" and value:
+            values["key"] = Path(value)
         elif option == "ro":
             values["read_only"] = True
         elif option in _FLAGS:
@@ -79,7 +84,7 @@ def parse(text: str) -> Options:
         elif option in _KERNEL:
             kernel.add(option)
         elif option not in _FOR_OTHERS and not option.startswith("x-"):
-            known = ", ".join(sorted({"ro", "rw", "uid=N", "gid=N", "wait=SECONDS"} | _FLAGS | _KERNEL))
+            known = ", ".join(sorted({"ro", "rw", "uid=N", "gid=N", "wait=SECONDS", "key=FILE"} | _FLAGS | _KERNEL))
             raise errors.InvalidArgument(f"not an option of a mount: {option!r}; known are {known}")
     values["allow_other"] = "allow_other" in kernel
     return Options(**values, kernel=frozenset(kernel - {"allow_other"}))  # type: ignore[arg-type]

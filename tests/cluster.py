@@ -22,6 +22,7 @@ from dfs.rpc import Network, SocketNetwork
 from dfs.runtime import RealRuntime, Runtime
 from nodes.datanode.daemon import run_datanode
 from nodes.namenode.daemon import run_namenode
+from tests.keys import ADMIN, MASTERS, node_file
 
 
 class _Running:
@@ -45,13 +46,13 @@ class Cluster:
         self._nursery = nursery
         self._running: dict[str, _Running] = {}
 
-    async def _start(self, name: str, daemon: Any, config: Any) -> str:
+    async def _start(self, name: str, daemon: Any, config: Any, key: Any) -> str:
         scope, stopped = trio.CancelScope(), trio.Event()
 
         async def run(task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
             try:
                 with scope:
-                    await daemon(config, network=self.network, runtime=self.runtime, task_status=task_status)
+                    await daemon(config, key, network=self.network, runtime=self.runtime, task_status=task_status)
             finally:
                 stopped.set()
 
@@ -67,7 +68,7 @@ class Cluster:
             nameserver="off",
             **self.namenode_options,
         )
-        self.namenode_address = await self._start("namenode", run_namenode, config)
+        self.namenode_address = await self._start("namenode", run_namenode, config, MASTERS)
 
     async def start_datanode(self, name: str, **options: Any) -> None:
         config = DataNodeConfig(
@@ -78,7 +79,7 @@ class Cluster:
             reserve_bytes=0,
             **options,
         )
-        await self._start(name, run_datanode, config)
+        await self._start(name, run_datanode, config, node_file(name))
 
     async def stop(self, name: str) -> None:
         """Stop a daemon as SIGTERM does, and wait until it has."""
@@ -90,7 +91,7 @@ class Cluster:
         return self._running[name].address
 
     def client(self, **options: Any) -> AbstractAsyncContextManager[FileSystem]:
-        return open_filesystem(self.namenode_address, network=self.network, runtime=self.runtime, **options)
+        return open_filesystem(self.namenode_address, ADMIN, network=self.network, runtime=self.runtime, **options)
 
     async def wait_until_up(self, datanodes: int) -> None:
         async with self.client() as fs:

@@ -143,6 +143,7 @@ async def _run(config: ClientConfig, body: Body) -> int:
 
     from dfs import tasks
     from dfs.client import open_filesystem
+    from dfs.keys import load_key
 
     received: list[int] = []
     status: int | None = None
@@ -150,7 +151,7 @@ async def _run(config: ClientConfig, body: Body) -> int:
     async with tasks.open_nursery() as nursery:
         scopes = [nursery.cancel_scope]
         await nursery.start(_watch_signals, scopes, received)
-        async with open_filesystem(config.namenode, wait_s=config.namenode_wait_s) as fs:
+        async with open_filesystem(config.namenode, load_key(config.key), wait_s=config.namenode_wait_s) as fs:
             with trio.CancelScope() as scope:  # the client outlives the body: it takes back what was half done
                 scopes.append(scope)
                 status = await body(fs)

@@ -74,6 +74,7 @@ SECTIONS: Final[dict[str, dict[str, Verb]]] = {
         "down": Verb("dfs.cli.local.commands", "down", "Stop the cluster on this machine."),
         "namenode": Verb("dfs.cli.admin", "namenode", "Run a NameNode in the foreground."),
         "datanode": Verb("dfs.cli.admin", "datanode", "Run a DataNode in the foreground."),
+        "key": Verb("dfs.cli.keys", "key", "Make the cluster's keys, and keys of those who use it."),
         "config": Verb("dfs.cli.admin", "config", "Check configuration files, or show examples."),
         "completion": Verb("dfs.cli.admin", "completion", "Print the completion script of a shell."),
     },

@@ -24,10 +24,11 @@ from typing import IO, Any, TypeVar
 import outcome
 import trio
 
-from dfs import errors, limits, tasks
+from dfs import config, errors, limits, tasks
 from dfs.client.file import File
 from dfs.client.filesystem import FileSystem, open_filesystem
 from dfs.client.paths import Path, show
+from dfs.keys import Key, load_key
 from dfs.types import Attr, ChunkPlace, DirEntry, NodeView, Statfs
 
 T = TypeVar("T")
@@ -38,8 +39,9 @@ _BUFFER_BYTES = 1 * limits.MIB
 class _Loop:
     """A trio loop in a thread, with one client in it, from `start` to `stop`."""
 
-    def __init__(self, namenode: str, wait_s: float | None) -> None:
+    def __init__(self, namenode: str, key: Key, wait_s: float | None) -> None:
         self._namenode = namenode
+        self._key = key
         self._wait_s = wait_s
         self._ready = threading.Event()
         self._opened: outcome.Maybe[tuple[FileSystem, trio.lowlevel.TrioToken]] | None = None
@@ -64,7 +66,7 @@ class _Loop:
 
     async def _main(self) -> None:
         self._stop = trio.Event()
-        async with open_filesystem(self._namenode, wait_s=self._wait_s) as fs:
+        async with open_filesystem(self._namenode, self._key, wait_s=self._wait_s) as fs:
             self._opened = outcome.Value((fs, trio.lowlevel.current_trio_token()))
             self._ready.set()
             await self._stop.wait()  # as long as the caller keeps the connection
@@ -195,8 +197,8 @@ class _FileSink:
 class BlockingFileSystem:
     """A connection to a cluster for synchronous code: made by `connect`, ended by `close` or `with`."""
 
-    def __init__(self, namenode: str, wait_s: float | None = None) -> None:
-        self._loop = _Loop(namenode, wait_s)
+    def __init__(self, namenode: str, key: Key, wait_s: float | None = None) -> None:
+        self._loop = _Loop(namenode, key, wait_s)
         self._fs = self._loop.start()
 
     def __enter__(self) -> BlockingFileSystem:
@@ -372,13 +374,13 @@ class BlockingFileSystem:
         return self._loop.call(self._fs.replicas, path)
 
 
-def connect(namenode: str | None = None, *, wait_s: float | None = None) -> BlockingFileSystem:
+def connect(
+    namenode: str | None = None, *, key: str | os.PathLike[str] | None = None, wait_s: float | None = None
+) -> BlockingFileSystem:
     """Connect to the cluster whose NameNode is at `namenode`, or to the one that the client's configuration
-    names (`dfs.config.find_client_config`). Raises `ConfigError` where there is none, `Unreachable` where
-    nothing answers.
+    names (`dfs.config.find_client_config`). `key`: the file with the key, if it is not the one that DFS_KEY or the
+    configuration names. Raises `ConfigError` where there is none, `Unreachable` where nothing answers, `Refused` with a
+    key of another cluster.
     """
-    if namenode is None:
-        from dfs.config import find_client_config
-
-        namenode = find_client_config().namenode
-    return BlockingFileSystem(namenode, wait_s)
+    found = load_key(config.find_key_file(key))
+    return BlockingFileSystem(namenode or config.find_client_config().namenode, found, wait_s)

@@ -1,6 +1,6 @@
 """The cluster as a file system of paths: what the command line and the Python API call.
 
-    async with open_filesystem("127.0.0.1:9400") as fs:
+    async with open_filesystem("127.0.0.1:9400", dfs.keys.load_key(path)) as fs:
         await fs.mkdir("/results", exist_ok=True)
         async with await fs.open("/results/table.csv", "w") as file:
             await file.pwrite(b"...", 0)
@@ -32,6 +32,7 @@ from dfs.client.paths import Path, Paths, Place, show
 from dfs.client.reader import Reader
 from dfs.client.session import Session, open_session
 from dfs.client.writer import ChunkWriter
+from dfs.keys import Key
 from dfs.rpc import Network, Pool, SocketNetwork
 from dfs.runtime import RealRuntime, Runtime
 from dfs.types import Attr, ChunkPlace, DirEntry, NodeId, NodeView, Statfs
@@ -416,17 +417,18 @@ class FileSystem:
 @asynccontextmanager
 async def open_filesystem(
     namenode: str,
+    key: Key,
     *,
     wait_s: float | None = None,
     network: Network | None = None,
     runtime: Runtime | None = None,
 ) -> AsyncIterator[FileSystem]:
-    """A client of the cluster whose NameNode is at `namenode` (`host:port`).
+    """A client of the cluster whose NameNode is at `namenode` (`host:port`), with the rights of a key.
 
     `wait_s`: how long operations wait for a NameNode that is away. Raises `Unreachable` when none answers
-    within `limits.FIRST_CONTACT_TIMEOUT_S`.
+    within `limits.FIRST_CONTACT_TIMEOUT_S`, `Refused` when the key is not of the cluster.
     """
-    async with Pool(network or SocketNetwork(), handshake={"role": "client"}) as pool:
+    async with Pool(network or SocketNetwork(), key=key) as pool:
         wait_s = limits.NAMENODE_WAIT_S if wait_s is None else wait_s
         async with open_session(namenode, pool, runtime or RealRuntime(), wait_s) as session:
             fs = FileSystem(session)

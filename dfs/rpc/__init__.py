@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dfs.rpc.address import parse_uri, uri
+from dfs.rpc.authentication import Gate
 from dfs.rpc.naming import NAME_SERVER_OBJECT, NameServerClient, NameServerObject
 from dfs.rpc.network import Listener, Network, Stream
 from dfs.rpc.objects import Call, Peer, WithData, expose, takes_call
@@ -13,6 +14,7 @@ from dfs.rpc.sockets import SocketNetwork
 __all__ = [
     "NAME_SERVER_OBJECT",
     "Call",
+    "Gate",
     "Listener",
     "NameServerClient",
     "NameServerObject",

@@ -23,7 +23,8 @@ import trio
 
 from dfs import errors, limits
 from dfs.checksum import Buffer
-from dfs.rpc import faults, serialize
+from dfs.keys import Key
+from dfs.rpc import authentication, faults, serialize
 from dfs.rpc.channel import Channel, Rest
 from dfs.rpc.network import Stream
 from dfs.rpc.protocol import (
@@ -110,7 +111,6 @@ class Connection:
         self.address = address
         self.closed = False
         self.last_used = trio.current_time()
-        self.greeting: object = None
         self._channel = Channel(stream)
         self._nursery = nursery
         self._pending: dict[int, Exchange] = {}
@@ -130,22 +130,41 @@ class Connection:
 
     # --- the handshake --------------------------------------------------------------------------------------
 
-    async def greet(self, handshake: dict[str, Any]) -> None:
-        """Exchange handshakes. Raises Refused with the peer's reason, or another RpcError."""
-        ours = {"handshake": {"dfs": DFS_PROTOCOL, **handshake}, "object": DAEMON_OBJECT}
-        buffers, length = encode(CONNECT, 0, 0, MSGPACK, serialize.dumps(MSGPACK, ours))
+    async def greet(self, handshake: dict[str, Any], key: Key | None) -> None:
+        """Exchange handshakes; with a key both ends prove that they know it.
+
+        Raises Refused with the peer's reason, or another RpcError.
+        """
+        proofs = {} if key is None else authentication.hello(key)
+        sent, received, said = await self._exchange({"dfs": DFS_PROTOCOL, **handshake, **proofs})
+        if key is not None:
+            if "nonce" not in said:
+                raise errors.Refused(f"{self.address} asked for no key: it is no daemon of this cluster")
+            proof, owed = authentication.answer(key, said, sent, received)
+            _, _, said = await self._exchange(proof)
+            if not authentication.is_proved(said, owed):
+                raise errors.Refused(f"{self.address} does not know the key of {key.id}: it is none of this cluster")
+        if said.get("dfs") == DFS_PROTOCOL:
+            self._turn = None
+
+    async def _exchange(self, handshake: dict[str, Any]) -> tuple[bytes, bytes, dict[str, Any]]:
+        """Send a handshake and receive the answer: the payloads of both, and what a peer of ours says of itself.
+
+        A stock one says nothing of itself. Raises Refused, or another RpcError.
+        """
+        sent = serialize.dumps(MSGPACK, {"handshake": handshake, "object": DAEMON_OBJECT})
+        buffers, length = encode(CONNECT, 0, 0, MSGPACK, sent)
         await self._channel.send(buffers, length, self._nursery)
         message = await self._channel.receive()
         if message is None:
             raise errors.ConnectionLost(f"{self.address} closed the connection without a greeting")
         if isinstance(message, Wanted) or message.kind not in (CONNECT_OK, CONNECT_FAIL):
             raise errors.ProtocolViolation(f"{self.address} did not answer the handshake")
-        answer = _load(message)
+        tree = _load(message)
         if message.kind == CONNECT_FAIL:
-            raise errors.Refused(f"{self.address} refused the connection: {str(answer)[:1000]}")
-        self.greeting = answer.get("handshake") if isinstance(answer, dict) else None
-        if isinstance(self.greeting, dict) and self.greeting.get("dfs") == DFS_PROTOCOL:
-            self._turn = None
+            raise errors.Refused(f"{self.address} refused the connection: {str(tree)[:1000]}")
+        said = tree.get("handshake") if isinstance(tree, dict) else None
+        return sent, bytes(_payload(message)), said if isinstance(said, dict) else {}
 
     # --- calls ----------------------------------------------------------------------------------------------
 
@@ -356,10 +375,13 @@ class Connection:
             self._probing = False
 
 
+def _payload(message: Message) -> Buffer:
+    assert message.payload is not None
+    return inflate(message.payload) if message.flags & FLAG_COMPRESSED else message.payload
+
+
 def _load(message: Message) -> Any:
-    payload = message.payload
-    assert payload is not None
-    return serialize.loads(message.serializer, inflate(payload) if message.flags & FLAG_COMPRESSED else payload)
+    return serialize.loads(message.serializer, _payload(message))
 
 
 def _take_result(exchange: Exchange, message: Message) -> None:

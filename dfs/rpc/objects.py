@@ -21,6 +21,7 @@ import Pyro5.server
 
 from dfs import errors
 from dfs.checksum import Buffer
+from dfs.keys import KeyId
 
 _C = TypeVar("_C", bound=Callable[..., Any])
 
@@ -42,16 +43,18 @@ class Peer:
     """A client as its server sees it.
 
     `id` is unique among the connections of this process, `handshake` what the client sent with its first message;
-    `is_dfs`: it is our own client, not a stock Pyro5 proxy.
+    `is_dfs`: it is our own client, not a stock Pyro5 proxy. `key`: whose knowledge it has proved, None where the server
+    asks for none.
     """
 
-    __slots__ = ("address", "handshake", "id", "is_dfs")
+    __slots__ = ("address", "handshake", "id", "is_dfs", "key")
 
     def __init__(self, address: str, connection_id: int) -> None:
         self.address = address
         self.id = connection_id
         self.handshake: object = None
         self.is_dfs = False
+        self.key: KeyId | None = None
 
     def __repr__(self) -> str:
         return f"<peer {self.id} at {self.address}>"

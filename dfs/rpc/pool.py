@@ -12,6 +12,7 @@ import trio
 
 from dfs import errors, limits
 from dfs.checksum import Buffer
+from dfs.keys import Key
 from dfs.rpc import serialize
 from dfs.rpc.channel import Rest
 from dfs.rpc.connection import Connection, Exchange
@@ -41,7 +42,8 @@ class _Attempt:
 class Pool:
     """Makes calls. An async context manager, which owns the tasks of its connections.
 
-    `handshake` goes to every server with the first message, as items beside our protocol's version. At
+    `handshake` goes to every server with the first message, as items beside our protocol's version. With a `key` both
+    ends of every connection prove that they know it: a server that does not is `Refused`. At
     `connections_max` the connection that was idle for longest is closed. Everything here belongs to one trio loop.
     """
 
@@ -50,11 +52,13 @@ class Pool:
         network: Network,
         *,
         handshake: Mapping[str, Any] | None = None,
+        key: Key | None = None,
         connections_max: int = limits.POOL_CONNECTIONS_MAX,
     ) -> None:
         self._network = network
         self.handshake = dict(handshake or {})
         """Sent with each new connection; may be changed while the pool is in use."""
+        self._key = key
         self._connections_max = connections_max
         self._connections: dict[str, Connection] = {}
         self._attempts: dict[str, _Attempt] = {}
@@ -226,7 +230,7 @@ class Pool:
         connection = Connection(address, stream, self._nursery)
         try:
             with trio.move_on_after(limits.HANDSHAKE_TIMEOUT_S) as scope:
-                await connection.greet(self.handshake)
+                await connection.greet(self.handshake, self._key)
             if scope.cancelled_caught:
                 raise errors.Unreachable(
                     f"{address} did not greet within {limits.HANDSHAKE_TIMEOUT_S:g} s: is it a dfs daemon?"

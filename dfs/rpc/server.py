@@ -6,6 +6,10 @@ a task, and answers when it is done, so that answers come in any order. At `limi
 them the reader stops reading, and more calls wait in the socket. The bytes that come with calls lie in
 buffers lent by a pool, whose bound holds for all connections together.
 
+With a `gate` nobody is served who has not proved that he knows a key (`dfs.rpc.authentication`), and `authorize` says
+which calls his role may make. Connections that have not greeted yet are few: the oldest makes room for a new one, so
+that strangers who connect and say nothing keep nobody out.
+
 What must hold: whatever a peer sends, the worst that happens is that its connection is closed, with one line in
 the log. An error that a method raises on purpose travels to the caller; any other one is logged here with its
 traceback, and the caller gets a RemoteFault without internals. When a peer closes, its calls are cancelled,
@@ -16,14 +20,15 @@ from __future__ import annotations
 
 import errno
 import itertools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import structlog
 import trio
 
 from dfs import errors, limits
-from dfs.rpc import faults, serialize
+from dfs.rpc import authentication, faults, serialize
 from dfs.rpc.buffers import BufferPool, Lease
 from dfs.rpc.channel import Channel
 from dfs.rpc.network import Listener, Network, Stream
@@ -55,6 +60,7 @@ _BATCH_CALL_FIELDS: Final = 3
 log = structlog.get_logger(__name__)
 
 Greet = Callable[[Peer, object], object]
+Authorize = Callable[[Peer, str, Sequence[Any]], None]
 
 
 class ServerStatistics(NamedTuple):
@@ -63,6 +69,7 @@ class ServerStatistics(NamedTuple):
     connections: int
     connections_accepted: int
     connections_refused: int
+    handshakes_refused: int
     calls: int
     calls_in_work: int
     calls_failed: int
@@ -75,16 +82,30 @@ class Server:
 
     `greet(peer, handshake)` sees a client's handshake and returns ours: a dict or None for a dfs client (which
     gets it with our protocol version), anything that serializes for a stock one (None: "hello"). It refuses by
-    raising a DfsError, whose message the client sees. Everything here belongs to the one trio loop.
+    raising a DfsError, whose message the client sees. `gate` admits those who prove that they know a key;
+    `authorize(peer, method, arguments)` raises a DfsError for a call that the peer may not make. Everything here
+    belongs to the one trio loop.
     """
 
-    def __init__(self, network: Network, *, greet: Greet | None = None) -> None:
+    def __init__(
+        self,
+        network: Network,
+        *,
+        greet: Greet | None = None,
+        gate: authentication.Gate | None = None,
+        authorize: Authorize | None = None,
+    ) -> None:
         self._network = network
         self._greet = greet
+        self._gate = gate
+        self._authorize = authorize
         self._registry = Registry()
         self._registry.add(_DaemonObject(self, self._registry), DAEMON_OBJECT)
         self._buffers = BufferPool()
         self._connections: dict[_Connection, None] = {}  # in the order of their arrival
+        self._strangers: dict[_Connection, None] = {}  # those of them that have not greeted yet
+        self._handshakes_refused = self._refusals_not_logged = 0
+        self._refusal_logged_at = -math.inf
         self._accepting: set[trio.CancelScope] = set()
         self._closing = False
         self._idle = trio.Event()  # set when the last connection has gone while closing
@@ -135,6 +156,7 @@ class Server:
             connections=len(self._connections),
             connections_accepted=self._accepted,
             connections_refused=self._refused,
+            handshakes_refused=self._handshakes_refused,
             calls=self._calls,
             calls_in_work=self._in_work,
             calls_failed=self._failed,
@@ -145,6 +167,10 @@ class Server:
     async def _accept(self, listener: Listener, nursery: trio.Nursery) -> None:
         for number in itertools.count(1):
             stream = await self._accept_one(listener)
+            if len(self._strangers) >= limits.HANDSHAKES_AT_ONCE_MAX:
+                oldest = next(iter(self._strangers))
+                del self._strangers[oldest]
+                oldest.cancel()
             if len(self._connections) >= limits.CONNECTIONS_MAX:
                 self._refused += 1
                 log.warning("connection refused: too many", peer=stream.peer, limit=limits.CONNECTIONS_MAX)
@@ -152,7 +178,7 @@ class Server:
                 continue
             self._accepted += 1
             connection = _Connection(self, stream, nursery)
-            self._connections[connection] = None
+            self._connections[connection] = self._strangers[connection] = None
             nursery.start_soon(self._serve_connection, connection, name=f"connection {number} {stream.peer}")
 
     async def _accept_one(self, listener: Listener) -> Stream:
@@ -165,6 +191,16 @@ class Server:
                 log.warning("cannot accept", address=listener.address, error=str(error))
                 # Not a condition of ours: descriptors come back when other connections end.
                 await trio.sleep(limits.ACCEPT_PAUSE_S)
+
+    def _note_refusal(self, peer: Peer, reason: str) -> None:
+        """Count it, and log it unless another was logged a moment ago."""
+        self._handshakes_refused += 1
+        now = trio.current_time()
+        if now < self._refusal_logged_at + limits.HANDSHAKE_LOG_PERIOD_S:
+            self._refusals_not_logged += 1
+            return
+        log.warning("handshake refused", peer=peer.address, reason=reason, others=self._refusals_not_logged)
+        self._refusal_logged_at, self._refusals_not_logged = now, 0
 
     async def _serve_connection(self, connection: _Connection) -> None:
         try:
@@ -180,6 +216,7 @@ class Server:
             with trio.CancelScope(shield=True):
                 await connection.channel.aclose("the server closed it")
             self._connections.pop(connection, None)
+            self._strangers.pop(connection, None)
             if self._closing and not self._connections:
                 self._idle.set()
 
@@ -249,7 +286,9 @@ class _Connection:
     async def _greeted(self) -> bool:
         with trio.move_on_after(limits.HANDSHAKE_TIMEOUT_S) as scope:
             message = await self._receive()
-            return message is not None and await self._handshake(message)
+            is_welcome = message is not None and await self._handshake(message)
+            self._server._strangers.pop(self, None)
+            return is_welcome
         assert scope.cancelled_caught
         raise errors.ProtocolViolation(f"no handshake within {limits.HANDSHAKE_TIMEOUT_S:g} s")
 
@@ -258,21 +297,27 @@ class _Connection:
         if message.kind != CONNECT:
             raise errors.ProtocolViolation("the first message is no handshake")
         serializer = message.serializer if serialize.supported(message.serializer) else JSON
+        seq, kind, answer = message.seq, CONNECT_OK, None
         try:
-            kind, answer = CONNECT_OK, self._greeting(message)
+            answer = await self._greeting(message)
+        except errors.ConnectionLost:
+            raise
         except (errors.DfsError, faults.PyroError) as error:
             kind, answer = CONNECT_FAIL, faults.sendable(str(error))
-            log.info("handshake refused", peer=self.peer.address, reason=answer)
+            self._server._note_refusal(self.peer, answer)
+            if self._server._gate is not None:
+                await trio.sleep(limits.HANDSHAKE_FAILURE_DELAY_S)
         except Exception:
             log.exception("handshake failed", peer=self.peer.address)
             kind, answer = CONNECT_FAIL, "the server failed to answer the handshake; its log says why"
-        buffers, length = encode(kind, 0, message.seq, serializer, serialize.dumps(serializer, answer))
+        buffers, length = encode(kind, 0, seq, serializer, serialize.dumps(serializer, answer))
         await self.channel.send(buffers, length, self._nursery)
         return kind == CONNECT_OK
 
-    def _greeting(self, message: Message) -> Any:
+    async def _greeting(self, message: Message) -> Any:
         """Our half of the handshake. Raises to refuse."""
-        sent = serialize.loads(message.serializer, _payload(message))
+        received = bytes(_payload(message))
+        sent = serialize.loads(message.serializer, received)
         if not isinstance(sent, dict) or "handshake" not in sent or "object" not in sent:
             raise errors.ProtocolViolation("a handshake is a map of 'handshake' and 'object'")
         handshake = sent["handshake"]
@@ -284,14 +329,40 @@ class _Connection:
                 )
             self.peer.is_dfs = True
         self.peer.handshake = handshake
+        proof = await self._proof(message, handshake, received)
         metadata = self._server._registry.metadata(str(sent["object"]))
         if metadata is None:
             raise faults.DaemonError("unknown object")
         greeting = self._server._greet(self.peer, handshake) if self._server._greet else None
         if self.peer.is_dfs:
             assert greeting is None or isinstance(greeting, dict), "greet() returns a dict to a dfs client"
-            return {"handshake": {"dfs": DFS_PROTOCOL, **(greeting or {})}, "meta": metadata}
+            return {"handshake": {"dfs": DFS_PROTOCOL, **(greeting or {}), **proof}, "meta": metadata}
         return {"handshake": "hello" if greeting is None else greeting, "meta": metadata}
+
+    async def _proof(self, message: Message, handshake: Any, received: bytes) -> Mapping[str, Any]:
+        """Have the client prove that it knows a key, and return our proof to one of ours. Raises to refuse."""
+        gate = self._server._gate
+        if gate is None:
+            return {}
+        if not self.peer.is_dfs:
+            self.peer.key = gate.check_stock(handshake)
+            return {}
+        if handshake.get("key") is None:
+            raise errors.NotPermitted("this daemon admits nobody without a key")
+        challenge = {"handshake": {"dfs": DFS_PROTOCOL, **gate.challenge()}}
+        payload = serialize.dumps(message.serializer, challenge)
+        buffers, length = encode(CONNECT_OK, 0, message.seq, message.serializer, payload)
+        await self.channel.send(buffers, length, self._nursery)
+        answer = await self._receive()
+        if answer is None:
+            raise errors.ConnectionLost(f"{self.peer.address} closed the connection instead of giving a proof")
+        if answer.kind != CONNECT or answer.serializer != message.serializer:
+            raise errors.ProtocolViolation("the second message is no proof")
+        tree = serialize.loads(answer.serializer, _payload(answer))
+        said = tree.get("handshake") if isinstance(tree, dict) else None
+        proof = said.get("proof") if isinstance(said, dict) else None
+        self.peer.key, ours = gate.check(handshake, proof, received, payload)
+        return {"proof": ours}
 
     # --- reading --------------------------------------------------------------------------------------------
 
@@ -375,7 +446,14 @@ class _Connection:
             method = self._server._registry.find(named.object_id, named.method)
             if method is None:
                 raise faults.DaemonError("unknown object")
+            self._authorize(named, method)
         return _Request(message.seq, message.serializer, message.flags, lease, method, named)
+
+    def _authorize(self, named: serialize.CallRequest, method: Method) -> None:
+        """Raises what `authorize` says. What every daemon tells of itself may be asked by all who were admitted."""
+        authorize = self._server._authorize
+        if authorize is not None and named.object_id != DAEMON_OBJECT:
+            authorize(self.peer, named.method, named.args)
 
     async def _start(self, request: _Request) -> None:
         if self._slots.value:
@@ -455,6 +533,7 @@ class _Connection:
                 raise errors.InvalidArgument("a call in a batch has arguments that are no list or no map")
             method = self._server._registry.find(object_id, named.method)
             assert method is not None, "the batch was checked for its object"
+            self._authorize(named, method)
         except errors.DfsError as error:
             return faults.in_batch(faults.to_wire(error))
         try:

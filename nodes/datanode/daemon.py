@@ -10,13 +10,15 @@ from typing import Final
 import structlog
 import trio
 
-from dfs import limits, tasks
+from dfs import keys, limits, tasks
 from dfs.config import DataNodeConfig
 from dfs.daemon import Condition, Health
-from dfs.rpc import Network, Pool, Server
+from dfs.keys import KeyFile, Masters
+from dfs.rpc import Gate, Network, Pool, Server
 from dfs.runtime import Runtime
 from dfs.types import NodeId
 from nodes.datanode.agent import Agent
+from nodes.datanode.authorization import authorize
 from nodes.datanode.bandwidth import TokenBucket
 from nodes.datanode.disk import Disk, RealDisk
 from nodes.datanode.restraint import Restraint, load
@@ -32,6 +34,7 @@ _GRACEFUL_S: Final = 5.0
 
 async def run_datanode(
     config: DataNodeConfig,
+    key_file: KeyFile,
     *,
     network: Network,
     runtime: Runtime,
@@ -41,8 +44,9 @@ async def run_datanode(
 ) -> None:
     """Serve until cancelled; starts with the address. When cancelled, calls in work are finished and all is synced.
 
-    `disks` stand in for the directories that `config` names. `health` says from then on whether it is registered. When
-    cancelled it tells the NameNode that it means to come back.
+    `key_file` has the node's key, and the masters of the DataNodes' realm. `disks` stand in for the directories that
+    `config` names. `health` says from then on whether it is registered. When cancelled it tells the NameNode that it
+    means to come back.
 
     A NameNode that is away is waited for. Raises `DirectoryInUse`, `WrongCluster`, `FormatUnknown`, `DiskFailed`,
     `InvalidArgument` (a disk is not mounted), `Exists` (the name is taken) or `Unreachable` (the address is).
@@ -56,8 +60,8 @@ async def run_datanode(
     )
     await runtime.run_blocking(volumes.open)
     try:
-        async with Pool(network, handshake={"role": "datanode"}) as pool, tasks.open_nursery() as nursery:
-            await _serve(config, volumes, network, pool, runtime, nursery, health, task_status)
+        async with Pool(network, key=key_file.key) as pool, tasks.open_nursery() as nursery:
+            await _serve(config, key_file.masters, volumes, network, pool, runtime, nursery, health, task_status)
     finally:
         with trio.CancelScope(shield=True):  # bounded by the disks: what was accepted is not given up
             await volumes.close()
@@ -65,6 +69,7 @@ async def run_datanode(
 
 async def _serve(
     config: DataNodeConfig,
+    masters: Masters,
     volumes: Volumes,
     network: Network,
     pool: Pool,
@@ -78,7 +83,8 @@ async def _serve(
     users = Users()
     scrub = Scrub(volumes, restraint, runtime, users, config.scrub_period_s, config.scrub_bandwidth)
     service = DataNode(NodeId(config.node), volumes, bandwidth, users, scrub)
-    server = Server(network, greet=service.greet)
+    gate = Gate(keys.DATANODE, f"dfs.datanode.{config.node}", masters, lambda: runtime.now_ns() / 1e9)
+    server = Server(network, greet=service.greet, gate=gate, authorize=authorize)
     server.register(service, f"dfs.datanode.{config.node}")
     address = await nursery.start(server.serve, config.listen)
     agent = Agent(config, volumes, pool, server, runtime, address, bandwidth, users, restraint)

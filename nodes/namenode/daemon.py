@@ -7,13 +7,15 @@ import functools
 import structlog
 import trio
 
-from dfs import tasks
+from dfs import keys, tasks
 from dfs.config import NameNodeConfig
 from dfs.daemon import Condition, Health
-from dfs.rpc import NAME_SERVER_OBJECT, NameServerClient, NameServerObject, Network, Pool, Server
+from dfs.keys import Masters
+from dfs.rpc import NAME_SERVER_OBJECT, Gate, NameServerClient, NameServerObject, Network, Pool, Server
 from dfs.runtime import Runtime
 from dfs.types import NodeState, SessionId
 from nodes.namenode import collector
+from nodes.namenode.authorization import authorize
 from nodes.namenode.membership import Membership
 from nodes.namenode.names import NameServer
 from nodes.namenode.queries import Queries
@@ -30,13 +32,15 @@ _GRACEFUL_S = 5.0
 
 async def run_namenode(
     config: NameNodeConfig,
+    masters: Masters,
     *,
     network: Network,
     runtime: Runtime,
     health: Health | None = None,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until cancelled; starts with the address. What is under way when cancelled is finished first.
+    """Serve who has a key made from `masters`, until cancelled; starts with the address. What is under way when
+    cancelled is finished first.
 
     `health` says how it is from then on.
 
@@ -45,13 +49,14 @@ async def run_namenode(
     store = open_store(config.state_dir, runtime.random)
     try:
         async with Pool(network) as pool, tasks.open_nursery() as nursery:
-            await _serve(config, store, network, pool, runtime, nursery, health, task_status)
+            await _serve(config, masters, store, network, pool, runtime, nursery, health, task_status)
     finally:
         store.close()
 
 
 async def _serve(
     config: NameNodeConfig,
+    masters: Masters,
     store: Store,
     network: Network,
     pool: Pool,
@@ -74,7 +79,8 @@ async def _serve(
     replication = Replication(store, writer, members, runtime.random, config)
     names, own_names = _name_server(config, pool)
     service = NameNode(config, store, writer, queries, members, sessions, replication, names, runtime)
-    server = Server(network, greet=service.greet)
+    gate = Gate(keys.NAMENODE, OBJECT, masters, lambda: runtime.now_ns() / 1e9)
+    server = Server(network, greet=service.greet, gate=gate, authorize=authorize)
     server.register(service, OBJECT)
     nursery.start_soon(writer.run)
     await writer.decide(

@@ -25,6 +25,8 @@ from dfs.config import NameNodeConfig, render
 from dfs.rpc import Pool, SocketNetwork
 from nodes.namenode.store import open_store
 from tests.bench.namenode import until_it_answers
+from tests.keys import ADMIN
+from tests.keys import write as write_keys
 
 ADDRESS = "127.0.0.1:9498"
 FILES_OF_A_DIRECTORY = 1000
@@ -95,7 +97,7 @@ def show(what: str, took_s: list[float]) -> None:
 
 
 async def measure(directories: int, seconds: float) -> None:
-    async with Pool(SocketNetwork()) as one, Pool(SocketNetwork()) as other:
+    async with Pool(SocketNetwork(), key=ADMIN) as one, Pool(SocketNetwork(), key=ADMIN) as other:
         await look_up(one, directories, [], time.perf_counter() + 1)
         alone: list[float] = []
         await look_up(one, directories, alone, time.perf_counter() + seconds)
@@ -119,6 +121,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="dfs-bench-") as name:
         directories = make(Path(name) / "state", options.inodes)
         config = Path(name) / "namenode.toml"
+        write_keys(Path(name))
         config.write_text(
             render(
                 NameNodeConfig(state_dir=Path(name) / "state", listen=ADDRESS, nameserver="off", log_level="warning")

@@ -27,6 +27,8 @@ from dfs import errors
 from dfs.client.session import NAMENODE_OBJECT
 from dfs.config import NameNodeConfig, render
 from dfs.rpc import Pool, SocketNetwork
+from tests.keys import ADMIN
+from tests.keys import write as write_keys
 
 BATCH = 64
 
@@ -90,7 +92,7 @@ def rss_mib(pid: int) -> float:
 
 async def measure(address: str, pid: int, options: argparse.Namespace) -> None:
     async with AsyncExitStack() as stack:
-        pools = [await stack.enter_async_context(Pool(SocketNetwork())) for _ in range(options.clients)]
+        pools = [await stack.enter_async_context(Pool(SocketNetwork(), key=ADMIN)) for _ in range(options.clients)]
         clients = [Client(pool, address, f"c{number}") for number, pool in enumerate(pools)]
         for client in clients:
             await client.open()
@@ -160,6 +162,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="dfs-bench-") as name:
         socket = f"./u:{name}/socket" if len(name) > 90 else "127.0.0.1:9499"
         config = Path(name) / "namenode.toml"
+        write_keys(Path(name))
         config.write_text(
             render(NameNodeConfig(state_dir=Path(name) / "state", listen=socket, nameserver="off", log_level="warning"))
         )
@@ -175,7 +178,7 @@ def main() -> None:
 async def until_it_answers(address: str) -> None:
     with trio.fail_after(10):
         while True:
-            async with Pool(SocketNetwork()) as pool:
+            async with Pool(SocketNetwork(), key=ADMIN) as pool:
                 try:
                     await pool.call(address, NAMENODE_OBJECT, "cluster")
                     return

@@ -29,6 +29,8 @@ from dfs import errors
 from dfs.cli.local.ports import LOOPBACK, FreePorts
 from dfs.client import FileSystem, open_filesystem
 from dfs.config import ClientConfig, DataNodeConfig, NameNodeConfig, render
+from tests.keys import ADMIN
+from tests.keys import write as write_keys
 
 PATIENCE_S: Final = 40.0
 """How long any condition is waited for: a machine under load is slow, and a test that fails may take its time."""
@@ -65,6 +67,7 @@ class RealCluster:
         self.namenode_address = free_address()
         self.nameserver_address = free_address()
         self.client_config = directory / "client.toml"
+        self.client_key = directory / "client.key"
         self.configure_client(namenode_wait_s=PATIENCE_S)
         self.datanodes: list[str] = []
         """Those that `start_all` started."""
@@ -76,6 +79,7 @@ class RealCluster:
 
     def configure_client(self, **options: Any) -> None:
         """Write client.toml."""
+        write_keys(self.directory)
         self.client_config.write_text(render(ClientConfig(namenode=self.namenode_address, **options)))
 
     def configure_namenode(self, **options: Any) -> Path:
@@ -87,6 +91,7 @@ class RealCluster:
             **options,
         }
         path = self.directory / "namenode.toml"
+        write_keys(self.directory)
         path.write_text(render(NameNodeConfig(listen=self.namenode_address, **options)))
         return path
 
@@ -101,6 +106,7 @@ class RealCluster:
             "reserve_bytes": 0,
         }
         path = self.directory / f"datanode-{name}.toml"
+        write_keys(self.directory, name)
         path.write_text(render(DataNodeConfig(**{**known, **options})))
         return path
 
@@ -176,7 +182,7 @@ class RealCluster:
     # --- looking at it
 
     def client(self, **options: Any) -> AbstractAsyncContextManager[FileSystem]:
-        return open_filesystem(self.namenode_address, **options)
+        return open_filesystem(self.namenode_address, ADMIN, **options)
 
     async def wait_until_up(self, *datanodes: str) -> None:
         """Return when the NameNode answers and all of `datanodes` are up, at this moment's processes."""

@@ -32,6 +32,7 @@ from tests.integration.real import (
     real_cluster,
     until,
 )
+from tests.keys import ADMIN
 
 MIB = limits.MIB
 
@@ -430,7 +431,7 @@ def test_nonsense_at_the_supervisor(tmp_path: Path) -> None:
 
 async def test_connecting_to_a_datanode_or_a_wrong_address_says_so(cluster: RealCluster) -> None:
     with pytest.raises(errors.Unreachable, match=f"no NameNode at {cluster.addresses['n1']}"):
-        async with open_filesystem(cluster.addresses["n1"], wait_s=3):
+        async with open_filesystem(cluster.addresses["n1"], ADMIN, wait_s=3):
             pass
     with pytest.raises(errors.DfsError):
-        await trio.to_thread.run_sync(lambda: dfs.connect(free_address(), wait_s=1))
+        await trio.to_thread.run_sync(lambda: dfs.connect(free_address(), key=cluster.client_key, wait_s=1))

@@ -13,6 +13,7 @@ import trio.testing
 from dfs import errors, limits
 from dfs.client import FileSystem, open_filesystem
 from tests.cluster import Cluster, running_cluster
+from tests.keys import ADMIN
 
 MIB = limits.MIB
 
@@ -287,7 +288,7 @@ async def test_fsck_finds_a_chunk_that_is_gone(tmp_path: Path) -> None:
 
 async def test_no_namenode_is_said_at_once() -> None:
     with trio.fail_after(limits.FIRST_CONTACT_TIMEOUT_S + 2), pytest.raises(errors.Unreachable, match="no NameNode at"):
-        async with open_filesystem("127.0.0.1:1"):
+        async with open_filesystem("127.0.0.1:1", ADMIN):
             pass
 
 

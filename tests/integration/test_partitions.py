@@ -18,6 +18,7 @@ import pytest
 from dfs.config import ClientConfig, DataNodeConfig, NameNodeConfig, render
 from dfs.mountpoint import is_mounted, unmount
 from tests.integration.hosts import Hosts, hosts, need_namespaces
+from tests.keys import write as write_keys
 
 PATIENCE_S: Final = 90.0
 NAMENODE: Final = "namenode"
@@ -34,6 +35,7 @@ class Site:
         self.network = network
         self.directory = directory
         self.datanodes = [name for name in network.names if name not in (NAMENODE, CLIENT)]
+        write_keys(directory, *self.datanodes)
         namenode = f"{network.address(NAMENODE)}:{PORT}"
         self._write(
             NAMENODE,

@@ -20,6 +20,7 @@ import dfs
 from dfs import errors
 from dfs.client import BlockingFileSystem, open_filesystem
 from tests.integration.real import NAMENODE, RealCluster, dead_at_last, lasting_cluster, make_as_new, real_cluster
+from tests.keys import ADMIN
 
 Script = Callable[[BlockingFileSystem], None]
 
@@ -41,7 +42,7 @@ async def run(cluster: RealCluster, *scripts: Script) -> None:
     """Run synchronous scripts one after the other, all on one connection, in a thread as scripts have one."""
 
     def connected() -> None:
-        with dfs.connect(cluster.namenode_address) as fs:
+        with dfs.connect(cluster.namenode_address, key=cluster.client_key) as fs:
             for script in scripts:
                 script(fs)
 
@@ -171,7 +172,10 @@ async def test_scripts(cluster: RealCluster, script: Script) -> None:
 
 async def test_two_connections_see_each_other(cluster: RealCluster) -> None:
     def script() -> None:
-        with dfs.connect(cluster.namenode_address) as one, dfs.connect(cluster.namenode_address) as other:
+        with (
+            dfs.connect(cluster.namenode_address, key=cluster.client_key) as one,
+            dfs.connect(cluster.namenode_address, key=cluster.client_key) as other,
+        ):
             with one.open("/log", "w") as file:
                 file.write("a line\n")
                 file.flush()
@@ -213,7 +217,7 @@ async def test_many_threads_share_a_connection(cluster: RealCluster) -> None:
 
 async def test_a_closed_connection_says_so(cluster: RealCluster) -> None:
     def script() -> None:
-        fs = dfs.connect(cluster.namenode_address)
+        fs = dfs.connect(cluster.namenode_address, key=cluster.client_key)
         fs.close()
         fs.close()
         with pytest.raises(ValueError, match="closed"):
@@ -237,7 +241,7 @@ async def test_connect_finds_the_cluster_that_the_environment_names(
 
 
 async def test_on_trio_many_files_at_once(cluster: RealCluster) -> None:
-    async with open_filesystem(cluster.namenode_address) as fs:
+    async with open_filesystem(cluster.namenode_address, ADMIN) as fs:
 
         async def one(number: int) -> None:
             data = os.urandom(40_000)
@@ -260,14 +264,14 @@ async def test_a_datanode_of_another_cluster_at_the_known_address_is_never_read(
     (tmp_path / "theirs").mkdir()
     one_copy: dict[str, Any] = {"datanodes": 1, "replicas": 1, "min_replicas": 1}
     async with real_cluster(tmp_path / "ours", **one_copy) as ours, ours.client(wait_s=5) as fs:
-        await trio.to_thread.run_sync(_write, ours.namenode_address, b"ours" * 1000)
+        await trio.to_thread.run_sync(_write, ours, b"ours" * 1000)
         ours.kill("n1")
         with dead_at_last(RealCluster(tmp_path / "theirs")) as theirs:
             theirs.configure_namenode(replicas=1, min_replicas=1)
             theirs.configure_datanode("n1", listen=ours.addresses["n1"])
             await theirs.start(NAMENODE)
             await theirs.start("n1")
-            await trio.to_thread.run_sync(_write, theirs.namenode_address, b"them" * 1000)
+            await trio.to_thread.run_sync(_write, theirs, b"them" * 1000)
             with pytest.raises(errors.DfsError, match="cluster"):
                 await fs.download("/file", _Sink())
             assert (await fs.stat("/file")).size == 4000
@@ -277,8 +281,8 @@ async def test_a_datanode_of_another_cluster_at_the_known_address_is_never_read(
         assert sink.data == b"ours" * 1000
 
 
-def _write(address: str, data: bytes) -> None:
-    with dfs.connect(address) as fs:
+def _write(cluster: RealCluster, data: bytes) -> None:
+    with dfs.connect(cluster.namenode_address, key=cluster.client_key) as fs:
         fs.write_bytes("/file", data)
 
 

@@ -18,6 +18,7 @@ import trio
 from dfs.config import DataNodeConfig, NameNodeConfig
 from nodes.datanode.daemon import run_datanode
 from nodes.namenode.daemon import run_namenode
+from tests.keys import MASTERS, node_file
 from tests.simulation import settings
 from tests.simulation.disk import MemoryDisk
 from tests.simulation.network import MemoryNetwork
@@ -79,7 +80,7 @@ class Cluster:
 
     async def _namenode(self, life: Life) -> None:
         config = NameNodeConfig(state_dir=self._directory, listen=ADDRESS, **settings.NAMENODE)
-        await run_namenode(config, network=life, runtime=life)
+        await run_namenode(config, MASTERS, network=life, runtime=life)
 
     async def _datanode(self, life: Life) -> None:
         process = self.processes[life.name]
@@ -90,7 +91,7 @@ class Cluster:
             directories=[Path(disk.name) for disk in process.disks],
             reserve_bytes=0,
         )
-        await run_datanode(config, network=life, runtime=life, disks=process.disks)
+        await run_datanode(config, node_file(life.name), network=life, runtime=life, disks=process.disks)
 
     def down(self) -> list[str]:
         return [name for name in self.datanodes if not self.processes[name].is_up]

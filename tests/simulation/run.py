@@ -6,6 +6,8 @@ tell the same story to the byte, in any process and on any machine with the same
 
 from __future__ import annotations
 
+from tests.keys import ADMIN
+
 from tests.simulation import settings as settings  # isort: skip - before anything else of dfs
 
 import os
@@ -130,7 +132,7 @@ async def _judge(
     """Who prepares the run, ends it, and looks at what is left."""
     while True:
         try:
-            async with open_filesystem(ADDRESS, network=life, runtime=life) as fs:
+            async with open_filesystem(ADDRESS, ADMIN, network=life, runtime=life) as fs:
                 await _prepare(cluster, shared, fs)
             break
         except errors.Unreachable:
@@ -148,7 +150,7 @@ async def _judge(
         assert process.life is not None
         await process.life.gone.wait()
     cluster.story.tell("run", "-- the clients are done --")
-    async with open_filesystem(ADDRESS, network=life, runtime=life) as fs:
+    async with open_filesystem(ADDRESS, ADMIN, network=life, runtime=life) as fs:
         await judge(cluster, fs, shared, Client("judge", fs, shared, life.random, 0.0))
 
 
@@ -170,7 +172,7 @@ def _add_client(cluster: Cluster, shared: Shared, chance: random.Random, number:
         label = f"{name}-{cluster.processes[name].lives}"
         while trio.current_time() < shared.until:
             try:
-                async with open_filesystem(ADDRESS, network=life, runtime=life) as fs:
+                async with open_filesystem(ADDRESS, ADMIN, network=life, runtime=life) as fs:
                     if is_mount:
                         async with open_inodes(fs) as inodes:
                             await MountClient(label, fs, shared, life.random, pause_s, inodes=inodes).run(label)

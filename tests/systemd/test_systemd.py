@@ -21,6 +21,11 @@ ALL = ("dfs-namenode", *DATANODES, MOUNT)
 SETUP = r"""
 mkdir -p /srv/dfs/a /srv/dfs/b /srv/dfs/c /mnt/away /mnt/fstab
 chown dfs: /srv/dfs/*
+cd /etc/dfs
+dfs key init
+dfs key add mounts --keys cluster.keys --out client.key
+for node in a b c; do dfs key add $node --role node --keys cluster.keys; done
+chown dfs: cluster.keys [abc].key
 cat >/etc/dfs/namenode.toml <<END
 state_dir = "/var/lib/dfs/namenode"
 END
@@ -35,6 +40,7 @@ cat >>/etc/fstab <<END
 127.0.0.1:1:/ /mnt/away dfs _netdev,nofail,x-systemd.mount-timeout=10,allow_other 0 0
 127.0.0.1:9400:/ /mnt/fstab dfs _netdev,nofail,x-systemd.mount-timeout=30,x-systemd.after=dfs-namenode.service 0 0
 END
+cd /
 systemctl enable dfs.target dfs-namenode dfs-datanode dfs-datanode@a dfs-datanode@b dfs-mount@mnt-dfs
 """
 

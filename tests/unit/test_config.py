@@ -42,13 +42,15 @@ def test_what_is_not_said_has_its_default(tmp_path: Path) -> None:
     namenode = config.load_namenode(write(tmp_path, "namenode", MINIMAL["namenode"]))
     assert namenode.replicas == limits.REPLICAS_DEFAULT
     assert namenode.listen == f"127.0.0.1:{limits.NAMENODE_PORT}"
-    assert config.load_client(write(tmp_path, "client", "")) == ClientConfig()
+    assert config.load_client(write(tmp_path, "client", "")) == ClientConfig(key=tmp_path / "client.key")
 
 
 def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/somebody")
     text = 'node = "n1"\ndirectories = ["disk", "/srv/disk", "~/disk"]\n'
     loaded = config.load_datanode(write(tmp_path, "datanode", text))
+    assert loaded.key == tmp_path / "n1.key"
+    assert config.load_namenode(write(tmp_path, "namenode", MINIMAL["namenode"])).keys == tmp_path / "cluster.keys"
     assert loaded.directories == [tmp_path / "disk", Path("/srv/disk"), Path("/home/somebody/disk")]
 
 
@@ -73,9 +75,13 @@ def test_an_example_without_its_comment_signs_is_valid_too(tmp_path: Path, kind:
 def test_what_is_rendered_reads_as_it_was(tmp_path: Path) -> None:
     odd = tmp_path / 'with "quotes" and \\ and ü'
     configs: list[Any] = [
-        NameNodeConfig(state_dir=odd, replicas=5, min_replicas=1, repair=False, garbage_grace_s=0.5, reserve_bytes=7),
-        DataNodeConfig(node="n-1", directories=[odd, tmp_path], rack="r\x07", capacity_bytes=2**40, advertise="h:1"),
-        ClientConfig(namenode="[::1]:9400", namenode_wait_s=1.5),
+        NameNodeConfig(
+            state_dir=odd, replicas=5, min_replicas=1, repair=False, garbage_grace_s=0.5, reserve_bytes=7, keys=odd
+        ),
+        DataNodeConfig(
+            node="n-1", directories=[odd, tmp_path], rack="r\x07", capacity_bytes=2**40, advertise="h:1", key=odd
+        ),
+        ClientConfig(namenode="[::1]:9400", namenode_wait_s=1.5, key=odd),
     ]
     loads: list[Any] = [config.load_namenode, config.load_datanode, config.load_client]
     for kind, load, each in zip(config.KINDS, loads, configs, strict=True):
@@ -141,7 +147,7 @@ def test_fewest_copies_are_never_more_than_copies(tmp_path: Path) -> None:
         ("datanode", "capacity_bytes = -1", "capacity_bytes is 0 or more"),
         ("datanode", 'rack = ["a"]', "rack is text, not ['a']"),
         ("client", "namenode_wait_s = 0", "namenode_wait_s is more than 0"),
-        ("client", "zzz = 0", "unknown key 'zzz'; known are namenode, namenode_wait_s"),
+        ("client", "zzz = 0", "unknown key 'zzz'; known are namenode, key, namenode_wait_s"),
     ],
 )
 def test_a_line_that_cannot_be_is_named_with_its_remedy(tmp_path: Path, kind: str, line: str, said: str) -> None:

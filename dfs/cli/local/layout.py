@@ -2,6 +2,7 @@
 
     up.lock             held by a `dfs up` or `dfs down` at work; the mark that the directory is ours
     client.toml, namenode.toml, n1.toml, ...    configurations: written once, then people's to edit
+    cluster.keys, client.key, n1.key, ...       keys: see dfs/keys.py
     namenode/, n1/, ...                         what the daemons keep
     logs/NAME.log       what a daemon says, logs/NAME.log.1 what it said before
     supervisor.lock     held by the supervisor and every daemon it started: free when all are gone
@@ -35,6 +36,8 @@ class Layout:
         self.command_lock = self.directory / "up.lock"
         self.client = self.directory / "client.toml"
         self.namenode = self.directory / "namenode.toml"
+        self.keys = self.directory / "cluster.keys"
+        self.client_key = self.directory / "client.key"
         self.logs = self.directory / "logs"
         self.supervisor_lock = self.directory / "supervisor.lock"
         self.socket = self.directory / "supervisor.sock"

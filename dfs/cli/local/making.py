@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import click
 
-from dfs import config, errors, limits
+from dfs import config, errors, keys, limits
 from dfs.cli.local.layout import Layout, write_file
 from dfs.cli.local.ports import LOOPBACK, FreePorts
+from dfs.keys import Masters
 
 
 class Wish(NamedTuple):
@@ -52,6 +53,7 @@ def make(layout: Layout, wish: Wish, ports: FreePorts) -> Made:
     for port in _ports_in(layout):
         ports.claim(port)
     added = _add_datanodes(layout, (wish.datanodes or before) - before, _namenode_of(layout), ports)
+    _have_keys(layout)
     return read(layout)._replace(added=added)
 
 
@@ -85,6 +87,7 @@ def _make_new(layout: Layout, wish: Wish, ports: FreePorts) -> Made:
     layout.logs.mkdir(exist_ok=True)
     _have_datanodes(layout, range(1, datanodes + 1), address, ports)
     write_file(layout.client, config.render(config.ClientConfig(namenode=address)))
+    _have_keys(layout)
     (layout.directory / "namenode").mkdir(exist_ok=True)
     namenode = config.NameNodeConfig(
         state_dir=Path("namenode"), listen=address, nameserver=nameserver, replicas=replicas, min_replicas=min_replicas
@@ -109,6 +112,20 @@ def _have_datanodes(layout: Layout, numbers: range, namenode: str, ports: FreePo
         listen = f"{LOOPBACK}:{ports.take(limits.DATANODE_PORT + number - 1)}"
         datanode = config.DataNodeConfig(node=name, namenode=namenode, listen=listen, directories=[Path(name)])
         write_file(layout.datanode(number), config.render(datanode))
+
+
+def _have_keys(layout: Layout) -> None:
+    """The master secrets, a key for each DataNode, and one for the owner of the cluster, who may do everything."""
+    if not layout.keys.exists():
+        keys.save(layout.keys, keys.KeyFile(None, Masters.make()))
+    masters = keys.load_masters(layout.keys, keys.NAMENODE)
+    if not layout.client_key.exists():
+        keys.save(layout.client_key, keys.KeyFile(masters.issue(keys.Role.ADMIN, "local"), Masters({})))
+    for number in layout.datanode_numbers():
+        path = layout.directory / f"n{number}.key"
+        if not path.exists():
+            node = keys.KeyFile(masters.issue(keys.Role.NODE, f"n{number}"), masters.of(keys.DATANODE))
+            keys.save(path, node)
 
 
 def _ports_in(layout: Layout) -> list[int]:

@@ -12,6 +12,7 @@ from dfs.cli.local.keeper import RUNNING
 from dfs.cli.local.layout import Layout
 from dfs.cli.local.logfiles import last_line
 from dfs.client import FileSystem, open_filesystem
+from dfs.keys import load_key
 from dfs.types import NodeState
 
 _NOT_YET = (errors.Unreachable, errors.ConnectionLost, errors.DeadlineExceeded, errors.Busy)
@@ -64,11 +65,12 @@ def _cluster(layout: Layout) -> dict[str, Any]:
 
 
 async def _wait_for_nodes(layout: Layout) -> None:
-    namenode = config.load_client(layout.client).namenode
+    client = config.load_client(layout.client)
+    key = load_key(client.key)
     wanted = {config.load_datanode(layout.datanode(number)).node for number in layout.datanode_numbers()}
     while True:
         try:
-            async with open_filesystem(namenode, wait_s=limits.LOCAL_UP_TIMEOUT_S) as fs:
+            async with open_filesystem(client.namenode, key, wait_s=limits.LOCAL_UP_TIMEOUT_S) as fs:
                 return await _wait_for_views(fs, wanted)
         except BaseException as error:
             if not all(isinstance(leaf, _NOT_YET) for leaf in tasks.leaves(error)):

@@ -19,6 +19,7 @@ from dfs.cli import cluster, context
 from dfs.cli.attributes import parse_owner
 from dfs.cli.main import ALIASES, SECTIONS, VERBS, cli
 from dfs.types import NodeId, NodeState, NodeView
+from tests.keys import write as write_keys
 
 
 @pytest.fixture(autouse=True)
@@ -130,6 +131,7 @@ def test_a_configuration_that_is_missing_is_named(args: list[str], tmp_path: Pat
 def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
+    write_keys(tmp_path)
     file = tmp_path / "client.toml"
     file.write_text(f'namenode = "127.0.0.1:{port}"\nnamenode_wait_s = 0.1\n')
     done = subprocess.run(
@@ -141,7 +143,9 @@ def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_ends_a_command_that_waits_with_130_and_says_nothing(tmp_path: Path) -> None:
+    write_keys(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(30)
         file = tmp_path / "client.toml"
         file.write_text(f'namenode = "127.0.0.1:{silent.getsockname()[1]}"\n')
         command = [sys.executable, "-m", "dfs.cli", "ls", "--config", str(file)]

@@ -1,0 +1,256 @@
+"""Keys: who may do what in a cluster, and the files that say so.
+
+A `Key` has a name, a role and a secret for each realm: one is shown to the NameNode, the other to DataNodes. Nobody
+keeps a list of secrets: they are derived from master secrets by what the key says of itself,
+
+    secret = HKDF-Expand(master of the realm, "dfs key 1" 0 realm 0 role 0 generation 0 name), 32 bytes (RFC 5869)
+
+so a daemon that has a realm's `Masters` knows every key, and a key's name or role cannot be changed. The NameNode has
+the masters of both realms (cluster.keys), a DataNode those of its own realm: who steals its file cannot speak for
+anybody else to the NameNode. Masters have generations: a new one may come while keys of the older still count.
+
+A key file is TOML, readable by its owner only (root's also by its group):
+
+    name = "alice"              # the key; absent in cluster.keys
+    role = "client"             # node, admin, client or reader
+    generation = 1
+    [secret]                    # base64, 32 bytes each
+    namenode = "..."
+    datanode = "..."
+    [master.datanode]           # masters by generation: DataNodes' files and cluster.keys
+    1 = "..."
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import enum
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import stat
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from dfs import errors
+
+NAMENODE: Final = "namenode"
+DATANODE: Final = "datanode"
+REALMS: Final = (NAMENODE, DATANODE)
+SECRET_BYTES: Final = 32
+_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?")
+_GENERATION_MAX: Final = 2**31
+_KEY_ID_FIELDS: Final = 3
+
+
+class Role(enum.StrEnum):
+    """What the holder of a key is. What each may do is said in the `authorization` of NameNode and DataNode."""
+
+    NODE = "node"
+    """A DataNode: its name is the node's."""
+    ADMIN = "admin"
+    CLIENT = "client"
+    """Reads and writes."""
+    READER = "reader"
+
+
+class KeyId(NamedTuple):
+    """What a key says of itself."""
+
+    generation: int
+    role: Role
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.role} {self.name}"
+
+    @classmethod
+    def from_wire(cls, value: object) -> KeyId:
+        """Raises `InvalidArgument` for what names no key."""
+        if isinstance(value, list | tuple) and len(value) == _KEY_ID_FIELDS:
+            generation, role, name = value
+            is_sound = (
+                type(generation) is int
+                and 0 < generation < _GENERATION_MAX
+                and isinstance(role, str)
+                and role in set(Role)
+            )
+            if is_sound and isinstance(name, str) and _NAME.fullmatch(name):
+                return cls(generation, Role(role), name)
+        raise errors.InvalidArgument("a key is named by [generation, role, name]")
+
+
+class Key(NamedTuple):
+    """`secrets` by realm."""
+
+    id: KeyId
+    secrets: Mapping[str, bytes]
+
+    def __repr__(self) -> str:
+        return f"<key {self.id}>"
+
+
+class Masters:
+    """Master secrets by realm and generation."""
+
+    def __init__(self, secrets_by_realm: Mapping[str, Mapping[int, bytes]]) -> None:
+        self._secrets = {realm: dict(generations) for realm, generations in secrets_by_realm.items()}
+
+    @classmethod
+    def make(cls) -> Masters:
+        """Those of a new cluster."""
+        return cls({realm: {1: secrets.token_bytes(SECRET_BYTES)} for realm in REALMS})
+
+    def secret(self, realm: str, key: KeyId) -> bytes | None:
+        """The secret of a key; None if its generation is not known."""
+        master = self._secrets.get(realm, {}).get(key.generation)
+        if master is None:
+            return None
+        about = b"\0".join(str(part).encode() for part in ("dfs key 1", realm, key.role, key.generation, key.name))
+        return hmac.digest(master, about + b"\x01", hashlib.sha256)
+
+    def issue(self, role: Role, name: str) -> Key:
+        """A key of the newest generation. Raises `InvalidArgument` for a name that cannot be."""
+        generation = max(self._secrets[NAMENODE])
+        key = KeyId.from_wire([generation, role, name]) if _NAME.fullmatch(name) else None
+        if key is None:
+            raise errors.InvalidArgument(f"the name of a key is 1 to 64 of a-z, 0-9, '.', '_' and '-': {name!r}")
+        found = {realm: self.secret(realm, key) for realm in REALMS}
+        return Key(key, {realm: secret for realm, secret in found.items() if secret is not None})
+
+    def of(self, realm: str) -> Masters:
+        """Those of one realm only."""
+        return Masters({realm: self._secrets.get(realm, {})})
+
+    def by_realm(self) -> Mapping[str, Mapping[int, bytes]]:
+        return self._secrets
+
+    def __repr__(self) -> str:
+        return f"<masters of {', '.join(self._secrets)}>"
+
+
+class KeyFile(NamedTuple):
+    """What one file holds: `key` is None in cluster.keys, `masters` is empty in a client's."""
+
+    key: Key | None
+    masters: Masters
+
+
+def load(path: Path) -> KeyFile:
+    """Read a file. Raises `ConfigError`, which says what to do."""
+    try:
+        with path.open("rb") as file:
+            _refuse_if_readable(path, os.fstat(file.fileno()))
+            values = tomllib.load(file)
+        return _parse(values)
+    except FileNotFoundError:
+        raise errors.ConfigError(f"{path}: there is no such key file: see `dfs key --help`") from None
+    except OSError as error:
+        if isinstance(error, errors.DfsError):
+            raise
+        raise errors.ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, binascii.Error, errors.InvalidArgument) as error:
+        raise errors.ConfigError(f"{path}: is no key file of dfs: {error}") from None
+
+
+def load_key(path: Path) -> Key:
+    """The key in a file. Raises `ConfigError`."""
+    key = load(path).key
+    if key is None:
+        raise errors.ConfigError(f"{path}: has the cluster's master secrets, and no key: see `dfs key add --help`")
+    return key
+
+
+def load_masters(path: Path, realm: str) -> Masters:
+    """The masters of a realm in a file. Raises `ConfigError` if it has none."""
+    masters = load(path).masters
+    if not masters.by_realm().get(realm):
+        raise errors.ConfigError(f"{path}: has no master secrets of the {realm}'s realm: see `dfs key --help`")
+    return masters
+
+
+def load_node(path: Path, node: str) -> KeyFile:
+    """A DataNode's key, and the masters of its realm. Raises `ConfigError` if the file is not that of this node."""
+    found = load(path)
+    load_masters(path, DATANODE)
+    if found.key is None or found.key.id.role != Role.NODE or found.key.id.name != node:
+        whose = "no node's" if found.key is None else f"that of {found.key.id}"
+        raise errors.ConfigError(
+            f"{path}: is {whose}, not that of node {node}: `dfs key add {node} --role node` makes one"
+        )
+    return found
+
+
+def save(path: Path, content: KeyFile) -> None:
+    """Write a new file, durably and readable by its owner only. Raises `Exists`: a key is never overwritten."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise errors.Exists(f"{path} is there already: a key file is never overwritten") from None
+    try:
+        with os.fdopen(fd, "w", encoding="ascii") as file:
+            file.write(_render(content))
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _refuse_if_readable(path: Path, status: os.stat_result) -> None:
+    allowed = 0o740 if status.st_uid == 0 else 0o700
+    if stat.S_ISREG(status.st_mode) and status.st_mode & 0o777 & ~allowed:
+        raise errors.ConfigError(f"{path}: others may read or change this key file: `chmod 600 {path}`")
+
+
+def _parse(values: Mapping[str, Any]) -> KeyFile:
+    unknown = sorted(set(values) - {"name", "role", "generation", "secret", "master"})
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} is not known")
+    masters = {
+        realm: {int(generation): _decode(text) for generation, text in generations.items()}
+        for realm, generations in values.get("master", {}).items()
+    }
+    if not set(masters) <= set(REALMS):
+        raise ValueError(f"a realm is one of {', '.join(REALMS)}")
+    key = None
+    if "secret" in values:
+        about = KeyId.from_wire([values["generation"], values["role"], values["name"]])
+        key = Key(about, {realm: _decode(values["secret"][realm]) for realm in REALMS})
+    if key is None and not masters:
+        raise ValueError("it has neither a key nor master secrets")
+    return KeyFile(key, Masters(masters))
+
+
+def _decode(text: str) -> bytes:
+    secret = base64.b64decode(text, validate=True)
+    if len(secret) != SECRET_BYTES:
+        raise ValueError(f"a secret has {SECRET_BYTES} bytes, this one {len(secret)}")
+    return secret
+
+
+def _render(content: KeyFile) -> str:
+    lines = ["# A key file of dfs. Who has it has the rights that it gives: keep it secret."]
+    if content.key is not None:
+        about = content.key.id
+        lines += [
+            f'name = "{about.name}"',
+            f'role = "{about.role}"',
+            f"generation = {about.generation}",
+            "",
+            "[secret]",
+        ]
+        lines += [f'{realm} = "{_encode(content.key.secrets[realm])}"' for realm in REALMS]
+    for realm, generations in content.masters.by_realm().items():
+        lines += ["", f"[master.{realm}]"]
+        lines += [f'{generation} = "{_encode(secret)}"' for generation, secret in sorted(generations.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _encode(secret: bytes) -> str:
+    return base64.b64encode(secret).decode("ascii")

@@ -1,0 +1,135 @@
+"""Who is at the other end: in the handshake both prove that they know the same key.
+
+Between our own ends it is four messages, CONNECT and CONNECT_OK twice:
+
+    client   hello      {dfs, key: [generation, role, name], nonce, and what else it says of itself}
+    server   challenge  {dfs, realm, nonce}
+    client   proof      {proof: MAC("client")}
+    server   greeting   {proof: MAC("server"), and what it says of itself}
+
+    MAC(end) = HMAC-SHA-256(the key's secret in the realm, "dfs handshake 1 " end | SHA-256(hello) | SHA-256(challenge))
+
+over the payloads as they were sent. Both nonces are fresh, so a recorded handshake is of no use; the ends have
+different names, so a proof cannot be sent back to who made it; and all that was said before is covered. The server
+proves itself only to who has proved himself, and a name that nobody gave gets a challenge like any other. No secret
+travels.
+
+A stock Pyro5 proxy has one message only. Its handshake (`dfs.login`) names the key, the time and a nonce, with an
+HMAC of these and of the object that is called. It counts for STOCK_LOGIN_MAX_S around the server's clock, not from
+before the server's start, and once: the server remembers the nonces of that time. It proves nothing to the proxy.
+
+What is not protected here is what comes after the handshake: who can read packets on the way reads what they carry, and
+who can change them can take over a connection that was proved. Who is refused hears it after HANDSHAKE_FAILURE_DELAY_S.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from dfs import errors, limits, login
+from dfs.keys import Key, KeyId, Masters
+
+_NONCE_BYTES: Final = login.NONCE_BYTES
+_TIME_MAX_S: Final = 2.0**53
+_CLIENT: Final = b"client"
+_SERVER: Final = b"server"
+
+
+def hello(key: Key) -> dict[str, Any]:
+    """What a client's first message has beside what it says of itself."""
+    return {"key": list(key.id), "nonce": secrets.token_bytes(_NONCE_BYTES)}
+
+
+def answer(key: Key, challenge: Mapping[str, Any], sent: bytes, received: bytes) -> tuple[dict[str, Any], bytes]:
+    """A client's second message, and the proof that the server owes. `sent`, `received`: payloads of the first two.
+
+    Raises ProtocolViolation for what is no challenge.
+    """
+    secret = key.secrets.get(str(challenge.get("realm")))
+    if secret is None or not isinstance(challenge.get("nonce"), bytes):
+        raise errors.ProtocolViolation("the peer did not ask for a proof as dfs daemons do")
+    return {"proof": _mac(secret, _CLIENT, sent, received)}, _mac(secret, _SERVER, sent, received)
+
+
+def is_proved(greeting: Mapping[str, Any], owed: bytes) -> bool:
+    """Whether the server's last message has the proof that it owes."""
+    proof = greeting.get("proof")
+    return isinstance(proof, bytes) and hmac.compare_digest(proof, owed)
+
+
+class Gate:
+    """A server's side, for the keys of a realm. `clock` gives seconds since 1970, `object_id` is what it serves."""
+
+    def __init__(self, realm: str, object_id: str, masters: Masters, clock: Callable[[], float]) -> None:
+        self.realm = realm
+        self._object_id = object_id
+        self._started_s = clock()
+        self._masters = masters
+        self._clock = clock
+        self._used: OrderedDict[str, float] = OrderedDict()  # nonces of stock logins, and until when they count
+
+    def challenge(self) -> dict[str, Any]:
+        return {"realm": self.realm, "nonce": secrets.token_bytes(_NONCE_BYTES)}
+
+    def check(self, said: Mapping[str, Any], proof: object, received: bytes, sent: bytes) -> tuple[KeyId, bytes]:
+        """Who it is, and our proof. `received`, `sent`: payloads of hello, which said `said`, and challenge.
+
+        Raises NotPermitted.
+        """
+        key, secret = self._secret(said.get("key"))
+        nonce = said.get("nonce")
+        if not isinstance(nonce, bytes) or len(nonce) < _NONCE_BYTES:
+            raise errors.NotPermitted("a handshake with a key has a nonce")
+        if not isinstance(proof, bytes) or not hmac.compare_digest(proof, _mac(secret, _CLIENT, received, sent)):
+            raise self._not_known(key)
+        return key, _mac(secret, _SERVER, received, sent)
+
+    def check_stock(self, said: object) -> KeyId:
+        """Who logs in with one message. Raises NotPermitted."""
+        if not isinstance(said, Mapping) or "key" not in said:
+            raise errors.NotPermitted("this daemon admits nobody without a key: see dfs.login")
+        key, secret = self._secret(said["key"])
+        said_s, nonce, proof = said.get("time"), said.get("nonce"), said.get("proof")
+        if not isinstance(said_s, int | float) or not abs(said_s) < _TIME_MAX_S:
+            raise errors.NotPermitted("a login has a time")
+        if not isinstance(nonce, str) or not nonce.isascii() or len(nonce) != 2 * login.NONCE_BYTES:
+            raise errors.NotPermitted(f"a login has a nonce of {login.NONCE_BYTES} bytes in hexadecimal")
+        owed = login.proof(secret, self._object_id, said_s, nonce)
+        if not isinstance(proof, str) or not hmac.compare_digest(proof.encode("utf-8", "replace"), owed.encode()):
+            raise self._not_known(key)
+        now_s = self._clock()
+        if abs(said_s - now_s) > limits.STOCK_LOGIN_MAX_S or said_s < self._started_s:
+            raise errors.NotPermitted(f"the login is of another time, by {said_s - now_s:.0f} s: set the clocks")
+        while self._used and next(iter(self._used.values())) < now_s:
+            self._used.popitem(last=False)
+        if nonce in self._used:
+            raise errors.NotPermitted("the login was used before: each connection needs one of its own")
+        if len(self._used) >= limits.STOCK_LOGINS_MAX:
+            raise errors.NotPermitted("too many logins in a short time: try again in a minute")
+        self._used[nonce] = now_s + 2 * limits.STOCK_LOGIN_MAX_S
+        return key
+
+    def _secret(self, wire: object) -> tuple[KeyId, bytes]:
+        if wire is None:
+            raise errors.NotPermitted("this daemon admits nobody without a key")
+        try:
+            key = KeyId.from_wire(wire)
+        except errors.InvalidArgument as error:
+            raise errors.NotPermitted(error.message) from None
+        secret = self._masters.secret(self.realm, key)
+        if secret is None:
+            raise self._not_known(key)
+        return key, secret
+
+    def _not_known(self, key: KeyId) -> errors.NotPermitted:
+        return errors.NotPermitted(f"the key of {key} is not of this cluster")
+
+
+def _mac(secret: bytes, end: bytes, hello_payload: bytes, challenge_payload: bytes) -> bytes:
+    said = hashlib.sha256(hello_payload).digest() + hashlib.sha256(challenge_payload).digest()
+    return hmac.digest(secret, b"dfs handshake 1 " + end + said, hashlib.sha256)

@@ -1,0 +1,29 @@
+"""Which role may call what at a DataNode: the whole policy. A method that is not listed may be called by nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from dfs import errors
+from dfs.keys import Role
+from dfs.rpc import Peer
+
+_ALL: Final = frozenset({Role.ADMIN, Role.CLIENT, Role.READER})
+_WRITERS: Final = frozenset({Role.ADMIN, Role.CLIENT})
+_ADMINS: Final = frozenset({Role.ADMIN})
+
+METHODS: Final[Mapping[str, frozenset[Role]]] = {
+    **dict.fromkeys(("read", "status"), _ALL),
+    **dict.fromkeys(("append", "sync"), _WRITERS),
+    "read_blocks": frozenset({Role.NODE, Role.ADMIN}),
+    **dict.fromkeys(("list_chunks", "scrub_now", "scrub_status", "decide_held"), _ADMINS),
+}
+
+
+def authorize(peer: Peer, method: str, _args: Sequence[Any]) -> None:
+    """Raises NotPermitted."""
+    if peer.key is None:
+        raise errors.NotPermitted("nobody is served without a key")
+    if peer.key.role not in METHODS.get(method, ()):
+        raise errors.NotPermitted(f"the key of {peer.key} does not allow {method!r} at a DataNode")

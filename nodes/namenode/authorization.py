@@ -1,0 +1,69 @@
+"""Which role may call what at the NameNode: the whole policy, asked for every call before anything else.
+
+A method that is not listed may be called by nobody. A reader's `apply` passes for commands that keep nothing but what
+its own session holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from dfs import errors
+from dfs.keys import KeyId, Role
+from dfs.rpc import Peer
+
+_ALL: Final = frozenset({Role.ADMIN, Role.CLIENT, Role.READER})
+_WRITERS: Final = frozenset({Role.ADMIN, Role.CLIENT})
+_ADMINS: Final = frozenset({Role.ADMIN})
+_NODES: Final = frozenset({Role.NODE})
+
+METHODS: Final[Mapping[str, frozenset[Role]]] = {
+    **dict.fromkeys(("cluster", "lookup", "getattr", "walk", "parent", "readdir", "readlink"), _ALL),
+    **dict.fromkeys(("getxattr", "listxattr", "extents", "explain", "summarize", "statfs", "nodes", "status"), _ALL),
+    **dict.fromkeys(("open_session", "close_session", "events", "apply"), _ALL),
+    "allocate": _WRITERS,
+    **dict.fromkeys(("chunks", "check", "check_inodes", "check_chunks", "check_totals"), _ADMINS),
+    **dict.fromkeys(("plan_drain", "drain", "undrain", "remove_node", "plan_balance", "balance"), _ADMINS),
+    **dict.fromkeys(("register", "heartbeat", "farewell", "report_chunks"), _NODES),
+}
+_NAMES_ITS_NODE: Final = frozenset({"heartbeat", "farewell", "report_chunks"})
+READERS_VERBS: Final = frozenset({"hold", "release", "accessed"})
+"""Commands of readers: what is open, and that it was read."""
+ADMINS_VERBS: Final = frozenset(
+    {"mend_inode", "mend_entry", "mend_chunk", "mend_copy", "mend_rows", "mend_counter", "mend_stray"}
+)
+"""Commands of `fsck --repair`."""
+_APPLY_ARGUMENTS: Final = 3
+
+
+def authorize(peer: Peer, method: str, args: Sequence[Any]) -> None:
+    """Raises NotPermitted."""
+    key = peer.key
+    if key is None:
+        raise errors.NotPermitted("nobody is served without a key")
+    if key.role not in METHODS.get(method, ()):
+        raise errors.NotPermitted(f"the key of {key} does not allow {method!r} at the NameNode")
+    if method == "apply" and key.role != Role.ADMIN:
+        _check_verbs(key, args)
+    if key.role == Role.NODE:
+        _check_node(key.name, method, args)
+
+
+def _check_verbs(key: KeyId, args: Sequence[Any]) -> None:
+    if len(args) != _APPLY_ARGUMENTS or not isinstance(args[2], list | tuple):
+        raise errors.InvalidArgument("apply takes a session, an acknowledgement and a list, by position")
+    for command in args[2]:
+        verb = command[1] if isinstance(command, list | tuple) and len(command) > 1 else None
+        if not isinstance(verb, str):
+            raise errors.InvalidArgument("a command is [sequence number, verb, [argument, ...]]")
+        if verb not in READERS_VERBS if key.role == Role.READER else verb in ADMINS_VERBS:
+            raise errors.NotPermitted(f"the key of {key} does not allow {verb!r}")
+
+
+def _check_node(name: str, method: str, args: Sequence[Any]) -> None:
+    """A node speaks for itself only."""
+    about = args[0] if args else None
+    claimed = about if method in _NAMES_ITS_NODE else about.get("node") if isinstance(about, Mapping) else None
+    if claimed != name:
+        raise errors.NotPermitted(f"the key is that of node {name}, not of {claimed}")

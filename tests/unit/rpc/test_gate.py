@@ -1,0 +1,69 @@
+"""Logins of stock proxies: once, for one object, within a minute, and none from before the server's start."""
+
+from __future__ import annotations
+
+import pytest
+
+from dfs import errors, limits
+from dfs.keys import DATANODE, Masters, Role
+from dfs.login import stock_login
+from dfs.rpc import Gate
+
+MASTERS = Masters.make()
+KEY = MASTERS.issue(Role.CLIENT, "c")
+N1, N2 = "dfs.datanode.n1", "dfs.datanode.n2"
+
+
+class Clock:
+    now_s = 1e9
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def gate(object_id: str, clock: Clock) -> Gate:
+    return Gate(DATANODE, object_id, MASTERS, clock)
+
+
+def test_a_login_counts_once_and_at_one_daemon(clock: Clock) -> None:
+    one, other = gate(N1, clock), gate(N2, clock)
+    login = stock_login(KEY, N1, clock.now_s)
+    assert one.check_stock(login) == KEY.id
+    for server, why in ((one, "used before"), (other, "not of this cluster")):
+        with pytest.raises(errors.NotPermitted, match=why):
+            server.check_stock(login)
+
+
+def test_a_login_is_remembered_for_as_long_as_it_counts(clock: Clock) -> None:
+    server = gate(N1, clock)
+    login = stock_login(KEY, N1, clock.now_s + limits.STOCK_LOGIN_MAX_S)
+    server.check_stock(login)
+    for _ in range(20):
+        clock.now_s += limits.STOCK_LOGIN_MAX_S / 7
+        server.check_stock(stock_login(KEY, N1, clock.now_s))
+        with pytest.raises(errors.NotPermitted, match=r"used before|another time"):
+            server.check_stock(login)
+
+
+def test_a_restart_makes_no_login_good_again(clock: Clock) -> None:
+    login = stock_login(KEY, N1, clock.now_s)
+    gate(N1, clock).check_stock(login)
+    clock.now_s += 1
+    with pytest.raises(errors.NotPermitted, match="another time"):
+        gate(N1, clock).check_stock(login)
+
+
+def test_logins_are_bounded(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "STOCK_LOGINS_MAX", 3)
+    server = gate(N1, clock)
+    for _ in range(3):
+        server.check_stock(stock_login(KEY, N1, clock.now_s))
+    with pytest.raises(errors.NotPermitted, match="too many"):
+        server.check_stock(stock_login(KEY, N1, clock.now_s))
+    clock.now_s += 2 * limits.STOCK_LOGIN_MAX_S + 1
+    server.check_stock(stock_login(KEY, N1, clock.now_s))

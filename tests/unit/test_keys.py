@@ -1,0 +1,131 @@
+"""Keys are derived from master secrets, and their files are for nobody else to read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dfs import errors, keys
+from dfs.keys import Key, KeyFile, KeyId, Masters, Role
+
+
+@pytest.fixture
+def masters() -> Masters:
+    return Masters.make()
+
+
+def test_daemons_derive_what_was_issued_and_nothing_else_gives_the_same(masters: Masters) -> None:
+    key = masters.issue(Role.CLIENT, "alice")
+    for realm in keys.REALMS:
+        assert masters.of(realm).secret(realm, key.id) == key.secrets[realm]
+    others = [
+        masters.issue(Role.CLIENT, "alic"),
+        masters.issue(Role.ADMIN, "alice"),
+        Masters.make().issue(Role.CLIENT, "alice"),
+    ]
+    everything = [secret for each in (key, *others) for secret in each.secrets.values()]
+    assert len(set(everything)) == len(everything)
+    assert all(len(secret) == keys.SECRET_BYTES for secret in everything)
+
+
+def test_who_has_the_masters_of_one_realm_knows_nothing_of_the_other(masters: Masters) -> None:
+    assert masters.of(keys.DATANODE).secret(keys.NAMENODE, KeyId(1, Role.ADMIN, "a")) is None
+
+
+def test_a_generation_that_is_not_known_has_no_secrets(masters: Masters) -> None:
+    assert masters.secret(keys.NAMENODE, KeyId(2, Role.ADMIN, "a")) is None
+
+
+@pytest.mark.parametrize("name", ["", "a b", "A", "é", "-a", "a/b", "a\n", "x" * 65, "a\0b"])
+def test_names_that_cannot_be_are_refused(masters: Masters, name: str) -> None:
+    with pytest.raises(errors.InvalidArgument):
+        masters.issue(Role.CLIENT, name)
+
+
+NO_KEYS = [None, [], "1ca", {"a": 1}, [1, "client"], [1, "client", "a", 1], [1, "root", "a"], [1, ["client"], "a"]]
+NO_KEYS += [[generation, "client", "a"] for generation in (0, -1, True, 1.0, 2**40, "1")] + [[1, "client", b"a"]]
+
+
+@pytest.mark.parametrize("wire", NO_KEYS)
+def test_what_names_no_key_is_refused(wire: object) -> None:
+    with pytest.raises(errors.InvalidArgument):
+        KeyId.from_wire(wire)
+
+
+def test_files_keep_keys_and_masters(tmp_path: Path, masters: Masters) -> None:
+    node = KeyFile(masters.issue(Role.NODE, "n1"), masters.of(keys.DATANODE))
+    for number, content in enumerate((node, KeyFile(None, masters), KeyFile(node.key, Masters({})))):
+        path = tmp_path / str(number)
+        keys.save(path, content)
+        assert path.stat().st_mode & 0o777 == 0o600
+        found = keys.load(path)
+        assert (found.key, found.masters.by_realm()) == (content.key, content.masters.by_realm())
+
+
+def test_a_key_is_never_overwritten(tmp_path: Path, masters: Masters) -> None:
+    path = tmp_path / "key"
+    keys.save(path, KeyFile(None, masters))
+    before = path.read_bytes()
+    with pytest.raises(errors.Exists, match="never overwritten"):
+        keys.save(path, KeyFile(None, Masters.make()))
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("mode", [0o604, 0o602, 0o660, 0o666])
+def test_a_file_that_others_may_read_is_refused(tmp_path: Path, masters: Masters, mode: int) -> None:
+    path = tmp_path / "key"
+    keys.save(path, KeyFile(None, masters))
+    path.chmod(mode)
+    with pytest.raises(errors.ConfigError, match="chmod 600"):
+        keys.load(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs files of root and of others")
+def test_root_may_let_a_group_read(tmp_path: Path, masters: Masters) -> None:
+    path = tmp_path / "key"
+    keys.save(path, KeyFile(None, masters))
+    path.chmod(0o640)
+    keys.load(path)
+    os.chown(path, 1000, -1)
+    with pytest.raises(errors.ConfigError, match="chmod 600"):
+        keys.load(path)
+
+
+NO_FILES = ["", "x", "name = 1", "secret = 1", "master = 1", "\xff", 'other = "x"', '[master]\nnamenode = "x"']
+NO_FILES += [
+    f'[{table}]\n{name} = "AA=="' for table in ("secret", "master.namenode", "master.moon") for name in ("1", "a")
+]
+
+
+@pytest.mark.parametrize("text", NO_FILES)
+def test_what_is_no_key_file_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "key"
+    path.write_text(text, "latin-1")
+    path.chmod(0o600)
+    with pytest.raises(errors.ConfigError, match="no key file"):
+        keys.load(path)
+
+
+def test_a_file_of_another_kind_is_refused_with_what_it_is(tmp_path: Path, masters: Masters) -> None:
+    keys.save(tmp_path / "cluster", KeyFile(None, masters))
+    keys.save(tmp_path / "alice", KeyFile(masters.issue(Role.CLIENT, "alice"), Masters({})))
+    keys.save(tmp_path / "n1", KeyFile(masters.issue(Role.NODE, "n1"), masters.of(keys.DATANODE)))
+    assert keys.load_node(tmp_path / "n1", "n1").key is not None
+    with pytest.raises(errors.ConfigError, match="and no key"):
+        keys.load_key(tmp_path / "cluster")
+    with pytest.raises(errors.ConfigError, match="no master secrets"):
+        keys.load_masters(tmp_path / "alice", keys.NAMENODE)
+    with pytest.raises(errors.ConfigError, match="no master secrets"):
+        keys.load_masters(tmp_path / "n1", keys.NAMENODE)
+    with pytest.raises(errors.ConfigError, match="not that of node n2"):
+        keys.load_node(tmp_path / "n1", "n2")
+    with pytest.raises(errors.ConfigError, match="no such key file"):
+        keys.load(tmp_path / "none")
+
+
+def test_secrets_are_not_shown(masters: Masters) -> None:
+    key: Key = masters.issue(Role.ADMIN, "boss")
+    shown = f"{key!r} {key.id} {masters!r}"
+    assert "boss" in shown and not any(repr(secret)[2:-1] in shown for secret in key.secrets.values())
