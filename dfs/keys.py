@@ -3,17 +3,20 @@
 A `Key` has a name, a role and a secret for each realm: one is shown to the NameNode, the other to DataNodes. Nobody
 keeps a list of secrets: they are derived from master secrets by what the key says of itself,
 
-    secret = HKDF-Expand(master of the realm, "dfs key 1" 0 realm 0 role 0 generation 0 name), 32 bytes (RFC 5869)
+    secret = HKDF-Expand(master of the realm, "dfs key 1" 0 realm 0 role 0 generation 0 name {0 claim=value}), 32 bytes
+    (RFC 5869; claims in the order of their names)
 
-so a daemon that has a realm's `Masters` knows every key, and a key's name or role cannot be changed. The NameNode has
-the masters of both realms (cluster.keys), a DataNode those of its own realm: who steals its file cannot speak for
-anybody else to the NameNode. Masters have generations: a new one may come while keys of the older still count.
+so a daemon that has a realm's `Masters` knows every key, and a key's name, role or claims cannot be changed. The
+NameNode has the masters of both realms (cluster.keys), a DataNode those of its own realm: who steals its file cannot
+speak for anybody else to the NameNode. Masters have generations: a new one may come while keys of the older count.
 
 A key file is TOML, readable by its owner only (root's also by its group):
 
     name = "alice"              # the key; absent in cluster.keys
     role = "client"             # node, admin, client or reader
     generation = 1
+    [claims]                    # what narrows its rights; absent where nothing does
+    subtree = "/photos"
     [secret]                    # base64, 32 bytes each
     namenode = "..."
     datanode = "..."
@@ -28,6 +31,7 @@ import binascii
 import enum
 import hashlib
 import hmac
+import json
 import os
 import re
 import secrets
@@ -46,6 +50,9 @@ SECRET_BYTES: Final = 32
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?")
 _GENERATION_MAX: Final = 2**31
 _KEY_ID_FIELDS: Final = 3
+CLAIMS: Final = frozenset({"subtree"})
+"""What a key may say of itself beyond its role and name. An unknown one is refused: it may narrow the key's rights."""
+_CLAIM_MAX_BYTES: Final = 4096
 
 
 class Role(enum.StrEnum):
@@ -60,11 +67,12 @@ class Role(enum.StrEnum):
 
 
 class KeyId(NamedTuple):
-    """What a key says of itself."""
+    """What a key says of itself. `claims` are (name, value) in the order of their names."""
 
     generation: int
     role: Role
     name: str
+    claims: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
         return f"{self.role} {self.name}"
@@ -72,8 +80,8 @@ class KeyId(NamedTuple):
     @classmethod
     def from_wire(cls, value: object) -> KeyId:
         """Raises `InvalidArgument` for what names no key."""
-        if isinstance(value, list | tuple) and len(value) == _KEY_ID_FIELDS:
-            generation, role, name = value
+        if isinstance(value, list | tuple) and _KEY_ID_FIELDS <= len(value) <= _KEY_ID_FIELDS + 1:
+            generation, role, name, *more = value
             is_sound = (
                 type(generation) is int
                 and 0 < generation < _GENERATION_MAX
@@ -81,8 +89,26 @@ class KeyId(NamedTuple):
                 and role in set(Role)
             )
             if is_sound and isinstance(name, str) and _NAME.fullmatch(name):
-                return cls(generation, Role(role), name)
-        raise errors.InvalidArgument("a key is named by [generation, role, name]")
+                return cls(generation, Role(role), name, _sound_claims(more[0] if more else {}))
+        raise errors.InvalidArgument("a key is named by [generation, role, name, claims]")
+
+    def to_wire(self) -> list[Any]:
+        """As `from_wire` reads it; without claims where there are none."""
+        return [self.generation, self.role, self.name, *([dict(self.claims)] if self.claims else [])]
+
+    def claim(self, name: str) -> str | None:
+        """The value of a claim, None if the key does not make it."""
+        return dict(self.claims).get(name)
+
+
+def _sound_claims(value: object) -> tuple[tuple[str, str], ...]:
+    """Raises `InvalidArgument`."""
+    if not isinstance(value, Mapping) or not set(value) <= CLAIMS:
+        raise errors.InvalidArgument(f"a key's claims are some of {', '.join(sorted(CLAIMS))}")
+    for claim in value.values():
+        if not isinstance(claim, str) or "\0" in claim or len(claim.encode()) > _CLAIM_MAX_BYTES:
+            raise errors.InvalidArgument("a claim of a key is text without NUL")
+    return tuple(sorted(value.items()))
 
 
 class Key(NamedTuple):
@@ -111,13 +137,14 @@ class Masters:
         master = self._secrets.get(realm, {}).get(key.generation)
         if master is None:
             return None
-        about = b"\0".join(str(part).encode() for part in ("dfs key 1", realm, key.role, key.generation, key.name))
+        parts = ("dfs key 1", realm, key.role, key.generation, key.name, *map("=".join, key.claims))
+        about = b"\0".join(str(part).encode() for part in parts)
         return hmac.digest(master, about + b"\x01", hashlib.sha256)
 
-    def issue(self, role: Role, name: str) -> Key:
-        """A key of the newest generation. Raises `InvalidArgument` for a name that cannot be."""
+    def issue(self, role: Role, name: str, claims: Mapping[str, str] | None = None) -> Key:
+        """A key of the newest generation. Raises `InvalidArgument` for a name or claims that cannot be."""
         generation = max(self._secrets[NAMENODE])
-        key = KeyId.from_wire([generation, role, name]) if _NAME.fullmatch(name) else None
+        key = KeyId.from_wire([generation, role, name, claims or {}]) if _NAME.fullmatch(name) else None
         if key is None:
             raise errors.InvalidArgument(f"the name of a key is 1 to 64 of a-z, 0-9, '.', '_' and '-': {name!r}")
         found = {realm: self.secret(realm, key) for realm in REALMS}
@@ -193,7 +220,7 @@ def save(path: Path, content: KeyFile) -> None:
     except FileExistsError:
         raise errors.Exists(f"{path} is there already: a key file is never overwritten") from None
     try:
-        with os.fdopen(fd, "w", encoding="ascii") as file:
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
             file.write(_render(content))
             file.flush()
             os.fsync(file.fileno())
@@ -209,7 +236,7 @@ def _refuse_if_readable(path: Path, status: os.stat_result) -> None:
 
 
 def _parse(values: Mapping[str, Any]) -> KeyFile:
-    unknown = sorted(set(values) - {"name", "role", "generation", "secret", "master"})
+    unknown = sorted(set(values) - {"name", "role", "generation", "claims", "secret", "master"})
     if unknown:
         raise ValueError(f"{unknown[0]!r} is not known")
     masters = {
@@ -220,7 +247,7 @@ def _parse(values: Mapping[str, Any]) -> KeyFile:
         raise ValueError(f"a realm is one of {', '.join(REALMS)}")
     key = None
     if "secret" in values:
-        about = KeyId.from_wire([values["generation"], values["role"], values["name"]])
+        about = KeyId.from_wire([values["generation"], values["role"], values["name"], values.get("claims", {})])
         key = Key(about, {realm: _decode(values["secret"][realm]) for realm in REALMS})
     if key is None and not masters:
         raise ValueError("it has neither a key nor master secrets")
@@ -242,14 +269,19 @@ def _render(content: KeyFile) -> str:
             f'name = "{about.name}"',
             f'role = "{about.role}"',
             f"generation = {about.generation}",
-            "",
-            "[secret]",
         ]
+        if about.claims:
+            lines += ["", "[claims]", *(f"{claim} = {_toml(value)}" for claim, value in about.claims)]
+        lines += ["", "[secret]"]
         lines += [f'{realm} = "{_encode(content.key.secrets[realm])}"' for realm in REALMS]
     for realm, generations in content.masters.by_realm().items():
         lines += ["", f"[master.{realm}]"]
         lines += [f'{generation} = "{_encode(secret)}"' for generation, secret in sorted(generations.items())]
     return "\n".join(lines) + "\n"
+
+
+def _toml(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _encode(secret: bytes) -> str:

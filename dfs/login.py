@@ -27,7 +27,7 @@ def stock_login(key: Key, object_id: str, now_s: float | None = None) -> dict[st
     realm = NAMENODE if object_id == "dfs.namenode" else DATANODE
     time_s, nonce = time.time() if now_s is None else now_s, secrets.token_hex(NONCE_BYTES)
     said = proof(key.secrets[realm], object_id, time_s, nonce)
-    return {"key": list(key.id), "time": time_s, "nonce": nonce, "proof": said}
+    return {"key": key.id.to_wire(), "time": time_s, "nonce": nonce, "proof": said}
 
 
 def proof(secret: bytes, object_id: str, time_s: float, nonce: str) -> str:

@@ -42,7 +42,7 @@ _SERVER: Final = b"server"
 
 def hello(key: Key) -> dict[str, Any]:
     """What a client's first message has beside what it says of itself."""
-    return {"key": list(key.id), "nonce": secrets.token_bytes(_NONCE_BYTES)}
+    return {"key": key.id.to_wire(), "nonce": secrets.token_bytes(_NONCE_BYTES)}
 
 
 def answer(key: Key, challenge: Mapping[str, Any], sent: bytes, received: bytes) -> tuple[dict[str, Any], bytes]:

@@ -297,9 +297,8 @@ class _Connection:
         if message.kind != CONNECT:
             raise errors.ProtocolViolation("the first message is no handshake")
         serializer = message.serializer if serialize.supported(message.serializer) else JSON
-        seq, kind, answer = message.seq, CONNECT_OK, None
         try:
-            answer = await self._greeting(message)
+            kind, answer = CONNECT_OK, await self._greeting(message)
         except errors.ConnectionLost:
             raise
         except (errors.DfsError, faults.PyroError) as error:
@@ -310,7 +309,7 @@ class _Connection:
         except Exception:
             log.exception("handshake failed", peer=self.peer.address)
             kind, answer = CONNECT_FAIL, "the server failed to answer the handshake; its log says why"
-        buffers, length = encode(kind, 0, seq, serializer, serialize.dumps(serializer, answer))
+        buffers, length = encode(kind, 0, message.seq, serializer, serialize.dumps(serializer, answer))
         await self.channel.send(buffers, length, self._nursery)
         return kind == CONNECT_OK
 
@@ -446,10 +445,10 @@ class _Connection:
             method = self._server._registry.find(named.object_id, named.method)
             if method is None:
                 raise faults.DaemonError("unknown object")
-            self._authorize(named, method)
+            self._authorize(named)
         return _Request(message.seq, message.serializer, message.flags, lease, method, named)
 
-    def _authorize(self, named: serialize.CallRequest, method: Method) -> None:
+    def _authorize(self, named: serialize.CallRequest) -> None:
         """Raises what `authorize` says. What every daemon tells of itself may be asked by all who were admitted."""
         authorize = self._server._authorize
         if authorize is not None and named.object_id != DAEMON_OBJECT:
@@ -533,7 +532,7 @@ class _Connection:
                 raise errors.InvalidArgument("a call in a batch has arguments that are no list or no map")
             method = self._server._registry.find(object_id, named.method)
             assert method is not None, "the batch was checked for its object"
-            self._authorize(named, method)
+            self._authorize(named)
         except errors.DfsError as error:
             return faults.in_batch(faults.to_wire(error))
         try:

@@ -24,6 +24,8 @@ def test_daemons_derive_what_was_issued_and_nothing_else_gives_the_same(masters:
         masters.issue(Role.CLIENT, "alic"),
         masters.issue(Role.ADMIN, "alice"),
         Masters.make().issue(Role.CLIENT, "alice"),
+        masters.issue(Role.CLIENT, "alice", {"subtree": "/"}),
+        masters.issue(Role.CLIENT, "alice", {"subtree": "/a"}),
     ]
     everything = [secret for each in (key, *others) for secret in each.secrets.values()]
     assert len(set(everything)) == len(everything)
@@ -46,6 +48,7 @@ def test_names_that_cannot_be_are_refused(masters: Masters, name: str) -> None:
 
 NO_KEYS = [None, [], "1ca", {"a": 1}, [1, "client"], [1, "client", "a", 1], [1, "root", "a"], [1, ["client"], "a"]]
 NO_KEYS += [[generation, "client", "a"] for generation in (0, -1, True, 1.0, 2**40, "1")] + [[1, "client", b"a"]]
+NO_KEYS += [[1, "client", "a", claims] for claims in ([], {"other": "x"}, {"subtree": 1}, {"subtree": "\0"}, {1: "x"})]
 
 
 @pytest.mark.parametrize("wire", NO_KEYS)
@@ -56,7 +59,8 @@ def test_what_names_no_key_is_refused(wire: object) -> None:
 
 def test_files_keep_keys_and_masters(tmp_path: Path, masters: Masters) -> None:
     node = KeyFile(masters.issue(Role.NODE, "n1"), masters.of(keys.DATANODE))
-    for number, content in enumerate((node, KeyFile(None, masters), KeyFile(node.key, Masters({})))):
+    narrow = KeyFile(masters.issue(Role.CLIENT, "a", {"subtree": '/ä "\\\x7f\n\U0001f600'}), Masters({}))
+    for number, content in enumerate((node, KeyFile(None, masters), KeyFile(node.key, Masters({})), narrow)):
         path = tmp_path / str(number)
         keys.save(path, content)
         assert path.stat().st_mode & 0o777 == 0o600
