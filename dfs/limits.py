@@ -49,6 +49,7 @@ CALL_TIMEOUT_S = 20.0  # deadline of a call that states no other
 SEND_TIMEOUT_S = 30.0  # a peer that takes no byte for so long is gone
 MESSAGE_TIMEOUT_S = 60.0  # from a message's first byte to its last
 RECEIVE_BUFFER_BYTES = 64 * KIB  # of one connection: several small messages in one system call
+UNIX_SEND_BUFFER_BYTES = 1 * MIB  # of a Unix socket, which the kernel doubles: a whole append or read, and its overhead
 RECEIVE_AT_ONCE_MAX_BYTES = 1 * MIB  # a receiver sleeps until the kernel holds so much of a large message
 ANNOTATIONS_MAX = 16  # of one message: stock peers send none or a few
 CONTAINER_ITEMS_MAX = 65_536  # items of one list or map in a message: allocated before they are read

@@ -7,12 +7,15 @@ tenth of the latency. Buffers go out with `sendmsg`, so that a header and a payl
 While a large message arrives over TCP, its receiver sleeps until much of what is expected is there (SO_RCVLOWAT). By
 default the kernel wakes it for each piece, three or four times a MiB over loopback, and each time costs a turn of the
 loop at this end and an interrupt of the other processor at the sender's.
+
+Between processes of one host, connections to TCP addresses go over Unix sockets (`dfs.rpc.shortcut`).
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import stat
 from collections.abc import Sequence
@@ -24,6 +27,7 @@ import trio
 from dfs import errors, limits
 from dfs.checksum import Buffer
 from dfs.rpc import address as addresses
+from dfs.rpc import shortcut
 from dfs.rpc.address import TcpAddress, UnixAddress
 from dfs.rpc.network import Listener, Stream, without_first
 
@@ -34,6 +38,7 @@ _SMALL_BYTES = 4 * limits.KIB  # a receive of fewer has probably emptied the soc
 _KEEPALIVE_IDLE_S = 30
 _KEEPALIVE_PERIOD_S = 10
 _KEEPALIVE_PROBES = 3
+_SO_SNDBUFFORCE = 32  # socket(7)
 
 
 class SocketStream:
@@ -53,6 +58,8 @@ class SocketStream:
         # Unix sockets wake their receiver for any byte, whatever they are told.
         self._watermark_max = 1 if sock.family == socket.AF_UNIX else limits.RECEIVE_AT_ONCE_MAX_BYTES
         self._waiting = False
+        if sock.family == socket.AF_UNIX:
+            _hold_a_message(sock)
 
     def send_nowait(self, buffers: Sequence[Buffer]) -> int:
         try:
@@ -128,51 +135,52 @@ class SocketStream:
 
 
 class SocketListener:
-    """A listening socket as a `Listener`."""
+    """A listening socket, perhaps with its short cut, as a `Listener`. `_ready` is readable when one of them is."""
 
-    def __init__(self, sock: socket.socket, address: str) -> None:
-        sock.setblocking(False)
+    def __init__(self, sock: socket.socket, address: str, short: socket.socket | None = None) -> None:
         self.address = address
-        self._sock = sock
+        self._socks = [sock] if short is None else [sock, short]
+        self._ready = select.epoll()
+        for each in self._socks:
+            each.setblocking(False)
+            self._ready.register(each, select.EPOLLIN)
         self._closed = False
         self._unix_path = addresses.parse(address).path if sock.family == socket.AF_UNIX else None  # type: ignore[union-attr]
         self._inode = _socket_inode(self._unix_path) if self._unix_path else None
-        self._accepted = 0
 
     async def accept(self) -> Stream:
         while True:
-            try:
-                sock, name = self._sock.accept()
-            except BlockingIOError:
-                await self._wait_readable()
-            except OSError as error:
-                if error.errno not in _TRY_AGAIN:
-                    raise
-                await trio.lowlevel.checkpoint()
-            else:
+            if self._closed:
+                raise errors.ConnectionLost(f"{self.address} no longer listens")
+            for sock in self._socks:
+                try:
+                    accepted, name = sock.accept()
+                except BlockingIOError:
+                    continue
+                except OSError as error:
+                    if error.errno not in _TRY_AGAIN:
+                        raise
+                    continue
+                self._socks.reverse()  # neither keeps the other waiting
                 await trio.lowlevel.checkpoint()  # a flood of connections must not starve the rest
-                return self._stream(sock, name)
+                return _accepted(accepted, name)
+            await self._wait_ready()
 
     async def aclose(self) -> None:
         if not self._closed:
             self._closed = True
-            trio.lowlevel.notify_closing(self._sock)
-            self._sock.close()
+            trio.lowlevel.notify_closing(self._ready.fileno())
+            self._ready.close()
+            for sock in self._socks:
+                sock.close()
             self._unlink()
         await trio.lowlevel.checkpoint()
 
-    async def _wait_readable(self) -> None:
+    async def _wait_ready(self) -> None:
         try:
-            await trio.lowlevel.wait_readable(self._sock)
+            await trio.lowlevel.wait_readable(self._ready.fileno())
         except trio.ClosedResourceError as error:
             raise errors.ConnectionLost(f"{self.address} no longer listens") from error
-
-    def _stream(self, sock: socket.socket, name: Any) -> SocketStream:
-        self._accepted += 1
-        if sock.family == socket.AF_UNIX:
-            return SocketStream(sock, f"{self.address}#{self._accepted}")
-        _tune_tcp(sock)
-        return SocketStream(sock, str(TcpAddress(name[0], name[1])))
 
     def _unlink(self) -> None:
         """Remove the socket's name, unless another daemon has put its own there since."""
@@ -181,14 +189,17 @@ class SocketListener:
 
 
 class SocketNetwork:
-    """The machine's network: TCP over IPv4 and IPv6, and Unix sockets."""
+    """The machine's network: TCP over IPv4 and IPv6, with `short_cuts` within the host, and Unix sockets."""
+
+    def __init__(self, *, short_cuts: bool = True) -> None:
+        self._short_cuts = short_cuts
 
     async def connect(self, address: str, timeout_s: float) -> Stream:
         where = addresses.parse(address)
         with trio.move_on_after(timeout_s):
             if isinstance(where, UnixAddress):
                 return SocketStream(await _connect_unix(where), address)
-            return SocketStream(await _connect_tcp(where), address)
+            return SocketStream(await _connect_tcp(where, self._short_cuts), address)
         raise errors.Unreachable(f"{address} did not answer within {timeout_s:g} s")
 
     async def listen(self, address: str) -> Listener:
@@ -196,7 +207,7 @@ class SocketNetwork:
         try:
             if isinstance(where, UnixAddress):
                 return SocketListener(_listen_unix(where), address)
-            return await _listen_tcp(where)
+            return await _listen_tcp(where, self._short_cuts)
         except OSError as error:
             if isinstance(error, errors.DfsError):
                 raise
@@ -214,10 +225,21 @@ async def _resolve(where: TcpAddress, flags: int = 0) -> list[tuple[int, Any]]:
     return [(family, name) for family, _, _, _, name in found]
 
 
-async def _connect_tcp(where: TcpAddress) -> socket.socket:
+def _accepted(sock: socket.socket, name: Any) -> SocketStream:
+    if sock.family == socket.AF_UNIX:
+        return SocketStream(sock, f"process {shortcut.credentials(sock).pid}")
+    _tune_tcp(sock)
+    return SocketStream(sock, str(TcpAddress(name[0], name[1])))
+
+
+async def _connect_tcp(where: TcpAddress, short_cuts: bool) -> socket.socket:
     """The first of the host's addresses that answers."""
     failure = errors.Unreachable(f"the host name {where.host!r} has no address")
     for family, name in await _resolve(where):
+        short = shortcut.connect(family, name[0], name[1]) if short_cuts else None
+        if short is not None:
+            await trio.lowlevel.checkpoint()
+            return short
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             _tune_tcp(sock)
@@ -271,6 +293,14 @@ def _in_words(error: OSError, where: str) -> str:
     return f"{where} cannot be reached: {error.strerror or error}"
 
 
+def _hold_a_message(sock: socket.socket) -> None:
+    """Have a Unix socket take a large message at once: by default it takes a fifth of a mebibyte at a time."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, limits.UNIX_SEND_BUFFER_BYTES)
+    except OSError:  # only root may go beyond net.core.wmem_max
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.UNIX_SEND_BUFFER_BYTES)
+
+
 def _tune_tcp(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -284,7 +314,7 @@ def _tune_tcp(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
-async def _listen_tcp(where: TcpAddress) -> SocketListener:
+async def _listen_tcp(where: TcpAddress, short_cuts: bool) -> SocketListener:
     family, name = (await _resolve(where, socket.AI_PASSIVE))[0]
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -293,7 +323,9 @@ async def _listen_tcp(where: TcpAddress) -> SocketListener:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(name)
         sock.listen(_BACKLOG)
-        return SocketListener(sock, str(TcpAddress(where.host, sock.getsockname()[1])))
+        host, port, *_ = sock.getsockname()
+        short = shortcut.listen(host, port, _BACKLOG) if short_cuts else None
+        return SocketListener(sock, str(TcpAddress(where.host, port)), short)
     except BaseException:
         sock.close()
         raise

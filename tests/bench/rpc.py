@@ -6,6 +6,9 @@ a slow round cannot spoil. "stock call" is what a trio program would do without 
 `trio.to_thread`. "stock 1 MiB" is a stock `Proxy` in a plain thread, with the bytes in an annotation, without the cost
 of trio. "x4" has four transfers in flight: ours on one connection, stock on four, from four threads.
 
+"ours" is what a client has that is on the daemon's host, where connections take a short cut (`dfs.rpc.shortcut`);
+"TCP" is ours as it is between hosts. Stock and bare are TCP over loopback.
+
 "bare" is a yardstick: the same bytes between two processes over TCP with blocking `sendmsg` and `recv_into` and nothing
 else, neither messages nor an event loop. It is no hard bound: a receiver that is woken less often can be faster.
 """
@@ -31,13 +34,14 @@ from dfs.rpc import Call, Pool, Server, SocketNetwork, WithData, expose, takes_c
 MIB = 1024 * 1024
 CALLS = 40  # in a round
 TRANSFERS = 8
+WARM_UP = 4  # steps that are not counted
 TARGETS = {"call": 1.8, "1 MiB up": 4.0, "1 MiB down": 4.0, "1 MiB up x4": 4.0, "1 MiB down x4": 4.0}
 AT_ONCE = 4
 _PAYLOAD = bytes(range(256)) * (MIB // 256)
 _SMALL = b"x" * 48  # about what a small call or its answer is in our messages
 
 Times = dict[str, dict[str, list[float]]]
-"""Seconds a step in each round, of "ours", "stock" and "bare", by the name of the measurement."""
+"""Seconds a step in each round, of "ours", "TCP", "stock" and "bare", by the name of the measurement."""
 
 
 class Ours:
@@ -125,7 +129,9 @@ def _start(serve: Callable[[Connection], None]) -> tuple[multiprocessing.process
 
 
 async def _timed(count: int, step: Callable[[], Awaitable[object]]) -> float:
-    """Seconds a step."""
+    """Seconds a step, after a few that bring code and data back into the caches."""
+    for _ in range(WARM_UP):
+        await step()
     started = time.perf_counter()
     for _ in range(count):
         await step()
@@ -133,6 +139,8 @@ async def _timed(count: int, step: Callable[[], Awaitable[object]]) -> float:
 
 
 def _timed_blocking(count: int, step: Callable[[], object]) -> float:
+    for _ in range(WARM_UP):
+        step()
     started = time.perf_counter()
     for _ in range(count):
         step()
@@ -206,23 +214,24 @@ class _Bare:
 
 
 async def _measure(ours: str, stock: str, bare: str, rounds: int) -> Times:
-    found: Times = {name: {"ours": [], "stock": [], "bare": []} for name in TARGETS}
+    found: Times = {name: {"ours": [], "TCP": [], "stock": [], "bare": []} for name in TARGETS}
     buffers = [memoryview(bytearray(MIB)) for _ in range(AT_ONCE)]
     proxies = [Pyro5.api.Proxy(uri("bench", stock)) for _ in range(AT_ONCE)]
     near, far = Pyro5.api.Proxy(uri("bench", stock)), Pyro5.api.Proxy(uri("bench", stock))
     sockets = _Bare(bare)
-    async with Pool(SocketNetwork()) as pool:
+    async with Pool(SocketNetwork()) as near_pool, Pool(SocketNetwork(short_cuts=False)) as tcp_pool:
+        pools = {"ours": near_pool, "TCP": tcp_pool}
 
         async def stock_call() -> None:
             await trio.to_thread.run_sync(_add, far)
 
-        async def call() -> None:
+        async def call(pool: Pool) -> None:
             await pool.call(ours, "bench", "add", 1, 2)
 
-        async def up() -> None:
+        async def up(pool: Pool) -> None:
             await pool.call(ours, "bench", "up", data=_PAYLOAD)
 
-        async def down() -> None:
+        async def down(pool: Pool) -> None:
             into = buffers.pop()
             await pool.call(ours, "bench", "down", into=into)
             buffers.append(into)
@@ -230,7 +239,8 @@ async def _measure(ours: str, stock: str, bare: str, rounds: int) -> Times:
         with ThreadPoolExecutor(AT_ONCE) as threads:
             for _ in range(rounds + 1):
                 times = found["call"]
-                times["ours"].append(await _timed(CALLS, call))
+                for kind, pool in pools.items():
+                    times[kind].append(await _timed(CALLS, partial(call, pool)))
                 times["stock"].append(await _timed(CALLS, stock_call))
                 times["bare"].append(_timed_blocking(CALLS, sockets.call))
                 for name, step, stock_step, bare_step in (
@@ -238,11 +248,13 @@ async def _measure(ours: str, stock: str, bare: str, rounds: int) -> Times:
                     ("1 MiB down", down, _stock_down, sockets.down),
                 ):
                     times = found[name]
-                    times["ours"].append(await _timed(TRANSFERS, step))
+                    for kind, pool in pools.items():
+                        times[kind].append(await _timed(TRANSFERS, partial(step, pool)))
                     times["stock"].append(_timed_blocking(TRANSFERS, partial(stock_step, near)))
                     times["bare"].append(_timed_blocking(TRANSFERS, bare_step))
                     times = found[f"{name} x4"]
-                    times["ours"].append(await _timed_at_once(TRANSFERS, step))
+                    for kind, pool in pools.items():
+                        times[kind].append(await _timed_at_once(TRANSFERS, partial(step, pool)))
                     times["stock"].append(_timed_stock_at_once(threads, proxies, TRANSFERS, stock_step))
     for proxy in (near, far, *proxies):
         proxy._pyroClaimOwnership()
@@ -257,12 +269,14 @@ def _add(proxy: Pyro5.api.Proxy) -> None:
 
 
 def _print(found: Times) -> None:
-    print(f"{'':14}{'ours':>11}{'stock':>11}{'bare':>11}{'ratio':>8}{'target':>8}{'bare ratio':>12}")
+    print(f"{'':14}{'ours':>11}{'TCP':>11}{'stock':>11}{'bare':>11}{'ratio':>8}{'target':>8}{'TCP':>6}{'bare':>6}")
     for name, times in found.items():
         columns = [_in_words(name, seconds[1:]) for seconds in times.values()]  # the first round warms up
-        ratio = _ratio(times["stock"], times["ours"])
-        ceiling = f"{_ratio(times['stock'], times['bare']):.1f}" if times["bare"] else ""
-        print(f"{name:14}{''.join(f'{text:>11}' for text in columns)}{ratio:>8.1f}{TARGETS[name]:>8.1f}{ceiling:>12}")
+        ratios = {kind: f"{_ratio(times['stock'], seconds):.1f}" for kind, seconds in times.items() if seconds}
+        print(
+            f"{name:14}{''.join(f'{text:>11}' for text in columns)}{ratios['ours']:>8}{TARGETS[name]:>8.1f}"
+            f"{ratios['TCP']:>6}{ratios.get('bare', ''):>6}"
+        )
 
 
 def _in_words(name: str, seconds: list[float]) -> str:

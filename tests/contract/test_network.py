@@ -26,13 +26,15 @@ class Place:
     nobody_at: str
 
 
-@pytest.fixture(params=["tcp", "tcp6", "unix", "memory", "memory-slow"])
+@pytest.fixture(params=["tcp", "tcp6", "short", "unix", "memory", "memory-slow"])
 def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     match request.param:
         case "tcp":
-            yield Place(SocketNetwork(), "127.0.0.1:0", "127.0.0.1:1")
+            yield Place(SocketNetwork(short_cuts=False), "127.0.0.1:0", "127.0.0.1:1")
         case "tcp6":
-            yield Place(SocketNetwork(), "[::1]:0", "[::1]:1")
+            yield Place(SocketNetwork(short_cuts=False), "[::1]:0", "[::1]:1")
+        case "short":
+            yield Place(SocketNetwork(), "127.0.0.1:0", "127.0.0.1:1")
         case "unix":
             with tempfile.TemporaryDirectory() as directory:
                 yield Place(SocketNetwork(), f"./u:{directory}/s", f"./u:{directory}/nobody")

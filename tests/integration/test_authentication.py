@@ -413,9 +413,9 @@ def test_a_stock_proxy_logs_in_with_a_key_once(resident: RealCluster) -> None:
         ({**stock_login(CLIENT, NAMENODE_OBJECT), "nonce": "x" * 1000}, "a nonce"),
         ({**stock_login(CLIENT, NAMENODE_OBJECT), "proof": "\u00e9"}, "not of this cluster"),
         ({**stock_login(CLIENT, NAMENODE_OBJECT), "time": 1e300}, "a time"),
-        ({**stock_login(CLIENT, NAMENODE_OBJECT), "key": list(ADMIN.id)}, "not of this cluster"),
+        ({**stock_login(CLIENT, NAMENODE_OBJECT), "key": ADMIN.id.to_wire()}, "not of this cluster"),
         ({**stock_login(CLIENT, NAMENODE_OBJECT), "time": float("nan")}, "a time"),
-        ({"key": list(CLIENT.id)}, "a time"),
+        ({"key": CLIENT.id.to_wire()}, "a time"),
         ("hello", "without a key"),
     ):
         with stock(resident, CLIENT, bad) as namenode, pytest.raises(Pyro5.errors.CommunicationError, match=why):

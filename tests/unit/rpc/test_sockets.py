@@ -19,7 +19,7 @@ MIB = 1024 * KIB
 @asynccontextmanager
 async def tcp_connection() -> AsyncIterator[tuple[Stream, Stream]]:
     """Both ends of a connection."""
-    network = SocketNetwork()
+    network = SocketNetwork(short_cuts=False)
     listener = await network.listen("127.0.0.1:0")
     near = await network.connect(listener.address, 60)
     far = await listener.accept()
