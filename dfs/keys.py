@@ -22,6 +22,13 @@ A key file is TOML, readable by its owner only (root's also by its group):
     datanode = "..."
     [master.datanode]           # masters by generation: DataNodes' files and cluster.keys
     1 = "..."
+    [tls]                       # PEM; there in all files of a cluster with TLS, and in none of another
+    authority = "..."           # the certificate of the cluster's authority (dfs.certificates)
+    certificate = "..."         # of the key's holder; in cluster.keys, of the NameNode
+    private_key = "..."
+    authority_key = "..."       # cluster.keys only: who has it can issue certificates
+
+Nothing but [tls] decides whether TLS is spoken: who has it never speaks plainly over TCP.
 """
 
 from __future__ import annotations
@@ -36,12 +43,14 @@ import os
 import re
 import secrets
 import stat
+import tempfile
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from dfs import errors
+from dfs import certificates, errors, limits
+from dfs.certificates import Authority, TlsIdentity
 
 NAMENODE: Final = "namenode"
 DATANODE: Final = "datanode"
@@ -112,10 +121,11 @@ def _sound_claims(value: object) -> tuple[tuple[str, str], ...]:
 
 
 class Key(NamedTuple):
-    """`secrets` by realm."""
+    """`secrets` by realm. `tls`: the holder's certificate, None in a cluster without TLS."""
 
     id: KeyId
     secrets: Mapping[str, bytes]
+    tls: TlsIdentity | None = None
 
     def __repr__(self) -> str:
         return f"<key {self.id}>"
@@ -162,10 +172,40 @@ class Masters:
 
 
 class KeyFile(NamedTuple):
-    """What one file holds: `key` is None in cluster.keys, `masters` is empty in a client's."""
+    """What one file holds: `key` is None in cluster.keys, `masters` is empty in a client's.
+
+    `tls` is what its holder shows, in cluster.keys the NameNode; None in a cluster without TLS. `authority` is what
+    cluster.keys issues certificates with.
+    """
 
     key: Key | None
     masters: Masters
+    tls: TlsIdentity | None = None
+    authority: Authority | None = None
+
+    def issue(self, role: Role, name: str, claims: Mapping[str, str] | None = None) -> KeyFile:
+        """The file of a new holder, made from cluster.keys; with a certificate where the cluster has TLS.
+
+        Raises `InvalidArgument` for a name or claims that cannot be.
+        """
+        made = self.masters.issue(role, name, claims)
+        masters = self.masters.of(DATANODE) if role == Role.NODE else Masters({})
+        return KeyFile(made, masters).certified(self.authority)
+
+    def certified(self, authority: Authority | None, validity_s: float = limits.CERTIFICATE_VALIDITY_S) -> KeyFile:
+        """The same with a new certificate; none where there is no authority."""
+        if authority is None:
+            return self._replace(tls=None)
+        role, name = (NAMENODE, NAMENODE) if self.key is None else (self.key.id.role, self.key.id.name)
+        return self._replace(tls=certificates.issue(authority, role, name, validity_s))
+
+
+def make_cluster(*, tls: bool = False) -> KeyFile:
+    """cluster.keys of a new cluster."""
+    if not tls:
+        return KeyFile(None, Masters.make())
+    authority = certificates.make_authority()
+    return KeyFile(None, Masters.make(), authority=authority).certified(authority)
 
 
 def load(path: Path) -> KeyFile:
@@ -186,11 +226,17 @@ def load(path: Path) -> KeyFile:
 
 
 def load_key(path: Path) -> Key:
-    """The key in a file. Raises `ConfigError`."""
-    key = load(path).key
-    if key is None:
+    """The key in a file, with its holder's certificate. Raises `ConfigError`."""
+    found = load(path)
+    if found.key is None:
         raise errors.ConfigError(f"{path}: has the cluster's master secrets, and no key: see `dfs key add --help`")
-    return key
+    return found.key._replace(tls=found.tls)
+
+
+def load_cluster(path: Path) -> KeyFile:
+    """cluster.keys. Raises `ConfigError` for another kind of file."""
+    load_masters(path, NAMENODE)
+    return load(path)
 
 
 def load_masters(path: Path, realm: str) -> Masters:
@@ -219,6 +265,25 @@ def save(path: Path, content: KeyFile) -> None:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         raise errors.Exists(f"{path} is there already: a key file is never overwritten") from None
+    _write(fd, path, content)
+
+
+def replace(path: Path, content: KeyFile) -> None:
+    """Put a file in the place of one that is there, with its owner and mode: whole, or not at all."""
+    before = path.stat()
+    fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    new = Path(name)
+    _write(fd, new, content)
+    try:
+        os.chown(new, before.st_uid, before.st_gid)
+        new.chmod(stat.S_IMODE(before.st_mode))
+        new.replace(path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+
+
+def _write(fd: int, path: Path, content: KeyFile) -> None:
     try:
         with os.fdopen(fd, "w", encoding="utf-8") as file:
             file.write(_render(content))
@@ -236,7 +301,7 @@ def _refuse_if_readable(path: Path, status: os.stat_result) -> None:
 
 
 def _parse(values: Mapping[str, Any]) -> KeyFile:
-    unknown = sorted(set(values) - {"name", "role", "generation", "claims", "secret", "master"})
+    unknown = sorted(set(values) - {"name", "role", "generation", "claims", "secret", "master", "tls"})
     if unknown:
         raise ValueError(f"{unknown[0]!r} is not known")
     masters = {
@@ -251,7 +316,20 @@ def _parse(values: Mapping[str, Any]) -> KeyFile:
         key = Key(about, {realm: _decode(values["secret"][realm]) for realm in REALMS})
     if key is None and not masters:
         raise ValueError("it has neither a key nor master secrets")
-    return KeyFile(key, Masters(masters))
+    return KeyFile(key, Masters(masters), *_parse_tls(values.get("tls")))
+
+
+def _parse_tls(table: Mapping[str, str] | None) -> tuple[TlsIdentity | None, Authority | None]:
+    if table is None:
+        return None, None
+    unknown = sorted(set(table) - {"authority", "certificate", "private_key", "authority_key"})
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} in [tls] is not known")
+    if not all(isinstance(text, str) and text.lstrip().startswith("-----BEGIN ") for text in table.values()):
+        raise ValueError("what [tls] holds is PEM")
+    identity = TlsIdentity(table["authority"], table["certificate"], table["private_key"])
+    signer = table.get("authority_key")
+    return identity, None if signer is None else Authority(identity.authority, signer)
 
 
 def _decode(text: str) -> bytes:
@@ -277,7 +355,21 @@ def _render(content: KeyFile) -> str:
     for realm, generations in content.masters.by_realm().items():
         lines += ["", f"[master.{realm}]"]
         lines += [f'{generation} = "{_encode(secret)}"' for generation, secret in sorted(generations.items())]
+    lines += _render_tls(content)
     return "\n".join(lines) + "\n"
+
+
+def _render_tls(content: KeyFile) -> list[str]:
+    if content.tls is None:
+        return []
+    texts = {
+        "authority": content.tls.authority,
+        "certificate": content.tls.certificate,
+        "private_key": content.tls.private_key,
+    }
+    if content.authority is not None:
+        texts["authority_key"] = content.authority.private_key
+    return ["", "[tls]", *(f'{name} = """\n{text.strip()}\n"""' for name, text in texts.items())]
 
 
 def _toml(text: str) -> str:

@@ -5,22 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 
 from dfs import keys
-from dfs.keys import Key, KeyFile, Masters, Role
+from dfs.keys import Key, KeyFile, Role
 
-MASTERS = Masters.make()
+CLUSTER = keys.make_cluster(tls=True)
+PLAIN = CLUSTER._replace(tls=None, authority=None)
+"""The same without TLS."""
+MASTERS = CLUSTER.masters
 ADMIN = MASTERS.issue(Role.ADMIN, "tests")
 
 
-def node_file(name: str) -> KeyFile:
+def holder(role: Role, name: str, *, tls: bool = False) -> Key:
+    """A key, with its certificate where there is TLS."""
+    made = (CLUSTER if tls else PLAIN).issue(role, name)
+    assert made.key is not None
+    return made.key._replace(tls=made.tls)
+
+
+def node_file(name: str, *, tls: bool = False) -> KeyFile:
     """What a DataNode's key file holds."""
-    return KeyFile(MASTERS.issue(Role.NODE, name), MASTERS.of(keys.DATANODE))
+    return (CLUSTER if tls else PLAIN).issue(Role.NODE, name)
 
 
-def write(directory: Path, *nodes: str, key: Key = ADMIN) -> None:
+def write(directory: Path, *nodes: str, key: Key = ADMIN, tls: bool = False) -> None:
     """cluster.keys, client.key and NODE.key, where they are not yet."""
-    wanted = {"cluster": KeyFile(None, MASTERS), "client": KeyFile(key, Masters({}))}
-    files = {"cluster.keys": wanted["cluster"], "client.key": wanted["client"]}
-    files |= {f"{node}.key": node_file(node) for node in nodes}
+    cluster = CLUSTER if tls else PLAIN
+    files = {"cluster.keys": cluster, "client.key": cluster.issue(key.id.role, key.id.name, dict(key.id.claims))}
+    files |= {f"{node}.key": node_file(node, tls=tls) for node in nodes}
     for name, content in files.items():
         if not (directory / name).exists():
             keys.save(directory / name, content)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from dfs import config, errors, keys
+from dfs import certificates, config, errors, keys
 from dfs.cli import show
-from dfs.keys import Key, KeyFile, Masters, Role
+from dfs.keys import KeyFile, Role
 
 _ETC = Path("/etc/dfs/cluster.keys")
 
@@ -25,9 +25,12 @@ def key() -> None:
 
 @key.command()
 @click.argument("file", type=click.Path(path_type=Path), default=Path("cluster.keys"))
-def init(file: Path) -> None:
+@click.option(
+    "--tls", is_flag=True, help="Encrypt what travels: with certificates of an authority of the cluster's own."
+)
+def init(file: Path, tls: bool) -> None:
     """Make the master secrets of a new cluster, for the NameNode only. FILE is cluster.keys unless given."""
-    keys.save(file, KeyFile(None, Masters.make()))
+    keys.save(file, keys.make_cluster(tls=tls))
     _say(f"{file}: the master secrets; `keys` in namenode.toml names this file, and nobody else needs it")
 
 
@@ -38,12 +41,25 @@ def init(file: Path) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="The file to write; NAME.key unless given.")
 def add(name: str, role: str, masters: Path | None, out: Path | None) -> None:
     """Make a key called NAME. A node's key has the name of its DataNode."""
-    source = _masters(masters)
-    made = source.issue(Role(role), name)
+    made = _cluster(masters).issue(Role(role), name)
     path = out or Path(f"{name}.key")
-    is_node = made.id.role == Role.NODE
-    keys.save(path, KeyFile(made, source.of(keys.DATANODE) if is_node else Masters({})))
-    _say(f"{path}: the key of {made.id}; `key` in {'datanode.toml' if is_node else 'client.toml'} names this file")
+    keys.save(path, made)
+    user = "datanode.toml" if role == Role.NODE else "client.toml"
+    _say(f"{path}: {_in_words(made)}; `key` in {user} names this file")
+
+
+@key.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--keys", "masters", type=click.Path(path_type=Path), help="The cluster's cluster.keys.")
+def renew(file: Path, masters: Path | None) -> None:
+    """Put a new certificate into FILE, a key file or cluster.keys itself. The key stays the same."""
+    found = keys.load(file)
+    authority = found.authority if found.key is None else _cluster(masters).authority
+    if authority is None:
+        raise errors.ConfigError("the cluster has no authority that issues certificates: see `dfs key init --tls`")
+    made = found.certified(authority)
+    keys.replace(file, made)
+    _say(f"{file}: {_in_words(made)}")
 
 
 @key.command(name="show")
@@ -51,22 +67,23 @@ def add(name: str, role: str, masters: Path | None, out: Path | None) -> None:
 def show_(files: tuple[Path, ...]) -> None:
     """Say whose keys are in files. Shows no secrets."""
     for file in files:
-        found = keys.load(file)
-        _say(f"{file}: {_in_words(found.key)}")
+        _say(f"{file}: {_in_words(keys.load(file))}")
 
 
-def _in_words(found: Key | None) -> str:
-    if found is None:
-        return "the master secrets of a cluster"
-    return f"the key of {found.id}, generation {found.id.generation}"
+def _in_words(found: KeyFile) -> str:
+    if found.key is None:
+        words = "the master secrets of a cluster"
+    else:
+        words = f"the key of {found.key.id}, generation {found.key.id.generation}"
+    return words if found.tls is None else f"{words}; {certificates.read(found.tls.certificate)}"
 
 
-def _masters(explicit: Path | None) -> Masters:
-    """Those of a file, of this machine's NameNode, or of the local cluster. Raises `ConfigError`."""
+def _cluster(explicit: Path | None) -> KeyFile:
+    """cluster.keys: a file, this machine's NameNode's, or the local cluster's. Raises `ConfigError`."""
     places = [explicit] if explicit else [_ETC, config.local_cluster_dir() / "cluster.keys"]
     for place in places:
         if explicit or place.exists():
-            return keys.load_masters(place, keys.NAMENODE)
+            return keys.load_cluster(place)
     raise errors.ConfigError("which cluster's key is it to be? say --keys FILE, with the file that `dfs key init` made")
 
 
