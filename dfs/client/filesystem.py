@@ -423,12 +423,13 @@ async def open_filesystem(
     network: Network | None = None,
     runtime: Runtime | None = None,
 ) -> AsyncIterator[FileSystem]:
-    """A client of the cluster whose NameNode is at `namenode` (`host:port`), with the rights of a key.
+    """A client of the cluster whose NameNode is at `namenode` (`host:port`), with the rights of a key; it speaks TLS if
+    the key's holder has a certificate.
 
     `wait_s`: how long operations wait for a NameNode that is away. Raises `Unreachable` when none answers
     within `limits.FIRST_CONTACT_TIMEOUT_S`, `Refused` when the key is not of the cluster.
     """
-    async with Pool(network or SocketNetwork(), key=key) as pool:
+    async with Pool(network or SocketNetwork(key.tls), key=key) as pool:
         wait_s = limits.NAMENODE_WAIT_S if wait_s is None else wait_s
         async with open_session(namenode, pool, runtime or RealRuntime(), wait_s) as session:
             fs = FileSystem(session)

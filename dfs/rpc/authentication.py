@@ -7,10 +7,13 @@ Between our own ends it is four messages, CONNECT and CONNECT_OK twice:
     client   proof      {proof: MAC("client")}
     server   greeting   {proof: MAC("server"), and what it says of itself}
 
-    MAC(end) = HMAC-SHA-256(the key's secret in the realm, "dfs handshake 1 " end | SHA-256(hello) | SHA-256(challenge))
+    MAC(end) = HMAC-SHA-256(the key's secret in the realm,
+                            "dfs handshake 1 " end | SHA-256(hello) | SHA-256(challenge) | binding)
 
-over the payloads as they were sent. Both nonces are fresh, so a recorded handshake is of no use; the ends have
-different names, so a proof cannot be sent back to who made it; and all that was said before is covered. The server
+over the payloads as they were sent. The binding is SHA-256 of the server's certificate, as each end of a TLS connection
+sees it (tls-server-end-point of RFC 5929), so that no daemon can pass on to another what was meant for itself; without
+TLS it is empty. Both nonces are fresh, so a recorded handshake is of no use; the ends have different names, so a proof
+cannot be sent back to who made it; and all that was said before is covered. The server
 proves itself only to who has proved himself, and a name that nobody gave gets a challenge like any other. No secret
 travels.
 
@@ -18,8 +21,9 @@ A stock Pyro5 proxy has one message only. Its handshake (`dfs.login`) names the 
 HMAC of these and of the object that is called. It counts for STOCK_LOGIN_MAX_S around the server's clock, not from
 before the server's start, and once: the server remembers the nonces of that time. It proves nothing to the proxy.
 
-What is not protected here is what comes after the handshake: who can read packets on the way reads what they carry, and
-who can change them can take over a connection that was proved. Who is refused hears it after HANDSHAKE_FAILURE_DELAY_S.
+What comes after the handshake is protected by TLS (dfs.rpc.tls). Without it who can read packets on the way reads what
+they carry, and who can change them can take over a connection that was proved. Who is refused hears it after
+HANDSHAKE_FAILURE_DELAY_S.
 """
 
 from __future__ import annotations
@@ -45,15 +49,19 @@ def hello(key: Key) -> dict[str, Any]:
     return {"key": key.id.to_wire(), "nonce": secrets.token_bytes(_NONCE_BYTES)}
 
 
-def answer(key: Key, challenge: Mapping[str, Any], sent: bytes, received: bytes) -> tuple[dict[str, Any], bytes]:
-    """A client's second message, and the proof that the server owes. `sent`, `received`: payloads of the first two.
+def answer(
+    key: Key, challenge: Mapping[str, Any], sent: bytes, received: bytes, binding: bytes = b""
+) -> tuple[dict[str, Any], bytes]:
+    """A client's second message, and the proof that the server owes. `sent`, `received`: payloads of the first two;
+    `binding`: the connection's.
 
     Raises ProtocolViolation for what is no challenge.
     """
     secret = key.secrets.get(str(challenge.get("realm")))
     if secret is None or not isinstance(challenge.get("nonce"), bytes):
         raise errors.ProtocolViolation("the peer did not ask for a proof as dfs daemons do")
-    return {"proof": _mac(secret, _CLIENT, sent, received)}, _mac(secret, _SERVER, sent, received)
+    said = sent, received, binding
+    return {"proof": _mac(secret, _CLIENT, *said)}, _mac(secret, _SERVER, *said)
 
 
 def is_proved(greeting: Mapping[str, Any], owed: bytes) -> bool:
@@ -76,8 +84,11 @@ class Gate:
     def challenge(self) -> dict[str, Any]:
         return {"realm": self.realm, "nonce": secrets.token_bytes(_NONCE_BYTES)}
 
-    def check(self, said: Mapping[str, Any], proof: object, received: bytes, sent: bytes) -> tuple[KeyId, bytes]:
-        """Who it is, and our proof. `received`, `sent`: payloads of hello, which said `said`, and challenge.
+    def check(
+        self, said: Mapping[str, Any], proof: object, received: bytes, sent: bytes, binding: bytes = b""
+    ) -> tuple[KeyId, bytes]:
+        """Who it is, and our proof. `received`, `sent`: payloads of hello, which said `said`, and challenge; `binding`:
+        the connection's.
 
         Raises NotPermitted.
         """
@@ -85,9 +96,11 @@ class Gate:
         nonce = said.get("nonce")
         if not isinstance(nonce, bytes) or len(nonce) < _NONCE_BYTES:
             raise errors.NotPermitted("a handshake with a key has a nonce")
-        if not isinstance(proof, bytes) or not hmac.compare_digest(proof, _mac(secret, _CLIENT, received, sent)):
+        if not isinstance(proof, bytes) or not hmac.compare_digest(
+            proof, _mac(secret, _CLIENT, received, sent, binding)
+        ):
             raise self._not_known(key)
-        return key, _mac(secret, _SERVER, received, sent)
+        return key, _mac(secret, _SERVER, received, sent, binding)
 
     def check_stock(self, said: object) -> KeyId:
         """Who logs in with one message. Raises NotPermitted."""
@@ -130,6 +143,6 @@ class Gate:
         return errors.NotPermitted(f"the key of {key} is not of this cluster")
 
 
-def _mac(secret: bytes, end: bytes, hello_payload: bytes, challenge_payload: bytes) -> bytes:
+def _mac(secret: bytes, end: bytes, hello_payload: bytes, challenge_payload: bytes, binding: bytes) -> bytes:
     said = hashlib.sha256(hello_payload).digest() + hashlib.sha256(challenge_payload).digest()
-    return hmac.digest(secret, b"dfs handshake 1 " + end + said, hashlib.sha256)
+    return hmac.digest(secret, b"dfs handshake 1 " + end + said + binding, hashlib.sha256)

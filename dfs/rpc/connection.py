@@ -140,7 +140,7 @@ class Connection:
         if key is not None:
             if "nonce" not in said:
                 raise errors.Refused(f"{self.address} asked for no key: it is no daemon of this cluster")
-            proof, owed = authentication.answer(key, said, sent, received)
+            proof, owed = authentication.answer(key, said, sent, received, self._channel.stream.binding)
             _, _, said = await self._exchange(proof)
             if not authentication.is_proved(said, owed):
                 raise errors.Refused(f"{self.address} does not know the key of {key.id}: it is none of this cluster")

@@ -23,6 +23,23 @@ class Stream(Protocol):
         """Address of the other end, for people."""
         ...
 
+    @property
+    def holder(self) -> str:
+        """Whose certificate the other end has shown, `role:name`; empty without TLS."""
+        ...
+
+    @property
+    def binding(self) -> bytes:
+        """A hash that both ends know of this connection's server, and no other server has; empty without TLS."""
+        ...
+
+    async def secure(self) -> None:
+        """Shake hands where the network asks for it: once, after `accept` and before all else.
+
+        A connection that was made is secured already. Raises Refused for a stranger, and ConnectionLost.
+        """
+        ...
+
     async def send_all(self, buffers: Sequence[Buffer]) -> None:
         """Send all buffers in order. When cancelled, an unknown part has been sent.
 

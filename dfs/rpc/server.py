@@ -28,6 +28,7 @@ import structlog
 import trio
 
 from dfs import errors, limits
+from dfs.keys import KeyId
 from dfs.rpc import authentication, faults, serialize
 from dfs.rpc.buffers import BufferPool, Lease
 from dfs.rpc.channel import Channel
@@ -285,12 +286,26 @@ class _Connection:
 
     async def _greeted(self) -> bool:
         with trio.move_on_after(limits.HANDSHAKE_TIMEOUT_S) as scope:
-            message = await self._receive()
-            is_welcome = message is not None and await self._handshake(message)
+            is_welcome = await self._secured()
+            if is_welcome:
+                message = await self._receive()
+                is_welcome = message is not None and await self._handshake(message)
             self._server._strangers.pop(self, None)
             return is_welcome
         assert scope.cancelled_caught
         raise errors.ProtocolViolation(f"no handshake within {limits.HANDSHAKE_TIMEOUT_S:g} s")
+
+    async def _secured(self) -> bool:
+        """Whether the connection is what the network asks for. To whom it is not TLS itself has said so."""
+        self._receiving = True
+        try:
+            await self.channel.stream.secure()
+        except errors.Refused as error:
+            self._server._note_refusal(self.peer, error.message)
+            return False
+        finally:
+            self._receiving = False
+        return True
 
     async def _handshake(self, message: Message) -> bool:
         """Answer the client's first message; True if it may go on."""
@@ -344,7 +359,9 @@ class _Connection:
         if gate is None:
             return {}
         if not self.peer.is_dfs:
-            self.peer.key = gate.check_stock(handshake)
+            key = gate.check_stock(handshake)
+            self._refuse_other_holder(key)
+            self.peer.key = key
             return {}
         if handshake.get("key") is None:
             raise errors.NotPermitted("this daemon admits nobody without a key")
@@ -360,8 +377,16 @@ class _Connection:
         tree = serialize.loads(answer.serializer, _payload(answer))
         said = tree.get("handshake") if isinstance(tree, dict) else None
         proof = said.get("proof") if isinstance(said, dict) else None
-        self.peer.key, ours = gate.check(handshake, proof, received, payload)
+        key, ours = gate.check(handshake, proof, received, payload, self.channel.stream.binding)
+        self._refuse_other_holder(key)
+        self.peer.key = key
         return {"proof": ours}
+
+    def _refuse_other_holder(self, key: KeyId) -> None:
+        """With TLS the key and the certificate are one holder's: neither is of use to who has stolen only it."""
+        holder = self.channel.stream.holder
+        if holder and holder != f"{key.role}:{key.name}":
+            raise errors.NotPermitted(f"the key of {key} came with the certificate of {holder.replace(':', ' ', 1)}")
 
     # --- reading --------------------------------------------------------------------------------------------
 

@@ -20,16 +20,18 @@ import socket
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import trio
 
 from dfs import errors, limits
+from dfs.certificates import TlsIdentity
 from dfs.checksum import Buffer
 from dfs.rpc import address as addresses
 from dfs.rpc import shortcut
 from dfs.rpc.address import TcpAddress, UnixAddress
 from dfs.rpc.network import Listener, Stream, without_first
+from dfs.rpc.tls import Tls
 
 _IOV_MAX = min(os.sysconf("SC_IOV_MAX"), 1024) if "SC_IOV_MAX" in os.sysconf_names else 16
 _BACKLOG = 1024
@@ -42,7 +44,10 @@ _SO_SNDBUFFORCE = 32  # socket(7)
 
 
 class SocketStream:
-    """A connected socket as a `Stream`."""
+    """A connected socket as a `Stream`: what goes over it is not secured."""
+
+    holder: ClassVar[str] = ""
+    binding: ClassVar[bytes] = b""
 
     __slots__ = ("_closed", "_drained", "_expected", "_fd", "_sock", "_waiting", "_watermark", "_watermark_max", "peer")
 
@@ -60,6 +65,9 @@ class SocketStream:
         self._waiting = False
         if sock.family == socket.AF_UNIX:
             _hold_a_message(sock)
+
+    async def secure(self) -> None:
+        """Nothing to do."""
 
     def send_nowait(self, buffers: Sequence[Buffer]) -> int:
         try:
@@ -137,8 +145,11 @@ class SocketStream:
 class SocketListener:
     """A listening socket, perhaps with its short cut, as a `Listener`. `_ready` is readable when one of them is."""
 
-    def __init__(self, sock: socket.socket, address: str, short: socket.socket | None = None) -> None:
+    def __init__(
+        self, sock: socket.socket, address: str, tls: Tls | None = None, short: socket.socket | None = None
+    ) -> None:
         self.address = address
+        self._tls = tls
         self._socks = [sock] if short is None else [sock, short]
         self._ready = select.epoll()
         for each in self._socks:
@@ -163,7 +174,7 @@ class SocketListener:
                     continue
                 self._socks.reverse()  # neither keeps the other waiting
                 await trio.lowlevel.checkpoint()  # a flood of connections must not starve the rest
-                return _accepted(accepted, name)
+                return self._stream(accepted, name)
             await self._wait_ready()
 
     async def aclose(self) -> None:
@@ -182,6 +193,13 @@ class SocketListener:
         except trio.ClosedResourceError as error:
             raise errors.ConnectionLost(f"{self.address} no longer listens") from error
 
+    def _stream(self, sock: socket.socket, name: Any) -> Stream:
+        if sock.family == socket.AF_UNIX:
+            return SocketStream(sock, f"process {shortcut.credentials(sock).pid}")
+        _tune_tcp(sock)
+        peer = str(TcpAddress(name[0], name[1]))
+        return SocketStream(sock, peer) if self._tls is None else self._tls.accept(sock, peer)
+
     def _unlink(self) -> None:
         """Remove the socket's name, unless another daemon has put its own there since."""
         if self._unix_path and self._inode is not None and _socket_inode(self._unix_path) == self._inode:
@@ -189,9 +207,15 @@ class SocketListener:
 
 
 class SocketNetwork:
-    """The machine's network: TCP over IPv4 and IPv6, with `short_cuts` within the host, and Unix sockets."""
+    """The machine's network: TCP over IPv4 and IPv6, with `short_cuts` within the host, and Unix sockets.
 
-    def __init__(self, *, short_cuts: bool = True) -> None:
+    With `tls` all that goes over TCP is secured, at both ends, and plain peers are refused; Unix sockets, and so short
+    cuts, do not leave the kernel, and stay plain.
+    """
+
+    def __init__(self, tls: TlsIdentity | None = None, *, short_cuts: bool = True) -> None:
+        """Raises `ConfigError` for an identity that cannot be used."""
+        self._tls = None if tls is None else Tls(tls)
         self._short_cuts = short_cuts
 
     async def connect(self, address: str, timeout_s: float) -> Stream:
@@ -199,7 +223,10 @@ class SocketNetwork:
         with trio.move_on_after(timeout_s):
             if isinstance(where, UnixAddress):
                 return SocketStream(await _connect_unix(where), address)
-            return SocketStream(await _connect_tcp(where, self._short_cuts), address)
+            sock = await _connect_tcp(where, self._short_cuts)
+            if self._tls is None or sock.family == socket.AF_UNIX:
+                return SocketStream(sock, address)
+            return await self._tls.connect(sock, address)
         raise errors.Unreachable(f"{address} did not answer within {timeout_s:g} s")
 
     async def listen(self, address: str) -> Listener:
@@ -207,7 +234,7 @@ class SocketNetwork:
         try:
             if isinstance(where, UnixAddress):
                 return SocketListener(_listen_unix(where), address)
-            return await _listen_tcp(where, self._short_cuts)
+            return await _listen_tcp(where, self._tls, self._short_cuts)
         except OSError as error:
             if isinstance(error, errors.DfsError):
                 raise
@@ -223,13 +250,6 @@ async def _resolve(where: TcpAddress, flags: int = 0) -> list[tuple[int, Any]]:
     except (UnicodeError, OSError) as error:
         raise errors.Unreachable(f"the host name {where.host!r} cannot be looked up: {error}") from error
     return [(family, name) for family, _, _, _, name in found]
-
-
-def _accepted(sock: socket.socket, name: Any) -> SocketStream:
-    if sock.family == socket.AF_UNIX:
-        return SocketStream(sock, f"process {shortcut.credentials(sock).pid}")
-    _tune_tcp(sock)
-    return SocketStream(sock, str(TcpAddress(name[0], name[1])))
 
 
 async def _connect_tcp(where: TcpAddress, short_cuts: bool) -> socket.socket:
@@ -314,7 +334,7 @@ def _tune_tcp(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
-async def _listen_tcp(where: TcpAddress, short_cuts: bool) -> SocketListener:
+async def _listen_tcp(where: TcpAddress, tls: Tls | None, short_cuts: bool) -> SocketListener:
     family, name = (await _resolve(where, socket.AI_PASSIVE))[0]
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -325,7 +345,7 @@ async def _listen_tcp(where: TcpAddress, short_cuts: bool) -> SocketListener:
         sock.listen(_BACKLOG)
         host, port, *_ = sock.getsockname()
         short = shortcut.listen(host, port, _BACKLOG) if short_cuts else None
-        return SocketListener(sock, str(TcpAddress(where.host, port)), short)
+        return SocketListener(sock, str(TcpAddress(where.host, port)), tls, short)
     except BaseException:
         sock.close()
         raise

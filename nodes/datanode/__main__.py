@@ -7,7 +7,7 @@ import functools
 import sys
 from pathlib import Path
 
-from dfs import errors, keys
+from dfs import certificates, errors, keys
 from dfs.config import load_datanode
 from dfs.daemon import Health, run_daemon
 from dfs.rpc import SocketNetwork
@@ -21,13 +21,13 @@ def main() -> int:
     try:
         config = load_datanode(parser.parse_args().config)
         key_file = keys.load_node(config.key, config.node)
+        certificates.refuse_expired(key_file.tls)
+        network = SocketNetwork(key_file.tls)
     except errors.DfsError as error:
         print(f"dfs datanode: {error}", file=sys.stderr)
         return 1
     health = Health()
-    serve = functools.partial(
-        run_datanode, config, key_file, network=SocketNetwork(), runtime=RealRuntime(), health=health
-    )
+    serve = functools.partial(run_datanode, config, key_file, network=network, runtime=RealRuntime(), health=health)
     return run_daemon(serve, name="datanode", log_level=config.log_level, health=health, node=config.node)
 
 

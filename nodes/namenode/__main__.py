@@ -7,7 +7,7 @@ import functools
 import sys
 from pathlib import Path
 
-from dfs import errors, keys
+from dfs import certificates, errors, keys
 from dfs.config import load_namenode
 from dfs.daemon import Health, run_daemon
 from dfs.rpc import SocketNetwork
@@ -20,13 +20,21 @@ def main() -> int:
     parser.add_argument("--config", type=Path, required=True, metavar="FILE")
     try:
         config = load_namenode(parser.parse_args().config)
-        masters = keys.load_masters(config.keys, keys.NAMENODE)
+        cluster = keys.load_cluster(config.keys)
+        certificates.refuse_expired(cluster.tls)
+        network = SocketNetwork(cluster.tls)
     except errors.DfsError as error:
         print(f"dfs namenode: {error}", file=sys.stderr)
         return 1
     health = Health()
     serve = functools.partial(
-        run_namenode, config, masters, network=SocketNetwork(), runtime=RealRuntime(), health=health
+        run_namenode,
+        config,
+        cluster.masters,
+        network=network,
+        nameserver_network=SocketNetwork(),
+        runtime=RealRuntime(),
+        health=health,
     )
     return run_daemon(serve, name="namenode", log_level=config.log_level, health=health)
 

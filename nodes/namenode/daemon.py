@@ -35,6 +35,7 @@ async def run_namenode(
     masters: Masters,
     *,
     network: Network,
+    nameserver_network: Network | None = None,
     runtime: Runtime,
     health: Health | None = None,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
@@ -42,14 +43,18 @@ async def run_namenode(
     """Serve who has a key made from `masters`, until cancelled; starts with the address. What is under way when
     cancelled is finished first.
 
+    `nameserver_network`: where Pyro5's name server is served or, if it is somebody else's, asked, where `network` asks
+    for more than stock tools have: TLS.
     `health` says how it is from then on.
 
     Raises `ConfigError`, `DirectoryInUse`, `FormatUnknown` or `Unreachable` (the address cannot be had).
     """
     store = open_store(config.state_dir, runtime.random)
     try:
-        async with Pool(network) as pool, tasks.open_nursery() as nursery:
-            await _serve(config, masters, store, network, pool, runtime, nursery, health, task_status)
+        nameserver_network = nameserver_network or network
+        async with Pool(nameserver_network) as pool, tasks.open_nursery() as nursery:
+            name_server = Server(nameserver_network)
+            await _serve(config, masters, store, network, name_server, pool, runtime, nursery, health, task_status)
     finally:
         store.close()
 
@@ -59,6 +64,7 @@ async def _serve(
     masters: Masters,
     store: Store,
     network: Network,
+    name_server: Server,
     pool: Pool,
     runtime: Runtime,
     nursery: trio.Nursery,
@@ -96,7 +102,6 @@ async def _serve(
     nursery.start_soon(sessions.reap)
     nursery.start_soon(replication.run)
     nursery.start_soon(collector.run, writer, max(0.1, min(10.0, config.garbage_grace_s / 4)))
-    name_server = Server(network)
     if own_names is not None:
         name_server.register(own_names, NAME_SERVER_OBJECT)
         address = await nursery.start(name_server.serve, config.nameserver)

@@ -7,7 +7,7 @@ a slow round cannot spoil. "stock call" is what a trio program would do without 
 of trio. "x4" has four transfers in flight: ours on one connection, stock on four, from four threads.
 
 "ours" is what a client has that is on the daemon's host, where connections take a short cut (`dfs.rpc.shortcut`);
-"TCP" is ours as it is between hosts. Stock and bare are TCP over loopback.
+"TCP" is ours as it is between hosts, and "TLS" the same in a cluster with TLS. Stock and bare are TCP over loopback.
 
 "bare" is a yardstick: the same bytes between two processes over TCP with blocking `sendmsg` and `recv_into` and nothing
 else, neither messages nor an event loop. It is no hard bound: a receiver that is woken less often can be faster.
@@ -29,6 +29,8 @@ import Pyro5.api
 import Pyro5.callcontext
 import trio
 
+from dfs.certificates import TlsIdentity
+from dfs.keys import make_cluster
 from dfs.rpc import Call, Pool, Server, SocketNetwork, WithData, expose, takes_call, uri
 
 MIB = 1024 * 1024
@@ -41,7 +43,7 @@ _PAYLOAD = bytes(range(256)) * (MIB // 256)
 _SMALL = b"x" * 48  # about what a small call or its answer is in our messages
 
 Times = dict[str, dict[str, list[float]]]
-"""Seconds a step in each round, of "ours", "TCP", "stock" and "bare", by the name of the measurement."""
+"""Seconds a step in each round, of "ours", "TCP", "TLS", "stock" and "bare", by the name of the measurement."""
 
 
 class Ours:
@@ -74,9 +76,9 @@ class Stock:
         return MIB
 
 
-def _serve_ours(pipe: Connection) -> None:
+def _serve_ours(pipe: Connection, tls: TlsIdentity | None = None) -> None:
     async def main() -> None:
-        server = Server(SocketNetwork())
+        server = Server(SocketNetwork(tls))
         server.register(Ours(), "bench")
         async with trio.open_nursery() as nursery:
             pipe.send(await nursery.start(server.serve, "127.0.0.1:0"))
@@ -213,34 +215,39 @@ class _Bare:
         self._sock.close()
 
 
-async def _measure(ours: str, stock: str, bare: str, rounds: int) -> Times:
-    found: Times = {name: {"ours": [], "TCP": [], "stock": [], "bare": []} for name in TARGETS}
+async def _measure(addresses: list[str], tls: TlsIdentity, rounds: int) -> Times:
+    ours, secured, stock, bare = addresses
+    found: Times = {name: {"ours": [], "TCP": [], "TLS": [], "stock": [], "bare": []} for name in TARGETS}
     buffers = [memoryview(bytearray(MIB)) for _ in range(AT_ONCE)]
     proxies = [Pyro5.api.Proxy(uri("bench", stock)) for _ in range(AT_ONCE)]
     near, far = Pyro5.api.Proxy(uri("bench", stock)), Pyro5.api.Proxy(uri("bench", stock))
     sockets = _Bare(bare)
-    async with Pool(SocketNetwork()) as near_pool, Pool(SocketNetwork(short_cuts=False)) as tcp_pool:
-        pools = {"ours": near_pool, "TCP": tcp_pool}
+    async with (
+        Pool(SocketNetwork()) as near_pool,
+        Pool(SocketNetwork(short_cuts=False)) as tcp_pool,
+        Pool(SocketNetwork(tls, short_cuts=False)) as tls_pool,
+    ):
+        pools = {"ours": (near_pool, ours), "TCP": (tcp_pool, ours), "TLS": (tls_pool, secured)}
 
         async def stock_call() -> None:
             await trio.to_thread.run_sync(_add, far)
 
-        async def call(pool: Pool) -> None:
-            await pool.call(ours, "bench", "add", 1, 2)
+        async def call(pool: Pool, address: str) -> None:
+            await pool.call(address, "bench", "add", 1, 2)
 
-        async def up(pool: Pool) -> None:
-            await pool.call(ours, "bench", "up", data=_PAYLOAD)
+        async def up(pool: Pool, address: str) -> None:
+            await pool.call(address, "bench", "up", data=_PAYLOAD)
 
-        async def down(pool: Pool) -> None:
+        async def down(pool: Pool, address: str) -> None:
             into = buffers.pop()
-            await pool.call(ours, "bench", "down", into=into)
+            await pool.call(address, "bench", "down", into=into)
             buffers.append(into)
 
         with ThreadPoolExecutor(AT_ONCE) as threads:
             for _ in range(rounds + 1):
                 times = found["call"]
                 for kind, pool in pools.items():
-                    times[kind].append(await _timed(CALLS, partial(call, pool)))
+                    times[kind].append(await _timed(CALLS, partial(call, *pool)))
                 times["stock"].append(await _timed(CALLS, stock_call))
                 times["bare"].append(_timed_blocking(CALLS, sockets.call))
                 for name, step, stock_step, bare_step in (
@@ -249,12 +256,12 @@ async def _measure(ours: str, stock: str, bare: str, rounds: int) -> Times:
                 ):
                     times = found[name]
                     for kind, pool in pools.items():
-                        times[kind].append(await _timed(TRANSFERS, partial(step, pool)))
+                        times[kind].append(await _timed(TRANSFERS, partial(step, *pool)))
                     times["stock"].append(_timed_blocking(TRANSFERS, partial(stock_step, near)))
                     times["bare"].append(_timed_blocking(TRANSFERS, bare_step))
                     times = found[f"{name} x4"]
                     for kind, pool in pools.items():
-                        times[kind].append(await _timed_at_once(TRANSFERS, partial(step, pool)))
+                        times[kind].append(await _timed_at_once(TRANSFERS, partial(step, *pool)))
                     times["stock"].append(_timed_stock_at_once(threads, proxies, TRANSFERS, stock_step))
     for proxy in (near, far, *proxies):
         proxy._pyroClaimOwnership()
@@ -269,13 +276,15 @@ def _add(proxy: Pyro5.api.Proxy) -> None:
 
 
 def _print(found: Times) -> None:
-    print(f"{'':14}{'ours':>11}{'TCP':>11}{'stock':>11}{'bare':>11}{'ratio':>8}{'target':>8}{'TCP':>6}{'bare':>6}")
+    print(
+        f"{'':14}{'ours':>11}{'TCP':>11}{'TLS':>11}{'stock':>11}{'bare':>11}{'ratio':>8}{'target':>8}{'TCP':>6}{'TLS':>6}{'bare':>6}"
+    )
     for name, times in found.items():
         columns = [_in_words(name, seconds[1:]) for seconds in times.values()]  # the first round warms up
         ratios = {kind: f"{_ratio(times['stock'], seconds):.1f}" for kind, seconds in times.items() if seconds}
         print(
             f"{name:14}{''.join(f'{text:>11}' for text in columns)}{ratios['ours']:>8}{TARGETS[name]:>8.1f}"
-            f"{ratios['TCP']:>6}{ratios.get('bare', ''):>6}"
+            f"{ratios['TCP']:>6}{ratios['TLS']:>6}{ratios.get('bare', ''):>6}"
         )
 
 
@@ -295,9 +304,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=60)
     options = parser.parse_args()
     Pyro5.config.SERIALIZER = "msgpack"
-    started = [_start(_serve_ours), _start(_serve_stock), _start(_serve_bare)]
+    tls = make_cluster(tls=True).tls
+    assert tls is not None
+    served = _serve_ours, partial(_serve_ours, tls=tls), _serve_stock, _serve_bare
+    started = [_start(serve) for serve in served]
     try:
-        _print(trio.run(_measure, started[0][1], started[1][1], started[2][1], options.rounds))
+        _print(trio.run(_measure, [address for _, address in started], tls, options.rounds))
     finally:
         for process, _ in started:
             process.terminate()

@@ -14,6 +14,7 @@ import trio.testing
 
 from dfs import errors
 from dfs.rpc import Listener, Network, SocketNetwork, Stream
+from tests.keys import CLUSTER
 from tests.simulation.network import MemoryNetwork
 
 MIB = 1024 * 1024
@@ -26,7 +27,7 @@ class Place:
     nobody_at: str
 
 
-@pytest.fixture(params=["tcp", "tcp6", "short", "unix", "memory", "memory-slow"])
+@pytest.fixture(params=["tcp", "tcp6", "tls", "short", "unix", "memory", "memory-slow"])
 def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     match request.param:
         case "tcp":
@@ -38,6 +39,8 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
         case "unix":
             with tempfile.TemporaryDirectory() as directory:
                 yield Place(SocketNetwork(), f"./u:{directory}/s", f"./u:{directory}/nobody")
+        case "tls":
+            yield Place(SocketNetwork(CLUSTER.tls, short_cuts=False), "127.0.0.1:0", "127.0.0.1:1")
         case "memory":
             yield Place(MemoryNetwork().host("here"), "here:0", "here:1")
         case _:
@@ -51,6 +54,7 @@ async def connected(place: Place) -> AsyncIterator[tuple[Stream, Stream, Listene
 
     async def accept() -> None:
         accepted.append(await listener.accept())
+        await accepted[0].secure()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(accept)
@@ -238,6 +242,7 @@ async def test_many_connections_at_once_are_all_served(place: Place) -> None:
     listener = await place.network.listen(place.listen_at)
 
     async def echo(stream: Stream) -> None:
+        await stream.secure()
         await stream.send_all([await receive_exactly(stream, 2)])
         await stream.aclose()
 

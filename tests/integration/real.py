@@ -29,7 +29,8 @@ from dfs import errors
 from dfs.cli.local.ports import LOOPBACK, FreePorts
 from dfs.client import FileSystem, open_filesystem
 from dfs.config import ClientConfig, DataNodeConfig, NameNodeConfig, render
-from tests.keys import ADMIN
+from dfs.keys import Role
+from tests.keys import ADMIN, holder
 from tests.keys import write as write_keys
 
 PATIENCE_S: Final = 40.0
@@ -62,8 +63,10 @@ async def until(condition: Callable[[], Awaitable[bool]], what: str = "") -> Non
 class RealCluster:
     """Use `real_cluster`. Daemons are `namenode`, `n1`, `n2`, ...; their directories have those names."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, tls: bool = False) -> None:
         self.directory = directory
+        self.tls = tls
+        self.admin = holder(Role.ADMIN, ADMIN.id.name, tls=tls)
         self.namenode_address = free_address()
         self.nameserver_address = free_address()
         self.client_config = directory / "client.toml"
@@ -79,7 +82,7 @@ class RealCluster:
 
     def configure_client(self, **options: Any) -> None:
         """Write client.toml."""
-        write_keys(self.directory)
+        write_keys(self.directory, tls=self.tls)
         self.client_config.write_text(render(ClientConfig(namenode=self.namenode_address, **options)))
 
     def configure_namenode(self, **options: Any) -> Path:
@@ -91,7 +94,7 @@ class RealCluster:
             **options,
         }
         path = self.directory / "namenode.toml"
-        write_keys(self.directory)
+        write_keys(self.directory, tls=self.tls)
         path.write_text(render(NameNodeConfig(listen=self.namenode_address, **options)))
         return path
 
@@ -106,7 +109,7 @@ class RealCluster:
             "reserve_bytes": 0,
         }
         path = self.directory / f"datanode-{name}.toml"
-        write_keys(self.directory, name)
+        write_keys(self.directory, name, tls=self.tls)
         path.write_text(render(DataNodeConfig(**{**known, **options})))
         return path
 
@@ -182,7 +185,7 @@ class RealCluster:
     # --- looking at it
 
     def client(self, **options: Any) -> AbstractAsyncContextManager[FileSystem]:
-        return open_filesystem(self.namenode_address, ADMIN, **options)
+        return open_filesystem(self.namenode_address, self.admin, **options)
 
     async def wait_until_up(self, *datanodes: str) -> None:
         """Return when the NameNode answers and all of `datanodes` are up, at this moment's processes."""
@@ -213,18 +216,20 @@ class RealCluster:
 
 @asynccontextmanager
 async def real_cluster(
-    directory: Path, *, datanodes: int = 3, datanode: dict[str, Any] | None = None, **namenode: Any
+    directory: Path, *, datanodes: int = 3, datanode: dict[str, Any] | None = None, tls: bool = False, **namenode: Any
 ) -> AsyncIterator[RealCluster]:
     """A NameNode and DataNodes n1, n2, ..., all up. Options are their configurations'."""
-    with dead_at_last(RealCluster(directory)) as cluster:
+    with dead_at_last(RealCluster(directory, tls=tls)) as cluster:
         await cluster.start_all(datanodes, datanode or {}, namenode)
         yield cluster
 
 
 @contextmanager
-def lasting_cluster(directory: Path, *, datanodes: int = 3, **namenode: Any) -> Iterator[RealCluster]:
+def lasting_cluster(
+    directory: Path, *, datanodes: int = 3, tls: bool = False, **namenode: Any
+) -> Iterator[RealCluster]:
     """As `real_cluster`, for a fixture that outlives a test and its event loop."""
-    with dead_at_last(RealCluster(directory)) as cluster:
+    with dead_at_last(RealCluster(directory, tls=tls)) as cluster:
         trio.run(cluster.start_all, datanodes, {}, namenode)
         yield cluster
 

@@ -31,11 +31,11 @@ SUSPECT_S, DEAD_S = 2.0, 5.0
 class Site:
     """A cluster with a host for each daemon, and one for its user."""
 
-    def __init__(self, network: Hosts, directory: Path) -> None:
+    def __init__(self, network: Hosts, directory: Path, *, tls: bool = False) -> None:
         self.network = network
         self.directory = directory
         self.datanodes = [name for name in network.names if name not in (NAMENODE, CLIENT)]
-        write_keys(directory, *self.datanodes)
+        write_keys(directory, *self.datanodes, tls=tls)
         namenode = f"{network.address(NAMENODE)}:{PORT}"
         self._write(
             NAMENODE,

@@ -22,7 +22,7 @@ SETUP = r"""
 mkdir -p /srv/dfs/a /srv/dfs/b /srv/dfs/c /mnt/away /mnt/fstab
 chown dfs: /srv/dfs/*
 cd /etc/dfs
-dfs key init
+dfs key init --tls    # the units must allow what it needs
 dfs key add mounts --keys cluster.keys --out client.key
 for node in a b c; do dfs key add $node --role node --keys cluster.keys; done
 chown dfs: cluster.keys [abc].key

@@ -43,6 +43,7 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print a JSO
     type=click.IntRange(1, limits.REPLICAS_MAX),
     help=f"Fewest copies on which data counts as written; {limits.MIN_REPLICAS_DEFAULT} for a new cluster.",
 )
+@click.option("--tls", is_flag=True, help="Encrypt all that travels: for a new cluster, which then stays so.")
 @click.option("--mount", "mountpoint", metavar="DIR", type=click.Path(path_type=Path), help="Mount the cluster there.")
 @_json_option
 def up(
@@ -50,6 +51,7 @@ def up(
     datanodes: int | None,
     replicas: int | None,
     min_replicas: int | None,
+    tls: bool,
     mountpoint: Path | None,
     as_json: bool,
 ) -> None:
@@ -59,7 +61,7 @@ def up(
     After that it starts what does not run. A daemon that ends is started again until `dfs down`.
     """
     layout = Layout(directory or config.local_cluster_dir())
-    made, started, cluster = _bring_up(layout, making.Wish(datanodes, replicas, min_replicas))
+    made, started, cluster = _bring_up(layout, making.Wish(datanodes, replicas, min_replicas, tls))
     if mountpoint is not None:
         _mount(layout, mountpoint.absolute())
     if as_json:

@@ -14,7 +14,6 @@ import click
 from dfs import config, errors, keys, limits
 from dfs.cli.local.layout import Layout, write_file
 from dfs.cli.local.ports import LOOPBACK, FreePorts
-from dfs.keys import Masters
 
 
 class Wish(NamedTuple):
@@ -23,6 +22,8 @@ class Wish(NamedTuple):
     datanodes: int | None = None
     replicas: int | None = None
     min_replicas: int | None = None
+    tls: bool = False
+    """False leaves it too: a cluster that was made with TLS stays so."""
 
 
 class Made(NamedTuple):
@@ -48,12 +49,13 @@ def make(layout: Layout, wish: Wish, ports: FreePorts) -> Made:
     known = config.load_namenode(layout.namenode)
     _refuse_change(layout, "replicas", known.replicas, wish.replicas)
     _refuse_change(layout, "min_replicas", known.min_replicas, wish.min_replicas)
+    _refuse_tls(layout, wish.tls)
     before = len(layout.datanode_numbers())
     _check_enough(wish.replicas, max(before, wish.datanodes or 0))
     for port in _ports_in(layout):
         ports.claim(port)
     added = _add_datanodes(layout, (wish.datanodes or before) - before, _namenode_of(layout), ports)
-    _have_keys(layout)
+    _have_keys(layout, tls=wish.tls)
     return read(layout)._replace(added=added)
 
 
@@ -82,12 +84,13 @@ def complete(wish: Wish) -> tuple[int, int, int]:
 
 def _make_new(layout: Layout, wish: Wish, ports: FreePorts) -> Made:
     datanodes, replicas, min_replicas = complete(wish)
+    _refuse_tls(layout, wish.tls)
     address = f"{LOOPBACK}:{ports.take(limits.NAMENODE_PORT)}"
     nameserver = f"{LOOPBACK}:{ports.take(limits.NAMESERVER_PORT)}"
     layout.logs.mkdir(exist_ok=True)
     _have_datanodes(layout, range(1, datanodes + 1), address, ports)
     write_file(layout.client, config.render(config.ClientConfig(namenode=address)))
-    _have_keys(layout)
+    _have_keys(layout, tls=wish.tls)
     (layout.directory / "namenode").mkdir(exist_ok=True)
     namenode = config.NameNodeConfig(
         state_dir=Path("namenode"), listen=address, nameserver=nameserver, replicas=replicas, min_replicas=min_replicas
@@ -114,18 +117,17 @@ def _have_datanodes(layout: Layout, numbers: range, namenode: str, ports: FreePo
         write_file(layout.datanode(number), config.render(datanode))
 
 
-def _have_keys(layout: Layout) -> None:
+def _have_keys(layout: Layout, *, tls: bool) -> None:
     """The master secrets, a key for each DataNode, and one for the owner of the cluster, who may do everything."""
     if not layout.keys.exists():
-        keys.save(layout.keys, keys.KeyFile(None, Masters.make()))
-    masters = keys.load_masters(layout.keys, keys.NAMENODE)
+        keys.save(layout.keys, keys.make_cluster(tls=tls))
+    cluster = keys.load_cluster(layout.keys)
     if not layout.client_key.exists():
-        keys.save(layout.client_key, keys.KeyFile(masters.issue(keys.Role.ADMIN, "local"), Masters({})))
+        keys.save(layout.client_key, cluster.issue(keys.Role.ADMIN, "local"))
     for number in layout.datanode_numbers():
         path = layout.directory / f"n{number}.key"
         if not path.exists():
-            node = keys.KeyFile(masters.issue(keys.Role.NODE, f"n{number}"), masters.of(keys.DATANODE))
-            keys.save(path, node)
+            keys.save(path, cluster.issue(keys.Role.NODE, f"n{number}"))
 
 
 def _ports_in(layout: Layout) -> list[int]:
@@ -140,6 +142,14 @@ def _ports_in(layout: Layout) -> list[int]:
 def _namenode_of(layout: Layout) -> str:
     """Where clients reach the NameNode: client.toml may say another name for it than the NameNode listens on."""
     return config.load_client(layout.client).namenode
+
+
+def _refuse_tls(layout: Layout, tls: bool) -> None:
+    """A cluster that was made without TLS does not begin to speak it."""
+    if tls and layout.keys.exists() and keys.load_cluster(layout.keys).tls is None:
+        raise errors.InvalidArgument(
+            f"the cluster in {layout.directory} was made without TLS: make another with `dfs up --tls --dir DIR`"
+        )
 
 
 def _refuse_change(layout: Layout, key: str, there: int, wished: int | None) -> None:
