@@ -9,11 +9,13 @@ keeps a list of secrets: they are derived from master secrets by what the key sa
 so a daemon that has a realm's `Masters` knows every key, and a key's name, role or claims cannot be changed. The
 NameNode has the masters of both realms (cluster.keys), a DataNode those of its own realm: who steals its file cannot
 speak for anybody else to the NameNode. Masters have generations: a new one may come while keys of the older count.
+How generations come and go is said in docs/architecture.md.
 
 A key file is TOML, readable by its owner only (root's also by its group):
 
+    cluster = "0123..."         # the id of the cluster; older files do not say it
     name = "alice"              # the key; absent in cluster.keys
-    role = "client"             # node, admin, client or reader
+    role = "client"             # node, admin, client, reader or join
     generation = 1
     [claims]                    # what narrows its rights; absent where nothing does
     subtree = "/photos"
@@ -29,6 +31,8 @@ A key file is TOML, readable by its owner only (root's also by its group):
     authority_key = "..."       # cluster.keys only: who has it can issue certificates
 
 Nothing but [tls] decides whether TLS is spoken: who has it never speaks plainly over TCP.
+
+A DataNode's file also has `revoked = [["client", "alice"], ...]`: holders of keys whom it refuses.
 """
 
 from __future__ import annotations
@@ -36,6 +40,7 @@ from __future__ import annotations
 import base64
 import binascii
 import enum
+import errno
 import hashlib
 import hmac
 import json
@@ -43,7 +48,6 @@ import os
 import re
 import secrets
 import stat
-import tempfile
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,8 +63,15 @@ SECRET_BYTES: Final = 32
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?")
 _GENERATION_MAX: Final = 2**31
 _KEY_ID_FIELDS: Final = 3
-CLAIMS: Final = frozenset({"subtree"})
-"""What a key may say of itself beyond its role and name. An unknown one is refused: it may narrow the key's rights."""
+_FIELDS: Final = frozenset({"cluster", "name", "role", "generation", "claims", "secret", "master", "revoked", "tls"})
+"""Of a key file."""
+_CLUSTER: Final = re.compile(r"[0-9a-f]{32}")
+CLAIMS: Final = frozenset({"subtree", "grants", "as", "expires", "nonce"})
+"""What a key may say of itself beyond its role and name. An unknown one is refused: it may narrow the key's rights.
+
+`subtree`: the directory that it is held to. Of a token (`dfs.tokens`): `grants` is the role that it may become, `as`
+the name (absent: the machine's), `expires` is in seconds since 1970, `nonce` makes it one of its kind.
+"""
 _CLAIM_MAX_BYTES: Final = 4096
 
 
@@ -73,6 +84,31 @@ class Role(enum.StrEnum):
     CLIENT = "client"
     """Reads and writes."""
     READER = "reader"
+    JOIN = "join"
+    """A token: it may become another key, once."""
+
+
+class Holder(NamedTuple):
+    """Who has keys: what is revoked and restored."""
+
+    role: Role
+    name: str
+
+    @classmethod
+    def from_wire(cls, value: object) -> Holder:
+        """Raises `InvalidArgument` for what names nobody."""
+        if isinstance(value, list | tuple) and len(value) == len(cls._fields):
+            return KeyId.from_wire([1, *value]).holder
+        raise errors.InvalidArgument("the holder of a key is named by [role, name]")
+
+    def __str__(self) -> str:
+        return f"{self.role} {self.name}"
+
+
+def digest(holders: frozenset[Holder]) -> str:
+    """What tells two lists of holders apart; empty for none."""
+    text = "\n".join(sorted(map(str, holders)))
+    return hashlib.sha256(text.encode()).hexdigest()[:16] if holders else ""
 
 
 class KeyId(NamedTuple):
@@ -85,6 +121,11 @@ class KeyId(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.role} {self.name}"
+
+    @property
+    def holder(self) -> Holder:
+        """Who has the key, whatever its generation and its claims."""
+        return Holder(self.role, self.name)
 
     @classmethod
     def from_wire(cls, value: object) -> KeyId:
@@ -142,6 +183,27 @@ class Masters:
         """Those of a new cluster."""
         return cls({realm: {1: secrets.token_bytes(SECRET_BYTES)} for realm in REALMS})
 
+    @property
+    def generations(self) -> tuple[int, ...]:
+        """Those of which keys count, oldest first; none where there are no masters."""
+        return tuple(sorted(set().union(*self._secrets.values())))
+
+    def with_next(self) -> Masters:
+        """These, and a new generation."""
+        new = self.generations[-1] + 1
+        return Masters(
+            {realm: {**known, new: secrets.token_bytes(SECRET_BYTES)} for realm, known in self._secrets.items()}
+        )
+
+    def without(self, generation: int) -> Masters:
+        """These, of which keys of one generation count no more."""
+        return Masters(
+            {
+                realm: {number: secret for number, secret in known.items() if number != generation}
+                for realm, known in self._secrets.items()
+            }
+        )
+
     def secret(self, realm: str, key: KeyId) -> bytes | None:
         """The secret of a key; None if its generation is not known."""
         master = self._secrets.get(realm, {}).get(key.generation)
@@ -151,14 +213,22 @@ class Masters:
         about = b"\0".join(str(part).encode() for part in parts)
         return hmac.digest(master, about + b"\x01", hashlib.sha256)
 
-    def issue(self, role: Role, name: str, claims: Mapping[str, str] | None = None) -> Key:
-        """A key of the newest generation. Raises `InvalidArgument` for a name or claims that cannot be."""
-        generation = max(self._secrets[NAMENODE])
+    def issue(
+        self, role: Role, name: str, claims: Mapping[str, str] | None = None, generation: int | None = None
+    ) -> Key:
+        """A key, of the newest generation unless told. Raises `InvalidArgument` for a name or claims that cannot be."""
+        generation = max(self._secrets[NAMENODE]) if generation is None else generation
         key = KeyId.from_wire([generation, role, name, claims or {}]) if _NAME.fullmatch(name) else None
         if key is None:
             raise errors.InvalidArgument(f"the name of a key is 1 to 64 of a-z, 0-9, '.', '_' and '-': {name!r}")
         found = {realm: self.secret(realm, key) for realm in REALMS}
         return Key(key, {realm: secret for realm, secret in found.items() if secret is not None})
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Masters) and self._secrets == other._secrets
+
+    def __hash__(self) -> int:
+        return hash(self.generations)
 
     def of(self, realm: str) -> Masters:
         """Those of one realm only."""
@@ -174,23 +244,28 @@ class Masters:
 class KeyFile(NamedTuple):
     """What one file holds: `key` is None in cluster.keys, `masters` is empty in a client's.
 
+    `cluster` is the cluster's id, None in a file of before there were ids in them. `revoked`: whom a DataNode refuses.
     `tls` is what its holder shows, in cluster.keys the NameNode; None in a cluster without TLS. `authority` is what
     cluster.keys issues certificates with.
     """
 
     key: Key | None
     masters: Masters
+    cluster: str | None = None
+    revoked: frozenset[Holder] = frozenset()
     tls: TlsIdentity | None = None
     authority: Authority | None = None
 
-    def issue(self, role: Role, name: str, claims: Mapping[str, str] | None = None) -> KeyFile:
+    def issue(
+        self, role: Role, name: str, claims: Mapping[str, str] | None = None, generation: int | None = None
+    ) -> KeyFile:
         """The file of a new holder, made from cluster.keys; with a certificate where the cluster has TLS.
 
         Raises `InvalidArgument` for a name or claims that cannot be.
         """
-        made = self.masters.issue(role, name, claims)
+        made = self.masters.issue(role, name, claims, generation)
         masters = self.masters.of(DATANODE) if role == Role.NODE else Masters({})
-        return KeyFile(made, masters).certified(self.authority)
+        return KeyFile(made, masters, self.cluster).certified(self.authority)
 
     def certified(self, authority: Authority | None, validity_s: float = limits.CERTIFICATE_VALIDITY_S) -> KeyFile:
         """The same with a new certificate; none where there is no authority."""
@@ -202,10 +277,11 @@ class KeyFile(NamedTuple):
 
 def make_cluster(*, tls: bool = False) -> KeyFile:
     """cluster.keys of a new cluster."""
+    made = KeyFile(None, Masters.make(), secrets.token_hex(16))
     if not tls:
-        return KeyFile(None, Masters.make())
+        return made
     authority = certificates.make_authority()
-    return KeyFile(None, Masters.make(), authority=authority).certified(authority)
+    return made._replace(authority=authority).certified(authority)
 
 
 def load(path: Path) -> KeyFile:
@@ -227,10 +303,14 @@ def load(path: Path) -> KeyFile:
 
 def load_key(path: Path) -> Key:
     """The key in a file, with its holder's certificate. Raises `ConfigError`."""
-    found = load(path)
-    if found.key is None:
+    return key_in(path, load(path))
+
+
+def key_in(path: Path, content: KeyFile) -> Key:
+    """The key in what was read from a file, with its holder's certificate. Raises `ConfigError`."""
+    if content.key is None:
         raise errors.ConfigError(f"{path}: has the cluster's master secrets, and no key: see `dfs key add --help`")
-    return found.key._replace(tls=found.tls)
+    return content.key._replace(tls=content.tls)
 
 
 def load_cluster(path: Path) -> KeyFile:
@@ -259,6 +339,14 @@ def load_node(path: Path, node: str) -> KeyFile:
     return found
 
 
+def parse(text: str) -> KeyFile:
+    """What `render` made a text of. Raises `ConfigError`."""
+    try:
+        return _parse(tomllib.loads(text))
+    except (ValueError, KeyError, TypeError, AttributeError, binascii.Error, errors.InvalidArgument) as error:
+        raise errors.ConfigError(f"this is no key file of dfs: {error}") from None
+
+
 def save(path: Path, content: KeyFile) -> None:
     """Write a new file, durably and readable by its owner only. Raises `Exists`: a key is never overwritten."""
     try:
@@ -268,30 +356,43 @@ def save(path: Path, content: KeyFile) -> None:
     _write(fd, path, content)
 
 
-def replace(path: Path, content: KeyFile) -> None:
-    """Put a file in the place of one that is there, with its owner and mode: whole, or not at all."""
-    before = path.stat()
-    fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    new = Path(name)
-    _write(fd, new, content)
-    try:
-        os.chown(new, before.st_uid, before.st_gid)
-        new.chmod(stat.S_IMODE(before.st_mode))
-        new.replace(path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
-
-
 def _write(fd: int, path: Path, content: KeyFile) -> None:
     try:
         with os.fdopen(fd, "w", encoding="utf-8") as file:
-            file.write(_render(content))
+            file.write(render(content))
             file.flush()
             os.fsync(file.fileno())
     except BaseException:
         path.unlink(missing_ok=True)
         raise
+
+
+def replace(path: Path, content: KeyFile) -> None:
+    """Put another content into a file that is there: durably, at once, and with its owner. Raises OSError."""
+    path = path.resolve()
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
+    save(new, content)
+    try:
+        if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
+            os.chown(new, status.st_uid, status.st_gid)
+        new.chmod(status.st_mode & 0o640)
+        new.replace(path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Have the names in a directory survive a power cut. Raises OSError."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _refuse_if_readable(path: Path, status: os.stat_result) -> None:
@@ -301,7 +402,7 @@ def _refuse_if_readable(path: Path, status: os.stat_result) -> None:
 
 
 def _parse(values: Mapping[str, Any]) -> KeyFile:
-    unknown = sorted(set(values) - {"name", "role", "generation", "claims", "secret", "master", "tls"})
+    unknown = sorted(set(values) - _FIELDS)
     if unknown:
         raise ValueError(f"{unknown[0]!r} is not known")
     masters = {
@@ -316,7 +417,11 @@ def _parse(values: Mapping[str, Any]) -> KeyFile:
         key = Key(about, {realm: _decode(values["secret"][realm]) for realm in REALMS})
     if key is None and not masters:
         raise ValueError("it has neither a key nor master secrets")
-    return KeyFile(key, Masters(masters), *_parse_tls(values.get("tls")))
+    cluster = values.get("cluster")
+    if cluster is not None and not (isinstance(cluster, str) and _CLUSTER.fullmatch(cluster)):
+        raise ValueError("the id of a cluster is 32 hexadecimal digits")
+    revoked = frozenset(map(Holder.from_wire, values.get("revoked", [])))
+    return KeyFile(key, Masters(masters), cluster, revoked, *_parse_tls(values.get("tls")))
 
 
 def _parse_tls(table: Mapping[str, str] | None) -> tuple[TlsIdentity | None, Authority | None]:
@@ -339,8 +444,13 @@ def _decode(text: str) -> bytes:
     return secret
 
 
-def _render(content: KeyFile) -> str:
+def render(content: KeyFile) -> str:
+    """The text of a file."""
     lines = ["# A key file of dfs. Who has it has the rights that it gives: keep it secret."]
+    if content.cluster is not None:
+        lines.append(f'cluster = "{content.cluster}"')
+    if content.revoked:
+        lines.append(f"revoked = {json.dumps(sorted(list(holder) for holder in content.revoked))}")
     if content.key is not None:
         about = content.key.id
         lines += [

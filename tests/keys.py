@@ -7,7 +7,8 @@ from pathlib import Path
 from dfs import keys
 from dfs.keys import Key, KeyFile, Role
 
-CLUSTER = keys.make_cluster(tls=True)
+CLUSTER = keys.make_cluster(tls=True)._replace(cluster=None)
+"""Of no id: each NameNode gets one by chance, as many clusters are made of these keys."""
 PLAIN = CLUSTER._replace(tls=None, authority=None)
 """The same without TLS."""
 MASTERS = CLUSTER.masters

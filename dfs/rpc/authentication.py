@@ -36,7 +36,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from dfs import errors, limits, login
-from dfs.keys import Key, KeyId, Masters
+from dfs.keys import Holder, Key, KeyId, Masters
 
 _NONCE_BYTES: Final = login.NONCE_BYTES
 _TIME_MAX_S: Final = 2.0**53
@@ -71,15 +71,24 @@ def is_proved(greeting: Mapping[str, Any], owed: bytes) -> bool:
 
 
 class Gate:
-    """A server's side, for the keys of a realm. `clock` gives seconds since 1970, `object_id` is what it serves."""
+    """A server's side, for the keys of a realm. `clock` gives seconds since 1970, `object_id` is what it serves.
+
+    `masters` and `revoked` (holders whose keys are refused) may be exchanged while it serves: `admits` says of a key
+    that came in before whether it still would.
+    """
 
     def __init__(self, realm: str, object_id: str, masters: Masters, clock: Callable[[], float]) -> None:
         self.realm = realm
         self._object_id = object_id
         self._started_s = clock()
-        self._masters = masters
+        self.masters = masters
+        self.revoked: frozenset[Holder] = frozenset()
         self._clock = clock
         self._used: OrderedDict[str, float] = OrderedDict()  # nonces of stock logins, and until when they count
+
+    def admits(self, key: KeyId) -> bool:
+        """Whether a key that was proved before counts now."""
+        return key.generation in self.masters.generations and key.holder not in self.revoked
 
     def challenge(self) -> dict[str, Any]:
         return {"realm": self.realm, "nonce": secrets.token_bytes(_NONCE_BYTES)}
@@ -100,6 +109,7 @@ class Gate:
             proof, _mac(secret, _CLIENT, received, sent, binding)
         ):
             raise self._not_known(key)
+        self._refuse_revoked(key)
         return key, _mac(secret, _SERVER, received, sent, binding)
 
     def check_stock(self, said: object) -> KeyId:
@@ -125,6 +135,7 @@ class Gate:
         if len(self._used) >= limits.STOCK_LOGINS_MAX:
             raise errors.NotPermitted("too many logins in a short time: try again in a minute")
         self._used[nonce] = now_s + 2 * limits.STOCK_LOGIN_MAX_S
+        self._refuse_revoked(key)
         return key
 
     def _secret(self, wire: object) -> tuple[KeyId, bytes]:
@@ -134,12 +145,28 @@ class Gate:
             key = KeyId.from_wire(wire)
         except errors.InvalidArgument as error:
             raise errors.NotPermitted(error.message) from None
-        secret = self._masters.secret(self.realm, key)
+        secret = self.masters.secret(self.realm, key)
         if secret is None:
             raise self._not_known(key)
         return key, secret
 
+    def _refuse_revoked(self, key: KeyId) -> None:
+        """Only who proved that he has the key hears that it was revoked."""
+        if key.holder in self.revoked:
+            raise errors.NotPermitted(f"the key of {key} was revoked: `dfs key restore` allows it again")
+
     def _not_known(self, key: KeyId) -> errors.NotPermitted:
+        known = self.masters.generations
+        if known and key.generation < known[0]:
+            return errors.NotPermitted(
+                f"the key of {key} is of generation {key.generation}, which was retired: get a new one with `dfs join`"
+                " or `dfs key add`"
+            )
+        if known and key.generation > known[-1]:
+            return errors.NotPermitted(
+                f"the key of {key} is of generation {key.generation}, which is not known here (yet): the newest is"
+                f" {known[-1]}"
+            )
         return errors.NotPermitted(f"the key of {key} is not of this cluster")
 
 

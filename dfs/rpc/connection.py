@@ -119,6 +119,7 @@ class Connection:
         self._filling: Exchange | None = None  # whose buffer is being received into
         self._turn: trio.Semaphore | None = trio.Semaphore(1, max_value=1)  # None: calls need not take turns
         self._probing = False
+        self._ends_when_idle = False
 
     @property
     def idle(self) -> bool:
@@ -218,6 +219,16 @@ class Connection:
         if exchange.expired:
             await self._leave_while_receiving(exchange)
 
+    def close_when_idle(self) -> None:
+        """Close when no call is in work any more: now, if none is."""
+        self._ends_when_idle = True
+        self._close_if_done()
+
+    def _close_if_done(self) -> None:
+        if self._ends_when_idle and self.idle and not self.closed:
+            self.closed = True
+            self._nursery.start_soon(self.aclose, "a newer key is used")
+
     def expire(self, now: float) -> float:
         """Wake the calls whose deadline has come; returns the earliest of the others, infinity if none."""
         earliest = math.inf
@@ -266,6 +277,7 @@ class Connection:
     def _forget(self, exchange: Exchange) -> None:
         if self._pending.pop(exchange.seq, None) is not None:
             self._pass_turn()
+            self._close_if_done()
 
     def _pass_turn(self) -> None:
         if self._turn is not None:
@@ -335,14 +347,14 @@ class Connection:
         if exchange is None:
             raise errors.ProtocolViolation(f"{self.address} answered call {message.seq}, which was not made")
         self._pass_turn()
-        if exchange.abandoned or exchange.done:
-            return
-        if exchange.error is None:
-            try:
-                _take_result(exchange, message)
-            except errors.DfsError as error:
-                exchange.error = error
-        exchange.finish()
+        if not exchange.abandoned and not exchange.done:
+            if exchange.error is None:
+                try:
+                    _take_result(exchange, message)
+                except errors.DfsError as error:
+                    exchange.error = error
+            exchange.finish()
+        self._close_if_done()
 
     # --- is it still there? ---------------------------------------------------------------------------------
 

@@ -59,6 +59,8 @@ class Pool:
         self.handshake = dict(handshake or {})
         """Sent with each new connection; may be changed while the pool is in use."""
         self._key = key
+        self._leaving: set[Connection] = set()
+        """Made with a key of before: they end when the last of their calls has."""
         self._connections_max = connections_max
         self._connections: dict[str, Connection] = {}
         self._attempts: dict[str, _Attempt] = {}
@@ -67,6 +69,19 @@ class Pool:
         self._alarm = trio.CancelScope()
         self._made = 0
         self._calls = 0
+
+    @property
+    def key(self) -> Key | None:
+        """The key that new connections are made with."""
+        return self._key
+
+    def change_key(self, key: Key) -> None:
+        """Have all calls from now on go over connections made with another key; those under way end as they began."""
+        self._key = key
+        leaving, self._connections = self._connections, {}
+        for connection in leaving.values():
+            self._leaving.add(connection)
+            connection.close_when_idle()
 
     async def __aenter__(self) -> Self:
         self._nursery = await self._nursery_manager.__aenter__()
@@ -148,8 +163,10 @@ class Pool:
         """
         connection = self._connections.get(address)
         with trio.CancelScope(deadline=exchange.deadline):
-            if connection is None or connection.closed:
-                connection = await self._connect(address)
+            for _ in range(2):  # the first may have been closed for a newer key before we had it
+                if connection is None or connection.closed:
+                    connection = await self._connect(address)
+            assert connection is not None
             if rest is None:
                 if connection.takes_turns:
                     await connection.acquire_turn()
@@ -166,7 +183,8 @@ class Pool:
             with self._alarm:
                 await trio.sleep_forever()
             now = trio.current_time()
-            earliest = min((connection.expire(now) for connection in self._connections.values()), default=math.inf)
+            connections = [*self._connections.values(), *self._leaving]
+            earliest = min((connection.expire(now) for connection in connections), default=math.inf)
             self._alarm = trio.CancelScope(deadline=earliest)
 
     def statistics(self) -> PoolStatistics:
@@ -220,17 +238,29 @@ class Pool:
         try:
             await connection.run()
         finally:
+            self._leaving.discard(connection)
             if self._connections.get(address) is connection:
                 del self._connections[address]
 
     async def _make(self, address: str) -> Connection:
+        """A connection made with the present key, also where that changed meanwhile."""
+        while True:
+            key = self._key
+            connection = await self._greeted(address, key)
+            if self._key is key:
+                self._connections[address] = connection
+                self._made += 1
+                return connection
+            await connection.aclose("a newer key is used")
+
+    async def _greeted(self, address: str, key: Key | None) -> Connection:
         assert self._nursery is not None
         self._make_room()
         stream = await self._network.connect(address, limits.CONNECT_TIMEOUT_S)
         connection = Connection(address, stream, self._nursery)
         try:
             with trio.move_on_after(limits.HANDSHAKE_TIMEOUT_S) as scope:
-                await connection.greet(self.handshake, self._key)
+                await connection.greet(self.handshake, key)
             if scope.cancelled_caught:
                 raise errors.Unreachable(
                     f"{address} did not greet within {limits.HANDSHAKE_TIMEOUT_S:g} s: is it a dfs daemon?"
@@ -239,8 +269,6 @@ class Pool:
             with trio.CancelScope(shield=True):
                 await connection.aclose("no greeting")
             raise
-        self._connections[address] = connection
-        self._made += 1
         return connection
 
     def _make_room(self) -> None:

@@ -152,6 +152,17 @@ class Server:
         for connection in self._connections:
             connection.cancel()
 
+    def peers(self) -> list[Peer]:
+        """Who is connected and has greeted."""
+        return [connection.peer for connection in self._connections if connection not in self._strangers]
+
+    def close_connections(self, of: Callable[[Peer], bool]) -> int:
+        """Close, at once, the connections of those peers for whom `of` says so; how many."""
+        found = [connection for connection in self._connections if of(connection.peer)]
+        for connection in found:
+            connection.cancel()
+        return len(found)
+
     def statistics(self) -> ServerStatistics:
         return ServerStatistics(
             connections=len(self._connections),

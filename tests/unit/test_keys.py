@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dfs import errors, keys
-from dfs.keys import Key, KeyFile, KeyId, Masters, Role
+from dfs.keys import Holder, Key, KeyFile, KeyId, Masters, Role
 
 
 @pytest.fixture
@@ -133,3 +133,49 @@ def test_secrets_are_not_shown(masters: Masters) -> None:
     key: Key = masters.issue(Role.ADMIN, "boss")
     shown = f"{key!r} {key.id} {masters!r}"
     assert "boss" in shown and not any(repr(secret)[2:-1] in shown for secret in key.secrets.values())
+
+
+def test_generations_come_and_go(masters: Masters) -> None:
+    both = masters.with_next()
+    assert (masters.generations, both.generations, both.without(1).generations) == ((1,), (1, 2), (2,))
+    old, new = masters.issue(Role.CLIENT, "a"), both.issue(Role.CLIENT, "a")
+    assert both.issue(Role.CLIENT, "a", generation=1) == old
+    assert new.id.generation == 2 and not set(new.secrets.values()) & set(old.secrets.values())
+    assert both.without(1).secret(keys.NAMENODE, old.id) is None
+    assert both.of(keys.DATANODE).generations == (1, 2)
+
+
+def test_a_file_says_its_cluster_and_whom_it_refuses(tmp_path: Path, masters: Masters) -> None:
+    revoked = frozenset({Holder(Role.CLIENT, "alice"), Holder(Role.NODE, "n2")})
+    content = KeyFile(masters.issue(Role.NODE, "n1"), masters.of(keys.DATANODE), "0" * 32, revoked)
+    keys.save(tmp_path / "key", content)
+    assert keys.load(tmp_path / "key") == content == keys.parse(keys.render(content))
+    for bad in (
+        'cluster = "x"\n',
+        "cluster = 1\n",
+        'revoked = ["alice"]\n',
+        'revoked = [["root", "a"]]\n',
+        "later = 1\n",
+    ):
+        with pytest.raises(errors.ConfigError, match="no key file"):
+            keys.parse(bad + keys.render(content._replace(cluster=None, revoked=frozenset())))
+
+
+def test_a_new_cluster_has_an_id_of_its_own() -> None:
+    assert keys.make_cluster().cluster != keys.make_cluster().cluster
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(
+    tmp_path: Path, masters: Masters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "key"
+    keys.save(path, KeyFile(None, masters))
+    before = path.read_bytes()
+
+    def fail(*_: object) -> None:
+        raise OSError("no space")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        keys.replace(path, KeyFile(None, masters.with_next()))
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

@@ -67,3 +67,38 @@ def test_logins_are_bounded(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> No
         server.check_stock(stock_login(KEY, N1, clock.now_s))
     clock.now_s += 2 * limits.STOCK_LOGIN_MAX_S + 1
     server.check_stock(stock_login(KEY, N1, clock.now_s))
+
+
+# --- generations and revoked keys -------------------------------------------------------------------------
+
+
+def test_a_gate_accepts_the_generations_that_it_has_at_the_moment(clock: Clock) -> None:
+    server = gate(N1, clock)
+    new = MASTERS.with_next()
+    newer = new.issue(Role.CLIENT, "c")
+    with pytest.raises(errors.NotPermitted, match="not known here"):
+        server.check_stock(stock_login(newer, N1, clock.now_s))
+    server.masters = new
+    for key in (KEY, newer):
+        assert server.check_stock(stock_login(key, N1, clock.now_s)) == key.id
+        assert server.admits(key.id)
+    server.masters = new.without(1)
+    assert server.check_stock(stock_login(newer, N1, clock.now_s)) == newer.id
+    assert not server.admits(KEY.id)
+    with pytest.raises(errors.NotPermitted, match="which was retired"):
+        server.check_stock(stock_login(KEY, N1, clock.now_s))
+
+
+def test_a_revoked_key_is_refused_in_every_generation_and_told_so_only_with_a_proof(clock: Clock) -> None:
+    server = gate(N1, clock)
+    server.masters = MASTERS.with_next()
+    server.revoked = frozenset({KEY.id.holder})
+    for key in (KEY, server.masters.issue(Role.CLIENT, "c", {"subtree": "/a"})):
+        assert not server.admits(key.id)
+        with pytest.raises(errors.NotPermitted, match="was revoked"):
+            server.check_stock(stock_login(key, N1, clock.now_s))
+    forged = Masters.make().issue(Role.CLIENT, "c")
+    with pytest.raises(errors.NotPermitted, match="not of this cluster"):
+        server.check_stock(stock_login(forged, N1, clock.now_s))
+    for other in (MASTERS.issue(Role.READER, "c"), MASTERS.issue(Role.CLIENT, "d")):
+        assert server.check_stock(stock_login(other, N1, clock.now_s)) == other.id

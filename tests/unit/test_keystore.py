@@ -1,0 +1,77 @@
+"""Key files that change while a program runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dfs import errors, keys
+from dfs.keys import Holder, KeyFile, Masters, Role
+from dfs.keystore import KeyStore
+
+OLD = Masters.make()
+BOTH = OLD.with_next()
+
+
+def file_of(masters: Masters) -> KeyFile:
+    return KeyFile(masters.issue(Role.NODE, "n1"), masters.of(keys.DATANODE), "0" * 32)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    keys.save(tmp_path / "n1.key", file_of(OLD))
+    return tmp_path / "n1.key"
+
+
+def test_a_newer_key_takes_the_place_of_the_old_one(path: Path) -> None:
+    store = KeyStore(path)
+    new = file_of(BOTH)._replace(revoked=frozenset({Holder(Role.CLIENT, "alice")}), cluster=None)
+    store.keep(new)
+    assert keys.load(path) == new._replace(cluster="0" * 32)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert list(path.parent.iterdir()) == [path]
+    assert store.look() is None, "what we wrote is no news"
+
+
+def test_the_owner_and_a_link_stay(path: Path, tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        os.chown(path, 1234, 1235)
+    path.chmod(0o400)
+    link = tmp_path / "link.key"
+    link.symlink_to(path)
+    before = path.stat()
+    KeyStore(link).keep(file_of(BOTH))
+    after = path.stat()
+    assert (after.st_uid, after.st_gid, after.st_mode) == (before.st_uid, before.st_gid, before.st_mode)
+    assert link.is_symlink() and keys.load_key(path).id.generation == 2
+
+
+def test_what_somebody_else_changed_is_seen_once(path: Path) -> None:
+    store = KeyStore(path)
+    assert store.look() is None
+    keys.replace(path, file_of(BOTH))
+    assert store.look() == file_of(BOTH)
+    assert store.look() is None
+
+
+def test_a_file_that_is_gone_is_no_news_and_a_broken_one_is_an_error(path: Path) -> None:
+    store = KeyStore(path)
+    content = path.read_bytes()
+    path.unlink()
+    assert store.look() is None
+    path.touch(0o600)
+    with pytest.raises(errors.ConfigError):
+        store.look()
+    path.write_bytes(content)
+    assert store.look() is not None
+
+
+def test_a_key_that_cannot_be_kept_is_told_with_what_to_do(path: Path) -> None:
+    store = KeyStore(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(errors.ConfigError, match="replace the file before the old key is retired"):
+        store.keep(file_of(BOTH))
+    assert store.key.id.generation == 2, "the program goes on with it"
