@@ -368,11 +368,26 @@ def _toml(value: Any) -> str:
 
 def example(kind: str) -> str:
     """A file of this kind with every key, its meaning and its default. Raises KeyError for no kind of ours."""
+    return _with_comments(kind, {})
+
+
+def commented(config: NameNodeConfig | DataNodeConfig | ClientConfig) -> str:
+    """A file with every key and its meaning, and with the values of `config` that are not defaults."""
+    kind = next(kind for kind, cls in KINDS.items() if isinstance(config, cls))
+    fields = dataclasses.fields(config)
+    return _with_comments(
+        kind, {field.name: value for field in fields if (value := getattr(config, field.name)) != field.default}
+    )
+
+
+def _with_comments(kind: str, values: Mapping[str, Any]) -> str:
     lines = [f"# Configuration of a dfs {kind}. Keys that are commented out show their defaults."]
     for field in dataclasses.fields(KINDS[kind]):
         lines += ["", *(f"# {line}" for line in str(field.metadata["doc"]).splitlines())]
         hint = str(field.metadata["example"])
-        if field.default is dataclasses.MISSING:
+        if field.name in values:
+            lines.append(f"{field.name} = {_toml(values[field.name])}")
+        elif field.default is dataclasses.MISSING:
             lines.append(f"{field.name} = {hint if hint.startswith('[') else _toml(hint)}")
         else:
             default = field.default if not hint else hint.strip('"')

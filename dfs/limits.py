@@ -79,6 +79,13 @@ COMMAND_QUEUE_MAX = 16_384  # waiting for the writer: more are refused as busy
 READDIR_MAX_ENTRIES = 4096  # one page
 ACCESSES_MAX = 1024  # access times in one command; a mount that has read so much sends them
 EXTENTS_MAX = 8192  # extents in one commit, and in one page of a read
+KEYS_LOOK_PERIOD_S = 2.0  # between two looks of the NameNode at cluster.keys, and at who has confirmed a generation
+KEY_GENERATIONS_MAX = 8  # of master secrets at a time: the old ones are to be retired
+KEY_HOLDERS_MAX = 20_000  # holders of keys that the NameNode remembers to have seen: more than it has sessions
+REVOKED_MAX = 1024  # holders whose keys are refused; they travel in one heartbeat: some 70 KB
+SEALED_MAX_BYTES = 64 * KIB  # one sealed text: a key file, with room for certificates
+JOIN_TIMEOUT_S = 30.0  # `dfs join` waits so long for the NameNode
+TOKEN_EXPIRES_MAX_S = 30 * 24 * 3600.0  # used tokens are remembered until they expire
 SESSIONS_MAX = 10_000
 SESSION_TIMEOUT_S = 30.0  # silence that ends a session
 EVENTS_WAIT_S = 10.0  # how long the NameNode holds the event call open
@@ -157,6 +164,9 @@ NAMENODE_WAIT_S = 60.0  # how long an operation waits for a NameNode that is awa
 FIRST_CONTACT_TIMEOUT_S = 5.0  # a command line says so when no NameNode answers within this
 RETRY_DELAY_FIRST_S = 0.05
 RETRY_DELAY_MAX_S = 2.0
+KEY_RETIRE_WAIT_S = 10.0  # `dfs key retire` waits so long for those who are about to renew their keys
+
+SERVICE_START_TIMEOUT_S = 60.0  # `dfs join` waits so long for systemd to have the DataNode registered
 
 # --- daemons and whoever started them -------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import trio
 from dfs import errors, tasks
 from dfs.config import find_client_config, find_key_file
 from dfs.daemon import keep_freed_memory
-from dfs.keys import Key, load_key
+from dfs.keystore import KeyStore
 from dfs.systemd import notify
 from dfs.telemetry import configure_logs
 from mount.options import Options, parse
@@ -35,14 +35,14 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _settings(arguments: argparse.Namespace) -> tuple[str, Key, Options]:
+def _settings(arguments: argparse.Namespace) -> tuple[str, KeyStore, Options]:
     options = parse(arguments.options)
     if arguments.namenode:
-        return arguments.namenode, load_key(find_key_file(options.key)), options
+        return arguments.namenode, KeyStore(find_key_file(options.key)), options
     config = find_client_config(arguments.config)
     if options.wait_s is None:
         options = dataclasses.replace(options, wait_s=config.namenode_wait_s)
-    return config.namenode, load_key(options.key or config.key), options
+    return config.namenode, KeyStore(options.key or config.key), options
 
 
 def main() -> int:
@@ -61,9 +61,9 @@ def main() -> int:
         notify(READY="1", STATUS=f"mounted at {arguments.mountpoint}")
 
     try:
-        namenode, key, options = _settings(arguments)
+        namenode, store, options = _settings(arguments)
         mountpoint = arguments.mountpoint.absolute()
-        trio.run(run_mount, namenode, key, arguments.subtree, mountpoint, options, ready)
+        trio.run(run_mount, namenode, store, arguments.subtree, mountpoint, options, ready)
     except BaseException as error:
         first = tasks.leaves(error)[0]
         if isinstance(first, KeyboardInterrupt):

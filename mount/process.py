@@ -21,7 +21,7 @@ from dfs.client.accesses import record_accesses
 from dfs.client.filesystem import FileSystem, open_filesystem
 from dfs.client.openinode import open_inodes
 from dfs.client.paths import show
-from dfs.keys import Key
+from dfs.keystore import KeyStore
 from dfs.mountpoint import is_mounted, prepare, unmount
 from dfs.systemd import keep_watchdog
 from dfs.types import Attr
@@ -35,15 +35,15 @@ _TASKS_MAX: Final = 40
 
 
 async def run_mount(
-    namenode: str, key: Key, subtree: str, mountpoint: Path, options: Options, ready: Callable[[], None]
+    namenode: str, store: KeyStore, subtree: str, mountpoint: Path, options: Options, ready: Callable[[], None]
 ) -> None:
-    """Serve the directory `subtree` of the cluster at `mountpoint` until it is unmounted.
+    """Serve the directory `subtree` of the cluster at `mountpoint` until it is unmounted, with the key in a file.
 
     Raises `Unreachable` (no NameNode), `NotFound` or `NotADirectory` (`subtree`), and what `prepare` raises.
     """
     prepare(mountpoint)
     async with (
-        open_filesystem(namenode, key, wait_s=options.wait_s) as fs,
+        open_filesystem(namenode, store.key, wait_s=options.wait_s, keep=store.keep) as fs,
         record_accesses(fs) as accesses,
         open_inodes(fs) as inodes,
     ):

@@ -8,6 +8,7 @@ an error about one of its paths collects them in a `Report`, whose `status` it r
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import signal
 import sys
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     import trio
 
     from dfs.client import FileSystem
+    from dfs.keys import KeyFile
+    from dfs.keystore import KeyStore
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -143,15 +146,18 @@ async def _run(config: ClientConfig, body: Body) -> int:
 
     from dfs import tasks
     from dfs.client import open_filesystem
-    from dfs.keys import load_key
+    from dfs.keystore import KeyStore
 
+    store = KeyStore(config.key)
     received: list[int] = []
     status: int | None = None
     done = False
     async with tasks.open_nursery() as nursery:
         scopes = [nursery.cancel_scope]
         await nursery.start(_watch_signals, scopes, received)
-        async with open_filesystem(config.namenode, load_key(config.key), wait_s=config.namenode_wait_s) as fs:
+        async with open_filesystem(
+            config.namenode, store.key, wait_s=config.namenode_wait_s, keep=functools.partial(_keep, store)
+        ) as fs:
             with trio.CancelScope() as scope:  # the client outlives the body: it takes back what was half done
                 scopes.append(scope)
                 status = await body(fs)
@@ -161,6 +167,14 @@ async def _run(config: ClientConfig, body: Body) -> int:
     if received and not done:
         raise Interrupted(received[0])
     return status or 0
+
+
+def _keep(store: KeyStore, new: KeyFile) -> None:
+    """Keep a newer key, or say what to do: without it the command goes on, but not the one after the retirement."""
+    try:
+        store.keep(new)
+    except errors.ConfigError as error:
+        complain(error.message)
 
 
 async def _watch_signals(

@@ -28,7 +28,7 @@ from dfs import config, errors, limits, tasks
 from dfs.client.file import File
 from dfs.client.filesystem import FileSystem, open_filesystem
 from dfs.client.paths import Path, show
-from dfs.keys import Key, load_key
+from dfs.keystore import KeyStore
 from dfs.types import Attr, ChunkPlace, DirEntry, NodeView, Statfs
 
 T = TypeVar("T")
@@ -39,9 +39,9 @@ _BUFFER_BYTES = 1 * limits.MIB
 class _Loop:
     """A trio loop in a thread, with one client in it, from `start` to `stop`."""
 
-    def __init__(self, namenode: str, key: Key, wait_s: float | None) -> None:
+    def __init__(self, namenode: str, store: KeyStore, wait_s: float | None) -> None:
         self._namenode = namenode
-        self._key = key
+        self._store = store
         self._wait_s = wait_s
         self._ready = threading.Event()
         self._opened: outcome.Maybe[tuple[FileSystem, trio.lowlevel.TrioToken]] | None = None
@@ -66,7 +66,7 @@ class _Loop:
 
     async def _main(self) -> None:
         self._stop = trio.Event()
-        async with open_filesystem(self._namenode, self._key, wait_s=self._wait_s) as fs:
+        async with open_filesystem(self._namenode, self._store.key, wait_s=self._wait_s, keep=self._store.keep) as fs:
             self._opened = outcome.Value((fs, trio.lowlevel.current_trio_token()))
             self._ready.set()
             await self._stop.wait()  # as long as the caller keeps the connection
@@ -197,8 +197,8 @@ class _FileSink:
 class BlockingFileSystem:
     """A connection to a cluster for synchronous code: made by `connect`, ended by `close` or `with`."""
 
-    def __init__(self, namenode: str, key: Key, wait_s: float | None = None) -> None:
-        self._loop = _Loop(namenode, key, wait_s)
+    def __init__(self, namenode: str, store: KeyStore, wait_s: float | None = None) -> None:
+        self._loop = _Loop(namenode, store, wait_s)
         self._fs = self._loop.start()
 
     def __enter__(self) -> BlockingFileSystem:
@@ -382,5 +382,5 @@ def connect(
     configuration names. Raises `ConfigError` where there is none, `Unreachable` where nothing answers, `Refused` with a
     key of another cluster.
     """
-    found = load_key(config.find_key_file(key))
-    return BlockingFileSystem(namenode or config.find_client_config().namenode, found, wait_s)
+    store = KeyStore(config.find_key_file(key))
+    return BlockingFileSystem(namenode or config.find_client_config().namenode, store, wait_s)

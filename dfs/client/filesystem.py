@@ -32,7 +32,7 @@ from dfs.client.paths import Path, Paths, Place, show
 from dfs.client.reader import Reader
 from dfs.client.session import Session, open_session
 from dfs.client.writer import ChunkWriter
-from dfs.keys import Key
+from dfs.keys import Key, KeyFile
 from dfs.rpc import Network, Pool, SocketNetwork
 from dfs.runtime import RealRuntime, Runtime
 from dfs.types import Attr, ChunkPlace, DirEntry, NodeId, NodeView, Statfs
@@ -422,16 +422,18 @@ async def open_filesystem(
     wait_s: float | None = None,
     network: Network | None = None,
     runtime: Runtime | None = None,
+    keep: Callable[[KeyFile], None] | None = None,
 ) -> AsyncIterator[FileSystem]:
     """A client of the cluster whose NameNode is at `namenode` (`host:port`), with the rights of a key; it speaks TLS if
     the key's holder has a certificate.
 
-    `wait_s`: how long operations wait for a NameNode that is away. Raises `Unreachable` when none answers
-    within `limits.FIRST_CONTACT_TIMEOUT_S`, `Refused` when the key is not of the cluster.
+    `keep` keeps the file of a newer key, when there is one: see `dfs.keystore.KeyStore.keep`. `wait_s`: how long
+    operations wait for a NameNode that is away. Raises `Unreachable` when none answers within
+    `limits.FIRST_CONTACT_TIMEOUT_S`, `Refused` when the key is not of the cluster.
     """
     async with Pool(network or SocketNetwork(key.tls), key=key) as pool:
         wait_s = limits.NAMENODE_WAIT_S if wait_s is None else wait_s
-        async with open_session(namenode, pool, runtime or RealRuntime(), wait_s) as session:
+        async with open_session(namenode, pool, runtime or RealRuntime(), wait_s, keep) as session:
             fs = FileSystem(session)
             session.spawn(fs.chunks.seal_idle)
             yield fs

@@ -24,7 +24,8 @@ from typing import Any
 import structlog
 import trio
 
-from dfs import errors, limits, tasks
+from dfs import errors, keys, limits, tasks
+from dfs.keys import KeyFile
 from dfs.rpc import Pool
 from dfs.runtime import Runtime
 from dfs.types import SessionId
@@ -69,6 +70,9 @@ class Session:
         """Called when DataNodes came, moved or fell silent."""
         self.on_new_session: Callable[[], None] | None = None
         """Called after a session was lost and a new one opened: chunks of the old one are no longer ours."""
+        self.keep: Callable[[KeyFile], None] | None = None
+        """Keeps the file of a renewed key, in a thread; raises `ConfigError` if it cannot."""
+        self._generation = 0  # of the keys that the NameNode issues
         self._nursery = nursery
         self._opening = trio.Lock()
         self._next_seq = 1
@@ -210,11 +214,34 @@ class Session:
             with trio.fail_after(timeout_s):
                 self.cluster = await self.query("cluster")
             self.pool.handshake["cluster"] = self.cluster["cluster"]  # of no other may anybody answer us
+            self._generation = self.cluster.get("key_generation", 0)
+            with trio.move_on_after(timeout_s):
+                await self._renew_key()
         except (trio.TooSlowError, errors.RpcError) as error:  # what answers may be something else altogether
             reason = "it does not answer" if isinstance(error, trio.TooSlowError) else str(error)
             raise errors.Unreachable(f"no NameNode at {self.address}: {reason}") from None
         finally:
             self.wait_s = wait_s
+
+    async def _renew_key(self) -> None:
+        """Have a key of the generation in use, if ours is older. What fails is logged: the older one counts still."""
+        key = self.pool.key
+        if key is None or key.id.generation >= self._generation:
+            return
+        from dfs import sealing  # with its cryptography: needed once in the life of a key
+
+        receiver = sealing.Receiver()
+        try:
+            sealed = await self._call("renew", receiver.public)
+            found = keys.parse(receiver.open(sealed, key.secrets[keys.NAMENODE], "renew"))
+            if found.key is None or found.key.id._replace(generation=key.id.generation) != key.id:
+                raise errors.ProtocolViolation("the NameNode renewed another key than ours: ours is kept")
+            self.pool.change_key(found.key._replace(tls=key.tls))
+            log.info("the key was renewed", generation=found.key.id.generation)
+            if self.keep is not None:
+                await self.runtime.run_blocking(self.keep, found)
+        except errors.DfsError as error:
+            log.warning("the key could not be renewed", key=str(key.id), error=error.message)
 
     async def ensure(self) -> SessionId:
         """The current session, opened now if there is none."""
@@ -241,10 +268,13 @@ class Session:
         while self.session == session:
             try:
                 timeout_s = limits.EVENTS_WAIT_S + limits.CALL_TIMEOUT_S
-                for number, kind, _payload in await self._call("events", session, after, timeout_s=timeout_s):
+                for number, kind, payload in await self._call("events", session, after, timeout_s=timeout_s):
                     after = max(after, number)
                     if kind == "nodes" and self.on_nodes_changed:
                         self.on_nodes_changed()
+                    if kind == "keys":
+                        self._generation = payload
+                await self._renew_key()
             except errors.SessionExpired:
                 if self.session == session:
                     self.session = None
@@ -266,11 +296,19 @@ class Session:
 
 @asynccontextmanager
 async def open_session(
-    address: str, pool: Pool, runtime: Runtime, wait_s: float = limits.NAMENODE_WAIT_S
+    address: str,
+    pool: Pool,
+    runtime: Runtime,
+    wait_s: float = limits.NAMENODE_WAIT_S,
+    keep: Callable[[KeyFile], None] | None = None,
 ) -> AsyncIterator[Session]:
-    """Make contact with the NameNode at `address`; on leaving, end the session and its tasks."""
+    """Make contact with the NameNode at `address`; on leaving, end the session and its tasks.
+
+    `keep` is given the file of a newer key, when the NameNode issues them.
+    """
     async with tasks.open_nursery() as nursery:
         session = Session(pool, runtime, nursery, address, wait_s)
+        session.keep = keep
         await session.start()
         try:
             yield session

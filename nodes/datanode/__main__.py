@@ -10,6 +10,7 @@ from pathlib import Path
 from dfs import certificates, errors, keys
 from dfs.config import load_datanode
 from dfs.daemon import Health, run_daemon
+from dfs.keystore import KeyStore
 from dfs.rpc import SocketNetwork
 from dfs.runtime import RealRuntime
 from nodes.datanode.daemon import run_datanode
@@ -23,11 +24,20 @@ def main() -> int:
         key_file = keys.load_node(config.key, config.node)
         certificates.refuse_expired(key_file.tls)
         network = SocketNetwork(key_file.tls)
+        store = KeyStore(config.key)
     except errors.DfsError as error:
         print(f"dfs datanode: {error}", file=sys.stderr)
         return 1
     health = Health()
-    serve = functools.partial(run_datanode, config, key_file, network=network, runtime=RealRuntime(), health=health)
+    serve = functools.partial(
+        run_datanode,
+        config,
+        key_file,
+        network=network,
+        runtime=RealRuntime(),
+        keep=store.keep,
+        health=health,
+    )
     return run_daemon(serve, name="datanode", log_level=config.log_level, health=health, node=config.node)
 
 

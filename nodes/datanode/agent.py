@@ -30,6 +30,7 @@ from dfs.runtime import Runtime
 from dfs.types import ChunkId, ClusterId, NodeId
 from nodes.datanode.bandwidth import TokenBucket
 from nodes.datanode.copier import copy
+from nodes.datanode.keyring import Keyring
 from nodes.datanode.restraint import PATH, Restraint, save
 from nodes.datanode.users import Turns, Users
 from nodes.datanode.volumes import Volumes
@@ -58,8 +59,11 @@ class Agent:
         bandwidth: TokenBucket,
         users: Users,
         restraint: Restraint,
+        keyring: Keyring | None = None,
     ) -> None:
+        """`keyring` is absent where the DataNode serves without keys."""
         self._config = config
+        self._keyring = keyring
         self._runtime = runtime
         self._volumes = volumes
         self._pool = pool
@@ -97,16 +101,26 @@ class Agent:
             "cluster": self._volumes.cluster,
             "directories": self._volumes.directory_ids(),
             "last_chunk": self._volumes.last_chunk(),
+            **self._known_keys(),
         }
-        cluster = ClusterId((await self._call("register", info))["cluster"])
+        answer = await self._call("register", info)
+        cluster = ClusterId(answer["cluster"])
         await self._runtime.run_blocking(self._volumes.join, cluster)
         if info["directories"] != self._volumes.directory_ids():  # some are new, and have ids only now
             info |= {"cluster": cluster, "directories": self._volumes.directory_ids()}
             await self._call("register", info)
         self._pool.handshake["cluster"] = cluster
+        await self._follow_keys(answer)
         self.is_registered = True
         self._report_due.set()
         log.info("registered", namenode=self._config.namenode, cluster=cluster)
+
+    def _known_keys(self) -> dict[str, Any]:
+        return self._keyring.report() if self._keyring is not None else {}
+
+    async def _follow_keys(self, answer: Mapping[str, Any]) -> None:
+        if self._keyring is not None and "keys" in answer:
+            await self._keyring.follow(answer["keys"], self._call)
 
     async def farewell(self) -> None:
         """Tell the NameNode that this node stops in order: it waits with making copies elsewhere."""
@@ -162,6 +176,7 @@ class Agent:
         self._note_failed_directories()
         self._bandwidth.rate_bytes_per_s = answer.get("copy_bytes_per_s")
         await self._accept(answer, nursery, workers)
+        await self._follow_keys(answer)
 
     def _condition(self) -> dict[str, Any]:
         """How this node is, as heartbeats say it."""
@@ -174,6 +189,7 @@ class Agent:
             "load": self._server.statistics().calls_in_work,
             "directories": [[volume.name, volume.failed, volume.full] for volume in volumes],
         }
+        condition |= self._known_keys()
         held = self._restraint.report()
         return condition | {"held": held} if held else condition
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
 import trio
 
-from dfs import keys, limits, tasks
+from dfs import errors, keys, limits, tasks
 from dfs.config import DataNodeConfig
 from dfs.daemon import Condition, Health
-from dfs.keys import KeyFile, Masters
+from dfs.keys import KeyFile
 from dfs.rpc import Gate, Network, Pool, Server
 from dfs.runtime import Runtime
 from dfs.types import NodeId
@@ -21,6 +21,7 @@ from nodes.datanode.agent import Agent
 from nodes.datanode.authorization import authorize
 from nodes.datanode.bandwidth import TokenBucket
 from nodes.datanode.disk import Disk, RealDisk
+from nodes.datanode.keyring import Keyring
 from nodes.datanode.restraint import Restraint, load
 from nodes.datanode.scrub import Scrub
 from nodes.datanode.service import DataNode
@@ -39,12 +40,14 @@ async def run_datanode(
     network: Network,
     runtime: Runtime,
     disks: Sequence[Disk] | None = None,
+    keep: Callable[[KeyFile], None] | None = None,
     health: Health | None = None,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled; starts with the address. When cancelled, calls in work are finished and all is synced.
 
-    `key_file` has the node's key, and the masters of the DataNodes' realm. `disks` stand in for the directories that
+    `key_file` has the node's key, and the masters of the DataNodes' realm; `keep` puts another in its place when the
+    NameNode has newer ones. `disks` stand in for the directories that
     `config` names. `health` says from then on whether it is registered. When cancelled it tells the NameNode that it
     means to come back.
 
@@ -60,16 +63,27 @@ async def run_datanode(
     )
     await runtime.run_blocking(volumes.open)
     try:
+        _check_cluster(config, key_file, volumes)
         async with Pool(network, key=key_file.key) as pool, tasks.open_nursery() as nursery:
-            await _serve(config, key_file.masters, volumes, network, pool, runtime, nursery, health, task_status)
+            await _serve(config, key_file, keep, volumes, network, pool, runtime, nursery, health, task_status)
     finally:
         with trio.CancelScope(shield=True):  # bounded by the disks: what was accepted is not given up
             await volumes.close()
 
 
+def _check_cluster(config: DataNodeConfig, key_file: KeyFile, volumes: Volumes) -> None:
+    """Raises `WrongCluster` when the key and the directories are of different clusters."""
+    if key_file.cluster is not None and volumes.cluster not in (None, key_file.cluster):
+        raise errors.WrongCluster(
+            f"{config.key} is a key of cluster {key_file.cluster}, and the directories belong to cluster"
+            f" {volumes.cluster}: configure the key, or the directories, of the other"
+        )
+
+
 async def _serve(
     config: DataNodeConfig,
-    masters: Masters,
+    key_file: KeyFile,
+    keep: Callable[[KeyFile], None] | None,
     volumes: Volumes,
     network: Network,
     pool: Pool,
@@ -83,11 +97,12 @@ async def _serve(
     users = Users()
     scrub = Scrub(volumes, restraint, runtime, users, config.scrub_period_s, config.scrub_bandwidth)
     service = DataNode(NodeId(config.node), volumes, bandwidth, users, scrub)
-    gate = Gate(keys.DATANODE, f"dfs.datanode.{config.node}", masters, lambda: runtime.now_ns() / 1e9)
+    gate = Gate(keys.DATANODE, f"dfs.datanode.{config.node}", key_file.masters, lambda: runtime.now_ns() / 1e9)
     server = Server(network, greet=service.greet, gate=gate, authorize=authorize)
     server.register(service, f"dfs.datanode.{config.node}")
+    keyring = Keyring(key_file, gate, pool, server, runtime, keep)
     address = await nursery.start(server.serve, config.listen)
-    agent = Agent(config, volumes, pool, server, runtime, address, bandwidth, users, restraint)
+    agent = Agent(config, volumes, pool, server, runtime, address, bandwidth, users, restraint, keyring)
     service.decide = agent.decide
     nursery.start_soon(_flush, volumes)
     nursery.start_soon(_probe, volumes)

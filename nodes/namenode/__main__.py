@@ -10,6 +10,7 @@ from pathlib import Path
 from dfs import certificates, errors, keys
 from dfs.config import load_namenode
 from dfs.daemon import Health, run_daemon
+from dfs.keystore import KeyStore
 from dfs.rpc import SocketNetwork
 from dfs.runtime import RealRuntime
 from nodes.namenode.daemon import run_namenode
@@ -20,6 +21,7 @@ def main() -> int:
     parser.add_argument("--config", type=Path, required=True, metavar="FILE")
     try:
         config = load_namenode(parser.parse_args().config)
+        store = KeyStore(config.keys)
         cluster = keys.load_cluster(config.keys)
         certificates.refuse_expired(cluster.tls)
         network = SocketNetwork(cluster.tls)
@@ -30,10 +32,11 @@ def main() -> int:
     serve = functools.partial(
         run_namenode,
         config,
-        cluster.masters,
+        cluster,
         network=network,
         nameserver_network=SocketNetwork(),
         runtime=RealRuntime(),
+        reload=store.look,
         health=health,
     )
     return run_daemon(serve, name="namenode", log_level=config.log_level, health=health)

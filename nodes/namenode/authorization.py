@@ -17,6 +17,7 @@ _ALL: Final = frozenset({Role.ADMIN, Role.CLIENT, Role.READER})
 _WRITERS: Final = frozenset({Role.ADMIN, Role.CLIENT})
 _ADMINS: Final = frozenset({Role.ADMIN})
 _NODES: Final = frozenset({Role.NODE})
+_TOKENS: Final = frozenset({Role.JOIN})
 
 METHODS: Final[Mapping[str, frozenset[Role]]] = {
     **dict.fromkeys(("cluster", "lookup", "getattr", "walk", "parent", "readdir", "readlink"), _ALL),
@@ -26,8 +27,13 @@ METHODS: Final[Mapping[str, frozenset[Role]]] = {
     **dict.fromkeys(("chunks", "check", "check_inodes", "check_chunks", "check_totals"), _ADMINS),
     **dict.fromkeys(("plan_drain", "drain", "undrain", "remove_node", "plan_balance", "balance"), _ADMINS),
     **dict.fromkeys(("register", "heartbeat", "farewell", "report_chunks"), _NODES),
+    **dict.fromkeys(("key_status", "revoke_key", "restore_key"), _ADMINS),
+    "renew": _ALL | _NODES,
+    "join": _TOKENS,
 }
 _NAMES_ITS_NODE: Final = frozenset({"heartbeat", "farewell", "report_chunks"})
+_OF_ITSELF: Final = frozenset({"renew"})
+"""Methods of nodes that have no other subject than the key which the connection proved."""
 READERS_VERBS: Final = frozenset({"hold", "release", "accessed"})
 """Commands of readers: what is open, and that it was read."""
 ADMINS_VERBS: Final = frozenset(
@@ -46,7 +52,7 @@ def authorize(peer: Peer, method: str, args: Sequence[Any]) -> None:
         raise errors.NotPermitted(f"the key of {key} does not allow {method!r} at the NameNode")
     if method == "apply" and key.role != Role.ADMIN:
         _check_verbs(key, args)
-    if key.role == Role.NODE:
+    if key.role == Role.NODE and method not in _OF_ITSELF:
         _check_node(key.name, method, args)
 
 

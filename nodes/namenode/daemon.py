@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import structlog
 import trio
@@ -10,12 +11,13 @@ import trio
 from dfs import keys, tasks
 from dfs.config import NameNodeConfig
 from dfs.daemon import Condition, Health
-from dfs.keys import Masters
+from dfs.keys import KeyFile
 from dfs.rpc import NAME_SERVER_OBJECT, Gate, NameServerClient, NameServerObject, Network, Pool, Server
 from dfs.runtime import Runtime
 from dfs.types import NodeState, SessionId
 from nodes.namenode import collector
 from nodes.namenode.authorization import authorize
+from nodes.namenode.issuing import Issuing
 from nodes.namenode.membership import Membership
 from nodes.namenode.names import NameServer
 from nodes.namenode.queries import Queries
@@ -32,42 +34,48 @@ _GRACEFUL_S = 5.0
 
 async def run_namenode(
     config: NameNodeConfig,
-    masters: Masters,
+    cluster: KeyFile,
     *,
     network: Network,
     nameserver_network: Network | None = None,
     runtime: Runtime,
+    reload: Callable[[], KeyFile | None] | None = None,
     health: Health | None = None,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve who has a key made from `masters`, until cancelled; starts with the address. What is under way when
-    cancelled is finished first.
+    """Serve who has a key made from `cluster`, what cluster.keys holds, until cancelled; starts with the address.
+
+    What is under way when cancelled is finished first.
 
     `nameserver_network`: where Pyro5's name server is served or, if it is somebody else's, asked, where `network` asks
-    for more than stock tools have: TLS.
-    `health` says how it is from then on.
+    for more than stock tools have: TLS. `reload` gives what cluster.keys holds, when that has changed. `health` says
+    how it is from then on.
 
-    Raises `ConfigError`, `DirectoryInUse`, `FormatUnknown` or `Unreachable` (the address cannot be had).
+    Raises `ConfigError`, `DirectoryInUse`, `FormatUnknown`, `WrongCluster`, or `Unreachable` (the address cannot be
+    had).
     """
-    store = open_store(config.state_dir, runtime.random)
+    store = open_store(config.state_dir, runtime.random, cluster.cluster)
     try:
         nameserver_network = nameserver_network or network
         async with Pool(nameserver_network) as pool, tasks.open_nursery() as nursery:
             name_server = Server(nameserver_network)
-            await _serve(config, masters, store, network, name_server, pool, runtime, nursery, health, task_status)
+            await _serve(
+                config, cluster, store, network, name_server, pool, runtime, nursery, reload, health, task_status
+            )
     finally:
         store.close()
 
 
 async def _serve(
     config: NameNodeConfig,
-    masters: Masters,
+    cluster: KeyFile,
     store: Store,
     network: Network,
     name_server: Server,
     pool: Pool,
     runtime: Runtime,
     nursery: trio.Nursery,
+    reload: Callable[[], KeyFile | None] | None,
     health: Health | None,
     task_status: trio.TaskStatus[str],
 ) -> None:
@@ -84,9 +92,11 @@ async def _serve(
         sessions.add(session)
     replication = Replication(store, writer, members, runtime.random, config)
     names, own_names = _name_server(config, pool)
-    service = NameNode(config, store, writer, queries, members, sessions, replication, names, runtime)
-    gate = Gate(keys.NAMENODE, OBJECT, masters, lambda: runtime.now_ns() / 1e9)
+    gate = Gate(keys.NAMENODE, OBJECT, cluster.masters, lambda: runtime.now_ns() / 1e9)
+    issuing = Issuing(gate, store, writer, members, sessions, runtime, cluster.authority, reload)
+    service = NameNode(config, store, writer, queries, members, sessions, replication, names, runtime, issuing)
     server = Server(network, greet=service.greet, gate=gate, authorize=authorize)
+    issuing.attach(server)
     server.register(service, OBJECT)
     nursery.start_soon(writer.run)
     await writer.decide(
@@ -100,6 +110,7 @@ async def _serve(
     nursery.start_soon(members.watch)
     nursery.start_soon(_announce_nodes, members, sessions)
     nursery.start_soon(sessions.reap)
+    nursery.start_soon(issuing.run)
     nursery.start_soon(replication.run)
     nursery.start_soon(collector.run, writer, max(0.1, min(10.0, config.garbage_grace_s / 4)))
     if own_names is not None:

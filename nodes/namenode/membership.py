@@ -151,11 +151,16 @@ class Membership:
         self._members[member.node] = member
         self._tell()
 
-    def heard(self, node: Any, report: Mapping[str, Any]) -> Member:
-        """A heartbeat. Raises `NotFound`: it is to register first."""
+    def registered(self, node: Any) -> Member:
+        """Raises `NotFound`: it is to register first."""
         member = self._members.get(NodeId(arguments.text(node, "a node")))
         if member is None or not member.is_registered:
             raise errors.NotFound(f"the NameNode does not know DataNode {node} yet: it has to register")
+        return member
+
+    def heard(self, node: Any, report: Mapping[str, Any]) -> Member:
+        """A heartbeat. Raises `NotFound`: it is to register first."""
+        member = self.registered(node)
         member.capacity_bytes = arguments.integer(report.get("capacity_bytes"), "a capacity")
         member.free_bytes = arguments.integer(report.get("free_bytes"), "free space")
         member.chunks = arguments.integer(report.get("chunks"), "a number of chunks")

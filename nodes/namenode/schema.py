@@ -19,12 +19,13 @@ from __future__ import annotations
 
 from typing import Final
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Of these tables. A database of a newer format is refused, one of an older format is brought up to this one."""
 
 TABLES: Final = """
 CREATE TABLE setting (
     -- cluster (its id), format, replicas and min_replicas (the defaults that commands see),
+    -- key_generation (of the keys that are issued; absent: the oldest that there is),
     -- mended_*: the log index at which a counter was last set right.
     name TEXT PRIMARY KEY,
     value NOT NULL
@@ -167,12 +168,31 @@ CREATE TABLE hold (
     PRIMARY KEY (ino, session)
 ) WITHOUT ROWID;
 CREATE INDEX hold_by_session ON hold (session, ino);
+
+CREATE TABLE token_used (
+    -- Tokens that became keys; forgotten when they expire, for then they are refused anyway.
+    nonce TEXT PRIMARY KEY,
+    expires_ns INTEGER NOT NULL,
+    receiver BLOB NOT NULL        -- a digest of for whom, and under which name: he may ask again
+) WITHOUT ROWID;
+
+CREATE TABLE revoked (
+    -- Holders whose keys are refused.
+    role TEXT NOT NULL,
+    name TEXT NOT NULL,
+    PRIMARY KEY (role, name)
+) WITHOUT ROWID;
 """
 
 MIGRATIONS: Final = {
     1: (
         "ALTER TABLE node ADD COLUMN draining INTEGER NOT NULL DEFAULT 0",
         "CREATE TABLE removed (directory TEXT PRIMARY KEY, node TEXT NOT NULL) WITHOUT ROWID",
+    ),
+    2: (
+        "CREATE TABLE token_used (nonce TEXT PRIMARY KEY, expires_ns INTEGER NOT NULL, receiver BLOB NOT NULL)"
+        " WITHOUT ROWID",
+        "CREATE TABLE revoked (role TEXT NOT NULL, name TEXT NOT NULL, PRIMARY KEY (role, name)) WITHOUT ROWID",
     ),
 }
 """What makes a database of each older format one of the next."""

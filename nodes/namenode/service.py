@@ -17,13 +17,15 @@ import trio
 import dfs
 from dfs import errors, limits, tasks
 from dfs.config import NameNodeConfig
+from dfs.keys import KeyId
 from dfs.placement import candidates, choose_nodes
-from dfs.rpc import Peer, expose
+from dfs.rpc import Call, Peer, expose, takes_call
 from dfs.runtime import Runtime
 from dfs.types import Attr, ChunkId, NodeId, NodeState, SessionId, Statfs
 from nodes.namenode import arguments, commands, reconcile
 from nodes.namenode.check import Checker
 from nodes.namenode.explain import Explainer
+from nodes.namenode.issuing import Issuing
 from nodes.namenode.membership import Membership
 from nodes.namenode.names import NameServer
 from nodes.namenode.operations import Operations
@@ -58,6 +60,7 @@ class NameNode:
         replication: Replication,
         names: NameServer,
         runtime: Runtime,
+        issuing: Issuing,
     ) -> None:
         self._config = config
         self._store = store
@@ -67,6 +70,7 @@ class NameNode:
         self._sessions = sessions
         self._replication = replication
         self._operations = Operations(config, store, writer, queries, members, replication, names, runtime)
+        self._issuing = issuing
         self._doubts = reconcile.Doubts()
         self._names = names
         self._runtime = runtime
@@ -74,8 +78,9 @@ class NameNode:
         self._explainer = Explainer(self._checker, members, replication, runtime)
         self.address = ""
 
-    def greet(self, _peer: Peer, handshake: object) -> dict[str, Any] | None:
+    def greet(self, peer: Peer, handshake: object) -> dict[str, Any] | None:
         """Every connection's first message. Raises `WrongCluster` for who looks for another cluster."""
+        self._issuing.note(peer)
         if isinstance(handshake, Mapping) and len(handshake) <= _HANDSHAKE_MAX:
             wanted = handshake.get("cluster")
             if wanted is not None and wanted != self._store.cluster:
@@ -94,6 +99,7 @@ class NameNode:
             "min_replicas": self._config.min_copies(self._config.replicas),
             "chunk_bytes": limits.CHUNK_MAX_BYTES,
             "session_timeout_s": self._config.session_timeout_s,
+            "key_generation": self._issuing.in_use,
         }
 
     @expose
@@ -179,13 +185,14 @@ class NameNode:
     # --- sessions ---------------------------------------------------------------------------------------
 
     @expose
-    async def open_session(self, info: Any) -> dict[str, Any]:
+    @takes_call
+    async def open_session(self, call: Call, info: Any) -> dict[str, Any]:
         if not isinstance(info, Mapping):
             raise errors.InvalidArgument("a session is opened with a map")
         name, host = arguments.text(info.get("name"), "a name"), arguments.text(info.get("host"), "a host")
         self._sessions.check_room()
         session = SessionId(await self._writer.decide("open_session", name, host))
-        self._sessions.add(session)
+        self._sessions.add(session, call.peer.key.holder if call.peer.key else None)
         return {"session": session, "timeout_s": self._config.session_timeout_s}
 
     @expose
@@ -248,6 +255,33 @@ class NameNode:
             full = ", ".join(view.node for view in up if view not in able)
             raise errors.NoSpace(f"no space on DataNodes {full}: delete files or add DataNodes")
         return choose_nodes(able, copies, self._runtime.random, near_host=near_host)
+
+    # --- keys -------------------------------------------------------------------------------------------
+
+    @expose
+    @takes_call
+    def renew(self, call: Call, public: Any) -> bytes:
+        """The caller's key in the generation in use, as a key file that is sealed for him: see `dfs.sealing`."""
+        return self._issuing.renew(_key_of(call), public)
+
+    @expose
+    @takes_call
+    async def join(self, call: Call, request: Any) -> bytes:
+        """A token becomes a key: its file, sealed. Raises `NotPermitted`, `InvalidArgument`, `Exists`."""
+        return await self._issuing.join(_key_of(call), request)
+
+    @expose
+    def key_status(self) -> dict[str, Any]:
+        return self._issuing.status()
+
+    @expose
+    @takes_call
+    async def revoke_key(self, call: Call, holder: Any) -> int:
+        return await self._issuing.revoke(_key_of(call), holder)
+
+    @expose
+    async def restore_key(self, holder: Any) -> None:
+        await self._issuing.restore(holder)
 
     # --- totals -----------------------------------------------------------------------------------------
 
@@ -336,14 +370,17 @@ class NameNode:
         self._members.enter(member)
         await self._names.register(f"dfs.datanode.{member.node}", member.address)
         log.info("datanode registered", node=member.node, address=member.address)
-        return {"cluster": self._store.cluster}
+        return {"cluster": self._store.cluster, "keys": self._issuing.told(info)}
 
     @expose
     async def heartbeat(self, node: Any, report: Any) -> dict[str, Any]:
         """How a DataNode is, what it has done, and what it is to do. Raises `NotFound`: register first."""
         if not isinstance(report, Mapping):
             raise errors.InvalidArgument("a heartbeat's report is a map")
-        member = self._members.heard(node, report)
+        name = self._members.registered(node).node
+        if not self._issuing.confirm(name, report):
+            raise errors.NotFound(f"DataNode {name} does not accept the keys that clients have: it has to register")
+        member = self._members.heard(name, report)
         await self._note_done(member.node, arguments.array(report.get("done", []), "what is done", 65_536))
         failed = []
         for number, code, message in arguments.array(report.get("failed", []), "what failed", 65_536):
@@ -361,6 +398,7 @@ class NameNode:
         answer: dict[str, Any] = {
             "cluster": self._store.cluster,
             "log_index": self._store.counters()["log_index"],
+            "keys": self._issuing.told(report),
             "orders": self._orders(member.node),
         }
         if self._config.copy_bandwidth:
@@ -443,3 +481,10 @@ class NameNode:
             )
             await self._skip(found.unknown)
         return low if in_doubt else high + 1
+
+
+def _key_of(call: Call) -> KeyId:
+    """The key that the caller has proved. Raises `NotPermitted` if there is none."""
+    if call.peer.key is None:
+        raise errors.NotPermitted("nobody is served without a key")
+    return call.peer.key

@@ -17,6 +17,7 @@ import structlog
 import trio
 
 from dfs import errors, limits
+from dfs.keys import Holder
 from dfs.types import SessionId
 from nodes.namenode import arguments
 
@@ -29,9 +30,10 @@ _EVENTS_KEPT: Final = 256
 class _Listener:
     """One session. `events` are (number, kind, payload), numbers growing; `arrived` is set when one is added."""
 
-    __slots__ = ("arrived", "events", "heard_at", "last")
+    __slots__ = ("arrived", "events", "heard_at", "holder", "last")
 
-    def __init__(self) -> None:
+    def __init__(self, holder: Holder | None) -> None:
+        self.holder = holder
         self.heard_at = trio.current_time()
         self.events: deque[tuple[int, str, Any]] = deque(maxlen=_EVENTS_KEPT)
         self.last = 0
@@ -55,8 +57,13 @@ class Sessions:
         """All that are open, or whose end is under way."""
         return {*self._listeners, *self._ending}
 
-    def add(self, session: SessionId) -> None:
-        self._listeners[session] = _Listener()
+    def add(self, session: SessionId, holder: Holder | None = None) -> None:
+        """`holder`: of the key with which it was opened, None for a session of before the NameNode's start."""
+        self._listeners[session] = _Listener(holder)
+
+    def of(self, holder: Holder) -> list[SessionId]:
+        """Those that were opened with keys of `holder`, as far as is known."""
+        return [session for session, listener in self._listeners.items() if listener.holder == holder]
 
     def check_room(self) -> None:
         """Raises `Busy`."""

@@ -39,12 +39,12 @@ _PRAGMAS = (
 class Store:
     """Use `open_store`. `writing` belongs to the one writer, `reading` to the event loop, `checks` to the checker."""
 
-    def __init__(self, directory: Path, lock: int, chance: random.Random) -> None:
+    def __init__(self, directory: Path, lock: int, new_cluster: str) -> None:
         self.directory = directory
         self._lock = lock
         self.writing = _connect(directory / _NAME)
         if not self.writing.execute("SELECT 1 FROM sqlite_master WHERE name = 'setting'").fetchone():
-            _create(self.writing, chance)
+            _create(self.writing, new_cluster)
         _migrate(self.writing, directory)
         self.reads = _connect(directory / _NAME)
         self.checks = _connect(directory / _NAME)
@@ -104,10 +104,11 @@ class Store:
         os.close(self._lock)
 
 
-def open_store(directory: Path, chance: random.Random) -> Store:
-    """Open the database under `directory`, made new, with a cluster id by `chance`, if there is none.
+def open_store(directory: Path, chance: random.Random, cluster: str | None = None) -> Store:
+    """Open the database under `directory`, made new if there is none: of a cluster, None for an id by `chance`.
 
-    Raises `DirectoryInUse`, `FormatUnknown`, `DiskFailed`, or `ConfigError` for a directory that cannot be used.
+    Raises `DirectoryInUse`, `FormatUnknown`, `DiskFailed`, `WrongCluster` if it is another's than `cluster`, or
+    `ConfigError` for a directory that cannot be used.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -121,9 +122,18 @@ def open_store(directory: Path, chance: random.Random) -> Store:
         raise errors.DirectoryInUse(f"another NameNode runs on {directory}: stop it first") from None
     try:
         with _translated(directory):
-            return Store(directory, lock, chance)
+            store = Store(directory, lock, cluster or f"{chance.getrandbits(128):032x}")
+            if cluster not in (None, store.cluster):
+                store.close()
+                lock = -1
+                raise errors.WrongCluster(
+                    f"{directory} has the namespace of cluster {store.cluster}, and the keys are those of cluster"
+                    f" {cluster}: configure the state_dir that belongs to these keys, or the keys of this state_dir"
+                )
+            return store
     except BaseException:
-        os.close(lock)
+        if lock >= 0:
+            os.close(lock)
         raise
 
 
@@ -134,7 +144,7 @@ def _connect(path: Path) -> Database:
     return db
 
 
-def _create(db: Database, chance: random.Random) -> None:
+def _create(db: Database, cluster: str) -> None:
     db.execute("BEGIN IMMEDIATE")
     for statement in TABLES.split(";\n"):
         if statement.strip():
@@ -142,7 +152,7 @@ def _create(db: Database, chance: random.Random) -> None:
     db.executemany(
         "INSERT INTO setting VALUES (?, ?)",
         [
-            ("cluster", f"{chance.getrandbits(128):032x}"),
+            ("cluster", cluster),
             ("format", FORMAT),
             ("replicas", 1),
             ("min_replicas", 1),

@@ -18,7 +18,7 @@ import trio
 from dfs.config import DataNodeConfig, NameNodeConfig
 from nodes.datanode.daemon import run_datanode
 from nodes.namenode.daemon import run_namenode
-from tests.keys import MASTERS, node_file
+from tests.keys import PLAIN, node_file
 from tests.simulation import settings
 from tests.simulation.disk import MemoryDisk
 from tests.simulation.network import MemoryNetwork
@@ -80,7 +80,7 @@ class Cluster:
 
     async def _namenode(self, life: Life) -> None:
         config = NameNodeConfig(state_dir=self._directory, listen=ADDRESS, **settings.NAMENODE)
-        await run_namenode(config, MASTERS, network=life, runtime=life)
+        await run_namenode(config, PLAIN, network=life, runtime=life)
 
     async def _datanode(self, life: Life) -> None:
         process = self.processes[life.name]

@@ -38,11 +38,14 @@ from nodes.namenode.commands import (
     open_session,
     plan_punches,
     postpone_work,
+    redeem_token,
     register_node,
     release,
     remove_node,
     removexattr,
     rename,
+    restore_key,
+    revoke_key,
     rmdir,
     seal,
     set_draining,
@@ -52,6 +55,7 @@ from nodes.namenode.commands import (
     symlink,
     truncate,
     unlink,
+    use_generation,
 )
 
 CLIENT: Final[Mapping[str, Callable[..., Any]]] = {
@@ -102,6 +106,10 @@ OWN: Final[Mapping[str, Callable[..., Any]]] = {
     "postpone_work": postpone_work.apply,
     "skip_chunks": skip_chunks.apply,
     "configure": configure.apply,
+    "redeem_token": redeem_token.apply,
+    "revoke_key": revoke_key.apply,
+    "restore_key": restore_key.apply,
+    "use_generation": use_generation.apply,
 }
 
 FREEING: Final = frozenset({"unlink", "rmdir", "truncate", "release", "seal", "removexattr"})

@@ -6,6 +6,7 @@ What the nodes hold is what the test's DataNodes made of the orders they got.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,9 +16,11 @@ import pytest
 import trio
 import trio.testing
 
-from dfs import errors, limits
+from dfs import errors, keys, limits
 from dfs.config import NameNodeConfig
+from dfs.rpc import Gate
 from dfs.types import ChunkId, NodeId, NodeState
+from nodes.namenode.issuing import Issuing
 from nodes.namenode.membership import Membership
 from nodes.namenode.names import NameServer
 from nodes.namenode.operations import Operations
@@ -27,6 +30,7 @@ from nodes.namenode.service import NameNode
 from nodes.namenode.sessions import Sessions
 from nodes.namenode.store import Store, open_store
 from nodes.namenode.writer import Writer
+from tests.keys import MASTERS
 from tests.simulation.disk import InlineRuntime
 from tests.unit.namenode.world import Namespace, namespace
 
@@ -46,6 +50,7 @@ class World:
         self.members.load(self.queries.nodes())
         self.replication = Replication(store, self.writer, self.members, random.Random(1), config)
         sessions = Sessions(config.session_timeout_s, self._end_session)
+        gate = Gate(keys.NAMENODE, "dfs.namenode", MASTERS, time.time)
         self.service = NameNode(
             config,
             store,
@@ -56,6 +61,7 @@ class World:
             self.replication,
             NameServer(),
             self.runtime,
+            Issuing(gate, store, self.writer, self.members, sessions, self.runtime),
         )
         self.operations = Operations(
             config, store, self.writer, self.queries, self.members, self.replication, NameServer(), self.runtime

@@ -57,6 +57,39 @@ def test_a_namespace_of_another_format_is_refused_and_left_alone(tmp_path: Path)
             open_store(tmp_path, random.Random())
 
 
+def test_a_namespace_of_the_format_before_is_brought_up(tmp_path: Path) -> None:
+    with namespace(tmp_path) as space:
+        tables = schema_of(space)
+        space.file(space.open_session())
+        for table in ("token_used", "revoked"):
+            space.damage(f"DROP TABLE {table}")
+        space.damage("UPDATE setting SET value = 2 WHERE name = 'format'")
+    with namespace(tmp_path) as space:
+        assert schema_of(space) == tables
+        assert len(space.queries.readdir(ROOT_INO, 0, 10)) == 1
+
+
+def schema_of(space: Namespace) -> list[tuple[str, ...]]:
+    """The columns of all tables."""
+    return sorted(
+        space.store.reads.execute(
+            "SELECT t.name, c.name, c.type, c.pk FROM sqlite_master t, pragma_table_info(t.name) c"
+            " WHERE t.type = 'table'"
+        )
+    )
+
+
+def test_a_namespace_is_of_the_cluster_whose_keys_made_it(tmp_path: Path) -> None:
+    ours, other = "a" * 32, "b" * 32
+    for wanted in (ours, ours, None):
+        store = open_store(tmp_path, random.Random(), wanted)
+        assert store.cluster == ours
+        store.close()
+    for _ in range(2):  # the refusal gives the lock back
+        with pytest.raises(errors.WrongCluster, match=f"keys are those of cluster {other}"):
+            open_store(tmp_path, random.Random(), other)
+
+
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "namespace.sqlite").write_bytes(b"not a database" * 1000)
     with pytest.raises(errors.DiskFailed, match="not a database"):

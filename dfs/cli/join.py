@@ -1,0 +1,216 @@
+"""`join`: tokens for new machines, and what these do with them.
+
+`dfs join token` is said on the NameNode's machine, `dfs join HOST --token T` on the new one.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from dfs import config, errors, keys, limits, tokens
+from dfs.cli import machine
+from dfs.cli.init import add_datanode, say
+from dfs.cli.keys import cluster_keys
+from dfs.cli.machine import Files
+from dfs.keys import Key, KeyFile, Role
+
+_MACHINE: Final = "HOST[:PORT]"
+"""The name of the command that a new machine says; what stands in its place is the command's argument."""
+_UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
+_DISK: Final = Path("/srv/dfs/disk1")
+_DIRECTORY: Final = click.Path(path_type=Path, file_okay=False)
+
+
+class _Join(click.Group):
+    """`dfs join token` is a command, and so is `dfs join HOST`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in ("--help", *self.commands):
+            args.insert(0, _MACHINE)
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_Join, short_help="Have a machine join the cluster, or make a token for one.")
+def join() -> None:
+    """Have machines join the cluster.
+
+    \b
+    dfs join token               on the NameNode's machine: prints the command for the new one
+    dfs join HOST --token T      on the new machine: makes it a DataNode or a client
+    """
+
+
+# --- the token ------------------------------------------------------------------------------------------
+
+
+def _seconds(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,9})([smhd])", value.strip())
+    seconds = int(match[1]) * _UNITS_S[match[2]] if match else 0
+    if not 0 < seconds <= limits.TOKEN_EXPIRES_MAX_S:
+        raise click.BadParameter(f"is a time like 30m, 1h or 2d, {limits.TOKEN_EXPIRES_MAX_S / 86400:g}d at most")
+    return seconds
+
+
+@join.command()
+@click.option(
+    "--role", type=click.Choice([str(role) for role in Role if role != Role.JOIN]), default="node", show_default=True
+)
+@click.option("--name", default="", help="Of the key; unless given, the new machine's name.")
+@click.option("--subtree", default="", help="Hold a client or a reader to this directory.")
+@click.option("--expires", callback=_seconds, default="1h", show_default=True, help="How long the token is good.")
+@click.option("--keys", "file", type=click.Path(path_type=Path), help="The cluster's cluster.keys.")
+@click.option("-q", "--quiet", is_flag=True, help="Print the token and nothing else.")
+def token(role: str, name: str, subtree: str, expires: int, file: Path | None, quiet: bool) -> None:
+    """Make a token, with which one machine may join, once."""
+    if subtree and role not in (Role.CLIENT, Role.READER):
+        raise click.UsageError(f"--subtree holds a client or a reader to a directory, not a key of role {role}")
+    if subtree and not subtree.startswith("/"):
+        raise click.UsageError(f"--subtree {subtree}: a directory of the cluster begins with /")
+    path, content = cluster_keys(file)
+    word = tokens.issue(content.masters, Role(role), name, subtree, int(time.time()) + expires, content.authority)
+    if quiet:
+        say(word)
+        return
+    say(f"Run this on the new machine, once, within {_in_words(expires)}:")
+    say("")
+    say(f"    dfs join {_namenode_near(path)} --token {word}")
+
+
+def _in_words(seconds: int) -> str:
+    unit = next(unit for unit in reversed(_UNITS_S) if seconds % _UNITS_S[unit] == 0)
+    return f"{seconds // _UNITS_S[unit]} {unit}"
+
+
+def _namenode_near(cluster_keys: Path) -> str:
+    """Where other machines reach the NameNode whose configuration is beside the keys."""
+    path = cluster_keys.with_name("namenode.toml")
+    if not path.exists():
+        return "HOST"
+    listen = config.load_namenode(path).listen
+    host, port = machine.own_host(listen), machine.port_of(listen)
+    return shlex.quote(host if port == limits.NAMENODE_PORT else f"{host}:{port}")
+
+
+# --- the new machine ------------------------------------------------------------------------------------
+
+
+@join.command(name=_MACHINE, hidden=True)
+@click.argument("namenode", metavar="")
+@click.option("--token", "word", required=True, metavar="T", help="What `dfs join token` printed.")
+@click.option("--dir", "directory", type=_DIRECTORY, default=machine.ETC, show_default=True, help="For the files.")
+@click.option(
+    "--data",
+    "disks",
+    type=_DIRECTORY,
+    multiple=True,
+    help=f"Of a DataNode: a directory for chunks, one for each disk; repeatable. {_DISK} unless given.",
+)
+@click.option("--name", default="", help="Of this machine in the cluster; its own name unless given.")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=limits.DATANODE_PORT, show_default=True, help="Of a DataNode."
+)
+@click.option("--no-start", is_flag=True, help="Do not start the DataNode.")
+def machine_joins(
+    namenode: str, word: str, directory: Path, disks: tuple[Path, ...], name: str, port: int, no_start: bool
+) -> None:
+    """Have this machine join the cluster whose NameNode is at HOST, with a token from there.
+
+    What the token is good for, a DataNode or a client, is written as configuration with comments and a key; a DataNode
+    is started where systemd has its unit.
+    """
+    found = tokens.parse(word)
+    grant = tokens.grant(found.id)
+    address = machine.with_port(namenode, limits.NAMENODE_PORT)
+    directory = directory.absolute()
+    wished = _wished_name(grant, name)
+    if grant.role == Role.NODE:
+        _join_as_node(address, found, wished, directory, disks or (_DISK,), port, no_start=no_start)
+    elif disks:
+        raise click.UsageError(f"--data is for DataNodes: the token is one for a {grant.role}")
+    else:
+        _join_as_client(address, found, wished, directory)
+
+
+def _wished_name(grant: tokens.Grant, name: str) -> str:
+    if grant.name and name not in ("", grant.name):
+        raise click.UsageError(f"the token is for {grant.name}, not for {name}: leave --name away")
+    return grant.name or name or machine.node_name()
+
+
+def _exchange(address: str, token: Key, name: str) -> KeyFile:
+    """The token becomes a key. Raises what stands against it."""
+    import trio
+
+    from dfs.client.joining import join as ask
+    from dfs.telemetry import configure_logs
+
+    configure_logs("error")
+    return trio.run(ask, address, token, name)
+
+
+def _join_as_node(
+    address: str, token: Key, name: str, directory: Path, disks: tuple[Path, ...], port: int, *, no_start: bool
+) -> None:
+    host = machine.address_towards(address)
+
+    def plan(content: KeyFile) -> Files:
+        files = Files(directory)
+        add_datanode(files, directory, content, address, host, disks, port)
+        return files
+
+    _carry_out(plan, address, token, name)
+    say(f"This machine is DataNode {name} of the cluster: see {directory / 'datanode.toml'}.")
+    if machine.is_loopback(host):
+        say(f"Other machines do not reach it at {host}: join with an address of the NameNode that they use as well.")
+    if no_start or not machine.has_units(directory):
+        say(f"Start it with `dfs datanode --config {directory / 'datanode.toml'}`.")
+        return
+    complaint = machine.start(["dfs-datanode.service"])
+    if complaint is not None:
+        raise errors.Busy(
+            f"it has joined, but could not be started: {complaint}: mend that, then `systemctl enable --now"
+            " dfs.target dfs-datanode`; no other token is needed"
+        )
+    say("It is started, and will be at each boot.")
+
+
+def _join_as_client(address: str, token: Key, name: str, directory: Path) -> None:
+    def plan(content: KeyFile) -> Files:
+        files = Files(directory)
+        files.add_key(directory / "client.key", content, is_daemons=False)
+        files.add(directory / "client.toml", config.commented(config.ClientConfig(namenode=address)))
+        return files
+
+    _carry_out(plan, address, token, name)
+    say(f"This machine is {tokens.grant(token.id).role} {name} of the cluster: see {directory / 'client.toml'}.")
+    option = "" if directory == machine.ETC else f" --config {directory / 'client.toml'}"
+    say(f"Try `dfs ls{option} /`, or `dfs mount{option} /mnt/dfs`.")
+
+
+def _carry_out(plan: Any, address: str, token: Key, name: str) -> None:
+    """Have the directories, then the key, then the files: what can fail here fails before the token is used up."""
+    grant = tokens.grant(token.id)
+    nothing = KeyFile(Key(keys.KeyId(1, grant.role, name), dict.fromkeys(keys.REALMS, bytes(32))), keys.Masters({}))
+    files = plan(nothing)
+    files.refuse_existing()
+    files.make_directories()
+    try:
+        content = _exchange(address, token, name)
+    except BaseException:
+        files.take_back()
+        raise
+    final = plan(content)
+    try:
+        final.write()
+    except OSError as error:
+        files.take_back()
+        raise errors.ConfigError(
+            f"the key could not be written, and the token is used up: {error}: mend that, and make another token with"
+            " `dfs join token`"
+        ) from None
