@@ -101,6 +101,10 @@ class Holder(NamedTuple):
             return KeyId.from_wire([1, *value]).holder
         raise errors.InvalidArgument("the holder of a key is named by [role, name]")
 
+    def has(self, identity: str) -> bool:
+        """Whether a key of this `identity` is his."""
+        return identity.split(" ", 2)[:2] == [self.role, self.name]
+
     def __str__(self) -> str:
         return f"{self.role} {self.name}"
 
@@ -139,7 +143,10 @@ class KeyId(NamedTuple):
                 and role in set(Role)
             )
             if is_sound and isinstance(name, str) and _NAME.fullmatch(name):
-                return cls(generation, Role(role), name, _sound_claims(more[0] if more else {}))
+                claims = _sound_claims(more[0] if more else {})
+                if claims and role not in (Role.CLIENT, Role.READER, Role.JOIN):
+                    raise errors.InvalidArgument("only keys of clients and readers can be narrowed by claims")
+                return cls(generation, Role(role), name, claims)
         raise errors.InvalidArgument("a key is named by [generation, role, name, claims]")
 
     def to_wire(self) -> list[Any]:
@@ -149,6 +156,11 @@ class KeyId(NamedTuple):
     def claim(self, name: str) -> str | None:
         """The value of a claim, None if the key does not make it."""
         return dict(self.claims).get(name)
+
+    @property
+    def identity(self) -> str:
+        """Whose key it is and for what, whatever its generation: no two keys with other rights have the same."""
+        return f"{self.role} {self.name} {json.dumps(dict(self.claims))}" if self.claims else f"{self.role} {self.name}"
 
 
 def _sound_claims(value: object) -> tuple[tuple[str, str], ...]:

@@ -88,8 +88,8 @@ async def _serve(
         return bool(await writer.decide("end_session", session))
 
     sessions = Sessions(config.session_timeout_s, end_session)
-    for session in queries.sessions():
-        sessions.add(session)
+    for session, holder in queries.sessions():
+        sessions.add(session, holder)
     replication = Replication(store, writer, members, runtime.random, config)
     names, own_names = _name_server(config, pool)
     gate = Gate(keys.NAMENODE, OBJECT, cluster.masters, lambda: runtime.now_ns() / 1e9)

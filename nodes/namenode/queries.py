@@ -193,13 +193,17 @@ class Queries:
         row = self._execute("SELECT 1 FROM reply WHERE session = ? AND seq = ?", (session, seq)).fetchone()
         return row is not None
 
-    def sessions(self) -> list[SessionId]:
-        """All sessions that have not ended, and those whose chunks or holds remain of an end that was cut short."""
+    def sessions(self) -> list[tuple[SessionId, str]]:
+        """All sessions that have not ended, and the holders of their keys.
+
+        The holder is empty of those whose chunks or holds remain of an end that was cut short, and of those that an
+        older version opened.
+        """
         rows = self._execute(
-            "SELECT session FROM session UNION SELECT session FROM hold UNION SELECT session FROM chunk"
-            " WHERE session != 0"
+            "SELECT a.session, ifnull(s.holder, '') FROM (SELECT session FROM session UNION SELECT session FROM hold"
+            " UNION SELECT session FROM chunk WHERE session != 0) a LEFT JOIN session s ON s.session = a.session"
         )
-        return [SessionId(row[0]) for row in rows]
+        return [(SessionId(session), holder) for session, holder in rows]
 
     def due_work(self, node: str, now_ns: int, most: int) -> list[tuple[int, str, int, bytes]]:
         """Orders for a node: (id, kind, chunk, packed argument)."""

@@ -150,7 +150,9 @@ CREATE TABLE session (
     name TEXT NOT NULL,
     host TEXT NOT NULL,
     acked INTEGER NOT NULL,       -- replies below this have been forgotten: commands below it are refused
-    opened_ns INTEGER NOT NULL
+    opened_ns INTEGER NOT NULL,
+    holder TEXT NOT NULL DEFAULT '',  -- of the key that opened it: no other may use it. Empty: of an older format, ends
+    subtree TEXT NOT NULL DEFAULT ''  -- path of the directory that the key is limited to; empty: it is not
 );
 
 CREATE TABLE reply (
@@ -193,6 +195,8 @@ MIGRATIONS: Final = {
         "CREATE TABLE token_used (nonce TEXT PRIMARY KEY, expires_ns INTEGER NOT NULL, receiver BLOB NOT NULL)"
         " WITHOUT ROWID",
         "CREATE TABLE revoked (role TEXT NOT NULL, name TEXT NOT NULL, PRIMARY KEY (role, name)) WITHOUT ROWID",
+        "ALTER TABLE session ADD COLUMN holder TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE session ADD COLUMN subtree TEXT NOT NULL DEFAULT ''",
     ),
 }
 """What makes a database of each older format one of the next."""

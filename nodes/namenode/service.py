@@ -170,9 +170,13 @@ class NameNode:
         return total
 
     @expose
-    async def apply(self, session: Any, acked: Any, wire: Any) -> list[Any]:
-        """Apply commands; see docs/architecture.md. Raises `SessionExpired`, `Busy`, `NoSpace`, `DiskFailed`."""
-        number = self._sessions.touch(session)
+    @takes_call
+    async def apply(self, call: Call, session: Any, acked: Any, wire: Any) -> list[Any]:
+        """Apply commands; see docs/architecture.md.
+
+        Raises `SessionExpired`, `NotPermitted`, `Busy`, `NoSpace`, `DiskFailed`.
+        """
+        number = self._sessions.touch(session, _identity(call))
         batch = arguments.array(wire, "a batch", limits.BATCH_MAX_COMMANDS)
         for command in batch:
             if not isinstance(command, list | tuple) or len(command) != 3 or not isinstance(command[2], list | tuple):
@@ -191,29 +195,33 @@ class NameNode:
             raise errors.InvalidArgument("a session is opened with a map")
         name, host = arguments.text(info.get("name"), "a name"), arguments.text(info.get("host"), "a host")
         self._sessions.check_room()
-        session = SessionId(await self._writer.decide("open_session", name, host))
-        self._sessions.add(session, call.peer.key.holder if call.peer.key else None)
+        identity = _identity(call)
+        session = SessionId(await self._writer.decide("open_session", name, host, identity))
+        self._sessions.add(session, identity)
         return {"session": session, "timeout_s": self._config.session_timeout_s}
 
     @expose
-    async def close_session(self, session: Any) -> None:
-        await self._sessions.close(session)
+    @takes_call
+    async def close_session(self, call: Call, session: Any) -> None:
+        await self._sessions.close(session, _identity(call))
 
     @expose
-    async def events(self, session: Any, after: Any) -> list[Any]:
-        return await self._sessions.events(session, arguments.integer(after, "an event's number"))
+    @takes_call
+    async def events(self, call: Call, session: Any, after: Any) -> list[Any]:
+        return await self._sessions.events(session, _identity(call), arguments.integer(after, "an event's number"))
 
     # --- chunks -----------------------------------------------------------------------------------------
 
     @expose
+    @takes_call
     async def allocate(
-        self, session: Any, acked: Any, seq: Any, count: Any, replicas: Any, exclude: Any, host: Any
+        self, call: Call, session: Any, acked: Any, seq: Any, count: Any, replicas: Any, exclude: Any, host: Any
     ) -> list[Any]:
         """New chunks for a session: [[chunk, [node, ...]], ...]. Raises `NotEnoughNodes`, `NoSpace`.
 
         A command of the session's, with a number of its own, of which only the places are planned here.
         """
-        number = self._sessions.touch(session)
+        number = self._sessions.touch(session, _identity(call))
         acknowledged = arguments.integer(acked, "an acknowledgement")
         sequence = arguments.integer(seq, "a sequence number", 1)
         copies = arguments.integer(replicas, "a number of copies", 1, limits.REPLICAS_MAX)
@@ -488,3 +496,8 @@ def _key_of(call: Call) -> KeyId:
     if call.peer.key is None:
         raise errors.NotPermitted("nobody is served without a key")
     return call.peer.key
+
+
+def _identity(call: Call) -> str:
+    """Whose key the caller has."""
+    return _key_of(call).identity

@@ -4,6 +4,8 @@ A client keeps one `events` call open; any call of its session shows that it liv
 ends the session: its chunks are sealed, the inodes it held are let go, its later commands are refused. After a
 restart of the NameNode every session in the database has a whole time-out to be heard again.
 
+A session is of the key that opened it: a call of a connection with another key is refused.
+
 Invariant: a session in `_heard` has a row in the database, or had until an `end_session` under way removed it.
 """
 
@@ -30,10 +32,10 @@ _EVENTS_KEPT: Final = 256
 class _Listener:
     """One session. `events` are (number, kind, payload), numbers growing; `arrived` is set when one is added."""
 
-    __slots__ = ("arrived", "events", "heard_at", "holder", "last")
+    __slots__ = ("arrived", "events", "heard_at", "identity", "last")
 
-    def __init__(self, holder: Holder | None) -> None:
-        self.holder = holder
+    def __init__(self, identity: str) -> None:
+        self.identity = identity
         self.heard_at = trio.current_time()
         self.events: deque[tuple[int, str, Any]] = deque(maxlen=_EVENTS_KEPT)
         self.last = 0
@@ -57,24 +59,29 @@ class Sessions:
         """All that are open, or whose end is under way."""
         return {*self._listeners, *self._ending}
 
-    def add(self, session: SessionId, holder: Holder | None = None) -> None:
-        """`holder`: of the key with which it was opened, None for a session of before the NameNode's start."""
-        self._listeners[session] = _Listener(holder)
+    def add(self, session: SessionId, identity: str) -> None:
+        """A session of the key of `identity`; without one nobody can use it, and it is ended by `reap`."""
+        if identity:
+            self._listeners[session] = _Listener(identity)
+        else:
+            self._ending.add(session)
 
     def of(self, holder: Holder) -> list[SessionId]:
-        """Those that were opened with keys of `holder`, as far as is known."""
-        return [session for session, listener in self._listeners.items() if listener.holder == holder]
+        """Those that were opened with keys of `holder`, whatever their claims."""
+        return [session for session, listener in self._listeners.items() if holder.has(listener.identity)]
 
     def check_room(self) -> None:
         """Raises `Busy`."""
         if len(self._listeners) >= limits.SESSIONS_MAX:
             raise errors.Busy(f"the NameNode has {limits.SESSIONS_MAX} sessions, as many as it can: try again later")
 
-    def touch(self, session: Any) -> SessionId:
-        """A call of this session came. Raises `SessionExpired`."""
+    def touch(self, session: Any, identity: str) -> SessionId:
+        """A call of this session came, by the key of `identity`. Raises `SessionExpired`, `NotPermitted`."""
         listener = self._listeners.get(SessionId(arguments.integer(session, "a session")))
         if listener is None:
             raise errors.SessionExpired(f"session {session} has ended")
+        if listener.identity != identity:
+            raise errors.NotPermitted(f"session {session} was opened with another key")
         listener.heard_at = trio.current_time()
         return SessionId(session)
 
@@ -89,9 +96,9 @@ class Sessions:
             listener.events.append((listener.last, kind, payload))
             listener.arrived.set()
 
-    async def events(self, session: Any, after: int) -> list[tuple[int, str, Any]]:
-        """Events with numbers above `after`; waits for one, for at most `EVENTS_WAIT_S`. Raises `SessionExpired`."""
-        listener = self._listeners[self.touch(session)]
+    async def events(self, session: Any, identity: str, after: int) -> list[tuple[int, str, Any]]:
+        """Events with numbers above `after`; waits for one, for at most `EVENTS_WAIT_S`. Raises as `touch`."""
+        listener = self._listeners[self.touch(session, identity)]
         while listener.events and listener.events[0][0] <= after:
             listener.events.popleft()
         if not listener.events:
@@ -105,10 +112,10 @@ class Sessions:
 
     # --- ending -----------------------------------------------------------------------------------------
 
-    async def close(self, session: Any) -> None:
-        """The client says goodbye. A session that has ended already is no error."""
+    async def close(self, session: Any, identity: str) -> None:
+        """The client says goodbye. A session that has ended already is no error. Raises `NotPermitted`."""
         if arguments.integer(session, "a session") in self._listeners:
-            await self._finish(SessionId(session))
+            await self._finish(self.touch(session, identity))
 
     async def _finish(self, session: SessionId) -> None:
         listener = self._listeners.pop(session, None)

@@ -12,6 +12,7 @@ from nodes.namenode.sessions import Sessions
 
 TIMEOUT_S = 30.0
 ONE, OTHER = SessionId(1), SessionId(2)
+KEY = "client alice"
 
 
 class Ends:
@@ -33,8 +34,8 @@ class Ends:
 
 def opened(ends: Ends) -> Sessions:
     sessions = Sessions(TIMEOUT_S, ends.end)
-    sessions.add(ONE)
-    sessions.add(OTHER)
+    sessions.add(ONE, KEY)
+    sessions.add(OTHER, KEY)
     return sessions
 
 
@@ -42,22 +43,22 @@ async def test_events_arrive_in_order_until_they_are_acknowledged(autojump_clock
     sessions = opened(Ends())
     sessions.push_all("nodes")
     sessions.push_all("settings", [1])
-    assert await sessions.events(ONE, 0) == [(1, "nodes", None), (2, "settings", [1])]
-    assert await sessions.events(ONE, 0) == [(1, "nodes", None), (2, "settings", [1])]
-    assert await sessions.events(ONE, 1) == [(2, "settings", [1])]
-    assert len(await sessions.events(OTHER, 0)) == 2
+    assert await sessions.events(ONE, KEY, 0) == [(1, "nodes", None), (2, "settings", [1])]
+    assert await sessions.events(ONE, KEY, 0) == [(1, "nodes", None), (2, "settings", [1])]
+    assert await sessions.events(ONE, KEY, 1) == [(2, "settings", [1])]
+    assert len(await sessions.events(OTHER, KEY, 0)) == 2
 
 
 async def test_the_same_news_waits_once(autojump_clock: trio.testing.MockClock) -> None:
     sessions = opened(Ends())
     for _ in range(1000):
         sessions.push_all("nodes")
-    assert await sessions.events(ONE, 0) == [(1, "nodes", None)]
+    assert await sessions.events(ONE, KEY, 0) == [(1, "nodes", None)]
     sessions.push_all("nodes")
-    assert await sessions.events(ONE, 1) == []
+    assert await sessions.events(ONE, KEY, 1) == []
     for number in range(1000):
         sessions.push_all("news", number)
-    kept = await sessions.events(ONE, 1)
+    kept = await sessions.events(ONE, KEY, 1)
     assert len(kept) < 1000
     assert kept[-1][2] == 999
 
@@ -71,14 +72,14 @@ async def test_who_waits_hears_at_once(autojump_clock: trio.testing.MockClock, n
         sessions.push_all("nodes")
 
     nursery.start_soon(push_soon)
-    assert await sessions.events(ONE, 0) == [(1, "nodes", None)]
+    assert await sessions.events(ONE, KEY, 0) == [(1, "nodes", None)]
     assert trio.current_time() == began
 
 
 async def test_the_call_for_events_comes_back_empty_after_a_while(autojump_clock: trio.testing.MockClock) -> None:
     sessions = opened(Ends())
     began = trio.current_time()
-    assert await sessions.events(ONE, 0) == []
+    assert await sessions.events(ONE, KEY, 0) == []
     assert 1 <= trio.current_time() - began <= limits.EVENTS_WAIT_S
 
 
@@ -90,10 +91,10 @@ async def test_a_silent_session_is_ended_and_one_that_calls_is_not(
     nursery.start_soon(sessions.reap)
     for _ in range(10):
         await trio.sleep(TIMEOUT_S / 3)
-        sessions.touch(ONE)
+        sessions.touch(ONE, KEY)
     assert ends.ended == [OTHER] * 3
     with pytest.raises(errors.SessionExpired):
-        sessions.touch(OTHER)
+        sessions.touch(OTHER, KEY)
     assert len(sessions) == 1
     nursery.cancel_scope.cancel()
 
@@ -105,7 +106,7 @@ async def test_one_that_only_waits_for_events_lives(
     sessions = opened(ends)
     nursery.start_soon(sessions.reap)
     for _ in range(10):
-        await sessions.events(ONE, 0)
+        await sessions.events(ONE, KEY, 0)
     assert ends.ended == [OTHER]
     nursery.cancel_scope.cancel()
 
@@ -117,11 +118,11 @@ async def test_an_end_that_fails_is_tried_again_and_costs_nobody_else(
     ends = Ends(failures=3)
     sessions = opened(ends)
     with pytest.raises(errors.NoSpace):
-        await sessions.close(OTHER)
+        await sessions.close(OTHER, KEY)
     nursery.start_soon(sessions.reap)
     for _ in range(40):
         await trio.sleep(1)
-        sessions.touch(ONE)
+        sessions.touch(ONE, KEY)
     assert ends.ended == [OTHER]
     nursery.cancel_scope.cancel()
 
@@ -133,11 +134,11 @@ async def test_who_waits_for_events_of_a_session_that_ends_is_told(
 
     async def close_soon() -> None:
         await trio.testing.wait_all_tasks_blocked()
-        await sessions.close(ONE)
+        await sessions.close(ONE, KEY)
 
     nursery.start_soon(close_soon)
     with pytest.raises(errors.SessionExpired):
-        await sessions.events(ONE, 0)
+        await sessions.events(ONE, KEY, 0)
 
 
 async def test_a_session_that_has_ended_may_be_closed_and_nothing_else(
@@ -145,14 +146,14 @@ async def test_a_session_that_has_ended_may_be_closed_and_nothing_else(
 ) -> None:
     ends = Ends()
     sessions = opened(ends)
-    await sessions.close(ONE)
-    await sessions.close(ONE)
-    await sessions.close(99)
+    await sessions.close(ONE, KEY)
+    await sessions.close(ONE, KEY)
+    await sessions.close(99, KEY)
     with pytest.raises(errors.InvalidArgument):
-        await sessions.close("nonsense")
+        await sessions.close("nonsense", KEY)
     assert ends.ended == [ONE]
     with pytest.raises(errors.SessionExpired):
-        await sessions.events(ONE, 0)
+        await sessions.events(ONE, KEY, 0)
 
 
 async def test_there_is_a_bound_on_sessions(
@@ -161,6 +162,36 @@ async def test_there_is_a_bound_on_sessions(
     monkeypatch.setattr(limits, "SESSIONS_MAX", 3)
     sessions = opened(Ends())
     sessions.check_room()
-    sessions.add(SessionId(3))
+    sessions.add(SessionId(3), KEY)
     with pytest.raises(errors.Busy):
         sessions.check_room()
+
+
+async def test_a_session_is_of_the_key_that_opened_it() -> None:
+    ends = Ends()
+    sessions = opened(ends)
+    for holder in ("client mallory", "reader alice", 'client alice {"subtree": "/"}', ""):
+        with pytest.raises(errors.NotPermitted, match="another key"):
+            sessions.touch(ONE, holder)
+        with pytest.raises(errors.NotPermitted, match="another key"):
+            await sessions.events(ONE, holder, 0)
+        with pytest.raises(errors.NotPermitted, match="another key"):
+            await sessions.close(ONE, holder)
+    assert ends.ended == []
+    assert sessions.touch(ONE, KEY) == ONE
+
+
+async def test_a_session_that_nobody_can_use_is_ended(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """One of an older format, or one whose end was cut short by a crash."""
+    ends = Ends()
+    sessions = opened(ends)
+    sessions.add(SessionId(3), "")
+    assert 3 in sessions.known()
+    with pytest.raises(errors.SessionExpired):
+        sessions.touch(SessionId(3), "")
+    nursery.start_soon(sessions.reap)
+    await trio.sleep(TIMEOUT_S / 5)
+    assert ends.ended == [3]
+    nursery.cancel_scope.cancel()

@@ -63,6 +63,8 @@ def test_a_namespace_of_the_format_before_is_brought_up(tmp_path: Path) -> None:
         space.file(space.open_session())
         for table in ("token_used", "revoked"):
             space.damage(f"DROP TABLE {table}")
+        for column in ("holder", "subtree"):
+            space.damage(f"ALTER TABLE session DROP COLUMN {column}")
         space.damage("UPDATE setting SET value = 2 WHERE name = 'format'")
     with namespace(tmp_path) as space:
         assert schema_of(space) == tables
@@ -88,6 +90,20 @@ def test_a_namespace_is_of_the_cluster_whose_keys_made_it(tmp_path: Path) -> Non
     for _ in range(2):  # the refusal gives the lock back
         with pytest.raises(errors.WrongCluster, match=f"keys are those of cluster {other}"):
             open_store(tmp_path, random.Random(), other)
+
+
+def test_a_namespace_of_the_format_before_gets_sessions_with_keys(tmp_path: Path) -> None:
+    """Whose the sessions were that are open in it is not known."""
+    with namespace(tmp_path) as space:
+        session = space.open_session()
+        space.damage("ALTER TABLE session DROP COLUMN holder")
+        space.damage("ALTER TABLE session DROP COLUMN subtree")
+        for table in ("token_used", "revoked"):
+            space.damage(f"DROP TABLE {table}")
+        space.damage("UPDATE setting SET value = 2 WHERE name = 'format'")
+    with namespace(tmp_path) as space:
+        opened = space.open_session("client alice", "/photos")
+        assert space.queries.sessions() == [(session, ""), (opened, "client alice")]
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:

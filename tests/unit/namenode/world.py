@@ -52,8 +52,8 @@ class Namespace:
         """A command of the NameNode's own, likewise."""
         return self.do(0, verb, *args)
 
-    def open_session(self) -> int:
-        return int(self.own("open_session", "test", "here"))
+    def open_session(self, holder: str = "client tests", subtree: str = "") -> int:
+        return int(self.own("open_session", "test", "here", holder, subtree))
 
     def register(self, *names: str) -> None:
         for name in names:
