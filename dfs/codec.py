@@ -45,7 +45,7 @@ def dir_entry(wire: Sequence[Any]) -> DirEntry:
 
 
 def chunk_place(wire: Sequence[Any]) -> ChunkPlace:
-    return ChunkPlace(wire[0], wire[1], tuple(wire[2]))
+    return ChunkPlace(wire[0], wire[1], tuple(wire[2]), *wire[3:4])
 
 
 def node_view(wire: Sequence[Any]) -> NodeView:

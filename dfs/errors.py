@@ -147,6 +147,12 @@ class WrongCluster(DfsError):
     default_errno = _errno.EPERM
 
 
+class GrantExpired(DfsError):
+    """The NameNode's word that a chunk may be used counts no more: it gives another to who still may."""
+
+    default_errno = _errno.EACCES
+
+
 class DataLost(DfsError):
     """No replica that can be reached holds these committed bytes intact."""
 

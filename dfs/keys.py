@@ -242,6 +242,14 @@ class Masters:
     def __hash__(self) -> int:
         return hash(self.generations)
 
+    def knows(self, realm: str, generation: int) -> bool:
+        return generation in self._secrets.get(realm, ())
+
+    def derived(self, realm: str, generation: int, label: str) -> bytes | None:
+        """The secret for another purpose, which `label` says; None if the generation is not known."""
+        master = self._secrets.get(realm, {}).get(generation)
+        return None if master is None else hmac.digest(master, label.encode() + b"\x01", hashlib.sha256)
+
     def of(self, realm: str) -> Masters:
         """Those of one realm only."""
         return Masters({realm: self._secrets.get(realm, {})})

@@ -66,6 +66,8 @@ class ChunkPlace(NamedTuple):
     chunk: ChunkId
     length: int
     nodes: tuple[NodeId, ...]
+    grant: bytes = b""
+    """What DataNodes want to see before they serve it (`dfs.grants`); empty for who needs none."""
 
 
 class DirEntry(NamedTuple):

@@ -13,6 +13,8 @@ PLAIN = CLUSTER._replace(tls=None, authority=None)
 """The same without TLS."""
 MASTERS = CLUSTER.masters
 ADMIN = MASTERS.issue(Role.ADMIN, "tests")
+CLIENT = MASTERS.issue(Role.CLIENT, "a-client")
+READER = MASTERS.issue(Role.READER, "a-reader")
 
 
 def holder(role: Role, name: str, *, tls: bool = False) -> Key:

@@ -82,13 +82,17 @@ class Survey:
         """At most `limits.EXPLAIN_MAX_CHUNKS` of them."""
         return [facts_from_wire(wire) for wire in await self._session.query("explain", list(chunks))]
 
-    async def held(self, chunks: Sequence[ChunkId], nodes: Collection[NodeId]) -> Held:
-        """What `nodes` have of these chunks on their disks. A node that does not answer is not in the answer."""
+    async def held(self, chunks: Sequence[ChunkId] | Mapping[ChunkId, bytes], nodes: Collection[NodeId]) -> Held:
+        """What `nodes` have of these chunks on their disks; who needs grants gives them.
+
+        A node that does not answer is not in the answer.
+        """
+        asked = chunks if isinstance(chunks, Mapping) else dict.fromkeys(chunks, b"")
         found: dict[NodeId, dict[ChunkId, int]] = {}
 
         async def ask(node: NodeId) -> None:
             try:
-                found[node] = dict(zip(chunks, await self._nodes.sync(node, chunks), strict=True))
+                found[node] = dict(zip(asked, await self._nodes.sync(node, asked), strict=True))
             except errors.DfsError:
                 return  # as a node that is not up
 
@@ -140,11 +144,12 @@ class Survey:
     ) -> None:
         try:
             failed: list[tuple[NodeId, errors.DfsError]] = []
-            nodes = [node for node in layout.places[piece.chunk].nodes if node in up]
+            place = layout.places[piece.chunk]
+            nodes = [node for node in place.nodes if node in up]
             buffer = memoryview(bytearray(piece.length))
             for node in nodes:
                 try:
-                    await self._nodes.read_into(node, piece.chunk, piece.chunk_offset, buffer)
+                    await self._nodes.read_into(node, piece.chunk, piece.chunk_offset, buffer, place.grant)
                 except errors.DfsError as error:
                     failed.append((node, error))
             others = len(failed) < len(nodes)

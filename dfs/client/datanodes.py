@@ -6,7 +6,7 @@ have moved). A node that failed a call is avoided for a while: asked last for re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import trio
@@ -124,21 +124,28 @@ class DataNodes:
         )
 
     async def append(
-        self, node: NodeId, chunk: ChunkId, offset: int, blocks: Sequence[Block], data: Sequence[Buffer]
+        self, node: NodeId, chunk: ChunkId, offset: int, blocks: Sequence[Block], data: Sequence[Buffer], grant: bytes
     ) -> None:
         """Append `data` at `offset`, the replica's present end; may be repeated."""
-        await self.call(node, "append", chunk, offset, codec.pack_blocks(blocks), data=data)
+        await self.call(node, "append", chunk, offset, codec.pack_blocks(blocks), grant, data=data)
 
-    async def read_into(self, node: NodeId, chunk: ChunkId, offset: int, view: memoryview) -> None:
-        """Fill `view` with the chunk's bytes at `offset`, verified here. Raises `Corrupt` where they are not right."""
-        packed, data = await self.call(node, "read", chunk, offset, len(view), into=view)
+    async def read_into(self, node: NodeId, chunk: ChunkId, offset: int, view: memoryview, grant: bytes) -> None:
+        """Fill `view` with the chunk's bytes at `offset`, verified here.
+
+        Raises `Corrupt` where they are not right, `GrantExpired`.
+        """
+        packed, data = await self.call(node, "read", chunk, offset, len(view), grant, into=view)
         if data is None or len(data) != len(view):
             raise errors.Corrupt(f"{node} sent {0 if data is None else len(data)} bytes for {len(view)}")
         verify(view, codec.unpack_blocks(packed), f"chunk {chunk:x} from {node}, offset {offset}")
 
-    async def sync(self, node: NodeId, chunks: Sequence[ChunkId]) -> list[int]:
-        """Flush chunks to the node's disks; how many bytes of each are durable there, -1 for an absent one."""
-        lengths, _ = await self.call(node, "sync", list(chunks), timeout_s=limits.CALL_TIMEOUT_S)
+    async def sync(self, node: NodeId, chunks: Mapping[ChunkId, bytes]) -> list[int]:
+        """Flush chunks, of which the grants are given, to the node's disks.
+
+        How many bytes of each are durable there, -1 for an absent one.
+        """
+        grants = list(chunks.values())
+        lengths, _ = await self.call(node, "sync", list(chunks), grants, timeout_s=limits.CALL_TIMEOUT_S)
         return list(lengths)
 
     def statistics(self) -> dict[str, int]:

@@ -36,7 +36,7 @@ from dfs.checksum import Buffer
 from dfs.client.reader import Piece, Reader
 from dfs.client.session import Session
 from dfs.client.writer import ChunkWriter, Lane
-from dfs.types import Attr, Ino
+from dfs.types import Attr, ChunkId, ChunkPlace, Ino
 
 _ROUNDS_MAX = 4
 """Of writing the same bytes anew because DataNodes failed meanwhile."""
@@ -199,7 +199,8 @@ class FileWriter:
             for start in range(0, run.length, limits.APPEND_MAX_BYTES):
                 size = min(limits.APPEND_MAX_BYTES, run.length - start)
                 piece = Piece(0, size, run.lane.chunk, run.chunk_offset + start)
-                await self._reader.read_uncommitted(run.lane.nodes, piece, buffer[:size])
+                grant = await self._chunks.grant(run.lane)
+                await self._reader.read_uncommitted(run.lane.nodes, piece, buffer[:size], grant)
                 _add(fresh, await self._append(run.offset + start, buffer[:size]))
         except BaseException:
             with trio.CancelScope(shield=True):  # bounded by the session's patience
@@ -218,7 +219,7 @@ class FileWriter:
         async with self._committing:
             attr = await self._commit(append, mtime_ns, durable=True)
             reach = dict(self._volatile)
-            await self._chunks.make_durable(reach, self._wanted)
+            await self._chunks.make_durable(reach, self._wanted, self._locate)
             for lane, length in reach.items():
                 if self._volatile.get(lane) == length:
                     del self._volatile[lane]
@@ -234,10 +235,17 @@ class FileWriter:
             position = 0
             while position < attr.size:
                 layout = await self._reader.layout(self.ino, position, attr.size - position)
-                await self._chunks.sync_places(list(layout.places.values()), self._wanted)
+                await self._chunks.sync_places(list(layout.places.values()), self._wanted, self._locate)
                 position = layout.end
             self._vouched = max(self._vouched, attr.version)
         return attr
+
+    async def _locate(self) -> dict[ChunkId, ChunkPlace]:
+        """Where all chunks of the file are now; none of one that is gone."""
+        try:
+            return await self._reader.places(self.ino)
+        except errors.NotFound:
+            return {}
 
 
 def _add(runs: list[_Run], new: _Run) -> None:

@@ -78,6 +78,16 @@ class Reader:
         places = {place.chunk: place for place in map(codec.chunk_place, wire_places)}
         return Layout(codec.attr(wire_attr), extents, places, end)
 
+    async def places(self, ino: Ino) -> dict[ChunkId, ChunkPlace]:
+        """Where all chunks of a file are. Raises `NotFound`."""
+        found: dict[ChunkId, ChunkPlace] = {}
+        position, size = 0, 1
+        while position < size:
+            layout = await self.layout(ino, position, limits.FILE_SIZE_MAX_BYTES - position)
+            found.update(layout.places)
+            position, size = layout.end, layout.attr.size
+        return found
+
     async def read_into(self, ino: Ino, offset: int, view: memoryview) -> int:
         """Fill `view` with the file's bytes at `offset`; how many there were before the end of file.
 
@@ -99,11 +109,14 @@ class Reader:
             try:
                 await self._fill(layout, offset, view)
                 return
+            except errors.GrantExpired:
+                if not remaining:
+                    raise
             except errors.DataLost as error:
                 if not remaining:
                     raise
                 log.warning("no replica could serve a read, asking where they are now", ino=ino, error=str(error))
-            await trio.sleep(_ROUND_DELAY_S)
+                await trio.sleep(_ROUND_DELAY_S)
             layout = await self.layout(ino, offset, len(view))
             if layout.end < offset + len(view):
                 half = layout.end - offset
@@ -121,12 +134,12 @@ class Reader:
         if len(pieces) == 1:
             await self._fetch(pieces[0], layout.places, view)
             return
-        lost: list[errors.DataLost] = []
+        lost: list[errors.DataLost | errors.GrantExpired] = []
 
         async def fetch(piece: Piece) -> None:
             try:
                 await self._fetch(piece, layout.places, view)
-            except errors.DataLost as error:
+            except (errors.DataLost, errors.GrantExpired) as error:
                 lost.append(error)
 
         async with tasks.open_nursery() as nursery:
@@ -137,24 +150,29 @@ class Reader:
 
     async def _fetch(self, piece: Piece, places: dict[ChunkId, ChunkPlace], view: memoryview) -> None:
         target = view[piece.start : piece.start + piece.length]
-        place = places.get(piece.chunk)
+        place = places.get(piece.chunk) or ChunkPlace(piece.chunk, 0, ())
         reasons = []
+        expired: errors.GrantExpired | None = None
         async with self._slots:
-            for node in self._nodes.by_preference(place.nodes if place else ()):
+            for node in self._nodes.by_preference(place.nodes):
                 try:
-                    await self._nodes.read_into(node, piece.chunk, piece.chunk_offset, target)
+                    await self._nodes.read_into(node, piece.chunk, piece.chunk_offset, target, place.grant)
                     self._read_bytes += piece.length
                     return
+                except errors.GrantExpired as error:  # the same at all nodes, unless one's clock is wrong
+                    expired = error
                 except errors.DfsError as error:
                     self._failovers += 1
                     reasons.append(f"{node}: {error}")
                     log.warning("replica could not serve a read", node=node, chunk=piece.chunk, error=str(error))
+        if expired is not None:
+            raise expired
         why = "; ".join(reasons) or "no DataNode holds a copy"
         raise errors.DataLost(f"chunk {piece.chunk:x}: {why}")
 
-    async def read_uncommitted(self, nodes: Sequence[NodeId], piece: Piece, view: memoryview) -> None:
+    async def read_uncommitted(self, nodes: Sequence[NodeId], piece: Piece, view: memoryview, grant: bytes) -> None:
         """Fill `view` with one piece that no commit covers yet, from the nodes that are known to have it."""
-        place = ChunkPlace(piece.chunk, piece.chunk_offset + piece.length, tuple(nodes))
+        place = ChunkPlace(piece.chunk, piece.chunk_offset + piece.length, tuple(nodes), grant)
         await self._fetch(piece, {piece.chunk: place}, view)
 
     def statistics(self) -> dict[str, int]:

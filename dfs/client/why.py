@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from dfs import errors, limits
 from dfs.client.copies import NOT_THERE, ChunkFacts, Survey, is_up
+from dfs.client.reader import Layout
 from dfs.types import Attr, ChunkId, NodeId, NodeView
 
 
@@ -82,11 +83,16 @@ async def file_report(survey: Survey, attr: Attr, *, data: bool = False) -> Asyn
             some = chunks[start : start + limits.EXPLAIN_MAX_CHUNKS]
             facts = await survey.facts(some)
             asked = {node for each in facts for node in each.holders}.intersection(up)
-            held = await survey.held(some, asked)
+            held = await survey.held({chunk: _grant(layout, chunk) for chunk in some}, asked)
             for each in facts:
                 lengths = {node: lengths[each.chunk] for node, lengths in held.items()}
                 bad = {node for chunk, node in damaged if chunk == each.chunk}
                 yield report(each, offsets[each.chunk], attr.replicas, nodes, lengths, bad)
+
+
+def _grant(layout: Layout, chunk: ChunkId) -> bytes:
+    place = layout.places.get(chunk)
+    return place.grant if place else b""
 
 
 def report(

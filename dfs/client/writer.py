@@ -19,8 +19,8 @@ no more is sealed at the NameNode as soon as none of its bytes await a commit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 import structlog
 import trio
@@ -35,6 +35,9 @@ _AHEAD_MAX = 4  # chunks allocated ahead of need
 _PLACES_MAX = 4  # chunks that an append is tried on before it is given up
 
 log = structlog.get_logger(__name__)
+
+Locate: TypeAlias = Callable[[], Awaitable[Mapping[ChunkId, ChunkPlace]]]
+"""Asks the NameNode where all chunks of a file are now."""
 
 
 class Written(NamedTuple):
@@ -51,6 +54,8 @@ class Lane:
     __slots__ = (
         "blocks",
         "chunk",
+        "grant",
+        "granted_at",
         "length",
         "nodes",
         "replicas",
@@ -62,9 +67,14 @@ class Lane:
         "used_at",
     )
 
-    def __init__(self, session: SessionId, chunk: ChunkId, replicas: int, nodes: Sequence[NodeId]) -> None:
+    def __init__(
+        self, session: SessionId, chunk: ChunkId, replicas: int, nodes: Sequence[NodeId], grant: bytes
+    ) -> None:
         self.session = session
         self.chunk = chunk
+        self.grant = grant
+        """What DataNodes want to see, given at `granted_at`."""
+        self.granted_at = trio.current_time()
         self.replicas = replicas
         """Copies asked for; there may be fewer nodes."""
         self.nodes = list(nodes)
@@ -159,10 +169,11 @@ class ChunkWriter:
 
     async def _append_to_all(self, lane: Lane, blocks: Sequence[Block], data: Buffer) -> dict[NodeId, errors.DfsError]:
         failures: dict[NodeId, errors.DfsError] = {}
+        grant = await self.grant(lane)
 
         async def append_to(node: NodeId) -> None:
             try:
-                await self._nodes.append(node, lane.chunk, lane.length, blocks, [data])
+                await self._nodes.append(node, lane.chunk, lane.length, blocks, [data], grant)
             except errors.DfsError as error:
                 failures[node] = error
                 if not isinstance(error, errors.ChunkConflict | errors.ChunkFull):
@@ -172,6 +183,18 @@ class ChunkWriter:
             for node in lane.nodes:
                 nursery.start_soon(append_to, node)
         return failures
+
+    async def grant(self, lane: Lane) -> bytes:
+        """The lane's grant; another, when much of its time is over and the chunk is open still."""
+        if lane.grant and trio.current_time() >= lane.granted_at + limits.GRANT_VALID_S / 2:
+            try:
+                fresh = (await self._session.query("renew_grants", lane.session, [lane.chunk]))[0]
+            except errors.DfsError as error:
+                log.info("grant not renewed", chunk=lane.chunk, error=str(error))
+                fresh = b""
+            if fresh:
+                lane.grant, lane.granted_at = fresh, trio.current_time()
+        return lane.grant
 
     # --- lanes ------------------------------------------------------------------------------------------
 
@@ -213,7 +236,7 @@ class ChunkWriter:
     async def _ask(self, session: SessionId, count: int, replicas: int, avoided: set[NodeId]) -> list[Lane]:
         async def ask(exclude: Iterable[NodeId]) -> list[Lane]:
             chunks = await self._session.ask_once("allocate", count, replicas, sorted(exclude), self._session.host)
-            lanes = [Lane(session, ChunkId(chunk), replicas, nodes) for chunk, nodes in chunks]
+            lanes = [Lane(session, ChunkId(chunk), replicas, nodes, grant) for chunk, nodes, grant in chunks]
             self._unsealed.update(dict.fromkeys(lanes))
             return lanes
 
@@ -285,7 +308,7 @@ class ChunkWriter:
 
     async def _sync_node(self, node: NodeId, lanes: list[Lane], due: dict[Lane, int]) -> None:
         try:
-            lengths = await self._nodes.sync(node, [lane.chunk for lane in lanes])
+            lengths = await self._nodes.sync(node, {lane.chunk: lane.grant for lane in lanes})
         except errors.DfsError as error:
             log.warning("replica not flushed, going on without it", node=node, error=str(error))
             lengths = [-1] * len(lanes)
@@ -294,20 +317,21 @@ class ChunkWriter:
                 lane.strike(node)
                 self._struck += 1
 
-    async def make_durable(self, reach: Mapping[Lane, int], wanted: int) -> None:
+    async def make_durable(self, reach: Mapping[Lane, int], wanted: int, locate: Locate) -> None:
         """Return when committed bytes of lanes, up to `reach`, are durable on every live replica, and on `wanted`.
 
         Where too few replicas are left, waits for the NameNode to have others made, for at most
-        `NODE_DEAD_AFTER_S` and a copy's time; then raises `NotEnoughNodes`.
+        `NODE_DEAD_AFTER_S` and a copy's time; then raises `NotEnoughNodes`. `locate` says where they are.
         """
         await self.sync([lane for lane, length in reach.items() if lane.synced < length])
         weak = {lane.chunk: length for lane, length in reach.items() if len(lane.nodes) < wanted}
-        await self.wait_for_copies(weak, wanted)
+        await self.wait_for_copies(weak, wanted, locate)
 
-    async def sync_places(self, places: Sequence[ChunkPlace], wanted: int) -> None:
+    async def sync_places(self, places: Sequence[ChunkPlace], wanted: int, locate: Locate) -> None:
         """Have chunks flushed on all their live nodes, and on at least `wanted`.
 
-        Waits for missing copies to be made; raises `NotEnoughNodes` when they are not, in time.
+        Waits for missing copies to be made; raises `NotEnoughNodes` when they are not, in time. `locate` says where
+        they are.
         """
         by_node: dict[NodeId, list[ChunkPlace]] = {}
         for place in places:
@@ -317,7 +341,7 @@ class ChunkWriter:
 
         async def sync(node: NodeId, held: list[ChunkPlace]) -> None:
             try:
-                lengths = await self._nodes.sync(node, [place.chunk for place in held])
+                lengths = await self._nodes.sync(node, {place.chunk: place.grant for place in held})
             except errors.DfsError as error:
                 log.warning("replicas not flushed", node=node, error=str(error))
                 return
@@ -328,32 +352,36 @@ class ChunkWriter:
             for node, held in by_node.items():
                 nursery.start_soon(sync, node, held)
         weak = {place.chunk: place.length for place in places if durable[place.chunk] < wanted}
-        await self.wait_for_copies(weak, wanted)
+        await self.wait_for_copies(weak, wanted, locate)
 
-    async def wait_for_copies(self, reach: Mapping[ChunkId, int], wanted: int) -> None:
+    async def wait_for_copies(self, reach: Mapping[ChunkId, int], wanted: int, locate: Locate) -> None:
         """Return when these chunks, up to `reach`, are durable on `wanted` nodes that the NameNode counts.
 
         It has missing copies made: this waits for at most `NODE_DEAD_AFTER_S` and a copy's time, then raises
-        `NotEnoughNodes`. A chunk that the NameNode knows no more has no bytes of any file, so nothing is waited for.
+        `NotEnoughNodes`. A chunk that `locate` finds no more has no bytes of the file, so nothing is waited for.
         """
         with trio.move_on_after(limits.NODE_DEAD_AFTER_S + limits.CALL_TIMEOUT_S):
-            for chunk, length in reach.items():
-                while not await self._is_durable(chunk, length, wanted):  # noqa: ASYNC110 - others' work
+            waiting = dict(reach)
+            while waiting:
+                places = await locate()
+                for chunk, length in list(waiting.items()):
+                    if chunk not in places or await self._is_durable(places[chunk], length, wanted):
+                        del waiting[chunk]
+                if waiting:
                     await trio.sleep(limits.RETRY_DELAY_MAX_S)
             return
         chunks = ", ".join(f"{chunk:x}" for chunk in reach)
         raise errors.NotEnoughNodes(f"fewer than {wanted} DataNodes have chunk {chunks} on stable storage")
 
-    async def _is_durable(self, chunk: ChunkId, length: int, wanted: int) -> bool:
-        """Whether `wanted` of the replicas that the NameNode knows now have `length` bytes on their disks."""
-        known = [wire for wire in await self._session.query("chunks", chunk - 1, 1) if wire[0] == chunk]
+    async def _is_durable(self, place: ChunkPlace, length: int, wanted: int) -> bool:
+        """Whether `wanted` of the replicas have `length` bytes on their disks."""
         durable = 0
-        for node in known[0][3] if known else ():
+        for node in place.nodes:
             try:
-                durable += (await self._nodes.sync(node, [chunk]))[0] >= length
+                durable += (await self._nodes.sync(node, {place.chunk: place.grant}))[0] >= length
             except errors.DfsError as error:
-                log.info("replica cannot be flushed", node=node, chunk=chunk, error=str(error))
-        return durable >= wanted or not known
+                log.info("replica cannot be flushed", node=node, chunk=place.chunk, error=str(error))
+        return durable >= wanted
 
     def statistics(self) -> dict[str, int]:
         return {"appended_bytes": self._appended_bytes, "idle_lanes": len(self._idle), "struck": self._struck}

@@ -44,10 +44,10 @@ class Peer:
 
     `id` is unique among the connections of this process, `handshake` what the client sent with its first message;
     `is_dfs`: it is our own client, not a stock Pyro5 proxy. `key`: whose knowledge it has proved, None where the server
-    asks for none.
+    asks for none. `remembered` is for what the objects that are served want to know of it again, as long as it stays.
     """
 
-    __slots__ = ("address", "handshake", "id", "is_dfs", "key")
+    __slots__ = ("address", "handshake", "id", "is_dfs", "key", "remembered")
 
     def __init__(self, address: str, connection_id: int) -> None:
         self.address = address
@@ -55,6 +55,7 @@ class Peer:
         self.handshake: object = None
         self.is_dfs = False
         self.key: KeyId | None = None
+        self.remembered: dict[Any, Any] = {}
 
     def __repr__(self) -> str:
         return f"<peer {self.id} at {self.address}>"

@@ -17,6 +17,7 @@ from dfs.keys import KeyFile
 from dfs.rpc import Gate, Network, Pool, Server
 from dfs.runtime import Runtime
 from dfs.types import NodeId
+from nodes.datanode.admission import Admission
 from nodes.datanode.agent import Agent
 from nodes.datanode.authorization import authorize
 from nodes.datanode.bandwidth import TokenBucket
@@ -96,8 +97,13 @@ async def _serve(
     restraint, bandwidth = Restraint(config.hold_share, memory), TokenBucket()
     users = Users()
     scrub = Scrub(volumes, restraint, runtime, users, config.scrub_period_s, config.scrub_bandwidth)
-    service = DataNode(NodeId(config.node), volumes, bandwidth, users, scrub)
-    gate = Gate(keys.DATANODE, f"dfs.datanode.{config.node}", key_file.masters, lambda: runtime.now_ns() / 1e9)
+
+    def clock() -> float:
+        return runtime.now_ns() / 1e9
+
+    gate = Gate(keys.DATANODE, f"dfs.datanode.{config.node}", key_file.masters, clock)
+    admission = Admission(lambda: gate.masters, clock)
+    service = DataNode(NodeId(config.node), volumes, admission, bandwidth, users, scrub)
     server = Server(network, greet=service.greet, gate=gate, authorize=authorize)
     server.register(service, f"dfs.datanode.{config.node}")
     keyring = Keyring(key_file, gate, pool, server, runtime, keep)

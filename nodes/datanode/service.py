@@ -6,6 +6,7 @@ succeeds, and everything else changes nothing.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ import dfs
 from dfs import codec, errors, limits
 from dfs.rpc import Call, Peer, WithData, expose, takes_call
 from dfs.types import ChunkId, NodeId
+from nodes.datanode.admission import Admission
 from nodes.datanode.bandwidth import TokenBucket
 from nodes.datanode.index import pack_records
 from nodes.datanode.scrub import Scrub
@@ -26,8 +28,17 @@ _HANDSHAKE_MAX: Final = 16
 class DataNode:
     """Its public methods are the protocol (docs/architecture.md)."""
 
-    def __init__(self, node: NodeId, volumes: Volumes, bandwidth: TokenBucket, users: Users, scrub: Scrub) -> None:
+    def __init__(
+        self,
+        node: NodeId,
+        volumes: Volumes,
+        admission: Admission,
+        bandwidth: TokenBucket,
+        users: Users,
+        scrub: Scrub,
+    ) -> None:
         self._node = node
+        self._admission = admission
         self._volumes = volumes
         self._bandwidth = bandwidth
         self._users = users
@@ -47,24 +58,27 @@ class DataNode:
 
     @expose
     @takes_call
-    async def append(self, call: Call, chunk: Any, offset: Any, blocks: Any) -> int:
+    async def append(self, call: Call, chunk: Any, offset: Any, blocks: Any, grant: Any = b"") -> int:
         """Append the call's data, cut into `blocks`; the chunk's new length."""
+        number = _chunk(chunk)
+        self._admission.append(call.peer, number, grant)
         data = call.data if call.data is not None else memoryview(b"")
         if len(data) > limits.APPEND_MAX_BYTES:
             raise errors.ArgumentTooLarge(f"an append has more than {limits.APPEND_MAX_BYTES} bytes")
         with self._users.call():
-            return await self._volumes.append(
-                _chunk(chunk), _number(offset, "an offset"), codec.unpack_blocks(blocks), data
-            )
+            return await self._volumes.append(number, _number(offset, "an offset"), codec.unpack_blocks(blocks), data)
 
     @expose
-    async def read(self, chunk: Any, offset: Any, length: Any) -> WithData:
+    @takes_call
+    async def read(self, call: Call, chunk: Any, offset: Any, length: Any, grant: Any = b"") -> WithData:
         """Bytes of a chunk, and the checksums of the pieces in which they are sent."""
+        number = _chunk(chunk)
+        self._admission.read(call.peer, number, grant)
         count = _number(length, "a length")
         if not 0 < count <= limits.READ_MAX_BYTES:
             raise errors.InvalidArgument(f"a read is of 1 to {limits.READ_MAX_BYTES} bytes")
         with self._users.call():
-            blocks, buffers = await self._volumes.read(_chunk(chunk), _number(offset, "an offset"), count)
+            blocks, buffers = await self._volumes.read(number, _number(offset, "an offset"), count)
         return WithData(codec.pack_blocks(blocks), buffers)
 
     @expose
@@ -83,12 +97,17 @@ class DataNode:
         return WithData(pack_records(records), buffers)
 
     @expose
-    async def sync(self, chunks: Any) -> list[int]:
-        """Make chunks durable: how much of each is; -1 for one that is not here."""
-        if not isinstance(chunks, list | tuple) or len(chunks) > limits.REPORT_SLICE_CHUNKS:
-            raise errors.InvalidArgument(f"sync takes a list of at most {limits.REPORT_SLICE_CHUNKS} chunks")
+    @takes_call
+    async def sync(self, call: Call, chunks: Any, grants: Any = ()) -> list[int]:
+        """Make chunks durable: how much of each is; -1 for one that is not here. `grants`: one for each."""
+        for wire in (chunks, grants):
+            if not isinstance(wire, list | tuple) or len(wire) > limits.REPORT_SLICE_CHUNKS:
+                raise errors.InvalidArgument(f"sync takes lists of at most {limits.REPORT_SLICE_CHUNKS} chunks")
+        numbers = [_chunk(chunk) for chunk in chunks]
+        for number, grant in itertools.zip_longest(numbers, grants[: len(numbers)]):
+            self._admission.sync(call.peer, number, grant)
         with self._users.call():
-            return await self._volumes.sync([_chunk(chunk) for chunk in chunks])
+            return await self._volumes.sync(numbers)
 
     @expose
     def list_chunks(self, after: Any, limit: Any) -> list[Any]:

@@ -30,12 +30,12 @@ from typing import Any, Final
 import structlog
 import trio
 
-from dfs import errors, keys, limits, sealing, tokens
+from dfs import errors, grants, keys, limits, sealing, tokens
 from dfs.certificates import Authority
 from dfs.keys import Holder, KeyFile, KeyId, Role
 from dfs.rpc import Gate, Peer, Server
 from dfs.runtime import Runtime
-from dfs.types import NodeId, NodeState
+from dfs.types import ChunkId, NodeId, NodeState
 from nodes.namenode import arguments
 from nodes.namenode.commands import use_generation
 from nodes.namenode.membership import Member, Membership
@@ -159,6 +159,10 @@ class Issuing:
         cluster = KeyFile(None, self._gate.masters, self._store.cluster)
         return cluster.issue(role, name, claims, self.in_use)
 
+    def grant(self, key: KeyId, chunk: ChunkId, rights: int, expiry_s: int) -> bytes:
+        """The word for DataNodes, which all know the generation in use."""
+        return grants.make(self._gate.masters, key, chunk, rights, expiry_s, self.in_use)
+
     def _secret(self, key: KeyId) -> bytes:
         secret = self._gate.masters.secret(keys.NAMENODE, key)
         if secret is None:
@@ -179,7 +183,7 @@ class Issuing:
         self._load_revoked()
         closed = self._close_refused()
         for session in self._sessions.of(holder):
-            await self._sessions.close(session)
+            await self._sessions.end(session)
         log.warning("a key was revoked", role=str(holder.role), name=holder.name, by=str(by), connections=closed)
         return closed
 

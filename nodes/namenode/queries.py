@@ -130,6 +130,11 @@ class Queries:
         for chunk in chunks:
             yield from _grouped(self._execute(f"{_PLACES} WHERE c.chunk = ?", (chunk,)))
 
+    def open_chunks(self, session: SessionId, chunks: Sequence[ChunkId]) -> set[ChunkId]:
+        """Those that the session may append to."""
+        sql = "SELECT 1 FROM chunk WHERE chunk = ? AND session = ?"
+        return {chunk for chunk in chunks if self._execute(sql, (chunk, session)).fetchone()}
+
     def chunks(self, after: Any, limit: Any) -> list[list[Any]]:
         """[[chunk, length, session or 0, [node, ...]], ...] with numbers above `after`, in order."""
         wanted = arguments.integer(limit, "a number of chunks", 1, limits.REPORT_SLICE_CHUNKS)

@@ -7,7 +7,7 @@ methods that run in the connection's reader, as they take microseconds; whatever
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgpack  # type: ignore[import-untyped]
@@ -15,9 +15,9 @@ import structlog
 import trio
 
 import dfs
-from dfs import errors, limits, tasks
+from dfs import errors, grants, limits, tasks
 from dfs.config import NameNodeConfig
-from dfs.keys import KeyId
+from dfs.keys import KeyId, Role
 from dfs.placement import candidates, choose_nodes
 from dfs.rpc import Call, Peer, expose, takes_call
 from dfs.runtime import Runtime
@@ -135,8 +135,10 @@ class NameNode:
         return self._queries.listxattr(ino)
 
     @expose
-    def extents(self, ino: Any, offset: Any, length: Any) -> list[Any]:
-        return self._queries.extents(arguments.ino(ino), offset, length)
+    @takes_call
+    def extents(self, call: Call, ino: Any, offset: Any, length: Any) -> list[Any]:
+        attr, extents, places = self._queries.extents(arguments.ino(ino), offset, length)
+        return [attr, extents, self._granted(call, places, grants.READ)]
 
     @expose
     def chunks(self, after: Any, limit: Any) -> list[Any]:
@@ -217,7 +219,7 @@ class NameNode:
     async def allocate(
         self, call: Call, session: Any, acked: Any, seq: Any, count: Any, replicas: Any, exclude: Any, host: Any
     ) -> list[Any]:
-        """New chunks for a session: [[chunk, [node, ...]], ...]. Raises `NotEnoughNodes`, `NoSpace`.
+        """New chunks for a session: [[chunk, [node, ...], grant], ...]. Raises `NotEnoughNodes`, `NoSpace`.
 
         A command of the session's, with a number of its own, of which only the places are planned here.
         """
@@ -234,7 +236,27 @@ class NameNode:
         chunks: list[Any] = await self._writer.apply_planned(
             number, acknowledged, sequence, "allocate_chunks", copies, places
         )
-        return chunks
+        return self._granted(call, chunks, grants.APPEND)
+
+    @expose
+    @takes_call
+    def renew_grants(self, call: Call, session: Any, chunks: Any) -> list[bytes]:
+        """Grants to append to chunks that the session has open, in their order; empty for one that it has not."""
+        number = self._sessions.touch(session, _identity(call))
+        wanted = [arguments.chunk(chunk) for chunk in arguments.array(chunks, "chunks", limits.BATCH_MAX_COMMANDS)]
+        own = self._queries.open_chunks(number, wanted)
+        return [self._grant(call, chunk, grants.APPEND) if chunk in own else b"" for chunk in wanted]
+
+    def _granted(self, call: Call, places: Iterable[list[Any]], rights: int) -> list[list[Any]]:
+        """Each place, of which the chunk comes first, with what the caller is to show DataNodes for it."""
+        return [[*place, self._grant(call, place[0], rights)] for place in places]
+
+    def _grant(self, call: Call, chunk: ChunkId, rights: int) -> bytes:
+        key = call.peer.key
+        if key is None or key.role == Role.ADMIN:  # who may use every chunk
+            return b""
+        expiry_s = self._runtime.now_ns() // 10**9 + limits.GRANT_VALID_S
+        return self._issuing.grant(key, chunk, rights, expiry_s)
 
     async def _place_all(self, count: int, copies: int, shunned: set[str], near_host: str) -> list[list[NodeId]]:
         while True:

@@ -38,13 +38,13 @@ async def fill(fs: FileSystem, chunks: int, length: int) -> None:
         count = min(limits.ALLOCATE_MAX_CHUNKS, chunks - first)
         places = await fs.session.ask_once("allocate", count, 3, [], "")
         async with trio.open_nursery() as nursery:
-            for chunk, nodes in places:
+            for chunk, nodes, grant in places:
                 for node in nodes:
-                    nursery.start_soon(fs.nodes_known.append, node, ChunkId(chunk), 0, blocks, [data])
-        extents = [[(first + at) * length, length, chunk, 0] for at, (chunk, _) in enumerate(places)]
-        lengths = [[chunk, length, nodes] for chunk, nodes in places]
+                    nursery.start_soon(fs.nodes_known.append, node, ChunkId(chunk), 0, blocks, [data], grant)
+        extents = [[(first + at) * length, length, chunk, 0] for at, (chunk, *_) in enumerate(places)]
+        lengths = [[chunk, length, nodes] for chunk, nodes, _ in places]
         await fs.session.apply("commit", attr.ino, extents, lengths, False, None)
-        await fs.session.apply("seal", [chunk for chunk, _ in places])
+        await fs.session.apply("seal", [chunk for chunk, *_ in places])
 
 
 async def wait(fs: FileSystem, dead: int, most_s: float) -> bool:

@@ -45,9 +45,9 @@ from nodes.datanode.service import DataNode
 from nodes.namenode import authorization as namenode_policy
 from nodes.namenode.service import NameNode
 from tests.integration.real import RealCluster, real_cluster
-from tests.keys import ADMIN, MASTERS
+from tests.keys import ADMIN, CLIENT, MASTERS, READER
 
-CLIENT, READER, NODE = (MASTERS.issue(role, f"a-{role}") for role in (Role.CLIENT, Role.READER, Role.NODE))
+NODE = MASTERS.issue(Role.NODE, "a-node")
 STRANGER = Masters.make().issue(Role.ADMIN, "tests")
 """Of another cluster, with the name of one of ours."""
 

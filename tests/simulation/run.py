@@ -6,7 +6,7 @@ tell the same story to the byte, in any process and on any machine with the same
 
 from __future__ import annotations
 
-from tests.keys import ADMIN
+from tests.keys import ADMIN, CLIENT
 
 from tests.simulation import settings as settings  # isort: skip - before anything else of dfs
 
@@ -172,7 +172,7 @@ def _add_client(cluster: Cluster, shared: Shared, chance: random.Random, number:
         label = f"{name}-{cluster.processes[name].lives}"
         while trio.current_time() < shared.until:
             try:
-                async with open_filesystem(ADDRESS, ADMIN, network=life, runtime=life) as fs:
+                async with open_filesystem(ADDRESS, CLIENT, network=life, runtime=life) as fs:
                     if is_mount:
                         async with open_inodes(fs) as inodes:
                             await MountClient(label, fs, shared, life.random, pause_s, inodes=inodes).run(label)

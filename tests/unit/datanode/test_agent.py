@@ -17,6 +17,7 @@ from dfs.checksum import sum_blocks
 from dfs.config import DataNodeConfig
 from dfs.rpc import Pool, Server, expose
 from dfs.types import ChunkId, NodeId
+from nodes.datanode.admission import Admission
 from nodes.datanode.agent import Agent
 from nodes.datanode.bandwidth import TokenBucket
 from nodes.datanode.copier import copy
@@ -25,11 +26,13 @@ from nodes.datanode.scrub import Scrub
 from nodes.datanode.service import DataNode
 from nodes.datanode.users import Turns, Users
 from nodes.datanode.volumes import Volumes
+from tests.keys import MASTERS
 from tests.simulation.disk import PAGE, InlineRuntime, MemoryDisk
 from tests.simulation.network import MemoryNetwork
 from tests.unit.datanode.world import CLUSTER
 
 KIB = 1024
+ADMISSION = Admission(lambda: MASTERS, lambda: 0.0)
 
 
 class ScriptedNameNode:
@@ -88,7 +91,7 @@ class Node:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Agent]:
         scrub = Scrub(*scrub_parts(self))
-        service = DataNode(NodeId(self.config.node), self.volumes, self.bandwidth, self.users, scrub)
+        service = DataNode(NodeId(self.config.node), self.volumes, ADMISSION, self.bandwidth, self.users, scrub)
         server = Server(self.host, greet=service.greet)
         server.register(service, f"dfs.datanode.{self.config.node}")
         async with self.pool, trio.open_nursery() as nursery:
@@ -298,7 +301,7 @@ async def test_a_copy_takes_no_more_than_its_bandwidth_at_either_end(
         scrub = Scrub(*scrub_parts(source))
         server = Server(source.host)
         server.register(
-            DataNode(NodeId("n2"), source.volumes, source.bandwidth, source.users, scrub), "dfs.datanode.n2"
+            DataNode(NodeId("n2"), source.volumes, ADMISSION, source.bandwidth, source.users, scrub), "dfs.datanode.n2"
         )
         await nursery.start(server.serve, "n2:9401")
         for node, name in ((target, "target"), (source, "source")):
@@ -352,7 +355,9 @@ async def test_a_source_that_has_too_many_copies_to_serve_says_so(
 ) -> None:
     source = Node("n2", network, [MemoryDisk()], tmp_path)
     await source.put(1, 1, bytes(limits.MIB))
-    service = DataNode(NodeId("n2"), source.volumes, source.bandwidth, source.users, Scrub(*scrub_parts(source)))
+    service = DataNode(
+        NodeId("n2"), source.volumes, ADMISSION, source.bandwidth, source.users, Scrub(*scrub_parts(source))
+    )
     source.bandwidth.rate_bytes_per_s = 64.0 * KIB
     await service.read_blocks(1, 0, 256)
     with pytest.raises(errors.Busy):

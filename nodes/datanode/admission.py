@@ -1,0 +1,71 @@
+"""Which chunks a peer may use: admins and DataNodes all, others those for which they show a grant (`dfs.grants`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from dfs import errors, grants, limits
+from dfs.grants import APPEND, READ, Terms
+from dfs.keys import DATANODE, Masters, Role
+from dfs.rpc import Peer
+from dfs.types import ChunkId
+
+_NEED_NONE: Final = frozenset({Role.ADMIN, Role.NODE})
+
+
+class Admission:
+    """Checks grants. What a connection has shown is remembered with it, so that each grant is computed once.
+
+    `masters` gives those of the moment, `clock` seconds since 1970.
+    """
+
+    def __init__(self, masters: Callable[[], Masters], clock: Callable[[], float]) -> None:
+        self._masters = masters
+        self._clock = clock
+
+    def read(self, peer: Peer, chunk: ChunkId, grant: object) -> None:
+        """Raises `NotPermitted`, `GrantExpired`."""
+        terms = self._terms(peer, chunk, grant)
+        if terms is not None:
+            self._refuse_expired(terms)
+
+    def append(self, peer: Peer, chunk: ChunkId, grant: object) -> None:
+        """Raises `NotPermitted`, `GrantExpired`."""
+        terms = self._terms(peer, chunk, grant)
+        if terms is not None:
+            if terms.rights != APPEND:
+                raise errors.NotPermitted(f"the grant allows reading chunk {chunk:x}, not appending to it")
+            self._refuse_expired(terms)
+
+    def sync(self, peer: Peer, chunk: ChunkId, grant: object) -> None:
+        """Any grant will do, an expired one too: a flush changes nothing, and tells who has had the bytes no more
+        than how many of them are safe. So an fsync long after the last write needs no question. Raises `NotPermitted`.
+        """
+        self._terms(peer, chunk, grant)
+
+    def _terms(self, peer: Peer, chunk: ChunkId, grant: object) -> Terms | None:
+        """None: the peer needs no grant."""
+        key = peer.key
+        assert key is not None, "`authorize` lets nobody in without one"
+        if key.role in _NEED_NONE:
+            return None
+        shown = (chunk, grant) if isinstance(grant, bytes) else None
+        known: Terms | None = peer.remembered.get(shown)
+        masters = self._masters()
+        if known is not None and masters.knows(DATANODE, known.generation):
+            return known
+        terms = grants.check(masters, key, chunk, grant)
+        if terms.rights not in (READ, APPEND):
+            raise errors.NotPermitted("the grant gives rights that are not known here: is the NameNode newer?")
+        if len(peer.remembered) >= limits.GRANTS_REMEMBERED_MAX:
+            peer.remembered.clear()
+        peer.remembered[shown] = terms
+        return terms
+
+    def _refuse_expired(self, terms: Terms) -> None:
+        late_s = self._clock() - terms.expiry_s
+        if late_s >= 0:
+            raise errors.GrantExpired(
+                f"the grant expired {late_s:.0f} s ago: ask the NameNode for another; if that is as old, set the clocks"
+            )

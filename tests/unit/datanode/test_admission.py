@@ -1,0 +1,95 @@
+"""What a peer may do with a chunk: what its grant says, for as long as it says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from dfs import errors, grants, limits
+from dfs.grants import APPEND, READ
+from dfs.keys import Key, Role
+from dfs.rpc import Peer
+from dfs.types import ChunkId
+from nodes.datanode.admission import Admission
+from tests.keys import ADMIN, MASTERS
+
+CLIENT, NODE = MASTERS.issue(Role.CLIENT, "alice"), MASTERS.issue(Role.NODE, "n1")
+CHUNK = ChunkId(7)
+
+
+class Clock:
+    now_s = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def peer(key: Key = CLIENT) -> Peer:
+    made = Peer("test", 1)
+    made.key = key.id
+    return made
+
+
+def grant(rights: int, expiry_s: int = int(Clock.now_s) + 10, chunk: ChunkId = CHUNK) -> bytes:
+    return grants.make(MASTERS, CLIENT.id, chunk, rights, expiry_s)
+
+
+def test_reading_and_appending_need_their_rights(clock: Clock) -> None:
+    admission = Admission(lambda: MASTERS, clock)
+    admission.read(peer(), CHUNK, grant(READ))
+    admission.read(peer(), CHUNK, grant(APPEND))
+    admission.append(peer(), CHUNK, grant(APPEND))
+    with pytest.raises(errors.NotPermitted, match="not appending"):
+        admission.append(peer(), CHUNK, grant(READ))
+
+
+@pytest.mark.parametrize("key", [ADMIN, NODE])
+def test_admins_and_datanodes_need_none(key: Key, clock: Clock) -> None:
+    admission = Admission(lambda: MASTERS, clock)
+    for check in (admission.read, admission.append, admission.sync):
+        check(peer(key), CHUNK, b"")
+
+
+def test_an_expired_grant_is_told_from_a_wrong_one(clock: Clock) -> None:
+    admission, connection = Admission(lambda: MASTERS, clock), peer()
+    for _ in range(2):  # remembered or not
+        admission.read(connection, CHUNK, grant(APPEND))
+        clock.now_s += 10
+        for check in (admission.read, admission.append):
+            with pytest.raises(errors.GrantExpired):
+                check(connection, CHUNK, grant(APPEND))
+        admission.sync(connection, CHUNK, grant(APPEND))
+        clock.now_s -= 10
+
+
+def test_nothing_is_done_without_a_grant(clock: Clock) -> None:
+    admission = Admission(lambda: MASTERS, clock)
+    checks: tuple[Callable[[Peer, ChunkId, object], None], ...] = (admission.read, admission.append, admission.sync)
+    for check in checks:
+        for shown in (b"", None, grant(APPEND, chunk=ChunkId(8)), bytes(grants.GRANT_BYTES)):
+            with pytest.raises(errors.NotPermitted):
+                check(peer(), CHUNK, shown)
+
+
+def test_what_was_shown_on_one_connection_counts_there_only(clock: Clock) -> None:
+    admission, connection, shown = Admission(lambda: MASTERS, clock), peer(), grant(APPEND)
+    admission.append(connection, CHUNK, shown)
+    for stranger in (MASTERS.issue(Role.CLIENT, "bob"), MASTERS.issue(Role.READER, "alice")):
+        with pytest.raises(errors.NotPermitted):
+            admission.read(peer(stranger), CHUNK, shown)
+    with pytest.raises(errors.NotPermitted):
+        admission.read(connection, ChunkId(8), shown)
+
+
+def test_what_a_connection_has_shown_takes_bounded_memory(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "GRANTS_REMEMBERED_MAX", 10)
+    admission, connection = Admission(lambda: MASTERS, clock), peer()
+    for number in range(1, 100):
+        admission.read(connection, ChunkId(number), grant(READ, chunk=ChunkId(number)))
+        assert len(connection.remembered) <= 10
