@@ -147,7 +147,7 @@ class WrongCluster(DfsError):
     default_errno = _errno.EPERM
 
 
-class GrantExpired(DfsError):
+class GrantExpired(NotPermitted):
     """The NameNode's word that a chunk may be used counts no more: it gives another to who still may."""
 
     default_errno = _errno.EACCES

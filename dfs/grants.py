@@ -53,6 +53,11 @@ def make(
     return terms + _tag(secret, terms, holder, chunk)
 
 
+def generation_of(grant: bytes) -> int:
+    """Of the keys that it was made with, as it says itself."""
+    return Terms._make(_TERMS.unpack_from(grant)).generation
+
+
 def check(masters: Masters, holder: KeyId, chunk: ChunkId, grant: object) -> Terms:
     """What a grant allows its holder with a chunk, which may have expired.
 

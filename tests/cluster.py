@@ -22,7 +22,7 @@ from dfs.rpc import Network, SocketNetwork
 from dfs.runtime import RealRuntime, Runtime
 from nodes.datanode.daemon import run_datanode
 from nodes.namenode.daemon import run_namenode
-from tests.keys import ADMIN, MASTERS, node_file
+from tests.keys import ADMIN, PLAIN, node_file
 
 
 class _Running:
@@ -68,7 +68,7 @@ class Cluster:
             nameserver="off",
             **self.namenode_options,
         )
-        self.namenode_address = await self._start("namenode", run_namenode, config, MASTERS)
+        self.namenode_address = await self._start("namenode", run_namenode, config, PLAIN)
 
     async def start_datanode(self, name: str, **options: Any) -> None:
         config = DataNodeConfig(

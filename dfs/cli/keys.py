@@ -52,11 +52,13 @@ def init(file: Path, tls: bool) -> None:
 @key.command()
 @click.argument("name")
 @_role_option
+@click.option("--subtree", metavar="DIRECTORY", help="All that the key may see, as if there was nothing else.")
 @_keys_option
 @click.option("--out", type=click.Path(path_type=Path), help="The file to write; NAME.key unless given.")
-def add(name: str, role: str, file: Path | None, out: Path | None) -> None:
+def add(name: str, role: str, subtree: str | None, file: Path | None, out: Path | None) -> None:
     """Make a key called NAME. A node's key has the name of its DataNode."""
-    made = cluster_keys(file)[1].issue(Role(role), name)
+    claims = {} if subtree is None else {"subtree": _directory(subtree)}
+    made = cluster_keys(file)[1].issue(Role(role), name, claims)
     path = out or Path(f"{name}.key")
     keys.save(path, made)
     user = "datanode.toml" if role == Role.NODE else "client.toml"
@@ -110,8 +112,18 @@ def _in_words(found: KeyFile) -> str:
     if found.key is None:
         words = "the master secrets of a cluster"
     else:
-        words = f"the key of {found.key.id}, generation {found.key.id.generation}"
+        limit = found.key.id.claim("subtree")
+        only = f", for {limit} only" if limit else ""
+        words = f"the key of {found.key.id}, generation {found.key.id.generation}{only}"
     return words if found.tls is None else f"{words}; {certificates.read(found.tls.certificate)}"
+
+
+def _directory(path: str) -> str:
+    """An absolute path in its plain form. Raises `InvalidArgument`."""
+    names = [name for name in path.split("/") if name not in ("", ".")]
+    if not path.startswith("/") or not names or ".." in names or not path.isprintable():
+        raise errors.InvalidArgument(f"--subtree is the absolute path of a directory below /, without '..': {path!r}")
+    return "/" + "/".join(names)
 
 
 def cluster_keys(explicit: Path | None) -> tuple[Path, KeyFile]:

@@ -25,6 +25,11 @@ class Inodes:
     def __init__(self, session: Session) -> None:
         self._session = session
 
+    @property
+    def root(self) -> Ino:
+        """The directory where paths begin: the root of all that this client's key may see."""
+        return self._session.root
+
     # --- queries ----------------------------------------------------------------------------------------
 
     async def lookup(self, parent: Ino, name: bytes) -> Attr:

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 
 from dfs import errors, limits
 from dfs.client.inodes import Inodes
-from dfs.types import ROOT_INO, Attr, Ino
+from dfs.types import Attr, Ino
 
 Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
@@ -54,7 +54,7 @@ class Paths:
         trail = await self._walk(split(path), path, follow or os.fsencode(path).endswith(b"/"))
         if trail:
             return trail[-1]
-        return await self._inodes.getattr(ROOT_INO)
+        return await self._inodes.getattr(self._inodes.root)
 
     async def locate(self, path: Path) -> Place:
         """The directory and name that `path` ends in; the directory exists, the name may not."""
@@ -64,7 +64,7 @@ class Paths:
         trail = await self._walk(names[:-1], path, True)
         if trail and not stat.S_ISDIR(trail[-1].mode):
             raise errors.NotADirectory(f"not a directory: {show(b'/' + b'/'.join(names[:-1]))}")
-        return Place(trail[-1].ino if trail else ROOT_INO, names[-1])
+        return Place(trail[-1].ino if trail else self._inodes.root, names[-1])
 
     async def _walk(self, names: list[bytes], path: Path, follow: bool) -> list[Attr]:
         """Attributes from the root's child down to the path's end; empty for the root itself."""
@@ -76,7 +76,7 @@ class Paths:
                 trail = trail[:-1]
                 continue
             run = names[: names.index(b"..")] if b".." in names else names
-            steps = await self._inodes.walk(trail[-1].ino if trail else ROOT_INO, run)
+            steps = await self._inodes.walk(trail[-1].ino if trail else self._inodes.root, run)
             link = next((at for at, attr in enumerate(steps) if stat.S_ISLNK(attr.mode)), None)
             if link is not None and (follow or link + 1 < len(names)):
                 links += 1

@@ -28,7 +28,7 @@ from dfs import errors, keys, limits, tasks
 from dfs.keys import KeyFile
 from dfs.rpc import Pool
 from dfs.runtime import Runtime
-from dfs.types import SessionId
+from dfs.types import ROOT_INO, Ino, SessionId
 
 NAMENODE_OBJECT = "dfs.namenode"
 
@@ -66,13 +66,15 @@ class Session:
         self.host = socket.gethostname()
         self.cluster: dict[str, Any] = {}
         self.session: SessionId | None = None
+        self.root = ROOT_INO
+        """The directory where paths begin: that of the cluster, or the one that our key is limited to."""
         self.on_nodes_changed: Callable[[], None] | None = None
         """Called when DataNodes came, moved or fell silent."""
         self.on_new_session: Callable[[], None] | None = None
         """Called after a session was lost and a new one opened: chunks of the old one are no longer ours."""
         self.keep: Callable[[KeyFile], None] | None = None
         """Keeps the file of a renewed key, in a thread; raises `ConfigError` if it cannot."""
-        self._generation = 0  # of the keys that the NameNode issues
+        self.generation = 0  # of the keys that the NameNode issues
         self._nursery = nursery
         self._opening = trio.Lock()
         self._next_seq = 1
@@ -213,8 +215,9 @@ class Session:
         try:
             with trio.fail_after(timeout_s):
                 self.cluster = await self.query("cluster")
+            self.root = Ino(self.cluster["root"])
             self.pool.handshake["cluster"] = self.cluster["cluster"]  # of no other may anybody answer us
-            self._generation = self.cluster.get("key_generation", 0)
+            self.generation = self.cluster.get("key_generation", 0)
             with trio.move_on_after(timeout_s):
                 await self._renew_key()
         except (trio.TooSlowError, errors.RpcError) as error:  # what answers may be something else altogether
@@ -226,7 +229,7 @@ class Session:
     async def _renew_key(self) -> None:
         """Have a key of the generation in use, if ours is older. What fails is logged: the older one counts still."""
         key = self.pool.key
-        if key is None or key.id.generation >= self._generation:
+        if key is None or key.id.generation >= self.generation:
             return
         from dfs import sealing  # with its cryptography: needed once in the life of a key
 
@@ -255,6 +258,7 @@ class Session:
                 return
             again = self._next_seq > 1
             opened = await self.query("open_session", {"name": "client", "host": self.host})
+            self.root = Ino(opened["root"])
             self.session = SessionId(opened["session"])
             self._nursery.start_soon(self._listen, self.session)
             if again:
@@ -273,7 +277,7 @@ class Session:
                     if kind == "nodes" and self.on_nodes_changed:
                         self.on_nodes_changed()
                     if kind == "keys":
-                        self._generation = payload
+                        self.generation = payload
                 await self._renew_key()
             except errors.SessionExpired:
                 if self.session == session:

@@ -25,7 +25,7 @@ from typing import NamedTuple, TypeAlias
 import structlog
 import trio
 
-from dfs import errors, limits, tasks
+from dfs import errors, grants, limits, tasks
 from dfs.checksum import Block, Buffer, sum_blocks
 from dfs.client.datanodes import DataNodes
 from dfs.client.session import Session
@@ -176,7 +176,7 @@ class ChunkWriter:
                 await self._nodes.append(node, lane.chunk, lane.length, blocks, [data], grant)
             except errors.DfsError as error:
                 failures[node] = error
-                if not isinstance(error, errors.ChunkConflict | errors.ChunkFull):
+                if not isinstance(error, errors.ChunkConflict | errors.ChunkFull | errors.GrantExpired):
                     self._nodes.avoid(node)
 
         async with tasks.open_nursery() as nursery:
@@ -185,8 +185,11 @@ class ChunkWriter:
         return failures
 
     async def grant(self, lane: Lane) -> bytes:
-        """The lane's grant; another, when much of its time is over and the chunk is open still."""
-        if lane.grant and trio.current_time() >= lane.granted_at + limits.GRANT_VALID_S / 2:
+        """The lane's grant; another, when its time is half over or it is of older keys, and the chunk is open."""
+        if lane.grant and (
+            trio.current_time() >= lane.granted_at + limits.GRANT_VALID_S / 2
+            or grants.generation_of(lane.grant) < self._session.generation
+        ):
             try:
                 fresh = (await self._session.query("renew_grants", lane.session, [lane.chunk]))[0]
             except errors.DfsError as error:
@@ -308,7 +311,7 @@ class ChunkWriter:
 
     async def _sync_node(self, node: NodeId, lanes: list[Lane], due: dict[Lane, int]) -> None:
         try:
-            lengths = await self._nodes.sync(node, {lane.chunk: lane.grant for lane in lanes})
+            lengths = await self._nodes.sync(node, {lane.chunk: await self.grant(lane) for lane in lanes})
         except errors.DfsError as error:
             log.warning("replica not flushed, going on without it", node=node, error=str(error))
             lengths = [-1] * len(lanes)

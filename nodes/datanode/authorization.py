@@ -27,3 +27,5 @@ def authorize(peer: Peer, method: str, _args: Sequence[Any]) -> None:
         raise errors.NotPermitted("nobody is served without a key")
     if peer.key.role not in METHODS.get(method, ()):
         raise errors.NotPermitted(f"the key of {peer.key} does not allow {method!r} at a DataNode")
+    if method == "status" and peer.key.claim("subtree") is not None:
+        raise errors.NotPermitted(f"the key of {peer.key} is limited to a subtree, and {method!r} is about all chunks")

@@ -31,6 +31,12 @@ METHODS: Final[Mapping[str, frozenset[Role]]] = {
     "renew": _ALL | _NODES,
     "join": _TOKENS,
 }
+SUBTREE_METHODS: Final = frozenset(
+    {"cluster", "lookup", "getattr", "walk", "parent", "readdir", "readlink", "getxattr", "listxattr", "extents"}
+    | {"summarize", "statfs", "nodes", "open_session", "close_session", "events", "apply", "allocate", "renew_grants"}
+    | {"renew", "join"}
+)
+"""What a key that is limited to a subtree may call, of what its role allows: nothing that tells of the rest."""
 _NAMES_ITS_NODE: Final = frozenset({"heartbeat", "farewell", "report_chunks"})
 _OF_ITSELF: Final = frozenset({"renew"})
 """Methods of nodes that have no other subject than the key which the connection proved."""
@@ -50,6 +56,10 @@ def authorize(peer: Peer, method: str, args: Sequence[Any]) -> None:
         raise errors.NotPermitted("nobody is served without a key")
     if key.role not in METHODS.get(method, ()):
         raise errors.NotPermitted(f"the key of {key} does not allow {method!r} at the NameNode")
+    if key.claim("subtree") is not None and method not in SUBTREE_METHODS:
+        raise errors.NotPermitted(
+            f"the key of {key} is limited to a subtree, and {method!r} is about the whole cluster"
+        )
     if method == "apply" and key.role != Role.ADMIN:
         _check_verbs(key, args)
     if key.role == Role.NODE and method not in _OF_ITSELF:

@@ -16,6 +16,8 @@ import structlog
 from dfs import errors
 from dfs.types import NAMENODE_SESSION, SessionId
 from nodes.namenode import commands
+from nodes.namenode.confinement import confined
+from nodes.namenode.subtree import Subtree
 from nodes.namenode.transaction import Transaction
 
 if TYPE_CHECKING:
@@ -68,7 +70,8 @@ class Machine:
         """Apply one command; it happens whole or not at all. Errors of ours become replies, bugs are logged."""
         if command.session == NAMENODE_SESSION:
             return self._attempt(command, commands.OWN)
-        row = self._db.execute("SELECT acked FROM session WHERE session = ?", (command.session,)).fetchone()
+        sql = "SELECT acked, subtree, holder FROM session WHERE session = ?"
+        row = self._db.execute(sql, (command.session,)).fetchone()
         if row is None:
             return _failed(errors.SessionExpired(f"session {command.session} has ended"))
         if command.seq < row[0]:
@@ -78,7 +81,8 @@ class Machine:
         ).fetchone()
         if stored is not None:
             return list(msgpack.unpackb(stored[0], use_list=True))
-        reply = self._attempt(command, commands.CLIENT if command.verb in commands.CLIENT else commands.PLANNED)
+        verbs = commands.CLIENT if command.verb in commands.CLIENT else commands.PLANNED
+        reply = self._attempt(command, verbs, Subtree(self._db, row[1], row[2]) if row[1] else None)
         self._db.execute("INSERT INTO reply VALUES (?, ?, ?)", (command.session, command.seq, msgpack.packb(reply)))
         if command.acked >= row[0] + _FORGET_EVERY:
             self._forget_replies(command.session, command.acked)
@@ -88,7 +92,7 @@ class Machine:
         self._db.execute("UPDATE session SET acked = ? WHERE session = ?", (acked, session))
         self._db.execute("DELETE FROM reply WHERE session = ? AND seq < ?", (session, acked))
 
-    def _attempt(self, command: Command, verbs: Any) -> Reply:
+    def _attempt(self, command: Command, verbs: Any, subtree: Subtree | None = None) -> Reply:
         apply = verbs.get(command.verb)
         if apply is None:
             return _failed(errors.NotSupported(f"no such command: {command.verb!r}: is the client newer than we are?"))
@@ -97,7 +101,8 @@ class Machine:
         before = tx.counters.copy()
         self._db.execute("SAVEPOINT command")
         try:
-            result = apply(tx, *command.args)
+            args = command.args if subtree is None else confined(subtree, command.verb, command.args)
+            result = apply(tx, *args)
         except Exception as error:
             if hasattr(error, "sqlite_errorcode"):
                 raise  # the disk's error ends the whole transaction: SQLite may have rolled it back, savepoint and all

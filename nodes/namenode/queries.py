@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from dfs import errors, limits
-from dfs.types import Attr, ChunkId, Ino, SessionId
+from dfs.types import ROOT_INO, Attr, ChunkId, Ino, SessionId
 from nodes.namenode import arguments
 from nodes.namenode.commands import skip_chunks
 from nodes.namenode.reconcile import Believed
@@ -36,6 +36,10 @@ class Queries:
         self._execute = store.reads.execute
 
     # --- the namespace ----------------------------------------------------------------------------------
+
+    def root(self) -> Ino:
+        """Where the paths of who asks begin."""
+        return ROOT_INO
 
     def lookup(self, parent: Any, name: Any) -> Attr:
         """Raises `NotFound`, `NotADirectory`."""

@@ -24,6 +24,7 @@ from dfs.runtime import Runtime
 from dfs.types import Attr, ChunkId, NodeId, NodeState, SessionId, Statfs
 from nodes.namenode import arguments, commands, reconcile
 from nodes.namenode.check import Checker
+from nodes.namenode.confinement import ConfinedQueries
 from nodes.namenode.explain import Explainer
 from nodes.namenode.issuing import Issuing
 from nodes.namenode.membership import Membership
@@ -90,9 +91,19 @@ class NameNode:
 
     # --- the namespace ----------------------------------------------------------------------------------
 
+    def _view(self, call: Call) -> Queries | ConfinedQueries:
+        """What the caller's key may see of the namespace."""
+        key = call.peer.key
+        path = key.claim("subtree") if key else None
+        if key is None or path is None:
+            return self._queries
+        return ConfinedQueries(self._store, self._queries, path, key)
+
     @expose
-    def cluster(self) -> dict[str, Any]:
+    @takes_call
+    def cluster(self, call: Call) -> dict[str, Any]:
         return {
+            "root": self._view(call).root(),
             "cluster": self._store.cluster,
             "version": dfs.__version__,
             "replicas": self._config.replicas,
@@ -103,41 +114,49 @@ class NameNode:
         }
 
     @expose
-    def lookup(self, parent: Any, name: Any) -> Attr:
-        return self._queries.lookup(parent, name)
+    @takes_call
+    def lookup(self, call: Call, parent: Any, name: Any) -> Attr:
+        return self._view(call).lookup(parent, name)
 
     @expose
-    def getattr(self, ino: Any) -> Attr:
-        return self._queries.getattr(ino)
+    @takes_call
+    def getattr(self, call: Call, ino: Any) -> Attr:
+        return self._view(call).getattr(ino)
 
     @expose
-    def walk(self, ino: Any, names: Any) -> list[Attr]:
-        return self._queries.walk(ino, names)
+    @takes_call
+    def walk(self, call: Call, ino: Any, names: Any) -> list[Attr]:
+        return self._view(call).walk(ino, names)
 
     @expose
-    def parent(self, ino: Any) -> Attr:
-        return self._queries.parent(ino)
+    @takes_call
+    def parent(self, call: Call, ino: Any) -> Attr:
+        return self._view(call).parent(ino)
 
     @expose
-    def readdir(self, ino: Any, after: Any, limit: Any) -> list[Any]:
-        return self._queries.readdir(ino, after, limit)
+    @takes_call
+    def readdir(self, call: Call, ino: Any, after: Any, limit: Any) -> list[Any]:
+        return self._view(call).readdir(ino, after, limit)
 
     @expose
-    def readlink(self, ino: Any) -> bytes:
-        return self._queries.readlink(ino)
+    @takes_call
+    def readlink(self, call: Call, ino: Any) -> bytes:
+        return self._view(call).readlink(ino)
 
     @expose
-    def getxattr(self, ino: Any, name: Any) -> bytes:
-        return self._queries.getxattr(ino, name)
+    @takes_call
+    def getxattr(self, call: Call, ino: Any, name: Any) -> bytes:
+        return self._view(call).getxattr(ino, name)
 
     @expose
-    def listxattr(self, ino: Any) -> list[bytes]:
-        return self._queries.listxattr(ino)
+    @takes_call
+    def listxattr(self, call: Call, ino: Any) -> list[bytes]:
+        return self._view(call).listxattr(ino)
 
     @expose
     @takes_call
     def extents(self, call: Call, ino: Any, offset: Any, length: Any) -> list[Any]:
-        attr, extents, places = self._queries.extents(arguments.ino(ino), offset, length)
+        attr, extents, places = self._view(call).extents(arguments.ino(ino), offset, length)
         return [attr, extents, self._granted(call, places, grants.READ)]
 
     @expose
@@ -165,7 +184,9 @@ class NameNode:
         return await self._explainer.explain(chunks)
 
     @expose
-    async def summarize(self, ino: Any) -> dict[str, int]:
+    @takes_call
+    async def summarize(self, call: Call, ino: Any) -> dict[str, int]:
+        self._view(call).getattr(ino)
         total: dict[str, int] = {}
         for total in summary(arguments.ino(ino), self._queries):  # noqa: B007 - the last is the answer
             await trio.lowlevel.checkpoint()
@@ -197,10 +218,11 @@ class NameNode:
             raise errors.InvalidArgument("a session is opened with a map")
         name, host = arguments.text(info.get("name"), "a name"), arguments.text(info.get("host"), "a host")
         self._sessions.check_room()
-        identity = _identity(call)
-        session = SessionId(await self._writer.decide("open_session", name, host, identity))
+        root, key, identity = self._view(call).root(), _key_of(call), _identity(call)
+        subtree = key.claim("subtree") or ""
+        session = SessionId(await self._writer.decide("open_session", name, host, identity, subtree))
         self._sessions.add(session, identity)
-        return {"session": session, "timeout_s": self._config.session_timeout_s}
+        return {"session": session, "timeout_s": self._config.session_timeout_s, "root": root}
 
     @expose
     @takes_call
@@ -255,7 +277,7 @@ class NameNode:
         key = call.peer.key
         if key is None or key.role == Role.ADMIN:  # who may use every chunk
             return b""
-        expiry_s = self._runtime.now_ns() // 10**9 + limits.GRANT_VALID_S
+        expiry_s = -(-self._runtime.now_ns() // 10**9) + limits.GRANT_VALID_S
         return self._issuing.grant(key, chunk, rights, expiry_s)
 
     async def _place_all(self, count: int, copies: int, shunned: set[str], near_host: str) -> list[list[NodeId]]:

@@ -61,7 +61,13 @@ class Store:
 
     @contextmanager
     def reading(self) -> Iterator[Database]:
-        """The reading connection in one transaction: all that is read is of one moment. Not for use over an await."""
+        """The reading connection in one transaction: all that is read is of one moment. Not for use over an await.
+
+        Within another one it is a part of that.
+        """
+        if self.reads.in_transaction:
+            yield self.reads
+            return
         self.reads.execute("BEGIN")
         try:
             yield self.reads

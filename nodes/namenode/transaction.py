@@ -16,6 +16,7 @@ import msgpack  # type: ignore[import-untyped]
 from dfs import errors, limits
 from dfs.types import ROOT_INO, Attr, ChunkId, Extent, Ino
 from nodes.namenode.schema import ATTR_COLUMNS
+from nodes.namenode.subtree import Subtree
 
 if TYPE_CHECKING:
     from nodes.namenode.store import Database, Row
@@ -168,10 +169,12 @@ class Transaction:
             *(subdirectories, self.now_ns, self.now_ns, parent),
         )
 
-    def drop_link(self, attr: Attr) -> Attr:
-        """One name of a file less, or the name of an empty directory: with the last the inode goes, unless held."""
+    def drop_link(self, attr: Attr, parent: Ino) -> Attr:
+        """One name less, which was in `parent`, of a file or an empty directory: with the last it goes, unless held."""
         nlink = 0 if stat.S_ISDIR(attr.mode) else attr.nlink - 1
         after = attr._replace(nlink=nlink, ctime_ns=self.now_ns, version=attr.version + 1)
+        if not nlink:
+            self._end_holds_outside(attr.ino, parent)
         if nlink or self.one("SELECT 1 FROM hold WHERE ino = ? LIMIT 1", attr.ino):
             self.run(
                 "UPDATE inode SET nlink = ?, ctime_ns = ?, version = version + 1 WHERE ino = ?",
@@ -180,6 +183,24 @@ class Transaction:
         else:
             self.remove_inode(attr)
         return after
+
+    def _end_holds_outside(self, ino: Ino, parent: Ino) -> None:
+        """Sessions that are limited to a subtree do not keep what loses its last name, in `parent`, outside of it."""
+        limited = self.all(
+            "SELECT h.session, s.subtree, s.holder FROM hold h JOIN session s ON s.session = h.session"
+            " WHERE h.ino = ? AND s.subtree != ''",
+            ino,
+        )
+        for session, path, holder in limited:
+            if not self._is_inside(Subtree(self.db, path, holder), parent):
+                self.run("DELETE FROM hold WHERE ino = ? AND session = ?", ino, session)
+
+    @staticmethod
+    def _is_inside(subtree: Subtree, directory: Ino) -> bool:
+        try:
+            return subtree.has_directory(directory)
+        except errors.NotFound:
+            return False
 
     def remove_inode(self, attr: Attr) -> None:
         """The inode and all that belongs to it."""
@@ -219,7 +240,7 @@ class Transaction:
             if new_is_directory:
                 raise errors.NotADirectory("not a directory")
             self.remove_entry(parent, name)
-        self.drop_link(old)
+        self.drop_link(old, parent)
 
     def touch_ctime(self, ino: Ino) -> None:
         self.run("UPDATE inode SET ctime_ns = ?, version = version + 1 WHERE ino = ?", self.now_ns, ino)

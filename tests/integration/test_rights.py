@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+import trio
 
 from dfs import codec, errors, grants, limits
 from dfs.checksum import sum_blocks
-from dfs.client import open_filesystem
+from dfs.client import FileSystem, open_filesystem
 from dfs.client.openinode import open_inodes
 from dfs.client.session import NAMENODE_OBJECT
 from dfs.grants import APPEND
@@ -25,6 +28,8 @@ from tests.integration.real import RealCluster, lasting_cluster, make_as_new, un
 from tests.keys import ADMIN, CLIENT, MASTERS, READER
 
 BOB = MASTERS.issue(Role.CLIENT, "bob")
+LIMITED = MASTERS.issue(Role.CLIENT, "limited", {"subtree": "/home/alice"})
+LIMITED_READER = MASTERS.issue(Role.READER, "limited", {"subtree": "/home/alice"})
 DATA = os.urandom(100_000)
 
 
@@ -181,7 +186,7 @@ async def test_users_never_see_that_a_grant_expired(tmp_path: Path, monkeypatch:
         await inode.fsync()
         async with await fs.open("/file") as file:
             assert await file.pread(2 * len(DATA), 0) == DATA + b"more"
-        assert fs.statistics()["writer"]["struck"] == fs.statistics()["nodes"]["failures"] == 0
+        assert fs.statistics()["nodes"]["failures"] == 0
         inodes.close(inode)
 
 
@@ -216,3 +221,278 @@ async def test_a_session_of_another_key_is_not_to_be_used(cluster: RealCluster) 
                     await other.namenode("allocate", session, 0, 9, 1, 2, [], "")
         ((errno, *_),) = await wire.apply(session, [2, "rmdir", [ROOT_INO, b"mine"]])
         assert errno == 0
+
+
+# --- keys that only read ----------------------------------------------------------------------------------
+
+
+async def test_a_reader_writes_nothing_whatever_it_sends(cluster: RealCluster) -> None:
+    place = await written(cluster, "/file")
+    ino = await ino_of(cluster, "/file")
+    async with by_hand(cluster, READER) as wire:
+        session = await wire.open_session()
+        for command in (
+            [1, "unlink", [ROOT_INO, b"file"]],
+            [1, "truncate", [ino, 0]],
+            [1, "setattr", [ino, {"mode": 0}]],
+            [1, "setxattr", [ino, b"user.x", b"y"]],
+            [1, "commit", [ino, [], []]],
+            [1, "mend_inode", [ino]],
+            [1, "allocate_chunks", [1, [["n1"]]]],
+            [1, "end_session", [1]],
+        ):
+            with pytest.raises(errors.NotPermitted):
+                await wire.apply(session, command)
+            with pytest.raises(errors.NotPermitted):
+                await wire.apply(session, [1, "hold", [ino]], command)
+        for method in ("allocate", "renew_grants"):
+            with pytest.raises(errors.NotPermitted):
+                await wire.namenode(method, session, [place.chunk])
+        _, _, ((*_, grant),) = await wire.namenode("extents", ino, 0, 10)
+        await wire.read(place, grant)
+        for shown in (grant, grants.make(MASTERS, READER.id, place.chunk, APPEND, int(time.time()) + 60)):
+            with pytest.raises(errors.NotPermitted):
+                await wire.append(place, b"x", shown)
+    assert await content(cluster, "/file") == DATA
+
+
+# --- keys that are limited to a subtree -------------------------------------------------------------------
+
+
+class Homes(NamedTuple):
+    """/home/alice and /home/bob, with a file of the same name in each, and where bob's bytes are."""
+
+    alice: Ino
+    bob: Ino
+    secret: Ino
+    place: ChunkPlace
+
+
+@pytest.fixture
+async def homes(cluster: RealCluster) -> Homes:
+    await written(cluster, "/home/alice/file", b"alice's")
+    place = await written(cluster, "/home/bob/file", b"bob's")
+    async with cluster.client() as fs:
+        await fs.inodes.setxattr((await fs.stat("/home/bob/file")).ino, b"user.secret", b"x")
+    paths = ("/home/alice", "/home/bob", "/home/bob/file")
+    return Homes(*[await ino_of(cluster, path) for path in paths], place)
+
+
+@asynccontextmanager
+async def limited(cluster: RealCluster, key: Key = LIMITED) -> AsyncIterator[FileSystem]:
+    async with open_filesystem(cluster.namenode_address, key) as fs:
+        yield fs
+
+
+async def test_the_subtree_is_a_whole_file_system(cluster: RealCluster, homes: Homes) -> None:
+    async with limited(cluster) as fs:
+        assert (await fs.stat("/")).ino == homes.alice
+        assert [entry.name for entry in await fs.listdir("/")] == [b"file"]
+        await fs.mkdir("/a/b", parents=True)
+        async with await fs.open("/a/b/new", "w") as file:
+            await file.pwrite(DATA, 0)
+            await file.fsync()
+        await fs.symlink("/a/b", "/to-b")
+        async with await fs.open("/to-b/new") as file:
+            assert await file.pread(len(DATA), 0) == DATA
+        await fs.rename("/a/b/new", "/new")
+        await fs.link("/new", "/a/other")
+        assert (await fs.summarize("/"))["files"] == 3  # one is the symbolic link; a second name adds none
+        assert (await fs.statfs()).capacity_bytes and len(await fs.nodes()) == 2
+    assert await content(cluster, "/home/alice/new") == DATA
+    async with limited(cluster, LIMITED_READER) as fs:
+        async with await fs.open("/a/other") as file:
+            assert await file.pread(len(DATA), 0) == DATA
+        with pytest.raises(errors.NotPermitted):
+            await fs.remove("/a/other")
+
+
+async def test_no_path_leads_out(cluster: RealCluster, homes: Homes) -> None:
+    async with limited(cluster) as fs:
+        await fs.symlink("../../bob/file", "/up")
+        await fs.symlink("/home/bob/file", "/down")
+        await fs.symlink("..", "/dots")
+        for path in (
+            "/../bob/file",
+            "/../../home/bob/file",
+            "../bob/file",
+            "/file/../../bob/file",
+            "/dots/../bob/file",
+            "/dots/bob/file",
+            "/up",
+            "/down",
+            "/home/bob/file",
+            "/\u2025/bob/file",
+        ):
+            with pytest.raises(errors.NotFound):
+                await fs.stat(path)
+            with pytest.raises(errors.DfsError):
+                await fs.open(path)
+        for path in ("/..", "/../..", "/dots", "/dots/.."):
+            assert (await fs.stat(path)).ino == homes.alice
+
+
+async def test_no_inode_number_leads_out(cluster: RealCluster, homes: Homes) -> None:
+    for key in (LIMITED, LIMITED_READER):
+        async with by_hand(cluster, key) as wire:
+            assert (await wire.namenode("cluster"))["root"] == homes.alice
+            assert (await wire.namenode("parent", homes.alice))[0] == homes.alice
+            for method, args in (
+                ("getattr", (homes.secret,)),
+                ("lookup", (homes.bob, b"file")),
+                ("lookup", (ROOT_INO, b"home")),
+                ("walk", (ROOT_INO, [b"home", b"bob", b"file"])),
+                ("readdir", (homes.bob, 0, 10)),
+                ("readdir", (ROOT_INO, 0, 10)),
+                ("parent", (homes.bob,)),
+                ("readlink", (homes.secret,)),
+                ("getxattr", (homes.secret, b"user.secret")),
+                ("listxattr", (homes.secret,)),
+                ("extents", (homes.secret, 0, 10)),
+                ("summarize", (homes.bob,)),
+                ("summarize", (ROOT_INO,)),
+            ):
+                with pytest.raises(errors.NotFound):
+                    await wire.namenode(method, *args)
+
+
+@pytest.mark.parametrize("name", [b"..", b".", b"../bob", b"../bob/file", b"/home/bob", b"", b"x/../..", b"..\0"])
+async def test_no_name_leads_out(cluster: RealCluster, homes: Homes, name: bytes) -> None:
+    async with by_hand(cluster, LIMITED) as wire:
+        session = await wire.open_session()
+        for method, args in (("lookup", (homes.alice, name)), ("walk", (homes.alice, [name]))):
+            with pytest.raises(errors.InvalidArgument):
+                await wire.namenode(method, *args)
+        replies = await wire.apply(
+            session,
+            [1, "mkdir", [homes.alice, name, 0o755, 0, 0]],
+            [2, "rename", [homes.alice, b"file", homes.alice, name]],
+            [3, "unlink", [homes.alice, name]],
+        )
+        assert {code for _, code, _ in replies} == {"InvalidArgument"}
+    assert await content(cluster, "/home/bob/file") == b"bob's"
+
+
+async def test_no_command_reaches_out(cluster: RealCluster, homes: Homes) -> None:
+    alice, bob, secret, place = homes
+    mine = await ino_of(cluster, "/home/alice/file")
+    async with by_hand(cluster, LIMITED) as wire:
+        session = await wire.open_session()
+        refused = await wire.apply(
+            session,
+            [1, "link", [secret, alice, b"stolen"]],
+            [2, "link", [mine, bob, b"planted"]],
+            [3, "rename", [bob, b"file", alice, b"stolen"]],
+            [4, "rename", [alice, b"file", bob, b"file"]],
+            [5, "rename", [alice, b"file", bob, b"file", 2]],
+            [6, "rename", [bob, b"file", alice, b"file", 2]],
+            [7, "setxattr", [secret, b"user.x", b"y"]],
+            [8, "unlink", [bob, b"file"]],
+            [9, "truncate", [secret, 0]],
+            [10, "hold", [secret]],
+            [11, "create", [bob, b"file", 0o644, 0, 0, False, True]],
+        )
+        assert {reply[1] for reply in refused} == {"NotFound"}
+        ((_, code, _),) = await wire.apply(
+            session, [12, "commit", [mine, [[0, 5, place.chunk, 0]], [[place.chunk, 5, place.nodes]]]]
+        )
+        assert code == "ChunkSealed"
+    assert await content(cluster, "/home/bob/file") == b"bob's"
+    assert await content(cluster, "/home/alice/file") == b"alice's"
+
+
+async def test_the_rest_of_the_cluster_is_not_told_of(cluster: RealCluster, homes: Homes) -> None:
+    async with by_hand(cluster, LIMITED) as wire:
+        for method, args in (
+            ("status", ()),
+            ("explain", ([homes.place.chunk],)),
+            ("chunks", (0, 10)),
+            ("check", (None,)),
+        ):
+            with pytest.raises(errors.NotPermitted):
+                await wire.namenode(method, *args)
+        for method, args in (("status", ()), ("list_chunks", (0, 10)), ("read_blocks", (homes.place.chunk, 0, 1))):
+            with pytest.raises(errors.NotPermitted):
+                await wire.datanode("n1", method, *args)
+        with pytest.raises(errors.NotPermitted):
+            await wire.read(homes.place, b"")
+        wide = grants.make(MASTERS, LIMITED.id._replace(claims=()), homes.place.chunk, APPEND, int(time.time()) + 60)
+        with pytest.raises(errors.NotPermitted):
+            await wire.read(homes.place, wide)
+
+
+async def test_a_claim_cannot_be_widened(cluster: RealCluster, homes: Homes) -> None:
+    for claims in ((), (("subtree", "/"),), (("subtree", "/home"),)):
+        with pytest.raises(errors.Unreachable, match="not of this cluster"):
+            async with limited(cluster, LIMITED._replace(id=LIMITED.id._replace(claims=claims))):
+                pass
+
+
+async def test_a_file_with_a_name_inside_may_be_read(cluster: RealCluster, homes: Homes) -> None:
+    async with cluster.client() as admin, limited(cluster) as fs:
+        await admin.link("/home/bob/file", "/home/alice/shared")
+        async with await fs.open("/shared") as file:
+            assert await file.pread(100, 0) == b"bob's"
+            await admin.remove("/home/alice/shared")
+            with pytest.raises(errors.NotFound):
+                await file.pread(100, 0)
+
+
+async def test_what_is_moved_out_while_in_use_is_gone(cluster: RealCluster, homes: Homes) -> None:
+    async with cluster.client() as admin, limited(cluster) as fs:
+        await fs.mkdir("/d")
+        async with await fs.open("/d/file", "w+") as file:
+            await file.pwrite(b"before", 0)
+            await admin.rename("/home/alice/d", "/home/bob/d")
+            for attempt in (
+                file.pread(10, 0),
+                file.stat(),
+                file.pwrite(b"after", 0),
+                file.truncate(0),
+                fs.stat("/d"),
+            ):
+                with pytest.raises(errors.NotFound):
+                    await attempt
+            async with await admin.open("/home/bob/d/file", "w") as other:
+                await other.pwrite(b"private", 0)
+            await admin.remove("/home/bob/d/file")
+            with pytest.raises(errors.NotFound):
+                await file.pread(10, 0)
+
+
+async def test_an_open_file_outlives_its_name(cluster: RealCluster, homes: Homes) -> None:
+    async with limited(cluster) as fs, await fs.open("/file", "r+") as file:
+        await fs.remove("/file")
+        await file.pwrite(b"still", 0)
+        assert await file.pread(5, 0) == b"still"
+
+
+async def test_a_directory_that_is_not_there_is_said_so(cluster: RealCluster) -> None:
+    with pytest.raises(errors.NotFound, match="/home/alice does not exist"):
+        async with limited(cluster):
+            pass
+
+
+def test_keys_for_subtrees_are_made_from_the_command_line(lasting: RealCluster, tmp_path: Path) -> None:
+    def dfs(*arguments: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-m", "dfs.cli", *arguments]
+        environment = {**os.environ, "DFS_CONFIG": str(tmp_path / "client.toml")}
+        return subprocess.run(argv, capture_output=True, text=True, timeout=60, cwd=tmp_path, env=environment)
+
+    (tmp_path / "client.toml").write_text(f'namenode = "{lasting.namenode_address}"\nkey = "guest.key"\n')
+    trio.run(written, lasting, "/photos/2026/one", b"a picture")
+    masters = ("--keys", str(lasting.directory / "cluster.keys"))
+    assert dfs("key", "add", "guest", "--role", "reader", "--subtree", "/photos//2026/", *masters).returncode == 0
+    assert (
+        dfs("key", "show", "guest.key").stdout
+        == "guest.key: the key of reader guest, generation 1, for /photos/2026 only\n"
+    )
+    assert dfs("ls", "/").stdout.split() == ["one"]
+    assert dfs("cat", "/one").stdout == "a picture"
+    missing = dfs("ls", "/photos")
+    assert missing.returncode == 1 and "no such file" in missing.stderr
+    for wrong in ("photos", "/", "/a/../b", ""):
+        refused = dfs("key", "add", "other", "--subtree", wrong, *masters)
+        assert refused.returncode == 1 and "--subtree is the absolute path" in refused.stderr
+    node = dfs("key", "add", "n9", "--role", "node", "--subtree", "/photos", *masters)
+    assert node.returncode == 1 and "clients and readers" in node.stderr

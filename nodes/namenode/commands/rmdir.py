@@ -20,4 +20,4 @@ def apply(tx: Transaction, parent: Any, name: Any) -> Attr:
     if attr.size:
         raise errors.NotEmpty("directory not empty")
     tx.remove_entry(directory.ino, name, subdirectories=1)
-    return tx.drop_link(attr)
+    return tx.drop_link(attr, directory.ino)

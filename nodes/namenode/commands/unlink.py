@@ -18,4 +18,4 @@ def apply(tx: Transaction, parent: Any, name: Any) -> Attr:
     if stat.S_ISDIR(attr.mode):
         raise errors.IsADirectory("is a directory")
     tx.remove_entry(directory.ino, name)
-    return tx.drop_link(attr)
+    return tx.drop_link(attr, directory.ino)
