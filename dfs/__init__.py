@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dfs.release import RELEASE
+
 if TYPE_CHECKING:
     from dfs.client import connect as connect
     from dfs.client import open_filesystem as open_filesystem
 
-__version__ = "0.1.0"
+__version__ = RELEASE
 __all__ = ["__version__", "connect", "open_filesystem"]
 
 

@@ -33,7 +33,7 @@ from dfs.client.reader import Reader
 from dfs.client.session import Session, open_session
 from dfs.client.writer import ChunkWriter
 from dfs.keys import Key, KeyFile
-from dfs.rpc import Network, Pool, SocketNetwork
+from dfs.rpc import SPOKEN, Network, Pool, SocketNetwork, Versions
 from dfs.runtime import RealRuntime, Runtime
 from dfs.types import Attr, ChunkPlace, DirEntry, NodeId, NodeView, Statfs
 
@@ -423,15 +423,16 @@ async def open_filesystem(
     network: Network | None = None,
     runtime: Runtime | None = None,
     keep: Callable[[KeyFile], None] | None = None,
+    spoken: Versions = SPOKEN,
 ) -> AsyncIterator[FileSystem]:
     """A client of the cluster whose NameNode is at `namenode` (`host:port`), with the rights of a key; it speaks TLS if
     the key's holder has a certificate.
 
     `keep` keeps the file of a newer key, when there is one: see `dfs.keystore.KeyStore.keep`. `wait_s`: how long
-    operations wait for a NameNode that is away. Raises `Unreachable` when none answers within
-    `limits.FIRST_CONTACT_TIMEOUT_S`, `Refused` when the key is not of the cluster.
+    operations wait for a NameNode that is away. `spoken`: versions of the protocol. Raises `Unreachable` when none
+    answers within `limits.FIRST_CONTACT_TIMEOUT_S`, `Refused` when the key is not of the cluster.
     """
-    async with Pool(network or SocketNetwork(key.tls), key=key) as pool:
+    async with Pool(network or SocketNetwork(key.tls), key=key, spoken=spoken) as pool:
         wait_s = limits.NAMENODE_WAIT_S if wait_s is None else wait_s
         async with open_session(namenode, pool, runtime or RealRuntime(), wait_s, keep) as session:
             fs = FileSystem(session)

@@ -10,9 +10,11 @@ from dfs.rpc.objects import Call, Peer, WithData, expose, takes_call
 from dfs.rpc.pool import Pool, PoolStatistics
 from dfs.rpc.server import Server, ServerStatistics
 from dfs.rpc.sockets import SocketNetwork
+from dfs.rpc.versions import SPOKEN, Versions
 
 __all__ = [
     "NAME_SERVER_OBJECT",
+    "SPOKEN",
     "Call",
     "Gate",
     "Listener",
@@ -26,6 +28,7 @@ __all__ = [
     "ServerStatistics",
     "SocketNetwork",
     "Stream",
+    "Versions",
     "WithData",
     "expose",
     "parse_uri",

@@ -24,7 +24,7 @@ import trio
 from dfs import errors, limits
 from dfs.checksum import Buffer
 from dfs.keys import Key
-from dfs.rpc import authentication, faults, serialize
+from dfs.rpc import authentication, faults, serialize, versions
 from dfs.rpc.channel import Channel, Rest
 from dfs.rpc.network import Stream
 from dfs.rpc.protocol import (
@@ -32,7 +32,6 @@ from dfs.rpc.protocol import (
     CONNECT_FAIL,
     CONNECT_OK,
     DAEMON_OBJECT,
-    DFS_PROTOCOL,
     FLAG_COMPRESSED,
     FLAG_EXCEPTION,
     FLAG_ITEM_STREAM,
@@ -104,12 +103,14 @@ class Exchange:
 class Connection:
     """A connection that has been greeted.
 
-    `closed` is true when no more calls can be made; `idle` when none is in work. `nursery` holds its tasks.
+    `closed` is true when no more calls can be made; `idle` when none is in work. `version` of our protocol is spoken
+    on it, 0 with a stock peer. `nursery` holds its tasks.
     """
 
     def __init__(self, address: str, stream: Stream, nursery: trio.Nursery) -> None:
         self.address = address
         self.closed = False
+        self.version = 0
         self.last_used = trio.current_time()
         self._channel = Channel(stream)
         self._nursery = nursery
@@ -131,13 +132,15 @@ class Connection:
 
     # --- the handshake --------------------------------------------------------------------------------------
 
-    async def greet(self, handshake: dict[str, Any], key: Key | None) -> None:
-        """Exchange handshakes; with a key both ends prove that they know it.
+    async def greet(self, handshake: dict[str, Any], key: Key | None, spoken: versions.Versions) -> None:
+        """Exchange handshakes, and agree on one of the versions `spoken`; with a key both ends prove that they know it.
 
         Raises Refused with the peer's reason, or another RpcError.
         """
         proofs = {} if key is None else authentication.hello(key)
-        sent, received, said = await self._exchange({"dfs": DFS_PROTOCOL, **handshake, **proofs})
+        sent, received, said = await self._exchange({**versions.offer(spoken), **handshake, **proofs})
+        # Of the first answer, which the proofs cover: not of the last.
+        version = versions.chosen_by(self.address, spoken, said)
         if key is not None:
             if "nonce" not in said:
                 raise errors.Refused(f"{self.address} asked for no key: it is no daemon of this cluster")
@@ -145,7 +148,8 @@ class Connection:
             _, _, said = await self._exchange(proof)
             if not authentication.is_proved(said, owed):
                 raise errors.Refused(f"{self.address} does not know the key of {key.id}: it is none of this cluster")
-        if said.get("dfs") == DFS_PROTOCOL:
+        if version is not None:
+            self.version = version
             self._turn = None
 
     async def _exchange(self, handshake: dict[str, Any]) -> tuple[bytes, bytes, dict[str, Any]]:

@@ -43,17 +43,19 @@ class Peer:
     """A client as its server sees it.
 
     `id` is unique among the connections of this process, `handshake` what the client sent with its first message;
-    `is_dfs`: it is our own client, not a stock Pyro5 proxy. `key`: whose knowledge it has proved, None where the server
-    asks for none. `remembered` is for what the objects that are served want to know of it again, as long as it stays.
+    `is_dfs`: it is our own client, not a stock Pyro5 proxy, and speaks `version` of our protocol (0: it is stock).
+    `key`: whose knowledge it has proved, None where the server asks for none. `remembered` is for what the objects that
+    are served want to know of it again, as long as it stays.
     """
 
-    __slots__ = ("address", "handshake", "id", "is_dfs", "key", "remembered")
+    __slots__ = ("address", "handshake", "id", "is_dfs", "key", "remembered", "version")
 
     def __init__(self, address: str, connection_id: int) -> None:
         self.address = address
         self.id = connection_id
         self.handshake: object = None
         self.is_dfs = False
+        self.version = 0
         self.key: KeyId | None = None
         self.remembered: dict[Any, Any] = {}
 

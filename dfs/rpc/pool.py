@@ -13,7 +13,7 @@ import trio
 from dfs import errors, limits
 from dfs.checksum import Buffer
 from dfs.keys import Key
-from dfs.rpc import serialize
+from dfs.rpc import serialize, versions
 from dfs.rpc.channel import Rest
 from dfs.rpc.connection import Connection, Exchange
 from dfs.rpc.network import Network
@@ -42,9 +42,10 @@ class _Attempt:
 class Pool:
     """Makes calls. An async context manager, which owns the tasks of its connections.
 
-    `handshake` goes to every server with the first message, as items beside our protocol's version. With a `key` both
-    ends of every connection prove that they know it: a server that does not is `Refused`. At
-    `connections_max` the connection that was idle for longest is closed. Everything here belongs to one trio loop.
+    `handshake` goes to every server with the first message, as items beside the versions of our protocol, which are
+    those `spoken`. With a `key` both ends of every connection prove that they know it: a server that does not is
+    `Refused`. At `connections_max` the connection that was idle for longest is closed. Everything here belongs to one
+    trio loop.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Pool:
         *,
         handshake: Mapping[str, Any] | None = None,
         key: Key | None = None,
+        spoken: versions.Versions = versions.SPOKEN,
         connections_max: int = limits.POOL_CONNECTIONS_MAX,
     ) -> None:
         self._network = network
@@ -61,6 +63,7 @@ class Pool:
         self._key = key
         self._leaving: set[Connection] = set()
         """Made with a key of before: they end when the last of their calls has."""
+        self._spoken = spoken
         self._connections_max = connections_max
         self._connections: dict[str, Connection] = {}
         self._attempts: dict[str, _Attempt] = {}
@@ -187,6 +190,16 @@ class Pool:
             earliest = min((connection.expire(now) for connection in connections), default=math.inf)
             self._alarm = trio.CancelScope(deadline=earliest)
 
+    async def version(self, address: str) -> int:
+        """The version of our protocol that is spoken with `address`, 0 with a stock peer. Connects if need be.
+
+        For a call that has another form in the version before. Raises an RpcError.
+        """
+        connection = self._connections.get(address)
+        if connection is None or connection.closed:
+            connection = await self._connect(address)
+        return connection.version
+
     def statistics(self) -> PoolStatistics:
         return PoolStatistics(
             connections=len(self._connections),
@@ -260,7 +273,7 @@ class Pool:
         connection = Connection(address, stream, self._nursery)
         try:
             with trio.move_on_after(limits.HANDSHAKE_TIMEOUT_S) as scope:
-                await connection.greet(self.handshake, key)
+                await connection.greet(self.handshake, key, self._spoken)
             if scope.cancelled_caught:
                 raise errors.Unreachable(
                     f"{address} did not greet within {limits.HANDSHAKE_TIMEOUT_S:g} s: is it a dfs daemon?"

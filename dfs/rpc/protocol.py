@@ -48,7 +48,9 @@ SERPENT, MARSHAL, JSON, MSGPACK = range(1, 5)
 DAEMON_OBJECT: Final = "Pyro.Daemon"
 """The object that every daemon has; a handshake must name one."""
 DFS_PROTOCOL: Final = 1
-"""Version of what our own ends agree on beyond Pyro5's protocol: many calls in flight on a connection."""
+"""The newest version that we speak of what our own ends agree on beyond Pyro5's format: see `dfs.rpc.versions`."""
+DFS_PROTOCOL_OLDEST: Final = 1
+"""The oldest that we speak: the one before the newest, or the first."""
 
 _HEADER: Final = struct.Struct("!4sHBBHHII16sHH")
 _ANNOTATION: Final = struct.Struct("!4sI")

@@ -29,7 +29,7 @@ import trio
 
 from dfs import errors, limits
 from dfs.keys import KeyId
-from dfs.rpc import authentication, faults, serialize
+from dfs.rpc import authentication, faults, serialize, versions
 from dfs.rpc.buffers import BufferPool, Lease
 from dfs.rpc.channel import Channel
 from dfs.rpc.network import Listener, Network, Stream
@@ -39,7 +39,6 @@ from dfs.rpc.protocol import (
     CONNECT_FAIL,
     CONNECT_OK,
     DAEMON_OBJECT,
-    DFS_PROTOCOL,
     FLAG_BATCH,
     FLAG_COMPRESSED,
     FLAG_EXCEPTION,
@@ -82,10 +81,10 @@ class Server:
     """Serves registered objects at any number of addresses.
 
     `greet(peer, handshake)` sees a client's handshake and returns ours: a dict or None for a dfs client (which
-    gets it with our protocol version), anything that serializes for a stock one (None: "hello"). It refuses by
+    gets it with the protocol's version), anything that serializes for a stock one (None: "hello"). It refuses by
     raising a DfsError, whose message the client sees. `gate` admits those who prove that they know a key;
-    `authorize(peer, method, arguments)` raises a DfsError for a call that the peer may not make. Everything here
-    belongs to the one trio loop.
+    `authorize(peer, method, arguments)` raises a DfsError for a call that the peer may not make. `spoken`: the versions
+    of our protocol in which it answers. Everything here belongs to the one trio loop.
     """
 
     def __init__(
@@ -95,11 +94,13 @@ class Server:
         greet: Greet | None = None,
         gate: authentication.Gate | None = None,
         authorize: Authorize | None = None,
+        spoken: versions.Versions = versions.SPOKEN,
     ) -> None:
         self._network = network
         self._greet = greet
         self._gate = gate
         self._authorize = authorize
+        self._spoken = spoken
         self._registry = Registry()
         self._registry.add(_DaemonObject(self, self._registry), DAEMON_OBJECT)
         self._buffers = BufferPool()
@@ -347,11 +348,7 @@ class _Connection:
             raise errors.ProtocolViolation("a handshake is a map of 'handshake' and 'object'")
         handshake = sent["handshake"]
         if isinstance(handshake, dict) and "dfs" in handshake:
-            if handshake["dfs"] != DFS_PROTOCOL:
-                raise errors.NotSupported(
-                    f"the client speaks version {handshake['dfs']} of dfs's protocol, this server "
-                    f"{DFS_PROTOCOL}: run the same release on both"
-                )
+            self.peer.version = versions.choose(self._server._spoken, handshake)
             self.peer.is_dfs = True
         self.peer.handshake = handshake
         proof = await self._proof(message, handshake, received)
@@ -361,7 +358,8 @@ class _Connection:
         greeting = self._server._greet(self.peer, handshake) if self._server._greet else None
         if self.peer.is_dfs:
             assert greeting is None or isinstance(greeting, dict), "greet() returns a dict to a dfs client"
-            return {"handshake": {"dfs": DFS_PROTOCOL, **(greeting or {}), **proof}, "meta": metadata}
+            version = versions.answer(self.peer.version)
+            return {"handshake": {**version, **(greeting or {}), **proof}, "meta": metadata}
         return {"handshake": "hello" if greeting is None else greeting, "meta": metadata}
 
     async def _proof(self, message: Message, handshake: Any, received: bytes) -> Mapping[str, Any]:
@@ -376,7 +374,7 @@ class _Connection:
             return {}
         if handshake.get("key") is None:
             raise errors.NotPermitted("this daemon admits nobody without a key")
-        challenge = {"handshake": {"dfs": DFS_PROTOCOL, **gate.challenge()}}
+        challenge = {"handshake": {**versions.answer(self.peer.version), **gate.challenge()}}
         payload = serialize.dumps(message.serializer, challenge)
         buffers, length = encode(CONNECT_OK, 0, message.seq, message.serializer, payload)
         await self.channel.send(buffers, length, self._nursery)

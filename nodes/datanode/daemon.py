@@ -14,7 +14,7 @@ from dfs import errors, keys, limits, tasks
 from dfs.config import DataNodeConfig
 from dfs.daemon import Condition, Health
 from dfs.keys import KeyFile
-from dfs.rpc import Gate, Network, Pool, Server
+from dfs.rpc import SPOKEN, Gate, Network, Pool, Server, Versions
 from dfs.runtime import Runtime
 from dfs.types import NodeId
 from nodes.datanode.admission import Admission
@@ -43,6 +43,7 @@ async def run_datanode(
     disks: Sequence[Disk] | None = None,
     keep: Callable[[KeyFile], None] | None = None,
     health: Health | None = None,
+    spoken: Versions = SPOKEN,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled; starts with the address. When cancelled, calls in work are finished and all is synced.
@@ -50,7 +51,7 @@ async def run_datanode(
     `key_file` has the node's key, and the masters of the DataNodes' realm; `keep` puts another in its place when the
     NameNode has newer ones. `disks` stand in for the directories that
     `config` names. `health` says from then on whether it is registered. When cancelled it tells the NameNode that it
-    means to come back.
+    means to come back. `spoken`: versions of the protocol.
 
     A NameNode that is away is waited for. Raises `DirectoryInUse`, `WrongCluster`, `FormatUnknown`, `DiskFailed`,
     `InvalidArgument` (a disk is not mounted), `Exists` (the name is taken) or `Unreachable` (the address is).
@@ -65,8 +66,8 @@ async def run_datanode(
     await runtime.run_blocking(volumes.open)
     try:
         _check_cluster(config, key_file, volumes)
-        async with Pool(network, key=key_file.key) as pool, tasks.open_nursery() as nursery:
-            await _serve(config, key_file, keep, volumes, network, pool, runtime, nursery, health, task_status)
+        async with Pool(network, key=key_file.key, spoken=spoken) as pool, tasks.open_nursery() as nursery:
+            await _serve(config, key_file, keep, volumes, network, pool, runtime, nursery, health, spoken, task_status)
     finally:
         with trio.CancelScope(shield=True):  # bounded by the disks: what was accepted is not given up
             await volumes.close()
@@ -91,6 +92,7 @@ async def _serve(
     runtime: Runtime,
     nursery: trio.Nursery,
     health: Health | None,
+    spoken: Versions,
     task_status: trio.TaskStatus[str],
 ) -> None:
     memory = await runtime.run_blocking(load, volumes.usable_disks())
@@ -104,7 +106,7 @@ async def _serve(
     gate = Gate(keys.DATANODE, f"dfs.datanode.{config.node}", key_file.masters, clock)
     admission = Admission(lambda: gate.masters, clock)
     service = DataNode(NodeId(config.node), volumes, admission, bandwidth, users, scrub)
-    server = Server(network, greet=service.greet, gate=gate, authorize=authorize)
+    server = Server(network, greet=service.greet, gate=gate, authorize=authorize, spoken=spoken)
     server.register(service, f"dfs.datanode.{config.node}")
     keyring = Keyring(key_file, gate, pool, server, runtime, keep)
     address = await nursery.start(server.serve, config.listen)

@@ -12,7 +12,17 @@ from dfs import keys, tasks
 from dfs.config import NameNodeConfig
 from dfs.daemon import Condition, Health
 from dfs.keys import KeyFile
-from dfs.rpc import NAME_SERVER_OBJECT, Gate, NameServerClient, NameServerObject, Network, Pool, Server
+from dfs.rpc import (
+    NAME_SERVER_OBJECT,
+    SPOKEN,
+    Gate,
+    NameServerClient,
+    NameServerObject,
+    Network,
+    Pool,
+    Server,
+    Versions,
+)
 from dfs.runtime import Runtime
 from dfs.types import NodeState, SessionId
 from nodes.namenode import collector
@@ -41,6 +51,7 @@ async def run_namenode(
     runtime: Runtime,
     reload: Callable[[], KeyFile | None] | None = None,
     health: Health | None = None,
+    spoken: Versions = SPOKEN,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve who has a key made from `cluster`, what cluster.keys holds, until cancelled; starts with the address.
@@ -49,7 +60,7 @@ async def run_namenode(
 
     `nameserver_network`: where Pyro5's name server is served or, if it is somebody else's, asked, where `network` asks
     for more than stock tools have: TLS. `reload` gives what cluster.keys holds, when that has changed. `health` says
-    how it is from then on.
+    how it is from then on. `spoken`: versions of the protocol.
 
     Raises `ConfigError`, `DirectoryInUse`, `FormatUnknown`, `WrongCluster`, or `Unreachable` (the address cannot be
     had).
@@ -57,10 +68,21 @@ async def run_namenode(
     store = open_store(config.state_dir, runtime.random, cluster.cluster)
     try:
         nameserver_network = nameserver_network or network
-        async with Pool(nameserver_network) as pool, tasks.open_nursery() as nursery:
-            name_server = Server(nameserver_network)
+        async with Pool(nameserver_network, spoken=spoken) as pool, tasks.open_nursery() as nursery:
+            name_server = Server(nameserver_network, spoken=spoken)
             await _serve(
-                config, cluster, store, network, name_server, pool, runtime, nursery, reload, health, task_status
+                config,
+                cluster,
+                store,
+                network,
+                name_server,
+                pool,
+                runtime,
+                nursery,
+                reload,
+                health,
+                spoken,
+                task_status,
             )
     finally:
         store.close()
@@ -77,6 +99,7 @@ async def _serve(
     nursery: trio.Nursery,
     reload: Callable[[], KeyFile | None] | None,
     health: Health | None,
+    spoken: Versions,
     task_status: trio.TaskStatus[str],
 ) -> None:
     writer = Writer(store, runtime, config.reserve_bytes)
@@ -95,7 +118,7 @@ async def _serve(
     gate = Gate(keys.NAMENODE, OBJECT, cluster.masters, lambda: runtime.now_ns() / 1e9)
     issuing = Issuing(gate, store, writer, members, sessions, runtime, cluster.authority, reload)
     service = NameNode(config, store, writer, queries, members, sessions, replication, names, runtime, issuing)
-    server = Server(network, greet=service.greet, gate=gate, authorize=authorize)
+    server = Server(network, greet=service.greet, gate=gate, authorize=authorize, spoken=spoken)
     issuing.attach(server)
     server.register(service, OBJECT)
     nursery.start_soon(writer.run)

@@ -10,7 +10,8 @@ from typing import Any
 import trio
 
 from dfs import errors
-from dfs.rpc import Call, Peer, Pool, Server, WithData, expose, takes_call
+from dfs.keys import Key
+from dfs.rpc import SPOKEN, Call, Gate, Peer, Pool, Server, Versions, WithData, expose, takes_call
 from tests.simulation.network import MemoryHost, MemoryNetwork
 
 
@@ -60,6 +61,11 @@ class Thing:
     async def keep(self, call: Call) -> None:
         self.entered += 1
         await self.gate.wait()
+
+    @takes_call
+    @expose
+    def version(self, call: Call) -> int:
+        return call.peer.version
 
     @expose
     def note(self, word: str) -> None:
@@ -128,14 +134,18 @@ async def world(
     greet: Callable[[Peer, object], object] | None = None,
     handshake: dict[str, Any] | None = None,
     capacity_bytes: int = 256 * 1024,
+    gate: Gate | None = None,
+    key: Key | None = None,
+    server_speaks: Versions = SPOKEN,
+    client_speaks: Versions = SPOKEN,
 ) -> AsyncIterator[World]:
     network = MemoryNetwork(latency_s, capacity_bytes)
     thing = Thing()
-    server = Server(network.host("server"), greet=greet)
+    server = Server(network.host("server"), greet=greet, gate=gate, spoken=server_speaks)
     server.register(thing, "thing")
     async with trio.open_nursery() as nursery:
         address = await nursery.start(server.serve, "server:9")
         client = network.host("client")
-        async with Pool(client, handshake=handshake) as pool:
+        async with Pool(client, handshake=handshake, key=key, spoken=client_speaks) as pool:
             yield World(network, client, server, thing, pool, address, nursery)
         nursery.cancel_scope.cancel()
