@@ -122,11 +122,12 @@ class Agent:
         if self._keyring is not None and "keys" in answer:
             await self._keyring.follow(answer["keys"], self._call)
 
-    async def farewell(self) -> None:
-        """Tell the NameNode that this node stops in order: it waits with making copies elsewhere."""
+    async def farewell(self, pool: Pool) -> None:
+        """Tell the NameNode, by a pool, that this node stops in order: it waits with making copies elsewhere."""
         if self.is_registered:
             try:
-                await self._call("farewell", self._config.node, timeout_s=limits.FAREWELL_TIMEOUT_S)
+                timeout_s = limits.FAREWELL_TIMEOUT_S
+                await pool.call(self._config.namenode, _NAMENODE, "farewell", self._config.node, timeout_s=timeout_s)
             except errors.DfsError as error:
                 log.warning("namenode could not be told of the stop", error=str(error))
 

@@ -125,7 +125,9 @@ async def _serve(
         is_stopped = trio.current_effective_deadline() == -math.inf  # and did not fail
         with trio.CancelScope(shield=True):  # bounded by FAREWELL_TIMEOUT_S and _GRACEFUL_S
             if is_stopped:
-                await agent.farewell()
+                # Of its own: the connections of the other are cancelled, as all else is.
+                async with Pool(network, key=pool.key, spoken=spoken) as last:
+                    await agent.farewell(last)
             await server.aclose_gracefully(_GRACEFUL_S)
 
 
