@@ -18,9 +18,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import structlog
+
 from dfs import errors
 from dfs.types import ROOT_INO, ClusterId
 from nodes.namenode.schema import COUNTERS, FORMAT, MIGRATIONS, TABLES
+
+log = structlog.get_logger(__name__)
 
 Database: TypeAlias = sqlite3.Connection
 Row: TypeAlias = tuple[Any, ...]
@@ -190,6 +194,7 @@ def _migrate(db: Database, directory: Path) -> None:
             db.execute(statement)
     db.execute("UPDATE setting SET value = ? WHERE name = 'format'", (FORMAT,))
     db.execute("COMMIT")
+    log.info("namespace migrated", directory=str(directory), found=found, format=FORMAT)
 
 
 _DISK_FULL = {sqlite3.SQLITE_FULL}

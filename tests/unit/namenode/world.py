@@ -17,6 +17,7 @@ from nodes.namenode.store import Database, Store, open_store
 
 START_NS = 1_700_000_000_000_000_000
 MINUTE_NS = 60 * 10**9
+DAY_NS = 24 * 60 * MINUTE_NS
 NODES = ("n1", "n2", "n3")
 
 
@@ -54,6 +55,11 @@ class Namespace:
 
     def open_session(self, holder: str = "client tests", subtree: str = "") -> int:
         return int(self.own("open_session", "test", "here", holder, subtree))
+
+    def go_on(self, session: int) -> None:
+        """Take a session up where it was in another life: at the command after its last, and a day later."""
+        self._sequence[session] = self.rows("SELECT max(seq) FROM reply WHERE session = ?", session)[0]
+        self.now_ns += DAY_NS
 
     def register(self, *names: str) -> None:
         for name in names:
