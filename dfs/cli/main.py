@@ -71,6 +71,7 @@ SECTIONS: Final[dict[str, dict[str, Verb]]] = {
         "why": Verb("dfs.cli.checking", "why", "Say where a file's copies are, and why one is missing."),
         "scrub": Verb("dfs.cli.scrub", "scrub", "Verify every block on the DataNodes' disks."),
         "up": Verb("dfs.cli.local.commands", "up", "Start a cluster on this machine."),
+        "restart": Verb("dfs.cli.local.restarting", "restart", "Restart the daemons on this machine, one by one."),
         "down": Verb("dfs.cli.local.commands", "down", "Stop the cluster on this machine."),
         "init": Verb("dfs.cli.init", "init", "Make a new cluster, with this machine's NameNode."),
         "join": Verb("dfs.cli.join", "join", "Have a machine join the cluster, or make a token for one."),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +117,61 @@ def test_data_is_there_after_down_and_up(
     assert up()["started"]
     dfs("download", "/kept", str(tmp_path / "back"))
     assert (tmp_path / "back").read_bytes() == source.read_bytes()
+
+
+def test_restart_takes_one_daemon_after_another_while_files_are_written(
+    dfs: Shell, up: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    before = up("--datanodes", "3")
+    source, restarted = tmp_path / "source", threading.Event()
+    source.write_bytes(os.urandom(300_000))
+
+    def upload() -> int:
+        """Upload until the daemons have been restarted, and once more; how many files."""
+        for count in itertools.count(1):
+            is_last = restarted.is_set()
+            dfs("upload", str(source), f"/{count}")
+            if is_last:
+                break
+        return count
+
+    with ThreadPoolExecutor(1) as pool:
+        uploading = pool.submit(upload)
+        try:
+            report = json.loads(dfs("restart", "--dir", before["dir"], "--json").stdout)
+        finally:
+            restarted.set()
+        count = uploading.result()
+    assert report["restarted"] == ["namenode", "n1", "n2", "n3"]
+    assert {daemon["restarts"] for daemon in report["daemons"].values()} == {1}
+    after = up()
+    assert after["supervisor"] == before["supervisor"]
+    assert not set(pids(after).values()) & set(pids(before).values())
+    for number in range(1, count + 1):
+        dfs("download", "--force", f"/{number}", str(tmp_path / "back"))
+        assert (tmp_path / "back").read_bytes() == source.read_bytes()
+
+
+def test_restart_of_one_leaves_the_others(dfs: Shell, up: Callable[..., dict[str, Any]]) -> None:
+    before = up()
+    assert dfs("restart", "n2", "--dir", before["dir"]).stdout == "n2 runs again.\n"
+    after = up()
+    changed = {name for name, pid in pids(after).items() if pid != pids(before)[name]}
+    assert changed == {"n2"}
+    assert "no daemon 'n9'" in dfs("restart", "n9", "--dir", before["dir"], status=1).stderr
+
+
+def test_restart_ends_at_the_first_daemon_that_cannot_start(
+    dfs: Shell, up: Callable[..., dict[str, Any]], layout: Layout
+) -> None:
+    before = up()
+    layout.datanode(1).write_text(layout.datanode(1).read_text() + 'key = "/missing"\n')
+    assert "/missing" in dfs("restart", "--dir", before["dir"], status=1).stderr
+    assert lives(pids(before)["n2"])
+
+
+def test_restart_where_nothing_runs(dfs: Shell, layout: Layout) -> None:
+    assert "`dfs up` starts it" in dfs("restart", "--dir", str(layout.directory), status=1).stderr
 
 
 def test_up_after_the_supervisor_was_killed(up: Callable[..., dict[str, Any]]) -> None:

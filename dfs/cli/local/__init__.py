@@ -1,1 +1,1 @@
-"""A supervised cluster on this machine: `dfs up` and `dfs down`."""
+"""A supervised cluster on this machine: `dfs up`, `dfs restart` and `dfs down`."""

@@ -16,18 +16,18 @@ from dfs.cli.local.layout import Layout
 from dfs.cli.local.ports import FreePorts
 from dfs.mountpoint import is_dead, is_mounted, unmount
 
-_directory_option = click.option(
+directory_option = click.option(
     "--dir",
     "directory",
     metavar="DIR",
     type=click.Path(path_type=Path),
     help="Where the cluster is kept; by default ~/.local/share/dfs/local.",
 )
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 
 
 @click.command()
-@_directory_option
+@directory_option
 @click.option(
     "--datanodes",
     type=click.IntRange(1, limits.LOCAL_DATANODES_MAX),
@@ -45,7 +45,7 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print a JSO
 )
 @click.option("--tls", is_flag=True, help="Encrypt all that travels: for a new cluster, which then stays so.")
 @click.option("--mount", "mountpoint", metavar="DIR", type=click.Path(path_type=Path), help="Mount the cluster there.")
-@_json_option
+@json_option
 def up(
     directory: Path | None,
     datanodes: int | None,
@@ -169,8 +169,8 @@ def _some(names: tuple[str, ...]) -> str:
 
 
 @click.command()
-@_directory_option
-@_json_option
+@directory_option
+@json_option
 def down(directory: Path | None, as_json: bool) -> None:
     """Stop the cluster on this machine, in order. The data stays; `dfs up` starts it again."""
     layout = Layout(directory or config.local_cluster_dir())

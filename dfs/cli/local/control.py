@@ -3,6 +3,8 @@
     {"do": "status"}    -> {"cluster": ...}: what cluster.json holds
     {"do": "reload"}    -> the same, after reading the configurations again, starting daemons that are new, and trying
                            at once those that wait to be started again
+    {"do": "restart", "daemon": NAME}  -> the same, before that daemon has ended and started again, as it is configured
+                           now: its `restarts` grow when it has ended
     {"do": "stop"}      -> {"stopped": true}, when every daemon is down
 
 A request that cannot be done is answered {"error": SENTENCE}. A socket's address has 107 bytes at most and directories
@@ -17,7 +19,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from dfs import errors, limits
 from dfs.cli.local.layout import Layout
@@ -51,7 +53,15 @@ def listen(layout: Layout) -> socket.socket:
     return sock
 
 
-def request(layout: Layout, do: str) -> dict[str, Any] | None:
+class Order(NamedTuple):
+    """What a request asks for."""
+
+    do: str
+    daemon: str = ""
+    """Which daemon to restart."""
+
+
+def request(layout: Layout, do: str, **what: str) -> dict[str, Any] | None:
     """Ask the supervisor; its reply, or None if none runs there (or it ended without a reply).
 
     Blocks for `limits.LOCAL_CONTROL_TIMEOUT_S` at most, `stop` for as long as daemons may take. Raises
@@ -59,7 +69,7 @@ def request(layout: Layout, do: str) -> dict[str, Any] | None:
     """
     timeout_s = _STOP_TIMEOUT_S if do == "stop" else limits.LOCAL_CONTROL_TIMEOUT_S
     try:
-        reply = _exchange(layout, json.dumps({"do": do}).encode() + b"\n", timeout_s)
+        reply = _exchange(layout, json.dumps({"do": do, **what}).encode() + b"\n", timeout_s)
     except (FileNotFoundError, ConnectionError):
         return None
     except TimeoutError:
@@ -101,16 +111,18 @@ def _understood(layout: Layout, reply: bytes) -> dict[str, Any] | None:
     return found
 
 
-def parse_request(line: bytes) -> str:
-    """What a request line asks for: "status", "reload" or "stop". Raises `InvalidArgument` otherwise."""
+def parse_request(line: bytes) -> Order:
+    """What a request line asks for: "status", "reload", "restart" or "stop". Raises `InvalidArgument` otherwise."""
     try:
         found = json.loads(line)
     except ValueError:
         found = None
     do = found.get("do") if isinstance(found, dict) else None
-    if do not in ("status", "reload", "stop"):
-        raise errors.InvalidArgument('a request is one line of JSON: {"do": "status"}, or "reload", or "stop"')
-    return str(do)
+    if do not in ("status", "reload", "restart", "stop"):
+        raise errors.InvalidArgument(
+            'a request is one line of JSON: {"do": "status"}, or "reload", or "stop", or "restart" with a "daemon"'
+        )
+    return Order(str(do), str(found.get("daemon", "")))
 
 
 def encode_reply(reply: dict[str, Any]) -> bytes:

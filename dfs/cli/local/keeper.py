@@ -3,6 +3,7 @@
 A daemon's life in states:
 
     starting -> running -> backing off -> starting ...      and from any of them -> stopped
+                running -> starting                         when it is told to start again
 
 It is `running` once it says so with sd_notify(3)'s READY=1, on a socket that each start gets anew. After its end the
 next start waits `limits.RESTART_DELAY_FIRST_S`, doubling to `limits.RESTART_DELAY_MAX_S`, and the first delay again
@@ -59,6 +60,8 @@ class Keeper:
         self._scope = trio.CancelScope()
         self._hurry = trio.Event()
         self._ended = trio.Event()
+        self._life: trio.CancelScope | None = None
+        self._again = False
 
     def view(self) -> dict[str, Any]:
         """What cluster.json says of this daemon; its pid is null while it does not run."""
@@ -67,6 +70,15 @@ class Keeper:
     def hurry(self) -> None:
         """If the daemon waits to be started again, start it now."""
         self._hurry.set()
+
+    def restart(self, program: Program) -> None:
+        """End the daemon, as `stop` does, and start it again at once, as `program`. Returns before that."""
+        self.program = program
+        if self._life is None:
+            self.hurry()
+        else:
+            self._again = True
+            self._life.cancel()
 
     async def stop(self) -> None:
         """SIGTERM, then SIGKILL after `limits.LOCAL_STOP_TIMEOUT_S`; returns when the daemon is gone for good."""
@@ -79,10 +91,11 @@ class Keeper:
             with self._scope:
                 delay_s = limits.RESTART_DELAY_FIRST_S
                 while True:
+                    self._again = False
                     lived_s = await self._run_once()
                     if lived_s >= limits.RESTART_DELAY_RESET_S:
                         delay_s = limits.RESTART_DELAY_FIRST_S
-                    hurried = await self._back_off(delay_s)
+                    hurried = self._again or await self._back_off(delay_s)
                     delay_s = limits.RESTART_DELAY_FIRST_S if hurried else min(2 * delay_s, limits.RESTART_DELAY_MAX_S)
                     self.restarts += 1
         finally:
@@ -117,13 +130,14 @@ class Keeper:
             self._become(STARTING)
             try:
                 async with tasks.open_nursery() as nursery:
+                    self._life = nursery.cancel_scope
                     nursery.start_soon(self._listen, notifications)
                     await _ended(process)
                     nursery.cancel_scope.cancel()
             finally:
                 with trio.CancelScope(shield=True):
                     await _end(process)
-                self.pid = None
+                self.pid = self._life = None
         lived_s = trio.current_time() - started
         log.warning("a daemon ended", daemon=self.program.name, status=process.returncode, lived_s=round(lived_s, 1))
         return lived_s

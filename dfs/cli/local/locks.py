@@ -1,9 +1,10 @@
 """Two locks keep a local cluster whole. Both are flock(2) on files in its directory, gone with their holders.
 
-`up.lock` is held by one `dfs up` or `dfs down` at a time, while it looks and decides, not while it waits for a cluster
-that starts. `supervisor.lock` is taken by the supervisor, and every daemon inherits its descriptor: an flock belongs
-to the open file and not to a process, so it is free only when the supervisor *and* all daemons it started are gone.
-That is how a killed supervisor's daemons are known, without trusting process numbers that the kernel gives away again.
+`up.lock` is held by one `dfs up`, `dfs down` or `dfs restart` at a time: by the last to its end, so that no two take
+daemons away at once, by `dfs up` while it looks and decides, not while it waits for a cluster that starts.
+`supervisor.lock` is taken by the supervisor, and every daemon inherits its descriptor: an flock belongs to the open
+file and not to a process, so it is free only when the supervisor *and* all daemons it started are gone. That is how
+a killed supervisor's daemons are known, without trusting process numbers that the kernel gives away again.
 """
 
 from __future__ import annotations

@@ -85,6 +85,15 @@ class Supervisor:
             nursery.start_soon(keeper.keep)
         self._write()
 
+    def _restart(self, name: str) -> None:
+        """Have a daemon end and start again, as it is configured now. Raises `ConfigError`, `InvalidArgument`."""
+        programs = {program.name: program for program in self._read().programs}
+        if name not in self._keepers or name not in programs:
+            raise errors.InvalidArgument(
+                f"no daemon {name!r} runs in {self._layout.directory}: there are {', '.join(self._keepers)}"
+            )
+        self._keepers[name].restart(programs[name])
+
     async def _stop_daemons(self) -> None:
         in_order = sorted(self._keepers.values(), key=_stage, reverse=True)
         for _, keepers in groupby(in_order, key=_stage):
@@ -156,13 +165,15 @@ class Supervisor:
                 except trio.BrokenResourceError:  # whoever asked has gone
                     pass
 
-    async def _obey(self, do: str, daemons: trio.Nursery) -> dict[str, Any]:
-        if do == "stop":
+    async def _obey(self, order: control.Order, daemons: trio.Nursery) -> dict[str, Any]:
+        if order.do == "stop":
             self._stop_asked.set()
             await self._all_stopped.wait()  # each daemon's end has its deadline
             return {"stopped": True}
-        if do == "reload" and not self._stop_asked.is_set():
+        if order.do == "reload" and not self._stop_asked.is_set():
             self._reload(daemons)
+        if order.do == "restart":
+            self._restart(order.daemon)
         return {"cluster": self._cluster()}
 
 

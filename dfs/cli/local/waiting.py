@@ -32,6 +32,14 @@ async def wait_until_up(layout: Layout, log_sizes: dict[str, int], timeout_s: fl
     raise errors.DfsError(_failure(layout, log_sizes))
 
 
+async def wait_until_ended(layout: Layout, name: str, restarts: int) -> None:
+    """Wait until a daemon that had started again `restarts` times has ended once more. The supervisor sees to that."""
+    while True:
+        if _cluster(layout)["daemons"][name]["restarts"] > restarts:
+            return
+        await trio.sleep(limits.LOCAL_POLL_PERIOD_S)
+
+
 def log_sizes(layout: Layout) -> dict[str, int]:
     """How long each log is now, in bytes."""
     if not layout.logs.is_dir():

@@ -140,6 +140,52 @@ async def test_reload_starts_what_is_new_and_leaves_the_rest(layout: Layout) -> 
         assert await daemon_when(layout, "n1", runs) == before
 
 
+async def restart(layout: Layout, name: str) -> dict[str, Any]:
+    return await ask(layout, json.dumps({"do": "restart", "daemon": name}).encode() + b"\n")
+
+
+async def test_restart_ends_a_daemon_in_order_and_starts_it_at_once_as_it_is_configured_now(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "RESTART_DELAY_FIRST_S", 3600.0)
+    book = tmp_path / "book"
+    async with supervised(layout, children.serving("namenode"), children.signing_off("n1", book, 1)) as roster:
+        first = await daemon_when(layout, "n1", runs)
+        other = await daemon_when(layout, "namenode", runs)
+        roster[1] = children.serving("n1", stage=1)
+        await restart(layout, "n1")
+        second = await daemon_when(layout, "n1", lambda daemon: runs(daemon) and daemon["restarts"] == 1)
+        assert second["pid"] != first["pid"]
+        assert book.read_text() == "n1\n"
+        assert layout.log("n1").read_text() == "serving\n"
+        assert await daemon_when(layout, "namenode", runs) == other
+
+
+async def test_restart_of_a_daemon_that_waits_tries_it_at_once(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "RESTART_DELAY_FIRST_S", 3600.0)
+    async with supervised(layout, children.failing("n1")) as roster:
+        await daemon_when(layout, "n1", lambda daemon: daemon["state"] == "backing off")
+        roster[0] = children.serving("n1")
+        await restart(layout, "n1")
+        assert (await daemon_when(layout, "n1", runs))["restarts"] == 1
+
+
+async def test_restarted_daemon_that_dies_by_itself_is_started_again_later(layout: Layout) -> None:
+    async with supervised(layout, children.serving("n1")):
+        await daemon_when(layout, "n1", runs)
+        await restart(layout, "n1")
+        again = await daemon_when(layout, "n1", lambda daemon: runs(daemon) and daemon["restarts"] == 1)
+        os.kill(again["pid"], signal.SIGKILL)
+        await daemon_when(layout, "n1", lambda daemon: daemon["state"] == "backing off")
+        await daemon_when(layout, "n1", lambda daemon: runs(daemon) and daemon["restarts"] == 2)
+
+
+async def test_restart_of_a_daemon_that_there_is_not_is_an_answer(layout: Layout) -> None:
+    async with supervised(layout, children.serving("n1")):
+        assert "no daemon 'n7' runs" in (await restart(layout, "n7"))["error"]
+        await daemon_when(layout, "n1", runs)
+
+
 async def test_reload_of_a_broken_configuration_is_an_answer(layout: Layout) -> None:
     sound = True
 
