@@ -240,6 +240,16 @@ async def test_programs_pause_while_the_namenode_is_away_and_see_no_error(tmp_pa
             await progress(programs, 3)
 
 
+@pytest.mark.slow
+async def test_programs_see_no_error_while_every_daemon_is_started_again(tmp_path: Path) -> None:
+    async with mounted_cluster(tmp_path, datanodes=4) as mounted, loaded(mounted.path, 3) as programs:
+        for name in (NAMENODE, *mounted.daemons.datanodes):
+            await progress(programs, 3)
+            await off(mounted.daemons.stop, name)
+            await mounted.daemons.start(name)
+        await progress(programs, 3)
+
+
 async def test_a_namenode_away_for_too_long_is_a_timeout_and_the_mount_works_again_by_itself(tmp_path: Path) -> None:
     async with mounted_cluster(tmp_path, options="wait=2") as mounted:
         await off(write_new, mounted.path / "file", b"bytes")
