@@ -8,7 +8,7 @@ async with running_cluster(tmp_path, datanodes=4) as cluster:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import trio
 from dfs import tasks
 from dfs.client import FileSystem, open_filesystem
 from dfs.config import DataNodeConfig, NameNodeConfig
-from dfs.rpc import Network, SocketNetwork
+from dfs.rpc import SPOKEN, Network, SocketNetwork, Versions
 from dfs.runtime import RealRuntime, Runtime
 from nodes.datanode.daemon import run_datanode
 from nodes.namenode.daemon import run_namenode
@@ -43,6 +43,8 @@ class Cluster:
         self.runtime = runtime
         self.namenode_address = "127.0.0.1:0"
         self.namenode_options: dict[str, Any] = {}
+        self.spoken: dict[str, Versions] = {}
+        """Versions of the protocol that daemons speak from their next start on; the others speak this release's."""
         self._nursery = nursery
         self._running: dict[str, _Running] = {}
 
@@ -52,7 +54,14 @@ class Cluster:
         async def run(task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
             try:
                 with scope:
-                    await daemon(config, key, network=self.network, runtime=self.runtime, task_status=task_status)
+                    await daemon(
+                        config,
+                        key,
+                        network=self.network,
+                        runtime=self.runtime,
+                        spoken=self.spoken.get(name, SPOKEN),
+                        task_status=task_status,
+                    )
             finally:
                 stopped.set()
 
@@ -107,11 +116,13 @@ async def running_cluster(
     datanodes: int = 4,
     network: Network | None = None,
     runtime: Runtime | None = None,
+    spoken: Mapping[str, Versions] | None = None,
     **namenode: Any,
 ) -> AsyncIterator[Cluster]:
     """A NameNode and DataNodes n1, n2, ...; all are stopped on leaving. Options go to the NameNode's configuration."""
     async with tasks.open_nursery() as nursery:
         cluster = Cluster(directory, nursery, network or SocketNetwork(), runtime or RealRuntime())
+        cluster.spoken |= spoken or {}
         await cluster.start_namenode(**{"reserve_bytes": 0, **namenode})
         for number in range(1, datanodes + 1):
             await cluster.start_datanode(f"n{number}")
