@@ -424,7 +424,7 @@ def _refuse_if_readable(path: Path, status: os.stat_result) -> None:
 def _parse(values: Mapping[str, Any]) -> KeyFile:
     unknown = sorted(set(values) - _FIELDS)
     if unknown:
-        raise ValueError(f"{unknown[0]!r} is not known")
+        raise ValueError(f"{unknown[0]!r} is not known: if a newer release wrote it, run that one")
     masters = {
         realm: {int(generation): _decode(text) for generation, text in generations.items()}
         for realm, generations in values.get("master", {}).items()

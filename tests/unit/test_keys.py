@@ -179,3 +179,11 @@ def test_a_file_is_replaced_whole_or_not_at_all(
     with pytest.raises(OSError, match="no space"):
         keys.replace(path, KeyFile(None, masters.with_next()))
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_of_a_newer_release_is_refused_with_what_to_run(tmp_path: Path, masters: Masters) -> None:
+    path = tmp_path / "key"
+    keys.save(path, KeyFile(masters.issue(Role.CLIENT, "alice"), Masters({})))
+    path.write_text('lifetime = "a year"\n' + path.read_text())
+    with pytest.raises(errors.ConfigError, match="'lifetime' is not known: if a newer release wrote it, run that one"):
+        keys.load(path)

@@ -1,0 +1,94 @@
+"""A DataNode's directory with every kind of thing in it, as files: one of each format that ever was.
+
+    python -m tests.store_record        writes tests/data/store-N.json, N being the present format
+
+Run it before a change raises FORMAT in nodes/datanode/identity.py: a test opens each with the present code. What a
+released version wrote is never written anew. Format 1 was written by the code of its time with this module.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import tempfile
+import zlib
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from dfs.types import ChunkId, NodeId
+from nodes.datanode import identity
+from nodes.datanode.disk import RealDisk
+from nodes.datanode.identity import FORMAT, Identity
+from nodes.datanode.store import ChunkStore
+from tests.simulation.disk import InlineRuntime
+from tests.unit.datanode.world import CLUSTER, appended
+
+DIRECTORY: Final = Path(__file__).parent / "data"
+NODE: Final = NodeId("n1")
+DIRECTORY_ID: Final = "a" * 16
+SHORT, LONG, CUT, PUNCHED, UNSYNCED = map(ChunkId, range(1, 6))
+PUNCHED_RANGE: Final = (100_000, 200_000)
+
+
+def path(number: int) -> Path:
+    return DIRECTORY / f"store-{number}.json"
+
+
+def expected() -> dict[ChunkId, bytes]:
+    """What was written to each chunk, and stayed."""
+    source = random.Random(1)
+    return {
+        SHORT: b"short and more",
+        LONG: source.randbytes(700) * 300,
+        CUT: bytes(range(250)) * 4,
+        PUNCHED: source.randbytes(1000) * 400,
+        UNSYNCED: b"unsynced" * 50,
+    }
+
+
+async def furnish(directory: Path) -> None:
+    """Make it, and end as a process does that is killed: with a chunk that was not synced."""
+    disk = RealDisk(directory)
+    disk.make_dirs("")
+    identity.write(disk, Identity(CLUSTER, NODE, DIRECTORY_ID, (DIRECTORY_ID,)))
+    store = ChunkStore(disk, CLUSTER, InlineRuntime(), 0)
+    store.open()
+    for chunk, data in expected().items():
+        await appended(store, data[:5], chunk)
+        await appended(store, data[5:] if chunk != CUT else data[5:] + b"more than was committed", chunk)
+    await store.sync([SHORT, LONG, CUT, PUNCHED])
+    await store.cut(CUT, len(expected()[CUT]))
+    await store.punch(PUNCHED, [PUNCHED_RANGE])
+    await store.close(clean=False)
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    """What every file holds, by its path."""
+    found = sorted(each for each in directory.rglob("*") if each.is_file())
+    return {str(each.relative_to(directory)): each.read_bytes() for each in found}
+
+
+def lay_down(number: int, directory: Path) -> None:
+    """Make the directory of that format."""
+    recorded: dict[str, Any] = json.loads(path(number).read_text())
+    for name, packed in recorded.items():
+        file = directory / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(zlib.decompress(base64.b64decode(packed)))
+
+
+def write() -> None:
+    """Write the file of the present format."""
+    with tempfile.TemporaryDirectory() as directory:
+        trio.run(furnish, Path(directory))
+        packed = {
+            name: base64.b64encode(zlib.compress(held, 9)).decode() for name, held in files(Path(directory)).items()
+        }
+        path(FORMAT).write_text(json.dumps(packed, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    write()
