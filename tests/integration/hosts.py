@@ -101,6 +101,12 @@ class Hosts:
                 self.within(name, argv), stdin=subprocess.DEVNULL, stdout=file, stderr=file
             )
 
+    def stop(self, name: str) -> None:
+        """End the daemon of a host as SIGTERM does. Asserts that it ended well."""
+        process = self._processes.pop(name)
+        process.terminate()
+        assert process.wait(_TIMEOUT_S) == 0, f"{name} ended with {process.returncode}"
+
     def kill(self, name: str) -> None:
         process = self._processes.pop(name)
         process.kill()

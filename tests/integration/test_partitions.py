@@ -70,10 +70,10 @@ class Site:
             argv = [PYTHON, "-m", f"nodes.{kind}", "--config", self._file(name)]
             self.network.start(name, argv, self.directory / f"{name}.log")
 
-    def dfs(self, *arguments: str | Path, **how: Any) -> subprocess.CompletedProcess[str]:
-        """Run `dfs` on the client's host."""
+    def dfs(self, *arguments: str | Path, host: str = CLIENT, **how: Any) -> subprocess.CompletedProcess[str]:
+        """Run `dfs` on a host, by default the client's."""
         environment = {**os.environ, "DFS_CONFIG": str(self._file(CLIENT))}
-        return self.network.run(CLIENT, [PYTHON, "-m", "dfs.cli", *arguments], env=environment, **how)
+        return self.network.run(host, [PYTHON, "-m", "dfs.cli", *arguments], env=environment, **how)
 
     def states(self) -> dict[str, str]:
         return {node["node"]: node["state"] for node in json.loads(self.dfs("nodes", "--json").stdout)}
@@ -125,11 +125,11 @@ while not end:
 
 
 @contextlib.contextmanager
-def mounted(site: Site) -> Iterator[Path]:
-    """The cluster, mounted on the client's host."""
-    where = site.directory / "mnt"
+def mounted(site: Site, host: str = CLIENT) -> Iterator[Path]:
+    """The cluster, mounted on a host, by default the client's."""
+    where = site.directory / f"mnt-{host}"
     where.mkdir()
-    done = site.dfs("mount", where)
+    done = site.dfs("mount", where, host=host)
     assert done.returncode == 0, done.stderr
     try:
         yield where
@@ -150,6 +150,12 @@ def writing(where: Path, log: Path) -> Iterator[Callable[[], int]]:
         finally:
             process.kill()
             process.wait(PATIENCE_S)
+
+
+def wrote(more: int, *counts: Callable[[], int]) -> Callable[[], bool]:
+    """Whether each program has made so many more files durable since this was called."""
+    goals = [count() + more for count in counts]
+    return lambda: all(count() >= goal for count, goal in zip(counts, goals, strict=True))
 
 
 def all_there(where: Path, log: Path) -> bool:
@@ -176,6 +182,25 @@ def test_a_datanode_is_cut_off_for_good_and_comes_back_all_the_same(site: Site, 
             reached = count()
             site.until(lambda: count() > reached + 20, "writing to go on with n2")
         assert all_there(where, log)
+    site.until_sound()
+
+
+@pytest.mark.fuse
+def test_host_after_host_is_upgraded_beneath_mounts_on_two_of_them(site: Site, tmp_path: Path) -> None:
+    logs = tmp_path / "one", tmp_path / "two"
+    with mounted(site) as here, mounted(site, "n1") as there:
+        tops = here / "one", there / "two"
+        for top in tops:
+            top.mkdir()
+        with writing(tops[0], logs[0]) as first, writing(tops[1], logs[1]) as second:
+            for name in (NAMENODE, *site.datanodes):
+                site.until(wrote(5, first, second), "both to write")
+                site.network.stop(name)
+                site.start(name)
+                site.until(lambda: list(site.states().values()) == ["up"] * 4, f"all to be up after {name}")
+            site.until(wrote(5, first, second), "both to write")
+        assert all_there(there / "one", logs[0])
+        assert all_there(here / "two", logs[1])
     site.until_sound()
 
 
