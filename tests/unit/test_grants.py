@@ -52,10 +52,15 @@ def test_no_bit_of_it_can_be_changed() -> None:
             grants.check(MASTERS, ALICE, CHUNK, bytes(forged))
 
 
-@pytest.mark.parametrize("grant", [None, b"", b"x", "x" * GRANT_BYTES, bytes(GRANT_BYTES), given() + b"x", 1, [], {}])
+@pytest.mark.parametrize("grant", [None, b"", b"x", "x" * GRANT_BYTES, bytes(GRANT_BYTES), 1, [], {}])
 def test_what_is_no_grant_is_refused(grant: Any) -> None:
     with pytest.raises(errors.NotPermitted):
         grants.check(MASTERS, ALICE, CHUNK, grant)
+
+
+def test_a_grant_with_more_behind_it_is_refused() -> None:
+    with pytest.raises(errors.NotPermitted):
+        grants.check(MASTERS, ALICE, CHUNK, given() + b"x")
 
 
 def test_another_cluster_cannot_give_any() -> None:
