@@ -236,9 +236,11 @@ CREATE TABLE session (
     name TEXT NOT NULL,
     host TEXT NOT NULL,
     acked INTEGER NOT NULL,       -- replies below this have been forgotten: commands below it are refused
-    opened_ns INTEGER NOT NULL
+    opened_ns INTEGER NOT NULL,
+    holder TEXT NOT NULL DEFAULT '',  -- of the key that opened it: no other may use it. Empty: of an older format, ends
+    subtree TEXT NOT NULL DEFAULT ''  -- path of the directory that the key is limited to; empty: it is not
 );
-INSERT INTO "session" VALUES(1,'test','here',0,1700000000000000005);
+INSERT INTO "session" VALUES(1,'test','here',0,1700000000000000005,'client tests','');
 CREATE TABLE setting (
     -- cluster (its id), format, replicas and min_replicas (the defaults that commands see),
     -- key_generation (of the keys that are issued; absent: the oldest that there is),
@@ -246,7 +248,7 @@ CREATE TABLE setting (
     name TEXT PRIMARY KEY,
     value NOT NULL
 ) WITHOUT ROWID;
-INSERT INTO "setting" VALUES('cluster','17fcdc1ef66b2b00ceaed9a90ae45885');
+INSERT INTO "setting" VALUES('cluster','4792d336dd5b8fbddc88c6f1c10f51f7');
 INSERT INTO "setting" VALUES('format',3);
 INSERT INTO "setting" VALUES('grace_ns',60000000000);
 INSERT INTO "setting" VALUES('key_generation',2);
