@@ -232,7 +232,10 @@ async def _stat(fs: FileSystem, paths: tuple[bytes, ...], follow: bool, chunks: 
             target = await fs.readlink(path) if statmod.S_ISLNK(attr.mode) else None
             found = show.record(path, attr, target)
             if chunks and statmod.S_ISREG(attr.mode):
-                found["chunks"] = [place._asdict() for place in await fs.replicas(path)]
+                found["chunks"] = [
+                    {"chunk": place.chunk, "length": place.length, "nodes": list(place.nodes)}
+                    for place in await fs.replicas(path)
+                ]
             records.append(found)
             if not as_json:
                 for line in stat_lines(Item(path, path, attr, target), found.get("chunks", [])):

@@ -288,10 +288,11 @@ async def test_fsync_of_bytes_whose_copies_died_waits_until_they_are_made_again(
     options: dict[str, Any] = {"node_suspect_after_s": 2.5, "node_dead_after_s": 3.5}
     async with real_cluster(tmp_path, datanodes=4, **options) as cluster, cluster.client() as fs:
         await store(cluster, {"/file": os.urandom(MIB)})
+        file = await fs.stat("/file")
         places = await fs.replicas("/file")
         for name in places[0].nodes[:2]:
             cluster.kill(name)
-        await fs.chunks.sync_places(places, 2)
+        await fs.chunks.sync_places(places, 2, lambda: fs.reader.places(file.ino))
         assert len(set(await holders(fs, "/file")) & set(cluster.running())) == 2
 
 
