@@ -16,7 +16,7 @@ import click
 from dfs import config, errors, keys, limits, tokens
 from dfs.cli import machine
 from dfs.cli.init import add_datanode, say
-from dfs.cli.keys import cluster_keys
+from dfs.cli.keys import cluster_keys, subtree_claim
 from dfs.cli.machine import Files
 from dfs.keys import Key, KeyFile, Role
 
@@ -70,8 +70,7 @@ def token(role: str, name: str, subtree: str, expires: int, file: Path | None, q
     """Make a token, with which one machine may join, once."""
     if subtree and role not in (Role.CLIENT, Role.READER):
         raise click.UsageError(f"--subtree holds a client or a reader to a directory, not a key of role {role}")
-    if subtree and not subtree.startswith("/"):
-        raise click.UsageError(f"--subtree {subtree}: a directory of the cluster begins with /")
+    subtree = subtree and subtree_claim(subtree)
     path, content = cluster_keys(file)
     word = tokens.issue(content.masters, Role(role), name, subtree, int(time.time()) + expires, content.authority)
     if quiet:
