@@ -1,7 +1,8 @@
 """Group commit: the one task that changes the database.
 
-It takes all commands that wait, applies them in one transaction, commits it with one fsync on a worker thread,
-and then answers all. While the disk works, the next commands gather. Nothing is answered before it is durable.
+It takes a turn of each session that has commands waiting (`nodes/namenode/turns.py`), applies all in one transaction,
+commits it with one fsync on a worker thread, and then answers. While the disk works, the next commands gather. Nothing
+is answered before it is durable.
 
 If the commit fails (disk full, disk broken) nothing of the transaction happened, and every caller gets the error.
 """
@@ -20,6 +21,7 @@ from dfs.types import NAMENODE_SESSION, SessionId
 from nodes.namenode import commands
 from nodes.namenode.machine import Command, Machine, Reply
 from nodes.namenode.store import Store
+from nodes.namenode.turns import Turns
 
 log = structlog.get_logger(__name__)
 
@@ -46,8 +48,7 @@ class Writer:
         self._runtime = runtime
         self._reserve_bytes = reserve_bytes
         self._machine = Machine(store.writing)
-        self._queue: list[_Batch] = []
-        self._queued = 0
+        self._turns: Turns[_Batch] = Turns()
         self._arrived = trio.Event()
         self._space_checked_at = -1e9
         self._is_full = False
@@ -58,7 +59,7 @@ class Writer:
         """Apply a client's commands [seq, verb, args]; their replies. Raises `Busy`, `NoSpace`, `DiskFailed`."""
         now_ns = self._runtime.now_ns()
         batch = [Command(session, seq, acked, verb, args, now_ns) for seq, verb, args in wire]
-        return await self._submit(batch)
+        return await self._submit(session, batch)
 
     async def apply_planned(self, session: SessionId, acked: int, seq: int, verb: str, *args: Any) -> Any:
         """Apply a client's command of which the NameNode filled in `args`; its result. Raises what it raises."""
@@ -69,17 +70,16 @@ class Writer:
         return await self._apply_one(Command(NAMENODE_SESSION, 0, 0, verb, args, self._runtime.now_ns()))
 
     async def _apply_one(self, command: Command) -> Any:
-        errno, *rest = (await self._submit([command]))[0]
+        errno, *rest = (await self._submit(command.session, [command]))[0]
         if errno:
             raise errors.from_wire(*rest)
         return rest[0]
 
-    async def _submit(self, batch: Sequence[Command]) -> list[Reply]:
-        if self._queued + len(batch) > limits.COMMAND_QUEUE_MAX:
-            raise errors.Busy("the NameNode has more commands waiting than it may: try again")
+    async def _submit(self, session: SessionId, batch: Sequence[Command]) -> list[Reply]:
         waiting = _Batch(batch)
-        self._queue.append(waiting)
-        self._queued += len(batch)
+        all_max = limits.COMMAND_QUEUE_MAX
+        each_max = all_max if session == NAMENODE_SESSION else min(limits.SESSION_QUEUE_MAX, all_max)
+        self._turns.put(session, waiting, len(batch), each_max=each_max, all_max=all_max)
         self._arrived.set()
         await waiting.done.wait()  # bounded: the writer answers every batch, or ends and takes the NameNode with it
         if waiting.error is not None:
@@ -91,18 +91,11 @@ class Writer:
         while True:
             await self._arrived.wait()
             self._arrived = trio.Event()
-            while self._queue:
+            while self._turns:
                 await self._transact(self._take())
 
     def _take(self) -> list[_Batch]:
-        taken: list[_Batch] = []
-        count = 0
-        while len(taken) < len(self._queue) and count < limits.TRANSACTION_MAX_COMMANDS:
-            taken.append(self._queue[len(taken)])
-            count += len(taken[-1].commands)
-        del self._queue[: len(taken)]
-        self._queued -= count
-        return taken
+        return self._turns.take(each_max=limits.BATCH_MAX_COMMANDS, all_max=limits.TRANSACTION_MAX_COMMANDS)
 
     async def _transact(self, batches: list[_Batch]) -> None:
         try:
@@ -142,7 +135,7 @@ class Writer:
         return self._is_full
 
     def statistics(self) -> dict[str, int]:
-        return {"commands": self._applied, "commits": self._commits, "queued": self._queued}
+        return {"commands": self._applied, "commits": self._commits, "queued": self._turns.commands}
 
 
 _FULL_ERROR: Final = errors.NoSpace("the disk of the NameNode is nearly full: delete files, or give it more room")

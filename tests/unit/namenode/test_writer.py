@@ -213,3 +213,24 @@ async def test_the_collector_outlives_a_disk_that_is_full_for_a_while(
         await trio.sleep(5)
         nursery.cancel_scope.cancel()
     assert space.rows("SELECT count(*) FROM trim") == [0]
+
+
+async def test_a_flood_of_one_session_delays_another_by_one_turn(space: Namespace) -> None:
+    flooder, other = SessionId(space.open_session()), SessionId(space.open_session())
+    runtime = Gate()
+    async with writing(space, runtime) as writer, trio.open_nursery() as nursery:
+        runtime.close()
+        seq = 0
+        for _ in range(1 + limits.SESSION_QUEUE_MAX // limits.BATCH_MAX_COMMANDS):  # the first one is at the disk
+            batch = [mkdir(seq + number, b"%d" % (seq + number)) for number in range(1, limits.BATCH_MAX_COMMANDS + 1)]
+            seq += len(batch)
+            nursery.start_soon(writer.apply, flooder, 0, batch)
+            await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(errors.Busy):
+            await writer.apply(flooder, 0, [mkdir(seq + 1, b"more")])
+        before = writer.statistics()["commands"]
+        runtime.opened.set()
+        ((errno, *_),) = await writer.apply(other, 0, [mkdir(1, b"mine")])
+        assert errno == 0
+        flood = writer.statistics()["commands"] - before - 1
+        assert flood <= 2 * limits.BATCH_MAX_COMMANDS  # in the same transaction, and in the one that began meanwhile
