@@ -6,9 +6,12 @@ long as the kernel goes on from within it.
 
 from __future__ import annotations
 
+import bisect
 import itertools
-from typing import Final, NamedTuple
+from collections.abc import Awaitable, Callable
+from typing import Final
 
+from dfs import errors
 from dfs.client.filesystem import FileSystem
 from dfs.client.openinode import OpenInode
 from dfs.types import Attr, DirEntry, Ino
@@ -16,31 +19,63 @@ from dfs.types import Attr, DirEntry, Ino
 _PAGE_ENTRIES: Final = 1024
 
 
-class FileHandle(NamedTuple):
-    """One open(2): its inode, and whether it appends."""
+class FileHandle:
+    """One open(2): its inode, whether it appends, and how many of the inode's late errors it has heard of."""
 
-    inode: OpenInode
-    append: bool
+    __slots__ = ("_told", "append", "inode")
+
+    def __init__(self, inode: OpenInode, append: bool) -> None:
+        self.inode = inode
+        self.append = append
+        self._told = inode.late_errors
+
+    async def flush(self) -> None:
+        """Raises also what went wrong since the handle was opened, and was not raised on it yet."""
+        await self._telling(self.inode.flush)
+
+    async def fsync(self) -> None:
+        """Likewise."""
+        await self._telling(self.inode.fsync)
+
+    async def _telling(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except errors.DfsError:
+            self._told = self.inode.late_errors
+            raise
+        error = self.inode.late_error
+        if error is not None and self.inode.late_errors != self._told:
+            self._told = self.inode.late_errors
+            raise type(error)(error.message)
 
 
 class DirectoryHandle:
-    """One opendir(3). `attr` is as it was then; `_page` are entries in order of their cookies, those after `_after`."""
+    """One opendir(3). `attr` is as it was then; `_page` are entries in order of their cookies, those after `_after`.
+
+    `_is_last`: there were no more when the page was read. So a directory that fits in one is listed as it was at one
+    moment.
+    """
 
     def __init__(self, fs: FileSystem, attr: Attr) -> None:
         self.attr = attr
         self._fs = fs
         self._after = -1
         self._page: list[DirEntry] = []
+        self._is_last = False
+
+    def rewind(self) -> None:
+        """Whoever reads from the beginning sees the directory as it is now."""
+        self._page, self._after, self._is_last = [], -1, False
 
     async def entries(self, after: int) -> list[DirEntry]:
         """Entries with cookies above `after`; empty at the end."""
-        cookies = [entry.cookie for entry in self._page]
-        if after != self._after and after not in cookies[:-1]:
-            self._page = await self._fs.inodes.readdir(self.attr.ino, after, _PAGE_ENTRIES)
-        else:
-            self._page = [entry for entry in self._page if entry.cookie > after]
-        self._after = after
-        return self._page
+        start = bisect.bisect_right(self._page, after, key=lambda entry: entry.cookie)
+        is_within = after == self._after or (start > 0 and self._page[start - 1].cookie == after)
+        if not is_within or (start == len(self._page) and not self._is_last):
+            self._page, start = await self._fs.inodes.readdir(self.attr.ino, after, _PAGE_ENTRIES), 0
+            self._is_last = len(self._page) < _PAGE_ENTRIES
+            self._after = after
+        return self._page[start:]
 
 
 class Handles:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import json
 import os
 import stat
 from collections.abc import Awaitable, Callable, Sequence
@@ -26,6 +27,7 @@ from dfs.client.filesystem import FileSystem
 from dfs.client.openinode import OpenInode, OpenInodes
 from dfs.types import ROOT_INO, Attr, DirEntry, Ino
 from mount.handles import DirectoryHandle, FileHandle, Handles
+from mount.kernel import Kernel
 from mount.options import NOBODY, Options
 
 P = ParamSpec("P")
@@ -38,12 +40,20 @@ _SECTOR: Final = 512
 _INODES_SHOWN: Final = 2**40
 """There is no limit; programs want a number."""
 _XATTR_NAMESPACES: Final = (b"user.", b"trusted.", b"security.", virtual.PREFIX)
+_STATISTICS: Final = b"dfs.statistics"
+_BY_NAME: Final = {"lookup", "unlink", "rmdir", "rename"}
+"""Handlers that are given a name that may be missing."""
 _AWAY: Final = (errors.Unreachable, errors.DeadlineExceeded, errors.ConnectionLost, errors.Busy)
 """Busy among them: programs take EAGAIN from a read of a file for its end."""
 
 
 def _handler(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
-    """The boundary round a handler; the only exception that leaves it is FUSEError."""
+    """The boundary round a handler; the only exception that leaves it is FUSEError.
+
+    What is asked by inode number and has gone meanwhile, because it was renamed over perhaps, is stale, not missing:
+    then the kernel looks the path up again, which may lead to something else now.
+    """
+    missing = errno.ENOENT if function.__name__ in _BY_NAME else errno.ESTALE
 
     @functools.wraps(function)
     async def bounded(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -54,6 +64,11 @@ def _handler(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
         except _AWAY as error:
             log.warning("the cluster does not answer", operation=function.__name__, error=str(error))
             raise pyfuse3.FUSEError(errno.ETIMEDOUT) from None
+        except errors.NotFound:
+            raise pyfuse3.FUSEError(missing) from None
+        except errors.SessionExpired as error:  # the kernel would take ESTALE for a reason to look the path up again
+            log.warning("operation failed", operation=function.__name__, error=str(error))
+            raise pyfuse3.FUSEError(errno.EIO) from None
         except errors.DfsError as error:
             if error.errno in (errno.EIO, errno.ENOSPC):
                 log.warning("operation failed", operation=function.__name__, error=str(error))
@@ -77,8 +92,11 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
     supports_dot_lookup = False
     enable_writeback_cache = False
 
-    def __init__(self, fs: FileSystem, inodes: OpenInodes, accesses: Accesses, root: Ino, options: Options) -> None:
+    def __init__(
+        self, fs: FileSystem, inodes: OpenInodes, accesses: Accesses, kernel: Kernel, root: Ino, options: Options
+    ) -> None:
         super().__init__()
+        self._kernel = kernel
         self._fs = fs
         self._open = inodes
         self._accesses = accesses
@@ -91,12 +109,14 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
     def _ino(self, inode: int) -> Ino:
         return self._root if inode == pyfuse3.ROOT_INODE else Ino(inode)
 
-    def _entry(self, attr: Attr) -> pyfuse3.EntryAttributes:
+    def _entry(self, attr: Attr, parent: Ino | None = None, name: bytes = b"") -> pyfuse3.EntryAttributes:
+        """What the kernel is told of an inode; of the name too with which it was found in `parent`."""
         attr = self._accesses.shown(attr)
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = pyfuse3.ROOT_INODE if attr.ino == self._root else attr.ino
         entry.generation = 0
-        entry.entry_timeout = entry.attr_timeout = 0
+        entry.entry_timeout = 0 if parent is None else self._kernel.name_timeout_s(parent, name, attr.ino)
+        entry.attr_timeout = self._kernel.attr_timeout_s(attr)
         entry.st_mode, entry.st_nlink, entry.st_rdev = attr.mode, attr.nlink, attr.rdev
         entry.st_uid = attr.uid if self._options.uid is None else self._options.uid
         entry.st_gid = attr.gid if self._options.gid is None else self._options.gid
@@ -106,8 +126,22 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
         entry.st_birthtime_ns = attr.btime_ns
         return entry
 
-    async def _seen(self, attr: Attr) -> pyfuse3.EntryAttributes:
-        return self._entry(await self._open.seen(attr))
+    async def _seen(self, attr: Attr, parent: Ino | None = None, name: bytes = b"") -> pyfuse3.EntryAttributes:
+        return self._entry(await self._open.seen(attr), parent, name)
+
+    def _absent(self, parent: Ino, name: bytes) -> pyfuse3.EntryAttributes:
+        """What says that there is nothing of that name."""
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = 0
+        entry.entry_timeout = self._kernel.name_timeout_s(parent, name, None)
+        return entry
+
+    def _changing(self, *parents: int) -> tuple[Ino, ...]:
+        """The directories that the kernel has locked for what it asks."""
+        inos = tuple(map(self._ino, parents))
+        for ino in inos:
+            self._kernel.changes(ino)
+        return inos
 
     def _owner(self, ctx: pyfuse3.RequestContext) -> tuple[int, int]:
         """Whom what is made for this request belongs to."""
@@ -127,7 +161,12 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
             return self._entry(
                 await (self._fs.inodes.getattr(ino) if ino == self._root else self._fs.inodes.parent(ino))
             )
-        return await self._seen(await self._fs.inodes.lookup(self._ino(parent_inode), name))
+        parent = self._ino(parent_inode)
+        try:
+            found = await self._fs.inodes.lookup(parent, name)
+        except errors.NotFound:
+            return self._absent(parent, name)
+        return await self._seen(found, parent, name)
 
     @_handler
     async def getattr(self, inode: int, ctx: Any) -> pyfuse3.EntryAttributes:
@@ -158,15 +197,19 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
             changes["mtime_ns"] = attr.st_mtime_ns
         now: Attr | None = None
         opened = self._open.find(ino)
+        set_id = fields.update_mode and attr.st_mode & (stat.S_ISUID | stat.S_ISGID)
         if fields.update_size:
             now = await self._truncate(ino, opened, attr.st_size)
-        elif opened is not None:
-            await opened.settle()  # what was written before must not undo these times
+        elif opened is not None and not (opened.is_owned and opened.is_simple and not set_id):
+            await opened.settle()  # what was written before must not undo this
         if changes:
             read_ns = self._accesses.take(ino)
             if read_ns is not None:
                 changes.setdefault("atime_ns", read_ns)
             now = await self._fs.inodes.setattr(ino, changes)
+            self._kernel.changed(now)
+            if opened is not None:
+                opened.set_by_us(now, times=fields.update_mtime)
         return await self._seen(now or await self._fs.inodes.getattr(ino))
 
     async def _truncate(self, ino: Ino, opened: OpenInode | None, size: int) -> Attr:
@@ -182,28 +225,35 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
     async def mknod(
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        return self._entry(await self._fs.inodes.mknod(self._ino(parent_inode), name, mode, *self._owner(ctx), rdev))
+        (parent,) = self._changing(parent_inode)
+        made = await self._fs.inodes.mknod(parent, name, mode, *self._owner(ctx), rdev)
+        return self._entry(made, parent, name)
 
     @_handler
     async def mkdir(
         self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        made = await self._fs.inodes.mkdir(self._ino(parent_inode), name, stat.S_IMODE(mode), *self._owner(ctx))
-        return self._entry(made)
+        (parent,) = self._changing(parent_inode)
+        made = await self._fs.inodes.mkdir(parent, name, stat.S_IMODE(mode), *self._owner(ctx))
+        return self._entry(made, parent, name)
 
     @_handler
     async def unlink(self, parent_inode: int, name: bytes, ctx: Any) -> None:
-        await self._fs.inodes.unlink(self._ino(parent_inode), name)
+        (parent,) = self._changing(parent_inode)
+        await self._fs.inodes.unlink(parent, name)
 
     @_handler
     async def rmdir(self, parent_inode: int, name: bytes, ctx: Any) -> None:
-        await self._fs.inodes.rmdir(self._ino(parent_inode), name)
+        (parent,) = self._changing(parent_inode)
+        await self._fs.inodes.rmdir(parent, name)
 
     @_handler
     async def symlink(
         self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        return self._entry(await self._fs.inodes.symlink(self._ino(parent_inode), name, target, *self._owner(ctx)))
+        (parent,) = self._changing(parent_inode)
+        made = await self._fs.inodes.symlink(parent, name, target, *self._owner(ctx))
+        return self._entry(made, parent, name)
 
     @_handler
     async def rename(
@@ -215,12 +265,15 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
         flags: int,
         ctx: Any,
     ) -> None:
-        old, new = self._ino(parent_inode_old), self._ino(parent_inode_new)
+        old, new = self._changing(parent_inode_old, parent_inode_new)
+        self._kernel.renames(old, name_old, new, name_new)
+        await self._open.settle_before_replacing(old, name_old, new, name_new)
         await self._fs.inodes.rename(old, name_old, new, name_new, flags)
 
     @_handler
     async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: Any) -> pyfuse3.EntryAttributes:
-        return await self._seen(await self._fs.inodes.link(self._ino(inode), self._ino(new_parent_inode), new_name))
+        (parent,) = self._changing(new_parent_inode)
+        return await self._seen(await self._fs.inodes.link(self._ino(inode), parent, new_name), parent, new_name)
 
     # --- files ------------------------------------------------------------------------------------------
 
@@ -228,23 +281,17 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
     async def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
-        attr = await self._fs.inodes.create(
-            self._ino(parent_inode),
-            name,
-            stat.S_IMODE(mode),
-            *self._owner(ctx),
-            exclusive=bool(flags & os.O_EXCL),
-            hold=True,
-        )
-        opened = self._open.open(attr, os.fsdecode(name))
-        if flags & os.O_TRUNC and opened.attr.size:
+        (parent,) = self._changing(parent_inode)
+        mode, (uid, gid) = stat.S_IMODE(mode), self._owner(ctx)
+        opened = await self._open.create(parent, name, mode, uid, gid, exclusive=bool(flags & os.O_EXCL))
+        if flags & os.O_TRUNC and opened.shown().size:
             await opened.truncate(0)
-        return self._opened(opened, flags), self._entry(await opened.settle())
+        return self._opened(opened, flags), await self._seen(opened.attr, parent, name)
 
     @_handler
     async def open(self, inode: int, flags: int, ctx: Any) -> pyfuse3.FileInfo:
-        attr = await self._fs.inodes.hold(self._ino(inode))
-        opened = self._open.open(attr, f"inode {attr.ino}")
+        ino = self._ino(inode)
+        opened = await self._open.acquire(ino, f"inode {ino}")
         if flags & os.O_TRUNC:
             try:
                 await opened.truncate(0)
@@ -256,11 +303,13 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
     def _opened(self, inode: OpenInode, flags: int) -> pyfuse3.FileInfo:
         """A handle that appends is used past the page cache: there, the kernel may cut one write(2) in two."""
         append = bool(flags & os.O_APPEND)
-        return pyfuse3.FileInfo(fh=self._handles.add_file(FileHandle(inode, append)), direct_io=append)
+        keep = self._kernel.keeps_pages(inode.attr)
+        return pyfuse3.FileInfo(fh=self._handles.add_file(FileHandle(inode, append)), direct_io=append, keep_cache=keep)
 
     @_handler
     async def read(self, fh: int, off: int, size: int) -> Any:
-        inode = self._handles.files[fh].inode
+        handle = self._handles.files[fh]
+        inode = handle.inode
         found = await inode.read(off, size)
         if self._options.keeps_file_atimes:
             self._accesses.read(inode.attr)
@@ -277,7 +326,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
 
     @_handler
     async def flush(self, fh: int) -> None:
-        await self._handles.files[fh].inode.flush()
+        await self._handles.files[fh].flush()
 
     @_handler
     async def release(self, fh: int) -> None:
@@ -285,7 +334,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
 
     @_handler
     async def fsync(self, fh: int, datasync: bool) -> None:
-        await self._handles.files[fh].inode.fsync()
+        await self._handles.files[fh].fsync()
 
     # --- directories ------------------------------------------------------------------------------------
 
@@ -298,6 +347,8 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """Positions: 1 is after `.`, 2 after `..`, and two more than its cookie is after an entry."""
         handle = self._handles.directories[fh]
+        if start_id == 0:
+            handle.rewind()
         if start_id == 0 and self._options.keeps_directory_atimes:
             self._accesses.read(handle.attr)
         if start_id < 2 and not await self._reply_dots(handle.attr, start_id, token):
@@ -305,7 +356,9 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
         after = max(0, start_id - 2)
         while entries := await self._entries(handle, after):
             for entry in entries:
-                if not pyfuse3.readdir_reply(token, entry.name, await self._seen(entry.attr), entry.cookie + 2):
+                newest = self._fs.inodes.cached_attr(entry.attr.ino) or entry.attr
+                shown = await self._seen(newest, handle.attr.ino, entry.name)
+                if not pyfuse3.readdir_reply(token, entry.name, shown, entry.cookie + 2):
                     return
                 after = entry.cookie
 
@@ -363,10 +416,29 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
     async def getxattr(self, inode: int, name: bytes, ctx: Any) -> bytes:
         _check_namespace(name)
         ino = self._ino(inode)
+        if name == _STATISTICS:
+            return json.dumps(self._statistics(), indent=1).encode()
         if name.startswith(virtual.PREFIX):
+            await self._settle_for(ino)
             attr = await self._open.seen(await self._fs.inodes.getattr(ino))
             return await virtual.read(self._fs, attr, name)
         return await self._fs.inodes.getxattr(ino, name)
+
+    def _statistics(self) -> dict[str, dict[str, int]]:
+        """What this mount has in memory, and has done since it was made."""
+        return {
+            **self._fs.statistics(),
+            "open_files": self._open.statistics(),
+            "kernel": self._kernel.statistics(),
+        }
+
+    async def _settle_for(self, ino: Ino) -> None:
+        """Commit what the cluster is about to tell of."""
+        opened = self._open.find(ino)
+        if opened is not None:
+            await opened.settle()
+        elif stat.S_ISDIR((await self._fs.inodes.getattr(ino)).mode):
+            await self._open.settle_all()
 
     @_handler
     async def listxattr(self, inode: int, ctx: Any) -> Sequence[bytes]:

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Final
 
-from dfs import errors
+from dfs import errors, limits
 
 _KERNEL: Final = {
     "allow_other",
@@ -18,7 +18,7 @@ _KERNEL: Final = {
     "exec",
     "noatime",
 }
-_FLAGS: Final = {"root_squash", "nodiratime"}
+_FLAGS: Final = {"root_squash", "nodiratime", "flush_on_close"}
 """Ours to keep: libfuse refuses to hear of them."""
 _FOR_OTHERS: Final = {
     "_netdev",
@@ -34,6 +34,7 @@ _FOR_OTHERS: Final = {
     "relatime",
 }
 """Meant for mount(8), systemd or nobody, or what a mount does anyway: accepted and passed over."""
+_NUMBERS: Final = {"uid": "uid", "gid": "gid", "wait": "wait_s", "cache": "cache_entries"}
 NOBODY: Final = 65534
 
 
@@ -54,6 +55,10 @@ class Options:
     """How long an operation waits for a NameNode that is away; None: as the client's configuration says."""
     key: Path | None = None
     """The file with the key, instead of the one that the client's configuration names."""
+    cache_entries: int = limits.CACHE_ENTRIES_MAX
+    """Inodes whose attributes, and names, that are remembered at most."""
+    flush_on_close: bool = False
+    """Closing a file returns when what was written to it is at the NameNode."""
     kernel: frozenset[str] = frozenset()
     """Passed on to the kernel as they are."""
 
@@ -73,8 +78,8 @@ def parse(text: str) -> Options:
     kernel: set[str] = set()
     for option in filter(None, text.split(",")):
         name, has_value, value = option.partition("=")
-        if name in ("uid", "gid", "wait") and has_value:
-            values["wait_s" if name == "wait" else name] = _number(name, value)
+        if name in _NUMBERS and has_value:
+            values[_NUMBERS[name]] = _number(name, value)
         elif name == "key" and value:
             values["key"] = Path(value)
         elif option == "ro":
@@ -84,7 +89,8 @@ def parse(text: str) -> Options:
         elif option in _KERNEL:
             kernel.add(option)
         elif option not in _FOR_OTHERS and not option.startswith("x-"):
-            known = ", ".join(sorted({"ro", "rw", "uid=N", "gid=N", "wait=SECONDS", "key=FILE"} | _FLAGS | _KERNEL))
+            words = {"ro", "rw", "uid=N", "gid=N", "wait=SECONDS", "cache=ENTRIES", "key=FILE"}
+            known = ", ".join(sorted(words | _FLAGS | _KERNEL))
             raise errors.InvalidArgument(f"not an option of a mount: {option!r}; known are {known}")
     values["allow_other"] = "allow_other" in kernel
     return Options(**values, kernel=frozenset(kernel - {"allow_other"}))  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ import trio
 
 from dfs import errors
 from dfs.client.accesses import record_accesses
+from dfs.client.cache import Cache
 from dfs.client.filesystem import FileSystem, open_filesystem
 from dfs.client.openinode import open_inodes
 from dfs.client.paths import show
@@ -25,6 +26,7 @@ from dfs.keystore import KeyStore
 from dfs.mountpoint import is_mounted, prepare, unmount
 from dfs.systemd import keep_watchdog
 from dfs.types import Attr
+from mount.kernel import Kernel
 from mount.operations import Operations
 from mount.options import Options
 
@@ -42,13 +44,19 @@ async def run_mount(
     Raises `Unreachable` (no NameNode), `NotFound` or `NotADirectory` (`subtree`), and what `prepare` raises.
     """
     prepare(mountpoint)
+    cache = Cache(options.cache_entries, options.cache_entries)
     async with (
-        open_filesystem(namenode, store.key, wait_s=options.wait_s, keep=store.keep) as fs,
+        open_filesystem(namenode, store.key, wait_s=options.wait_s, keep=store.keep, cache=cache) as fs,
         record_accesses(fs) as accesses,
         open_inodes(fs) as inodes,
     ):
         top = await _top(fs, subtree)
-        operations = Operations(fs, inodes, accesses, top.ino, options)
+        kernel = Kernel(fs.session, cache, top.ino)
+        fs.recall_listeners.append(kernel.forget)  # after open files, which must be held before a name goes
+        fs.session.on_forget_all = kernel.forget_all
+        inodes.on_own_change = kernel.changed
+        inodes.flush_on_close = options.flush_on_close
+        operations = Operations(fs, inodes, accesses, kernel, top.ino, options)
         wanted = {"default_permissions", "subtype=dfs", f"fsname={namenode}:{subtree}", *options.kernel}
         wanted |= {"allow_other"} if options.allow_other else set()
         wanted |= {"ro"} if options.read_only else set()
@@ -65,7 +73,7 @@ async def run_mount(
                 nursery.cancel_scope.cancel()
         finally:
             pyfuse3.close(unmount=is_mounted(mountpoint))
-            log.info("unmounted", mountpoint=str(mountpoint), **inodes.statistics())
+            log.info("unmounted", mountpoint=str(mountpoint), **inodes.statistics(), **kernel.statistics())
 
 
 async def _top(fs: FileSystem, subtree: str) -> Attr:

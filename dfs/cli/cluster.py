@@ -118,6 +118,8 @@ def namenode_lines(found: Mapping[str, Any], pids: Mapping[str, int]) -> list[st
         ("Version", found.get("version")),
         ("Cluster", found.get("cluster")),
         ("Copies", _copies(found)),
+        ("Commands", _commands(found.get("writer") or {})),
+        ("Leases", _leases(found.get("leases") or {})),
     ]
     return [f"{label + ':':10}{value}" for label, value in facts if value]
 
@@ -127,6 +129,25 @@ def _copies(found: Mapping[str, Any]) -> str:
         return ""
     least = f", at least {found['min_replicas']} to count as written" if "min_replicas" in found else ""
     return f"{found['replicas']}{least}"
+
+
+def _commands(writer: Mapping[str, int]) -> str:
+    if not writer:
+        return ""
+    waiting = writer["queued"] + writer["held_back"]
+    return f"{writer['commands_per_s']:,} a second, {writer['commands']:,} since its start" + (
+        f", {waiting:,} waiting" if waiting else ""
+    )
+
+
+def _leases(leases: Mapping[str, int]) -> str:
+    if not leases:
+        return ""
+    sessions = leases["caching_sessions"]
+    return (
+        f"{leases['leases']:,} of {sessions} mount{'s' * (sessions != 1)}, {leases['owned']:,} files owned;"
+        f" {leases['recalls']:,} recalls since its start"
+    )
 
 
 def node_row(view: NodeView, pids: Mapping[str, int], now_ns: int) -> list[str]:

@@ -13,7 +13,8 @@ import trio
 
 from dfs import errors, limits, tasks
 from dfs.client.datanodes import DataNodes
-from dfs.client.reader import Layout, Piece, Reader, pieces_of
+from dfs.client.inodes import Layout
+from dfs.client.reader import Piece, Reader, pieces_of
 from dfs.client.session import Session
 from dfs.types import ChunkId, Ino, NodeId, NodeState, NodeView
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import stat as statmod
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -22,6 +22,8 @@ import structlog
 
 from dfs import codec, errors, limits
 from dfs.client import transfer, tree, why
+from dfs.client.cache import Cache, Item
+from dfs.client.cachedinodes import CachedInodes
 from dfs.client.copies import Survey
 from dfs.client.datanodes import DataNodes
 from dfs.client.file import File
@@ -68,11 +70,14 @@ class FileSystem:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self.inodes = Inodes(session)
+        self.inodes = Inodes(session) if session.cache is None else CachedInodes(session, session.cache)
         self.nodes_known = DataNodes(session)
-        self.reader = Reader(session, self.nodes_known)
+        self.reader = Reader(self.inodes, self.nodes_known)
         self.chunks = ChunkWriter(session, self.nodes_known)
         session.on_new_session = self._tell_new_session
+        session.on_recall = self._recall
+        self.recall_listeners: list[Callable[[Sequence[Item]], Awaitable[None]]] = []
+        """Called one after the other for what is recalled from this client's cache, before the NameNode hears of it."""
         self._new_session_listeners: list[Callable[[], None]] = [self.chunks.forget_lanes]
         self._paths = Paths(self.inodes)
         self.umask = os.umask(0o077)
@@ -89,6 +94,10 @@ class FileSystem:
     def _tell_new_session(self) -> None:
         for listener in self._new_session_listeners:
             listener()
+
+    async def _recall(self, items: Sequence[Item]) -> None:
+        for listener in self.recall_listeners:
+            await listener(items)
 
     # --- looking ----------------------------------------------------------------------------------------
 
@@ -408,6 +417,7 @@ class FileSystem:
     def statistics(self) -> dict[str, dict[str, int]]:
         return {
             "session": self.session.statistics(),
+            **({"cache": self.session.cache.statistics()} if self.session.cache is not None else {}),
             "nodes": self.nodes_known.statistics(),
             "reader": self.reader.statistics(),
             "writer": self.chunks.statistics(),
@@ -424,17 +434,21 @@ async def open_filesystem(
     runtime: Runtime | None = None,
     keep: Callable[[KeyFile], None] | None = None,
     spoken: Versions = SPOKEN,
+    cache: Cache | None = None,
 ) -> AsyncIterator[FileSystem]:
     """A client of the cluster whose NameNode is at `namenode` (`host:port`), with the rights of a key; it speaks TLS if
     the key's holder has a certificate.
 
     `keep` keeps the file of a newer key, when there is one: see `dfs.keystore.KeyStore.keep`. `wait_s`: how long
-    operations wait for a NameNode that is away. `spoken`: versions of the protocol. Raises `Unreachable` when none
-    answers within `limits.FIRST_CONTACT_TIMEOUT_S`, `Refused` when the key is not of the cluster.
+    operations wait for a NameNode that is away. `spoken`: versions of the protocol. With a `cache`, what the NameNode
+    leases is kept and answered from there: that pays for who lives long and looks at the same things again.
+
+    Raises `Unreachable` when none answers within `limits.FIRST_CONTACT_TIMEOUT_S`, `Refused` when the key is not of the
+    cluster.
     """
     async with Pool(network or SocketNetwork(key.tls), key=key, spoken=spoken) as pool:
         wait_s = limits.NAMENODE_WAIT_S if wait_s is None else wait_s
-        async with open_session(namenode, pool, runtime or RealRuntime(), wait_s, keep) as session:
+        async with open_session(namenode, pool, runtime or RealRuntime(), wait_s, keep, cache) as session:
             fs = FileSystem(session)
             session.spawn(fs.chunks.seal_idle)
             yield fs

@@ -97,6 +97,12 @@ class FileWriter:
             _add(self._uncommitted, _Run(offset, len(piece), run.lane, position))
             position += len(piece)
 
+    def adopt(self, pieces: Iterable[tuple[int, int]], lane: Lane, position: int) -> None:
+        """Pieces of the file (offset, length) are in `lane` from `position` on, appended by somebody else."""
+        for offset, length in pieces:
+            _add(self._uncommitted, _Run(offset, length, lane, position))
+            position += length
+
     async def _append(self, offset: int, data: Buffer) -> _Run:
         written = await self._chunks.append(data, self.replicas, self._lane)
         self._lane = written.lane
@@ -122,6 +128,7 @@ class FileWriter:
                 attr = await self._commit_runs(runs, append, mtime_ns)
                 self._size = attr.size
             except (errors.ChunkSealed, errors.NotEnoughNodes):  # the NameNode knows more of these chunks than we did
+                self._refuse_other_session(runs)
                 refusals += 1
                 if refusals >= _ROUNDS_MAX:
                     raise
@@ -156,6 +163,11 @@ class FileWriter:
             self._vouched = attr.version
         return attr
 
+    def _refuse_other_session(self, runs: Iterable[_Run]) -> None:
+        """Who has leases must not write in one session what was written in another. Raises `SessionExpired`."""
+        if self._session.cache is not None and any(run.lane.session != self._session.session for run in runs):
+            raise errors.SessionExpired(f"the session ended before what was written was committed (inode {self.ino})")
+
     async def _rewrite_all(self, runs: Iterable[_Run]) -> list[_Run]:
         """These bytes, in another chunk. The caller settles the runs that they were in."""
         fresh: list[_Run] = []
@@ -176,6 +188,10 @@ class FileWriter:
             run.lane.uncommitted -= run.length
             lanes[run.lane] = None
         await self._chunks.seal_finished(lanes)
+
+    def forget(self) -> None:
+        """As `discard`, for what was written in a session that has ended: its chunks are sealed already."""
+        self._uncommitted.clear()
 
     async def discard(self) -> None:
         """Forget what was written and not committed: its space comes back when its chunks are sealed."""
@@ -230,7 +246,7 @@ class FileWriter:
 
         Raises what `flush` raises.
         """
-        attr = await self.flush(mtime_ns=mtime_ns) or codec.attr(await self._session.query("getattr", self.ino))
+        attr = await self.flush(mtime_ns=mtime_ns) or await self._reader.inodes.getattr(self.ino)
         if attr.version > self._vouched:
             position = 0
             while position < attr.size:

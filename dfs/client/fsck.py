@@ -20,8 +20,7 @@ from typing import Any, NamedTuple
 
 from dfs import errors, limits, tasks
 from dfs.client.copies import NOT_THERE, ChunkFacts, Held, Survey, is_up
-from dfs.client.inodes import Inodes
-from dfs.client.reader import Layout
+from dfs.client.inodes import Inodes, Layout
 from dfs.client.session import NAMENODE_OBJECT, Session
 from dfs.types import ROOT_INO, Attr, ChunkId, ChunkPlace, DirEntry, Ino, NodeId, NodeView
 

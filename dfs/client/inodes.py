@@ -7,16 +7,36 @@ called concurrently. Names are bytes; times nanoseconds; `mode` holds permission
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from dfs import codec, limits
 from dfs.client.session import Session
-from dfs.types import Attr, DirEntry, Ino, Statfs
+from dfs.types import Attr, ChunkId, ChunkPlace, DirEntry, Extent, Ino, Statfs
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 XATTR_CREATE = 1
 XATTR_REPLACE = 2
+
+
+class Layout(NamedTuple):
+    """What the NameNode says of a range of a file, at one moment."""
+
+    attr: Attr
+    extents: list[Extent]
+    places: dict[ChunkId, ChunkPlace]
+    end: int
+    """The extents are complete up to here; behind it more must be asked for."""
+
+
+def layout_of(wire: Sequence[Any], offset: int, length: int) -> Layout:
+    """What came as [attr, extents, places] to a question for [offset, offset + length)."""
+    extents = [codec.extent(extent) for extent in wire[1]]
+    end = offset + length
+    if len(extents) >= limits.EXTENTS_MAX:
+        end = min(end, extents[-1].offset + extents[-1].length)
+    places = {place.chunk: place for place in map(codec.chunk_place, wire[2])}
+    return Layout(codec.attr(wire[0]), extents, places, end)
 
 
 class Inodes:
@@ -31,6 +51,18 @@ class Inodes:
         return self._session.root
 
     # --- queries ----------------------------------------------------------------------------------------
+
+    def cached_attr(self, ino: Ino) -> Attr | None:
+        """What may be shown of an inode until it is recalled; None from who caches nothing."""
+        return None
+
+    def owns(self, ino: Ino) -> bool:
+        """Whether what is written to an inode may stay here for a while: nobody else can look at it unnoticed."""
+        return False
+
+    async def own(self, ino: Ino) -> bool:
+        """Have it so, if it can be had."""
+        return False
 
     async def lookup(self, parent: Ino, name: bytes) -> Attr:
         return codec.attr(await self._session.query("lookup", parent, name))
@@ -58,6 +90,10 @@ class Inodes:
 
     async def listxattr(self, ino: Ino) -> list[bytes]:
         return list(await self._session.query("listxattr", ino))
+
+    async def layout(self, ino: Ino, offset: int, length: int) -> Layout:
+        """Attributes, and the extents that touch [offset, offset + length), as many as fit in one answer."""
+        return layout_of(await self._session.query("extents", ino, offset, length), offset, length)
 
     async def statfs(self) -> Statfs:
         return Statfs._make(await self._session.query("statfs"))

@@ -1,29 +1,47 @@
 """Open files of one client as a mount needs them: write-back, read-ahead, one state for each inode.
 
 **Writing.** `write` puts bytes into memory (`DirtyRanges`) and returns. They leave in full appends when there are
-WRITE_BACK_AT_BYTES of them, or all after WRITE_BACK_AFTER_S, by `flush` (what close does), `fsync`, or because all open
-files together reach DIRTY_MAX_BYTES; then writers wait. Leaving means: appended to chunks, then committed, with the
-time of the last write as the file's. Whoever asks for attributes, or reads where bytes are dirty, has them
-committed first, so what was seen once never changes afterwards. A write to a handle that appends is committed
-at once: only the NameNode knows where the end of file is for everybody.
+WRITE_BACK_AT_BYTES of them, or all after WRITE_BACK_AFTER_S, by `fsync`, or because all open files together reach
+DIRTY_MAX_BYTES; then writers wait. Leaving means: appended to chunks, then committed, with the time of the last write
+as the file's. What small files have in memory leaves together, in one append.
+
+Bytes may stay in memory because this client owns the inode (`nodes.namenode.leases`): whoever else asks for it has us
+commit first (`_recall`). So closing commits nothing, attributes are shown as they will be (`shown`), and a file that
+nobody has open any more lingers until its bytes have left. Where it cannot be owned, because others want it as well,
+each write is committed before it returns; where there are no leases at all, closing commits, and asking for attributes.
+
+After bytes could not be written, closing commits for a while (`is_cautious`), so that programs hear of a full disk. Two
+things are committed early in any case, since programs count on them when a machine fails: a file that is closed after
+it was cut to nothing, and one that is renamed onto another.
+
+What is in memory when the session ends is lost (`_lost`): by then others may have changed the file, and what comes
+later would undo that. Whatever was on its way is not committed in another session (`_generation`).
 
 **Reading.** What is read in order is fetched a READ_AHEAD_BYTES segment at a time, up to READ_AHEAD_MAX segments ahead.
 Segments and extents are kept only as long as the inode's version does not change: every attribute that comes by
 (`note`) is compared, and the kernel asks for attributes before each read.
 
-**Errors.** What could not be written is lost, said in the log with the file's name, and raised once by the next `flush`
-or `fsync`, as a disk's late errors are.
+**Errors.** What could not be written is lost, said in the log with the file's name, and counted (`late_errors`): each
+handle that was open then is to hear of it once, by its next close or fsync, as of a disk's late errors.
+
+**Holding.** What is open must outlive its last name. Where the inode is leased that needs no word with the NameNode:
+before anybody removes the name the lease is recalled, and before that is answered the inode is held (`_recall`); what
+is not leased is held when it is opened. One hold serves all users of an inode.
 
 Invariants: of each inode there is at most one `OpenInode`; `_flushing` is held by whoever moves bytes from `_dirty` to
-the writer, so they leave in the order in which they were written; `_clean` is true only when nothing is dirty, on its
-way or uncommitted.
+the writer, so they leave in the order in which they were written; `is_clean` is true only when nothing is dirty, on its
+way or uncommitted; what is not clean and may be asked for by others is owned.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
+import os
+import stat
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import structlog
@@ -31,15 +49,19 @@ import trio
 
 from dfs import errors, limits
 from dfs.checksum import Buffer
+from dfs.client.cache import Absent, Item
+from dfs.client.cachedinodes import CachedInodes
 from dfs.client.dirty import DirtyRanges
 from dfs.client.filesystem import FileSystem
-from dfs.client.reader import Layout
+from dfs.client.inodes import Layout
+from dfs.client.writer import Lane
 from dfs.types import Attr, Ino
 
 log = structlog.get_logger(__name__)
 
 _SEGMENTS_KEPT = 2 * limits.READ_AHEAD_MAX
 """Of one inode: those ahead of its reader, and as many behind."""
+_CREATE_ATTEMPTS = 4
 _NEAR_BYTES = 512 * limits.KIB
 """The kernel's own read-ahead asks a little out of order: this far from a stream's end still continues it."""
 
@@ -66,6 +88,8 @@ class OpenInode:
         self.attr = attr
         self.name = name
         self.users = 0
+        self.holds = 0
+        """How often this session holds the inode."""
         self._owner = owner
         self._writer = owner.fs.writer(attr)
         self._dirty = DirtyRanges()
@@ -73,13 +97,21 @@ class OpenInode:
         self._draining = False
         self._dirty_since = float("inf")
         self._written_ns = 0
-        self._error: errors.DfsError | None = None
+        self._end = 0
+        """How far what was written reaches, since the file is owned."""
+        self._was_cut = False
+        self._generation = 0
+        """Which of the owner's sessions it was when what is on its way left memory."""
+        self.late_errors = 0
+        """How often bytes were lost after the call that wrote them had returned."""
+        self.late_error: errors.DfsError | None = None
+        """Why, the last time."""
         self._layout: tuple[int, Layout] | None = None
         self._segments: OrderedDict[int, _Segment] = OrderedDict()
         self._streams: list[int] = []
 
     @property
-    def _clean(self) -> bool:
+    def is_clean(self) -> bool:
         return not self._dirty and not self._flushing.locked() and not self._writer.uncommitted_bytes
 
     def note(self, attr: Attr) -> None:
@@ -93,15 +125,38 @@ class OpenInode:
 
     # --- writing ----------------------------------------------------------------------------------------
 
+    @property
+    def is_owned(self) -> bool:
+        return self._owner.fs.inodes.owns(self.ino)
+
+    async def _own(self) -> bool:
+        """Have the inode owned, with its attributes as they are then. False where it cannot be had."""
+        inodes = self._owner.fs.inodes
+        was_owned = inodes.owns(self.ino)
+        is_owned = was_owned or await inodes.own(self.ino)
+        attr = inodes.cached_attr(self.ino)
+        if is_owned and attr is not None:
+            self.note(attr)
+            if not was_owned and self.is_clean:
+                self._end = 0  # others may have changed the size
+        return is_owned
+
     async def write(self, offset: int, data: Buffer) -> None:
         """Take `data` as the file's bytes at `offset`. Waits while too much is dirty."""
         if offset + len(data) > limits.FILE_SIZE_MAX_BYTES:
             raise errors.FileTooLarge(f"a file cannot be larger than {limits.FILE_SIZE_MAX_BYTES} bytes")
         await self._owner.wait_for_room()
+        is_owned = await self._own()
+        self._take(offset, data)
+        if not is_owned and self._owner.is_coherent:
+            await self._flush(durable=False)
+
+    def _take(self, offset: int, data: Buffer) -> None:
         if not self._dirty:
             self._dirty_since = trio.current_time()
         before = self._dirty.length_bytes
         self._dirty.write(offset, data)
+        self._end = max(self._end, offset + len(data))
         self._written_ns = self._owner.now_ns()
         self._owner.count_dirty(self._dirty.length_bytes - before)
         if self._dirty.length_bytes >= limits.WRITE_BACK_AT_BYTES:
@@ -109,12 +164,59 @@ class OpenInode:
 
     async def append(self, data: Buffer) -> None:
         """Put `data` at the end of file, as it is for everybody at this moment, in one piece."""
-        async with self._flushing:
+        await self._owner.wait_for_room()
+        if await self._own():
+            self._take(max(self.attr.size, self._end), data)
+            return
+        async with self._move():
             await self._push_and_commit(durable=False)
             for start in range(0, len(data), limits.APPEND_MAX_BYTES):
                 await self._writer.write_pieces([(start, memoryview(data)[start : start + limits.APPEND_MAX_BYTES])])
             self._written_ns = self._owner.now_ns()
             await self._commit(durable=False, append=True)
+
+    def shown(self) -> Attr:
+        """The attributes of a file that is owned, as they will be when what is dirty is committed."""
+        attr = self.attr
+        if self.is_clean:
+            return attr
+        size = max(attr.size, self._end)
+        more = min(size - attr.size, self._dirty.length_bytes + self._writer.uncommitted_bytes)
+        ctime_ns = max(attr.ctime_ns, self._written_ns)
+        return attr._replace(size=size, allocated=attr.allocated + more, mtime_ns=self._written_ns, ctime_ns=ctime_ns)
+
+    @property
+    def is_simple(self) -> bool:
+        """Whether `shown` can tell: nothing is on its way, and writing clears no bits of the mode."""
+        return not self._flushing.locked() and not self.attr.mode & (stat.S_ISUID | stat.S_ISGID)
+
+    def set_by_us(self, attr: Attr, *, times: bool) -> None:
+        """These are the attributes after a change of ours, of the time of the last write too if `times`."""
+        if times:
+            self._written_ns = attr.mtime_ns
+        self._note_own(attr)
+
+    @asynccontextmanager
+    async def _move(self) -> AsyncIterator[None]:
+        """Alone move bytes out of memory, all in one session."""
+        async with self._flushing:
+            self._generation = self._owner.generation
+            yield
+
+    def _check_session(self) -> None:
+        """Raises `SessionExpired`."""
+        if self._generation != self._owner.generation:
+            raise errors.SessionExpired("the session ended before what was written to the file was committed")
+
+    def forget_written(self) -> None:
+        """The session has ended, and with it the right to what is in memory."""
+        if self.is_clean:
+            return
+        self._owner.count_dirty(-self._dirty.length_bytes)
+        self._dirty = DirtyRanges()
+        self._dirty_since = float("inf")
+        self._writer.forget()
+        self._give_up(errors.SessionExpired("the session ended before what was written to the file was committed"))
 
     def begin_to_drain(self) -> None:
         """Have what is dirty leave, unless it does so already."""
@@ -125,8 +227,9 @@ class OpenInode:
     async def _drain(self) -> None:
         """Move what is dirty to the DataNodes, and commit it where there is much."""
         try:
-            async with self._flushing:
+            async with self._move():
                 await self._push()
+                self._check_session()
                 if self._writer.uncommitted_bytes >= limits.CHUNK_MAX_BYTES:
                     await self._commit(durable=False)
         except errors.DfsError as error:
@@ -143,20 +246,27 @@ class OpenInode:
                 self._owner.count_dirty(-sum(len(data) for _, data in pieces))
 
     async def _commit(self, *, durable: bool, append: bool = False) -> None:
+        self._check_session()
         mtime_ns = self._written_ns or None
         if durable:
             attr: Attr | None = await self._writer.fsync(mtime_ns=mtime_ns)
         else:
             attr = await self._writer.commit(append=append, mtime_ns=mtime_ns)
         if attr is not None:
-            self.note(attr)
+            self._note_own(attr)
+
+    def _note_own(self, attr: Attr) -> None:
+        """The attributes after a change of ours."""
+        self.note(attr)
+        self._owner.on_own_change(attr)
 
     async def _push_and_commit(self, *, durable: bool) -> None:
         try:
             await self._push()
             await self._commit(durable=durable)
-        except errors.DfsError:
+        except errors.DfsError as error:
             await self._lose()
+            self._give_up(error)
             raise
 
     async def _lose(self) -> None:
@@ -169,60 +279,98 @@ class OpenInode:
             log.info("space of lost bytes comes back with the session's end", ino=self.ino, error=str(error))
 
     def _give_up(self, error: errors.DfsError) -> None:
+        """Bytes are lost: whoever has the file open hears of it."""
+        self._owner.be_cautious()
+        if isinstance(error, errors.NotFound) and not self.users:
+            return  # it was removed
+        if isinstance(error, errors.SessionExpired) and isinstance(self.late_error, errors.SessionExpired):
+            return  # that was all said when it ended
         log.error("written bytes are lost", file=self.name, ino=self.ino, error=str(error))
-        self._error = error
+        self.late_errors += 1
+        self.late_error = error
 
     async def write_back(self) -> None:
-        """Commit what is dirty; what goes wrong is raised by the next `flush` or `fsync`."""
-        try:
+        """Commit what is dirty; what goes wrong is a late error."""
+        with contextlib.suppress(errors.DfsError):  # which is noted
             await self._flush(durable=False)
-        except errors.DfsError as error:
-            self._give_up(error)
 
     async def settle(self) -> Attr:
         """Commit what is dirty, so that attributes and bytes are what everybody sees; the attributes."""
-        if not self._clean:
+        if not self.is_clean:
             await self.write_back()
         return self.attr
 
     async def flush(self) -> None:
-        """Commit what is dirty. Raises what went wrong now, or earlier and was not raised yet."""
-        if not self._clean:
+        """What closing does: commit what is dirty, unless that can wait. Raises what goes wrong."""
+        can_wait = self.is_owned and not self._was_cut and not self._owner.is_cautious
+        if not self.is_clean and not can_wait:
             await self._flush(durable=False)
-        self._raise_late()
+            self._was_cut = False
 
     async def fsync(self) -> None:
         """Return when all bytes that the file has are on stable storage on its replicas."""
         await self._flush(durable=True)
-        self._raise_late()
-
-    def _raise_late(self) -> None:
-        error, self._error = self._error, None
-        if error is not None:
-            raise type(error)(error.message)
 
     async def _flush(self, *, durable: bool) -> None:
-        async with self._flushing:
+        async with self._move():
             self._dirty_since = float("inf")
             await self._push_and_commit(durable=durable)
 
     async def truncate(self, size: int) -> Attr:
         """Set the size, after everything that was written before."""
-        async with self._flushing:
+        async with self._move():
             await self._push_and_commit(durable=False)
             attr = await self._owner.fs.inodes.truncate(self.ino, size)
-            self.note(attr)
+            self._was_cut |= self.attr.size > size == 0
+            self._end = 0
+            self._note_own(attr)
             return attr
 
     def is_due(self, now: float) -> bool:
         return self._dirty_since <= now - limits.WRITE_BACK_AFTER_S and bool(self._dirty)
 
+    # --- together with others ---------------------------------------------------------------------------
+
+    @property
+    def is_small(self) -> bool:
+        """Whether what is dirty may leave with that of other files."""
+        return (
+            0 < self._dirty.length_bytes <= limits.SMALL_WRITE_MAX_BYTES
+            and not self._flushing.locked()
+            and not self._writer.uncommitted_bytes
+        )
+
+    @asynccontextmanager
+    async def leaving(self) -> AsyncIterator[list[tuple[int, bytearray]]]:
+        """The pieces that are dirty, which the caller appends; nothing else of the file moves meanwhile."""
+        async with self._move():
+            self._dirty_since = float("inf")
+            pieces = self._dirty.take(limits.APPEND_MAX_BYTES)
+            try:
+                yield pieces
+            finally:
+                self._owner.count_dirty(-sum(len(data) for _, data in pieces))
+
+    async def commit_appended(self, pieces: Sequence[tuple[int, bytearray]], lane: Lane, position: int) -> None:
+        """The pieces of `leaving` are in `lane`, one after the other from `position`: make them the file's."""
+        self._writer.adopt([(offset, len(data)) for offset, data in pieces], lane, position)
+        try:
+            await self._commit(durable=False)
+        except errors.DfsError as error:
+            await self.fail(error)
+
+    async def fail(self, error: errors.DfsError) -> None:
+        """What was leaving is lost."""
+        await self._lose()
+        self._give_up(error)
+
     # --- reading ----------------------------------------------------------------------------------------
 
     async def read(self, offset: int, length: int) -> Buffer:
         """At most `length` bytes at `offset`; fewer at the end of file."""
-        if not self._clean:
+        if not self.is_clean:
             await self.settle()
+        await self._refresh()
         count = min(length, self.attr.size - offset)
         if count <= 0:
             return b""
@@ -244,6 +392,14 @@ class OpenInode:
         if self.attr.version != version:
             return await self.read(offset, length)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def _refresh(self) -> None:
+        """See the attributes as they are now: not every read of a kernel comes after a look at them."""
+        attr = self._owner.fs.inodes.cached_attr(self.ino)
+        if attr is None and self._owner.is_coherent:
+            attr = await self._owner.fs.inodes.getattr(self.ino)
+        if attr is not None:
+            self.note(attr)
 
     async def _read_directly(self, offset: int, count: int) -> Buffer:
         buffer = bytearray(count)
@@ -322,39 +478,145 @@ class OpenInodes:
         self._dirty_bytes = 0
         self._read_ahead_bytes = 0
         self._room = trio.Event()
+        self._hurry = trio.Event()
+        self.flush_on_close = False
+        self._cautious_until = -math.inf
+        self.on_own_change: Callable[[Attr], None] = lambda _: None
+        """Called with the attributes of a file after a change of ours, which its readers here have seen already."""
+        self.generation = 0
+        """How many sessions have ended."""
+        fs.session.owned = self._dirty_inos
+        fs.session.on_lost = self._lost
         fs.on_new_session(self._hold_again)
+        self._unheld: dict[Ino, OpenInode] = {}
+        """Those of them that no hold keeps."""
+        fs.recall_listeners.append(self._recall)
+        if isinstance(fs.inodes, CachedInodes):
+            fs.inodes.unheld = self._unheld
+            fs.inodes.hold_open = self._hold_open
 
     def now_ns(self) -> int:
         return self.fs.session.runtime.now_ns()
+
+    @property
+    def is_coherent(self) -> bool:
+        """Whether others see what is written here at once: there are leases to see to it."""
+        return self.fs.session.caches
+
+    @property
+    def is_cautious(self) -> bool:
+        """Whether closing a file has it committed, so that who wrote it hears if that fails."""
+        return self.flush_on_close or trio.current_time() < self._cautious_until
+
+    def be_cautious(self) -> None:
+        """Something could not be written: the next may not be either, while the disks are full perhaps."""
+        self._cautious_until = trio.current_time() + limits.CAUTIOUS_S
+
+    def _lost(self) -> None:
+        if self.is_coherent:
+            self.generation += 1
+            for inode in list(self._open.values()):
+                inode.forget_written()
+
+    def _dirty_inos(self) -> list[Ino]:
+        return [ino for ino, inode in self._open.items() if not inode.is_clean]
 
     def start(self, work: Callable[..., Any], *args: Any) -> None:
         self._nursery.start_soon(work, *args)
 
     # --- opening ----------------------------------------------------------------------------------------
 
-    def open(self, attr: Attr, name: str) -> OpenInode:
-        """One more user of a file that this session holds for it."""
+    async def acquire(self, ino: Ino, name: str) -> OpenInode:
+        """One more user of a file. Raises `NotFound`."""
+        attr = await self.fs.inodes.getattr(ino)
+        inode = self._open.get(ino)
+        is_leased = self.fs.inodes.cached_attr(ino) is not None and attr.nlink
+        if is_leased or (inode is not None and inode.holds):
+            return self.open(attr, name, holds=0)
+        return self.open(await self.fs.inodes.hold(ino), name, holds=1)
+
+    async def create(self, parent: Ino, name: bytes, mode: int, uid: int, gid: int, *, exclusive: bool) -> OpenInode:
+        """A new file of that name; unless `exclusive`, the one that is there will do. One more user of it."""
+        inodes = self.fs.inodes
+        hold = not self.fs.session.is_trusted
+        for left in reversed(range(_CREATE_ATTEMPTS)):
+            attr = await inodes.create(parent, name, mode, uid, gid, exclusive=exclusive, hold=hold)
+            if not hold and inodes.cached_attr(attr.ino) is None:  # the lease that came with it is recalled already
+                try:
+                    attr = await inodes.hold(attr.ino)
+                except errors.NotFound:  # somebody has removed it, so it can be made again
+                    if left:
+                        continue
+                    raise
+                return self.open(attr, os.fsdecode(name))
+            return self.open(attr, os.fsdecode(name), holds=int(hold))
+        raise AssertionError("the last attempt returns or raises")
+
+    def open(self, attr: Attr, name: str, holds: int = 1) -> OpenInode:
+        """One more user of a file that this session holds for it so often; not at all if it is held or leased."""
         inode = self._open.get(attr.ino)
         if inode is None:
             inode = self._open[attr.ino] = OpenInode(self, attr, name)
         inode.note(attr)
         inode.users += 1
+        inode.holds += holds
+        self._count_holds(inode)
         return inode
+
+    def _count_holds(self, inode: OpenInode) -> None:
+        if inode.holds or not inode.users:
+            self._unheld.pop(inode.ino, None)
+        else:
+            self._unheld[inode.ino] = inode
 
     def close(self, inode: OpenInode) -> None:
         """One user less; its hold is released, after what is still dirty was committed."""
         self.start(self._close, inode)
 
     async def _close(self, inode: OpenInode) -> None:
-        await inode.settle()
         inode.users -= 1
-        if not inode.users:
-            inode.forget()
-            del self._open[inode.ino]
+        if inode.users:
+            return
+        self._count_holds(inode)
+        if inode.is_clean or not inode.is_owned:
+            await inode.settle()
+            await self._drop(inode)
+        elif len(self._open) > limits.LINGERING_MAX:
+            self._hurry.set()
+
+    async def _drop(self, inode: OpenInode) -> None:
+        """Forget a file that nobody has open, if nothing of it is on its way."""
+        if inode.users or not inode.is_clean or self._open.get(inode.ino) is not inode:
+            return
+        inode.forget()
+        del self._open[inode.ino]
+        self.count_dirty(0)
+        for _ in range(inode.holds):
+            await self._release(inode.ino)
+
+    async def _release(self, ino: Ino) -> None:
         try:
-            await self.fs.inodes.release(inode.ino)
+            await self.fs.inodes.release(ino)
         except errors.DfsError as error:
-            log.info("hold left to the session's end", ino=inode.ino, error=str(error))
+            log.info("hold left to the session's end", ino=ino, error=str(error))
+
+    async def _recall(self, items: Sequence[Item]) -> None:
+        """The NameNode takes leases back: what is dirty is committed, what is open and not held is held."""
+        async with trio.open_nursery() as nursery:
+            for ino, name in items:
+                if name is None and ino in self._open:
+                    nursery.start_soon(self._give_back, self._open[ino])
+
+    async def _give_back(self, inode: OpenInode) -> None:
+        if not inode.is_clean:
+            await inode.write_back()
+            await self._drop(inode)
+        await self._hold_open(inode.ino)
+
+    async def _hold_open(self, ino: Ino) -> None:
+        inode = self._unheld.get(ino)
+        if inode is not None:
+            await self._hold(inode)
 
     def find(self, ino: Ino) -> OpenInode | None:
         return self._open.get(ino)
@@ -365,34 +627,61 @@ class OpenInodes:
         if inode is None:
             return attr
         inode.note(attr)
+        if inode.is_clean or (inode.is_owned and inode.is_simple):
+            return inode.shown()
         return await inode.settle()
+
+    async def settle_before_replacing(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes) -> None:
+        """A rename is to follow: what was written to the file must not be lost where its target was."""
+        inodes = self.fs.inodes
+        if not self._dirty_bytes or not isinstance(inodes, CachedInodes):
+            return
+        found, target = inodes.cached_lookup(parent, name), inodes.cached_lookup(new_parent, new_name)
+        inode = self._open.get(found.ino) if isinstance(found, Attr) else None
+        if inode is not None and not isinstance(target, Absent):
+            await inode.settle()
 
     def _hold_again(self) -> None:
         """The session was lost and another one is open: it holds what is open here."""
         for inode in self._open.values():
-            for _ in range(inode.users):
-                self.start(self._hold, inode)
+            inode.holds = 0
+            self._count_holds(inode)
+            self.start(self._hold, inode)
 
     async def _hold(self, inode: OpenInode) -> None:
         try:
-            inode.note(await self.fs.inodes.hold(inode.ino))
+            attr = await self.fs.inodes.hold(inode.ino)
         except errors.DfsError as error:
             log.warning("open file not held any more", file=inode.name, ino=inode.ino, error=str(error))
+            return
+        if not inode.users:  # closed meanwhile
+            await self._release(inode.ino)
+            return
+        inode.note(attr)
+        inode.holds += 1
+        self._count_holds(inode)
 
     # --- bounds -----------------------------------------------------------------------------------------
 
     def count_dirty(self, change: int) -> None:
         self._dirty_bytes += change
-        if self._dirty_bytes < limits.DIRTY_MAX_BYTES:
+        if not self._is_full:
             self._room.set()
             self._room = trio.Event()
 
+    @property
+    def _is_full(self) -> bool:
+        return self._dirty_bytes >= limits.DIRTY_MAX_BYTES or len(self._open) >= 2 * limits.LINGERING_MAX
+
     async def wait_for_room(self) -> None:
         """Return when one more write may be taken."""
-        while self._dirty_bytes >= limits.DIRTY_MAX_BYTES:
+        while self._is_full and self._dirty_bytes:
             room = self._room
-            for inode in list(self._open.values()):
-                inode.begin_to_drain()
+            if self._dirty_bytes >= limits.DIRTY_MAX_BYTES:
+                for inode in list(self._open.values()):
+                    inode.begin_to_drain()
+            else:
+                self._hurry.set()
             await room.wait()  # bounded: draining ends, with an error at worst
 
     def count_read_ahead(self, change: int) -> None:
@@ -404,13 +693,58 @@ class OpenInodes:
     # --- time -------------------------------------------------------------------------------------------
 
     async def write_back_when_due(self) -> None:
-        """Commit what has been dirty for long. Runs until cancelled."""
+        """Commit what has been dirty for long, or everything that lingers when it is much. Runs until cancelled."""
         while True:
-            await trio.sleep(limits.WRITE_BACK_AFTER_S / 4)
+            with trio.move_on_after(limits.WRITE_BACK_AFTER_S / 4):
+                await self._hurry.wait()
             now = trio.current_time()
-            for inode in list(self._open.values()):
-                if inode.is_due(now):
-                    self.start(inode.write_back)
+            hurries = self._hurry.is_set()
+            self._hurry = trio.Event()
+            due = [inode for inode in self._open.values() if inode.is_due(now) or (hurries and not inode.users)]
+            small: dict[int, list[OpenInode]] = {}
+            for inode in due:
+                if inode.is_small:
+                    small.setdefault(inode.attr.replicas, []).append(inode)
+                else:
+                    self.start(self._write_back, inode)
+            for replicas, inodes in small.items():
+                most = limits.APPEND_MAX_BYTES // limits.SMALL_WRITE_MAX_BYTES
+                for start in range(0, len(inodes), most):
+                    self.start(self._write_back_together, inodes[start : start + most], replicas)
+            await self._sweep()
+
+    async def _sweep(self) -> None:
+        """Forget files that nobody has open, and of which nothing is left to do."""
+        for inode in [inode for inode in self._open.values() if not inode.users and inode.is_clean]:
+            await self._drop(inode)
+
+    async def _write_back(self, inode: OpenInode) -> None:
+        await inode.write_back()
+        await self._drop(inode)
+
+    async def _write_back_together(self, inodes: Sequence[OpenInode], replicas: int) -> None:
+        """Commit what small files have in memory: one append, one batch of commands."""
+        async with AsyncExitStack() as stack:
+            leaving = [
+                (inode, await stack.enter_async_context(inode.leaving()))
+                for inode in sorted(inodes, key=lambda each: each.ino)
+            ]
+            data = b"".join(piece for _, pieces in leaving for _, piece in pieces)
+            if not data:
+                return
+            async with trio.open_nursery() as nursery:
+                try:
+                    written = await self.fs.chunks.append(data, replicas)
+                except errors.DfsError as error:
+                    for inode, _ in leaving:
+                        nursery.start_soon(inode.fail, error)
+                    return
+                position = written.chunk_offset
+                for inode, pieces in leaving:
+                    nursery.start_soon(inode.commit_appended, pieces, written.lane, position)
+                    position += sum(len(piece) for _, piece in pieces)
+        for inode in inodes:
+            await self._drop(inode)
 
     async def settle_all(self) -> None:
         """Commit everything that is dirty: the last thing before the end."""

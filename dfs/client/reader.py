@@ -17,25 +17,15 @@ from typing import NamedTuple
 import structlog
 import trio
 
-from dfs import codec, errors, limits, tasks
+from dfs import errors, limits, tasks
 from dfs.client.datanodes import DataNodes
-from dfs.client.session import Session
-from dfs.types import Attr, ChunkId, ChunkPlace, Extent, Ino, NodeId
+from dfs.client.inodes import Inodes, Layout
+from dfs.types import ChunkId, ChunkPlace, Extent, Ino, NodeId
 
 _ROUNDS = 4  # times the extents are asked for before data counts as lost
 _ROUND_DELAY_S = 0.5
 
 log = structlog.get_logger(__name__)
-
-
-class Layout(NamedTuple):
-    """What the NameNode says of a range of a file, at one moment."""
-
-    attr: Attr
-    extents: list[Extent]
-    places: dict[ChunkId, ChunkPlace]
-    end: int
-    """The extents are complete up to here; behind it more must be asked for."""
 
 
 class Piece(NamedTuple):
@@ -61,22 +51,16 @@ def pieces_of(extents: Sequence[Extent], offset: int, length: int) -> Iterator[P
 class Reader:
     """Reads files of one client. Methods may be called concurrently."""
 
-    def __init__(self, session: Session, nodes: DataNodes) -> None:
-        self._session = session
+    def __init__(self, inodes: Inodes, nodes: DataNodes) -> None:
+        self.inodes = inodes
         self._nodes = nodes
         self._slots = trio.CapacityLimiter(limits.BYTES_IN_FLIGHT_MAX // limits.READ_MAX_BYTES)
         self._read_bytes = 0
         self._failovers = 0
 
     async def layout(self, ino: Ino, offset: int, length: int) -> Layout:
-        """Attributes, and the extents that touch [offset, offset + length), as many as fit in one answer."""
-        wire_attr, wire_extents, wire_places = await self._session.query("extents", ino, offset, length)
-        extents = [codec.extent(wire) for wire in wire_extents]
-        end = offset + length
-        if len(extents) >= limits.EXTENTS_MAX:
-            end = min(end, extents[-1].offset + extents[-1].length)
-        places = {place.chunk: place for place in map(codec.chunk_place, wire_places)}
-        return Layout(codec.attr(wire_attr), extents, places, end)
+        """As `Inodes.layout`."""
+        return await self.inodes.layout(ino, offset, length)
 
     async def places(self, ino: Ino) -> dict[ChunkId, ChunkPlace]:
         """Where all chunks of a file are. Raises `NotFound`."""

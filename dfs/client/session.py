@@ -10,21 +10,28 @@ While the NameNode is away, queries and commands wait and are tried again with g
 shows the NameNode that it lives; should it have been silent for too long all the same, its session has
 ended: commands under way raise `SessionExpired`, and the next one opens a new session.
 
+A session that caches (`cache`) keeps what the NameNode answers under leases, and forgets what it is told to; see
+`dfs.client.cache`. It trusts that only while it has heard the NameNode, counted from when it asked, for half the time
+after which its own silence would end it.
+
 Invariants: a sequence number is used for one command only; `acked` is never above a command that still
 awaits its reply; `_unanswered` has the number of every command for which a task waits.
 """
 
 from __future__ import annotations
 
+import math
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import structlog
 import trio
 
 from dfs import errors, keys, limits, tasks
+from dfs.client.cache import ALL_NAMES, NEVER, Cache, Item, Token
 from dfs.keys import KeyFile
 from dfs.rpc import Pool
 from dfs.runtime import Runtime
@@ -33,17 +40,24 @@ from dfs.types import ROOT_INO, Ino, SessionId
 NAMENODE_OBJECT = "dfs.namenode"
 
 _BATCHES_IN_FLIGHT = 4
+_SESSIONS_TRIED = 3
 _TRY_AGAIN = (errors.Unreachable, errors.ConnectionLost, errors.DeadlineExceeded, errors.Busy)
 
 log = structlog.get_logger(__name__)
 
 
+def _with(session: SessionId, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (session, *args)
+
+
 class _Command:
     """One command on its way. `done` is set when `reply` or `error` is there."""
 
-    __slots__ = ("args", "done", "error", "reply", "seq", "verb")
+    __slots__ = ("args", "changes", "done", "error", "reply", "seq", "token", "verb")
 
-    def __init__(self, seq: int, verb: str, args: tuple[Any, ...]) -> None:
+    def __init__(self, seq: int, verb: str, args: tuple[Any, ...], cache: Cache | None) -> None:
+        self.token: Token = cache.ask() if cache is not None else NEVER
+        self.changes = cache.begin_change(verb, args) if cache is not None else []
         self.seq = seq
         self.verb = verb
         self.args = args
@@ -58,7 +72,10 @@ class Session:
     Fields that change between awaits only: `session`, `_next_seq`, `_queue`, `_unanswered`, `_batches`.
     """
 
-    def __init__(self, pool: Pool, runtime: Runtime, nursery: trio.Nursery, address: str, wait_s: float) -> None:
+    def __init__(
+        self, pool: Pool, runtime: Runtime, nursery: trio.Nursery, address: str, wait_s: float, cache: Cache | None
+    ) -> None:
+        self.cache = cache
         self.pool = pool
         self.runtime = runtime
         self.address = address
@@ -75,6 +92,21 @@ class Session:
         self.keep: Callable[[KeyFile], None] | None = None
         """Keeps the file of a renewed key, in a thread; raises `ConfigError` if it cannot."""
         self.generation = 0  # of the keys that the NameNode issues
+        self.on_recall: Callable[[Sequence[Item]], Awaitable[None]] | None = None
+        """Called for items that the cache has just forgotten, before the NameNode hears of it."""
+        self.on_lost: Callable[[], None] | None = None
+        """Called when the session has ended, before there is another one."""
+        self.on_forget_all: Callable[[], Awaitable[None]] | None = None
+        """Called after the cache has forgotten everything."""
+        self._caches = False
+        self._timeout_s = 0.0
+        self._heard_at = -math.inf
+        """When the latest call of our session was sent that the NameNode has answered."""
+        self._incarnation = 0
+        self.owned: Callable[[], Iterable[Ino]] = tuple
+        """Inodes of which there is something here that is not committed."""
+        self._recalls: dict[tuple[int, int], tuple[float, Sequence[Item]]] = {}
+        """Recalls, by incarnation and number, that are not answered yet, and when they came."""
         self._nursery = nursery
         self._opening = trio.Lock()
         self._next_seq = 1
@@ -99,6 +131,44 @@ class Session:
 
     async def _call(self, method: str, *args: Any, timeout_s: float = limits.CALL_TIMEOUT_S) -> Any:
         return await self.pool.call(self.address, NAMENODE_OBJECT, method, *args, timeout_s=timeout_s)
+
+    async def leased_query(self, method: str, *args: Any) -> Any:
+        """Ask for what comes with leases of our session, or of a new one if it has ended. Raises as `query`."""
+        for left in reversed(range(_SESSIONS_TRIED)):
+            session = await self.ensure()
+            sent_at = trio.current_time()
+            try:
+                answer = await self._persistently(method, partial(_with, session, args))
+            except errors.SessionExpired:
+                self._lose(session)
+                if not left:
+                    raise
+            else:
+                self._hear(session, sent_at)
+                return answer
+        raise AssertionError("the last try returns or raises")
+
+    def _hear(self, session: SessionId, sent_at: float) -> None:
+        """A call of this session was answered, of which the last attempt was sent then or later."""
+        if self.session == session:
+            self._heard_at = max(self._heard_at, sent_at)
+
+    @property
+    def caches(self) -> bool:
+        """Whether the session has been given leases."""
+        return self._caches
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether what the cache has may be shown: the session cannot have ended, nor any of its leases."""
+        now = trio.current_time()
+        oldest = min((at for at, _ in self._recalls.values()), default=now)
+        return self._caches and self.session is not None and now < min(self._heard_at, oldest) + self._timeout_s / 2
+
+    @property
+    def kernel_timeout_s(self) -> float:
+        """For how long a kernel may show what the cache has, without asking again; see `is_trusted`."""
+        return self._timeout_s / 3 if self.is_trusted else 0.0
 
     async def _persistently(self, method: str, arguments: Callable[[], Iterable[Any]]) -> Any:
         """Call until there is an answer, with what `arguments` says at that moment, for at most `wait_s`."""
@@ -129,11 +199,23 @@ class Session:
         try:
             return await self._persistently(method, lambda: (session, self._acked(), seq, *args))
         except errors.SessionExpired:
-            if self.session == session:
-                self.session = None
+            self._lose(session)
             raise
         finally:
             self._unanswered.discard(seq)
+
+    def _lose(self, session: SessionId | None) -> None:
+        """This session has ended: what was known under its leases is void."""
+        if session is None or self.session != session:
+            return
+        if self.on_lost is not None:
+            self.on_lost()
+        self.session = None
+        self._caches = False
+        if self.cache is not None:
+            self.cache.forget_all()
+            if self.on_forget_all is not None:
+                self._nursery.start_soon(self.on_forget_all)
 
     def _take_seq(self) -> int:
         seq = self._next_seq
@@ -149,13 +231,16 @@ class Session:
         """
         if self.session is None:
             await self._open()
-        command = _Command(self._take_seq(), verb, args)
+        command = _Command(self._take_seq(), verb, args, self.cache)
         self._queue.append(command)
         self._pump()
         try:
             await command.done.wait()  # bounded: the batch that carries it ends within wait_s
         finally:
             self._unanswered.discard(command.seq)
+            if self.cache is not None:
+                self.cache.answered(command.token)
+                command.token = NEVER  # should the reply come after all, nothing is learnt from it
         if command.error is not None:
             raise command.error
         return command.reply
@@ -174,8 +259,7 @@ class Session:
             await self._send_until_answered(batch, session)
         except errors.SessionExpired as error:
             self._fail(batch, error)
-            if self.session == session:
-                self.session = None
+            self._lose(session)
         except errors.DfsError as error:
             self._fail(batch, error)
         finally:
@@ -185,26 +269,35 @@ class Session:
     async def _send_until_answered(self, batch: list[_Command], session: SessionId) -> None:
         wire = [[command.seq, command.verb, command.args] for command in batch]
         self._commands += len(batch)
+        sent_at = trio.current_time()
         replies = await self._persistently("apply", lambda: (session, self._acked(), wire))
+        self._hear(session, sent_at)
         for command, (errno, *rest) in zip(batch, replies, strict=True):
             if errno:
                 command.error = errors.from_wire(*rest)
-                if isinstance(command.error, errors.SessionExpired) and self.session == session:
-                    self.session = None
+                if isinstance(command.error, errors.SessionExpired):
+                    self._lose(session)
             else:
-                command.reply = rest[0]
-            command.done.set()
+                command.reply, touched = rest
+                if self.cache is not None and self.session == session and self._caches:
+                    self.cache.learn_reply(command.token, command.verb, command.args, command.reply, touched)
+            self._end(command)
+
+    def _end(self, command: _Command) -> None:
+        """Its outcome is known, or will not be."""
+        if self.cache is not None:
+            self.cache.end_change(command.changes)
+        command.done.set()
 
     def _acked(self) -> int:
         """All replies below this have arrived, or nobody waits for them any more."""
         return min(self._unanswered, default=self._next_seq)
 
-    @staticmethod
-    def _fail(batch: list[_Command], error: errors.DfsError) -> None:
+    def _fail(self, batch: list[_Command], error: errors.DfsError) -> None:
         for command in batch:
             if not command.done.is_set():
                 command.error = errors.from_wire(error.code, error.message)
-                command.done.set()
+                self._end(command)
 
     # --- the session itself -----------------------------------------------------------------------------
 
@@ -257,9 +350,16 @@ class Session:
             if self.session is not None:
                 return
             again = self._next_seq > 1
-            opened = await self.query("open_session", {"name": "client", "host": self.host})
+            sent_at = trio.current_time()
+            wish = {"name": "client", "host": self.host, "caches": self.cache is not None}
+            opened = await self.query("open_session", wish)
             self.root = Ino(opened["root"])
             self.session = SessionId(opened["session"])
+            self._caches = bool(opened["caches"])
+            self._timeout_s = float(opened["timeout_s"])
+            self._incarnation = int(opened["incarnation"])
+            self._heard_at = sent_at
+            self._recalls.clear()
             self._nursery.start_soon(self._listen, self.session)
             if again:
                 log.warning("the session had ended, a new one is open", session=self.session)
@@ -270,20 +370,88 @@ class Session:
         """Keep one events call open, which shows the NameNode that this client lives."""
         after = 0
         while self.session == session:
+            sent_at = trio.current_time()
             try:
                 timeout_s = limits.EVENTS_WAIT_S + limits.CALL_TIMEOUT_S
-                for number, kind, payload in await self._call("events", session, after, timeout_s=timeout_s):
+                incarnation, events = await self._call("events", session, after, self._incarnation, timeout_s=timeout_s)
+                if self.session != session:
+                    return
+                self._hear(session, sent_at)
+                if incarnation != self._incarnation:
+                    after = 0
+                    self._begin_again(session, incarnation)
+                for number, kind, payload in events:
                     after = max(after, number)
-                    if kind == "nodes" and self.on_nodes_changed:
-                        self.on_nodes_changed()
-                    if kind == "keys":
-                        self.generation = payload
+                    self._on_event(session, number, kind, payload)
                 await self._renew_key()
             except errors.SessionExpired:
-                if self.session == session:
-                    self.session = None
+                self._lose(session)
             except errors.DfsError:
-                await trio.sleep(limits.RETRY_DELAY_MAX_S)
+                await trio.sleep(limits.RECLAIM_DELAY_S if self._caches else limits.RETRY_DELAY_MAX_S)
+
+    def _on_event(self, session: SessionId, number: int, kind: str, payload: Any) -> None:
+        if kind == "nodes" and self.on_nodes_changed:
+            self.on_nodes_changed()
+        elif kind == "keys":
+            self.generation = payload
+        elif kind == "recall" and self.cache is not None:
+            items: list[Item] = [(ino, name) for ino, name in payload]
+            self._recalls[self._incarnation, number] = trio.current_time(), items
+            self.cache.recall(items)
+            unused = self.cache.give_up_unused(items)
+            self._nursery.start_soon(self._forget, session, number, items, unused)
+
+    # --- leases -----------------------------------------------------------------------------------------
+
+    async def _forget(self, session: SessionId, number: int, items: Sequence[Item], unused: Sequence[Ino]) -> None:
+        """Have everybody here forget what is recalled, then tell the NameNode."""
+        cache = self.cache
+        assert cache is not None, "nothing is recalled from who caches nothing"
+        incarnation = self._incarnation
+        whole: list[Item] = [(ino, ALL_NAMES) for ino in unused]
+        try:
+            if self.on_recall is not None:
+                await self.on_recall([*items, *whole])
+            if self.session == session and self._incarnation == incarnation:
+                await self._persistently("forgot", lambda: (session, number, list(unused)))
+        except errors.SessionExpired:
+            self._lose(session)
+        except errors.DfsError as error:
+            log.warning("a recall could not be answered", session=session, error=str(error))
+        finally:
+            cache.gave_up(unused)
+            self._recalls.pop((incarnation, number), None)
+
+    def _begin_again(self, session: SessionId, incarnation: int) -> None:
+        """The NameNode has restarted, and does not know what we hold."""
+        self._incarnation = incarnation
+        if self.cache is not None and self._caches:
+            self.cache.void_questions()
+            self._nursery.start_soon(self._reclaim, session, incarnation)
+
+    async def _reclaim(self, session: SessionId, incarnation: int) -> None:
+        cache = self.cache
+        assert cache is not None, "who caches nothing holds nothing"
+        if self._unanswered:  # a command of ours may have happened, so that what we hold is older than what others see
+            cache.forget_all()
+            if self.on_forget_all is not None:
+                await self.on_forget_all()
+        attrs, directories = cache.held()
+        for _, items in self._recalls.values():  # of the NameNode before: not everybody here has forgotten them yet
+            attrs += [ino for ino, name in items if name is None]
+            directories += [ino for ino, name in items if name is not None]
+        lists = (attrs, directories, list(self.owned()))
+        longest = max(map(len, lists))
+        size = limits.RECLAIM_MAX_INODES
+        try:
+            for start in range(0, max(longest, 1), size):
+                parts = (part[start : start + size] for part in lists)
+                args = (incarnation, *parts, start + size >= longest)
+                await self._persistently("reclaim", partial(_with, session, args))
+        except errors.SessionExpired:
+            self._lose(session)
+        except errors.DfsError as error:
+            log.warning("leases could not be claimed again", session=session, error=str(error))
 
     async def close(self) -> None:
         """End the session, so that the NameNode need not wait for its time-out. Never raises."""
@@ -305,13 +473,14 @@ async def open_session(
     runtime: Runtime,
     wait_s: float = limits.NAMENODE_WAIT_S,
     keep: Callable[[KeyFile], None] | None = None,
+    cache: Cache | None = None,
 ) -> AsyncIterator[Session]:
     """Make contact with the NameNode at `address`; on leaving, end the session and its tasks.
 
-    `keep` is given the file of a newer key, when the NameNode issues them.
+    `keep` is given the file of a newer key, when the NameNode issues them. With a `cache` it asks for leases.
     """
     async with tasks.open_nursery() as nursery:
-        session = Session(pool, runtime, nursery, address, wait_s)
+        session = Session(pool, runtime, nursery, address, wait_s, cache)
         session.keep = keep
         await session.start()
         try:

@@ -16,9 +16,9 @@ import trio
 
 from dfs import errors, limits, tasks
 from dfs.client.filewriter import FileWriter
-from dfs.client.inodes import Inodes
+from dfs.client.inodes import Inodes, Layout
 from dfs.client.paths import Place
-from dfs.client.reader import Layout, Reader
+from dfs.client.reader import Reader
 from dfs.types import Attr, Ino
 
 _COMMIT_EVERY_BYTES = limits.CHUNK_MAX_BYTES

@@ -16,7 +16,7 @@ from typing import Final
 
 from dfs import errors
 from dfs.client.filesystem import FileSystem
-from dfs.client.reader import Layout
+from dfs.client.inodes import Layout
 from dfs.types import Attr
 
 PREFIX: Final = b"dfs."

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from dfs import errors, limits
 from dfs.client.copies import NOT_THERE, ChunkFacts, Survey, is_up
-from dfs.client.reader import Layout
+from dfs.client.inodes import Layout
 from dfs.types import Attr, ChunkId, NodeId, NodeView
 
 

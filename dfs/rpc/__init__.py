@@ -6,7 +6,7 @@ from dfs.rpc.address import parse_uri, uri
 from dfs.rpc.authentication import Gate
 from dfs.rpc.naming import NAME_SERVER_OBJECT, NameServerClient, NameServerObject
 from dfs.rpc.network import Listener, Network, Stream
-from dfs.rpc.objects import Call, Peer, WithData, expose, takes_call
+from dfs.rpc.objects import Call, Later, Peer, WithData, expose, takes_call
 from dfs.rpc.pool import Pool, PoolStatistics
 from dfs.rpc.server import Server, ServerStatistics
 from dfs.rpc.sockets import SocketNetwork
@@ -17,6 +17,7 @@ __all__ = [
     "SPOKEN",
     "Call",
     "Gate",
+    "Later",
     "Listener",
     "NameServerClient",
     "NameServerObject",

@@ -6,6 +6,8 @@ class Counter:
     @expose
     async def wait(self): ...               # an async one gets a task
     @expose
+    def look(self): ...                     # returns Later(work) where it has to wait: then that gets a task
+    @expose
     @takes_call
     async def store(self, call, key):       # call.peer, call.data: bytes that came along
         return WithData(len(call.data), [b"bytes", b"that go back"])
@@ -14,7 +16,7 @@ class Counter:
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import Pyro5.server
@@ -85,6 +87,12 @@ class WithData(NamedTuple):
     result: Any
     buffers: Sequence[Buffer]
     done: Callable[[], None] | None = None
+
+
+class Later(NamedTuple):
+    """What a plain method returns when it has to wait after all: `work` gets a task, and gives the answer."""
+
+    work: Callable[[], Awaitable[Any]]
 
 
 class Method(NamedTuple):

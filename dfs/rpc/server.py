@@ -33,7 +33,7 @@ from dfs.rpc import authentication, faults, serialize, versions
 from dfs.rpc.buffers import BufferPool, Lease
 from dfs.rpc.channel import Channel
 from dfs.rpc.network import Listener, Network, Stream
-from dfs.rpc.objects import Call, Method, Peer, Registry, WithData, expose
+from dfs.rpc.objects import Call, Later, Method, Peer, Registry, WithData, expose
 from dfs.rpc.protocol import (
     CONNECT,
     CONNECT_FAIL,
@@ -529,6 +529,11 @@ class _Connection:
             )
             if method.is_async:
                 result = await result
+            elif isinstance(result, Later):
+                waiting = Method(result.work, method.name, is_async=True, takes_call=False)
+                named = request.named._replace(args=(), kwargs={})
+                await self._start(request._replace(lease=None, method=waiting, named=named))
+                return
         except Exception as error:  # noqa: BLE001 - the boundary of a request; _fault logs
             fault = self._fault(method, request.named, error)
         finally:
@@ -573,6 +578,8 @@ class _Connection:
             result = method.call(call, named.args, named.kwargs)
             if method.is_async:
                 result = await result
+            elif isinstance(result, Later):
+                result = await result.work()
         except Exception as error:  # noqa: BLE001 - the boundary of a request; _fault logs
             return faults.in_batch(faults.to_wire(self._fault(method, named, error)))
         if isinstance(result, WithData):

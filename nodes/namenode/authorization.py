@@ -23,6 +23,8 @@ METHODS: Final[Mapping[str, frozenset[Role]]] = {
     **dict.fromkeys(("cluster", "lookup", "getattr", "walk", "parent", "readdir", "readlink"), _ALL),
     **dict.fromkeys(("getxattr", "listxattr", "extents", "explain", "summarize", "statfs", "nodes", "status"), _ALL),
     **dict.fromkeys(("open_session", "close_session", "events", "apply"), _ALL),
+    **dict.fromkeys(("leased_lookup", "leased_getattr", "leased_readdir", "leased_xattrs", "leased_extents"), _ALL),
+    **dict.fromkeys(("own", "forgot", "reclaim"), _ALL),
     **dict.fromkeys(("allocate", "renew_grants"), _WRITERS),
     **dict.fromkeys(("chunks", "check", "check_inodes", "check_chunks", "check_totals"), _ADMINS),
     **dict.fromkeys(("plan_drain", "drain", "undrain", "remove_node", "plan_balance", "balance"), _ADMINS),

@@ -28,6 +28,7 @@ from dfs.types import NodeState, SessionId
 from nodes.namenode import collector
 from nodes.namenode.authorization import authorize
 from nodes.namenode.issuing import Issuing
+from nodes.namenode.leases import Leases
 from nodes.namenode.membership import Membership
 from nodes.namenode.names import NameServer
 from nodes.namenode.queries import Queries
@@ -102,7 +103,8 @@ async def _serve(
     spoken: Versions,
     task_status: trio.TaskStatus[str],
 ) -> None:
-    writer = Writer(store, runtime, config.reserve_bytes)
+    leases = Leases()
+    writer = Writer(store, runtime, config.reserve_bytes, leases)
     members = Membership(runtime, config.node_suspect_after_s, config.node_dead_after_s, config.maintenance_window_s)
     queries = Queries(store)
     members.load(queries.nodes())
@@ -110,14 +112,16 @@ async def _serve(
     async def end_session(session: SessionId) -> bool:
         return bool(await writer.decide("end_session", session))
 
-    sessions = Sessions(config.session_timeout_s, end_session)
-    for session, holder in queries.sessions():
+    sessions = Sessions(config.session_timeout_s, end_session, leases, runtime.random.getrandbits(62))
+    for session, holder, caches in queries.sessions():
         sessions.add(session, holder)
+        if holder and caches:
+            leases.join(session, again=True)
     replication = Replication(store, writer, members, runtime.random, config)
     names, own_names = _name_server(config, pool)
     gate = Gate(keys.NAMENODE, OBJECT, cluster.masters, lambda: runtime.now_ns() / 1e9)
     issuing = Issuing(gate, store, writer, members, sessions, runtime, cluster.authority, reload)
-    service = NameNode(config, store, writer, queries, members, sessions, replication, names, runtime, issuing)
+    service = NameNode(config, store, writer, queries, members, sessions, leases, replication, names, runtime, issuing)
     server = Server(network, greet=service.greet, gate=gate, authorize=authorize, spoken=spoken)
     issuing.attach(server)
     server.register(service, OBJECT)

@@ -1,20 +1,20 @@
 """The state machine: a command applied exactly once, its reply stored with its effect.
 
-A reply is `(0, result)` or `(errno, code, message)`. A client's command is known by its session and its sequence
-number: one that was applied before is answered from `reply`; one whose reply the client said it has (below
-`acked`) is a late duplicate, for which nobody waits, and is refused.
+A reply is `(0, result, touched)` or `(errno, code, message)`; `touched` are the items that the command changed. A
+client's command is known by its session and its sequence number: one that was applied before is answered from `reply`;
+one whose reply the client said it has (below `acked`) is a late duplicate, for which nobody waits, and is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import msgpack  # type: ignore[import-untyped]
 import structlog
 
 from dfs import errors
-from dfs.types import NAMENODE_SESSION, SessionId
+from dfs.types import NAMENODE_SESSION, Ino, SessionId
 from nodes.namenode import commands
 from nodes.namenode.confinement import confined
 from nodes.namenode.subtree import Subtree
@@ -42,11 +42,52 @@ class Command(NamedTuple):
     now_ns: int
 
 
-class Machine:
-    """Applies commands within the store's open transaction. `begin` and `end` go round each transaction."""
+Item: TypeAlias = tuple[Ino, bytes | None]
+"""What a client can know: an inode (None), or what a directory has under a name."""
 
-    def __init__(self, db: Database) -> None:
+_TRIGGERS: Final = (
+    "AFTER UPDATE OF version ON inode BEGIN SELECT touched(new.ino, NULL); END",
+    "AFTER DELETE ON inode BEGIN SELECT touched(old.ino, NULL); END",
+    "AFTER INSERT ON dentry BEGIN SELECT touched(new.parent, new.name); END",
+    "AFTER DELETE ON dentry BEGIN SELECT touched(old.parent, old.name); END",
+    "AFTER UPDATE OF ino ON dentry BEGIN SELECT touched(new.parent, new.name); END",
+    "AFTER UPDATE OF atime_ns ON inode BEGIN SELECT was_read(new.ino); END",
+)
+"""What a command touches is seen where it happens, so that no verb can forget to say so."""
+
+
+class Effect(NamedTuple):
+    """What a command did. `read` are inodes whose access time moved, without any other change of them."""
+
+    command: Command
+    items: Sequence[Item]
+    read: Sequence[Ino]
+    result: Any
+
+
+class HeldBack(Exception):
+    """A command was undone: it may not happen yet."""
+
+    def __init__(self, effect: Effect) -> None:
+        super().__init__(effect)
+        self.effect = effect
+
+
+class Machine:
+    """Applies commands within the store's open transaction. `begin` and `end` go round each transaction.
+
+    `may_happen` is asked about each command that succeeded: if it says no, that is undone, and `HeldBack` raised.
+    """
+
+    def __init__(self, db: Database, may_happen: Callable[[Effect], bool] = lambda _: True) -> None:
         self._db = db
+        self._may_happen = may_happen
+        self._touched: dict[Item, None] = {}
+        self._read: dict[Ino, None] = {}
+        db.create_function("touched", 2, lambda ino, name: self._touched.setdefault((ino, name)))
+        db.create_function("was_read", 1, self._read.setdefault)
+        for number, trigger in enumerate(_TRIGGERS):
+            db.execute(f"CREATE TEMP TRIGGER IF NOT EXISTS touches_{number} {trigger}")
         self._tx = self._fresh()
         self._stored = dict(self._tx.counters)
 
@@ -67,7 +108,10 @@ class Machine:
         self._stored = dict(self._tx.counters)
 
     def apply(self, command: Command) -> Reply:
-        """Apply one command; it happens whole or not at all. Errors of ours become replies, bugs are logged."""
+        """Apply one command; it happens whole or not at all. Errors of ours become replies, bugs are logged.
+
+        Raises `HeldBack`.
+        """
         if command.session == NAMENODE_SESSION:
             return self._attempt(command, commands.OWN)
         sql = "SELECT acked, subtree, holder FROM session WHERE session = ?"
@@ -99,6 +143,8 @@ class Machine:
         tx = self._tx
         tx.session, tx.now_ns = command.session, command.now_ns
         before = tx.counters.copy()
+        self._touched.clear()
+        self._read.clear()
         self._db.execute("SAVEPOINT command")
         try:
             args = command.args if subtree is None else confined(subtree, command.verb, command.args)
@@ -106,13 +152,21 @@ class Machine:
         except Exception as error:
             if hasattr(error, "sqlite_errorcode"):
                 raise  # the disk's error ends the whole transaction: SQLite may have rolled it back, savepoint and all
-            self._db.execute("ROLLBACK TO command")
-            self._db.execute("RELEASE command")
-            tx.counters.update(before)
+            self._undo(before)
             return _refusal(command, error)
+        read = [ino for ino in self._read if (ino, None) not in self._touched]
+        effect = Effect(command, list(self._touched), read, result)
+        if not self._may_happen(effect):
+            self._undo(before)
+            raise HeldBack(effect)
         self._db.execute("RELEASE command")
         tx.counters["log_index"] += 1
-        return (0, result)
+        return (0, result, effect.items)
+
+    def _undo(self, counters: dict[str, int]) -> None:
+        self._db.execute("ROLLBACK TO command")
+        self._db.execute("RELEASE command")
+        self._tx.counters.update(counters)
 
 
 def _refusal(command: Command, error: Exception) -> Reply:

@@ -202,17 +202,18 @@ class Queries:
         row = self._execute("SELECT 1 FROM reply WHERE session = ? AND seq = ?", (session, seq)).fetchone()
         return row is not None
 
-    def sessions(self) -> list[tuple[SessionId, str]]:
-        """All sessions that have not ended, and the holders of their keys.
+    def sessions(self) -> list[tuple[SessionId, str, bool]]:
+        """All sessions that have not ended, the holders of their keys, and whether they may have leases.
 
         The holder is empty of those whose chunks or holds remain of an end that was cut short, and of those that an
         older version opened.
         """
         rows = self._execute(
-            "SELECT a.session, ifnull(s.holder, '') FROM (SELECT session FROM session UNION SELECT session FROM hold"
+            "SELECT a.session, ifnull(s.holder, ''), ifnull(s.caches, 0)"
+            " FROM (SELECT session FROM session UNION SELECT session FROM hold"
             " UNION SELECT session FROM chunk WHERE session != 0) a LEFT JOIN session s ON s.session = a.session"
         )
-        return [(SessionId(session), holder) for session, holder in rows]
+        return [(SessionId(session), holder, bool(caches)) for session, holder, caches in rows]
 
     def due_work(self, node: str, now_ns: int, most: int) -> list[tuple[int, str, int, bytes]]:
         """Orders for a node: (id, kind, chunk, packed argument)."""

@@ -152,7 +152,8 @@ CREATE TABLE session (
     acked INTEGER NOT NULL,       -- replies below this have been forgotten: commands below it are refused
     opened_ns INTEGER NOT NULL,
     holder TEXT NOT NULL DEFAULT '',  -- of the key that opened it: no other may use it. Empty: of an older format, ends
-    subtree TEXT NOT NULL DEFAULT ''  -- path of the directory that the key is limited to; empty: it is not
+    subtree TEXT NOT NULL DEFAULT '',  -- path of the directory that the key is limited to; empty: it is not
+    caches INTEGER NOT NULL DEFAULT 0  -- whether it is given leases, which it has to claim after a restart
 );
 
 CREATE TABLE reply (
@@ -197,6 +198,7 @@ MIGRATIONS: Final = {
         "CREATE TABLE revoked (role TEXT NOT NULL, name TEXT NOT NULL, PRIMARY KEY (role, name)) WITHOUT ROWID",
         "ALTER TABLE session ADD COLUMN holder TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE session ADD COLUMN subtree TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE session ADD COLUMN caches INTEGER NOT NULL DEFAULT 0",
     ),
 }
 """What makes a database of each older format one of the next."""

@@ -6,9 +6,10 @@ methods that run in the connection's reader, as they take microseconds; whatever
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import msgpack  # type: ignore[import-untyped]
 import structlog
@@ -19,14 +20,16 @@ from dfs import errors, grants, limits, tasks
 from dfs.config import NameNodeConfig
 from dfs.keys import KeyId, Role
 from dfs.placement import candidates, choose_nodes
-from dfs.rpc import Call, Peer, expose, takes_call
+from dfs.rpc import Call, Later, Peer, expose, takes_call
 from dfs.runtime import Runtime
-from dfs.types import Attr, ChunkId, NodeId, NodeState, SessionId, Statfs
+from dfs.types import NAMENODE_SESSION, Attr, ChunkId, Ino, NodeId, NodeState, SessionId, Statfs
 from nodes.namenode import arguments, commands, reconcile
 from nodes.namenode.check import Checker
 from nodes.namenode.confinement import ConfinedQueries
 from nodes.namenode.explain import Explainer
 from nodes.namenode.issuing import Issuing
+from nodes.namenode.leases import Leases
+from nodes.namenode.machine import Item
 from nodes.namenode.membership import Membership
 from nodes.namenode.names import NameServer
 from nodes.namenode.operations import Operations
@@ -47,6 +50,19 @@ _HANDSHAKE_MAX: Final = 16
 """Items in a handshake."""
 
 
+class _Answer(NamedTuple):
+    """What a query found. `items` are what it is about; `give` makes it the answer, with its leases."""
+
+    items: Sequence[Item]
+    give: Callable[[], Any]
+
+
+def _there(found: Attr | None) -> Attr:
+    if found is None:
+        raise errors.NotFound("no such file or directory")
+    return found
+
+
 class NameNode:
     """Registered as `dfs.namenode`; its public methods are the protocol (docs/architecture.md)."""
 
@@ -58,6 +74,7 @@ class NameNode:
         queries: Queries,
         members: Membership,
         sessions: Sessions,
+        leases: Leases,
         replication: Replication,
         names: NameServer,
         runtime: Runtime,
@@ -69,6 +86,7 @@ class NameNode:
         self._queries = queries
         self._members = members
         self._sessions = sessions
+        self._leases = leases
         self._replication = replication
         self._operations = Operations(config, store, writer, queries, members, replication, names, runtime)
         self._issuing = issuing
@@ -113,30 +131,103 @@ class NameNode:
             "key_generation": self._issuing.in_use,
         }
 
-    @expose
-    @takes_call
-    def lookup(self, call: Call, parent: Any, name: Any) -> Attr:
-        return self._view(call).lookup(parent, name)
+    def _settled(self, ask: Callable[[], _Answer], reader: SessionId = NAMENODE_SESSION) -> Any:
+        """What `ask` gives, when nobody may know better of what it is about; the question is repeated until then."""
+        if not self._leases.is_reclaiming:
+            answer = ask()
+            if not self._leases.in_doubt(reader, answer.items):
+                return answer.give()
+        return Later(lambda: self._when_settled(ask, reader))
+
+    async def _when_settled(self, ask: Callable[[], _Answer], reader: SessionId) -> Any:
+        while True:
+            await self._leases.reclaimed()
+            answer = ask()
+            doubtful = self._leases.in_doubt(reader, answer.items)
+            if not doubtful:
+                return answer.give()
+            await self._leases.clear_doubt(doubtful)
 
     @expose
     @takes_call
-    def getattr(self, call: Call, ino: Any) -> Attr:
-        return self._view(call).getattr(ino)
+    def lookup(self, call: Call, parent: Any, name: Any) -> Any:
+        """An Attr."""
+
+        def ask() -> _Answer:
+            found = self._find(call, parent, name)
+            items: list[Item] = [(parent, name), *([(found.ino, None)] if found is not None else [])]
+            return _Answer(items, lambda: _there(found))
+
+        return self._settled(ask)
+
+    def _find(self, call: Call, parent: Any, name: Any) -> Attr | None:
+        """What a name stands for. Raises `NotADirectory`, or `NotFound` for the directory."""
+        view = self._view(call)
+        try:
+            return view.lookup(parent, name)
+        except errors.NotFound:
+            view.getattr(parent)
+            return None
 
     @expose
     @takes_call
-    def walk(self, call: Call, ino: Any, names: Any) -> list[Attr]:
-        return self._view(call).walk(ino, names)
+    def getattr(self, call: Call, ino: Any) -> Any:
+        """An Attr."""
+        return self._about(call, ino, lambda view: view.getattr(ino))
+
+    def _about(self, call: Call, ino: Any, query: Callable[[Queries | ConfinedQueries], Any]) -> Any:
+        """What a query says of one inode."""
+
+        def ask() -> _Answer:
+            found = query(self._view(call))
+            return _Answer([(ino, None)], lambda: found)
+
+        return self._settled(ask)
 
     @expose
     @takes_call
-    def parent(self, call: Call, ino: Any) -> Attr:
-        return self._view(call).parent(ino)
+    def walk(self, call: Call, ino: Any, names: Any) -> Any:
+        """[Attr, ...]"""
+
+        def ask() -> _Answer:
+            steps = self._view(call).walk(ino, names)
+            items: list[Item] = []
+            directory = ino
+            for name, attr in itertools.zip_longest(names, steps):
+                items.append((directory, name))
+                if attr is None:
+                    break
+                items.append((attr.ino, None))
+                directory = attr.ino
+            return _Answer(items, lambda: steps)
+
+        return self._settled(ask)
 
     @expose
     @takes_call
-    def readdir(self, call: Call, ino: Any, after: Any, limit: Any) -> list[Any]:
-        return self._view(call).readdir(ino, after, limit)
+    def parent(self, call: Call, ino: Any) -> Any:
+        """An Attr."""
+
+        def ask() -> _Answer:
+            above = self._view(call).parent(ino)
+            return _Answer([(ino, None), (above.ino, None)], lambda: above)
+
+        return self._settled(ask)
+
+    @expose
+    @takes_call
+    def readdir(self, call: Call, ino: Any, after: Any, limit: Any) -> Any:
+        """[[cookie, name, Attr], ...]"""
+
+        def ask() -> _Answer:
+            entries = self._view(call).readdir(ino, after, limit)
+            return _Answer(self._items_of(ino, entries), lambda: entries)
+
+        return self._settled(ask)
+
+    def _items_of(self, directory: Ino, entries: Iterable[Any]) -> list[Item]:
+        items: list[Item] = [(attr.ino, None) for _, _, attr in entries]
+        return items + self._leases.names_in_doubt(directory)
 
     @expose
     @takes_call
@@ -145,19 +236,126 @@ class NameNode:
 
     @expose
     @takes_call
-    def getxattr(self, call: Call, ino: Any, name: Any) -> bytes:
-        return self._view(call).getxattr(ino, name)
+    def getxattr(self, call: Call, ino: Any, name: Any) -> Any:
+        """bytes"""
+        return self._about(call, ino, lambda view: view.getxattr(ino, name))
 
     @expose
     @takes_call
-    def listxattr(self, call: Call, ino: Any) -> list[bytes]:
-        return self._view(call).listxattr(ino)
+    def listxattr(self, call: Call, ino: Any) -> Any:
+        """[bytes, ...]"""
+        return self._about(call, ino, lambda view: view.listxattr(ino))
 
     @expose
     @takes_call
-    def extents(self, call: Call, ino: Any, offset: Any, length: Any) -> list[Any]:
-        attr, extents, places = self._view(call).extents(arguments.ino(ino), offset, length)
+    def extents(self, call: Call, ino: Any, offset: Any, length: Any) -> Any:
+        """[Attr, [Extent, ...], [[chunk, length, [node, ...], grant], ...]]"""
+        return self._about(call, ino, lambda view: self._extents(call, view, ino, offset, length))
+
+    def _extents(self, call: Call, view: Queries | ConfinedQueries, ino: Any, offset: Any, length: Any) -> list[Any]:
+        attr, extents, places = view.extents(arguments.ino(ino), offset, length)
         return [attr, extents, self._granted(call, places, grants.READ)]
+
+    # --- the namespace, for those who cache it (nodes.namenode.leases) ----------------------------------
+
+    @expose
+    @takes_call
+    def leased_lookup(self, call: Call, session: Any, parent: Any, name: Any) -> Any:
+        """[Attr or None, whether the name is leased, whether the attributes are]. Raises `NotADirectory`."""
+        reader = self._sessions.touch(session, _identity(call))
+
+        def ask() -> _Answer:
+            found = self._find(call, parent, name)
+            items: list[Item] = [(parent, name), *([(found.ino, None)] if found is not None else [])]
+
+            def give() -> list[Any]:
+                is_attr_leased = found is not None and self._leases.cover_attr(reader, found.ino)
+                return [found, self._leases.cover_name(reader, parent, name), is_attr_leased]
+
+            return _Answer(items, give)
+
+        return self._settled(ask, reader)
+
+    @expose
+    @takes_call
+    def leased_getattr(self, call: Call, session: Any, ino: Any) -> Any:
+        """[Attr, whether it is leased]"""
+        return self._leased_about(call, session, ino, lambda view: [view.getattr(ino)])
+
+    def _leased_about(
+        self, call: Call, session: Any, ino: Any, query: Callable[[Queries | ConfinedQueries], list[Any]]
+    ) -> Any:
+        """What a query says of one inode, and whether its attributes are leased."""
+        reader = self._sessions.touch(session, _identity(call))
+
+        def ask() -> _Answer:
+            found = query(self._view(call))
+            return _Answer([(ino, None)], lambda: [*found, self._leases.cover_attr(reader, arguments.ino(ino))])
+
+        return self._settled(ask, reader)
+
+    @expose
+    @takes_call
+    def leased_readdir(self, call: Call, session: Any, ino: Any, after: Any, limit: Any) -> Any:
+        """[[[cookie, name, Attr], ...], whether the names are leased, the inodes whose attributes are not]"""
+        reader = self._sessions.touch(session, _identity(call))
+
+        def ask() -> _Answer:
+            entries = self._view(call).readdir(ino, after, limit)
+
+            def give() -> list[Any]:
+                cover = self._leases.cover_attr
+                others = [attr.ino for _, _, attr in entries if not cover(reader, attr.ino)]
+                return [entries, self._leases.cover_entries(reader, arguments.ino(ino)), others]
+
+            return _Answer(self._items_of(ino, entries), give)
+
+        return self._settled(ask, reader)
+
+    @expose
+    @takes_call
+    def leased_xattrs(self, call: Call, session: Any, ino: Any) -> Any:
+        """[{name: value, ...}, whether they are leased]; None in place of a map that is larger than a page."""
+
+        def query(view: Queries | ConfinedQueries) -> list[Any]:
+            values = {name: view.getxattr(ino, name) for name in view.listxattr(ino)}
+            size = sum(len(name) + len(value) for name, value in values.items())
+            return [values if size <= limits.XATTRS_CACHED_MAX_BYTES else None]
+
+        return self._leased_about(call, session, ino, query)
+
+    @expose
+    @takes_call
+    def leased_extents(self, call: Call, session: Any, ino: Any, offset: Any, length: Any) -> Any:
+        """As `extents`, and whether the attributes, with which the extents change, are leased."""
+        return self._leased_about(call, session, ino, lambda view: self._extents(call, view, ino, offset, length))
+
+    @expose
+    @takes_call
+    async def own(self, call: Call, session: Any, ino: Any) -> list[Any]:
+        """[Attr, whether the session owns the inode now]: what it writes to it may stay in its memory."""
+        writer = self._sessions.touch(session, _identity(call))
+        await self._leases.reclaimed()
+        self._view(call).getattr(ino)
+        is_owner = await self._leases.own(writer, arguments.ino(ino))
+        return [self._view(call).getattr(ino), is_owner]
+
+    @expose
+    @takes_call
+    def forgot(self, call: Call, session: Any, number: Any, directories: Any) -> None:
+        """What a recall named is forgotten; and all names of `directories`, by the client's own choice."""
+        holder = self._sessions.touch(session, _identity(call))
+        self._leases.forgot(holder, arguments.integer(number, "an event's number"), _inos(directories))
+
+    @expose
+    @takes_call
+    def reclaim(
+        self, call: Call, session: Any, incarnation: Any, attrs: Any, directories: Any, owned: Any, last: Any
+    ) -> None:
+        """What a session holds, and owns, since before our restart, or the `last` part of it."""
+        holder = self._sessions.touch(session, _identity(call))
+        if incarnation == self._sessions.incarnation:  # or it is of another restart, and will be said again
+            self._leases.reclaim(holder, _inos(attrs), _inos(directories), _inos(owned), last=bool(last))
 
     @expose
     def chunks(self, after: Any, limit: Any) -> list[Any]:
@@ -187,6 +385,7 @@ class NameNode:
     @takes_call
     async def summarize(self, call: Call, ino: Any) -> dict[str, int]:
         self._view(call).getattr(ino)
+        await self._leases.clear_doubt(self._leases.owned())  # all that is written is to be counted
         total: dict[str, int] = {}
         for total in summary(arguments.ino(ino), self._queries):  # noqa: B007 - the last is the answer
             await trio.lowlevel.checkpoint()
@@ -207,7 +406,10 @@ class NameNode:
             arguments.integer(command[0], "a sequence number", 1)
             if arguments.text(command[1], "a verb", 64) in commands.PLANNED:
                 raise errors.InvalidArgument(f"{command[1]} is planned by the NameNode: call its method")
-        return await self._writer.apply(number, arguments.integer(acked, "an acknowledgement"), batch)
+        acknowledged = arguments.integer(acked, "an acknowledgement")
+        self._leases.acknowledge(number, acknowledged)
+        await self._leases.reclaimed()
+        return await self._writer.apply(number, acknowledged, batch)
 
     # --- sessions ---------------------------------------------------------------------------------------
 
@@ -220,9 +422,18 @@ class NameNode:
         self._sessions.check_room()
         root, key, identity = self._view(call).root(), _key_of(call), _identity(call)
         subtree = key.claim("subtree") or ""
-        session = SessionId(await self._writer.decide("open_session", name, host, identity, subtree))
+        caches = bool(info.get("caches")) and not subtree  # what moves out of a subtree is gone with all beneath it
+        session = SessionId(await self._writer.decide("open_session", name, host, identity, subtree, caches))
         self._sessions.add(session, identity)
-        return {"session": session, "timeout_s": self._config.session_timeout_s, "root": root}
+        if caches:
+            self._leases.join(session)
+        return {
+            "session": session,
+            "timeout_s": self._config.session_timeout_s,
+            "root": root,
+            "caches": caches,
+            "incarnation": self._sessions.incarnation,
+        }
 
     @expose
     @takes_call
@@ -231,8 +442,10 @@ class NameNode:
 
     @expose
     @takes_call
-    async def events(self, call: Call, session: Any, after: Any) -> list[Any]:
-        return await self._sessions.events(session, _identity(call), arguments.integer(after, "an event's number"))
+    async def events(self, call: Call, session: Any, after: Any, incarnation: Any) -> tuple[int, list[Any]]:
+        """(incarnation, [(number, kind, payload), ...])"""
+        last = arguments.integer(after, "an event's number")
+        return await self._sessions.events(session, _identity(call), last, arguments.integer(incarnation, "a number"))
 
     # --- chunks -----------------------------------------------------------------------------------------
 
@@ -370,6 +583,8 @@ class NameNode:
             "chunks": totals["chunks"],
             "log_index": totals["log_index"],
             "sessions": len(self._sessions),
+            "leases": self._leases.statistics(),
+            "writer": self._writer.statistics(),
             "orders": totals["orders"],
             "under_replicated": self._replication.under_replicated,
             "lost": self._replication.lost,
@@ -545,3 +760,7 @@ def _key_of(call: Call) -> KeyId:
 def _identity(call: Call) -> str:
     """Whose key the caller has."""
     return _key_of(call).identity
+
+
+def _inos(wire: Any) -> list[Ino]:
+    return [arguments.ino(ino) for ino in arguments.array(wire, "inodes", limits.RECLAIM_MAX_INODES)]

@@ -6,6 +6,9 @@ restart of the NameNode every session in the database has a whole time-out to be
 
 A session is of the key that opened it: a call of a connection with another key is refused.
 
+Events are numbered from 1 in each life of the NameNode, which `incarnation` names: after a restart a client sees that
+it is another one, and that what it was told before is void.
+
 Invariant: a session in `_heard` has a row in the database, or had until an `end_session` under way removed it.
 """
 
@@ -13,7 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any
 
 import structlog
 import trio
@@ -22,22 +25,23 @@ from dfs import errors, limits
 from dfs.keys import Holder
 from dfs.types import SessionId
 from nodes.namenode import arguments
+from nodes.namenode.leases import Leases
 
 log = structlog.get_logger(__name__)
 
-_EVENTS_KEPT: Final = 256
-"""Of one session, until it has fetched them; of more the oldest go."""
-
 
 class _Listener:
-    """One session. `events` are (number, kind, payload), numbers growing; `arrived` is set when one is added."""
+    """One session. `events` are (number, kind, payload), numbers growing; `arrived` is set when one is added.
+
+    They are few: news that waits already is not added again, and leases are bounded.
+    """
 
     __slots__ = ("arrived", "events", "heard_at", "identity", "last")
 
     def __init__(self, identity: str) -> None:
         self.identity = identity
         self.heard_at = trio.current_time()
-        self.events: deque[tuple[int, str, Any]] = deque(maxlen=_EVENTS_KEPT)
+        self.events: deque[tuple[int, str, Any]] = deque()
         self.last = 0
         self.arrived = trio.Event()
 
@@ -45,12 +49,19 @@ class _Listener:
 class Sessions:
     """All sessions. `end` is called to end one; it returns whether there is more to do for it."""
 
-    def __init__(self, timeout_s: float, end: Callable[[SessionId], Awaitable[bool]]) -> None:
+    def __init__(
+        self, timeout_s: float, end: Callable[[SessionId], Awaitable[bool]], leases: Leases, incarnation: int
+    ) -> None:
+        self.incarnation = incarnation
         self._timeout_s = timeout_s
         self._end = end
+        self._leases = leases
+        leases.push = self._push
         self._listeners: dict[SessionId, _Listener] = {}
         self._ending: set[SessionId] = set()
         """Silent or closed, and not ended yet: ended again by `reap`, should the first attempt fail."""
+        self._under_way: set[SessionId] = set()
+        """Those that `reap` is ending."""
 
     def __len__(self) -> int:
         return len(self._listeners)
@@ -89,26 +100,38 @@ class Sessions:
 
     def push_all(self, kind: str, payload: Any = None) -> None:
         """Tell every session. One that has the same news waiting for it is not told twice."""
-        for listener in self._listeners.values():
-            if any(known == kind and what == payload for _, known, what in listener.events):
-                continue
-            listener.last += 1
-            listener.events.append((listener.last, kind, payload))
-            listener.arrived.set()
+        for session, listener in self._listeners.items():
+            if not any(known == kind and what == payload for _, known, what in listener.events):
+                self._push(session, kind, payload)
 
-    async def events(self, session: Any, identity: str, after: int) -> list[tuple[int, str, Any]]:
-        """Events with numbers above `after`; waits for one, for at most `EVENTS_WAIT_S`. Raises as `touch`."""
+    def _push(self, session: SessionId, kind: str, payload: Any) -> int:
+        """Tell one session; the event's number."""
+        listener = self._listeners[session]
+        listener.last += 1
+        listener.events.append((listener.last, kind, payload))
+        listener.arrived.set()
+        return listener.last
+
+    async def events(
+        self, session: Any, identity: str, after: int, incarnation: int
+    ) -> tuple[int, list[tuple[int, str, Any]]]:
+        """Our incarnation, and events with numbers above `after`; all of another incarnation are new.
+
+        Waits for one, for at most `EVENTS_WAIT_S`. Raises as `touch`.
+        """
         listener = self._listeners[self.touch(session, identity)]
+        if incarnation != self.incarnation:
+            return self.incarnation, list(listener.events)
         while listener.events and listener.events[0][0] <= after:
             listener.events.popleft()
         if not listener.events:
             listener.arrived = trio.Event()
-            with trio.move_on_after(min(limits.EVENTS_WAIT_S, self._timeout_s / 3)):
+            with trio.move_on_after(min(limits.EVENTS_WAIT_S, self._timeout_s / 6)):
                 await listener.arrived.wait()
         if self._listeners.get(session) is not listener:
             raise errors.SessionExpired(f"session {session} has ended")
         listener.heard_at = trio.current_time()
-        return list(listener.events)
+        return self.incarnation, list(listener.events)
 
     # --- ending -----------------------------------------------------------------------------------------
 
@@ -126,32 +149,48 @@ class Sessions:
         listener = self._listeners.pop(session, None)
         if listener is not None:
             listener.arrived.set()
+        self._leases.leave(session)
         self._ending.add(session)
         while await self._end(session):
             pass
         self._ending.discard(session)
 
     async def reap(self) -> None:
-        """End sessions that are silent. Runs until cancelled."""
-        while True:
-            due = trio.current_time() + self._timeout_s / 10
-            await trio.sleep_until(due)
-            self._forgive(trio.current_time() - due)
-            deadline = trio.current_time() - self._timeout_s
-            for session, listener in list(self._listeners.items()):
-                if listener.heard_at < deadline:
-                    log.warning("session ended: its client is silent", session=session, timeout_s=self._timeout_s)
-                    await self._finish_or_log(session)
-            for session in list(self._ending):
-                await self._finish_or_log(session)
+        """End sessions that are silent, or keep others waiting. Runs until cancelled."""
+        async with trio.open_nursery() as nursery:  # an end may wait for other sessions, and they for theirs
+            while True:
+                due = trio.current_time() + self._timeout_s / 10
+                await trio.sleep_until(due)
+                self._forgive(trio.current_time() - due)
+                deadline = trio.current_time() - self._timeout_s
+                for session in self._overdue(deadline):
+                    nursery.start_soon(self._finish_or_log, session)
+                for session in self._ending - self._under_way:
+                    nursery.start_soon(self._finish_or_log, session)
+                await trio.lowlevel.checkpoint()
+
+    def _overdue(self, deadline: float) -> list[SessionId]:
+        silent = [session for session, listener in self._listeners.items() if listener.heard_at < deadline]
+        stubborn = [session for session in self._leases.overdue(deadline) if session not in silent]
+        for sessions, why in (
+            (silent, "its client is silent"),
+            (stubborn, "its client does not give up what it caches"),
+        ):
+            for session in sessions:
+                log.warning(f"session ended: {why}", session=session, timeout_s=self._timeout_s)
+        return silent + stubborn
 
     def _forgive(self, late_s: float) -> None:
         """This process was itself away for so long: nobody could be heard."""
         for listener in self._listeners.values():
             listener.heard_at += late_s
+        self._leases.forgive(late_s)
 
     async def _finish_or_log(self, session: SessionId) -> None:
+        self._under_way.add(session)
         try:
             await self._finish(session)
         except errors.DfsError as error:
             log.warning("session not ended yet: trying again", session=session, error=str(error))
+        finally:
+            self._under_way.discard(session)

@@ -206,7 +206,7 @@ class Transaction:
         """The inode and all that belongs to it."""
         if attr.allocated > _FREED_AT_ONCE and self._has_many_extents(attr.ino):
             self.run("INSERT OR IGNORE INTO doomed VALUES (?)", attr.ino)
-            self.run("UPDATE inode SET nlink = 0 WHERE ino = ?", attr.ino)
+            self.run("UPDATE inode SET nlink = 0, version = version + 1 WHERE ino = ?", attr.ino)
             return
         if stat.S_ISREG(attr.mode):
             self.free(attr.ino, 0, None)

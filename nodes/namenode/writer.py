@@ -5,10 +5,15 @@ commits it with one fsync on a worker thread, and then answers. While the disk w
 is answered before it is durable.
 
 If the commit fails (disk full, disk broken) nothing of the transaction happened, and every caller gets the error.
+
+A command that changes what others may have cached is held back (`nodes.namenode.leases`): its batch is parked, with the
+replies that it has so far, and goes on from there when they have forgotten it. Others do not wait for it.
 """
 
 from __future__ import annotations
 
+import stat
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -17,42 +22,69 @@ import trio
 
 from dfs import errors, limits
 from dfs.runtime import Runtime
-from dfs.types import NAMENODE_SESSION, SessionId
+from dfs.types import NAMENODE_SESSION, Attr, SessionId
 from nodes.namenode import commands
-from nodes.namenode.machine import Command, Machine, Reply
+from nodes.namenode.leases import Leases
+from nodes.namenode.machine import Command, Effect, HeldBack, Item, Machine, Reply
 from nodes.namenode.store import Store
 from nodes.namenode.turns import Turns
 
 log = structlog.get_logger(__name__)
 
+_RATE_OVER_S: Final = 10
 _SPACE_CHECKED_EVERY_S: Final = 1.0
 
 
 class _Batch:
-    """Commands that one caller waits for. `done` is set when `replies` or `error` is there."""
+    """Commands that one caller waits for. `done` is set when `replies`, of all of them, or `error` is there.
 
-    __slots__ = ("commands", "done", "error", "replies")
+    `durable`: how many of the replies are of transactions before. `held`: what the next command touches, if it was held
+    back.
+    """
 
-    def __init__(self, batch: Sequence[Command]) -> None:
+    __slots__ = ("commands", "done", "durable", "error", "held", "replies")
+
+    def __init__(self, batch: list[Command]) -> None:
         self.commands = batch
         self.replies: list[Reply] = []
+        self.durable = 0
+        self.held: Sequence[Item] = ()
         self.error: errors.DfsError | None = None
         self.done = trio.Event()
+
+    def fail(self, error: errors.DfsError) -> None:
+        """The transaction was undone: what it had of this did not happen, nor will the rest."""
+        if self.durable:
+            failure: Reply = (error.errno, error.code, error.message)
+            self.replies[self.durable :] = [failure] * (len(self.commands) - self.durable)
+        else:
+            self.error = type(error)(error.message)
+
+    @property
+    def author(self) -> SessionId:
+        return self.commands[0].session
 
 
 class Writer:
     """`apply` and `decide` may be called concurrently; `run` is the task that serves them."""
 
-    def __init__(self, store: Store, runtime: Runtime, reserve_bytes: int) -> None:
+    def __init__(self, store: Store, runtime: Runtime, reserve_bytes: int, leases: Leases) -> None:
         self._store = store
+        self._leases = leases
+        leases.forgotten = self._resume
+        self._parked: list[_Batch] = []
         self._runtime = runtime
         self._reserve_bytes = reserve_bytes
-        self._machine = Machine(store.writing)
+        self._machine = Machine(store.writing, self._may_happen)
         self._turns: Turns[_Batch] = Turns()
+        self._resumed: list[_Batch] = []
+        """Batches that were parked, and go on before those that came later."""
         self._arrived = trio.Event()
         self._space_checked_at = -1e9
         self._is_full = False
         self._commits = 0
+        self._by_second: deque[list[int]] = deque(maxlen=_RATE_OVER_S + 1)
+        """Seconds of trio's clock in which commands were applied, and how many."""
         self._applied = 0
 
     async def apply(self, session: SessionId, acked: int, wire: Sequence[Any]) -> list[Reply]:
@@ -75,7 +107,9 @@ class Writer:
             raise errors.from_wire(*rest)
         return rest[0]
 
-    async def _submit(self, session: SessionId, batch: Sequence[Command]) -> list[Reply]:
+    async def _submit(self, session: SessionId, batch: list[Command]) -> list[Reply]:
+        if sum(len(waiting.commands) for waiting in self._parked) + len(batch) > limits.COMMAND_QUEUE_MAX:
+            raise errors.Busy("more commands wait for clients to forget what they have cached than may: try again")
         waiting = _Batch(batch)
         all_max = limits.COMMAND_QUEUE_MAX
         each_max = all_max if session == NAMENODE_SESSION else min(limits.SESSION_QUEUE_MAX, all_max)
@@ -91,39 +125,89 @@ class Writer:
         while True:
             await self._arrived.wait()
             self._arrived = trio.Event()
-            while self._turns:
+            while self._turns or self._resumed:
                 await self._transact(self._take())
 
     def _take(self) -> list[_Batch]:
-        return self._turns.take(each_max=limits.BATCH_MAX_COMMANDS, all_max=limits.TRANSACTION_MAX_COMMANDS)
+        resumed, self._resumed = self._resumed, []
+        return resumed + self._turns.take(each_max=limits.BATCH_MAX_COMMANDS, all_max=limits.TRANSACTION_MAX_COMMANDS)
 
     async def _transact(self, batches: list[_Batch]) -> None:
+        held: list[_Batch] = []
         try:
             with trio.CancelScope(shield=True):  # bounded by the disk: half a commit cannot be abandoned
                 with self._store.translating():
-                    self._apply_all(batches)
+                    self._apply_all(batches, held)
                 await self._runtime.run_blocking(self._store.commit)
             self._commits += 1
         except errors.DfsError as error:
             log.error("a transaction failed, nothing of it happened", error=str(error))
             self._store.rollback()
             self._machine.forget()
+            held.clear()
             for batch in batches:
-                batch.error = type(error)(error.message)
+                batch.fail(error)
+        self._leases.committed()
         for batch in batches:
-            batch.done.set()
+            batch.durable = len(batch.replies)
+            if batch in held:
+                self._parked.append(batch)
+            else:
+                self._leases.finish(batch.held)
+                batch.done.set()
+        self._resume()  # what was asked for while the disk worked may be answered already
 
-    def _apply_all(self, batches: list[_Batch]) -> None:
+    def _apply_all(self, batches: list[_Batch], held: list[_Batch]) -> None:
+        """Apply the commands of batches, of each up to the first that has to wait: then the batch goes to `held`."""
         is_full = self._disk_is_full()
         self._store.begin()
         for batch in batches:
-            for command in batch.commands:
-                if is_full and command.session and command.verb not in commands.FREEING:
-                    batch.replies.append(_FULL)
-                else:
-                    batch.replies.append(self._machine.apply(command))
-            self._applied += len(batch.commands)
+            try:
+                self._apply_batch(batch, is_full)
+            except HeldBack as reason:
+                held.append(batch)
+                before, batch.held = batch.held, reason.effect.items
+                self._leases.begin(reason.effect.command.session, batch.held)
+                self._leases.finish(before)
         self._machine.end()
+
+    def _apply_batch(self, batch: _Batch, is_full: bool) -> None:
+        for command in batch.commands[len(batch.replies) :]:
+            if is_full and command.session and command.verb not in commands.FREEING:
+                batch.replies.append(_FULL)
+            else:
+                batch.replies.append(self._machine.apply(command))
+            self._count_applied()
+
+    def _count_applied(self) -> None:
+        self._applied += 1
+        second = int(trio.current_time())
+        if not self._by_second or self._by_second[-1][0] != second:
+            self._by_second.append([second, 0])
+        self._by_second[-1][1] += 1
+
+    def _may_happen(self, effect: Effect) -> bool:
+        author = effect.command.session
+        if self._leases.conflicts(author, effect.items):
+            return False
+        attr = _attr_of(effect.result)
+        is_new = attr is not None and attr.version == 1 and stat.S_ISREG(attr.mode)
+        self._leases.applied(
+            author, effect.command.seq, effect.items, attr.ino if attr is not None else None, is_new=is_new
+        )
+        if effect.read:
+            self._leases.tell(author, effect.read)
+        return True
+
+    def _resume(self) -> None:
+        """Batches whose next command may happen now go on, before those that came later."""
+        ready = [batch for batch in self._parked if not self._leases.conflicts(batch.author, batch.held)]
+        if ready:
+            self._parked = [batch for batch in self._parked if batch not in ready]
+            for batch in ready:
+                batch.commands = [command._replace(now_ns=self._runtime.now_ns()) for command in batch.commands]
+            self._resumed += ready
+            self._arrived.set()
 
     def _disk_is_full(self) -> bool:
         now = trio.current_time()
@@ -135,7 +219,23 @@ class Writer:
         return self._is_full
 
     def statistics(self) -> dict[str, int]:
-        return {"commands": self._applied, "commits": self._commits, "queued": self._turns.commands}
+        """Counts since the start, and what is now; `commands_per_s` over the last seconds."""
+        now = int(trio.current_time())
+        recent = sum(count for second, count in self._by_second if now - _RATE_OVER_S <= second < now)
+        return {
+            "commands": self._applied,
+            "commands_per_s": recent // _RATE_OVER_S,
+            "commits": self._commits,
+            "queued": self._turns.commands,
+            "held_back": len(self._parked),
+        }
+
+
+def _attr_of(result: Any) -> Attr | None:
+    """The attributes that a command's result has."""
+    if isinstance(result, tuple) and result and isinstance(result[0], Attr):
+        result = result[0]
+    return result if isinstance(result, Attr) else None
 
 
 _FULL_ERROR: Final = errors.NoSpace("the disk of the NameNode is nearly full: delete files, or give it more room")

@@ -130,7 +130,7 @@ async def arrived(daemons: RealCluster, at_least_bytes: int) -> None:
 
 async def test_a_killed_mount_is_taken_over_and_what_it_held_is_let_go(tmp_path: Path) -> None:
     async with mounted_cluster(tmp_path, session_timeout_s=2, garbage_grace_s=0.2) as mounted:
-        await off(write_new, mounted.path / "kept", b"kept")
+        await off(lambda: write_new(mounted.path / "kept", b"kept", sync=True))
         orphan = await off((mounted.path / "orphan").open, "wb", 0)
         await off(orphan.write, bytes(3 * MIB))
         await off(os.fsync, orphan.fileno())
@@ -268,6 +268,57 @@ async def test_a_namenode_away_for_too_long_is_a_timeout_and_the_mount_works_aga
         assert not is_mounted(mounted.path)
 
 
+# --- the mount is away for longer than its session ------------------------------------------------------
+
+
+async def test_a_mount_that_was_frozen_shows_nothing_old_and_loses_only_what_it_could_not_write(tmp_path: Path) -> None:
+    async with mounted_cluster(tmp_path, session_timeout_s=3) as mounted, mounted.daemons.client() as fs:
+        path = mounted.path / "file"
+        await off(lambda: write_new(path, b"synced", sync=True))
+        file = await off(path.open, "r+b", 0)
+        await off(file.write, b"unsync")  # in the mount's memory
+        assert await off(os.listdir, mounted.path) == ["file"]
+        os.kill(mounted.pid, signal.SIGSTOP)
+        try:
+            with trio.fail_after(PATIENCE_S):  # they wait until its session ends, and go on
+                async with await fs.open("/file", "r+") as theirs:
+                    await theirs.pwrite(b"theirs", 0)
+                    await theirs.fsync()
+                await fs.rename("/file", "/renamed")
+        finally:
+            os.kill(mounted.pid, signal.SIGCONT)
+        assert await off(os.listdir, mounted.path) == ["renamed"]
+        assert await off((mounted.path / "renamed").read_bytes) == b"theirs"  # who opens it now hears of no error
+        assert not await off(path.exists)
+        error, _ = await off(seconds, os.fsync, file.fileno())
+        assert error is not None
+        assert error.errno == errno.EIO
+        await off(os.pwrite, file.fileno(), b"again", 0)  # it works again
+        await off(os.fsync, file.fileno())
+        await off(file.close)
+        assert await off((mounted.path / "renamed").read_bytes) == b"agains"
+        assert "written bytes are lost" in mounted.log
+        await off(write_new, mounted.path / "new", b"new")
+        async with await fs.open("/new") as seen:
+            assert await seen.pread(10, 0) == b"new"
+
+
+async def test_the_namenode_restarts_and_two_clients_agree_all_the_same(tmp_path: Path) -> None:
+    async with mounted_cluster(tmp_path) as mounted, mounted.daemons.client() as fs:
+        await off(write_new, mounted.path / "file", b"old")
+        assert await off(os.listdir, mounted.path) == ["file"]
+        file = await off((mounted.path / "file").open, "r+b", 0)
+        await off(file.write, b"new")  # in the mount's memory, over the restart
+        mounted.daemons.kill(NAMENODE)
+        await mounted.daemons.start(NAMENODE)
+        async with await fs.open("/file") as seen:
+            assert await seen.pread(10, 0) == b"new"
+        await fs.rename("/file", "/other")
+        assert await off(os.listdir, mounted.path) == ["other"]
+        await off(os.fsync, file.fileno())
+        await off(file.close)
+
+
 # --- everything is killed -------------------------------------------------------------------------------
 
 
@@ -346,7 +397,7 @@ async def small_cluster(base: Path, names: list[str]) -> AsyncIterator[Mounted]:
     [
         (ZeroDivisionError("a bug"), errno.EIO),
         (OSError(errno.ENOENT, "of some local file"), errno.EIO),
-        (errors.NotFound("no such file"), errno.ENOENT),
+        (errors.NotFound("inode 5 is gone"), errno.ESTALE),
         (errors.NoSpace("full"), errno.ENOSPC),
         (errors.DataLost("gone"), errno.EIO),
         (errors.Unreachable("away"), errno.ETIMEDOUT),
@@ -365,6 +416,18 @@ async def test_whatever_a_handler_raises_leaves_it_as_an_errno(raised: Exception
     with pytest.raises(pyfuse3.FUSEError) as caught:
         await wrapped()
     assert caught.value.errno == number
+
+
+async def test_a_name_that_is_missing_is_no_stale_inode() -> None:
+    pyfuse3 = pytest.importorskip("pyfuse3")
+    from mount.operations import _handler
+
+    async def unlink() -> None:
+        raise errors.NotFound("no such file")
+
+    with pytest.raises(pyfuse3.FUSEError) as caught:
+        await _handler(unlink)()
+    assert caught.value.errno == errno.ENOENT
 
 
 async def test_cancellation_passes_through_a_handler() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import json
 import os
 import random
 import socket
@@ -588,6 +589,17 @@ def test_sizes_of_extended_attributes(here: Path) -> None:
         os.setxattr(path, "user." + "n" * 251, b"")
     os.setxattr(path, "user." + "n" * 250, b"")
     assert sorted(os.listxattr(path)) == ["user.large", "user." + "n" * 250]
+
+
+def test_a_mount_tells_what_it_remembers(here: Path) -> None:
+    (here / "file").touch()
+    before = json.loads(os.getxattr(here, "dfs.statistics"))["cache"]["hits"]
+    for _ in range(3):
+        os.stat(here / "file")
+        os.listdir(here)
+    found = json.loads(os.getxattr(here, "dfs.statistics"))
+    assert found["cache"]["hits"] > before
+    assert set(found) >= {"session", "cache", "open_files", "kernel"}
 
 
 def test_what_the_cluster_tells_in_extended_attributes(here: Path) -> None:

@@ -211,7 +211,7 @@ async def test_a_session_of_another_key_is_not_to_be_used(cluster: RealCluster) 
                 async with by_hand(cluster, key) as other:
                     for method, args in (
                         ("apply", (session, 0, [[9, "hold", [ROOT_INO]]])),
-                        ("events", (session, 0)),
+                        ("events", (session, 0, 0)),
                         ("close_session", (session,)),
                     ):
                         with pytest.raises(errors.NotPermitted, match="another key"):

@@ -161,7 +161,8 @@ class NamespaceMachine(RuleBasedStateMachine):
         self.model.session, self.model.now_ns = 0, self.now_ns
         self.model.end_session(self.sessions[which])
         command = Command(SessionId(0), 0, 0, "end_session", [self.sessions[which]], self.now_ns)
-        assert self.space.transact(command) == [(0, False)]
+        (reply,) = self.space.transact(command)
+        assert reply[:2] == (0, False)
         if renew or not self.model.state.sessions:
             self.renew_session(which)
 

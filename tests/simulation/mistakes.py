@@ -12,15 +12,18 @@ from typing import Any, Final
 import trio
 
 from dfs.client import datanodes as client_datanodes
+from dfs.client.cache import Cache
 from dfs.client.filewriter import FileWriter
 from dfs.client.openinode import OpenInode
+from dfs.client.session import Session
 from dfs.client.writer import Lane
-from dfs.types import Attr, ChunkId
+from dfs.types import Attr, ChunkId, Ino, SessionId
 from nodes.datanode import chunkfiles
 from nodes.datanode import store as datanode_store
 from nodes.datanode.store import ChunkStore
 from nodes.namenode import commands
-from nodes.namenode.machine import Command, Machine, Reply
+from nodes.namenode.leases import Leases
+from nodes.namenode.machine import Command, Item, Machine, Reply
 from nodes.namenode.replication import Replication
 from nodes.namenode.transaction import Transaction
 from nodes.namenode.writer import Writer
@@ -97,10 +100,11 @@ def answer_before_commit() -> None:
     """The NameNode answers first and commits then."""
     apply_all = Writer._apply_all
 
-    def early(self: Writer, batches: list[Any]) -> None:
-        apply_all(self, batches)
+    def early(self: Writer, batches: list[Any], held: list[Any]) -> None:
+        apply_all(self, batches, held)
         for batch in batches:
-            batch.done.set()
+            if batch not in held:
+                batch.done.set()
 
     _put(Writer, "_apply_all", early)
 
@@ -142,6 +146,68 @@ def holds_outlive_sessions() -> None:
     _put(commands, "OWN", own)
 
 
+def recall_not_awaited() -> None:
+    """A change happens while others still answer from their caches."""
+
+    def conflicts(self: Leases, author: SessionId, items: Sequence[Item]) -> bool:
+        return False
+
+    _put(Leases, "conflicts", conflicts)
+
+
+def doubt_ignored() -> None:
+    """Others see a change while who made it may still show what was before."""
+
+    def in_doubt(_self: Leases, _reader: SessionId, _items: Sequence[Item]) -> list[Item]:
+        return []
+
+    _put(Leases, "in_doubt", in_doubt)
+
+
+def overtaken_answer_kept() -> None:
+    """A client keeps an answer though what it says was recalled meanwhile."""
+
+    def is_valid(*_: Any) -> bool:
+        return True
+
+    _put(Cache, "is_valid", is_valid)
+    _put(Cache, "_is_valid_whole", is_valid)
+
+
+def leased_while_committing() -> None:
+    """What is being committed is leased as it was before."""
+
+    def committed(_self: Leases) -> None:
+        pass
+
+    def applied(self: Leases, author: SessionId, seq: int, items: Sequence[Item], result: Ino | None) -> None:
+        apply(self, author, seq, items, result)
+        self._applying.clear()
+        self._applying_in.clear()
+
+    apply = Leases.applied
+    _put(Leases, "applied", applied)
+    _put(Leases, "committed", committed)
+
+
+def leases_forgotten_at_restart() -> None:
+    """A NameNode that restarts does not wait for those who cache."""
+
+    async def reclaimed(_self: Leases) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def reclaim(*_: Any, **__: Any) -> None:
+        pass
+
+    _put(Leases, "reclaimed", reclaimed)
+    _put(Leases, "reclaim", reclaim)
+
+
+def trusted_for_ever() -> None:
+    """A client goes on answering from its cache though it has not heard the NameNode for long."""
+    _put(Session, "is_trusted", property(lambda self: self._caches and self.session is not None))
+
+
 def _put(where: Any, name: str, what: Any) -> None:
     assert hasattr(where, name), (where, name)
     setattr(where, name, what)
@@ -160,5 +226,11 @@ MISTAKES: Final[dict[str, Callable[[], None]]] = {
         append_at_known_end,
         stale_layout,
         holds_outlive_sessions,
+        recall_not_awaited,
+        doubt_ignored,
+        overtaken_answer_kept,
+        leased_while_committing,
+        leases_forgotten_at_restart,
+        trusted_for_ever,
     )
 }

@@ -92,6 +92,12 @@ class Register:
             if write.returned == math.inf:
                 write.uncertain = True
 
+    def lose_unsynced(self, since: float) -> None:
+        """The writer is no more: what it wrote since then may have been in its memory only."""
+        for write in self.writes:
+            if not write.synced and write.returned_here >= since:
+                write.uncertain = True
+
     def synced(self, before: float) -> None:
         """An fsync returned that began at `before`."""
         for write in self.writes:

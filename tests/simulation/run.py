@@ -26,6 +26,7 @@ import trio.testing
 
 from dfs import errors
 from dfs.client import FileSystem, open_filesystem
+from dfs.client.cache import Cache
 from dfs.client.openinode import open_inodes
 from tests.simulation.cluster import ADDRESS, NAMENODE, Cluster
 from tests.simulation.faults import PROFILES, Faults, Profile
@@ -172,9 +173,11 @@ def _add_client(cluster: Cluster, shared: Shared, chance: random.Random, number:
         label = f"{name}-{cluster.processes[name].lives}"
         while trio.current_time() < shared.until:
             try:
-                async with open_filesystem(ADDRESS, CLIENT, network=life, runtime=life) as fs:
+                cache = Cache(*settings.CACHE) if is_mount else None
+                async with open_filesystem(ADDRESS, CLIENT, network=life, runtime=life, cache=cache) as fs:
                     if is_mount:
                         async with open_inodes(fs) as inodes:
+                            inodes.flush_on_close = number % 4 == 0
                             await MountClient(label, fs, shared, life.random, pause_s, inodes=inodes).run(label)
                     else:
                         await Client(label, fs, shared, life.random, pause_s).run(label)

@@ -40,7 +40,16 @@ LIMITS: Final = {
     "CALL_TIMEOUT_S": 10.0,
     "NAMENODE_WAIT_S": 40.0,
     "FREE_SPACE_CHECK_BYTES": 64 * KIB,
+    "LEASES_MAX": 32,
+    "SMALL_WRITE_MAX_BYTES": 8 * KIB,
+    "LINGERING_MAX": 4,
+    "PREFETCH_PAGE_ENTRIES": 4,
+    "PREFETCH_MAX_ENTRIES": 12,
+    "RECLAIM_MAX_INODES": 16,
 }
+
+CACHE: Final = (24, 24)
+"""Inodes and names that a mount remembers."""
 
 REPLICAS: Final = 3
 MIN_REPLICAS: Final = 2

@@ -52,7 +52,14 @@ def test_a_run_leaves_nothing_behind_for_the_next() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "mistake",
-    ["stale-copy-counts", "unverified-read", "answer-before-commit", "append-at-known-end", "holds-outlive-sessions"],
+    [
+        "stale-copy-counts",
+        "unverified-read",
+        "answer-before-commit",
+        "append-at-known-end",
+        "holds-outlive-sessions",
+        "recall-not-awaited",
+    ],
 )
 def test_a_planted_mistake_is_found(mistake: str) -> None:
     done = simulate("--mistake", mistake, "--seeds", "60", "--jobs", "2")

@@ -41,6 +41,11 @@ _LINKS: Final = ("l", "m")
 _DIRECTORIES: Final = ("s", "t")
 _SHARED: Final = (b"x", b"y", b"z")
 _GRAINS_MAX: Final = 400
+_IN_MEMORY_S: Final = 30.0
+"""Longer than a mount keeps bytes that it could commit."""
+_RUSH_EVERY_S: Final = 1.0
+_RUSH_PAUSE_S: Final = 0.01
+"""A few round trips."""
 _KNOWN: Final = (  # errors that say that nothing happened, and are part of POSIX
     errors.NotFound,
     errors.Exists,
@@ -125,7 +130,9 @@ class Failed(Exception):
 
 
 class Client:
-    """One life of one client. `run` ends when the workload does."""
+    """One life of one client. `run` ends when the workload does. `_hands`: how much at once where others do too."""
+
+    _hands = 1
 
     def __init__(self, name: str, fs: FileSystem, shared: Shared, chance: random.Random, pause_s: float) -> None:
         self.name = name
@@ -141,7 +148,8 @@ class Client:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._repeat, private.step)
-                nursery.start_soon(self._repeat, Common(self).step)
+                for _ in range(self._hands):
+                    nursery.start_soon(self._repeat, Common(self).step)
             await private.finish()
         except BaseException:
             private.crashed()
@@ -179,6 +187,11 @@ class Client:
         self.story.tell(self.name, f"{what} -> {shown} ({trio.current_time() - called:.3f} s)")
         self.story.counts["operations"] += 1
         return result
+
+    async def pread(self, ino: Ino, length: int, offset: int) -> bytes:
+        """Read a file that may be anybody's."""
+        buffer = bytearray(length)
+        return bytes(buffer[: await self.fs.reader.read_into(ino, offset, memoryview(buffer))])
 
     def next_serial(self) -> int:
         self._serial += 1
@@ -229,8 +242,15 @@ class Common:
         self._chance = client.chance
 
     async def step(self) -> None:
-        verbs = [self._names] * 6 + [self._append] * 2 + [self._read_log] + [self._read_other] * 3
+        verbs = [self._names] * 4 + [self._rush] * 2 + [self._append] * 2 + [self._read_log] + [self._read_other] * 3
         await self._chance.choice(verbs)()
+
+    async def _rush(self) -> None:
+        """Some operations on names in quick succession, at a moment when others do the same."""
+        await trio.sleep_until(math.ceil(trio.current_time() / _RUSH_EVERY_S) * _RUSH_EVERY_S)
+        for _ in range(self._chance.randrange(2, 7)):
+            await trio.sleep(self._chance.random() * _RUSH_PAUSE_S)
+            await self._names()
 
     async def _names(self) -> None:
         inodes, parent = self._fs.inodes, self._shared.names_ino
@@ -311,8 +331,7 @@ class Common:
                 )
 
     async def _pread(self, register: Register, length: int, offset: int) -> bytes:
-        buffer = bytearray(length)
-        return bytes(buffer[: await self._fs.reader.read_into(Ino(register.ino), offset, memoryview(buffer))])
+        return await self._client.pread(Ino(register.ino), length, offset)
 
 
 class Private:
@@ -626,6 +645,7 @@ class MountedFile:
         self.ino = inode.ino
         self._inodes = inodes
         self._inode = inode
+        self._told = inode.late_errors
 
     async def pread(self, length: int, offset: int) -> bytes:
         # As the kernel does, which asks for attributes first.
@@ -643,10 +663,18 @@ class MountedFile:
 
     async def fsync(self) -> None:
         await self._inode.fsync()
+        self._raise_late()
+
+    def _raise_late(self) -> None:
+        error = self._inode.late_error
+        if error is not None and self._inode.late_errors != self._told:
+            self._told = self._inode.late_errors
+            raise type(error)(error.message)
 
     async def aclose(self) -> None:
         try:
             await self._inode.flush()
+            self._raise_late()
         finally:
             self._inodes.close(self._inode)
 
@@ -657,25 +685,41 @@ class MountPrivate(Private):
     def __init__(self, client: Client, label: str, inodes: OpenInodes) -> None:
         super().__init__(client, label)
         self._inodes = inodes
+        self._closed: dict[Register, None] = {}
 
     async def _opened(self, path: str, mode: str) -> Any:
-        file: File = await self._fs.open(path, mode)  # which holds the inode, as the mount does
-        attr = await self._fs.inodes.getattr(file.ino)
-        return MountedFile(self._inodes, self._inodes.open(attr, path))
+        if mode[0] == "x":
+            file: File = await self._fs.open(path, mode)  # which holds the inode, as a mount that creates it does
+            attr = await self._fs.inodes.getattr(file.ino)
+            return MountedFile(self._inodes, self._inodes.open(attr, path))
+        attr = await self._fs.stat(path)
+        return MountedFile(self._inodes, await self._inodes.acquire(attr.ino, path))
 
     def _is_flushed(self, _file: Any) -> bool:
-        return False
+        return not self._shared.rules.trouble  # or it may be lost with the session
 
     def _sees_own(self) -> bool:
         return not self._shared.rules.trouble  # or what was written may be lost, which only a flush tells
 
     async def _close(self, register: Register, file: Any) -> None:
+        """Others see what was written, but if the session ends it may be lost, and nobody is there to hear of it."""
         await super()._close(register, file)
-        register.finish(trio.current_time(), flushed=True)
+        self._closed[register] = None
+        may_be_lost = self._shared.rules.trouble and not self._inodes.flush_on_close
+        register.finish(trio.current_time(), flushed=not may_be_lost)
+        if may_be_lost:
+            register.lose()
+
+    def crashed(self) -> None:
+        super().crashed()
+        for register in self._closed:
+            register.lose_unsynced(trio.current_time() - _IN_MEMORY_S)
 
 
 class MountClient(Client):
-    """As a mount."""
+    """As a mount, on which several programs run."""
+
+    _hands = 3
 
     def __init__(self, *args: Any, inodes: OpenInodes) -> None:
         super().__init__(*args)
@@ -683,6 +727,14 @@ class MountClient(Client):
 
     def _private(self, label: str) -> Private:
         return MountPrivate(self, label, self._inodes)
+
+    async def pread(self, ino: Ino, length: int, offset: int) -> bytes:
+        inode = await self._inodes.acquire(ino, f"inode {ino}")
+        file = MountedFile(self._inodes, inode)
+        try:
+            return await file.pread(length, offset)
+        finally:
+            self._inodes.close(inode)
 
 
 def install(tree: Tree, parent: int, name: bytes, register: Register) -> None:

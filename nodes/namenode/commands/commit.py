@@ -41,10 +41,11 @@ def apply(
         size = max(size, end)
         allocated += extent.length
     mtime = tx.now_ns if mtime_ns is None else arguments.time_ns(mtime_ns)
+    ctime = tx.now_ns if mtime_ns is None else max(attr.ctime_ns, mtime)  # as who wrote the bytes has shown it since
     row = tx.one(
         "UPDATE inode SET mode = ?, size = ?, allocated = allocated + ?, mtime_ns = ?, ctime_ns = ?,"
         f" version = version + 1 WHERE ino = ? RETURNING {ATTR_COLUMNS}",
-        *(without_set_id(attr.mode), size, allocated, mtime, tx.now_ns, attr.ino),
+        *(without_set_id(attr.mode), size, allocated, mtime, ctime, attr.ino),
     )
     assert row is not None
     return Attr._make(row), base

@@ -17,6 +17,7 @@ from dfs.keys import Holder, Key, KeyFile, Masters, Role
 from dfs.rpc import Gate
 from dfs.sealing import Receiver
 from nodes.namenode.issuing import RENEW, Issuing
+from nodes.namenode.leases import Leases
 from nodes.namenode.membership import Membership
 from nodes.namenode.sessions import Sessions
 from nodes.namenode.store import open_store
@@ -37,10 +38,11 @@ class Office:
     def __init__(self, directory: Path, masters: Masters) -> None:
         self.runtime = InlineRuntime()
         self.store = open_store(directory, random.Random(1))
-        self.writer = Writer(self.store, self.runtime, 0)
+        leases = Leases()
+        self.writer = Writer(self.store, self.runtime, 0, leases)
         self.members = Membership(self.runtime, 10.0, 60.0)
         self.gate = Gate(keys.NAMENODE, "dfs.namenode", masters, lambda: 1e9)
-        self.sessions = Sessions(30.0, self._end_session)
+        self.sessions = Sessions(30.0, self._end_session, leases, 1)
         self.file: KeyFile | None = None
         self.issuing = Issuing(
             self.gate, self.store, self.writer, self.members, self.sessions, self.runtime, reload=self._reload

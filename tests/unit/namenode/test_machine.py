@@ -8,7 +8,7 @@ import pytest
 
 from dfs import errors
 from dfs.types import ROOT_INO, SessionId
-from nodes.namenode.machine import Command
+from nodes.namenode.machine import Command, HeldBack, Machine
 from tests.unit.namenode.world import Namespace, result_of
 
 
@@ -216,3 +216,69 @@ def test_the_time_of_a_change_is_the_commands(space: Namespace) -> None:
     made = result_of(reply)
     assert (made.mtime_ns, made.ctime_ns, made.btime_ns) == (12345, 12345, 12345)
     assert space.queries.getattr(ROOT_INO).mtime_ns == 12345
+
+
+def known(space: Namespace) -> dict[tuple[int, bytes | None], Any]:
+    """What clients could know: of each inode its version, of each name what it stands for."""
+    inodes = {(ino, None): version for ino, version in space.rows("SELECT ino, version FROM inode")}
+    names = {(parent, name): ino for parent, name, ino in space.rows("SELECT parent, name, ino FROM dentry")}
+    return inodes | names
+
+
+def test_a_reply_says_all_that_others_may_know_and_is_not_so_any_more(space: Namespace) -> None:
+    """Whatever verb it was; new inodes, that nobody can know, need not be in it."""
+    session = space.open_session()
+    d = space.do(session, "mkdir", ROOT_INO, b"d", 0o755, 0, 0).ino
+    file = space.file(session, b"f").ino
+    chunk = space.chunk(session)
+    commands: list[tuple[Any, ...]] = [
+        ("create", d, b"a", 0o644, 0, 0),
+        ("mkdir", d, b"s", 0o755, 0, 0),
+        ("mknod", d, b"p", 0o010644, 0, 0, 0),
+        ("symlink", d, b"l", b"target", 0, 0),
+        ("link", file, d, b"g"),
+        ("setattr", file, {"mode": 0o600}),
+        ("setxattr", file, b"user.k", b"v", 0),
+        ("removexattr", file, b"user.k"),
+        ("commit", file, [[0, 10, chunk, 0]], [[chunk, 10, ["n1", "n2", "n3"]]]),
+        ("truncate", file, 3),
+        ("rename", d, b"a", d, b"g"),
+        ("rename", d, b"s", ROOT_INO, b"s"),
+        ("rename", ROOT_INO, b"s", d, b"l", 2),
+        ("hold", file),
+        ("unlink", ROOT_INO, b"f"),
+        ("release", file),
+        ("rmdir", d, b"l"),
+        ("unlink", d, b"g"),
+        ("accessed", [[d, space.now_ns + 50]]),
+    ]
+    for verb, *args in commands:
+        before = known(space)
+        reply = space.transact(space.next_command(session, verb, *args))[0]
+        result_of(reply)
+        after = known(space)
+        changed = {item for item in before | after if before.get(item) != after.get(item)}
+        new = {(ino, name) for ino, name in after if name is None and (ino, None) not in before}
+        assert changed - new <= {tuple(item) for item in reply[2]}, verb
+    assert space.findings() == []
+
+
+def test_a_command_that_may_not_happen_leaves_nothing_and_can_happen_later(space: Namespace) -> None:
+    session = space.open_session()
+    allowed = False
+    machine = Machine(space.store.writing, lambda _: allowed)
+    command = space.next_command(session, "mkdir", ROOT_INO, b"d", 0o755, 0, 0)
+    before = space.dump()
+    space.store.begin()
+    with pytest.raises(HeldBack) as held:
+        machine.apply(command)
+    machine.end()
+    space.store.commit()
+    assert space.dump() == before
+    assert held.value.effect.items == [(ROOT_INO, None), (ROOT_INO, b"d")]
+    allowed = True
+    space.store.begin()
+    assert machine.apply(command)[0] == 0
+    machine.end()
+    space.store.commit()
+    assert space.queries.lookup(ROOT_INO, b"d")

@@ -21,6 +21,7 @@ from dfs.config import NameNodeConfig
 from dfs.rpc import Gate
 from dfs.types import ChunkId, NodeId, NodeState
 from nodes.namenode.issuing import Issuing
+from nodes.namenode.leases import Leases
 from nodes.namenode.membership import Membership
 from nodes.namenode.names import NameServer
 from nodes.namenode.operations import Operations
@@ -45,11 +46,12 @@ class World:
         self.store = store
         self.runtime = InlineRuntime()
         self.queries = Queries(store)
-        self.writer = Writer(store, self.runtime, 0)
+        leases = Leases()
+        self.writer = Writer(store, self.runtime, 0, leases)
         self.members = Membership(self.runtime, config.node_suspect_after_s, config.node_dead_after_s)
         self.members.load(self.queries.nodes())
         self.replication = Replication(store, self.writer, self.members, random.Random(1), config)
-        sessions = Sessions(config.session_timeout_s, self._end_session)
+        sessions = Sessions(config.session_timeout_s, self._end_session, leases, 1)
         gate = Gate(keys.NAMENODE, "dfs.namenode", MASTERS, time.time)
         self.service = NameNode(
             config,
@@ -58,6 +60,7 @@ class World:
             self.queries,
             self.members,
             sessions,
+            leases,
             self.replication,
             NameServer(),
             self.runtime,

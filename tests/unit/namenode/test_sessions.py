@@ -8,9 +8,11 @@ import trio.testing
 
 from dfs import errors, limits
 from dfs.types import SessionId
+from nodes.namenode.leases import Leases
 from nodes.namenode.sessions import Sessions
 
 TIMEOUT_S = 30.0
+LIFE = 7
 ONE, OTHER = SessionId(1), SessionId(2)
 KEY = "client alice"
 
@@ -33,7 +35,7 @@ class Ends:
 
 
 def opened(ends: Ends) -> Sessions:
-    sessions = Sessions(TIMEOUT_S, ends.end)
+    sessions = Sessions(TIMEOUT_S, ends.end, Leases(), LIFE)
     sessions.add(ONE, KEY)
     sessions.add(OTHER, KEY)
     return sessions
@@ -42,25 +44,27 @@ def opened(ends: Ends) -> Sessions:
 async def test_events_arrive_in_order_until_they_are_acknowledged(autojump_clock: trio.testing.MockClock) -> None:
     sessions = opened(Ends())
     sessions.push_all("nodes")
-    sessions.push_all("settings", [1])
-    assert await sessions.events(ONE, KEY, 0) == [(1, "nodes", None), (2, "settings", [1])]
-    assert await sessions.events(ONE, KEY, 0) == [(1, "nodes", None), (2, "settings", [1])]
-    assert await sessions.events(ONE, KEY, 1) == [(2, "settings", [1])]
-    assert len(await sessions.events(OTHER, KEY, 0)) == 2
+    sessions.push_all("settings")
+    assert await sessions.events(ONE, KEY, 0, LIFE) == (LIFE, [(1, "nodes", None), (2, "settings", None)])
+    assert await sessions.events(ONE, KEY, 0, LIFE) == (LIFE, [(1, "nodes", None), (2, "settings", None)])
+    assert await sessions.events(ONE, KEY, 1, LIFE) == (LIFE, [(2, "settings", None)])
+    assert len((await sessions.events(OTHER, KEY, 0, LIFE))[1]) == 2
+
+
+async def test_after_a_restart_events_are_numbered_anew_and_the_client_sees_it() -> None:
+    """It has heard more events of the NameNode before than this one has sent yet."""
+    sessions = opened(Ends())
+    sessions.push_all("nodes")
+    assert await sessions.events(ONE, KEY, 55, LIFE - 1) == (LIFE, [(1, "nodes", None)])
 
 
 async def test_the_same_news_waits_once(autojump_clock: trio.testing.MockClock) -> None:
     sessions = opened(Ends())
     for _ in range(1000):
         sessions.push_all("nodes")
-    assert await sessions.events(ONE, KEY, 0) == [(1, "nodes", None)]
+    assert await sessions.events(ONE, KEY, 0, LIFE) == (LIFE, [(1, "nodes", None)])
     sessions.push_all("nodes")
-    assert await sessions.events(ONE, KEY, 1) == []
-    for number in range(1000):
-        sessions.push_all("news", number)
-    kept = await sessions.events(ONE, KEY, 1)
-    assert len(kept) < 1000
-    assert kept[-1][2] == 999
+    assert await sessions.events(ONE, KEY, 1, LIFE) == (LIFE, [])
 
 
 async def test_who_waits_hears_at_once(autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
@@ -72,14 +76,14 @@ async def test_who_waits_hears_at_once(autojump_clock: trio.testing.MockClock, n
         sessions.push_all("nodes")
 
     nursery.start_soon(push_soon)
-    assert await sessions.events(ONE, KEY, 0) == [(1, "nodes", None)]
+    assert await sessions.events(ONE, KEY, 0, LIFE) == (LIFE, [(1, "nodes", None)])
     assert trio.current_time() == began
 
 
 async def test_the_call_for_events_comes_back_empty_after_a_while(autojump_clock: trio.testing.MockClock) -> None:
     sessions = opened(Ends())
     began = trio.current_time()
-    assert await sessions.events(ONE, KEY, 0) == []
+    assert await sessions.events(ONE, KEY, 0, LIFE) == (LIFE, [])
     assert 1 <= trio.current_time() - began <= limits.EVENTS_WAIT_S
 
 
@@ -106,7 +110,7 @@ async def test_one_that_only_waits_for_events_lives(
     sessions = opened(ends)
     nursery.start_soon(sessions.reap)
     for _ in range(10):
-        await sessions.events(ONE, KEY, 0)
+        await sessions.events(ONE, KEY, 0, LIFE)
     assert ends.ended == [OTHER]
     nursery.cancel_scope.cancel()
 
@@ -138,7 +142,7 @@ async def test_who_waits_for_events_of_a_session_that_ends_is_told(
 
     nursery.start_soon(close_soon)
     with pytest.raises(errors.SessionExpired):
-        await sessions.events(ONE, KEY, 0)
+        await sessions.events(ONE, KEY, 0, LIFE)
 
 
 async def test_a_session_that_has_ended_may_be_closed_and_nothing_else(
@@ -153,7 +157,7 @@ async def test_a_session_that_has_ended_may_be_closed_and_nothing_else(
         await sessions.close("nonsense", KEY)
     assert ends.ended == [ONE]
     with pytest.raises(errors.SessionExpired):
-        await sessions.events(ONE, KEY, 0)
+        await sessions.events(ONE, KEY, 0, LIFE)
 
 
 async def test_there_is_a_bound_on_sessions(
@@ -174,7 +178,7 @@ async def test_a_session_is_of_the_key_that_opened_it() -> None:
         with pytest.raises(errors.NotPermitted, match="another key"):
             sessions.touch(ONE, holder)
         with pytest.raises(errors.NotPermitted, match="another key"):
-            await sessions.events(ONE, holder, 0)
+            await sessions.events(ONE, holder, 0, LIFE)
         with pytest.raises(errors.NotPermitted, match="another key"):
             await sessions.close(ONE, holder)
     assert ends.ended == []

@@ -63,7 +63,7 @@ def test_a_namespace_of_the_format_before_is_brought_up(tmp_path: Path) -> None:
         space.file(space.open_session())
         for table in ("token_used", "revoked"):
             space.damage(f"DROP TABLE {table}")
-        for column in ("holder", "subtree"):
+        for column in ("holder", "subtree", "caches"):
             space.damage(f"ALTER TABLE session DROP COLUMN {column}")
         space.damage("UPDATE setting SET value = 2 WHERE name = 'format'")
     with namespace(tmp_path) as space:
@@ -100,10 +100,11 @@ def test_a_namespace_of_the_format_before_gets_sessions_with_keys(tmp_path: Path
         space.damage("ALTER TABLE session DROP COLUMN subtree")
         for table in ("token_used", "revoked"):
             space.damage(f"DROP TABLE {table}")
+        space.damage("ALTER TABLE session DROP COLUMN caches")
         space.damage("UPDATE setting SET value = 2 WHERE name = 'format'")
     with namespace(tmp_path) as space:
         opened = space.open_session("client alice", "/photos")
-        assert space.queries.sessions() == [(session, ""), (opened, "client alice")]
+        assert space.queries.sessions() == [(session, "", False), (opened, "client alice", False)]
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import trio.testing
 from dfs import errors, limits
 from dfs.types import ROOT_INO, SessionId
 from nodes.namenode import collector
+from nodes.namenode.leases import Leases
 from nodes.namenode.writer import Writer
 from tests.simulation.disk import InlineRuntime
 from tests.unit.namenode.world import Namespace
@@ -40,8 +41,10 @@ class Gate(InlineRuntime):
 
 
 @asynccontextmanager
-async def writing(space: Namespace, runtime: Gate, reserve_bytes: int = 0) -> AsyncIterator[Writer]:
-    writer = Writer(space.store, runtime, reserve_bytes)
+async def writing(
+    space: Namespace, runtime: Gate, reserve_bytes: int = 0, leases: Leases | None = None
+) -> AsyncIterator[Writer]:
+    writer = Writer(space.store, runtime, reserve_bytes, leases or Leases())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(writer.run)
         yield writer
@@ -65,7 +68,8 @@ async def test_commands_that_come_while_the_disk_works_share_the_next_commit(spa
             runtime.opened.set()
     assert len(space.queries.readdir(ROOT_INO, 0, 100)) == 20
     assert runtime.commits == 2
-    assert writer.statistics() == {"commands": 20, "commits": 2, "queued": 0}
+    found = writer.statistics()
+    assert (found["commands"], found["commits"], found["queued"], found["held_back"]) == (20, 2, 0, 0)
 
 
 async def test_nobody_is_answered_before_the_commit(space: Namespace) -> None:
@@ -179,7 +183,7 @@ async def test_a_nearly_full_disk_takes_what_frees_space_and_what_the_namenode_i
 async def test_the_writer_finishes_what_it_began_when_it_is_stopped(space: Namespace) -> None:
     session = SessionId(space.open_session())
     runtime = Gate()
-    writer = Writer(space.store, runtime, 0)
+    writer = Writer(space.store, runtime, 0, Leases())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(writer.run)
         runtime.close()
@@ -234,3 +238,103 @@ async def test_a_flood_of_one_session_delays_another_by_one_turn(space: Namespac
         assert errno == 0
         flood = writer.statistics()["commands"] - before - 1
         assert flood <= 2 * limits.BATCH_MAX_COMMANDS  # in the same transaction, and in the one that began meanwhile
+
+
+# --- what others have cached ----------------------------------------------------------------------------
+
+
+class Asked:
+    """Leases of which recalls are noted."""
+
+    def __init__(self) -> None:
+        self.leases = Leases()
+        self.leases.push = self._push
+        self.numbers: list[tuple[SessionId, int]] = []
+
+    def _push(self, session: SessionId, _kind: str, _payload: Any) -> int:
+        self.numbers.append((session, len(self.numbers) + 1))
+        return len(self.numbers)
+
+    def answer(self) -> None:
+        asked, self.numbers = self.numbers, []
+        for session, number in asked:
+            self.leases.forgot(session, number, ())
+
+
+async def test_a_change_of_what_others_have_cached_waits_and_nobody_else_does(space: Namespace) -> None:
+    author, other, reader = (SessionId(space.open_session()) for _ in range(3))
+    asked = Asked()
+    asked.leases.join(reader)
+    done: list[bytes] = []
+    async with writing(space, Gate(), leases=asked.leases) as writer:
+        assert asked.leases.cover_name(reader, ROOT_INO, b"known")
+
+        async def make(session: SessionId, *names: bytes) -> None:
+            await writer.apply(session, 0, [mkdir(seq, name) for seq, name in enumerate(names, 1)])
+            done.append(names[-1])
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(make, author, b"before", b"known", b"after")
+            await trio.testing.wait_all_tasks_blocked()
+            asked.answer()  # of `before`
+            await trio.testing.wait_all_tasks_blocked()
+            assert writer.statistics()["held_back"] == 1
+            names = [name for _, name, _ in space.queries.readdir(ROOT_INO, 0, 10)]
+            assert names == [b"before"]  # the rest of the batch waits, what came before it does not
+            await writer.apply(other, 0, [[1, "setattr", [ROOT_INO, {"mode": 0o700}]]])
+            assert done == []
+            asked.answer()
+            await trio.testing.wait_all_tasks_blocked()
+            asked.answer()
+    assert done == [b"after"]
+    assert [name for _, name, _ in space.queries.readdir(ROOT_INO, 0, 10)] == [b"before", b"known", b"after"]
+    assert space.findings() == []
+
+
+async def test_a_command_that_waited_happens_once_though_it_came_again(space: Namespace) -> None:
+    author, reader = SessionId(space.open_session()), SessionId(space.open_session())
+    asked = Asked()
+    asked.leases.join(reader)
+    replies: list[Any] = []
+    async with writing(space, Gate(), leases=asked.leases) as writer:
+        assert asked.leases.cover_entries(reader, ROOT_INO)
+
+        async def make() -> None:
+            replies.append((await writer.apply(author, 0, [mkdir(1, b"d")]))[0][1])
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(make)
+                await trio.testing.wait_all_tasks_blocked()
+            asked.answer()
+    assert len(replies) == 2
+    assert list(replies[0]) == list(replies[1])
+    assert len(space.queries.readdir(ROOT_INO, 0, 10)) == 1
+
+
+async def test_what_waits_fails_by_itself_when_its_transaction_does(space: Namespace, monkeypatch: Any) -> None:
+    """What of its batch is durable already keeps its answer."""
+    author, reader = SessionId(space.open_session()), SessionId(space.open_session())
+    asked = Asked()
+    asked.leases.join(reader)
+    assert asked.leases.cover_name(reader, ROOT_INO, b"known")
+    replies: list[Any] = []
+    async with writing(space, Gate(), leases=asked.leases) as writer:
+
+        async def make() -> None:
+            replies.extend(await writer.apply(author, 0, [mkdir(1, b"before"), mkdir(2, b"known")]))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(make)
+            await trio.testing.wait_all_tasks_blocked()
+            asked.answer()
+            await trio.testing.wait_all_tasks_blocked()
+
+            def fail() -> None:
+                raise errors.NoSpace("the disk is full")
+
+            monkeypatch.setattr(space.store, "commit", fail)
+            asked.answer()
+    assert replies[0][0] == 0
+    assert replies[1][1] == "NoSpace"
+    assert asked.leases.statistics()["in_doubt"] == 0

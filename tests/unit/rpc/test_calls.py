@@ -41,6 +41,23 @@ async def test_answers_come_in_any_order(autojump_clock: trio.testing.MockClock)
         assert finished == [1.0, 2.0, 3.0]
 
 
+async def test_a_plain_method_that_has_to_wait_holds_nobody_up() -> None:
+    async with world() as here:
+        answers: list[str] = []
+
+        async def look() -> None:
+            answers.append(await here.call("look", False))
+
+        async with trio.open_nursery() as nursery:
+            assert await here.call("look", True) == "there"
+            nursery.start_soon(look)
+            await here.thing.arrived.wait()
+            assert await here.call("add", 1, 2) == 3
+            assert answers == []
+            here.thing.gate.set()
+        assert answers == ["opened"]
+
+
 async def test_bytes_travel_both_ways() -> None:
     async with world() as here:
         assert await here.call("hear", "a", data=b"bytes") == ["a", b"bytes", True]

@@ -11,7 +11,7 @@ import trio
 
 from dfs import errors
 from dfs.keys import Key
-from dfs.rpc import SPOKEN, Call, Gate, Peer, Pool, Server, Versions, WithData, expose, takes_call
+from dfs.rpc import SPOKEN, Call, Gate, Later, Peer, Pool, Server, Versions, WithData, expose, takes_call
 from tests.simulation.network import MemoryHost, MemoryNetwork
 
 
@@ -34,6 +34,11 @@ class Thing:
     async def add_slowly(self, left: int, right: int, delay_s: float) -> int:
         await trio.sleep(delay_s)
         return left + right
+
+    @expose
+    def look(self, is_there: bool) -> Any:
+        """Waits only if it has to."""
+        return "there" if is_there else Later(self.wait)
 
     @expose
     async def wait(self) -> str:

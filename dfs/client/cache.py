@@ -1,0 +1,434 @@
+"""What a client may answer by itself: attributes, names and their absence, under the NameNode's leases.
+
+The NameNode's side, and why this is never stale, is in `nodes.namenode.leases`. Here it must hold that what is kept was
+leased when it was answered and has not been recalled since, though answers and recalls overtake each other on their way
+through this process. So every question takes a `Token` when it is sent, and every recall voids its items: an answer
+counts only for items that were not voided since. A command of our own voids what it touched when its reply arrives, in
+the same moment in which its result is learnt; while it is under way, nothing is answered of what it may touch.
+
+Everything is dropped at once (`forget_all`) when the session ends; nothing is answered (`is_trusted`) when the NameNode
+has not been heard for so long that it may be about to end it.
+
+Memory: at most so many attributes and names as are configured; those used longest ago go first, directories whole. The
+NameNode goes on believing that we know what we dropped: that costs a recall at most, until it has given so many leases
+that it recalls the oldest.
+
+Not for several threads; between awaits all is of one moment.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from dfs import codec
+from dfs.types import Attr, DirEntry, Ino
+
+Item: TypeAlias = tuple[Ino, bytes | None]
+"""An inode (None), or what a directory has under a name."""
+ALL_NAMES: Final = b""
+"""In an item of a recall: all that a directory has."""
+Token: TypeAlias = int
+"""The moment at which something was asked."""
+NEVER: Final[Token] = -1
+"""Before all of them: of what nobody waits for any more."""
+
+_ATTR_VERBS: Final = frozenset(
+    {"create", "create_unnamed", "mkdir", "mknod", "symlink", "link", "unlink", "rmdir", "rename", "setattr"}
+    | {"truncate", "hold"}
+)
+"""Commands whose result is an Attr."""
+_MAKES_NAME: Final = {"create": 0, "mkdir": 0, "mknod": 0, "symlink": 0, "link": 1, "rename": 2}
+"""Commands that give their result a name, and where among their arguments directory and name are."""
+_TAKES_NAME: Final = frozenset({"unlink", "rmdir", "rename"})
+_NAMED: Final = {
+    **dict.fromkeys(("create", "mkdir", "mknod", "symlink", "unlink", "rmdir"), (0,)),
+    "link": (1,),
+    "rename": (0, 2),
+}
+"""Where among a command's arguments there are a directory and a name in it."""
+_ABOUT_INODE: Final = frozenset({"link", "setattr", "truncate", "setxattr", "removexattr", "commit"})
+"""Commands whose first argument is an inode that they change."""
+_MAKES_FILE: Final = frozenset({"create", "create_unnamed", "mknod"})
+"""Commands after which a new regular file is owned."""
+_VOIDED_KEPT: Final = 4096
+"""Voided items that are remembered before those that no question can be about any more are looked for."""
+
+
+class Known:
+    """What is known of an inode. `xattrs`, `target` and `parent` are None until somebody asked.
+
+    `is_owned`: nobody else knows it, and what is written to it may stay here for a while.
+    """
+
+    __slots__ = ("attr", "is_owned", "parent", "target", "xattrs")
+
+    def __init__(self, attr: Attr) -> None:
+        self.attr = attr
+        self.xattrs: dict[bytes, bytes] | None = {} if attr.version == 1 else None  # just made: it has none
+        self.is_owned = False
+        self.target: bytes | None = None
+        self.parent: Ino | None = None
+
+
+class _Directory:
+    """What is known of a directory's names since `since`: None means that there is nothing of that name.
+
+    `is_complete`: a name that is not here does not exist. `listing`: all entries by their cookies, as (cookie, name).
+    `misses`: names that had to be asked for. `is_used`: since the last recall.
+    """
+
+    __slots__ = ("is_complete", "is_used", "listing", "misses", "names", "since")
+
+    def __init__(self, since: Token) -> None:
+        self.since = since
+        self.names: dict[bytes, Ino | None] = {}
+        self.is_complete = False
+        self.listing: list[tuple[int, bytes]] | None = None
+        self.misses = 0
+        self.is_used = True
+
+
+class Absent(NamedTuple):
+    """The answer that there is nothing of that name."""
+
+
+ABSENT: Final = Absent()
+
+
+class Cache:
+    """Of one session. `is_open`: leases are given to it. All methods are safe to call when it is not."""
+
+    def __init__(self, inodes_max: int, names_max: int) -> None:
+        self._inodes_max = inodes_max
+        self._names_max = names_max
+        self._inodes: OrderedDict[Ino, Known] = OrderedDict()
+        self._directories: OrderedDict[Ino, _Directory] = OrderedDict()
+        self._names = 0
+        self._now: Token = 0
+        self._asking: Counter[Token] = Counter()
+        self._voided: dict[Item, Token] = {}
+        self._voided_in: dict[Ino, Token] = {}
+        """When some name of a directory was voided last."""
+        self._all_voided: Token = 0
+        self._giving_up: Counter[Ino] = Counter()
+        self._changing: Counter[Item] = Counter()
+        """What commands of ours that are under way may touch."""
+        self._hits = self._misses = self._recalled = 0
+
+    # --- asking -----------------------------------------------------------------------------------------
+
+    def ask(self) -> Token:
+        """A question is being sent; `answered` ends it."""
+        self._asking[self._now] += 1
+        return self._now
+
+    def answered(self, token: Token) -> None:
+        self._asking[token] -= 1
+        if not self._asking[token]:
+            del self._asking[token]
+        if len(self._voided) > _VOIDED_KEPT:
+            oldest = min(self._asking, default=self._now)
+            self._voided = {item: at for item, at in self._voided.items() if at > oldest}
+            self._voided_in = {ino: at for ino, at in self._voided_in.items() if at > oldest}
+
+    def is_valid(self, token: Token, item: Item) -> bool:
+        """Whether an answer to what was asked then is true of this item still."""
+        if token < self._all_voided or self._voided.get(item, 0) > token:
+            return False
+        ino, name = item
+        return name is None or (ino not in self._giving_up and self._voided.get((ino, ALL_NAMES), 0) <= token)
+
+    def _is_valid_whole(self, token: Token, directory: Ino) -> bool:
+        """Whether no name of a directory was voided since."""
+        if token < self._all_voided or directory in self._giving_up:
+            return False
+        return self._voided_in.get(directory, 0) <= token
+
+    def begin_change(self, verb: str, args: Sequence[Any]) -> list[Item]:
+        """A command of ours is being sent; `end_change` ends it. What it may touch, as far as it is known."""
+        items: list[Item] = [(args[0], None)] if verb in _ABOUT_INODE else []
+        for at in _NAMED.get(verb, ()):
+            parent, name = args[at], args[at + 1]
+            items += [(parent, None), (parent, name)]
+            directory = self._directories.get(parent)
+            ino = directory.names.get(name) if directory is not None else None
+            if ino is not None:
+                items.append((ino, None))
+        self._changing.update(items)
+        return items
+
+    def end_change(self, items: Iterable[Item]) -> None:
+        for item in items:
+            self._changing[item] -= 1
+            if not self._changing[item]:
+                del self._changing[item]
+
+    # --- forgetting -------------------------------------------------------------------------------------
+
+    def _void(self, item: Item) -> None:
+        self._voided[item] = self._now
+        ino, name = item
+        if name is None:
+            self._inodes.pop(ino, None)
+            return
+        self._voided_in[ino] = self._now
+        directory = self._directories.get(ino)
+        if directory is None:
+            return
+        if name == ALL_NAMES:
+            self._drop(ino)
+            return
+        directory.is_complete = False
+        directory.listing = None
+        if name in directory.names:
+            del directory.names[name]
+            self._names -= 1
+
+    def _drop(self, ino: Ino) -> None:
+        directory = self._directories.pop(ino, None)
+        if directory is not None:
+            self._names -= len(directory.names)
+
+    def recall(self, items: Iterable[Item]) -> None:
+        """The NameNode wants these forgotten."""
+        self._now += 1
+        for item in items:
+            self._recalled += 1
+            self._void(item)
+
+    def give_up_unused(self, items: Iterable[Item]) -> list[Ino]:
+        """Forget directories of recalled names that nobody looked into since their last recall; which these are.
+
+        They are not worth the next one. Nothing is learnt of them until the NameNode knows (`gave_up`): what it
+        answered before it heard of that is not leased any more.
+        """
+        found = []
+        for ino in dict.fromkeys(ino for ino, name in items if name is not None):
+            directory = self._directories.get(ino)
+            if directory is not None and not directory.is_used:
+                found.append(ino)
+                self._giving_up[ino] += 1
+            elif directory is not None:
+                directory.is_used = False
+        self.recall((ino, ALL_NAMES) for ino in found)
+        return found
+
+    def gave_up(self, directories: Iterable[Ino]) -> None:
+        """The NameNode knows that these were given up, or has not been told."""
+        for ino in directories:
+            self._giving_up[ino] -= 1
+            if not self._giving_up[ino]:
+                del self._giving_up[ino]
+        self.recall((ino, ALL_NAMES) for ino in directories)
+
+    def forget_all(self) -> None:
+        self.void_questions()
+        self._inodes.clear()
+        self._directories.clear()
+        self._names = 0
+
+    def void_questions(self) -> None:
+        """What is being asked was perhaps answered by a NameNode that has restarted since."""
+        self._now += 1
+        self._all_voided = self._now
+
+    # --- learning ---------------------------------------------------------------------------------------
+
+    def learn_attr(self, token: Token, attr: Attr) -> None:
+        """An answer, under a lease."""
+        if self.is_valid(token, (attr.ino, None)):
+            self._keep(attr)
+
+    def _keep(self, attr: Attr) -> Known:
+        known = self._inodes.get(attr.ino)
+        if known is None:
+            known = self._inodes[attr.ino] = Known(attr)
+            if len(self._inodes) > self._inodes_max:
+                self._inodes.popitem(last=False)
+        elif attr.version > known.attr.version:  # of one version, an older answer may lack a later access time
+            known.attr = attr
+        return known
+
+    def learn_name(self, token: Token, directory: Ino, name: bytes, ino: Ino | None) -> None:
+        """An answer, under a lease: what a name stands for, or that it stands for nothing."""
+        if self.is_valid(token, (directory, name)):
+            known = self._directories.get(directory)
+            if known is None:
+                known = self._directories[directory] = _Directory(token)
+            self._put(known, name, ino)
+            known.misses += 1
+            self._make_room()
+
+    def _put(self, directory: _Directory, name: bytes, ino: Ino | None) -> None:
+        if name not in directory.names:
+            self._names += 1
+        directory.names[name] = ino
+
+    def _make_room(self) -> None:
+        while self._names > self._names_max and len(self._directories) > 1:
+            self._drop(next(iter(self._directories)))
+
+    def learn_page(self, token: Token, directory: Ino, entries: Sequence[DirEntry], unleased: set[Ino]) -> None:
+        """Some entries of a directory, whose names are leased, and the attributes of all but `unleased`."""
+        if not self._is_valid_whole(token, directory):
+            return
+        known = self._directories.get(directory)
+        if known is None:
+            known = self._directories[directory] = _Directory(token)
+        for _, name, attr in entries:
+            self._put(known, name, attr.ino)
+            if attr.ino not in unleased:
+                self.learn_attr(token, attr)
+        self._make_room()
+
+    def learn_listing(self, token: Token, directory: Ino, listing: list[tuple[int, bytes]]) -> None:
+        """These are all entries of a directory, in order, whose pages were learnt since `token`."""
+        known = self._directories.get(directory)
+        if known is None or not self._is_valid_whole(token, directory):
+            return
+        if known.since <= token and all(name in known.names for _, name in listing):
+            known.is_complete = True
+            known.listing = listing
+
+    def learn_reply(self, token: Token, verb: str, args: Sequence[Any], result: Any, touched: Sequence[Any]) -> None:
+        """A command of ours that was asked at `token` has happened, and touched these items."""
+        items: list[Item] = [(ino, name) for ino, name in touched]
+        attr = codec.attr(result) if verb in _ATTR_VERBS else codec.attr(result[0]) if verb == "commit" else None
+        if attr is not None and (attr.ino, None) not in items:
+            items.append((attr.ino, None))
+        valid = {item for item in items if self.is_valid(token, item)}
+        before = self._inodes.get(attr.ino) if attr is not None else None
+        complete = {ino for ino, name in items if name is not None and self._is_complete(ino)}
+        self._now += 1
+        for item in items:
+            self._void(item)
+        if attr is not None and (attr.ino, None) in valid:
+            known = self._keep(attr)
+            known.is_owned = before.is_owned if before is not None else verb in _MAKES_FILE and attr.version == 1
+            if before is not None:
+                known.xattrs, known.target = before.xattrs, before.target
+        names = {(directory, name): ino for directory, name, ino in _names_after(verb, args, attr)}
+        learnt = {at: ino for at, ino in names.items() if at in valid and self._since(at[0]) <= token}
+        for (directory, name), ino in learnt.items():
+            self._put(self._directories[directory], name, ino)
+        for directory in complete:
+            if all(item in learnt for item in items if item[0] == directory and item[1] is not None):
+                self._directories[directory].is_complete = True
+
+    def note_read(self, ino: Ino, atime_ns: int) -> None:
+        """The NameNode knows that an inode was read, as `nodes.namenode.commands.accessed` does it."""
+        known = self._inodes.get(ino)
+        if known is not None and max(known.attr.atime_ns, known.attr.ctime_ns) < atime_ns:
+            known.attr = known.attr._replace(atime_ns=atime_ns)
+
+    def _since(self, directory: Ino) -> float:
+        known = self._directories.get(directory)
+        return math.inf if known is None else known.since
+
+    def _is_complete(self, directory: Ino) -> bool:
+        known = self._directories.get(directory)
+        return known is not None and known.is_complete
+
+    # --- answering --------------------------------------------------------------------------------------
+
+    def inode(self, ino: Ino) -> Known | None:
+        known = self._inodes.get(ino)
+        if known is None or (ino, None) in self._changing:
+            self._misses += 1
+            return None
+        self._inodes.move_to_end(ino)
+        self._hits += 1
+        return known
+
+    def kept(self, ino: Ino) -> Known | None:
+        """What is kept of an inode, though a command of ours may be changing it: not to be shown."""
+        return self._inodes.get(ino)
+
+    def covers(self, attr: Attr) -> bool:
+        """Whether these are an inode's attributes until they are recalled."""
+        known = self._inodes.get(attr.ino)
+        return known is not None and known.attr.version == attr.version and (attr.ino, None) not in self._changing
+
+    def covers_name(self, directory: Ino, name: bytes, ino: Ino | None) -> bool:
+        """Whether a name stands for this, None is nothing, until it is recalled."""
+        known = self._directories.get(directory)
+        if known is None or (directory, name) in self._changing:
+            return False
+        return known.names.get(name) == ino and (name in known.names or known.is_complete)
+
+    def name(self, directory: Ino, name: bytes) -> Ino | Absent | None:
+        """What a name stands for; None if that is not known."""
+        known = self._directories.get(directory)
+        if known is None or (directory, name) in self._changing:
+            self._misses += 1
+            return None
+        self._directories.move_to_end(directory)
+        known.is_used = True
+        if name not in known.names and not known.is_complete:
+            self._misses += 1
+            return None
+        self._hits += 1
+        ino = known.names.get(name)
+        return ABSENT if ino is None else ino
+
+    def wants_listing(self, directory: Ino, misses: int) -> bool:
+        """Whether so many names of a directory had to be asked for that its listing is worth fetching; asks once."""
+        known = self._directories.get(directory)
+        if known is None or known.is_complete or known.misses < misses:
+            return False
+        known.misses = 0
+        return True
+
+    def entries(self, directory: Ino, after: int, limit: int) -> list[DirEntry] | None:
+        """Entries with cookies above `after`; None if not all of them are known."""
+        known = self._directories.get(directory)
+        if known is None or known.listing is None or (directory, None) in self._changing:
+            return None
+        known.is_used = True
+        self._directories.move_to_end(directory)
+        start = bisect.bisect_right(known.listing, after, key=lambda entry: entry[0])
+        found = []
+        for cookie, name in known.listing[start : start + limit]:
+            ino = known.names.get(name)
+            inode = self._inodes.get(ino) if ino is not None else None
+            if inode is None:
+                return None
+            found.append(DirEntry(cookie, name, inode.attr))
+        self._hits += 1
+        return found
+
+    def held(self) -> tuple[list[Ino], list[Ino]]:
+        """Inodes whose attributes, and directories whose names are known."""
+        return list(self._inodes), list(self._directories)
+
+    def names(self, directory: Ino) -> list[bytes]:
+        """The names that are known of a directory, those included that stand for nothing."""
+        known = self._directories.get(directory)
+        return list(known.names) if known is not None else []
+
+    def statistics(self) -> dict[str, int]:
+        return {
+            "inodes": len(self._inodes),
+            "names": self._names,
+            "directories": len(self._directories),
+            "hits": self._hits,
+            "misses": self._misses,
+            "recalled": self._recalled,
+        }
+
+
+def _names_after(verb: str, args: Sequence[Any], attr: Attr | None) -> list[tuple[Ino, bytes, Ino | None]]:
+    """The names that a command made or took away, and what they stand for now, as far as its result tells."""
+    if attr is None or (verb == "rename" and len(args) > 4 and args[4]):  # an exchange tells of one of the two only
+        return []
+    changed: list[tuple[Ino, bytes, Ino | None]] = []
+    if verb in _TAKES_NAME:
+        changed.append((args[0], args[1], None))
+    if verb in _MAKES_NAME:
+        at = _MAKES_NAME[verb]
+        changed.append((args[at], args[at + 1], attr.ino))
+    return changed

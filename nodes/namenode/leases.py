@@ -1,0 +1,489 @@
+"""Who caches what, so that nobody is shown what has changed: read leases, their recall, and what is in doubt.
+
+A client that caches (a mount) may answer from its memory, and let its kernel answer, what it has a lease on:
+
+    (ino, None)        an inode's attributes, and all else that its `version` covers: extents, extended attributes
+    (directory, name)  what a directory has under a name, or that it has nothing; one lease on the directory's entries
+                       covers all its names
+
+An `Item` is one of these. A lease is given with the answer to a query (`cover_*`), or with the result of a command.
+Before a change happens, all others who hold leases on what it touches are asked to forget those items, by an event,
+and the change waits until they have said so. The order of these is what coherence rests on:
+
+    apply       the command is applied within the open transaction, which tells exactly what it touches
+    conflicts   somebody else may know an item: the command is undone, everybody is asked, the command waits (`Change`);
+                nobody gets a lease on its items meanwhile
+    commit      nobody else knew, or all have forgotten: until the disk has it, nobody gets a lease on its items
+    answer      who sent the command knows now
+
+Who sent it may show the old until the answer arrives, and others could have seen the new by then. So its items are in
+**doubt** until the client acknowledges the answer: a query of somebody else for one of them has the client forget it
+first, and then answers.
+
+A session can also **own** an inode: then what it has written may be in its memory only, and nobody else has a lease. It
+owns what it has just made, and what it asked for (`own`). To everybody else all of an owned inode is in doubt: a query
+has the owner commit what it has and give up the inode, and is then asked again; a command of somebody else conflicts
+with the owner's lease, and waits for the same.
+
+A client that has not forgotten within the session time-out loses its session, which ends its leases: `overdue` says
+which. By then it has stopped trusting them by itself.
+
+**After a restart** nothing of this is known. Sessions that cache tell what they hold (`reclaim`), and no query or
+command of a client is answered before all have, or have ended (`reclaimed`): their caches stay, and stay true.
+
+Memory is bounded: of one session by LEASES_MAX, beyond which the oldest are recalled, in all by that and SESSIONS_MAX.
+
+Invariants: what a client may show is covered by a lease here, or in a `Change` that still waits for it, or has the
+client's trust run out; while an item is in `_changes` or `_applying` no lease on it is given.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+import trio
+
+from dfs import limits
+from dfs.types import Ino, SessionId
+from nodes.namenode.machine import Item
+
+RECALL: Final = "recall"
+"""The kind of event whose payload are the items to forget."""
+ALL_NAMES: Final = b""
+"""In an item of a recall: all that a directory has."""
+_RECALLED_AT_ONCE: Final = 4096
+"""Of the oldest, when a session has too many."""
+
+
+class _Recall(NamedTuple):
+    """One event on its way to a session."""
+
+    items: Sequence[Item]
+    sent_at: float
+
+
+class _Cacher:
+    """A session that caches: what it holds (`attrs`, `entries`: in the order they were given), what it is asked.
+
+    `asked` has the items of all `recalls`, and how often; `asked_in` the directories of those with names, likewise.
+    """
+
+    __slots__ = ("asked", "asked_in", "attrs", "entries", "recalls")
+
+    def __init__(self) -> None:
+        self.attrs: dict[Ino, None] = {}
+        self.entries: dict[Ino, None] = {}
+        self.recalls: dict[int, _Recall] = {}
+        self.asked: Counter[Item] = Counter()
+        self.asked_in: Counter[Ino] = Counter()
+
+    def ask(self, number: int, recall: _Recall) -> None:
+        self.recalls[number] = recall
+        for item in recall.items:
+            self.asked[item] += 1
+            if item[1] is not None:
+                self.asked_in[item[0]] += 1
+
+    def answer(self, number: int) -> Sequence[Item]:
+        """The items of a recall that is answered; none if it was before."""
+        recall = self.recalls.pop(number, None)
+        for item in recall.items if recall else ():
+            _take_one(self.asked, item)
+            if item[1] is not None:
+                _take_one(self.asked_in, item[0])
+        return recall.items if recall else ()
+
+
+class _Change:
+    """A change of an item that waits for sessions to forget it. `users`: commands that wait, or are about to apply."""
+
+    __slots__ = ("users", "waiting")
+
+    def __init__(self) -> None:
+        self.users = 0
+        self.waiting: set[SessionId] = set()
+
+
+class Leases:
+    """All leases. `push` sends an event to a session and returns its number; `forgotten` is called when some were.
+
+    Everything is synchronous but the waits, so each method happens at one moment.
+    """
+
+    def __init__(self) -> None:
+        self.push: Callable[[SessionId, str, Any], int] = lambda *_: 0
+        self._cachers: dict[SessionId, _Cacher] = {}
+        self._attrs: dict[Ino, set[SessionId]] = {}
+        self._entries: dict[Ino, set[SessionId]] = {}
+        self._changes: dict[Item, _Change] = {}
+        self._changing: dict[Ino, int] = {}
+        """Directories with names in `_changes`, and how many."""
+        self._applying: set[Item] = set()
+        self._applying_in: set[Ino] = set()
+        """Directories with names in `_applying`."""
+        self._doubts: dict[Item, tuple[SessionId, int]] = {}
+        """Who may show the old, until it acknowledges which command."""
+        self._owners: dict[Ino, SessionId] = {}
+        """Each has a lease on the inode."""
+        self._reclaiming: set[SessionId] = set()
+        self._moved = trio.Event()
+        self.forgotten: Callable[[], None] = lambda: None
+        self._recalls = 0
+        self._conflicts = 0
+
+    # --- sessions ---------------------------------------------------------------------------------------
+
+    def join(self, session: SessionId, *, again: bool = False) -> None:
+        """A session that caches; `again`: it did so before a restart, and has to say what it holds."""
+        self._cachers[session] = _Cacher()
+        if again:
+            self._reclaiming.add(session)
+
+    def leave(self, session: SessionId) -> None:
+        """The session has ended: it trusts nothing any more."""
+        cacher = self._cachers.pop(session, None)
+        if cacher is None:
+            return
+        for ino in cacher.attrs:
+            _strike(self._attrs, ino, session)
+        for ino in cacher.entries:
+            _strike(self._entries, ino, session)
+        for change in self._changes.values():
+            change.waiting.discard(session)
+        for item in [item for item, (who, _) in self._doubts.items() if who == session]:
+            del self._doubts[item]
+        for ino in [ino for ino, who in self._owners.items() if who == session]:
+            del self._owners[ino]
+        self._reclaiming.discard(session)
+        self._move()
+
+    def _move(self) -> None:
+        self._moved.set()
+        self._moved = trio.Event()
+        self.forgotten()
+
+    def overdue(self, before: float) -> list[SessionId]:
+        """Sessions that were asked before this moment, and have not forgotten."""
+        return [
+            session
+            for session, cacher in self._cachers.items()
+            if any(recall.sent_at < before for recall in cacher.recalls.values())
+        ]
+
+    def forgive(self, late_s: float) -> None:
+        """This process was itself away for so long."""
+        for cacher in self._cachers.values():
+            for number, recall in cacher.recalls.items():
+                cacher.recalls[number] = recall._replace(sent_at=recall.sent_at + late_s)
+
+    # --- giving -----------------------------------------------------------------------------------------
+
+    def cover_attr(self, session: SessionId, ino: Ino) -> bool:
+        """Give a lease on an inode as it is committed; whether that may be now."""
+        item = (ino, None)
+        cacher = self._cachers.get(session)
+        if cacher is None or item in cacher.asked or item in self._changes or item in self._applying:
+            return False
+        self._give(session, self._attrs, cacher.attrs, ino)
+        return True
+
+    def cover_name(self, session: SessionId, directory: Ino, name: bytes) -> bool:
+        """Likewise on what the directory has under `name`."""
+        item = (directory, name)
+        cacher = self._cachers.get(session)
+        if cacher is None or item in self._changes or item in self._applying:
+            return False
+        if item in cacher.asked or (directory, ALL_NAMES) in cacher.asked:
+            return False
+        self._give(session, self._entries, cacher.entries, directory)
+        return True
+
+    def cover_entries(self, session: SessionId, directory: Ino) -> bool:
+        """Likewise on all its names at once."""
+        cacher = self._cachers.get(session)
+        if cacher is None or directory in cacher.asked_in:
+            return False
+        if directory in self._changing or directory in self._applying_in:
+            return False
+        self._give(session, self._entries, cacher.entries, directory)
+        return True
+
+    def _give(self, session: SessionId, holders: dict[Ino, set[SessionId]], own: dict[Ino, None], ino: Ino) -> None:
+        if ino in own:
+            return
+        own[ino] = None
+        found = holders.get(ino)
+        if found is None:
+            holders[ino] = {session}
+        else:
+            found.add(session)
+        if len(own) > limits.LEASES_MAX:
+            self._recall_oldest(session)
+
+    def _recall_oldest(self, session: SessionId) -> None:
+        """Of attributes or of entries; no more while they are on their way."""
+        cacher = self._cachers[session]
+        is_attrs = len(cacher.attrs) > limits.LEASES_MAX
+        name = None if is_attrs else ALL_NAMES
+        inos = itertools.islice(cacher.attrs if is_attrs else cacher.entries, _RECALLED_AT_ONCE)
+        oldest = [(ino, name) for ino in inos]
+        if not any(item in cacher.asked for item in oldest):
+            self._ask(session, oldest)
+
+    # --- changing ---------------------------------------------------------------------------------------
+
+    def conflicts(self, author: SessionId, items: Iterable[Item]) -> bool:
+        """Whether somebody other than `author` may know one of these."""
+        for item in items:
+            change = self._changes.get(item)
+            if change is not None:
+                if change.waiting and (len(change.waiting) > 1 or author not in change.waiting):
+                    return True
+                continue
+            holders = (self._attrs if item[1] is None else self._entries).get(item[0])
+            if holders and (len(holders) > 1 or author not in holders):
+                return True
+        return False
+
+    def begin(self, author: SessionId, items: Sequence[Item]) -> None:
+        """A command that touches these has to wait: have the others forget them. Undone by `finish`."""
+        self._conflicts += 1
+        asking: dict[SessionId, list[Item]] = {}
+        for item in items:
+            change = self._changes.get(item)
+            if change is None:
+                change = self._changes[item] = _Change()
+                change.waiting = set((self._attrs if item[1] is None else self._entries).get(item[0], ()))
+                if item[1] is not None:
+                    self._changing[item[0]] = self._changing.get(item[0], 0) + 1
+            change.users += 1
+            for session in change.waiting:
+                if session != author and not self._is_asked(session, item):
+                    asking.setdefault(session, []).append(item)
+        for session, forget in asking.items():
+            self._ask(session, forget)
+
+    def finish(self, items: Iterable[Item]) -> None:
+        """A command that waited for these has happened, or never will."""
+        for item in items:
+            change = self._changes[item]
+            change.users -= 1
+            if not change.users:
+                del self._changes[item]
+                if item[1] is not None:
+                    self._changing[item[0]] -= 1
+                    if not self._changing[item[0]]:
+                        del self._changing[item[0]]
+
+    def applied(
+        self, author: SessionId, seq: int, items: Sequence[Item], result: Ino | None, *, is_new: bool = False
+    ) -> None:
+        """A command is applied, and will be committed. `result`: the inode whose attributes its answer has.
+
+        `is_new`: it is a file that the command has made, which its author owns.
+        """
+        self._applying.update(items)
+        self._applying_in.update(item[0] for item in items if item[1] is not None)
+        cacher = self._cachers.get(author)
+        if cacher is None:
+            return
+        for item in items:
+            if item[0] in (cacher.attrs if item[1] is None else cacher.entries):
+                self._doubts[item] = (author, seq)
+                self._join_change(author, item)
+        if result is not None:
+            self._give(author, self._attrs, cacher.attrs, result)
+            self._join_change(author, (result, None))
+            if is_new:
+                self._owners[result] = author
+
+    def _join_change(self, author: SessionId, item: Item) -> None:
+        """Others wait to change what the author is about to learn: it is to forget that as well."""
+        change = self._changes.get(item)
+        if change is not None:
+            change.waiting.add(author)
+        if change is not None or item in self._cachers[author].asked:  # an answer on its way must not undo what follows
+            self._ask(author, [item])
+
+    def committed(self) -> None:
+        """What was applied is durable, or never will be."""
+        if self._applying:
+            self._applying.clear()
+            self._applying_in.clear()
+            self._moved.set()
+            self._moved = trio.Event()
+
+    # --- doubt ------------------------------------------------------------------------------------------
+
+    def acknowledge(self, session: SessionId, acked: int) -> None:
+        """The session knows the results of all its commands below `acked`."""
+        if self._doubts and session in self._cachers:
+            for item in [item for item, (who, seq) in self._doubts.items() if who == session and seq < acked]:
+                del self._doubts[item]
+
+    def in_doubt(self, reader: SessionId, items: Iterable[Item]) -> list[Item]:
+        """Those of which somebody other than the reader may show what they were before."""
+        if not self._doubts and not self._owners:
+            return []
+        return [item for item in items if self._doubtful(item) not in (None, reader)]
+
+    def _doubtful(self, item: Item) -> SessionId | None:
+        """Who may know better of an item."""
+        if item[1] is None and item[0] in self._owners:
+            return self._owners[item[0]]
+        return self._doubts[item][0] if item in self._doubts else None
+
+    def names_in_doubt(self, directory: Ino) -> list[Item]:
+        """All names of a directory that somebody may show as they were."""
+        return [item for item in self._doubts if item[0] == directory and item[1] is not None]
+
+    async def clear_doubt(self, items: Sequence[Item]) -> None:
+        """Return when those who may know better of these have been heard. Bounded by the session time-out."""
+        asking: dict[SessionId, list[Item]] = {}
+        doubtful: dict[Item, SessionId] = {}
+        for item in items:
+            session = self._doubtful(item)
+            if session is not None:
+                doubtful[item] = session
+                if not self._is_asked(session, item):
+                    asking.setdefault(session, []).append(item)
+        for session, forget in asking.items():
+            self._ask(session, forget)
+        while any(self._doubtful(item) == session for item, session in doubtful.items()):
+            await self._moved.wait()
+
+    # --- owning -----------------------------------------------------------------------------------------
+
+    async def own(self, session: SessionId, ino: Ino) -> bool:
+        """Have a session own an inode, when nobody else knows it; False if it is given no leases.
+
+        Bounded by the session time-out.
+        """
+        item: Item = (ino, None)
+        while True:
+            cacher = self._cachers.get(session)
+            if cacher is None:
+                return False
+            if self.conflicts(session, [item]):
+                self.begin(session, [item])
+                try:
+                    while self.conflicts(session, [item]):
+                        await self._moved.wait()
+                finally:
+                    self.finish([item])
+            elif item in cacher.asked or item in self._changes or item in self._applying:
+                await self._moved.wait()
+            else:
+                self._give(session, self._attrs, cacher.attrs, ino)
+                self._owners[ino] = session
+                return True
+
+    def owned(self) -> list[Item]:
+        return [(ino, None) for ino in self._owners]
+
+    # --- recalls ----------------------------------------------------------------------------------------
+
+    def _is_asked(self, session: SessionId, item: Item) -> bool:
+        return item in self._cachers[session].asked
+
+    def _ask(self, session: SessionId, items: Sequence[Item]) -> None:
+        self._recalls += 1
+        number = self.push(session, RECALL, items)
+        self._cachers[session].ask(number, _Recall(items, trio.current_time()))
+
+    def tell(self, author: SessionId, inos: Iterable[Ino]) -> None:
+        """Inodes changed in a way for which nobody waits: others who have leases on them hear of it."""
+        asking: dict[SessionId, list[Item]] = {}
+        for ino in inos:
+            for session in self._attrs.get(ino, ()):
+                if session != author and not self._is_asked(session, (ino, None)):
+                    asking.setdefault(session, []).append((ino, None))
+        for session, items in asking.items():
+            self._ask(session, items)
+
+    def forgot(self, session: SessionId, number: int, entries: Iterable[Ino]) -> None:
+        """The session has forgotten what a recall asked it to; and, by itself, all entries of some directories."""
+        cacher = self._cachers.get(session)
+        if cacher is None:
+            return
+        for ino in entries:
+            self._forget(session, cacher, (ino, ALL_NAMES))
+        for item in cacher.answer(number):
+            if item not in cacher.asked:
+                self._forget(session, cacher, item)
+        self._move()
+
+    def _forget(self, session: SessionId, cacher: _Cacher, item: Item) -> None:
+        ino, name = item
+        if name is None:
+            cacher.attrs.pop(ino, None)
+            _strike(self._attrs, ino, session)
+            if self._owners.get(ino) == session:
+                del self._owners[ino]
+        elif name == ALL_NAMES:
+            cacher.entries.pop(ino, None)
+            _strike(self._entries, ino, session)
+        change = self._changes.get(item)
+        if change is not None:
+            change.waiting.discard(session)
+        if self._doubts.get(item, (0, 0))[0] == session:
+            del self._doubts[item]
+
+    # --- after a restart --------------------------------------------------------------------------------
+
+    def reclaim(
+        self, session: SessionId, attrs: Iterable[Ino], entries: Iterable[Ino], owned: Iterable[Ino], *, last: bool
+    ) -> None:
+        """Some of what a session holds since before the restart; with the `last` of it, it has told all.
+
+        `owned` are inodes of which it has something that is not committed.
+        """
+        if session not in self._reclaiming:
+            return
+        cacher = self._cachers[session]
+        for ino in attrs:
+            self._give(session, self._attrs, cacher.attrs, ino)
+        for ino in entries:
+            self._give(session, self._entries, cacher.entries, ino)
+        for ino in owned:
+            self._give(session, self._attrs, cacher.attrs, ino)
+            self._owners[ino] = session
+        if last:
+            self._reclaiming.discard(session)
+            self._move()
+
+    @property
+    def is_reclaiming(self) -> bool:
+        return bool(self._reclaiming)
+
+    async def reclaimed(self) -> None:
+        """Return when all that was held before the restart is known. Bounded by the session time-out."""
+        while self._reclaiming:
+            await self._moved.wait()
+
+    def statistics(self) -> dict[str, int]:
+        return {
+            "caching_sessions": len(self._cachers),
+            "leases": sum(len(cacher.attrs) + len(cacher.entries) for cacher in self._cachers.values()),
+            "recalls": self._recalls,
+            "conflicts": self._conflicts,
+            "in_doubt": len(self._doubts),
+            "owned": len(self._owners),
+        }
+
+
+def _strike(holders: dict[Ino, set[SessionId]], ino: Ino, session: SessionId) -> None:
+    found = holders.get(ino)
+    if found is not None:
+        found.discard(session)
+        if not found:
+            del holders[ino]
+
+
+def _take_one(counts: Counter[Any], key: Any) -> None:
+    counts[key] -= 1
+    if not counts[key]:
+        del counts[key]

@@ -1,0 +1,299 @@
+"""Several mounts are one file system: whatever many processes do on them at once, there is an order that explains it.
+
+What is done to names, to a file's bytes and to its mode is looked at separately: a history is linearizable if its
+objects' histories are (Herlihy and Wing, theorem 1). A file's bytes are a regular register, not an atomic one: the
+kernel puts what is being written into its page cache before it asks the mount, so processes of that mount may read it a
+moment before those of others can, until the write returns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import mmap
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from dfs import errors
+from tests.fuse.conftest import PATIENCE_S, Mount
+from tests.fuse.hammer import REGISTER
+from tests.simulation import naming
+from tests.simulation.linearizable import Operation, explain
+
+pytestmark = pytest.mark.fuse
+
+ROUNDS: Final = 6
+PROCESSES_OF_A_MOUNT: Final = 2
+OPERATIONS: Final = 40
+
+_CODES: Final = {errors.NotFound.code: "not-found", errors.Exists.code: "exists"}
+
+
+def _named(step: naming.Step) -> naming.Step:
+    """With results as `hammer` gives them."""
+
+    def told(state: Any) -> tuple[Any, Any]:
+        result, after = step(state)
+        if isinstance(result, bytes):
+            result = result.decode()
+        if isinstance(result, tuple):
+            result = tuple(name.decode() for name in result)
+        return _CODES.get(result, None if result == "done" else result), after
+
+    return told
+
+
+def _set(value: int) -> naming.Step:
+    return lambda _state: (None, value)
+
+
+def _get() -> naming.Step:
+    return lambda state: (state, state)
+
+
+def _publish(name: bytes, target: bytes) -> naming.Step:
+    return lambda state: ("done", frozenset(entry for entry in state if entry[0] != name) | {(name, target)})
+
+
+_NAMING: Final[dict[str, Callable[..., naming.Step]]] = {
+    "symlink": naming.symlink,
+    "unlink": naming.unlink,
+    "publish": _publish,
+    "take": naming.unlink,
+    "readlink": naming.readlink,
+    "listdir": naming.listdir,
+}
+_OBJECTS: Final = (frozenset(_NAMING), frozenset({"chmod", "mode"}))
+_INITIAL: Final = (naming.EMPTY, 0o600)
+
+
+def _step(verb: str, args: Sequence[Any]) -> naming.Step:
+    if verb in _NAMING:
+        return _named(_NAMING[verb](*(str(arg).encode() for arg in args)))
+    return _set(args[0]) if args else _get()
+
+
+def _history(done: Sequence[Any], verbs: frozenset[str]) -> Iterator[Operation]:
+    for who, verb, args, called, returned, result in done:
+        if verb in verbs:
+            operation = Operation(f"{who}: {verb} {args}", called, _step(verb, args))
+            operation.returned = returned
+            operation.result = tuple(result) if isinstance(result, list) else result
+            yield operation
+
+
+def hammer(directories: Sequence[Path], seed: int) -> list[Any]:
+    """What processes did, one in each directory, all at once; each [who, verb, args, called, returned, result]."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.fuse.hammer", directory, str(seed * 100 + number), str(OPERATIONS)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for number, directory in enumerate(directories)
+    ]
+    try:
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write(b"go\n")
+            process.stdin.flush()
+        outputs = [process.communicate(timeout=PATIENCE_S)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [
+        [f"process {number} on {directory.parent.parent.name}", *operation]
+        for number, (directory, output) in enumerate(zip(directories, outputs, strict=True))
+        for operation in json.loads(output)
+    ]
+
+
+def _prepare(directory: Path) -> None:
+    directory.mkdir()
+    register = directory / REGISTER
+    register.write_bytes(bytes(8))
+    register.chmod(0o600)
+
+
+def _check(done: Sequence[Any]) -> None:
+    _check_register(done)
+    for verbs, initial in zip(_OBJECTS, _INITIAL, strict=True):
+        history = list(_history(done, verbs))
+        if explain(history, initial) is None:
+            told = "\n".join(map(str, _inexplicable(history, initial)))
+            pytest.fail(f"no order explains this, of which the last is too much:\n{told}")
+
+
+def _check_register(done: Sequence[Any]) -> None:
+    """Each read gives what was written last before it, or is being written. Each value is written once."""
+    written = {0: (-math.inf, -math.inf)}
+    written |= {args[0]: (called, returned) for _, verb, args, called, returned, _ in done if verb == "write"}
+    for who, verb, _, called, returned, value in done:
+        if verb != "read":
+            continue
+        began, ended = written[value]
+        assert began < returned, f"{who} read {value} at {called} before it was written"
+        for later, (after, until) in written.items():
+            assert not ended < after <= until < called, f"{who} read {value} at {called}, {later} came after it"
+
+
+def _inexplicable(history: Sequence[Operation], initial: Any) -> list[Operation]:
+    """The shortest beginning that has no order, by the moments of return."""
+    ordered = sorted(history, key=lambda operation: operation.returned)
+    return next(
+        ordered[:count] for count in range(1, len(ordered) + 1) if explain(_until(ordered, count), initial) is None
+    )
+
+
+def _until(ordered: Sequence[Operation], count: int) -> list[Operation]:
+    """What had returned, and what had been called by then, with its outcome open."""
+    last = ordered[count - 1].returned
+    under_way = []
+    for operation in ordered[count:]:
+        if operation.called < last:
+            open_one = Operation(operation.name, operation.called, operation.apply)
+            under_way.append(open_one)
+    return [*ordered[:count], *under_way]
+
+
+@pytest.mark.parametrize("number", range(ROUNDS))
+def test_what_many_processes_do_on_three_mounts_has_an_order(
+    here: Path, there: Path, mount: Mount, number: int
+) -> None:
+    third = mount() / here.name
+    _prepare(here / "shared")
+    _check(hammer([each / "shared" for each in (here, there, third) * PROCESSES_OF_A_MOUNT], number))
+
+
+# --- what is in a mount's memory only -------------------------------------------------------------------
+
+
+def test_what_was_written_is_seen_before_it_is_closed(here: Path, there: Path) -> None:
+    with (here / "file").open("wb", buffering=0) as file:
+        for number in range(20):
+            file.write(b"%04d" % number)
+            assert (there / "file").stat().st_size == 4 * (number + 1)
+            assert (there / "file").read_bytes()[-4:] == b"%04d" % number
+
+
+def test_what_was_closed_a_moment_ago_is_seen_in_a_listing(here: Path, there: Path) -> None:
+    for number in range(50):
+        (here / f"{number}").write_bytes(bytes(number))
+    assert {entry.name: entry.stat().st_size for entry in os.scandir(there)} == {f"{size}": size for size in range(50)}
+
+
+def test_a_file_is_removed_while_another_mount_writes_to_it(here: Path, there: Path) -> None:
+    with (here / "file").open("w+b", buffering=0) as file:
+        file.write(b"one")
+        (there / "file").unlink()
+        file.write(b"two")
+        os.fsync(file.fileno())
+        assert os.pread(file.fileno(), 10, 0) == b"onetwo"
+        assert os.fstat(file.fileno()).st_nlink == 0
+    assert os.listdir(here) == os.listdir(there) == []
+
+
+def test_two_mounts_write_one_file_in_turn(here: Path, there: Path) -> None:
+    (here / "file").write_bytes(bytes(100))
+    with (here / "file").open("r+b", buffering=0) as one, (there / "file").open("r+b", buffering=0) as other:
+        for number in range(50):
+            writer, reader = (one, other) if number % 2 else (other, one)
+            os.pwrite(writer.fileno(), bytes([number + 1]), number)
+            assert os.pread(reader.fileno(), 100, 0) == bytes(range(1, number + 2)).ljust(100, b"\0")
+
+
+def test_a_file_that_is_cut_while_another_mount_appends_has_whole_records(here: Path, there: Path) -> None:
+    fd = os.open(here / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    try:
+        for number in range(30):
+            os.write(fd, b"%07d\n" % number)
+            if number % 10 == 4:
+                os.truncate(there / "log", 8)
+    finally:
+        os.close(fd)
+    records = (there / "log").read_bytes().split()
+    assert records == [b"%07d" % number for number in (0, *range(25, 30))]
+
+
+def test_a_map_shows_what_another_mount_has_synced(here: Path, there: Path) -> None:
+    (here / "file").write_bytes(bytes(8192))
+    with (here / "file").open("r+b") as one, (there / "file").open("r+b") as other:
+        with mmap.mmap(one.fileno(), 8192) as ours, mmap.mmap(other.fileno(), 8192) as theirs:
+            assert theirs[5000] == ours[5000] == 0
+            for value in (1, 2, 3):
+                ours[5000] = value
+                ours.flush()
+                assert theirs[5000] == value
+                theirs[0] = value
+                theirs.flush()
+                assert ours[0] == value
+
+
+# --- races that have names ------------------------------------------------------------------------------
+
+
+def test_a_name_that_was_missing_is_seen_as_soon_as_it_is_made(here: Path, there: Path) -> None:
+    for number in range(30):
+        name = f"{number}"
+        assert not (there / name).exists()  # which the kernel remembers
+        (here / name).touch()
+        assert (there / name).exists()
+
+
+def test_a_rename_across_directories_that_the_other_mount_knows(here: Path, there: Path) -> None:
+    for name in ("a", "b"):
+        (here / name).mkdir()
+    (here / "a" / "file").write_bytes(b"x")
+    for number in range(20):
+        source, target = ("a", "b") if number % 2 == 0 else ("b", "a")
+        assert os.listdir(there / source) == ["file"]
+        assert os.listdir(there / target) == []
+        assert not (there / target / "file").exists()
+        (here / source / "file").rename(here / target / "file")
+        assert (there / target / "file").read_bytes() == b"x"
+        assert not (there / source / "file").exists()
+        assert os.listdir(there / source) == []
+
+
+def test_a_listing_during_renames_has_each_file_once(here: Path, there: Path) -> None:
+    """One that fits in a page is of one moment."""
+    for number in range(100):
+        (here / f"{number}").touch()
+    program = "import os,sys\nfor n in range(100): os.rename(str(n), f'new-{n}')"
+    renamer = subprocess.Popen([sys.executable, "-c", program], cwd=here)
+    try:
+        while renamer.poll() is None:
+            numbers = sorted(int(name.removeprefix("new-")) for name in os.listdir(there))
+            assert numbers == list(range(100))
+    finally:
+        renamer.kill()
+        renamer.wait()
+    assert sorted(os.listdir(there)) == sorted(f"new-{number}" for number in range(100))
+
+
+def test_what_is_remembered_follows_every_kind_of_change(here: Path, there: Path) -> None:
+    path = there / "file"
+    (here / "file").write_bytes(b"12345")
+    changes: list[tuple[Callable[[], object], Callable[[], object], object]] = [
+        (lambda: (here / "file").chmod(0o640), lambda: path.stat().st_mode & 0o777, 0o640),
+        (lambda: os.utime(here / "file", ns=(1, 2)), lambda: path.stat().st_mtime_ns, 2),
+        (lambda: os.setxattr(here / "file", "user.k", b"v"), lambda: os.getxattr(path, "user.k"), b"v"),
+        (lambda: os.removexattr(here / "file", "user.k"), lambda: os.listxattr(path), []),
+        (lambda: os.truncate(here / "file", 3), lambda: path.read_bytes(), b"123"),
+        (lambda: os.link(here / "file", here / "other"), lambda: path.stat().st_nlink, 2),
+        (lambda: os.unlink(here / "other"), lambda: path.stat().st_nlink, 1),
+        (lambda: (here / "d").mkdir(), lambda: there.stat().st_nlink, 3),
+    ]
+    for change, look, expected in changes:
+        look_before = None
+        with contextlib.suppress(OSError):
+            look_before = look()
+        change()
+        assert look() == expected != look_before

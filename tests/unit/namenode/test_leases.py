@@ -1,0 +1,360 @@
+"""Leases: who has to forget what before a change happens, and every order in which that can go wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from dfs import limits
+from dfs.types import Ino, SessionId
+from nodes.namenode.leases import ALL_NAMES, Leases
+from nodes.namenode.machine import Item
+
+ANNE, BERT, CARL = SessionId(1), SessionId(2), SessionId(3)
+"""Anne and Bert cache, Carl does not."""
+D, FILE = Ino(10), Ino(11)
+ATTR: Item = (FILE, None)
+NAME: Item = (D, b"name")
+
+
+class Told:
+    """Leases, with what sessions were asked to forget; `answer` has one do so."""
+
+    def __init__(self) -> None:
+        self.leases = Leases()
+        self.leases.push = self._push
+        self.asked: dict[SessionId, list[tuple[int, list[Item]]]] = {ANNE: [], BERT: [], CARL: []}
+        self._last = 0
+        for session in (ANNE, BERT):
+            self.leases.join(session)
+
+    def _push(self, session: SessionId, kind: str, payload: Any) -> int:
+        assert kind == "recall"
+        self._last += 1
+        self.asked[session].append((self._last, list(payload)))
+        return self._last
+
+    def items(self, session: SessionId) -> list[Item]:
+        """What a session is asked to forget and has not yet."""
+        return [item for _, items in self.asked[session] for item in items]
+
+    def answer(self, session: SessionId) -> None:
+        asked, self.asked[session] = self.asked[session], []
+        for number, _ in asked:
+            self.leases.forgot(session, number, ())
+
+    def change(self, author: SessionId, *items: Item, seq: int = 1, result: Ino | None = None) -> bool:
+        """Apply and commit, if nobody has to be asked first."""
+        if self.leases.conflicts(author, items):
+            return False
+        self.leases.applied(author, seq, items, result)
+        self.leases.committed()
+        return True
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+async def test_what_nobody_else_knows_is_changed_at_once(told: Told) -> None:
+    assert told.leases.cover_attr(ANNE, FILE)
+    assert told.change(ANNE, ATTR)
+    assert told.items(ANNE) == []
+
+
+async def test_who_caches_nothing_has_others_forget_and_is_never_asked(told: Told) -> None:
+    assert not told.leases.cover_attr(CARL, FILE)
+    assert told.leases.cover_attr(ANNE, FILE)
+    assert not told.change(CARL, ATTR)
+    assert told.change(CARL, NAME)
+    assert told.items(CARL) == []
+
+
+async def test_a_change_waits_until_all_others_have_forgotten(told: Told) -> None:
+    for session in (ANNE, BERT):
+        assert told.leases.cover_attr(session, FILE)
+    told.leases.begin(CARL, [ATTR])
+    assert told.items(ANNE) == told.items(BERT) == [ATTR]
+    told.answer(ANNE)
+    assert told.leases.conflicts(CARL, [ATTR])
+    told.answer(BERT)
+    assert told.change(CARL, ATTR)
+
+
+async def test_one_lease_on_the_entries_covers_every_name_and_is_kept_when_one_changes(told: Told) -> None:
+    assert told.leases.cover_name(ANNE, D, b"other")
+    told.leases.begin(BERT, [NAME])
+    assert told.items(ANNE) == [NAME]
+    told.answer(ANNE)
+    assert told.change(BERT, NAME)
+    told.leases.finish([NAME])
+    assert told.leases.conflicts(BERT, [(D, b"other")])
+
+
+async def test_while_a_change_waits_nobody_learns_what_it_changes(told: Told) -> None:
+    assert told.leases.cover_attr(ANNE, FILE)
+    assert told.leases.cover_entries(ANNE, D)
+    told.leases.begin(CARL, [ATTR, NAME])
+    assert not told.leases.cover_attr(BERT, FILE)
+    assert not told.leases.cover_name(BERT, D, b"name")
+    assert not told.leases.cover_entries(BERT, D)
+    assert told.leases.cover_name(BERT, D, b"other")
+    told.leases.finish([ATTR, NAME])
+    assert told.leases.cover_attr(BERT, FILE)
+    assert told.leases.cover_entries(BERT, D)
+
+
+async def test_until_the_disk_has_a_change_nobody_learns_what_was_before_it(told: Told) -> None:
+    told.leases.applied(CARL, 1, [ATTR, NAME], None)
+    assert not told.leases.cover_attr(ANNE, FILE)
+    assert not told.leases.cover_entries(ANNE, D)
+    told.leases.committed()
+    assert told.leases.cover_attr(ANNE, FILE)
+    assert told.leases.cover_entries(ANNE, D)
+
+
+async def test_nothing_is_leased_to_who_has_yet_to_forget_it(told: Told) -> None:
+    """The answer that it has forgotten would end the new lease, of which it believes that it holds."""
+    assert told.leases.cover_attr(ANNE, FILE)
+    told.leases.tell(BERT, [FILE])
+    assert not told.leases.cover_attr(ANNE, FILE)
+    told.answer(ANNE)
+    assert told.leases.cover_attr(ANNE, FILE)
+
+
+async def test_a_result_is_leased_to_who_sent_the_command(told: Told) -> None:
+    assert told.change(ANNE, NAME, result=FILE)
+    assert not told.change(BERT, ATTR)
+
+
+async def test_a_result_that_overtakes_the_answer_to_a_recall_is_recalled_again(told: Told) -> None:
+    assert told.leases.cover_attr(ANNE, FILE)
+    told.leases.tell(BERT, [FILE])
+    told.leases.applied(ANNE, 1, [ATTR], FILE)
+    told.leases.committed()
+    assert told.items(ANNE).count(ATTR) >= 2
+
+
+async def test_who_changes_what_another_waits_to_change_is_asked_to_forget_that_too(told: Told) -> None:
+    assert told.leases.cover_attr(ANNE, FILE)
+    told.leases.begin(BERT, [ATTR])
+    assert told.change(ANNE, ATTR, result=FILE)  # it waits for nobody but Anne
+    assert told.leases.conflicts(BERT, [ATTR])
+    told.answer(ANNE)
+    assert told.change(BERT, ATTR)
+
+
+async def test_two_who_wait_for_each_other_go_one_after_the_other(told: Told) -> None:
+    for session in (ANNE, BERT):
+        assert told.leases.cover_attr(session, FILE)
+    told.leases.begin(ANNE, [ATTR])
+    told.leases.begin(BERT, [ATTR])
+    assert told.items(ANNE) == told.items(BERT) == [ATTR]
+    told.answer(BERT)
+    assert told.change(ANNE, ATTR, result=FILE)
+    told.leases.finish([ATTR])
+    assert told.leases.conflicts(BERT, [ATTR])
+    told.answer(ANNE)
+    assert told.change(BERT, ATTR)
+
+
+# --- doubt ----------------------------------------------------------------------------------------------
+
+
+async def test_a_reader_waits_until_who_made_the_change_shows_it(told: Told, nursery: trio.Nursery) -> None:
+    assert told.leases.cover_attr(ANNE, FILE)
+    assert told.change(ANNE, ATTR)
+    doubtful = told.leases.in_doubt(BERT, [ATTR, NAME])
+    assert doubtful == [ATTR]
+    cleared = trio.Event()
+
+    async def read() -> None:
+        await told.leases.clear_doubt(doubtful)
+        cleared.set()
+
+    nursery.start_soon(read)
+    await trio.testing.wait_all_tasks_blocked()
+    assert not cleared.is_set()
+    told.answer(ANNE)
+    await cleared.wait()
+    assert told.leases.in_doubt(BERT, [ATTR]) == []
+
+
+async def test_who_made_the_change_knows_it(told: Told) -> None:
+    assert told.leases.cover_attr(ANNE, FILE)
+    assert told.change(ANNE, ATTR)
+    assert told.leases.in_doubt(ANNE, [ATTR]) == []
+
+
+async def test_an_acknowledged_change_is_in_no_doubt(told: Told) -> None:
+    assert told.leases.cover_entries(ANNE, D)
+    assert told.change(ANNE, NAME, seq=5)
+    told.leases.acknowledge(ANNE, 5)
+    assert told.leases.names_in_doubt(D) == [NAME]
+    told.leases.acknowledge(ANNE, 6)
+    assert told.leases.names_in_doubt(D) == []
+
+
+async def test_the_end_of_a_session_ends_its_leases_and_all_waits_for_it(told: Told, nursery: trio.Nursery) -> None:
+    assert told.leases.cover_attr(ANNE, FILE)
+    assert told.change(ANNE, ATTR)
+    told.leases.begin(BERT, [ATTR])
+    nursery.start_soon(told.leases.clear_doubt, [ATTR])
+    await trio.testing.wait_all_tasks_blocked()
+    resumed: list[bool] = []
+    told.leases.forgotten = lambda: resumed.append(told.leases.conflicts(BERT, [ATTR]))
+    told.leases.leave(ANNE)
+    assert resumed == [False]
+
+
+async def test_who_does_not_forget_in_time_is_overdue(told: Told, autojump_clock: trio.testing.MockClock) -> None:
+    assert told.leases.cover_attr(ANNE, FILE)
+    told.leases.begin(BERT, [ATTR])
+    asked_at = trio.current_time()
+    await trio.sleep(5)
+    assert told.leases.overdue(asked_at) == []
+    assert told.leases.overdue(asked_at + 1) == [ANNE]
+    told.leases.forgive(2)
+    assert told.leases.overdue(asked_at + 2) == []
+    told.answer(ANNE)
+    assert told.leases.overdue(trio.current_time()) == []
+
+
+# --- bounds and restarts --------------------------------------------------------------------------------
+
+
+async def test_the_oldest_leases_are_recalled_when_a_session_has_too_many(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "LEASES_MAX", 20)
+    for number in range(1, 22):
+        assert told.leases.cover_attr(ANNE, Ino(number))
+    assert (Ino(1), None) in told.items(ANNE)
+    told.answer(ANNE)
+    for number in range(1, 22):
+        assert told.leases.cover_entries(ANNE, Ino(number))
+    assert (Ino(1), ALL_NAMES) in told.items(ANNE)
+    told.answer(ANNE)
+    assert not told.leases.conflicts(BERT, [(Ino(1), None), (Ino(1), b"any")])
+
+
+async def test_entries_that_are_given_up_are_not_asked_for_again(told: Told) -> None:
+    assert told.leases.cover_entries(ANNE, D)
+    told.leases.begin(BERT, [NAME])
+    ((number, _),) = told.asked[ANNE]
+    told.leases.forgot(ANNE, number, [D])
+    assert not told.leases.conflicts(BERT, [NAME, (D, b"other")])
+
+
+async def test_after_a_restart_changes_wait_until_all_have_said_what_they_hold(
+    told: Told, nursery: trio.Nursery
+) -> None:
+    leases = Leases()
+    leases.push = told.leases.push
+    leases.join(ANNE, again=True)
+    leases.join(BERT, again=True)
+    ready = trio.Event()
+
+    async def wait() -> None:
+        await leases.reclaimed()
+        ready.set()
+
+    nursery.start_soon(wait)
+    leases.reclaim(ANNE, [FILE], [], [], last=False)
+    leases.reclaim(ANNE, [], [D], [], last=True)
+    await trio.testing.wait_all_tasks_blocked()
+    assert not ready.is_set()
+    leases.leave(BERT)
+    await ready.wait()
+    assert leases.conflicts(CARL, [ATTR])
+    assert leases.conflicts(CARL, [NAME])
+    leases.reclaim(ANNE, [Ino(99)], [], [], last=True)  # too late: it says so to a NameNode that has gone on
+    assert not leases.conflicts(CARL, [(Ino(99), None)])
+
+
+# --- owning ---------------------------------------------------------------------------------------------
+
+
+async def test_what_a_session_has_made_it_owns_and_others_have_it_commit_first(
+    told: Told, nursery: trio.Nursery
+) -> None:
+    told.leases.applied(ANNE, 1, [NAME], FILE, is_new=True)
+    told.leases.committed()
+    assert told.leases.in_doubt(ANNE, [ATTR]) == []
+    assert told.leases.in_doubt(CARL, [ATTR]) == [ATTR]
+    nursery.start_soon(told.leases.clear_doubt, [ATTR])
+    await trio.testing.wait_all_tasks_blocked()
+    assert told.items(ANNE) == [ATTR]
+    told.leases.acknowledge(ANNE, 99)  # that it knows of its command is not enough
+    assert told.leases.in_doubt(CARL, [ATTR]) == [ATTR]
+    told.answer(ANNE)
+    assert told.leases.in_doubt(CARL, [ATTR]) == []
+
+
+async def test_who_wants_to_own_an_inode_waits_until_the_others_have_forgotten_it(
+    told: Told, nursery: trio.Nursery
+) -> None:
+    assert told.leases.cover_attr(BERT, FILE)
+    owned: list[bool] = []
+
+    async def own() -> None:
+        owned.append(await told.leases.own(ANNE, FILE))
+
+    nursery.start_soon(own)
+    await trio.testing.wait_all_tasks_blocked()
+    assert owned == []
+    assert told.items(BERT) == [ATTR]
+    assert not told.leases.cover_attr(BERT, FILE)
+    told.answer(BERT)
+    await trio.testing.wait_all_tasks_blocked()
+    assert owned == [True]
+    assert told.leases.conflicts(BERT, [ATTR])
+
+
+async def test_one_owner_at_a_time(told: Told, nursery: trio.Nursery) -> None:
+    assert await told.leases.own(ANNE, FILE)
+    nursery.start_soon(told.leases.own, BERT, FILE)
+    await trio.testing.wait_all_tasks_blocked()
+    assert told.leases.in_doubt(BERT, [ATTR]) == [ATTR]
+    told.answer(ANNE)
+    await trio.testing.wait_all_tasks_blocked()
+    assert told.leases.in_doubt(BERT, [ATTR]) == []
+    assert told.leases.in_doubt(ANNE, [ATTR]) == [ATTR]
+
+
+async def test_who_caches_nothing_owns_nothing(told: Told) -> None:
+    assert not await told.leases.own(CARL, FILE)
+
+
+async def test_an_owner_that_is_asked_to_give_up_owns_nothing_new_before_it_has(
+    told: Told, nursery: trio.Nursery
+) -> None:
+    assert await told.leases.own(ANNE, FILE)
+    nursery.start_soon(told.leases.clear_doubt, [ATTR])
+    await trio.testing.wait_all_tasks_blocked()
+    nursery.start_soon(told.leases.own, ANNE, FILE)
+    await trio.testing.wait_all_tasks_blocked()
+    told.answer(ANNE)
+    await trio.testing.wait_all_tasks_blocked()
+    assert told.leases.in_doubt(BERT, [ATTR]) == [ATTR]
+    assert told.items(ANNE) == []
+
+
+async def test_a_session_that_ends_owns_nothing(told: Told) -> None:
+    assert await told.leases.own(ANNE, FILE)
+    told.leases.leave(ANNE)
+    assert told.leases.in_doubt(BERT, [ATTR]) == []
+
+
+async def test_what_is_owned_with_bytes_in_memory_stays_owned_over_a_restart(told: Told) -> None:
+    leases = Leases()
+    leases.push = told.leases.push
+    leases.join(ANNE, again=True)
+    leases.reclaim(ANNE, [], [], [FILE], last=True)
+    assert not leases.is_reclaiming
+    assert leases.in_doubt(CARL, [ATTR]) == [ATTR]
+    assert leases.conflicts(CARL, [ATTR])
