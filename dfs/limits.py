@@ -40,6 +40,7 @@ CALLS_IN_FLIGHT_MAX = 256  # of one connection, at the server: more wait in the 
 CONNECTIONS_MAX = 4096  # of one server
 HANDSHAKE_TIMEOUT_S = 10.0
 HANDSHAKE_FAILURE_DELAY_S = 1.0  # before a stranger hears that he is refused
+CONNECTIONS_PER_HOLDER_MAX = 512  # with one key from one host: a busy machine's processes have one each
 HANDSHAKES_AT_ONCE_MAX = 512  # connections of one server that have not greeted yet: the oldest makes room for a new one
 HANDSHAKE_LOG_PERIOD_S = 1.0  # refusals are logged so often, the others are counted
 STOCK_LOGIN_MAX_S = 60.0  # how far the time in a stock proxy's login may be from the daemon's

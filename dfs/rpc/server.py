@@ -8,7 +8,8 @@ buffers lent by a pool, whose bound holds for all connections together.
 
 With a `gate` nobody is served who has not proved that he knows a key (`dfs.rpc.authentication`), and `authorize` says
 which calls his role may make. Connections that have not greeted yet are few: the oldest makes room for a new one, so
-that strangers who connect and say nothing keep nobody out.
+that strangers who connect and say nothing keep nobody out. Connections take turns (`dfs.rpc.channel`), and one key has
+at most `limits.CONNECTIONS_PER_HOLDER_MAX` of them from one host, so that nobody with a key takes all turns.
 
 What must hold: whatever a peer sends, the worst that happens is that its connection is closed, with one line in
 the log. An error that a method raises on purpose travels to the caller; any other one is logged here with its
@@ -205,6 +206,13 @@ class Server:
                 # Not a condition of ours: descriptors come back when other connections end.
                 await trio.sleep(limits.ACCEPT_PAUSE_S)
 
+    def _check_share(self, peer: Peer, key: KeyId) -> None:
+        """Whether one more connection may be made with a key from the peer's host. Raises `Busy`."""
+        host = _host(peer)
+        others = sum(other.peer.key == key and _host(other.peer) == host for other in self._connections)
+        if others >= limits.CONNECTIONS_PER_HOLDER_MAX:
+            raise errors.Busy(f"{key} has {others} connections from {host} already: close some, or use another key")
+
     def _note_refusal(self, peer: Peer, reason: str) -> None:
         """Count it, and log it unless another was logged a moment ago."""
         self._handshakes_refused += 1
@@ -370,6 +378,7 @@ class _Connection:
         if not self.peer.is_dfs:
             key = gate.check_stock(handshake)
             self._refuse_other_holder(key)
+            self._server._check_share(self.peer, key)
             self.peer.key = key
             return {}
         if handshake.get("key") is None:
@@ -388,6 +397,7 @@ class _Connection:
         proof = said.get("proof") if isinstance(said, dict) else None
         key, ours = gate.check(handshake, proof, received, payload, self.channel.stream.binding)
         self._refuse_other_holder(key)
+        self._server._check_share(self.peer, key)
         self.peer.key = key
         return {"proof": ours}
 
@@ -670,6 +680,10 @@ class _DaemonObject:
         if metadata is None:
             raise faults.DaemonError("unknown object")
         return metadata
+
+
+def _host(peer: Peer) -> str:
+    return peer.address.rpartition(":")[0]
 
 
 def _payload(message: Message) -> memoryview | bytes:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
+
 import pytest
 
 from dfs import errors, limits
-from dfs.keys import DATANODE, Masters, Role
+from dfs.keys import DATANODE, Key, Masters, Role
 from dfs.login import stock_login
-from dfs.rpc import Gate
+from dfs.rpc import Gate, Pool
+from tests.unit.rpc.world import world
 
 MASTERS = Masters.make()
 KEY = MASTERS.issue(Role.CLIENT, "c")
@@ -102,3 +105,20 @@ def test_a_revoked_key_is_refused_in_every_generation_and_told_so_only_with_a_pr
         server.check_stock(stock_login(forged, N1, clock.now_s))
     for other in (MASTERS.issue(Role.READER, "c"), MASTERS.issue(Role.CLIENT, "d")):
         assert server.check_stock(stock_login(other, N1, clock.now_s)) == other.id
+
+
+async def test_one_key_has_so_many_connections_from_one_host_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "CONNECTIONS_PER_HOLDER_MAX", 2)
+    other = MASTERS.issue(Role.CLIENT, "other")
+    async with world(gate=Gate(DATANODE, "thing", MASTERS, Clock()), key=KEY) as here, AsyncExitStack() as stack:
+
+        async def connect(host: str, key: Key) -> int:
+            pool = await stack.enter_async_context(Pool(here.network.host(host), key=key))
+            return int(await pool.call(here.address, "thing", "add", 1, 2))
+
+        assert await here.call("add", 1, 2) == 3
+        assert await connect("client", KEY) == 3
+        with pytest.raises(errors.Refused, match="has 2 connections from client already"):
+            await connect("client", KEY)
+        assert await connect("client", other) == 3
+        assert await connect("elsewhere", KEY) == 3
