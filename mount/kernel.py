@@ -68,13 +68,15 @@ class Kernel:
         self._root = root
         self._names: dict[Ino, dict[bytes, _Told]] = {}
         self._attrs: dict[Ino, _Told] = {}
-        self._told = 0
+        self._told, self._clean_at = 0, _TOLD_MAX
+        """Things told since it was looked through what has passed, and how many are to be."""
         self._changed: dict[Ino, float] = {}
         """Directories that this mount changes, and when it did so last."""
         self._contended: dict[tuple[Ino, bool], float] = {}
         """Inodes of which attributes (False) or names (True) were recalled, and when that was last."""
         self._pages: OrderedDict[Ino, int] = OrderedDict()
         """Of which version the kernel has pages, if it has any and they were not recalled since."""
+        session.held_besides.append(lambda: (list(self._attrs), list(self._names)))
         self._threads = trio.CapacityLimiter(_THREADS_MAX)
         self._forgotten = self._waited_out = 0
 
@@ -107,7 +109,7 @@ class Kernel:
     def _tell(self, timeout_s: float) -> _Told:
         """Something is told now."""
         self._told += 1
-        if self._told >= _TOLD_MAX:
+        if self._told >= self._clean_at:
             self._clean()
         now = trio.current_time()
         return _Told(now, now + timeout_s)
@@ -124,7 +126,8 @@ class Kernel:
                 del self._names[directory]
         self._changed = {ino: at for ino, at in self._changed.items() if at > now - CHANGED_S}
         self._contended = {what: at for what, at in self._contended.items() if at > now - CONTENDED_S}
-        self._told = (len(self._attrs) + sum(map(len, self._names.values()))) // 2  # so that this is no work in vain
+        self._told = 0
+        self._clean_at = max(_TOLD_MAX, len(self._attrs) + sum(map(len, self._names.values())))
 
     def keeps_pages(self, attr: Attr) -> bool:
         """Whether the pages that the kernel has of a file, which is being opened, are those of this version."""

@@ -206,11 +206,22 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
             read_ns = self._accesses.take(ino)
             if read_ns is not None:
                 changes.setdefault("atime_ns", read_ns)
-            now = await self._fs.inodes.setattr(ino, changes)
-            self._kernel.changed(now)
-            if opened is not None:
-                opened.set_by_us(now, times=fields.update_mtime)
+            now = await self._set(ino, opened, changes)
         return await self._seen(now or await self._fs.inodes.getattr(ino))
+
+    async def _set(self, ino: Ino, opened: OpenInode | None, changes: dict[str, int | str]) -> Attr:
+        mtime_ns = changes.get("mtime_ns")
+        before = opened.expect_mtime(mtime_ns) if opened is not None and isinstance(mtime_ns, int) else None
+        try:
+            now = await self._fs.inodes.setattr(ino, changes)
+        except BaseException:
+            if opened is not None and before is not None:
+                opened.expect_mtime(before)
+            raise
+        self._kernel.changed(now)
+        if opened is not None:
+            opened.set_by_us(now)
+        return now
 
     async def _truncate(self, ino: Ino, opened: OpenInode | None, size: int) -> Attr:
         if opened is not None:
@@ -285,7 +296,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
         mode, (uid, gid) = stat.S_IMODE(mode), self._owner(ctx)
         opened = await self._open.create(parent, name, mode, uid, gid, exclusive=bool(flags & os.O_EXCL))
         if flags & os.O_TRUNC and opened.shown().size:
-            await opened.truncate(0)
+            await self._cut(opened)
         return self._opened(opened, flags), await self._seen(opened.attr, parent, name)
 
     @_handler
@@ -293,12 +304,16 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
         ino = self._ino(inode)
         opened = await self._open.acquire(ino, f"inode {ino}")
         if flags & os.O_TRUNC:
-            try:
-                await opened.truncate(0)
-            except BaseException:
-                self._open.close(opened)
-                raise
+            await self._cut(opened)
         return self._opened(opened, flags)
+
+    async def _cut(self, opened: OpenInode) -> None:
+        """Take away all that a file has that is being opened; if that fails, it is not opened."""
+        try:
+            await opened.truncate(0)
+        except BaseException:
+            self._open.close(opened)
+            raise
 
     def _opened(self, inode: OpenInode, flags: int) -> pyfuse3.FileInfo:
         """A handle that appends is used past the page cache: there, the kernel may cut one write(2) in two."""

@@ -269,7 +269,7 @@ class Cache:
         directory.names[name] = ino
 
     def _make_room(self) -> None:
-        while self._names > self._names_max and len(self._directories) > 1:
+        while self._names > self._names_max:
             self._drop(next(iter(self._directories)))
 
     def learn_page(self, token: Token, directory: Ino, entries: Sequence[DirEntry], unleased: set[Ino]) -> None:
@@ -308,14 +308,16 @@ class Cache:
             self._void(item)
         if attr is not None and (attr.ino, None) in valid:
             known = self._keep(attr)
-            known.is_owned = before.is_owned if before is not None else verb in _MAKES_FILE and attr.version == 1
+            is_new = attr.version == 1 and verb in _MAKES_FILE and (bool(touched) or verb == "create_unnamed")
+            known.is_owned = before.is_owned if before is not None else is_new
             if before is not None:
                 known.xattrs, known.target = before.xattrs, before.target
         names = {(directory, name): ino for directory, name, ino in _names_after(verb, args, attr)}
         learnt = {at: ino for at, ino in names.items() if at in valid and self._since(at[0]) <= token}
         for (directory, name), ino in learnt.items():
             self._put(self._directories[directory], name, ino)
-        for directory in complete:
+        self._make_room()
+        for directory in complete & self._directories.keys():
             if all(item in learnt for item in items if item[0] == directory and item[1] is not None):
                 self._directories[directory].is_complete = True
 

@@ -186,23 +186,27 @@ class CachedInodes(Inodes):
                 known.xattrs = values
         return None if values is None else dict(values)
 
-    async def own(self, ino: Ino) -> bool:
-        """Have it that nobody else knows the inode: what is written to it may stay here until it is recalled."""
+    async def own(self, ino: Ino) -> Attr | None:
+        """Have it that nobody else knows the inode: what is written to it may stay here until it is recalled.
+
+        Its attributes as they are then; None where it cannot be had.
+        """
         await self._session.ensure()
         if not self._session.caches:
-            return False
+            return None
         for _ in range(_OWN_ATTEMPTS):
-            if self.owns(ino):
-                return True
             async with self._asking() as token:
                 wire, is_owned = await self._session.leased_query("own", ino)
                 if not is_owned:
-                    return False
-                self._cache.learn_attr(token, codec.attr(wire))
+                    return None
+                attr = codec.attr(wire)
+                self._cache.learn_attr(token, attr)
                 known = self._cache.kept(ino)
                 if known is not None and self._cache.is_valid(token, (ino, None)):
                     known.is_owned = True
-        return self.owns(ino)
+                    if self.owns(ino):
+                        return attr
+        return None
 
     def owns(self, ino: Ino) -> bool:
         """Whether `own` would have nothing to do."""

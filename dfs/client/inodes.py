@@ -60,9 +60,9 @@ class Inodes:
         """Whether what is written to an inode may stay here for a while: nobody else can look at it unnoticed."""
         return False
 
-    async def own(self, ino: Ino) -> bool:
-        """Have it so, if it can be had."""
-        return False
+    async def own(self, ino: Ino) -> Attr | None:
+        """Have it so, if it can be had; the attributes as they are then."""
+        return None
 
     async def lookup(self, parent: Ino, name: bytes) -> Attr:
         return codec.attr(await self._session.query("lookup", parent, name))

@@ -100,6 +100,8 @@ class OpenInode:
         self._end = 0
         """How far what was written reaches, since the file is owned."""
         self._was_cut = False
+        self._is_promised = False
+        """Whether bytes that nobody else has seen were taken, and their writer told so, while the file was owned."""
         self._generation = 0
         """Which of the owner's sessions it was when what is on its way left memory."""
         self.late_errors = 0
@@ -131,15 +133,15 @@ class OpenInode:
 
     async def _own(self) -> bool:
         """Have the inode owned, with its attributes as they are then. False where it cannot be had."""
-        inodes = self._owner.fs.inodes
-        was_owned = inodes.owns(self.ino)
-        is_owned = was_owned or await inodes.own(self.ino)
-        attr = inodes.cached_attr(self.ino)
-        if is_owned and attr is not None:
-            self.note(attr)
-            if not was_owned and self.is_clean:
-                self._end = 0  # others may have changed the size
-        return is_owned
+        if self.is_owned:
+            return True
+        attr = await self._owner.fs.inodes.own(self.ino)
+        if attr is None:
+            return False
+        self.note(attr)
+        if self.is_clean:
+            self._end = 0  # others may have changed the size
+        return True
 
     async def write(self, offset: int, data: Buffer) -> None:
         """Take `data` as the file's bytes at `offset`. Waits while too much is dirty."""
@@ -147,13 +149,13 @@ class OpenInode:
             raise errors.FileTooLarge(f"a file cannot be larger than {limits.FILE_SIZE_MAX_BYTES} bytes")
         await self._owner.wait_for_room()
         is_owned = await self._own()
+        self._is_promised |= is_owned
         self._take(offset, data)
         if not is_owned and self._owner.is_coherent:
             await self._flush(durable=False)
 
     def _take(self, offset: int, data: Buffer) -> None:
-        if not self._dirty:
-            self._dirty_since = trio.current_time()
+        self._dirty_since = min(self._dirty_since, trio.current_time())
         before = self._dirty.length_bytes
         self._dirty.write(offset, data)
         self._end = max(self._end, offset + len(data))
@@ -166,14 +168,20 @@ class OpenInode:
         """Put `data` at the end of file, as it is for everybody at this moment, in one piece."""
         await self._owner.wait_for_room()
         if await self._own():
+            self._is_promised = True
             self._take(max(self.attr.size, self._end), data)
             return
         async with self._move():
             await self._push_and_commit(durable=False)
-            for start in range(0, len(data), limits.APPEND_MAX_BYTES):
-                await self._writer.write_pieces([(start, memoryview(data)[start : start + limits.APPEND_MAX_BYTES])])
-            self._written_ns = self._owner.now_ns()
-            await self._commit(durable=False, append=True)
+            try:
+                for start in range(0, len(data), limits.APPEND_MAX_BYTES):
+                    piece = memoryview(data)[start : start + limits.APPEND_MAX_BYTES]
+                    await self._writer.write_pieces([(start, piece)])
+                self._written_ns = self._owner.now_ns()
+                await self._commit(durable=False, append=True)
+            except errors.DfsError:
+                await self._lose()  # or what follows would put it at the beginning
+                raise
 
     def shown(self) -> Attr:
         """The attributes of a file that is owned, as they will be when what is dirty is committed."""
@@ -186,14 +194,22 @@ class OpenInode:
         return attr._replace(size=size, allocated=attr.allocated + more, mtime_ns=self._written_ns, ctime_ns=ctime_ns)
 
     @property
+    def is_promised(self) -> bool:
+        """Whether there are bytes here of which a writer believes that everybody sees them."""
+        return self._is_promised
+
+    def expect_mtime(self, mtime_ns: int) -> int:
+        """What is dirty is to be committed with this time, which is being set; what it was to be."""
+        before, self._written_ns = self._written_ns, mtime_ns
+        return before
+
+    @property
     def is_simple(self) -> bool:
         """Whether `shown` can tell: nothing is on its way, and writing clears no bits of the mode."""
         return not self._flushing.locked() and not self.attr.mode & (stat.S_ISUID | stat.S_ISGID)
 
-    def set_by_us(self, attr: Attr, *, times: bool) -> None:
-        """These are the attributes after a change of ours, of the time of the last write too if `times`."""
-        if times:
-            self._written_ns = attr.mtime_ns
+    def set_by_us(self, attr: Attr) -> None:
+        """These are the attributes after a change of ours."""
         self._note_own(attr)
 
     @asynccontextmanager
@@ -215,6 +231,7 @@ class OpenInode:
         self._owner.count_dirty(-self._dirty.length_bytes)
         self._dirty = DirtyRanges()
         self._dirty_since = float("inf")
+        self._is_promised = False
         self._writer.forget()
         self._give_up(errors.SessionExpired("the session ended before what was written to the file was committed"))
 
@@ -264,6 +281,7 @@ class OpenInode:
         try:
             await self._push()
             await self._commit(durable=durable)
+            self._is_promised = bool(self._dirty)
         except errors.DfsError as error:
             await self._lose()
             self._give_up(error)
@@ -271,6 +289,7 @@ class OpenInode:
 
     async def _lose(self) -> None:
         """What is on its way cannot be written."""
+        self._is_promised = False
         self._owner.count_dirty(-self._dirty.length_bytes)
         self._dirty = DirtyRanges()
         try:
@@ -318,6 +337,7 @@ class OpenInode:
 
     async def truncate(self, size: int) -> Attr:
         """Set the size, after everything that was written before."""
+        await self._own()
         async with self._move():
             await self._push_and_commit(durable=False)
             attr = await self._owner.fs.inodes.truncate(self.ino, size)
@@ -327,7 +347,9 @@ class OpenInode:
             return attr
 
     def is_due(self, now: float) -> bool:
-        return self._dirty_since <= now - limits.WRITE_BACK_AFTER_S and bool(self._dirty)
+        return self._dirty_since <= now - limits.WRITE_BACK_AFTER_S and bool(
+            self._dirty or self._writer.uncommitted_bytes
+        )
 
     # --- together with others ---------------------------------------------------------------------------
 
@@ -342,8 +364,14 @@ class OpenInode:
 
     @asynccontextmanager
     async def leaving(self) -> AsyncIterator[list[tuple[int, bytearray]]]:
-        """The pieces that are dirty, which the caller appends; nothing else of the file moves meanwhile."""
+        """The pieces that are dirty, which the caller appends; nothing else of the file moves meanwhile.
+
+        None of them if they are more than may leave with others.
+        """
         async with self._move():
+            if self._dirty.length_bytes > limits.SMALL_WRITE_MAX_BYTES:  # more was written since it was chosen
+                yield []
+                return
             self._dirty_since = float("inf")
             pieces = self._dirty.take(limits.APPEND_MAX_BYTES)
             try:
@@ -356,6 +384,7 @@ class OpenInode:
         self._writer.adopt([(offset, len(data)) for offset, data in pieces], lane, position)
         try:
             await self._commit(durable=False)
+            self._is_promised = bool(self._dirty)
         except errors.DfsError as error:
             await self.fail(error)
 
@@ -479,6 +508,8 @@ class OpenInodes:
         self._read_ahead_bytes = 0
         self._room = trio.Event()
         self._hurry = trio.Event()
+        self._lingering: dict[Ino, None] = {}
+        """Files that nobody has open, and that are not committed yet."""
         self.flush_on_close = False
         self._cautious_until = -math.inf
         self.on_own_change: Callable[[Attr], None] = lambda _: None
@@ -487,6 +518,7 @@ class OpenInodes:
         """How many sessions have ended."""
         fs.session.owned = self._dirty_inos
         fs.session.on_lost = self._lost
+        fs.session.held_besides.append(lambda: (list(self._unheld), ()))
         fs.on_new_session(self._hold_again)
         self._unheld: dict[Ino, OpenInode] = {}
         """Those of them that no hold keeps."""
@@ -558,6 +590,7 @@ class OpenInodes:
         if inode is None:
             inode = self._open[attr.ino] = OpenInode(self, attr, name)
         inode.note(attr)
+        self._lingering.pop(attr.ino, None)
         inode.users += 1
         inode.holds += holds
         self._count_holds(inode)
@@ -581,8 +614,10 @@ class OpenInodes:
         if inode.is_clean or not inode.is_owned:
             await inode.settle()
             await self._drop(inode)
-        elif len(self._open) > limits.LINGERING_MAX:
-            self._hurry.set()
+        else:
+            self._lingering[inode.ino] = None
+            if len(self._lingering) > limits.LINGERING_MAX:
+                self._hurry.set()
 
     async def _drop(self, inode: OpenInode) -> None:
         """Forget a file that nobody has open, if nothing of it is on its way."""
@@ -590,6 +625,7 @@ class OpenInodes:
             return
         inode.forget()
         del self._open[inode.ino]
+        self._lingering.pop(inode.ino, None)
         self.count_dirty(0)
         for _ in range(inode.holds):
             await self._release(inode.ino)
@@ -608,7 +644,8 @@ class OpenInodes:
                     nursery.start_soon(self._give_back, self._open[ino])
 
     async def _give_back(self, inode: OpenInode) -> None:
-        if not inode.is_clean:
+        """What was promised is committed. For what is under way besides nobody waits, as it may wait for others."""
+        if inode.is_promised:
             await inode.write_back()
             await self._drop(inode)
         await self._hold_open(inode.ino)
@@ -665,13 +702,13 @@ class OpenInodes:
 
     def count_dirty(self, change: int) -> None:
         self._dirty_bytes += change
-        if not self._is_full:
+        if not (self._is_full and self._dirty_bytes):
             self._room.set()
             self._room = trio.Event()
 
     @property
     def _is_full(self) -> bool:
-        return self._dirty_bytes >= limits.DIRTY_MAX_BYTES or len(self._open) >= 2 * limits.LINGERING_MAX
+        return self._dirty_bytes >= limits.DIRTY_MAX_BYTES or len(self._lingering) >= 2 * limits.LINGERING_MAX
 
     async def wait_for_room(self) -> None:
         """Return when one more write may be taken."""

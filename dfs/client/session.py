@@ -105,8 +105,10 @@ class Session:
         self._incarnation = 0
         self.owned: Callable[[], Iterable[Ino]] = tuple
         """Inodes of which there is something here that is not committed."""
-        self._recalls: dict[tuple[int, int], tuple[float, Sequence[Item]]] = {}
-        """Recalls, by incarnation and number, that are not answered yet, and when they came."""
+        self.held_besides: list[Callable[[], tuple[Iterable[Ino], Iterable[Ino]]]] = []
+        """Inodes, and directories for their names, that count on leases though the cache has forgotten them."""
+        self._recalls: dict[tuple[SessionId, int, int], tuple[float, Sequence[Item]]] = {}
+        """Recalls, by session, incarnation and number, that are not answered yet, and when they came."""
         self._nursery = nursery
         self._opening = trio.Lock()
         self._next_seq = 1
@@ -237,7 +239,6 @@ class Session:
         try:
             await command.done.wait()  # bounded: the batch that carries it ends within wait_s
         finally:
-            self._unanswered.discard(command.seq)
             if self.cache is not None:
                 self.cache.answered(command.token)
                 command.token = NEVER  # should the reply come after all, nothing is learnt from it
@@ -285,6 +286,7 @@ class Session:
 
     def _end(self, command: _Command) -> None:
         """Its outcome is known, or will not be."""
+        self._unanswered.discard(command.seq)
         if self.cache is not None:
             self.cache.end_change(command.changes)
         command.done.set()
@@ -297,6 +299,8 @@ class Session:
         for command in batch:
             if not command.done.is_set():
                 command.error = errors.from_wire(error.code, error.message)
+                if self.cache is not None:
+                    self.cache.recall(command.changes)  # it may have happened
                 self._end(command)
 
     # --- the session itself -----------------------------------------------------------------------------
@@ -396,7 +400,7 @@ class Session:
             self.generation = payload
         elif kind == "recall" and self.cache is not None:
             items: list[Item] = [(ino, name) for ino, name in payload]
-            self._recalls[self._incarnation, number] = trio.current_time(), items
+            self._recalls[session, self._incarnation, number] = trio.current_time(), items
             self.cache.recall(items)
             unused = self.cache.give_up_unused(items)
             self._nursery.start_soon(self._forget, session, number, items, unused)
@@ -413,14 +417,14 @@ class Session:
             if self.on_recall is not None:
                 await self.on_recall([*items, *whole])
             if self.session == session and self._incarnation == incarnation:
-                await self._persistently("forgot", lambda: (session, number, list(unused)))
+                await self._persistently("forgot", lambda: (session, incarnation, number, list(unused)))
         except errors.SessionExpired:
             self._lose(session)
         except errors.DfsError as error:
             log.warning("a recall could not be answered", session=session, error=str(error))
         finally:
             cache.gave_up(unused)
-            self._recalls.pop((incarnation, number), None)
+            self._recalls.pop((session, incarnation, number), None)
 
     def _begin_again(self, session: SessionId, incarnation: int) -> None:
         """The NameNode has restarted, and does not know what we hold."""
@@ -440,6 +444,9 @@ class Session:
         for _, items in self._recalls.values():  # of the NameNode before: not everybody here has forgotten them yet
             attrs += [ino for ino, name in items if name is None]
             directories += [ino for ino, name in items if name is not None]
+        for more_attrs, more_directories in (besides() for besides in self.held_besides):
+            attrs += more_attrs
+            directories += more_directories
         lists = (attrs, directories, list(self.owned()))
         longest = max(map(len, lists))
         size = limits.RECLAIM_MAX_INODES

@@ -273,6 +273,8 @@ class Leases:
             change.users -= 1
             if not change.users:
                 del self._changes[item]
+                self._moved.set()  # who wants a lease on it waits for that
+                self._moved = trio.Event()
                 if item[1] is not None:
                     self._changing[item[0]] -= 1
                     if not self._changing[item[0]]:

@@ -66,22 +66,23 @@ class Effect(NamedTuple):
 
 
 class HeldBack(Exception):
-    """A command was undone: it may not happen yet."""
+    """A command was undone: it may not happen before others have forgotten these items."""
 
-    def __init__(self, effect: Effect) -> None:
-        super().__init__(effect)
-        self.effect = effect
+    def __init__(self, command: Command, items: Sequence[Item]) -> None:
+        super().__init__(command, items)
+        self.command = command
+        self.items = items
 
 
 class Machine:
     """Applies commands within the store's open transaction. `begin` and `end` go round each transaction.
 
-    `may_happen` is asked about each command that succeeded: if it says no, that is undone, and `HeldBack` raised.
+    `waits_for` is asked about each command that succeeded: if it names items, that is undone, and `HeldBack` raised.
     """
 
-    def __init__(self, db: Database, may_happen: Callable[[Effect], bool] = lambda _: True) -> None:
+    def __init__(self, db: Database, waits_for: Callable[[Effect], Sequence[Item]] = lambda _: ()) -> None:
         self._db = db
-        self._may_happen = may_happen
+        self._waits_for = waits_for
         self._touched: dict[Item, None] = {}
         self._read: dict[Ino, None] = {}
         db.create_function("touched", 2, lambda ino, name: self._touched.setdefault((ino, name)))
@@ -156,9 +157,10 @@ class Machine:
             return _refusal(command, error)
         read = [ino for ino in self._read if (ino, None) not in self._touched]
         effect = Effect(command, list(self._touched), read, result)
-        if not self._may_happen(effect):
+        items = self._waits_for(effect)
+        if items:
             self._undo(before)
-            raise HeldBack(effect)
+            raise HeldBack(command, items)
         self._db.execute("RELEASE command")
         tx.counters["log_index"] += 1
         return (0, result, effect.items)

@@ -342,10 +342,11 @@ class NameNode:
 
     @expose
     @takes_call
-    def forgot(self, call: Call, session: Any, number: Any, directories: Any) -> None:
+    def forgot(self, call: Call, session: Any, incarnation: Any, number: Any, directories: Any) -> None:
         """What a recall named is forgotten; and all names of `directories`, by the client's own choice."""
         holder = self._sessions.touch(session, _identity(call))
-        self._leases.forgot(holder, arguments.integer(number, "an event's number"), _inos(directories))
+        if incarnation == self._sessions.incarnation:  # or the recall was of a NameNode before
+            self._leases.forgot(holder, arguments.integer(number, "an event's number"), _inos(directories))
 
     @expose
     @takes_call

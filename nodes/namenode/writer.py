@@ -75,7 +75,7 @@ class Writer:
         self._parked: list[_Batch] = []
         self._runtime = runtime
         self._reserve_bytes = reserve_bytes
-        self._machine = Machine(store.writing, self._may_happen)
+        self._machine = Machine(store.writing, self._waits_for)
         self._turns: Turns[_Batch] = Turns()
         self._resumed: list[_Batch] = []
         """Batches that were parked, and go on before those that came later."""
@@ -166,8 +166,8 @@ class Writer:
                 self._apply_batch(batch, is_full)
             except HeldBack as reason:
                 held.append(batch)
-                before, batch.held = batch.held, reason.effect.items
-                self._leases.begin(reason.effect.command.session, batch.held)
+                before, batch.held = batch.held, reason.items
+                self._leases.begin(reason.command.session, batch.held)
                 self._leases.finish(before)
         self._machine.end()
 
@@ -186,18 +186,24 @@ class Writer:
             self._by_second.append([second, 0])
         self._by_second[-1][1] += 1
 
-    def _may_happen(self, effect: Effect) -> bool:
-        author = effect.command.session
-        if self._leases.conflicts(author, effect.items):
-            return False
+    def _waits_for(self, effect: Effect) -> Sequence[Item]:
+        """What others have to forget before a command happens: none, and then it does."""
+        author, verb = effect.command.session, effect.command.verb
         attr = _attr_of(effect.result)
+        items = effect.items
+        told: Item | None = (attr.ino, None) if attr is not None else None
+        if told is not None and told not in items and self._leases.in_doubt(author, [told]):
+            return [*items, told]  # it changes nothing there, but its answer would be wrong
+        if self._leases.conflicts(author, items):
+            return items
         is_new = attr is not None and attr.version == 1 and stat.S_ISREG(attr.mode)
+        is_new = is_new and (verb == "create_unnamed" or (verb in ("create", "mknod") and bool(items)))
         self._leases.applied(
             author, effect.command.seq, effect.items, attr.ino if attr is not None else None, is_new=is_new
         )
         if effect.read:
             self._leases.tell(author, effect.read)
-        return True
+        return ()
 
     def _resume(self) -> None:
         """Batches whose next command may happen now go on, before those that came later."""

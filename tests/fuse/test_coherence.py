@@ -15,6 +15,8 @@ import mmap
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +24,7 @@ from typing import Any, Final
 import pytest
 
 from dfs import errors
-from tests.fuse.conftest import PATIENCE_S, Mount
+from tests.fuse.conftest import PATIENCE_S, Cluster, Mount
 from tests.fuse.hammer import REGISTER
 from tests.simulation import naming
 from tests.simulation.linearizable import Operation, explain
@@ -297,3 +299,40 @@ def test_what_is_remembered_follows_every_kind_of_change(here: Path, there: Path
             look_before = look()
         change()
         assert look() == expected != look_before
+
+
+def test_two_mounts_cut_a_file_that_both_have_open(here: Path, there: Path) -> None:
+    (here / "file").write_bytes(b"x" * 100)
+    with (here / "file").open("r+b", buffering=0) as one, (there / "file").open("r+b", buffering=0) as other:
+        for number in range(10):
+            cutters = [threading.Thread(target=os.ftruncate, args=(file.fileno(), number)) for file in (one, other)]
+            for cutter in cutters:
+                cutter.start()
+            for cutter in cutters:
+                cutter.join()
+            assert os.fstat(one.fileno()).st_size == os.fstat(other.fileno()).st_size == number
+
+
+def test_two_mounts_append_to_a_file_that_both_make(here: Path, there: Path) -> None:
+    program = "import os,sys\nfor n in range(20): os.system(f'echo {sys.argv[1]}-{n} >> log-{n}')"
+    writers = [
+        subprocess.Popen([sys.executable, "-c", program, name], cwd=where)
+        for name, where in (("one", here), ("other", there))
+    ]
+    for writer in writers:
+        assert writer.wait(PATIENCE_S) == 0
+    for number in range(20):
+        found = sorted((here / f"log-{number}").read_text().split())
+        assert found == [f"one-{number}", f"other-{number}"]
+
+
+def test_a_stream_that_was_closed_is_committed_soon(here: Path, cluster: Cluster) -> None:
+    """All of it had left the mount's memory before it was closed."""
+    (here / "large").write_bytes(bytes(4 << 20))
+    os.utime(here / "large", ns=(5, 7))
+    deadline = time.monotonic() + PATIENCE_S
+    while json.loads(os.getxattr(here, "dfs.statistics"))["open_files"]["open"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert (here / "large").stat().st_mtime_ns == 7
+    assert json.loads(cluster.dfs("stat", "--json", f"/{here.name}/large").stdout)[0]["mtime_ns"] == 7

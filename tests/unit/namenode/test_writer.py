@@ -338,3 +338,28 @@ async def test_what_waits_fails_by_itself_when_its_transaction_does(space: Names
     assert replies[0][0] == 0
     assert replies[1][1] == "NoSpace"
     assert asked.leases.statistics()["in_doubt"] == 0
+
+
+async def test_who_finds_a_file_that_is_there_does_not_own_it(space: Namespace) -> None:
+    """Two mounts create one name at the same time; the second one waits until the first has committed what it has."""
+    first, second = SessionId(space.open_session()), SessionId(space.open_session())
+    asked = Asked()
+    for session in (first, second):
+        asked.leases.join(session)
+    create = [1, "create", [ROOT_INO, b"log", 0o644, 0, 0, False]]
+    answers: list[Any] = []
+    async with writing(space, Gate(), leases=asked.leases) as writer:
+        ((_, made, _),) = await writer.apply(first, 0, [create])
+        assert asked.leases.in_doubt(second, [(made.ino, None)])
+
+        async def find() -> None:
+            answers.extend(await writer.apply(second, 0, [create]))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(find)
+            await trio.testing.wait_all_tasks_blocked()
+            assert answers == []
+            assert [session for session, _ in asked.numbers] == [first]
+            asked.answer()
+    assert answers[0][1].ino == made.ino
+    assert not asked.leases.in_doubt(first, [(made.ino, None)])
