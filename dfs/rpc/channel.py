@@ -21,8 +21,9 @@ from dfs.checksum import Buffer
 from dfs.rpc.network import Stream, without_first
 from dfs.rpc.protocol import Decoder, Message, Wanted
 
-_BURST_COST_MAX = 16  # small messages, or 64 KiB pieces, handled before others get their turn
+_BURST_COST_MAX = 16  # small messages, or pieces of large ones, handled before others get their turn
 _BYTES_PER_COST = 64 * limits.KIB
+_PARSED_BYTES_PER_COST = 4 * limits.KIB  # of what is parsed, and worked on value by value
 
 
 class Sendable(Protocol):
@@ -63,7 +64,8 @@ class Channel:
             event = await self._receive_more()
         if type(event) is Message:
             self._deadline = None
-            self._burst_cost += 1 + (event.annotations_bytes + event.payload_bytes) // _BYTES_PER_COST
+            self._burst_cost += 1 + event.annotations_bytes // _BYTES_PER_COST
+            self._burst_cost += event.payload_bytes // _PARSED_BYTES_PER_COST
         return event
 
     def give(self, view: memoryview | None) -> None:
