@@ -8,7 +8,7 @@ nanoseconds since the epoch (UTC), names `bytes` (1 to 255, no NUL, no `/`, neit
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple, NewType
+from typing import Final, NamedTuple, NewType, TypeAlias
 
 Ino = NewType("Ino", int)
 """Inode number, 1 to 2^63-1, never reused."""
@@ -23,6 +23,12 @@ ClusterId = NewType("ClusterId", str)
 
 ROOT_INO = Ino(1)
 NAMENODE_SESSION = SessionId(0)
+
+Item: TypeAlias = tuple[Ino, bytes | None]
+"""What leases are about: an inode (None), or what a directory has under a name."""
+
+ALL_NAMES: Final = b""
+"""In an item of a recall: all that a directory has."""
 
 
 class Attr(NamedTuple):

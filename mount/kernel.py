@@ -31,9 +31,9 @@ from typing import Any, Final, NamedTuple
 import pyfuse3
 import trio
 
-from dfs.client.cache import ALL_NAMES, Cache, Item
+from dfs.client.cache import Cache
 from dfs.client.session import Session
-from dfs.types import Attr, Ino
+from dfs.types import ALL_NAMES, Attr, Ino, Item
 
 SETTLE_S: Final = 0.025
 FORGET_MAX_S: Final = 0.05

@@ -220,7 +220,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
             raise
         self._kernel.changed(now)
         if opened is not None:
-            opened.set_by_us(now)
+            opened.note_own(now)
         return now
 
     async def _truncate(self, ino: Ino, opened: OpenInode | None, size: int) -> Attr:

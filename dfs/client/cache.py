@@ -25,12 +25,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from dfs import codec
-from dfs.types import Attr, DirEntry, Ino
+from dfs.types import ALL_NAMES, Attr, DirEntry, Ino, Item
 
-Item: TypeAlias = tuple[Ino, bytes | None]
-"""An inode (None), or what a directory has under a name."""
-ALL_NAMES: Final = b""
-"""In an item of a recall: all that a directory has."""
 Token: TypeAlias = int
 """The moment at which something was asked."""
 NEVER: Final[Token] = -1
@@ -100,7 +96,7 @@ ABSENT: Final = Absent()
 
 
 class Cache:
-    """Of one session. `is_open`: leases are given to it. All methods are safe to call when it is not."""
+    """Of one session."""
 
     def __init__(self, inodes_max: int, names_max: int) -> None:
         self._inodes_max = inodes_max
@@ -256,12 +252,17 @@ class Cache:
     def learn_name(self, token: Token, directory: Ino, name: bytes, ino: Ino | None) -> None:
         """An answer, under a lease: what a name stands for, or that it stands for nothing."""
         if self.is_valid(token, (directory, name)):
-            known = self._directories.get(directory)
-            if known is None:
-                known = self._directories[directory] = _Directory(token)
+            known = self._directory(directory, token)
             self._put(known, name, ino)
             known.misses += 1
             self._make_room()
+
+    def _directory(self, ino: Ino, token: Token) -> _Directory:
+        """What is known of a directory; of one that is not, nothing, from that moment on."""
+        known = self._directories.get(ino)
+        if known is None:
+            known = self._directories[ino] = _Directory(token)
+        return known
 
     def _put(self, directory: _Directory, name: bytes, ino: Ino | None) -> None:
         if name not in directory.names:
@@ -276,9 +277,7 @@ class Cache:
         """Some entries of a directory, whose names are leased, and the attributes of all but `unleased`."""
         if not self._is_valid_whole(token, directory):
             return
-        known = self._directories.get(directory)
-        if known is None:
-            known = self._directories[directory] = _Directory(token)
+        known = self._directory(directory, token)
         for _, name, attr in entries:
             self._put(known, name, attr.ino)
             if attr.ino not in unleased:
@@ -406,11 +405,6 @@ class Cache:
     def held(self) -> tuple[list[Ino], list[Ino]]:
         """Inodes whose attributes, and directories whose names are known."""
         return list(self._inodes), list(self._directories)
-
-    def names(self, directory: Ino) -> list[bytes]:
-        """The names that are known of a directory, those included that stand for nothing."""
-        known = self._directories.get(directory)
-        return list(known.names) if known is not None else []
 
     def statistics(self) -> dict[str, int]:
         return {

@@ -22,7 +22,7 @@ import structlog
 
 from dfs import codec, errors, limits
 from dfs.client import transfer, tree, why
-from dfs.client.cache import Cache, Item
+from dfs.client.cache import Cache
 from dfs.client.cachedinodes import CachedInodes
 from dfs.client.copies import Survey
 from dfs.client.datanodes import DataNodes
@@ -37,7 +37,7 @@ from dfs.client.writer import ChunkWriter
 from dfs.keys import Key, KeyFile
 from dfs.rpc import SPOKEN, Network, Pool, SocketNetwork, Versions
 from dfs.runtime import RealRuntime, Runtime
-from dfs.types import Attr, ChunkPlace, DirEntry, NodeId, NodeView, Statfs
+from dfs.types import Attr, ChunkPlace, DirEntry, Item, NodeId, NodeView, Statfs
 
 log = structlog.get_logger(__name__)
 

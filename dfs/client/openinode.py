@@ -49,13 +49,13 @@ import trio
 
 from dfs import errors, limits
 from dfs.checksum import Buffer
-from dfs.client.cache import Absent, Item
+from dfs.client.cache import Absent
 from dfs.client.cachedinodes import CachedInodes
 from dfs.client.dirty import DirtyRanges
 from dfs.client.filesystem import FileSystem
 from dfs.client.inodes import Layout
 from dfs.client.writer import Lane
-from dfs.types import Attr, Ino
+from dfs.types import Attr, Ino, Item
 
 log = structlog.get_logger(__name__)
 
@@ -100,7 +100,7 @@ class OpenInode:
         self._end = 0
         """How far what was written reaches, since the file is owned."""
         self._was_cut = False
-        self._is_promised = False
+        self.is_promised = False
         """Whether bytes that nobody else has seen were taken, and their writer told so, while the file was owned."""
         self._generation = 0
         """Which of the owner's sessions it was when what is on its way left memory."""
@@ -149,7 +149,7 @@ class OpenInode:
             raise errors.FileTooLarge(f"a file cannot be larger than {limits.FILE_SIZE_MAX_BYTES} bytes")
         await self._owner.wait_for_room()
         is_owned = await self._own()
-        self._is_promised |= is_owned
+        self.is_promised |= is_owned
         self._take(offset, data)
         if not is_owned and self._owner.is_coherent:
             await self._flush(durable=False)
@@ -168,7 +168,7 @@ class OpenInode:
         """Put `data` at the end of file, as it is for everybody at this moment, in one piece."""
         await self._owner.wait_for_room()
         if await self._own():
-            self._is_promised = True
+            self.is_promised = True
             self._take(max(self.attr.size, self._end), data)
             return
         async with self._move():
@@ -193,11 +193,6 @@ class OpenInode:
         ctime_ns = max(attr.ctime_ns, self._written_ns)
         return attr._replace(size=size, allocated=attr.allocated + more, mtime_ns=self._written_ns, ctime_ns=ctime_ns)
 
-    @property
-    def is_promised(self) -> bool:
-        """Whether there are bytes here of which a writer believes that everybody sees them."""
-        return self._is_promised
-
     def expect_mtime(self, mtime_ns: int) -> int:
         """What is dirty is to be committed with this time, which is being set; what it was to be."""
         before, self._written_ns = self._written_ns, mtime_ns
@@ -207,10 +202,6 @@ class OpenInode:
     def is_simple(self) -> bool:
         """Whether `shown` can tell: nothing is on its way, and writing clears no bits of the mode."""
         return not self._flushing.locked() and not self.attr.mode & (stat.S_ISUID | stat.S_ISGID)
-
-    def set_by_us(self, attr: Attr) -> None:
-        """These are the attributes after a change of ours."""
-        self._note_own(attr)
 
     @asynccontextmanager
     async def _move(self) -> AsyncIterator[None]:
@@ -231,7 +222,7 @@ class OpenInode:
         self._owner.count_dirty(-self._dirty.length_bytes)
         self._dirty = DirtyRanges()
         self._dirty_since = float("inf")
-        self._is_promised = False
+        self.is_promised = False
         self._writer.forget()
         self._give_up(errors.SessionExpired("the session ended before what was written to the file was committed"))
 
@@ -270,9 +261,9 @@ class OpenInode:
         else:
             attr = await self._writer.commit(append=append, mtime_ns=mtime_ns)
         if attr is not None:
-            self._note_own(attr)
+            self.note_own(attr)
 
-    def _note_own(self, attr: Attr) -> None:
+    def note_own(self, attr: Attr) -> None:
         """The attributes after a change of ours."""
         self.note(attr)
         self._owner.on_own_change(attr)
@@ -281,15 +272,14 @@ class OpenInode:
         try:
             await self._push()
             await self._commit(durable=durable)
-            self._is_promised = bool(self._dirty)
+            self.is_promised = bool(self._dirty)
         except errors.DfsError as error:
-            await self._lose()
-            self._give_up(error)
+            await self.fail(error)
             raise
 
     async def _lose(self) -> None:
         """What is on its way cannot be written."""
-        self._is_promised = False
+        self.is_promised = False
         self._owner.count_dirty(-self._dirty.length_bytes)
         self._dirty = DirtyRanges()
         try:
@@ -343,7 +333,7 @@ class OpenInode:
             attr = await self._owner.fs.inodes.truncate(self.ino, size)
             self._was_cut |= self.attr.size > size == 0
             self._end = 0
-            self._note_own(attr)
+            self.note_own(attr)
             return attr
 
     def is_due(self, now: float) -> bool:
@@ -384,12 +374,12 @@ class OpenInode:
         self._writer.adopt([(offset, len(data)) for offset, data in pieces], lane, position)
         try:
             await self._commit(durable=False)
-            self._is_promised = bool(self._dirty)
+            self.is_promised = bool(self._dirty)
         except errors.DfsError as error:
             await self.fail(error)
 
     async def fail(self, error: errors.DfsError) -> None:
-        """What was leaving is lost."""
+        """What is dirty or on its way is lost, and why."""
         await self._lose()
         self._give_up(error)
 
@@ -573,15 +563,15 @@ class OpenInodes:
         hold = not self.fs.session.is_trusted
         for left in reversed(range(_CREATE_ATTEMPTS)):
             attr = await inodes.create(parent, name, mode, uid, gid, exclusive=exclusive, hold=hold)
+            holds = int(hold)
             if not hold and inodes.cached_attr(attr.ino) is None:  # the lease that came with it is recalled already
                 try:
-                    attr = await inodes.hold(attr.ino)
+                    attr, holds = await inodes.hold(attr.ino), 1
                 except errors.NotFound:  # somebody has removed it, so it can be made again
                     if left:
                         continue
                     raise
-                return self.open(attr, os.fsdecode(name))
-            return self.open(attr, os.fsdecode(name), holds=int(hold))
+            return self.open(attr, os.fsdecode(name), holds)
         raise AssertionError("the last attempt returns or raises")
 
     def open(self, attr: Attr, name: str, holds: int = 1) -> OpenInode:

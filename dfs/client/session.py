@@ -31,11 +31,11 @@ import structlog
 import trio
 
 from dfs import errors, keys, limits, tasks
-from dfs.client.cache import ALL_NAMES, NEVER, Cache, Item, Token
+from dfs.client.cache import NEVER, Cache, Token
 from dfs.keys import KeyFile
 from dfs.rpc import Pool
 from dfs.runtime import Runtime
-from dfs.types import ROOT_INO, Ino, SessionId
+from dfs.types import ALL_NAMES, ROOT_INO, Ino, Item, SessionId
 
 NAMENODE_OBJECT = "dfs.namenode"
 

@@ -116,3 +116,13 @@ def without_first(buffers: Sequence[Buffer], count: int) -> list[Buffer]:
         else:
             rest.append(buffer)
     return rest
+
+
+async def send_all(stream: Stream, buffers: Sequence[Buffer]) -> None:
+    """`Stream.send_all` by its `send_nowait` and `wait_writable`."""
+    rest = [buffer for buffer in buffers if len(buffer)]
+    while rest:
+        sent = stream.send_nowait(rest)
+        rest = without_first(rest, sent)
+        if rest:
+            await stream.wait_writable()

@@ -30,7 +30,7 @@ from dfs.checksum import Buffer
 from dfs.rpc import address as addresses
 from dfs.rpc import shortcut
 from dfs.rpc.address import TcpAddress, UnixAddress
-from dfs.rpc.network import Listener, Stream, without_first
+from dfs.rpc.network import Listener, Stream, send_all
 from dfs.rpc.tls import Tls
 
 _IOV_MAX = min(os.sysconf("SC_IOV_MAX"), 1024) if "SC_IOV_MAX" in os.sysconf_names else 16
@@ -86,12 +86,7 @@ class SocketStream:
             raise self._lost(error) from error
 
     async def send_all(self, buffers: Sequence[Buffer]) -> None:
-        rest = [buffer for buffer in buffers if len(buffer)]
-        while rest:
-            sent = self.send_nowait(rest)
-            rest = without_first(rest, sent)
-            if rest:
-                await self.wait_writable()
+        await send_all(self, buffers)
 
     async def receive_into(self, view: memoryview) -> int:
         try:

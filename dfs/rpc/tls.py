@@ -34,7 +34,7 @@ from dfs import certificates, errors, limits
 from dfs.certificates import TlsIdentity
 from dfs.checksum import Buffer
 from dfs.rpc import serialize
-from dfs.rpc.network import without_first
+from dfs.rpc.network import send_all
 from dfs.rpc.protocol import CONNECT_FAIL, JSON, encode
 
 _RECORD_BYTES: Final = 16 * limits.KIB  # the most that a record carries (RFC 8446, 5.1)
@@ -264,12 +264,7 @@ class TlsStream:
             raise self._lost(error) from error
 
     async def send_all(self, buffers: Sequence[Buffer]) -> None:
-        rest = [buffer for buffer in buffers if len(buffer)]
-        while rest:
-            sent = self.send_nowait(rest)
-            rest = without_first(rest, sent)
-            if rest:
-                await self.wait_writable()
+        await send_all(self, buffers)
 
     # --- receiving ------------------------------------------------------------------------------------------
 

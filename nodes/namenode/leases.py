@@ -47,13 +47,10 @@ from typing import Any, Final, NamedTuple
 import trio
 
 from dfs import limits
-from dfs.types import Ino, SessionId
-from nodes.namenode.machine import Item
+from dfs.types import ALL_NAMES, Ino, Item, SessionId
 
 RECALL: Final = "recall"
 """The kind of event whose payload are the items to forget."""
-ALL_NAMES: Final = b""
-"""In an item of a recall: all that a directory has."""
 _RECALLED_AT_ONCE: Final = 4096
 """Of the oldest, when a session has too many."""
 
@@ -161,9 +158,13 @@ class Leases:
         self._move()
 
     def _move(self) -> None:
+        self._wake()
+        self.forgotten()
+
+    def _wake(self) -> None:
+        """Have those who wait look again whether they still have to."""
         self._moved.set()
         self._moved = trio.Event()
-        self.forgotten()
 
     def overdue(self, before: float) -> list[SessionId]:
         """Sessions that were asked before this moment, and have not forgotten."""
@@ -273,8 +274,7 @@ class Leases:
             change.users -= 1
             if not change.users:
                 del self._changes[item]
-                self._moved.set()  # who wants a lease on it waits for that
-                self._moved = trio.Event()
+                self._wake()  # who wants a lease on it waits for that
                 if item[1] is not None:
                     self._changing[item[0]] -= 1
                     if not self._changing[item[0]]:
@@ -315,8 +315,7 @@ class Leases:
         if self._applying:
             self._applying.clear()
             self._applying_in.clear()
-            self._moved.set()
-            self._moved = trio.Event()
+            self._wake()
 
     # --- doubt ------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import msgpack  # type: ignore[import-untyped]
 import structlog
 
 from dfs import errors
-from dfs.types import NAMENODE_SESSION, Ino, SessionId
+from dfs.types import NAMENODE_SESSION, Ino, Item, SessionId
 from nodes.namenode import commands
 from nodes.namenode.confinement import confined
 from nodes.namenode.subtree import Subtree
@@ -41,9 +41,6 @@ class Command(NamedTuple):
     args: Sequence[Any]
     now_ns: int
 
-
-Item: TypeAlias = tuple[Ino, bytes | None]
-"""What a client can know: an inode (None), or what a directory has under a name."""
 
 _TRIGGERS: Final = (
     "AFTER UPDATE OF version ON inode BEGIN SELECT touched(new.ino, NULL); END",

@@ -22,14 +22,13 @@ from dfs.keys import KeyId, Role
 from dfs.placement import candidates, choose_nodes
 from dfs.rpc import Call, Later, Peer, expose, takes_call
 from dfs.runtime import Runtime
-from dfs.types import NAMENODE_SESSION, Attr, ChunkId, Ino, NodeId, NodeState, SessionId, Statfs
+from dfs.types import NAMENODE_SESSION, Attr, ChunkId, Ino, Item, NodeId, NodeState, SessionId, Statfs
 from nodes.namenode import arguments, commands, reconcile
 from nodes.namenode.check import Checker
 from nodes.namenode.confinement import ConfinedQueries
 from nodes.namenode.explain import Explainer
 from nodes.namenode.issuing import Issuing
 from nodes.namenode.leases import Leases
-from nodes.namenode.machine import Item
 from nodes.namenode.membership import Membership
 from nodes.namenode.names import NameServer
 from nodes.namenode.operations import Operations

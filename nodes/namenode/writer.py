@@ -22,10 +22,10 @@ import trio
 
 from dfs import errors, limits
 from dfs.runtime import Runtime
-from dfs.types import NAMENODE_SESSION, Attr, SessionId
+from dfs.types import NAMENODE_SESSION, Attr, Item, SessionId
 from nodes.namenode import commands
 from nodes.namenode.leases import Leases
-from nodes.namenode.machine import Command, Effect, HeldBack, Item, Machine, Reply
+from nodes.namenode.machine import Command, Effect, HeldBack, Machine, Reply
 from nodes.namenode.store import Store
 from nodes.namenode.turns import Turns
 

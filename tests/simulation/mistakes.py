@@ -17,13 +17,13 @@ from dfs.client.filewriter import FileWriter
 from dfs.client.openinode import OpenInode
 from dfs.client.session import Session
 from dfs.client.writer import Lane
-from dfs.types import Attr, ChunkId, Ino, SessionId
+from dfs.types import Attr, ChunkId, Ino, Item, SessionId
 from nodes.datanode import chunkfiles
 from nodes.datanode import store as datanode_store
 from nodes.datanode.store import ChunkStore
 from nodes.namenode import commands
 from nodes.namenode.leases import Leases
-from nodes.namenode.machine import Command, Item, Machine, Reply
+from nodes.namenode.machine import Command, Machine, Reply
 from nodes.namenode.replication import Replication
 from nodes.namenode.transaction import Transaction
 from nodes.namenode.writer import Writer

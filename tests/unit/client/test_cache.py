@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dfs.client.cache import ABSENT, ALL_NAMES, NEVER, Cache
-from dfs.types import Attr, DirEntry, Ino
+from dfs.client.cache import ABSENT, NEVER, Cache
+from dfs.types import ALL_NAMES, Attr, DirEntry, Ino
 
 D, FILE, OTHER = Ino(10), Ino(11), Ino(12)
 

@@ -9,9 +9,8 @@ import trio
 import trio.testing
 
 from dfs import limits
-from dfs.types import Ino, SessionId
-from nodes.namenode.leases import ALL_NAMES, Leases
-from nodes.namenode.machine import Item
+from dfs.types import ALL_NAMES, Ino, Item, SessionId
+from nodes.namenode.leases import Leases
 
 ANNE, BERT, CARL = SessionId(1), SessionId(2), SessionId(3)
 """Anne and Bert cache, Carl does not."""
