@@ -92,6 +92,9 @@ SESSIONS_MAX = 10_000
 SESSION_TIMEOUT_S = 30.0  # silence that ends a session
 EVENTS_WAIT_S = 10.0  # how long the NameNode holds the event call open
 LEASES_MAX = 262_144  # of one session, on attributes and as many on directories: some 60 MB; the oldest are recalled
+INODES_RESERVED = (
+    8192  # inode numbers that a session asks for at a time, for what it makes by itself; the most there are
+)
 RECLAIM_MAX_INODES = 32_768  # in one call of a client that says what it held before a restart
 GRANT_VALID_S = 3600  # a grant for a chunk: how long a DataNode serves who lost the right to it
 GARBAGE_GRACE_S = 60.0  # from the last reference to deletion on the DataNodes; readers of old extents finish
@@ -110,6 +113,7 @@ CHECK_MAX_ITEMS = 1024  # inodes or chunks in one question of fsck: some ten mil
 CHECK_TOTALS_TIMEOUT_S = 600.0  # counting all inodes and extents: a million takes about a second
 EXPLAIN_MAX_CHUNKS = 256  # in one question of why, with the files that they hold: likewise
 MAINTENANCE_WINDOW_S = 300.0  # configurable; a DataNode that was stopped in order, not killed, is waited for so long
+FULL_GRACE_S = 60.0  # since the disk is nearly full: changes are taken that clients have answered already
 NAMENODE_RESERVE_BYTES = 256 * MIB  # configurable; changes are refused when the database's disk has less free
 
 # --- the DataNode ---------------------------------------------------------------------------------------
@@ -172,6 +176,9 @@ COMPLETIONS_MAX = 1000  # names offered for one word
 CACHE_ENTRIES_MAX = 131_072  # configurable; inodes and as many names that a mount remembers: some 100 MB
 XATTRS_CACHED_MAX_BYTES = 4 * KIB  # of one inode: larger ones are asked for each time
 RECLAIM_DELAY_S = 0.2  # between two attempts of who has leases to find a NameNode again: all changes wait for him
+STREAM_DELAY_S = 0.005  # for which commands that were answered already gather before they are sent
+STREAM_MAX_COMMANDS = 8192  # answered and not sent, or on their way; then one waits. A few MB
+OWN_AGAIN_AFTER_S = 2.0  # since somebody else wanted a directory that this client owned
 PREFETCH_AFTER_MISSES = 2  # names of one directory that had to be asked for, after which its listing is fetched
 PREFETCH_PAGE_ENTRIES = 1024  # of it in one answer: some milliseconds of the NameNode
 PREFETCH_MAX_ENTRIES = 8192  # of a larger directory the rest is asked for name by name

@@ -62,6 +62,13 @@ class DirectoryHandle:
         self._after = -1
         self._page: list[DirEntry] = []
         self._is_last = False
+        self._losses = fs.session.stream.losses
+
+    async def fsync(self) -> None:
+        """Return when all changes of names are durable. Raises `SessionExpired` if some were lost since the opendir."""
+        stream = self._fs.session.stream
+        losses, self._losses = self._losses, stream.losses
+        await stream.flush(losses)
 
     def rewind(self) -> None:
         """Whoever reads from the beginning sees the directory as it is now."""

@@ -400,7 +400,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
 
     @_handler
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        """Nothing to do: every change of a directory was durable at the NameNode when it returned."""
+        await self._handles.directories[fh].fsync()
 
     # --- the rest ---------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ _KERNEL: Final = {
     "exec",
     "noatime",
 }
-_FLAGS: Final = {"root_squash", "nodiratime", "flush_on_close"}
+_FLAGS: Final = {"root_squash", "nodiratime", "flush_on_close", "sync_metadata"}
 """Ours to keep: libfuse refuses to hear of them."""
 _FOR_OTHERS: Final = {
     "_netdev",
@@ -59,6 +59,8 @@ class Options:
     """Inodes whose attributes, and names, that are remembered at most."""
     flush_on_close: bool = False
     """Closing a file returns when what was written to it is at the NameNode."""
+    sync_metadata: bool = False
+    """Every change of names and attributes is durable at the NameNode when it returns."""
     kernel: frozenset[str] = frozenset()
     """Passed on to the kernel as they are."""
 

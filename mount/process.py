@@ -50,6 +50,7 @@ async def run_mount(
         record_accesses(fs) as accesses,
         open_inodes(fs) as inodes,
     ):
+        fs.session.wants_directories = not options.sync_metadata
         top = await _top(fs, subtree)
         kernel = Kernel(fs.session, cache, top.ino)
         fs.recall_listeners.append(kernel.forget)  # after open files, which must be held before a name goes

@@ -52,6 +52,8 @@ def furnish(space: Namespace) -> None:
         space.own("use_generation", 2)
         space.own("redeem_token", "0" * 32, space.now_ns + DAY_NS, b"digest")
         space.own("revoke_key", "client", "lost laptop")
+    if FORMAT > 3:
+        space.do(alive, "reserve_inodes", 1000)
 
 
 def _make_tree(space: Namespace, session: int) -> None:

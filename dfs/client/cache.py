@@ -1,6 +1,7 @@
 """What a client may answer by itself: attributes, names and their absence, under the NameNode's leases.
 
-The NameNode's side, and why this is never stale, is in `nodes.namenode.leases`. Here it must hold that what is kept was
+The NameNode's side, and why this is never stale, is in `nodes.namenode.leases`. What is changed here before the
+NameNode hears of it, in directories that are owned, is in `dfs.client.owned`. Here it must hold that what is kept was
 leased when it was answered and has not been recalled since, though answers and recalls overtake each other on their way
 through this process. So every question takes a `Token` when it is sent, and every recall voids its items: an answer
 counts only for items that were not voided since. A command of our own voids what it touched when its reply arrives, in
@@ -21,10 +22,11 @@ from __future__ import annotations
 import bisect
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from dfs import codec
+from dfs.posix import RENAME_EXCHANGE
 from dfs.types import ALL_NAMES, Attr, DirEntry, Ino, Item
 
 Token: TypeAlias = int
@@ -50,6 +52,8 @@ _ABOUT_INODE: Final = frozenset({"link", "setattr", "truncate", "setxattr", "rem
 """Commands whose first argument is an inode that they change."""
 _MAKES_FILE: Final = frozenset({"create", "create_unnamed", "mknod"})
 """Commands after which a new regular file is owned."""
+FIRST_COOKIE: Final = 1
+"""Of a directory that was just made: the first entry's is one more."""
 _VOIDED_KEPT: Final = 4096
 """Voided items that are remembered before those that no question can be about any more are looked for."""
 
@@ -57,35 +61,63 @@ _VOIDED_KEPT: Final = 4096
 class Known:
     """What is known of an inode. `xattrs`, `target` and `parent` are None until somebody asked.
 
-    `is_owned`: nobody else knows it, and what is written to it may stay here for a while.
+    `is_owned`: nobody else knows it, and what is written to it may stay here for a while. `is_private`: nor ever did.
     """
 
-    __slots__ = ("attr", "is_owned", "parent", "target", "xattrs")
+    __slots__ = ("attr", "is_owned", "is_private", "parent", "target", "xattrs")
 
     def __init__(self, attr: Attr) -> None:
         self.attr = attr
         self.xattrs: dict[bytes, bytes] | None = {} if attr.version == 1 else None  # just made: it has none
-        self.is_owned = False
+        self.is_owned = self.is_private = False
         self.target: bytes | None = None
         self.parent: Ino | None = None
 
 
-class _Directory:
+class Directory:
     """What is known of a directory's names since `since`: None means that there is nothing of that name.
 
-    `is_complete`: a name that is not here does not exist. `listing`: all entries by their cookies, as (cookie, name).
-    `misses`: names that had to be asked for. `is_used`: since the last recall.
+    `is_complete`: a name that is not here does not exist. `cookies`: of all names that exist, growing; None where they
+    are not known. `misses`: names that had to be asked for. `is_used`: since the last recall. `is_owned`: nobody else
+    knows it, and names are changed here first; then `last_cookie` is the one that was given last.
     """
 
-    __slots__ = ("is_complete", "is_used", "listing", "misses", "names", "since")
+    __slots__ = ("_listing", "cookies", "is_complete", "is_owned", "is_used", "last_cookie", "misses", "names", "since")
 
     def __init__(self, since: Token) -> None:
         self.since = since
         self.names: dict[bytes, Ino | None] = {}
         self.is_complete = False
-        self.listing: list[tuple[int, bytes]] | None = None
+        self.is_owned = False
+        self.last_cookie = 0
+        self.cookies: dict[bytes, int] | None = None
+        self._listing: list[tuple[int, bytes]] | None = None
         self.misses = 0
         self.is_used = True
+
+    def list_as(self, cookies: dict[bytes, int] | None) -> None:
+        """These are all names that exist, in order; None if that is not known."""
+        self.cookies = cookies
+        self._listing = None
+
+    def listing(self) -> list[tuple[int, bytes]] | None:
+        """All that exist, as (cookie, name), in order; None if they are not known."""
+        if self._listing is None and self.cookies is not None:
+            self._listing = [(cookie, name) for name, cookie in self.cookies.items()]
+        return self._listing
+
+    def enter(self, name: bytes) -> None:
+        """A new name, at the end of the listing."""
+        self.last_cookie += 1
+        if self.cookies is not None:
+            self.cookies[name] = self.last_cookie
+            if self._listing is not None:
+                self._listing.append((self.last_cookie, name))
+
+    def strike(self, name: bytes) -> None:
+        if self.cookies is not None:
+            del self.cookies[name]
+            self._listing = None
 
 
 class Absent(NamedTuple):
@@ -95,6 +127,16 @@ class Absent(NamedTuple):
 ABSENT: Final = Absent()
 
 
+class OwnedDirectory(NamedTuple):
+    """What a session learns when it comes to own a directory. `entries` are None where they are too many to be told."""
+
+    attr: Attr
+    last_cookie: int
+    entries: Sequence[DirEntry] | None
+    unleased: set[Ino]
+    owned: Sequence[Ino]
+
+
 class Cache:
     """Of one session."""
 
@@ -102,7 +144,7 @@ class Cache:
         self._inodes_max = inodes_max
         self._names_max = names_max
         self._inodes: OrderedDict[Ino, Known] = OrderedDict()
-        self._directories: OrderedDict[Ino, _Directory] = OrderedDict()
+        self._directories: OrderedDict[Ino, Directory] = OrderedDict()
         self._names = 0
         self._now: Token = 0
         self._asking: Counter[Token] = Counter()
@@ -114,6 +156,8 @@ class Cache:
         self._changing: Counter[Item] = Counter()
         """What commands of ours that are under way may touch."""
         self._hits = self._misses = self._recalled = 0
+        self.on_disowned: Callable[[Ino], None] = lambda _: None
+        """Called for a directory that somebody else wants."""
 
     # --- asking -----------------------------------------------------------------------------------------
 
@@ -179,7 +223,7 @@ class Cache:
             self._drop(ino)
             return
         directory.is_complete = False
-        directory.listing = None
+        directory.list_as(None)
         if name in directory.names:
             del directory.names[name]
             self._names -= 1
@@ -190,11 +234,20 @@ class Cache:
             self._names -= len(directory.names)
 
     def recall(self, items: Iterable[Item]) -> None:
-        """The NameNode wants these forgotten."""
+        """The NameNode wants these forgotten. What is owned of them is so no more, as a whole."""
         self._now += 1
         for item in items:
             self._recalled += 1
+            self._disown(item[0])
             self._void(item)
+
+    def _disown(self, ino: Ino) -> None:
+        known, directory = self._inodes.get(ino), self._directories.get(ino)
+        if known is not None:
+            known.is_owned = known.is_private = False
+        if directory is not None and directory.is_owned:
+            directory.is_owned = False
+            self.on_disowned(ino)
 
     def give_up_unused(self, items: Iterable[Item]) -> list[Ino]:
         """Forget directories of recalled names that nobody looked into since their last recall; which these are.
@@ -257,14 +310,16 @@ class Cache:
             known.misses += 1
             self._make_room()
 
-    def _directory(self, ino: Ino, token: Token) -> _Directory:
+    def _directory(self, ino: Ino, token: Token) -> Directory:
         """What is known of a directory; of one that is not, nothing, from that moment on."""
         known = self._directories.get(ino)
         if known is None:
-            known = self._directories[ino] = _Directory(token)
+            known = self._directories[ino] = Directory(token)
+            if len(self._directories) > self._names_max:
+                self._drop(next(iter(self._directories)))
         return known
 
-    def _put(self, directory: _Directory, name: bytes, ino: Ino | None) -> None:
+    def _put(self, directory: Directory, name: bytes, ino: Ino | None) -> None:
         if name not in directory.names:
             self._names += 1
         directory.names[name] = ino
@@ -291,7 +346,25 @@ class Cache:
             return
         if known.since <= token and all(name in known.names for _, name in listing):
             known.is_complete = True
-            known.listing = listing
+            known.list_as({name: cookie for cookie, name in listing})
+
+    def learn_owned(self, token: Token, answer: OwnedDirectory) -> bool:
+        """What the NameNode answered to who wants to own a directory; whether that counts."""
+        directory = answer.attr.ino
+        if not self._is_valid_whole(token, directory) or not self.is_valid(token, (directory, None)):
+            return False
+        self._keep(answer.attr)
+        if answer.entries is not None:
+            self.learn_page(token, directory, answer.entries, answer.unleased)
+            self.learn_listing(token, directory, [(cookie, name) for cookie, name, _ in answer.entries])
+        for ino in answer.owned:
+            known = self._inodes.get(ino)
+            if known is not None and self.is_valid(token, (ino, None)):
+                known.is_owned = True
+        known_directory = self._directory(directory, token)
+        known_directory.is_owned = True
+        known_directory.last_cookie = answer.last_cookie
+        return True
 
     def learn_reply(self, token: Token, verb: str, args: Sequence[Any], result: Any, touched: Sequence[Any]) -> None:
         """A command of ours that was asked at `token` has happened, and touched these items."""
@@ -302,6 +375,8 @@ class Cache:
         valid = {item for item in items if self.is_valid(token, item)}
         before = self._inodes.get(attr.ino) if attr is not None else None
         complete = {ino for ino, name in items if name is not None and self._is_complete(ino)}
+        if items:
+            self._count_cookies(verb, args)
         self._now += 1
         for item in items:
             self._void(item)
@@ -309,6 +384,7 @@ class Cache:
             known = self._keep(attr)
             is_new = attr.version == 1 and verb in _MAKES_FILE and (bool(touched) or verb == "create_unnamed")
             known.is_owned = before.is_owned if before is not None else is_new
+            known.is_private = before.is_private if before is not None else is_new
             if before is not None:
                 known.xattrs, known.target = before.xattrs, before.target
         names = {(directory, name): ino for directory, name, ino in _names_after(verb, args, attr)}
@@ -319,6 +395,16 @@ class Cache:
         for directory in complete & self._directories.keys():
             if all(item in learnt for item in items if item[0] == directory and item[1] is not None):
                 self._directories[directory].is_complete = True
+
+    def _count_cookies(self, verb: str, args: Sequence[Any]) -> None:
+        """A command has entered a name in a directory, with the next cookie there; two names, if it exchanged them."""
+        entered = [args[_MAKES_NAME[verb]]] if verb in _MAKES_NAME else []
+        if _is_exchange(verb, args):
+            entered.append(args[0])
+        for ino in entered:
+            directory = self._directories.get(ino)
+            if directory is not None:
+                directory.last_cookie += 1
 
     def note_read(self, ino: Ino, atime_ns: int) -> None:
         """The NameNode knows that an inode was read, as `nodes.namenode.commands.accessed` does it."""
@@ -387,13 +473,14 @@ class Cache:
     def entries(self, directory: Ino, after: int, limit: int) -> list[DirEntry] | None:
         """Entries with cookies above `after`; None if not all of them are known."""
         known = self._directories.get(directory)
-        if known is None or known.listing is None or (directory, None) in self._changing:
+        listing = known.listing() if known is not None else None
+        if known is None or listing is None or (directory, None) in self._changing:
             return None
         known.is_used = True
         self._directories.move_to_end(directory)
-        start = bisect.bisect_right(known.listing, after, key=lambda entry: entry[0])
+        start = bisect.bisect_right(listing, after, key=lambda entry: entry[0])
         found = []
-        for cookie, name in known.listing[start : start + limit]:
+        for cookie, name in listing[start : start + limit]:
             ino = known.names.get(name)
             inode = self._inodes.get(ino) if ino is not None else None
             if inode is None:
@@ -405,6 +492,81 @@ class Cache:
     def held(self) -> tuple[list[Ino], list[Ino]]:
         """Inodes whose attributes, and directories whose names are known."""
         return list(self._inodes), list(self._directories)
+
+    def owned(self) -> list[Ino]:
+        """What nobody else knows."""
+        return [
+            *(ino for ino, known in self._inodes.items() if known.is_owned),
+            *(ino for ino, directory in self._directories.items() if directory.is_owned),
+        ]
+
+    # --- changing what is owned -------------------------------------------------------------------------
+
+    def owned_directory(self, ino: Ino) -> tuple[Known, Directory] | None:
+        """What is known of a directory whose names may be changed here; None if they may not."""
+        directory, known = self._directories.get(ino), self._inodes.get(ino)
+        if directory is None or known is None or not directory.is_owned or (ino, None) in self._changing:
+            return None
+        self._inodes.move_to_end(ino)
+        self._directories.move_to_end(ino)
+        directory.is_used = True
+        return known, directory
+
+    def owns_names(self, ino: Ino) -> bool:
+        """Whether nobody else knows a directory."""
+        directory = self._directories.get(ino)
+        return directory is not None and directory.is_owned
+
+    def owned_inode(self, ino: Ino) -> Known | None:
+        """What is known of an inode that is no directory and may be changed here; None if it may not."""
+        known = self._inodes.get(ino)
+        if known is None or not known.is_owned or (ino, None) in self._changing:
+            return None
+        return known
+
+    def is_changing(self, item: Item) -> bool:
+        """Whether a command of ours that is under way may touch it."""
+        return item in self._changing
+
+    def changed(self, *items: Item) -> None:
+        """These are being changed here: answers to what was asked before do not count for them."""
+        if self._asking:
+            self._now += 1
+            for item in items:
+                self._voided[item] = self._now
+                if item[1] is not None:
+                    self._voided_in[item[0]] = self._now
+
+    def put_inode(self, attr: Attr) -> Known:
+        """An inode that was made here."""
+        known = self._keep(attr)
+        known.is_owned = known.is_private = True
+        return known
+
+    def put_directory(self, ino: Ino) -> None:
+        """Likewise an empty directory's names."""
+        directory = self._directory(ino, self._now)
+        directory.is_owned = directory.is_complete = True
+        directory.last_cookie = FIRST_COOKIE
+        directory.list_as({})
+
+    def put_name(self, directory: Directory, name: bytes, ino: Ino) -> None:
+        directory.enter(name)
+        self._put(directory, name, ino)
+        self._make_room()
+
+    def take_name(self, directory: Directory, name: bytes) -> None:
+        directory.strike(name)
+        if directory.is_complete:
+            del directory.names[name]
+            self._names -= 1
+        else:
+            directory.names[name] = None
+
+    def drop(self, ino: Ino) -> None:
+        """The inode is gone."""
+        self._inodes.pop(ino, None)
+        self._drop(ino)
 
     def statistics(self) -> dict[str, int]:
         return {
@@ -419,7 +581,7 @@ class Cache:
 
 def _names_after(verb: str, args: Sequence[Any], attr: Attr | None) -> list[tuple[Ino, bytes, Ino | None]]:
     """The names that a command made or took away, and what they stand for now, as far as its result tells."""
-    if attr is None or (verb == "rename" and len(args) > 4 and args[4]):  # an exchange tells of one of the two only
+    if attr is None or _is_exchange(verb, args):  # which tells of one of the two only
         return []
     changed: list[tuple[Ino, bytes, Ino | None]] = []
     if verb in _TAKES_NAME:
@@ -428,3 +590,7 @@ def _names_after(verb: str, args: Sequence[Any], attr: Attr | None) -> list[tupl
         at = _MAKES_NAME[verb]
         changed.append((args[at], args[at + 1], attr.ino))
     return changed
+
+
+def _is_exchange(verb: str, args: Sequence[Any]) -> bool:
+    return verb == "rename" and len(args) > 4 and bool(args[4] & RENAME_EXCHANGE)

@@ -3,22 +3,31 @@
 A directory of which several names had to be asked for is fetched whole, with attributes: whoever walks a tree or looks
 at all files of a directory waits for one answer instead of hundreds.
 
+Changes in a directory that the session owns are answered here (`dfs.client.owned`). It comes to own a directory when it
+changes it first; not again for a while when somebody else has wanted it since, as then it would go to and fro.
+
 An open file whose inode is leased need not be held at the NameNode: nobody else can remove its last name without a
 recall, and before that is answered it is held (`dfs.client.openinode`). What is removed here is looked at first.
 """
 
 from __future__ import annotations
 
+import math
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
+import trio
+
 from dfs import codec, errors, limits
-from dfs.client.cache import ABSENT, Absent, Cache, Known, Token
-from dfs.client.inodes import RENAME_EXCHANGE, Inodes, Layout, layout_of
+from dfs.client.cache import ABSENT, Absent, Cache, Known, OwnedDirectory, Token
+from dfs.client.inodes import Inodes, Layout, layout_of
+from dfs.client.owned import Nobody, Owned, Users
 from dfs.client.session import Session
 from dfs.types import Attr, DirEntry, Ino
 
+_WANTED_KEPT = 4096
+"""Directories that others have wanted that are remembered before those are looked for that may be owned again."""
 _OWN_ATTEMPTS = 3
 """Of owning what others want at the same time, before its bytes are written through."""
 
@@ -29,10 +38,17 @@ class CachedInodes(Inodes):
     def __init__(self, session: Session, cache: Cache) -> None:
         super().__init__(session)
         self._cache = cache
-        self.unheld: Mapping[Ino, object] = {}
-        """Inodes that are open here, and not held at the NameNode."""
-        self.hold_open: Callable[[Ino], Awaitable[None]] | None = None
-        """Has one of them held."""
+        self.owned = Owned(session, cache)
+        cache.on_disowned = self._note_disowned
+        self._not_before: dict[Ino, float] = {}
+        """When directories that others have wanted may be owned again."""
+        self._owning: dict[Ino, trio.Event] = {}
+        """Directories that are being asked for."""
+        self._users: Users = Nobody()
+
+    def attach(self, users: Users) -> None:
+        """Tell who has files open what becomes of them."""
+        self._users = self.owned.users = users
 
     @asynccontextmanager
     async def _asking(self) -> AsyncIterator[Token]:
@@ -63,6 +79,8 @@ class CachedInodes(Inodes):
     # --- queries ----------------------------------------------------------------------------------------
 
     async def lookup(self, parent: Ino, name: bytes) -> Attr:
+        if len(name) > limits.NAME_MAX_BYTES:
+            raise errors.NameTooLong(f"a name is longer than {limits.NAME_MAX_BYTES} bytes")
         found = self.cached_lookup(parent, name)
         if found is None and self._cache.wants_listing(parent, limits.PREFETCH_AFTER_MISSES):
             await self._fetch_listing(parent)
@@ -213,6 +231,11 @@ class CachedInodes(Inodes):
         known = self._cache.kept(ino) if self._session.is_trusted else None
         return known is not None and known.is_owned
 
+    def is_private(self, ino: Ino) -> bool:
+        """Whether nobody else has ever known an inode."""
+        known = self._cache.kept(ino) if self._session.is_trusted else None
+        return known is not None and known.is_private
+
     async def layout(self, ino: Ino, offset: int, length: int) -> Layout:
         """As `Reader.layout`; its attributes are leased where they can be."""
         async with self._asking() as token:
@@ -222,32 +245,134 @@ class CachedInodes(Inodes):
                 self._cache.learn_attr(token, layout.attr)
         return layout
 
+    # --- owning directories -----------------------------------------------------------------------------
+
+    def _note_disowned(self, directory: Ino) -> None:
+        now = trio.current_time()
+        if len(self._not_before) > _WANTED_KEPT:
+            self._not_before = {ino: until for ino, until in self._not_before.items() if until > now}
+        self._not_before[directory] = now + limits.OWN_AGAIN_AFTER_S
+
+    async def _owns(self, *directories: Ino) -> bool:
+        """Whether changes in directories may be answered here, after asking for that where it is worth it."""
+        await self._session.ensure()
+        if not self._session.owns_directories:
+            return False
+        await self._session.stream.wait_for_room()
+        await self.owned.reserve()
+        for directory in directories:
+            if self._cache.owned_directory(directory) is None:
+                await self._own_directory(directory)
+        return all(self._cache.owned_directory(directory) is not None for directory in directories)
+
+    async def _own_directory(self, directory: Ino) -> None:
+        if self._cache.is_changing((directory, None)) or not self._session.is_trusted:
+            return
+        if trio.current_time() < self._not_before.get(directory, -math.inf):
+            return
+        asked = self._owning.get(directory)
+        if asked is not None:
+            await asked.wait()  # bounded: whoever asks is given up by its deadlines
+            return
+        self._owning[directory] = trio.Event()
+        try:
+            if self._cache.owns_names(directory):  # and a change that was not answered here has voided the rest
+                await self._getattr(directory)
+            else:
+                await self._ask_to_own(directory)
+        finally:
+            self._owning.pop(directory).set()
+
+    async def _ask_to_own(self, directory: Ino) -> None:
+        async with self._asking() as token:
+            answer = await self._session.leased_query("own_directory", directory, limits.PREFETCH_PAGE_ENTRIES)
+            wire, last_cookie, is_owned, entries, unleased, owned = answer
+            if not is_owned:
+                self._note_disowned(directory)
+                return
+            known = None if entries is None else [codec.dir_entry(entry) for entry in entries]
+            self._cache.learn_owned(token, OwnedDirectory(codec.attr(wire), last_cookie, known, set(unleased), owned))
+
     # --- commands ---------------------------------------------------------------------------------------
 
-    async def unlink(self, parent: Ino, name: bytes) -> Attr:
-        await self._hold_what_goes(parent, name)
-        return await super().unlink(parent, name)
+    async def create(
+        self, parent: Ino, name: bytes, mode: int, uid: int, gid: int, *, exclusive: bool = True, hold: bool = False
+    ) -> Attr:
+        made = None
+        if not hold and await self._owns(parent):
+            made = self.owned.create(parent, name, mode, uid, gid, exclusive=exclusive)
+        return made or await super().create(parent, name, mode, uid, gid, exclusive=exclusive, hold=hold)
 
-    async def rename(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int = 0) -> Attr:
-        if flags != RENAME_EXCHANGE:
-            await self._hold_what_goes(new_parent, new_name)
-        return await super().rename(parent, name, new_parent, new_name, flags)
+    async def mkdir(self, parent: Ino, name: bytes, mode: int, uid: int, gid: int) -> Attr:
+        made = self.owned.mkdir(parent, name, mode, uid, gid) if await self._owns(parent) else None
+        return made or await super().mkdir(parent, name, mode, uid, gid)
+
+    async def mknod(self, parent: Ino, name: bytes, mode: int, uid: int, gid: int, rdev: int) -> Attr:
+        made = self.owned.mknod(parent, name, mode, uid, gid, rdev) if await self._owns(parent) else None
+        return made or await super().mknod(parent, name, mode, uid, gid, rdev)
+
+    async def symlink(self, parent: Ino, name: bytes, target: bytes, uid: int, gid: int) -> Attr:
+        made = self.owned.symlink(parent, name, target, uid, gid) if await self._owns(parent) else None
+        return made or await super().symlink(parent, name, target, uid, gid)
 
     async def link(self, ino: Ino, parent: Ino, name: bytes, *, replace: bool = False) -> Attr:
         if replace:
             await self._hold_what_goes(parent, name)
+        elif await self._owns(parent):
+            made = self.owned.link(ino, parent, name)
+            if made is not None:
+                return made
         return await super().link(ino, parent, name, replace=replace)
+
+    async def unlink(self, parent: Ino, name: bytes) -> Attr:
+        gone = self.owned.unlink(parent, name) if await self._owns(parent) else None
+        if gone is None:
+            await self._hold_what_goes(parent, name)
+            gone = await super().unlink(parent, name)
+            self._users.gone(gone, is_private=False)
+        return gone
+
+    async def rmdir(self, parent: Ino, name: bytes) -> Attr:
+        gone: Attr | None = None
+        if await self._owns(parent):
+            child = self.cached_lookup(parent, name)
+            if isinstance(child, Attr) and stat.S_ISDIR(child.mode) and not child.size:
+                await self._owns(child.ino)
+            gone = self.owned.rmdir(parent, name)
+        if gone is None:
+            await self._look_at(parent, name)
+            gone = await super().rmdir(parent, name)
+        return gone
+
+    async def rename(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int = 0) -> Attr:
+        if await self._owns(parent, new_parent):
+            moved = self.owned.rename(parent, name, new_parent, new_name, flags)
+            if moved is not None:
+                return moved
+        await self._look_at(parent, name)
+        await self._hold_what_goes(new_parent, new_name)
+        return await super().rename(parent, name, new_parent, new_name, flags)
+
+    async def setattr(self, ino: Ino, changes: Mapping[str, int | str]) -> Attr:
+        await self._session.stream.wait_for_room()
+        return self.owned.setattr(ino, changes) or await super().setattr(ino, changes)
+
+    async def release(self, ino: Ino) -> None:
+        if not self.owned.release(ino):
+            await super().release(ino)
+
+    async def _look_at(self, parent: Ino, name: bytes) -> Ino | None:
+        """What has a name that a command is to change: nothing of that is changed here then while it is under way."""
+        try:
+            return (await self.lookup(parent, name)).ino
+        except errors.NotFound:
+            return None
 
     async def _hold_what_goes(self, parent: Ino, name: bytes) -> None:
         """What has this name may lose its last one. Nothing is recalled from us on our own account."""
-        if not self.unheld or self.hold_open is None:
-            return
-        try:
-            ino = (await self.lookup(parent, name)).ino
-        except errors.NotFound:
-            return
-        if ino in self.unheld:
-            await self.hold_open(ino)
+        ino = await self._look_at(parent, name)
+        if ino is not None:
+            await self._users.hold(ino)
 
     async def accessed(self, times: Sequence[tuple[Ino, int]]) -> None:
         await super().accessed(times)

@@ -29,12 +29,13 @@ from dfs.client.datanodes import DataNodes
 from dfs.client.file import File
 from dfs.client.filewriter import FileWriter
 from dfs.client.fsck import Finding, Fsck
-from dfs.client.inodes import RENAME_NOREPLACE, Inodes
+from dfs.client.inodes import Inodes
 from dfs.client.paths import Path, Paths, Place, show
 from dfs.client.reader import Reader
 from dfs.client.session import Session, open_session
 from dfs.client.writer import ChunkWriter
 from dfs.keys import Key, KeyFile
+from dfs.posix import RENAME_NOREPLACE
 from dfs.rpc import SPOKEN, Network, Pool, SocketNetwork, Versions
 from dfs.runtime import RealRuntime, Runtime
 from dfs.types import Attr, ChunkPlace, DirEntry, Item, NodeId, NodeView, Statfs
@@ -309,9 +310,13 @@ class FileSystem:
         place = await self._paths.locate(path)
         uid, gid = owner or (os.geteuid(), os.getegid())
         wanted = transfer.Upload(mode, uid, gid, times, replace, sync)
+        losses = self.session.stream.losses
         with _about(path):
             await self._check_free(place, replace)
-            return await transfer.upload(self.inodes, self.writer, source, place, wanted, progress)
+            attr = await transfer.upload(self.inodes, self.writer, source, place, wanted, progress)
+        if sync:
+            await self.session.stream.flush(losses)
+        return attr
 
     async def _check_free(self, place: Place, replace: bool) -> None:
         """Say early what `link` would say after all bytes were moved."""

@@ -13,8 +13,6 @@ from dfs import codec, limits
 from dfs.client.session import Session
 from dfs.types import Attr, ChunkId, ChunkPlace, DirEntry, Extent, Ino, Statfs
 
-RENAME_NOREPLACE = 1
-RENAME_EXCHANGE = 2
 XATTR_CREATE = 1
 XATTR_REPLACE = 2
 
@@ -58,6 +56,10 @@ class Inodes:
 
     def owns(self, ino: Ino) -> bool:
         """Whether what is written to an inode may stay here for a while: nobody else can look at it unnoticed."""
+        return False
+
+    def is_private(self, ino: Ino) -> bool:
+        """Whether nobody else has ever known an inode."""
         return False
 
     async def own(self, ino: Ino) -> Attr | None:

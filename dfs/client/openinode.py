@@ -215,16 +215,25 @@ class OpenInode:
         if self._generation != self._owner.generation:
             raise errors.SessionExpired("the session ended before what was written to the file was committed")
 
-    def forget_written(self) -> None:
-        """The session has ended, and with it the right to what is in memory."""
-        if self.is_clean:
+    def forget_written(self, *, is_lost: bool = False) -> None:
+        """The session has ended, and with it the right to what is in memory; `is_lost`: and other changes of it."""
+        if self.is_clean and not is_lost:
             return
+        self._forget_dirty()
+        self._writer.forget()
+        self._give_up(errors.SessionExpired("the session ended before what was written to the file was committed"))
+
+    def _forget_dirty(self) -> None:
         self._owner.count_dirty(-self._dirty.length_bytes)
         self._dirty = DirtyRanges()
         self._dirty_since = float("inf")
         self.is_promised = False
-        self._writer.forget()
-        self._give_up(errors.SessionExpired("the session ended before what was written to the file was committed"))
+
+    def note_gone(self, attr: Attr, *, is_private: bool) -> None:
+        """It has lost a name. What was written to a file that has none, and that nobody has open, need not leave."""
+        self.note(attr)
+        if not attr.nlink and not self.users and is_private:
+            self._forget_dirty()
 
     def begin_to_drain(self) -> None:
         """Have what is dirty leave, unless it does so already."""
@@ -279,9 +288,7 @@ class OpenInode:
 
     async def _lose(self) -> None:
         """What is on its way cannot be written."""
-        self.is_promised = False
-        self._owner.count_dirty(-self._dirty.length_bytes)
-        self._dirty = DirtyRanges()
+        self._forget_dirty()
         try:
             await self._writer.discard()
         except errors.DfsError as error:
@@ -317,7 +324,7 @@ class OpenInode:
             self._was_cut = False
 
     async def fsync(self) -> None:
-        """Return when all bytes that the file has are on stable storage on its replicas."""
+        """Return when all bytes that the file has are on stable storage on its replicas, and so are its names."""
         await self._flush(durable=True)
 
     async def _flush(self, *, durable: bool) -> None:
@@ -514,8 +521,7 @@ class OpenInodes:
         """Those of them that no hold keeps."""
         fs.recall_listeners.append(self._recall)
         if isinstance(fs.inodes, CachedInodes):
-            fs.inodes.unheld = self._unheld
-            fs.inodes.hold_open = self._hold_open
+            fs.inodes.attach(self)
 
     def now_ns(self) -> int:
         return self.fs.session.runtime.now_ns()
@@ -534,11 +540,13 @@ class OpenInodes:
         """Something could not be written: the next may not be either, while the disks are full perhaps."""
         self._cautious_until = trio.current_time() + limits.CAUTIOUS_S
 
-    def _lost(self) -> None:
+    def _lost(self, inos: Sequence[Ino]) -> None:
+        """The session has ended, and what these were to become is lost."""
         if self.is_coherent:
             self.generation += 1
+            lost = set(inos)
             for inode in list(self._open.values()):
-                inode.forget_written()
+                inode.forget_written(is_lost=inode.ino in lost)
 
     def _dirty_inos(self) -> list[Ino]:
         return [ino for ino, inode in self._open.items() if not inode.is_clean]
@@ -601,6 +609,8 @@ class OpenInodes:
         if inode.users:
             return
         self._count_holds(inode)
+        if not inode.attr.nlink:
+            inode.note_gone(inode.attr, is_private=self.fs.inodes.is_private(inode.ino))
         if inode.is_clean or not inode.is_owned:
             await inode.settle()
             await self._drop(inode)
@@ -638,12 +648,31 @@ class OpenInodes:
         if inode.is_promised:
             await inode.write_back()
             await self._drop(inode)
-        await self._hold_open(inode.ino)
+        await self.hold(inode.ino)
 
-    async def _hold_open(self, ino: Ino) -> None:
+    # --- what the cache tells (dfs.client.owned.Users) --------------------------------------------------
+
+    def is_open(self, ino: Ino) -> bool:
+        inode = self._open.get(ino)
+        return inode is not None and bool(inode.users)
+
+    async def hold(self, ino: Ino) -> None:
         inode = self._unheld.get(ino)
         if inode is not None:
             await self._hold(inode)
+
+    def take_hold(self, ino: Ino) -> bool:
+        inode = self._unheld.get(ino)
+        if inode is None:
+            return False
+        inode.holds += 1
+        self._count_holds(inode)
+        return True
+
+    def gone(self, attr: Attr, *, is_private: bool) -> None:
+        inode = self._open.get(attr.ino)
+        if inode is not None:
+            inode.note_gone(attr, is_private=is_private)
 
     def find(self, ino: Ino) -> OpenInode | None:
         return self._open.get(ino)

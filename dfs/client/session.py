@@ -20,6 +20,7 @@ awaits its reply; `_unanswered` has the number of every command for which a task
 
 from __future__ import annotations
 
+import contextlib
 import math
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -31,7 +32,8 @@ import structlog
 import trio
 
 from dfs import errors, keys, limits, tasks
-from dfs.client.cache import NEVER, Cache, Token
+from dfs.client.cache import NEVER, Cache
+from dfs.client.stream import Command, Stream
 from dfs.keys import KeyFile
 from dfs.rpc import Pool
 from dfs.runtime import Runtime
@@ -41,6 +43,8 @@ NAMENODE_OBJECT = "dfs.namenode"
 
 _BATCHES_IN_FLIGHT = 4
 _SESSIONS_TRIED = 3
+_ABOUT_ONE_INODE = frozenset({"commit", "truncate", "setattr", "setxattr", "removexattr"})
+"""Commands that touch their first argument and nothing else."""
 _TRY_AGAIN = (errors.Unreachable, errors.ConnectionLost, errors.DeadlineExceeded, errors.Busy)
 
 log = structlog.get_logger(__name__)
@@ -48,22 +52,6 @@ log = structlog.get_logger(__name__)
 
 def _with(session: SessionId, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return (session, *args)
-
-
-class _Command:
-    """One command on its way. `done` is set when `reply` or `error` is there."""
-
-    __slots__ = ("args", "changes", "done", "error", "reply", "seq", "token", "verb")
-
-    def __init__(self, seq: int, verb: str, args: tuple[Any, ...], cache: Cache | None) -> None:
-        self.token: Token = cache.ask() if cache is not None else NEVER
-        self.changes = cache.begin_change(verb, args) if cache is not None else []
-        self.seq = seq
-        self.verb = verb
-        self.args = args
-        self.reply: Any = None
-        self.error: Exception | None = None
-        self.done = trio.Event()
 
 
 class Session:
@@ -94,10 +82,17 @@ class Session:
         self.generation = 0  # of the keys that the NameNode issues
         self.on_recall: Callable[[Sequence[Item]], Awaitable[None]] | None = None
         """Called for items that the cache has just forgotten, before the NameNode hears of it."""
-        self.on_lost: Callable[[], None] | None = None
-        """Called when the session has ended, before there is another one."""
+        self.on_lost: Callable[[Sequence[Ino]], None] | None = None
+        """Called when the session has ended, before there is another one, with inodes whose changes are lost."""
         self.on_forget_all: Callable[[], Awaitable[None]] | None = None
         """Called after the cache has forgotten everything."""
+        self.stream = Stream(self, cache)
+        self.wants_directories = True
+        """Whether to own directories, and answer changes in them here."""
+        self.owns_directories = False
+        """Whether the NameNode lets this session do so."""
+        self.replicas = 0
+        """Copies of a new file's data, unless its directory says otherwise."""
         self._caches = False
         self._timeout_s = 0.0
         self._heard_at = -math.inf
@@ -112,7 +107,7 @@ class Session:
         self._nursery = nursery
         self._opening = trio.Lock()
         self._next_seq = 1
-        self._queue: list[_Command] = []
+        self._queue: list[Command] = []
         self._unanswered: set[int] = set()
         self._batches = 0
         self._commands = 0
@@ -129,7 +124,14 @@ class Session:
 
         Raises what the method raises, or `Unreachable` or `DeadlineExceeded`.
         """
+        await self._flush_before()
         return await self._persistently(method, lambda: args)
+
+    async def _flush_before(self) -> None:
+        """What was answered here is to have happened when something is asked, or else changed, after it."""
+        if self.stream:
+            with contextlib.suppress(errors.SessionExpired):  # it never will: what is asked for is how it is without
+                await self.stream.flush()
 
     async def _call(self, method: str, *args: Any, timeout_s: float = limits.CALL_TIMEOUT_S) -> Any:
         return await self.pool.call(self.address, NAMENODE_OBJECT, method, *args, timeout_s=timeout_s)
@@ -137,12 +139,13 @@ class Session:
     async def leased_query(self, method: str, *args: Any) -> Any:
         """Ask for what comes with leases of our session, or of a new one if it has ended. Raises as `query`."""
         for left in reversed(range(_SESSIONS_TRIED)):
+            await self._flush_before()
             session = await self.ensure()
             sent_at = trio.current_time()
             try:
                 answer = await self._persistently(method, partial(_with, session, args))
             except errors.SessionExpired:
-                self._lose(session)
+                self.lose(session)
                 if not left:
                     raise
             else:
@@ -197,29 +200,36 @@ class Session:
         It happens exactly once, as a command does. Raises what the method raises, and what `apply` raises.
         """
         session = await self.ensure()
-        seq = self._take_seq()
+        seq = self.take_seq()
         try:
             return await self._persistently(method, lambda: (session, self._acked(), seq, *args))
         except errors.SessionExpired:
-            self._lose(session)
+            self.lose(session)
             raise
         finally:
             self._unanswered.discard(seq)
 
-    def _lose(self, session: SessionId | None) -> None:
+    def lose(self, session: SessionId | None) -> None:
         """This session has ended: what was known under its leases is void."""
         if session is None or self.session != session:
             return
+        lost = self.stream.lose(errors.SessionExpired(f"session {session} has ended"))
         if self.on_lost is not None:
-            self.on_lost()
+            self.on_lost(lost)
         self.session = None
         self._caches = False
+        self.owns_directories = False
+        self.forget_all()
+
+    def forget_all(self) -> None:
+        """Trust nothing of what is known."""
         if self.cache is not None:
             self.cache.forget_all()
             if self.on_forget_all is not None:
-                self._nursery.start_soon(self.on_forget_all)
+                self.spawn(self.on_forget_all)
 
-    def _take_seq(self) -> int:
+    def take_seq(self) -> int:
+        """The number of a command; `end` it when nobody waits for it any more."""
         seq = self._next_seq
         self._next_seq += 1
         self._unanswered.add(seq)
@@ -233,11 +243,12 @@ class Session:
         """
         if self.session is None:
             await self._open()
-        command = _Command(self._take_seq(), verb, args, self.cache)
-        self._queue.append(command)
-        self._pump()
+        if self._goes_in_order(verb, args):
+            return await self.stream.apply(verb, args)
+        command = Command(self.take_seq(), verb, args)
+        command.begin(self.cache)  # from now on, nothing that it may touch is changed by what is answered here
         try:
-            await command.done.wait()  # bounded: the batch that carries it ends within wait_s
+            await self._submit(command)
         finally:
             if self.cache is not None:
                 self.cache.answered(command.token)
@@ -246,6 +257,25 @@ class Session:
             raise command.error
         return command.reply
 
+    async def _submit(self, command: Command) -> None:
+        """Return when a command's outcome is known."""
+        try:
+            await self._flush_before()
+        except BaseException:
+            self.end(command)
+            raise
+        self._queue.append(command)
+        self._pump()
+        assert command.done is not None, "it has begun"
+        await command.done.wait()  # bounded: the batch that carries it ends within wait_s
+
+    def _goes_in_order(self, verb: str, args: Sequence[Any]) -> bool:
+        """Whether a command is about an inode that this session owns, and nothing else."""
+        if self.cache is None or verb not in _ABOUT_ONE_INODE or not self.is_trusted:
+            return False
+        known = self.cache.kept(args[0])
+        return known is not None and known.is_owned
+
     def _pump(self) -> None:
         if not self._queue or self._batches >= _BATCHES_IN_FLIGHT:
             return
@@ -253,55 +283,60 @@ class Session:
         self._batches += 1
         self._nursery.start_soon(self._send, batch)
 
-    async def _send(self, batch: list[_Command]) -> None:
+    async def _send(self, batch: list[Command]) -> None:
         session = None
         try:
             session = await self.ensure()
             await self._send_until_answered(batch, session)
         except errors.SessionExpired as error:
             self._fail(batch, error)
-            self._lose(session)
+            self.lose(session)
         except errors.DfsError as error:
             self._fail(batch, error)
         finally:
             self._batches -= 1
             self._pump()
 
-    async def _send_until_answered(self, batch: list[_Command], session: SessionId) -> None:
-        wire = [[command.seq, command.verb, command.args] for command in batch]
-        self._commands += len(batch)
-        sent_at = trio.current_time()
-        replies = await self._persistently("apply", lambda: (session, self._acked(), wire))
-        self._hear(session, sent_at)
+    async def _send_until_answered(self, batch: list[Command], session: SessionId) -> None:
+        replies = await self.send(session, [command.wire() for command in batch])
         for command, (errno, *rest) in zip(batch, replies, strict=True):
             if errno:
                 command.error = errors.from_wire(*rest)
                 if isinstance(command.error, errors.SessionExpired):
-                    self._lose(session)
+                    self.lose(session)
             else:
                 command.reply, touched = rest
                 if self.cache is not None and self.session == session and self._caches:
                     self.cache.learn_reply(command.token, command.verb, command.args, command.reply, touched)
-            self._end(command)
+            self.end(command)
 
-    def _end(self, command: _Command) -> None:
+    async def send(self, session: SessionId, wire: Sequence[Any]) -> Sequence[Any]:
+        """Have a batch of commands applied; their replies. Raises as `query`, `SessionExpired`."""
+        self._commands += len(wire)
+        sent_at = trio.current_time()
+        replies: Sequence[Any] = await self._persistently("apply", lambda: (session, self._acked(), wire))
+        self._hear(session, sent_at)
+        return replies
+
+    def end(self, command: Command) -> None:
         """Its outcome is known, or will not be."""
         self._unanswered.discard(command.seq)
-        if self.cache is not None:
-            self.cache.end_change(command.changes)
-        command.done.set()
+        if command.done is not None:
+            if self.cache is not None:
+                self.cache.end_change(command.items)
+            command.done.set()
 
     def _acked(self) -> int:
         """All replies below this have arrived, or nobody waits for them any more."""
         return min(self._unanswered, default=self._next_seq)
 
-    def _fail(self, batch: list[_Command], error: errors.DfsError) -> None:
+    def _fail(self, batch: list[Command], error: errors.DfsError) -> None:
         for command in batch:
-            if not command.done.is_set():
+            if command.seq in self._unanswered:
                 command.error = errors.from_wire(error.code, error.message)
                 if self.cache is not None:
-                    self.cache.recall(command.changes)  # it may have happened
-                self._end(command)
+                    self.cache.recall(command.items)  # it may have happened
+                self.end(command)
 
     # --- the session itself -----------------------------------------------------------------------------
 
@@ -355,11 +390,14 @@ class Session:
                 return
             again = self._next_seq > 1
             sent_at = trio.current_time()
-            wish = {"name": "client", "host": self.host, "caches": self.cache is not None}
-            opened = await self.query("open_session", wish)
+            caches = self.cache is not None
+            wish = {"name": "client", "host": self.host, "caches": caches}
+            opened = await self.query("open_session", wish | {"directories": caches and self.wants_directories})
             self.root = Ino(opened["root"])
             self.session = SessionId(opened["session"])
             self._caches = bool(opened["caches"])
+            self.owns_directories = bool(opened.get("directories"))  # a NameNode one version older does not say
+            self.replicas = int(opened.get("replicas", 0))
             self._timeout_s = float(opened["timeout_s"])
             self._incarnation = int(opened["incarnation"])
             self._heard_at = sent_at
@@ -389,7 +427,7 @@ class Session:
                     self._on_event(session, number, kind, payload)
                 await self._renew_key()
             except errors.SessionExpired:
-                self._lose(session)
+                self.lose(session)
             except errors.DfsError:
                 await trio.sleep(limits.RECLAIM_DELAY_S if self._caches else limits.RETRY_DELAY_MAX_S)
 
@@ -402,6 +440,7 @@ class Session:
             items: list[Item] = [(ino, name) for ino, name in payload]
             self._recalls[session, self._incarnation, number] = trio.current_time(), items
             self.cache.recall(items)
+            self.stream.hurry()
             unused = self.cache.give_up_unused(items)
             self._nursery.start_soon(self._forget, session, number, items, unused)
 
@@ -416,10 +455,12 @@ class Session:
         try:
             if self.on_recall is not None:
                 await self.on_recall([*items, *whole])
+            if self.stream:
+                await self.stream.flush()  # who asks is to find what was answered here
             if self.session == session and self._incarnation == incarnation:
                 await self._persistently("forgot", lambda: (session, incarnation, number, list(unused)))
         except errors.SessionExpired:
-            self._lose(session)
+            self.lose(session)
         except errors.DfsError as error:
             log.warning("a recall could not be answered", session=session, error=str(error))
         finally:
@@ -436,18 +477,19 @@ class Session:
     async def _reclaim(self, session: SessionId, incarnation: int) -> None:
         cache = self.cache
         assert cache is not None, "who caches nothing holds nothing"
-        if self._unanswered:  # a command of ours may have happened, so that what we hold is older than what others see
+        if len(self._unanswered) > self.stream.unsettled:  # what others see may be the result of one of these already
             cache.forget_all()
             if self.on_forget_all is not None:
                 await self.on_forget_all()
         attrs, directories = cache.held()
+        owned = dict.fromkeys([*cache.owned(), *self.owned(), *self.stream.pending()])
         for _, items in self._recalls.values():  # of the NameNode before: not everybody here has forgotten them yet
             attrs += [ino for ino, name in items if name is None]
             directories += [ino for ino, name in items if name is not None]
         for more_attrs, more_directories in (besides() for besides in self.held_besides):
             attrs += more_attrs
             directories += more_directories
-        lists = (attrs, directories, list(self.owned()))
+        lists = (attrs, directories, list(owned))
         longest = max(map(len, lists))
         size = limits.RECLAIM_MAX_INODES
         try:
@@ -456,12 +498,17 @@ class Session:
                 args = (incarnation, *parts, start + size >= longest)
                 await self._persistently("reclaim", partial(_with, session, args))
         except errors.SessionExpired:
-            self._lose(session)
+            self.lose(session)
         except errors.DfsError as error:
             log.warning("leases could not be claimed again", session=session, error=str(error))
 
     async def close(self) -> None:
         """End the session, so that the NameNode need not wait for its time-out. Never raises."""
+        if self.stream:
+            try:
+                await self.stream.flush()
+            except errors.DfsError as error:
+                log.error("changes of names may be lost", **self.stream.statistics(), error=str(error))
         session, self.session = self.session, None
         if session is not None:
             try:

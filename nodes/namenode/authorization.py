@@ -14,7 +14,7 @@ from dfs.keys import KeyId, Role
 from dfs.rpc import Peer
 
 _ALL: Final = frozenset({Role.ADMIN, Role.CLIENT, Role.READER})
-_WRITERS: Final = frozenset({Role.ADMIN, Role.CLIENT})
+WRITERS: Final = frozenset({Role.ADMIN, Role.CLIENT})
 _ADMINS: Final = frozenset({Role.ADMIN})
 _NODES: Final = frozenset({Role.NODE})
 _TOKENS: Final = frozenset({Role.JOIN})
@@ -24,8 +24,8 @@ METHODS: Final[Mapping[str, frozenset[Role]]] = {
     **dict.fromkeys(("getxattr", "listxattr", "extents", "explain", "summarize", "statfs", "nodes", "status"), _ALL),
     **dict.fromkeys(("open_session", "close_session", "events", "apply"), _ALL),
     **dict.fromkeys(("leased_lookup", "leased_getattr", "leased_readdir", "leased_xattrs", "leased_extents"), _ALL),
-    **dict.fromkeys(("own", "forgot", "reclaim"), _ALL),
-    **dict.fromkeys(("allocate", "renew_grants"), _WRITERS),
+    **dict.fromkeys(("forgot", "reclaim"), _ALL),
+    **dict.fromkeys(("own", "own_directory", "allocate", "renew_grants"), WRITERS),
     **dict.fromkeys(("chunks", "check", "check_inodes", "check_chunks", "check_totals"), _ADMINS),
     **dict.fromkeys(("plan_drain", "drain", "undrain", "remove_node", "plan_balance", "balance"), _ADMINS),
     **dict.fromkeys(("register", "heartbeat", "farewell", "report_chunks"), _NODES),

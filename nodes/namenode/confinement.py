@@ -23,7 +23,7 @@ INODES: Final[Mapping[str, tuple[int, ...]]] = {
     **dict.fromkeys(("setattr", "truncate", "setxattr", "removexattr", "commit", "hold"), (0,)),
     "link": (0, 1),
     "rename": (0, 2),
-    **dict.fromkeys(("release", "seal", "allocate_chunks"), ()),
+    **dict.fromkeys(("release", "seal", "allocate_chunks", "reserve_inodes"), ()),
 }
 """Which arguments of a verb are inodes, that must be beneath. Those without name what is the session's own."""
 ACCESSED: Final = "accessed"

@@ -116,7 +116,7 @@ async def _serve(
     for session, holder, caches in queries.sessions():
         sessions.add(session, holder)
         if holder and caches:
-            leases.join(session, again=True)
+            leases.join(session, owns_directories=caches > 1, again=True)
     replication = Replication(store, writer, members, runtime.random, config)
     names, own_names = _name_server(config, pool)
     gate = Gate(keys.NAMENODE, OBJECT, cluster.masters, lambda: runtime.now_ns() / 1e9)

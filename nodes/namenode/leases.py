@@ -20,10 +20,13 @@ Who sent it may show the old until the answer arrives, and others could have see
 **doubt** until the client acknowledges the answer: a query of somebody else for one of them has the client forget it
 first, and then answers.
 
-A session can also **own** an inode: then what it has written may be in its memory only, and nobody else has a lease. It
-owns what it has just made, and what it asked for (`own`). To everybody else all of an owned inode is in doubt: a query
-has the owner commit what it has and give up the inode, and is then asked again; a command of somebody else conflicts
-with the owner's lease, and waits for the same.
+A session can also **own** an inode: then nobody else has a lease, and what it has written may be in its memory only. Of
+a directory it owns all names as well: it makes, renames and removes what is in it by itself, and sends the commands
+afterwards, in their order (`dfs.client.stream`). It owns what it has just made, and what it asked for (`own`); with a
+directory all that is in it and nobody else knows (`own_children`). To everybody else all of an owned inode is in doubt:
+a query has the owner send and commit what it has and give up the inode, and is then asked again; a command of somebody
+else conflicts with the owner's lease, and waits for the same. So a command on what its session owns never waits for
+anybody, and those that come in order cannot be kept up by one of them.
 
 A client that has not forgotten within the session time-out loses its session, which ends its leases: `overdue` says
 which. By then it has stopped trusting them by itself.
@@ -65,12 +68,14 @@ class _Recall(NamedTuple):
 class _Cacher:
     """A session that caches: what it holds (`attrs`, `entries`: in the order they were given), what it is asked.
 
-    `asked` has the items of all `recalls`, and how often; `asked_in` the directories of those with names, likewise.
+    `owns_directories`: it can do so. `asked` has the items of all `recalls`, and how often; `asked_in` the directories
+    of those with names, likewise.
     """
 
-    __slots__ = ("asked", "asked_in", "attrs", "entries", "recalls")
+    __slots__ = ("asked", "asked_in", "attrs", "entries", "owns_directories", "recalls")
 
-    def __init__(self) -> None:
+    def __init__(self, owns_directories: bool) -> None:
+        self.owns_directories = owns_directories
         self.attrs: dict[Ino, None] = {}
         self.entries: dict[Ino, None] = {}
         self.recalls: dict[int, _Recall] = {}
@@ -133,9 +138,9 @@ class Leases:
 
     # --- sessions ---------------------------------------------------------------------------------------
 
-    def join(self, session: SessionId, *, again: bool = False) -> None:
+    def join(self, session: SessionId, *, owns_directories: bool = False, again: bool = False) -> None:
         """A session that caches; `again`: it did so before a restart, and has to say what it holds."""
-        self._cachers[session] = _Cacher()
+        self._cachers[session] = _Cacher(owns_directories)
         if again:
             self._reclaiming.add(session)
 
@@ -197,7 +202,8 @@ class Leases:
         cacher = self._cachers.get(session)
         if cacher is None or item in self._changes or item in self._applying:
             return False
-        if item in cacher.asked or (directory, ALL_NAMES) in cacher.asked:
+        everything = (directory, ALL_NAMES)
+        if item in cacher.asked or everything in cacher.asked or everything in self._changes:
             return False
         self._give(session, self._entries, cacher.entries, directory)
         return True
@@ -232,7 +238,7 @@ class Leases:
         inos = itertools.islice(cacher.attrs if is_attrs else cacher.entries, _RECALLED_AT_ONCE)
         oldest = [(ino, name) for ino in inos]
         if not any(item in cacher.asked for item in oldest):
-            self._ask(session, oldest)
+            self._ask(session, self._with_owned(session, oldest))
 
     # --- changing ---------------------------------------------------------------------------------------
 
@@ -265,7 +271,17 @@ class Leases:
                 if session != author and not self._is_asked(session, item):
                     asking.setdefault(session, []).append(item)
         for session, forget in asking.items():
-            self._ask(session, forget)
+            self._ask(session, self._with_owned(session, forget))
+
+    def _with_owned(self, session: SessionId, items: Sequence[Item]) -> list[Item]:
+        """What a session is asked to forget, and of an inode that it owns the rest as well."""
+        found = dict.fromkeys(items)
+        for ino in {ino for ino, _ in items}:
+            if self._owners.get(ino) == session:
+                found[ino, None] = None
+                if ino in self._cachers[session].entries:
+                    found[ino, ALL_NAMES] = None
+        return list(found)
 
     def finish(self, items: Iterable[Item]) -> None:
         """A command that waited for these has happened, or never will."""
@@ -281,11 +297,18 @@ class Leases:
                         del self._changing[item[0]]
 
     def applied(
-        self, author: SessionId, seq: int, items: Sequence[Item], result: Ino | None, *, is_new: bool = False
+        self,
+        author: SessionId,
+        seq: int,
+        items: Sequence[Item],
+        result: Ino | None,
+        *,
+        is_new: bool = False,
+        is_directory: bool = False,
     ) -> None:
         """A command is applied, and will be committed. `result`: the inode whose attributes its answer has.
 
-        `is_new`: it is a file that the command has made, which its author owns.
+        `is_new`: the command has made it, and its author owns it, if he can.
         """
         self._applying.update(items)
         self._applying_in.update(item[0] for item in items if item[1] is not None)
@@ -294,13 +317,16 @@ class Leases:
             return
         for item in items:
             if item[0] in (cacher.attrs if item[1] is None else cacher.entries):
-                self._doubts[item] = (author, seq)
+                if self._owners.get(item[0]) != author:  # or others have him forget all of it first anyway
+                    self._doubts[item] = (author, seq)
                 self._join_change(author, item)
         if result is not None:
             self._give(author, self._attrs, cacher.attrs, result)
             self._join_change(author, (result, None))
-            if is_new:
+            if is_new and (cacher.owns_directories or not is_directory):
                 self._owners[result] = author
+                if is_directory:
+                    self._give(author, self._entries, cacher.entries, result)
 
     def _join_change(self, author: SessionId, item: Item) -> None:
         """Others wait to change what the author is about to learn: it is to forget that as well."""
@@ -333,12 +359,15 @@ class Leases:
 
     def _doubtful(self, item: Item) -> SessionId | None:
         """Who may know better of an item."""
-        if item[1] is None and item[0] in self._owners:
-            return self._owners[item[0]]
+        owner = self._owners.get(item[0])
+        if owner is not None:
+            return owner
         return self._doubts[item][0] if item in self._doubts else None
 
     def names_in_doubt(self, directory: Ino) -> list[Item]:
         """All names of a directory that somebody may show as they were."""
+        if directory in self._owners:
+            return [(directory, ALL_NAMES)]
         return [item for item in self._doubts if item[0] == directory and item[1] is not None]
 
     async def clear_doubt(self, items: Sequence[Item]) -> None:
@@ -352,38 +381,67 @@ class Leases:
                 if not self._is_asked(session, item):
                     asking.setdefault(session, []).append(item)
         for session, forget in asking.items():
-            self._ask(session, forget)
-        while any(self._doubtful(item) == session for item, session in doubtful.items()):
-            await self._moved.wait()
+            self._ask(session, self._with_owned(session, forget))
+        while any(self._doubtful(item) == who and self._is_asked(who, item) for item, who in doubtful.items()):
+            await self._moved.wait()  # who has been heard may know better again by now: that is another question
 
     # --- owning -----------------------------------------------------------------------------------------
 
-    async def own(self, session: SessionId, ino: Ino) -> bool:
-        """Have a session own an inode, when nobody else knows it; False if it is given no leases.
+    async def own(self, session: SessionId, ino: Ino, *, is_directory: bool = False) -> bool:
+        """Have a session own an inode, when nobody else knows it; False if it cannot.
 
         Bounded by the session time-out.
         """
-        item: Item = (ino, None)
+        items: list[Item] = [(ino, None), *([(ino, ALL_NAMES)] if is_directory else [])]
         while True:
             cacher = self._cachers.get(session)
-            if cacher is None:
+            if cacher is None or (is_directory and not cacher.owns_directories):
                 return False
-            if self.conflicts(session, [item]):
-                self.begin(session, [item])
+            if self.conflicts(session, items):
+                self.begin(session, items)
                 try:
-                    while self.conflicts(session, [item]):
+                    while self.conflicts(session, items):
                         await self._moved.wait()
                 finally:
-                    self.finish([item])
-            elif item in cacher.asked or item in self._changes or item in self._applying:
+                    self.finish(items)
+            elif self._is_moving(cacher, ino, is_directory):
                 await self._moved.wait()
             else:
                 self._give(session, self._attrs, cacher.attrs, ino)
+                if is_directory:
+                    self._give(session, self._entries, cacher.entries, ino)
                 self._owners[ino] = session
                 return True
 
+    def _is_moving(self, cacher: _Cacher, ino: Ino, is_directory: bool) -> bool:
+        """Whether an inode, or a directory's names, are being forgotten or changed."""
+        item = (ino, None)
+        if item in cacher.asked or item in self._changes or item in self._applying:
+            return True
+        return is_directory and (ino in cacher.asked_in or ino in self._changing or ino in self._applying_in)
+
+    def own_children(self, session: SessionId, inos: Iterable[Ino]) -> None:
+        """Have it own those of these, which are no directories, that nobody else knows."""
+        cacher = self._cachers[session]
+        for ino in inos:
+            if not self._is_moving(cacher, ino, False) and not self.conflicts(session, [(ino, None)]):
+                self._give(session, self._attrs, cacher.attrs, ino)
+                self._owners[ino] = session
+
+    def is_owner(self, session: SessionId, ino: Ino) -> bool:
+        return self._owners.get(ino) == session
+
     def owned(self) -> list[Item]:
         return [(ino, None) for ino in self._owners]
+
+    def recall_owned(self) -> None:
+        """Have all that is owned given up. Nobody waits for it."""
+        asking: dict[SessionId, list[Item]] = {}
+        for ino, session in self._owners.items():
+            if not self._is_asked(session, (ino, None)):
+                asking.setdefault(session, []).append((ino, None))
+        for session, items in asking.items():
+            self._ask(session, self._with_owned(session, items))
 
     # --- recalls ----------------------------------------------------------------------------------------
 
@@ -427,6 +485,11 @@ class Leases:
         elif name == ALL_NAMES:
             cacher.entries.pop(ino, None)
             _strike(self._entries, ino, session)
+            self._doubts = {
+                known: doubt
+                for known, doubt in self._doubts.items()
+                if known[0] != ino or known[1] is None or doubt[0] != session
+            }
         change = self._changes.get(item)
         if change is not None:
             change.waiting.discard(session)

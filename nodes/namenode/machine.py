@@ -15,7 +15,7 @@ import structlog
 
 from dfs import errors
 from dfs.types import NAMENODE_SESSION, Ino, Item, SessionId
-from nodes.namenode import commands
+from nodes.namenode import arguments, commands
 from nodes.namenode.confinement import confined
 from nodes.namenode.subtree import Subtree
 from nodes.namenode.transaction import Transaction
@@ -32,7 +32,10 @@ _FORGET_EVERY: Final = 64
 
 
 class Command(NamedTuple):
-    """One change, with everything that decides what it does."""
+    """One change, with everything that decides what it does.
+
+    `answered_ns`: when the client has answered it already, by its clock; None if it waits for our reply.
+    """
 
     session: SessionId
     seq: int
@@ -40,6 +43,7 @@ class Command(NamedTuple):
     verb: str
     args: Sequence[Any]
     now_ns: int
+    answered_ns: int | None = None
 
 
 _TRIGGERS: Final = (
@@ -75,11 +79,19 @@ class Machine:
     """Applies commands within the store's open transaction. `begin` and `end` go round each transaction.
 
     `waits_for` is asked about each command that succeeded: if it names items, that is undone, and `HeldBack` raised.
+    `in_doubt` is asked about what a refused command has looked at: of which items somebody knows better than the
+    tables. Then it is held back as well.
     """
 
-    def __init__(self, db: Database, waits_for: Callable[[Effect], Sequence[Item]] = lambda _: ()) -> None:
+    def __init__(
+        self,
+        db: Database,
+        waits_for: Callable[[Effect], Sequence[Item]] = lambda _: (),
+        in_doubt: Callable[[SessionId, Sequence[Item]], Sequence[Item]] = lambda *_: (),
+    ) -> None:
         self._db = db
         self._waits_for = waits_for
+        self._in_doubt = in_doubt
         self._touched: dict[Item, None] = {}
         self._read: dict[Ino, None] = {}
         db.create_function("touched", 2, lambda ino, name: self._touched.setdefault((ino, name)))
@@ -139,7 +151,8 @@ class Machine:
         if apply is None:
             return _failed(errors.NotSupported(f"no such command: {command.verb!r}: is the client newer than we are?"))
         tx = self._tx
-        tx.session, tx.now_ns = command.session, command.now_ns
+        tx.session, tx.clock_ns = command.session, command.now_ns
+        tx.now_ns = command.now_ns if command.answered_ns is None else command.answered_ns
         before = tx.counters.copy()
         self._touched.clear()
         self._read.clear()
@@ -151,6 +164,9 @@ class Machine:
             if hasattr(error, "sqlite_errorcode"):
                 raise  # the disk's error ends the whole transaction: SQLite may have rolled it back, savepoint and all
             self._undo(before)
+            doubtful = self._in_doubt(command.session, self._looked_at(command))
+            if doubtful:
+                raise HeldBack(command, doubtful) from None
             return _refusal(command, error)
         read = [ino for ino in self._read if (ino, None) not in self._touched]
         effect = Effect(command, list(self._touched), read, result)
@@ -161,6 +177,22 @@ class Machine:
         self._db.execute("RELEASE command")
         tx.counters["log_index"] += 1
         return (0, result, effect.items)
+
+    def _looked_at(self, command: Command) -> list[Item]:
+        """The inodes and names that a command is about, and what the names stand for."""
+        items: list[Item] = []
+        for at in commands.INODES.get(command.verb, ()):
+            if at < len(command.args) and type(command.args[at]) is int:
+                items.append((Ino(command.args[at]), None))
+        for at in commands.NAMES.get(command.verb, ()):
+            parent, name = [*command.args[at : at + 2], None, None][:2]
+            if type(parent) is int and 0 < parent <= arguments.INTEGER_MAX and type(name) is bytes:
+                items += [(Ino(parent), None), (Ino(parent), name)]
+                row = self._db.execute(
+                    "SELECT ino FROM dentry WHERE parent = ? AND name = ?", (parent, name)
+                ).fetchone()
+                items += [(row[0], None)] if row else []
+        return items
 
     def _undo(self, counters: dict[str, int]) -> None:
         self._db.execute("ROLLBACK TO command")

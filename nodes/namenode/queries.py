@@ -93,6 +93,11 @@ class Queries:
             self._directory(ino)
         return [(row[0], row[1], Attr._make(row[2:])) for row in rows]
 
+    def last_cookie(self, ino: Ino) -> int:
+        """The cookie that a directory has given last."""
+        row = self._execute("SELECT next_cookie FROM inode WHERE ino = ?", (ino,)).fetchone()
+        return int(row[0]) if row else 0
+
     def readlink(self, ino: Any) -> bytes:
         row = self._execute("SELECT target FROM inode WHERE ino = ?", (arguments.ino(ino),)).fetchone()
         if row is None:
@@ -202,8 +207,8 @@ class Queries:
         row = self._execute("SELECT 1 FROM reply WHERE session = ? AND seq = ?", (session, seq)).fetchone()
         return row is not None
 
-    def sessions(self) -> list[tuple[SessionId, str, bool]]:
-        """All sessions that have not ended, the holders of their keys, and whether they may have leases.
+    def sessions(self) -> list[tuple[SessionId, str, int]]:
+        """All sessions that have not ended, the holders of their keys, and what they have: 1 leases, 2 directories too.
 
         The holder is empty of those whose chunks or holds remain of an end that was cut short, and of those that an
         older version opened.
@@ -213,7 +218,7 @@ class Queries:
             " FROM (SELECT session FROM session UNION SELECT session FROM hold"
             " UNION SELECT session FROM chunk WHERE session != 0) a LEFT JOIN session s ON s.session = a.session"
         )
-        return [(SessionId(session), holder, bool(caches)) for session, holder, caches in rows]
+        return [(SessionId(session), holder, caches) for session, holder, caches in rows]
 
     def due_work(self, node: str, now_ns: int, most: int) -> list[tuple[int, str, int, bytes]]:
         """Orders for a node: (id, kind, chunk, packed argument)."""

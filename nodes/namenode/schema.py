@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import Final
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 """Of these tables. A database of a newer format is refused, one of an older format is brought up to this one."""
 
 TABLES: Final = """
@@ -153,8 +153,16 @@ CREATE TABLE session (
     opened_ns INTEGER NOT NULL,
     holder TEXT NOT NULL DEFAULT '',  -- of the key that opened it: no other may use it. Empty: of an older format, ends
     subtree TEXT NOT NULL DEFAULT '',  -- path of the directory that the key is limited to; empty: it is not
-    caches INTEGER NOT NULL DEFAULT 0  -- whether it is given leases, which it has to claim after a restart
+    caches INTEGER NOT NULL DEFAULT 0  -- 1: it has leases, which it has to claim after a restart; 2: directories too
 );
+
+CREATE TABLE inode_range (
+    -- Inode numbers that a session may give to what it makes, from `first` to `last`.
+    session INTEGER NOT NULL,
+    first INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    PRIMARY KEY (session, first)
+) WITHOUT ROWID;
 
 CREATE TABLE reply (
     session INTEGER NOT NULL,
@@ -199,6 +207,10 @@ MIGRATIONS: Final = {
         "ALTER TABLE session ADD COLUMN holder TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE session ADD COLUMN subtree TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE session ADD COLUMN caches INTEGER NOT NULL DEFAULT 0",
+    ),
+    3: (
+        "CREATE TABLE inode_range (session INTEGER NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL,"
+        " PRIMARY KEY (session, first)) WITHOUT ROWID",
     ),
 }
 """What makes a database of each older format one of the next."""

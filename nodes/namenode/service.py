@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -23,7 +24,7 @@ from dfs.placement import candidates, choose_nodes
 from dfs.rpc import Call, Later, Peer, expose, takes_call
 from dfs.runtime import Runtime
 from dfs.types import NAMENODE_SESSION, Attr, ChunkId, Ino, Item, NodeId, NodeState, SessionId, Statfs
-from nodes.namenode import arguments, commands, reconcile
+from nodes.namenode import arguments, authorization, commands, reconcile
 from nodes.namenode.check import Checker
 from nodes.namenode.confinement import ConfinedQueries
 from nodes.namenode.explain import Explainer
@@ -341,6 +342,35 @@ class NameNode:
 
     @expose
     @takes_call
+    async def own_directory(self, call: Call, session: Any, ino: Any, limit: Any) -> list[Any]:
+        """Have a session own a directory, and what is in it as far as nobody else knows that.
+
+        [Attr, the cookie of its last entry or a later one, whether the session owns it now,
+        [[cookie, name, Attr], ...] or None where there are more than `limit`, the inodes in it whose attributes are not
+        leased, those that are owned]
+        """
+        owner = self._sessions.touch(session, _identity(call))
+        directory = arguments.ino(ino)
+        most = arguments.integer(limit, "a number of entries", 1, limits.READDIR_MAX_ENTRIES - 1)
+        await self._leases.reclaimed()
+        if not stat.S_ISDIR(self._view(call).getattr(directory).mode):
+            raise errors.NotADirectory("is no directory")
+        is_owned = not self._writer.is_full and await self._leases.own(owner, directory, is_directory=True)
+        attr = self._view(call).getattr(directory)  # from here on all is of one moment
+        if not is_owned:
+            return [attr, 0, False, None, [], []]
+        entries = self._view(call).readdir(directory, 0, most + 1)
+        if len(entries) > most:
+            return [attr, self._queries.last_cookie(directory), True, None, [], []]
+        inos = [child.ino for _, _, child in entries]
+        doubtful = {child for child, _ in self._leases.in_doubt(owner, [(child, None) for child in inos])}
+        unleased = [child for child in inos if child in doubtful or not self._leases.cover_attr(owner, child)]
+        self._leases.own_children(owner, (child.ino for _, _, child in entries if not stat.S_ISDIR(child.mode)))
+        owned = [child for child in inos if self._leases.is_owner(owner, child)]
+        return [attr, self._queries.last_cookie(directory), True, entries, unleased, owned]
+
+    @expose
+    @takes_call
     def forgot(self, call: Call, session: Any, incarnation: Any, number: Any, directories: Any) -> None:
         """What a recall named is forgotten; and all names of `directories`, by the client's own choice."""
         holder = self._sessions.touch(session, _identity(call))
@@ -401,11 +431,7 @@ class NameNode:
         number = self._sessions.touch(session, _identity(call))
         batch = arguments.array(wire, "a batch", limits.BATCH_MAX_COMMANDS)
         for command in batch:
-            if not isinstance(command, list | tuple) or len(command) != 3 or not isinstance(command[2], list | tuple):
-                raise errors.InvalidArgument("a command is [sequence number, verb, [argument, ...]]")
-            arguments.integer(command[0], "a sequence number", 1)
-            if arguments.text(command[1], "a verb", 64) in commands.PLANNED:
-                raise errors.InvalidArgument(f"{command[1]} is planned by the NameNode: call its method")
+            _check_command(command)
         acknowledged = arguments.integer(acked, "an acknowledgement")
         self._leases.acknowledge(number, acknowledged)
         await self._leases.reclaimed()
@@ -423,15 +449,19 @@ class NameNode:
         root, key, identity = self._view(call).root(), _key_of(call), _identity(call)
         subtree = key.claim("subtree") or ""
         caches = bool(info.get("caches")) and not subtree  # what moves out of a subtree is gone with all beneath it
-        session = SessionId(await self._writer.decide("open_session", name, host, identity, subtree, caches))
+        directories = caches and bool(info.get("directories")) and key.role in authorization.WRITERS
+        level = caches + directories
+        session = SessionId(await self._writer.decide("open_session", name, host, identity, subtree, level))
         self._sessions.add(session, identity)
         if caches:
-            self._leases.join(session)
+            self._leases.join(session, owns_directories=directories)
         return {
             "session": session,
             "timeout_s": self._config.session_timeout_s,
             "root": root,
             "caches": caches,
+            "directories": directories,
+            "replicas": self._config.replicas,
             "incarnation": self._sessions.incarnation,
         }
 
@@ -764,3 +794,16 @@ def _identity(call: Call) -> str:
 
 def _inos(wire: Any) -> list[Ino]:
     return [arguments.ino(ino) for ino in arguments.array(wire, "inodes", limits.RECLAIM_MAX_INODES)]
+
+
+def _check_command(command: Any) -> None:
+    """Raises `InvalidArgument`."""
+    if not isinstance(command, list | tuple) or len(command) not in (3, 4) or not isinstance(command[2], list | tuple):
+        raise errors.InvalidArgument(
+            "a command is [sequence number, verb, [argument, ...]], and its time if it is late"
+        )
+    arguments.integer(command[0], "a sequence number", 1)
+    if len(command) == 4:
+        arguments.time_ns(command[3])
+    if arguments.text(command[1], "a verb", 64) in commands.PLANNED:
+        raise errors.InvalidArgument(f"{command[1]} is planned by the NameNode: call its method")

@@ -15,6 +15,7 @@ import msgpack  # type: ignore[import-untyped]
 
 from dfs import errors, limits
 from dfs.types import ROOT_INO, Attr, ChunkId, Extent, Ino
+from nodes.namenode import arguments
 from nodes.namenode.schema import ATTR_COLUMNS
 from nodes.namenode.subtree import Subtree
 
@@ -24,11 +25,6 @@ if TYPE_CHECKING:
 
 _FREED_AT_ONCE: Final = 1024
 """Extents in one command: some ten milliseconds."""
-
-
-def without_set_id(mode: int) -> int:
-    """As chown(2) and write(2) leave it: who changes a program or takes it over does not get its owner's rights."""
-    return mode & ~(stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0))
 
 
 class Directory(NamedTuple):
@@ -42,9 +38,13 @@ class Directory(NamedTuple):
 
 
 class Transaction:
-    """One command's view of the database. `counters` are shared by the commands of a batch."""
+    """One command's view of the database. `counters` are shared by the commands of a batch.
 
-    __slots__ = ("counters", "db", "grace_ns", "min_replicas", "now_ns", "replicas", "session")
+    `now_ns` is when the command happened, for who looks at what it changed: by the clock of the client that answered
+    it, or by ours. `clock_ns` is the time now, for what is due later: by ours.
+    """
+
+    __slots__ = ("clock_ns", "counters", "db", "grace_ns", "min_replicas", "now_ns", "replicas", "session")
 
     def __init__(self, db: Database, counters: dict[str, int], settings: dict[str, Any]) -> None:
         self.db = db
@@ -53,7 +53,7 @@ class Transaction:
         self.min_replicas = int(settings["min_replicas"])
         self.grace_ns = int(settings["grace_ns"])
         self.session = 0
-        self.now_ns = 0
+        self.now_ns = self.clock_ns = 0
 
     # --- SQL --------------------------------------------------------------------------------------------
 
@@ -119,13 +119,17 @@ class Transaction:
         rdev: int = 0,
         target: bytes | None = None,
         nlink: int = 1,
+        ino: Any = 0,
     ) -> Attr:
-        """A new inode as it is made in `directory`: a set-gid one gives its group, and to directories the bit."""
+        """A new inode as it is made in `directory`: a set-gid one gives its group, and to directories the bit.
+
+        `ino`: the number that the session has chosen, of those reserved for it; 0 for the next one.
+        """
         is_directory = stat.S_ISDIR(mode)
         if directory.mode & stat.S_ISGID:
             gid = directory.gid
             mode |= stat.S_ISGID if is_directory else 0
-        ino = Ino(self.number("next_ino"))
+        ino = self._reserved(ino) if ino else Ino(self.number("next_ino"))
         now = self.now_ns
         replicas = directory.replicas if is_directory else directory.replicas or self.replicas
         size = len(target) if target is not None else 0
@@ -137,6 +141,17 @@ class Transaction:
         )
         self.count(mode, 1)
         return Attr(ino, mode, nlink, uid, gid, rdev, size, 0, now, now, now, now, 1, replicas)
+
+    def _reserved(self, ino: Any) -> Ino:
+        """Raises `InvalidArgument` for a number that is not reserved for the session, `Exists` for one that is used."""
+        number = arguments.ino(ino)
+        if not self.one(
+            "SELECT 1 FROM inode_range WHERE session = ? AND first <= ? AND last >= ?", self.session, number, number
+        ):
+            raise errors.InvalidArgument(f"inode number {number} is not reserved for session {self.session}")
+        if self.one("SELECT 1 FROM inode WHERE ino = ?", number):
+            raise errors.Exists(f"inode {number} exists already")
+        return number
 
     def count(self, mode: int, change: int) -> None:
         """So many inodes of this mode more."""
@@ -303,7 +318,7 @@ class Transaction:
         if row == (0, 0):
             self.collect(chunk)
         else:
-            self.run("INSERT INTO trim VALUES (?, ?, ?, ?)", chunk, offset, length, self.now_ns + self.grace_ns)
+            self.run("INSERT INTO trim VALUES (?, ?, ?, ?)", chunk, offset, length, self.clock_ns + self.grace_ns)
 
     def point(self, ino: Ino, extent: Extent) -> None:
         """Make an extent's range of the file, now a hole, those bytes; joined to what it continues."""
@@ -336,7 +351,7 @@ class Transaction:
 
     def collect(self, chunk: ChunkId) -> None:
         """A sealed chunk that nothing points to: forget it, and have its replicas deleted after the grace period."""
-        self.drop_replicas(chunk, self.holders(chunk), self.now_ns + self.grace_ns)
+        self.drop_replicas(chunk, self.holders(chunk), self.clock_ns + self.grace_ns)
         self.run("DELETE FROM trim WHERE chunk = ?", chunk)
         self.run("DELETE FROM chunk WHERE chunk = ?", chunk)
 
@@ -370,7 +385,7 @@ class Transaction:
         self.run("UPDATE chunk SET replicas = ? WHERE chunk = ?", self.copies_wanted(chunk), chunk)
         self.trim_gaps(chunk)
         for node in self.holders(chunk):
-            self.add_work(node, "cut", chunk, row[0], self.now_ns)
+            self.add_work(node, "cut", chunk, row[0], self.clock_ns)
 
     def trim_gaps(self, chunk: ChunkId) -> None:
         """Committed bytes that never became a file's, since their writer gave them up, are freed as well."""
@@ -390,7 +405,7 @@ class Transaction:
         position = 0
         for offset, size in [*taken, (length, 0)]:
             if offset > position:
-                due_ns = self.now_ns + self.grace_ns
+                due_ns = self.clock_ns + self.grace_ns
                 self.run("INSERT INTO trim VALUES (?, ?, ?, ?)", chunk, position, offset - position, due_ns)
             position = offset + size
 

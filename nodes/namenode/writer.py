@@ -12,6 +12,7 @@ replies that it has so far, and goes on from there when they have forgotten it. 
 
 from __future__ import annotations
 
+import math
 import stat
 from collections import deque
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ from nodes.namenode.turns import Turns
 
 log = structlog.get_logger(__name__)
 
+_MAKE: Final = frozenset({"create", "mknod", "mkdir", "symlink"})
 _RATE_OVER_S: Final = 10
 _SPACE_CHECKED_EVERY_S: Final = 1.0
 
@@ -75,22 +77,26 @@ class Writer:
         self._parked: list[_Batch] = []
         self._runtime = runtime
         self._reserve_bytes = reserve_bytes
-        self._machine = Machine(store.writing, self._waits_for)
+        self._machine = Machine(store.writing, self._waits_for, leases.in_doubt)
         self._turns: Turns[_Batch] = Turns()
         self._resumed: list[_Batch] = []
         """Batches that were parked, and go on before those that came later."""
         self._arrived = trio.Event()
         self._space_checked_at = -1e9
         self._is_full = False
+        self._full_since = -math.inf
         self._commits = 0
         self._by_second: deque[list[int]] = deque(maxlen=_RATE_OVER_S + 1)
         """Seconds of trio's clock in which commands were applied, and how many."""
         self._applied = 0
 
     async def apply(self, session: SessionId, acked: int, wire: Sequence[Any]) -> list[Reply]:
-        """Apply a client's commands [seq, verb, args]; their replies. Raises `Busy`, `NoSpace`, `DiskFailed`."""
+        """Apply a client's commands [seq, verb, args] or [seq, verb, args, its time]; their replies.
+
+        Raises `Busy`, `NoSpace`, `DiskFailed`.
+        """
         now_ns = self._runtime.now_ns()
-        batch = [Command(session, seq, acked, verb, args, now_ns) for seq, verb, args in wire]
+        batch = [Command(session, seq, acked, verb, args, now_ns, *answered) for seq, verb, args, *answered in wire]
         return await self._submit(session, batch)
 
     async def apply_planned(self, session: SessionId, acked: int, seq: int, verb: str, *args: Any) -> Any:
@@ -173,11 +179,15 @@ class Writer:
 
     def _apply_batch(self, batch: _Batch, is_full: bool) -> None:
         for command in batch.commands[len(batch.replies) :]:
-            if is_full and command.session and command.verb not in commands.FREEING:
+            if is_full and command.session and command.verb not in commands.FREEING and not self._is_promised(command):
                 batch.replies.append(_FULL)
             else:
                 batch.replies.append(self._machine.apply(command))
             self._count_applied()
+
+    def _is_promised(self, command: Command) -> bool:
+        """Whether a client may have answered it before it could know that the disk is nearly full."""
+        return command.answered_ns is not None and trio.current_time() < self._full_since + limits.FULL_GRACE_S
 
     def _count_applied(self) -> None:
         self._applied += 1
@@ -196,10 +206,16 @@ class Writer:
             return [*items, told]  # it changes nothing there, but its answer would be wrong
         if self._leases.conflicts(author, items):
             return items
-        is_new = attr is not None and attr.version == 1 and stat.S_ISREG(attr.mode)
-        is_new = is_new and (verb == "create_unnamed" or (verb in ("create", "mknod") and bool(items)))
+        is_new = (
+            attr is not None and attr.version == 1 and (verb == "create_unnamed" or (verb in _MAKE and bool(items)))
+        )
         self._leases.applied(
-            author, effect.command.seq, effect.items, attr.ino if attr is not None else None, is_new=is_new
+            author,
+            effect.command.seq,
+            effect.items,
+            attr.ino if attr is not None else None,
+            is_new=is_new,
+            is_directory=attr is not None and stat.S_ISDIR(attr.mode),
         )
         if effect.read:
             self._leases.tell(author, effect.read)
@@ -221,7 +237,14 @@ class Writer:
             self._space_checked_at = now
             was, self._is_full = self._is_full, self._store.free_bytes() < self._reserve_bytes
             if self._is_full and not was:
+                self._full_since = now
                 log.error("disk nearly full: only what frees space is accepted", directory=str(self._store.directory))
+                self._leases.recall_owned()  # what is made in these is answered before it comes here
+        return self._is_full
+
+    @property
+    def is_full(self) -> bool:
+        """Whether only what frees space is accepted, and what was answered before that was so."""
         return self._is_full
 
     def statistics(self) -> dict[str, int]:

@@ -254,7 +254,8 @@ async def test_a_namenode_away_for_too_long_is_a_timeout_and_the_mount_works_aga
     async with mounted_cluster(tmp_path, options="wait=2") as mounted:
         await off(write_new, mounted.path / "file", b"bytes")
         mounted.daemons.kill(NAMENODE)
-        error, took_s = await off(seconds, (mounted.path / "file").stat)
+        assert (await off((mounted.path / "file").stat)).st_size == 5  # nobody else can have changed it yet
+        error, took_s = await off(seconds, os.statvfs, mounted.path)
         assert error is not None
         assert error.errno == errno.ETIMEDOUT
         assert took_s < 5
@@ -335,6 +336,42 @@ async def test_what_was_fsynced_is_there_after_everything_was_killed(tmp_path: P
         await mounted.mount()
         for name, content in data.items():
             assert await off((mounted.path / name).read_bytes) == content
+
+
+def make_names(path: Path) -> None:
+    """All kinds of changes of names, not one of them synced."""
+    for number in range(20):
+        (path / f"{number}").mkdir()
+        (path / f"{number}" / "file").touch()
+        (path / f"{number}" / "file").rename(path / f"{number}" / "renamed")
+    (path / "0" / "renamed").unlink()
+    (path / "0").rmdir()
+
+
+def sync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+async def test_names_are_on_disk_when_their_directory_is_synced(tmp_path: Path) -> None:
+    async with mounted_cluster(tmp_path, session_timeout_s=3) as mounted, mounted.daemons.client() as fs:
+        await off(make_names, mounted.path)
+        await off(sync_directory, mounted.path)
+        mounted.kill()
+        assert len(await fs.listdir("/")) == 19
+        assert [entry.name for entry in await fs.listdir("/19")] == [b"renamed"]
+
+
+async def test_with_sync_metadata_names_are_on_disk_when_they_are_made(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"options": "sync_metadata", "session_timeout_s": 3}
+    async with mounted_cluster(tmp_path, **options) as mounted, mounted.daemons.client() as fs:
+        await off(make_names, mounted.path)
+        mounted.kill()
+        assert len(await fs.listdir("/")) == 19
+        assert [entry.name for entry in await fs.listdir("/19")] == [b"renamed"]
 
 
 # --- no space -------------------------------------------------------------------------------------------

@@ -23,6 +23,9 @@ who: ContextVar[str] = ContextVar("who", default="-")
 is_alive: ContextVar[list[bool]] = ContextVar("is_alive")
 """Whether that process has not crashed: what one says that dies is of no interest."""
 
+_NEVER: Final = frozenset({"a change was refused that was taken for done", "a change was foreseen otherwise"})
+"""What no daemon or client may have to log."""
+
 
 class Story:
     """`lines` in order; `violations` are those among them that break the contract, `counts` what happened how often."""
@@ -60,6 +63,8 @@ class Story:
         unexpected = event.pop("exc_info", None)
         if is_alive.get([True])[0]:
             self.tell(who.get(), f"[{level}] {text}{_fields(event)}")
+            if text in _NEVER:
+                self.violated(who.get(), f"{who.get()}: {text}{_fields(event)}")
             if unexpected:
                 error = unexpected if isinstance(unexpected, BaseException) else _current()
                 self.violated(who.get(), f"{who.get()} met an error that nobody planned: {text}: {error!r}")

@@ -13,6 +13,7 @@ of the run (`Rules`).
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import random
 import stat
@@ -27,6 +28,7 @@ from dfs import errors, limits
 from dfs.client import FileSystem
 from dfs.client.file import File
 from dfs.client.openinode import OpenInode, OpenInodes
+from dfs.client.stream import Stream
 from dfs.types import Ino
 from tests.model import posix
 from tests.simulation import naming
@@ -75,6 +77,11 @@ class Tree:
     files: dict[int, Register] = field(default_factory=dict)
     unsettled: tuple[Any, ...] | None = None
     """The change, as given to the model, of which nobody knows whether it happened."""
+    before: list[tuple[int, posix.FileSystem, dict[int, Register]]] = field(default_factory=list)
+    """What the directory was before each change that may be lost with its client: the place in the client's stream that
+    has to be durable for the change to stay, the model and the files."""
+    is_lost: bool = False
+    """The client has lost changes: the directory may be as it was before any of these."""
 
 
 class Shared:
@@ -142,8 +149,27 @@ class Client:
         self.chance = chance
         self._pause_s = pause_s
         self._serial = 0
+        self._unsynced: list[tuple[int, Operation]] = []
+        """Operations on shared names that count only if the stream is durable up to a place."""
+
+    @property
+    def stream(self) -> Stream:
+        return self.fs.session.stream
+
+    def note_unsynced(self, operation: Operation) -> None:
+        """An operation has returned, whose effect may be lost, or that of another one which it has seen."""
+        self._unsynced.append((self.stream.given, operation))
+        if not self.stream.losses:
+            self._unsynced = [entry for entry in self._unsynced if entry[0] > self.stream.settled]
+
+    def lost(self) -> None:
+        """What was not durable may never have been, and what was seen of it with it."""
+        for _, operation in self._unsynced:
+            operation.result, operation.returned = UNKNOWN, math.inf
+        self._unsynced.clear()
 
     async def run(self, label: str) -> None:
+        self.stream.on_loss = self.lost
         private = self._private(label)
         try:
             async with trio.open_nursery() as nursery:
@@ -153,6 +179,7 @@ class Client:
             await private.finish()
         except BaseException:
             private.crashed()
+            self.lost()
             raise
 
     def _private(self, label: str) -> Private:
@@ -294,6 +321,7 @@ class Common:
         if result is UNKNOWN:
             return
         operation.returned = trio.current_time()
+        self._client.note_unsynced(operation)
         if isinstance(result, errors.DfsError):
             operation.result = result.code
         else:
@@ -346,8 +374,12 @@ class Private:
         self._tree: Tree | None = None
         self._open: tuple[Register, Any] | None = None
         self._trees = 0
+        self._losses = 0
+        self._unpublished: list[tuple[int, Register, Ino]] = []
 
     async def step(self) -> None:
+        if self._tree is not None:
+            self._check_losses(self._tree)
         if self._tree is None or self._tree.unsettled:
             await self._begin()
             return
@@ -361,7 +393,13 @@ class Private:
         path = f"/{self._label}.{self._trees}"
         tree = self._shared.new_tree(path)
         tree.unsettled = ("whole tree",)
-        if not isinstance(await self._client.attempt(f"mkdir {path}", lambda: self._fs.mkdir(path)), errors.DfsError):
+
+        async def work() -> None:
+            await self._fs.mkdir(path)
+            await self._client.stream.flush()  # that it is there need not be asked any more
+
+        self._losses = self._client.stream.losses
+        if not isinstance(await self._client.attempt(f"mkdir {path}", work), errors.DfsError):
             tree.unsettled = None
             self._tree = tree
 
@@ -380,6 +418,8 @@ class Private:
         """The client is no more: who knows what became of its last writes."""
         if self._open is not None:
             self._open[0].lose()
+        if self._tree is not None:
+            self._leave(self._tree)
 
     async def _close(self, register: Register, file: Any) -> None:
         try:
@@ -413,7 +453,9 @@ class Private:
         """Do a change at both, and compare how it ended. Whether it happened."""
         tree.unsettled = (verb, *args)
         result = await self._client.attempt(f"{what} in {tree.path}", work)
+        self._check_losses(tree)
         tree.unsettled = None
+        self._remember(tree)
         try:
             tree.model.now_ns += 1
             tree.model.attempt(verb, *args)
@@ -425,6 +467,29 @@ class Private:
             said, due = got or "success", expected or "success"
             self.story.violated(self._client.name, f"{what} in {tree.path} ended in {said}, which has to be {due}")
         return not got
+
+    def _remember(self, tree: Tree) -> None:
+        """A change has returned: what the directory was before it, for the case that it is lost."""
+        stream = self._client.stream
+        tree.before = [entry for entry in tree.before if entry[0] > stream.settled]
+        if stream.given > stream.settled:
+            tree.before.append((stream.given, copy.deepcopy(tree.model), dict(tree.files)))
+
+    def _check_losses(self, tree: Tree) -> None:
+        """Raises `Failed` when changes were lost: then nobody knows what the directory is."""
+        if self._client.stream.losses != self._losses:
+            self._losses = self._client.stream.losses
+            self._leave(tree)
+            raise Failed("changes of names are lost")
+
+    def _leave(self, tree: Tree) -> None:
+        """Look at the directory at the end only: its last changes may be lost."""
+        tree.is_lost = True
+        for _, _, files in tree.before:
+            for ino, register in tree.files.items():
+                if ino not in files:
+                    register.removed_at = min(register.removed_at, trio.current_time())
+        self._tree = None
 
     @property
     def story(self) -> Story:
@@ -508,7 +573,9 @@ class Private:
 
     async def _look(self, tree: Tree) -> None:
         """The whole tree is as the model has it."""
-        await compare(self._client, tree, tree.model)
+        found = await scan(self._client, tree.path)
+        self._check_losses(tree)
+        compare(self._client, tree, found)
 
     # --- files ------------------------------------------------------------------------------------------
 
@@ -528,6 +595,7 @@ class Private:
             return await self._fs.upload(_Source(data), f"{tree.path}/{name}", replace=replace)
 
         result = await self._client.attempt(f"uploads {grains} grains as {register.name}", work)
+        self._check_losses(tree)
         tree.unsettled = None
         if found is not None and (not replace or found.is_directory):
             if not isinstance(result, errors.Exists | errors.IsADirectory):
@@ -541,6 +609,7 @@ class Private:
         register.ino = result.ino
         register.finish(trio.current_time(), flushed=True)
         write.synced = True
+        self._remember(tree)
         install(tree, parent, last, register)
 
     def _grains(self) -> int:
@@ -556,22 +625,33 @@ class Private:
             register = self._shared.new_register(f"{path}#{len(self._shared.registers) + 1}")
             tree.unsettled = ("upload", parent, last, register)
             file = await self._client.attempt(f"creates {register.name}", lambda: self._opened(path, "x+"))
+            self._check_losses(tree)
             tree.unsettled = None
             if isinstance(file, errors.DfsError):
                 self.story.violated(self._client.name, f"{path} could not be made: {file}")
                 return
+            self._remember(tree)
             install(tree, parent, last, register)
         else:
             register = tree.files[found.ino]
             file = await self._client.attempt(f"opens {register.name}", lambda: self._opened(path, "r+"))
             if isinstance(file, errors.DfsError):
+                self._check_losses(tree)
                 self.story.violated(self._client.name, f"{path} could not be opened: {file}")
                 return
-        register.ino = file.ino
         self._open = register, file
+        self._publish(register, file.ino)
 
     async def _opened(self, path: str, mode: str) -> Any:
         return await self._fs.open(path, mode)
+
+    def _publish(self, register: Register, ino: Ino) -> None:
+        """Others may read the file, by its number, from when the NameNode knows it."""
+        self._unpublished.append((self._client.stream.given, register, ino))
+        ready = [entry for entry in self._unpublished if entry[0] <= self._client.stream.settled]
+        self._unpublished = [entry for entry in self._unpublished if entry not in ready]
+        for _, known, number in ready:
+            known.ino = number
 
     async def _use_file(self, tree: Tree) -> None:
         assert self._open is not None
@@ -584,6 +664,8 @@ class Private:
             register.lose()
             await self._forget_open()
             raise
+        if self._tree is not None:
+            self._check_losses(self._tree)
 
     async def _write(self, register: Register, file: Any) -> None:
         first = self._chance.randrange(min(register.size + 5, _GRAINS_MAX))
@@ -747,16 +829,13 @@ def install(tree: Tree, parent: int, name: bytes, register: Register) -> None:
     tree.files[inode.ino] = register
 
 
-async def compare(client: Client, tree: Tree, model: posix.FileSystem, directory: int = posix.ROOT) -> bool:
-    """Whether a private directory has just the names, kinds and link counts that the model has; tells if not."""
-    found = await scan(client, tree.path)
-    expected = describe(model, directory)
+def compare(client: Client, tree: Tree, found: dict[str, str]) -> None:
+    """What was found in a private directory has just the names, kinds and link counts that the model has."""
+    expected = describe(tree.model)
     if found != expected:
         gone = sorted(expected.items() - found.items())
         more = sorted(found.items() - expected.items())
         client.story.violated(client.name, f"{tree.path} should have {gone} and has {more}")
-        return False
-    return True
 
 
 async def scan(client: Client, path: str) -> dict[str, str]:

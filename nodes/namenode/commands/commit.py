@@ -6,10 +6,11 @@ import stat
 from typing import Any
 
 from dfs import errors, limits
+from dfs.posix import without_set_id
 from dfs.types import Attr, ChunkId, Extent
 from nodes.namenode import arguments
 from nodes.namenode.schema import ATTR_COLUMNS
-from nodes.namenode.transaction import Transaction, without_set_id
+from nodes.namenode.transaction import Transaction
 
 
 def apply(
@@ -72,7 +73,7 @@ def _grow(tx: Transaction, chunk: ChunkId, length: int, names: list[Any]) -> int
     if len(ids) - len(missing) < min(tx.min_replicas, row[2]):
         raise errors.NotEnoughNodes(f"chunk {chunk:x} is on {len(ids) - len(missing)} DataNodes, too few to count")
     if missing:
-        tx.drop_replicas(chunk, missing, tx.now_ns)
+        tx.drop_replicas(chunk, missing, tx.clock_ns)
     return committed
 
 

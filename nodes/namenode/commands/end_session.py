@@ -20,4 +20,5 @@ def apply(tx: Transaction, session: int) -> bool:
     if len(chunks) == _SLICE or len(holds) == _SLICE:
         return True
     tx.run("DELETE FROM reply WHERE session = ?", session)
+    tx.run("DELETE FROM inode_range WHERE session = ?", session)
     return False

@@ -6,31 +6,30 @@ import stat
 from typing import Any
 
 from dfs import errors
+from dfs.posix import RENAME_EXCHANGE, RENAME_NOREPLACE
 from dfs.types import Attr, Ino
 from nodes.namenode import arguments
 from nodes.namenode.transaction import Transaction
-
-NOREPLACE, EXCHANGE = 1, 2
 
 
 def apply(tx: Transaction, parent: Any, name: Any, new_parent: Any, new_name: Any, flags: Any = 0) -> Attr:
     """The attributes of what was renamed, after it."""
     source = tx.directory(arguments.ino(parent))
     target = source if new_parent == parent else tx.directory(arguments.ino(new_parent))
-    if flags not in (0, NOREPLACE, EXCHANGE):
+    if flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
         raise errors.InvalidArgument(f"rename does not know flags {flags}")
     attr = tx.get(source.ino, arguments.name(name))
     old = tx.find(target.ino, arguments.name(new_name))
-    if old is not None and flags == NOREPLACE:
+    if old is not None and flags == RENAME_NOREPLACE:
         raise errors.Exists("exists already")
-    if flags == EXCHANGE:
+    if flags == RENAME_EXCHANGE:
         if old is None:
             raise errors.NotFound("no such file or directory")
         _refuse_below_itself(tx, old, target.ino, source.ino)
     _refuse_below_itself(tx, attr, source.ino, target.ino)
     if old is not None and old.ino == attr.ino:
         return attr  # POSIX: two names of one file, nothing happens
-    if flags == EXCHANGE:
+    if flags == RENAME_EXCHANGE:
         assert old is not None
         _exchange(tx, (source.ino, name, attr), (target.ino, new_name, old))
     else:

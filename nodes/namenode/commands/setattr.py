@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from dfs import errors, limits
+from dfs.posix import without_set_id
 from dfs.types import Attr
 from nodes.namenode import arguments
-from nodes.namenode.transaction import Transaction, without_set_id
+from nodes.namenode.transaction import Transaction
 
 _TIMES = ("atime_ns", "mtime_ns")
 

@@ -6,9 +6,10 @@ import stat
 from typing import Any
 
 from dfs import errors
+from dfs.posix import without_set_id
 from dfs.types import Attr
 from nodes.namenode import arguments
-from nodes.namenode.transaction import Transaction, without_set_id
+from nodes.namenode.transaction import Transaction
 
 
 def apply(tx: Transaction, ino: Any, size: Any) -> Attr:

@@ -61,7 +61,7 @@ def test_a_namespace_of_the_format_before_is_brought_up(tmp_path: Path) -> None:
     with namespace(tmp_path) as space:
         tables = schema_of(space)
         space.file(space.open_session())
-        for table in ("token_used", "revoked"):
+        for table in ("token_used", "revoked", "inode_range"):
             space.damage(f"DROP TABLE {table}")
         for column in ("holder", "subtree", "caches"):
             space.damage(f"ALTER TABLE session DROP COLUMN {column}")
@@ -98,7 +98,7 @@ def test_a_namespace_of_the_format_before_gets_sessions_with_keys(tmp_path: Path
         session = space.open_session()
         space.damage("ALTER TABLE session DROP COLUMN holder")
         space.damage("ALTER TABLE session DROP COLUMN subtree")
-        for table in ("token_used", "revoked"):
+        for table in ("token_used", "revoked", "inode_range"):
             space.damage(f"DROP TABLE {table}")
         space.damage("ALTER TABLE session DROP COLUMN caches")
         space.damage("UPDATE setting SET value = 2 WHERE name = 'format'")

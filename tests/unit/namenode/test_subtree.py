@@ -10,9 +10,9 @@ import pytest
 
 from dfs import errors
 from dfs.keys import KeyId, Role
+from dfs.posix import RENAME_EXCHANGE
 from dfs.types import ROOT_INO
 from nodes.namenode import commands
-from nodes.namenode.commands.rename import EXCHANGE
 from nodes.namenode.confinement import ACCESSED, INODES, ConfinedQueries
 from nodes.namenode.subtree import Subtree
 from tests.unit.namenode.world import NODES, Namespace
@@ -119,8 +119,8 @@ def test_nothing_outside_can_be_changed(home: Home) -> None:
         ("rmdir", home.home, b"bob"),
         ("rename", bob, b"his", alice, b"stolen"),
         ("rename", home.inside, b"mine", bob, b"his"),
-        ("rename", home.inside, b"mine", bob, b"his", EXCHANGE),
-        ("rename", bob, b"his", home.inside, b"mine", EXCHANGE),
+        ("rename", home.inside, b"mine", bob, b"his", RENAME_EXCHANGE),
+        ("rename", bob, b"his", home.inside, b"mine", RENAME_EXCHANGE),
         ("rename", home.home, b"alice", home.home, b"alicia"),
         ("setattr", his, {"mode": 0o777}),
         ("truncate", his, 0),
@@ -251,7 +251,7 @@ def test_whatever_is_sent_nothing_outside_changes(home: Home, seed: int) -> None
         b"inside",
         b"x",
         0,
-        EXCHANGE,
+        RENAME_EXCHANGE,
         {"mode": 0o700},
         [],
         [[7, 9]],

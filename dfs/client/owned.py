@@ -1,0 +1,409 @@
+"""Changes in what this client owns, answered here: what the NameNode will say, by what its commands say.
+
+A session that owns a directory, and has an inode's attributes to itself, knows all that a command on them depends on.
+Each method here does to the cache what the command of that name does to the NameNode's tables
+(`nodes.namenode.commands`), gives the same result or error, and puts the command into the stream (`dfs.client.stream`).
+It returns None, and does nothing, where something is not known or not owned: then the NameNode is to be asked. Nothing
+here waits, so each change is of one moment.
+
+Not answered here: what moves a directory to another one, which may not go below itself; what replaces a directory;
+exchanges; devices. They are rare.
+
+Times are this client's. New inodes get numbers of a range that the NameNode has reserved for the session; when half of
+one is used, the next is asked for.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Mapping
+from typing import Final, NamedTuple, Protocol
+
+from dfs import errors, limits
+from dfs.client.cache import Cache, Directory, Known
+from dfs.client.session import Session
+from dfs.posix import RENAME_NOREPLACE, without_set_id
+from dfs.types import Attr, Ino, SessionId
+
+_TYPES: Final = frozenset({stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK})
+_SETTABLE: Final = frozenset({"mode", "uid", "gid", "atime_ns", "mtime_ns"})
+
+
+class _Place(NamedTuple):
+    """A name in a directory that is owned, and what it stands for: None is nothing."""
+
+    parent: Ino
+    name: bytes
+    known: Known
+    directory: Directory
+    ino: Ino | None
+
+
+class _Range(NamedTuple):
+    """Inode numbers that may be used in a session, `last` included."""
+
+    session: SessionId | None
+    first: Ino
+    last: Ino
+
+
+class Users(Protocol):
+    """Who has files open here."""
+
+    def is_open(self, ino: Ino) -> bool: ...
+
+    def take_hold(self, ino: Ino) -> bool:
+        """Whether a file is open here that the session does not hold. It counts as held from now on."""
+
+    async def hold(self, ino: Ino) -> None:
+        """Have the NameNode hold a file for the session, if it is open here and not held."""
+
+    def gone(self, attr: Attr, *, is_private: bool) -> None:
+        """A file has lost a name; its attributes after it. `is_private`: nobody else has ever known it."""
+
+
+class Nobody:
+    """Where nothing is ever open."""
+
+    def is_open(self, ino: Ino) -> bool:
+        return False
+
+    def take_hold(self, ino: Ino) -> bool:
+        return False
+
+    async def hold(self, ino: Ino) -> None:
+        pass
+
+    def gone(self, attr: Attr, *, is_private: bool) -> None:
+        pass
+
+
+class Owned:
+    """What one session owns. `users` are told what happens to the files that they have open."""
+
+    def __init__(self, session: Session, cache: Cache) -> None:
+        self._session = session
+        self._cache = cache
+        self._numbers = _Range(None, Ino(1), Ino(0))
+        self._following = self._numbers
+        self._is_reserving = False
+        self.users: Users = Nobody()
+
+    # --- inode numbers ----------------------------------------------------------------------------------
+
+    async def reserve(self) -> None:
+        """Have numbers for new inodes. Raises as `Session.apply`."""
+        if self._numbers.session != self._session.session or self._numbers.first > self._numbers.last:
+            self._numbers = await self._reserved()
+
+    async def _reserved(self) -> _Range:
+        first, last = await self._session.apply("reserve_inodes", limits.INODES_RESERVED)
+        return _Range(self._session.session, Ino(first), Ino(last))
+
+    async def _reserve_more(self) -> None:
+        try:
+            self._following = await self._reserved()
+        except errors.DfsError:
+            pass  # who needs them will ask again, and hear why
+        finally:
+            self._is_reserving = False
+
+    def _number(self) -> Ino | None:
+        """A number for a new inode."""
+        numbers = self._numbers
+        if numbers.first > numbers.last:
+            numbers = self._following
+        if numbers.session != self._session.session or numbers.first > numbers.last:
+            return None
+        self._numbers = numbers._replace(first=Ino(numbers.first + 1))
+        is_short = numbers.last - numbers.first < limits.INODES_RESERVED // 2
+        if is_short and self._following.first <= numbers.last and not self._is_reserving:
+            self._is_reserving = True
+            self._session.spawn(self._reserve_more)
+        return numbers.first
+
+    # --- what is known ----------------------------------------------------------------------------------
+
+    def _place(self, parent: Ino, name: bytes) -> _Place | None:
+        if not self._session.is_trusted or len(name) > limits.NAME_MAX_BYTES or self._cache.is_changing((parent, name)):
+            return None
+        found = self._cache.owned_directory(parent)
+        if found is None or name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
+            return None
+        known, directory = found
+        if name not in directory.names and not directory.is_complete:
+            return None
+        return _Place(parent, name, known, directory, directory.names.get(name))
+
+    def _free(self, parent: Ino, name: bytes) -> _Place | None:
+        """A place where there is nothing. Raises `Exists`."""
+        place = self._place(parent, name)
+        if place is not None and place.ino is not None:
+            raise errors.Exists("exists already")
+        return place
+
+    def _put(self, verb: str, args: tuple[object, ...], now_ns: int, expected: Attr | None, *inos: Ino) -> None:
+        self._session.stream.put(verb, args, now_ns, expected, inos)
+
+    # --- making -----------------------------------------------------------------------------------------
+
+    def create(self, parent: Ino, name: bytes, mode: int, uid: int, gid: int, *, exclusive: bool) -> Attr | None:
+        place = self._place(parent, name)
+        if place is None:
+            return None
+        if place.ino is not None:
+            return self._there(place.ino, exclusive=exclusive)
+        made = self._make(place, stat.S_IFREG | mode & 0o7777, uid, gid)
+        if made is not None:
+            attr, now_ns = made
+            args = (parent, name, mode, uid, gid, exclusive, False, attr.ino)
+            self._put("create", args, now_ns, attr, parent, attr.ino)
+        return made[0] if made is not None else None
+
+    def _there(self, ino: Ino, *, exclusive: bool) -> Attr | None:
+        """What creating gives where there is something."""
+        if exclusive:
+            raise errors.Exists("exists already")
+        known = self._cache.inode(ino)
+        if known is not None and stat.S_ISDIR(known.attr.mode):
+            raise errors.IsADirectory("is a directory")
+        return known.attr if known is not None else None
+
+    def mkdir(self, parent: Ino, name: bytes, mode: int, uid: int, gid: int) -> Attr | None:
+        place = self._free(parent, name)
+        if place is None or place.known.attr.nlink >= limits.LINK_MAX:
+            return None
+        made = self._make(place, stat.S_IFDIR | mode & 0o7777, uid, gid, nlink=2)
+        if made is None:
+            return None
+        attr, now_ns = made
+        self._cache.put_directory(attr.ino)
+        self._put("mkdir", (parent, name, mode, uid, gid, attr.ino), now_ns, attr, parent, attr.ino)
+        return attr
+
+    def mknod(self, parent: Ino, name: bytes, mode: int, uid: int, gid: int, rdev: int) -> Attr | None:
+        kind = stat.S_IFMT(mode) or stat.S_IFREG
+        place = self._free(parent, name)
+        if place is None or kind not in _TYPES:
+            return None
+        made = self._make(place, kind | mode & 0o7777, uid, gid)
+        if made is not None:
+            attr, now_ns = made
+            self._put("mknod", (parent, name, mode, uid, gid, rdev, attr.ino), now_ns, attr, parent, attr.ino)
+        return made[0] if made is not None else None
+
+    def symlink(self, parent: Ino, name: bytes, target: bytes, uid: int, gid: int) -> Attr | None:
+        place = self._free(parent, name)
+        if place is None or not 0 < len(target) < limits.PATH_MAX_BYTES or b"\0" in target:
+            return None
+        made = self._make(place, stat.S_IFLNK | 0o777, uid, gid, target=target)
+        if made is not None:
+            attr, now_ns = made
+            self._put("symlink", (parent, name, target, uid, gid, attr.ino), now_ns, attr, parent, attr.ino)
+        return made[0] if made is not None else None
+
+    def _make(
+        self, place: _Place, mode: int, uid: int, gid: int, *, nlink: int = 1, target: bytes | None = None
+    ) -> tuple[Attr, int] | None:
+        """A new inode with a name, as `Transaction.make_inode` and `add_entry` make it, and when that was."""
+        ino = self._number()
+        if ino is None:
+            return None
+        directory, is_directory = place.known.attr, stat.S_ISDIR(mode)
+        if directory.mode & stat.S_ISGID:
+            gid = directory.gid
+            mode |= stat.S_ISGID if is_directory else 0
+        now_ns = self._session.runtime.now_ns()
+        replicas = directory.replicas if is_directory else directory.replicas or self._session.replicas
+        size = len(target) if target is not None else 0
+        attr = Attr(ino, mode, nlink, uid, gid, 0, size, 0, now_ns, now_ns, now_ns, now_ns, 1, replicas)
+        self._cache.changed((place.parent, None), (place.parent, place.name), (ino, None))
+        known = self._cache.put_inode(attr)
+        known.target = target
+        known.parent = place.parent if is_directory else None
+        self._enter(place, ino, now_ns, subdirectories=is_directory)
+        return attr, now_ns
+
+    def _enter(self, place: _Place, ino: Ino, now_ns: int, *, subdirectories: int = 0) -> None:
+        self._cache.put_name(place.directory, place.name, ino)
+        self._change(place.known, now_ns, 1, subdirectories)
+
+    def _strike(self, place: _Place, now_ns: int, *, subdirectories: int = 0) -> None:
+        self._cache.take_name(place.directory, place.name)
+        self._change(place.known, now_ns, -1, -subdirectories)
+
+    @staticmethod
+    def _change(known: Known, now_ns: int, entries: int, subdirectories: int) -> None:
+        """So many entries more in a directory."""
+        attr = known.attr
+        known.attr = attr._replace(
+            size=attr.size + entries,
+            nlink=attr.nlink + subdirectories,
+            mtime_ns=now_ns,
+            ctime_ns=now_ns,
+            version=attr.version + 1,
+        )
+
+    def link(self, ino: Ino, parent: Ino, name: bytes) -> Attr | None:
+        known = self._cache.owned_inode(ino)
+        if known is None or stat.S_ISDIR(known.attr.mode) or not 0 < known.attr.nlink < limits.LINK_MAX:
+            return None
+        place = self._free(parent, name)
+        if place is None:
+            return None
+        now_ns = self._session.runtime.now_ns()
+        self._cache.changed((parent, None), (parent, name), (ino, None))
+        self._enter(place, ino, now_ns)
+        attr = known.attr
+        known.attr = attr._replace(nlink=attr.nlink + 1, ctime_ns=now_ns, version=attr.version + 1)
+        self._put("link", (ino, parent, name), now_ns, known.attr, parent, ino)
+        return known.attr
+
+    # --- taking away ------------------------------------------------------------------------------------
+
+    def unlink(self, parent: Ino, name: bytes) -> Attr | None:
+        place = self._there_at(parent, name)
+        known = self._file(place)
+        if place is None or known is None:
+            return None
+        now_ns = self._session.runtime.now_ns()
+        self._hold_if_open(known, now_ns)
+        self._cache.changed((parent, None), (parent, name), (known.attr.ino, None))
+        self._strike(place, now_ns)
+        attr = self._drop_link(known, now_ns)
+        self._put("unlink", (parent, name), now_ns, attr, parent, attr.ino)
+        self.users.gone(attr, is_private=known.is_private)
+        return attr
+
+    def _there_at(self, parent: Ino, name: bytes) -> _Place | None:
+        """A place where there is something. Raises `NotFound`."""
+        place = self._place(parent, name)
+        if place is not None and place.ino is None:
+            raise errors.NotFound("no such file or directory")
+        return place
+
+    def _file(self, place: _Place | None) -> Known | None:
+        """What is at a place, if it is no directory and is owned."""
+        if place is None or place.ino is None:
+            return None
+        known = self._cache.owned_inode(place.ino)
+        return None if known is None or stat.S_ISDIR(known.attr.mode) else known
+
+    def _hold_if_open(self, known: Known, now_ns: int) -> None:
+        """What is open here outlives its last name."""
+        if known.attr.nlink == 1 and self.users.take_hold(known.attr.ino):
+            self._put("hold", (known.attr.ino,), now_ns, None, known.attr.ino)
+
+    def _drop_link(self, known: Known, now_ns: int) -> Attr:
+        """One name less, as `Transaction.drop_link` takes it. What is gone with the last is kept until it is closed."""
+        attr = known.attr._replace(nlink=known.attr.nlink - 1, ctime_ns=now_ns, version=known.attr.version + 1)
+        known.attr = attr
+        if not attr.nlink and not self.users.is_open(attr.ino):
+            self._cache.drop(attr.ino)
+        return attr
+
+    def rmdir(self, parent: Ino, name: bytes) -> Attr | None:
+        place = self._there_at(parent, name)
+        if place is None or place.ino is None:
+            return None
+        child = self._cache.owned_directory(place.ino)
+        if child is None:
+            return None
+        known = child[0]
+        if known.attr.size:
+            raise errors.NotEmpty("directory not empty")
+        now_ns = self._session.runtime.now_ns()
+        self._cache.changed((parent, None), (parent, name), (place.ino, None))
+        self._strike(place, now_ns, subdirectories=1)
+        attr = known.attr._replace(nlink=0, ctime_ns=now_ns, version=known.attr.version + 1)
+        self._cache.drop(attr.ino)
+        self._put("rmdir", (parent, name), now_ns, attr, parent, attr.ino)
+        return attr
+
+    # --- changing ---------------------------------------------------------------------------------------
+
+    def rename(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int) -> Attr | None:
+        if flags not in (0, RENAME_NOREPLACE):
+            return None
+        source = self._there_at(parent, name)
+        target = self._place(new_parent, new_name)
+        known = self._moved(source, target)
+        if source is None or target is None or known is None:
+            return None
+        old: Known | None = None
+        if target.ino is not None:
+            if flags == RENAME_NOREPLACE:
+                raise errors.Exists("exists already")
+            if target.ino == known.attr.ino:
+                return known.attr  # POSIX: two names of one file, nothing happens
+            old = self._file(target)
+            if old is None or stat.S_ISDIR(known.attr.mode):
+                return None
+        return self._move(source, target, known, old, flags)
+
+    def _moved(self, source: _Place | None, target: _Place | None) -> Known | None:
+        """What is at a place, if it may be moved to the other one here."""
+        if source is None or target is None or source.ino is None:
+            return None
+        known = self._file(source)
+        if known is None and source.parent == target.parent:
+            directory = self._cache.owned_directory(source.ino)
+            known = directory[0] if directory is not None else None
+        return known
+
+    def _move(self, source: _Place, target: _Place, known: Known, old: Known | None, flags: int) -> Attr:
+        ino, now_ns = known.attr.ino, self._session.runtime.now_ns()
+        is_directory = stat.S_ISDIR(known.attr.mode)
+        self._cache.changed((source.parent, None), (source.parent, source.name), (ino, None))
+        self._cache.changed((target.parent, None), (target.parent, target.name))
+        inos = [source.parent, target.parent, ino]
+        gone: Attr | None = None
+        if old is not None:
+            self._hold_if_open(old, now_ns)
+            self._cache.changed((old.attr.ino, None))
+            self._strike(target, now_ns)
+            gone = self._drop_link(old, now_ns)
+            inos.append(gone.ino)
+        self._strike(source, now_ns, subdirectories=is_directory)
+        self._enter(target, ino, now_ns, subdirectories=is_directory)
+        known.attr = known.attr._replace(ctime_ns=now_ns, version=known.attr.version + 1)
+        args = (source.parent, source.name, target.parent, target.name, flags)
+        self._put("rename", args, now_ns, known.attr, *inos)
+        if gone is not None and old is not None:
+            self.users.gone(gone, is_private=old.is_private)
+        return known.attr
+
+    def setattr(self, ino: Ino, changes: Mapping[str, int | str]) -> Attr | None:
+        """As the command does it, of an inode that is owned."""
+        if not (self._session.owns_directories and self._session.is_trusted) or not changes.keys() <= _SETTABLE:
+            return None
+        found = self._cache.owned_directory(ino)
+        known = found[0] if found is not None else self._cache.owned_inode(ino)
+        if known is None:
+            return None
+        now_ns = self._session.runtime.now_ns()
+        values = {key: now_ns if value == "now" else int(value) for key, value in changes.items()}
+        attr = known.attr
+        if "mode" in values:
+            values["mode"] = values["mode"] & 0o7777 | stat.S_IFMT(attr.mode)
+        elif ("uid" in values or "gid" in values) and stat.S_ISREG(attr.mode):
+            values["mode"] = without_set_id(attr.mode)
+        self._cache.changed((ino, None))
+        known.attr = attr._replace(
+            mode=values.get("mode", attr.mode),
+            uid=values.get("uid", attr.uid),
+            gid=values.get("gid", attr.gid),
+            atime_ns=values.get("atime_ns", attr.atime_ns),
+            mtime_ns=values.get("mtime_ns", attr.mtime_ns),
+            ctime_ns=now_ns,
+            version=attr.version + 1,
+        )
+        self._put("setattr", (ino, dict(changes)), now_ns, known.attr, ino)
+        return known.attr
+
+    def release(self, ino: Ino) -> bool:
+        """Undo one `hold`; whether that is done."""
+        if not (self._session.owns_directories and self._session.is_trusted) or self._cache.owned_inode(ino) is None:
+            return False
+        self._put("release", (ino,), self._session.runtime.now_ns(), None, ino)
+        return True

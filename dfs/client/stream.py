@@ -1,0 +1,318 @@
+"""The stream: commands that happen in the order in which they were given, some of them answered before they are sent.
+
+A session that owns a directory (`nodes.namenode.leases`) knows what a command in it will do, since nobody else can look
+at the directory or change it before the session has given it up. So it answers the command at once
+(`dfs.client.owned`), puts it here with the moment at which it happened, and sends it soon: what gathers in
+STREAM_DELAY_S goes out as one batch, or earlier when somebody waits. One batch is on its way at a time, and is repeated
+until it is answered, so the NameNode applies all in order. What it answers is compared with what was foreseen.
+
+Commands on what the session owns that somebody waits for, such as the commit of a file's bytes, travel here too: the
+file may have been made by a command before them.
+
+Everything else that the session asks or changes waits for the stream first (`flush`), and so do fsync, and the answer
+to a recall: nobody sees the NameNode without what was answered here.
+
+What was put and is not answered when the session ends is lost, as what was not synced is on a local disk. It is said in
+the log, and those who have it open hear of it when they sync.
+
+Invariants: a command here touches nothing but what the session owns, until its answer is there; so it conflicts with
+nobody, and never waits at the NameNode for others to forget, who may wait for us.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+import trio
+
+from dfs import codec, errors, limits
+from dfs.client.cache import NEVER, Cache, Token
+from dfs.types import Attr, Ino, SessionId
+
+if TYPE_CHECKING:
+    from dfs.client.session import Session
+
+log = structlog.get_logger(__name__)
+
+_PASSES: Final = (
+    errors.Unreachable,
+    errors.ConnectionLost,
+    errors.DeadlineExceeded,
+    errors.Busy,
+    errors.NoSpace,
+    errors.DiskFailed,
+)
+"""Of a batch: nothing of it happened, or nobody knows; the same may be sent again."""
+_ATIME: Final = Attr._fields.index("atime_ns")
+
+
+class Command:
+    """One command on its way. `done` is set when `reply` or `error` is there.
+
+    `items`: what it may touch that is not to be shown meanwhile. `now_ns`, `expected`, `inos`: of one that was answered
+    already, when that was, the attributes it is to result in, and what it changes.
+    """
+
+    __slots__ = ("args", "done", "error", "expected", "inos", "items", "now_ns", "reply", "seq", "token", "verb")
+
+    def __init__(self, seq: int, verb: str, args: Sequence[Any]) -> None:
+        self.seq = seq
+        self.verb = verb
+        self.args = args
+        self.token: Token = NEVER
+        self.items: list[Any] = []
+        self.now_ns: int | None = None
+        self.expected: Attr | None = None
+        self.inos: tuple[Ino, ...] = ()
+        self.reply: Any = None
+        self.error: Exception | None = None
+        self.done: trio.Event | None = None
+
+    def begin(self, cache: Cache | None) -> None:
+        """Somebody waits for it, and may learn from its reply."""
+        self.done = trio.Event()
+        if cache is not None:
+            self.token = cache.ask()
+            self.items = cache.begin_change(self.verb, self.args)
+
+    def wire(self) -> list[Any]:
+        if self.now_ns is None:
+            return [self.seq, self.verb, self.args]
+        return [self.seq, self.verb, self.args, self.now_ns]
+
+
+class Stream:
+    """Of one `Session`; for one of its sessions after the other. Between awaits all is of one moment."""
+
+    def __init__(self, session: Session, cache: Cache | None) -> None:
+        self._session = session
+        self._cache = cache
+        self._queue: deque[Command] = deque()
+        self._sent: Sequence[Command] = ()
+        self._is_running = False
+        self._hurry = trio.Event()
+        self._moved = trio.Event()
+        self.given = 0
+        """How many commands were given."""
+        self.settled = 0
+        """How many of them, from the first on, are answered, or lost."""
+        self._pending: Counter[Ino] = Counter()
+        """Inodes that commands change which were answered here and not yet by the NameNode."""
+        self.losses = 0
+        """How many commands that were answered here never happened."""
+        self._answered = 0
+        self.on_loss: Callable[[], None] = lambda: None
+        """Called when some are lost."""
+
+    # --- giving -----------------------------------------------------------------------------------------
+
+    def __bool__(self) -> bool:
+        """Whether anything was given that is not settled."""
+        return self.unsettled > 0
+
+    def put(self, verb: str, args: Sequence[Any], now_ns: int, expected: Attr | None, inos: tuple[Ino, ...]) -> None:
+        """A command that was answered here: it happened at `now_ns`, results in `expected`, and changes `inos`."""
+        command = Command(self._session.take_seq(), verb, args)
+        command.now_ns, command.expected, command.inos = now_ns, expected, inos
+        for ino in inos:
+            self._pending[ino] += 1
+        self._answered += 1
+        self._add(command)
+
+    async def apply(self, verb: str, args: Sequence[Any]) -> Any:
+        """A command on what the session owns; its result. Raises as `Session.apply`."""
+        command = Command(self._session.take_seq(), verb, args)
+        command.begin(self._cache)
+        self._add(command)
+        self._hurry.set()
+        assert command.done is not None, "it has begun"
+        try:
+            with trio.fail_after(self._session.wait_s):
+                await command.done.wait()
+        except trio.TooSlowError:
+            raise errors.Unreachable(f"the NameNode has not answered for {self._session.wait_s:g} s") from None
+        finally:
+            if self._cache is not None:
+                self._cache.answered(command.token)
+                command.token = NEVER
+        if command.error is not None:
+            raise command.error
+        return command.reply
+
+    def _add(self, command: Command) -> None:
+        self._queue.append(command)
+        self.given += 1
+        if not self._is_running:
+            self._is_running = True
+            self._session.spawn(self._run)
+        elif len(self._queue) >= limits.BATCH_MAX_COMMANDS:
+            self._hurry.set()
+
+    @property
+    def unsettled(self) -> int:
+        """How many commands were given that are neither answered nor lost."""
+        return self.given - self.settled
+
+    def pending(self) -> list[Ino]:
+        """What commands change of which the NameNode has not answered."""
+        return list(self._pending)
+
+    # --- waiting ----------------------------------------------------------------------------------------
+
+    async def flush(self, losses: int | None = None) -> None:
+        """Return when all that was given before has happened, durably.
+
+        Raises `SessionExpired` if some was lost meanwhile, or since `losses` was how many were; `Unreachable` after
+        `wait_s`.
+        """
+        position = self.given
+        losses = self.losses if losses is None else losses
+        self._hurry.set()
+        try:
+            with trio.fail_after(self._session.wait_s):
+                while self.settled < position:
+                    await self._moved.wait()
+        except trio.TooSlowError:
+            raise errors.Unreachable(f"the NameNode has not answered for {self._session.wait_s:g} s") from None
+        if self.losses != losses:
+            raise errors.SessionExpired("the session ended before changes of names reached the NameNode: they are lost")
+
+    def hurry(self) -> None:
+        """Somebody is about to wait."""
+        self._hurry.set()
+
+    async def wait_for_room(self) -> None:
+        """Return when one more command may be put. Raises as `flush`."""
+        while self.unsettled >= limits.STREAM_MAX_COMMANDS:
+            self._hurry.set()
+            with trio.move_on_after(self._session.wait_s) as limit:
+                await self._moved.wait()
+            if limit.cancelled_caught:
+                raise errors.Unreachable("the NameNode does not answer, and too many changes wait for it")
+
+    # --- sending ----------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        """Send what is there until there is nothing."""
+        try:
+            while self._queue:
+                with trio.move_on_after(limits.STREAM_DELAY_S):
+                    await self._hurry.wait()
+                self._hurry = trio.Event()
+                count = min(len(self._queue), limits.BATCH_MAX_COMMANDS)
+                self._sent = [self._queue.popleft() for _ in range(count)]
+                if self._sent:  # or the session has ended meanwhile
+                    await self._send(self._sent)
+        finally:
+            self._is_running = False
+
+    async def _send(self, batch: Sequence[Command]) -> None:
+        session = await self._session.ensure()
+        wire = [command.wire() for command in batch]
+        while self._sent is batch:
+            try:
+                replies = await self._session.send(session, wire)
+            except errors.SessionExpired:
+                self._session.lose(session)
+            except _PASSES as error:
+                log.warning("changes wait for the namenode", commands=len(batch), error=str(error))
+                if isinstance(error, errors.NoSpace | errors.DiskFailed):
+                    batch = self._keep_answered(batch, error)
+                    wire = [command.wire() for command in batch]
+                await trio.sleep(limits.RETRY_DELAY_MAX_S)
+            except errors.DfsError as error:
+                self._fail(batch, error)
+            else:
+                if self._sent is batch:
+                    self._learn(session, batch, replies)
+
+    def _keep_answered(self, batch: Sequence[Command], error: errors.DfsError) -> Sequence[Command]:
+        """Nothing of a batch happened: who waits hears of it, and what was answered here is to be tried again."""
+        self._sent = [command for command in batch if command.done is None]
+        for command in batch:
+            if command.done is not None:
+                command.error = errors.from_wire(error.code, error.message)
+                self._settle(command)
+        self._move()
+        return self._sent
+
+    def _learn(self, session: SessionId, batch: Sequence[Command], replies: Sequence[Any]) -> None:
+        for command, (errno, *rest) in zip(batch, replies, strict=True):
+            error = errors.from_wire(*rest) if errno else None
+            if command.done is None:
+                self._compare(command, error, rest[0])
+            elif error is not None:
+                command.error = error
+            else:
+                command.reply, touched = rest
+                if self._cache is not None and self._session.session == session:
+                    self._cache.learn_reply(command.token, command.verb, command.args, command.reply, touched)
+            self._settle(command)
+            if isinstance(error, errors.SessionExpired):
+                self._session.lose(session)
+        if self._sent is batch:
+            self._sent = ()
+        self._move()
+
+    def _compare(self, command: Command, error: errors.DfsError | None, result: Any) -> None:
+        """Whether the NameNode's answer is what was answered here."""
+        if error is not None:
+            self.losses += 1
+            self.on_loss()
+            if not isinstance(error, errors.SessionExpired):
+                log.error("a change was refused that was taken for done", verb=command.verb, error=str(error))
+                self._session.forget_all()
+            return
+        if command.expected is None:
+            return
+        found = codec.attr(result)
+        if found._replace(atime_ns=0) != command.expected._replace(atime_ns=0):
+            log.warning("a change was foreseen otherwise", verb=command.verb, found=found, expected=command.expected)
+            if self._cache is not None:
+                self._cache.recall([(ino, None) for ino in command.inos])
+
+    def _settle(self, command: Command) -> None:
+        self._session.end(command)
+        self.settled += 1
+        for ino in command.inos:
+            self._pending[ino] -= 1
+            if not self._pending[ino]:
+                del self._pending[ino]
+
+    def _move(self) -> None:
+        self._moved.set()
+        self._moved = trio.Event()
+
+    # --- losing -----------------------------------------------------------------------------------------
+
+    def _fail(self, commands: Sequence[Command], error: errors.DfsError) -> None:
+        """These did not happen, or nobody will know."""
+        lost = [command for command in commands if command.done is None]
+        if lost:
+            self.losses += len(lost)
+            self.on_loss()
+            log.error("changes of names are lost", commands=len(lost), first=lost[0].verb, error=str(error))
+        for command in commands:
+            command.error = errors.from_wire(error.code, error.message)
+            self._settle(command)
+        self._sent = ()
+        self._move()
+
+    def lose(self, error: errors.DfsError) -> list[Ino]:
+        """The session has ended: what is not settled is lost. The inodes that were to change."""
+        lost = [*self._sent, *self._queue]
+        inos = list(self._pending)
+        self._queue.clear()
+        if lost:
+            self._fail(lost, error)
+        return inos
+
+    def statistics(self) -> dict[str, int]:
+        return {
+            "answered_here": self._answered,
+            "to_send": self.unsettled,
+            "lost": self.losses,
+        }

@@ -1,0 +1,15 @@
+"""What POSIX says of names and modes where both ends have to do the same."""
+
+from __future__ import annotations
+
+import stat
+from typing import Final
+
+RENAME_NOREPLACE: Final = 1
+RENAME_EXCHANGE: Final = 2
+"""Flags of renameat2(2)."""
+
+
+def without_set_id(mode: int) -> int:
+    """As chown(2) and write(2) leave it: who changes a program or takes it over does not get its owner's rights."""
+    return mode & ~(stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0))

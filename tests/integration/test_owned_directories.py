@@ -1,0 +1,380 @@
+"""Directories that a client owns: what it answers by itself is what the NameNode says, and everybody sees it."""
+
+from __future__ import annotations
+
+import random
+import stat
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import trio
+from structlog.testing import capture_logs
+
+from dfs import errors, limits
+from dfs.client import FileSystem
+from dfs.client.cache import Cache
+from dfs.client.openinode import OpenInodes, open_inodes
+from dfs.types import Attr, Ino
+from tests.cluster import Cluster, running_cluster
+from tests.model import posix
+
+_NAMES: Final = (b"a", b"b", b"c", b"d", b"e")
+_PATIENCE_S: Final = 20
+
+
+@asynccontextmanager
+async def owners(directory: Path, clients: int = 1, **options: Any) -> AsyncIterator[tuple[Cluster, list[FileSystem]]]:
+    """A NameNode alone, and clients that own what they change."""
+    async with running_cluster(directory, datanodes=0, **options) as cluster, AsyncExitStack() as stack:
+        opened = [await stack.enter_async_context(cluster.client(cache=Cache(10_000, 10_000))) for _ in range(clients)]
+        with trio.fail_after(_PATIENCE_S * 3):
+            yield cluster, opened
+
+
+async def log_index(fs: FileSystem) -> int:
+    """How many commands the NameNode has applied."""
+    return int((await fs.session.pool.call(fs.session.address, "dfs.namenode", "status"))["log_index"])
+
+
+async def everything(fs: FileSystem, ino: Ino, path: bytes = b"") -> dict[bytes, Any]:
+    """All attributes beneath a directory, and what links point to."""
+    found: dict[bytes, Any] = {path: (await fs.inodes.getattr(ino))._replace(atime_ns=0)}
+    for entry in await fs.inodes.readdir(ino):
+        name = path + b"/" + entry.name
+        found[name] = entry.attr._replace(atime_ns=0)
+        if stat.S_ISDIR(entry.attr.mode):
+            found |= await everything(fs, entry.attr.ino, name)
+        elif stat.S_ISLNK(entry.attr.mode):
+            found[name + b" ->"] = await fs.inodes.readlink(entry.attr.ino)
+    return found
+
+
+# --- what is answered -----------------------------------------------------------------------------------
+
+
+async def test_what_is_made_in_a_new_directory_is_answered_before_it_is_sent(tmp_path: Path) -> None:
+    async with owners(tmp_path) as (_, (fs,)):
+        top = await fs.mkdir("/top")
+        await fs.session.stream.flush()
+        before = await log_index(fs)
+        made = await fs.inodes.mkdir(top.ino, b"inner", 0o755, 0, 0)
+        file = await fs.inodes.create(made.ino, b"file", 0o644, 0, 0)
+        assert fs.session.stream.unsettled == 2
+        assert await fs.inodes.lookup(made.ino, b"file") == file
+        assert fs.session.stream.unsettled == 2, "it is looked up without asking"
+        await fs.session.stream.flush()
+        assert await log_index(fs) == before + 2
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_whatever_is_done_is_answered_as_the_namenode_answers(tmp_path: Path, seed: int) -> None:
+    """Random changes by one client, of which each answer is compared with that of the model, and of the NameNode."""
+    chance = random.Random(seed)
+    with capture_logs() as logs:
+        async with owners(tmp_path) as (cluster, (fs,)):
+            walk = Walk(fs, chance)
+            for _ in range(400):
+                await walk.step()
+            seen = await everything(fs, fs.inodes.root)
+            answered = fs.session.stream.statistics()
+            async with cluster.client() as other:
+                assert await everything(other, other.inodes.root) == seen
+            assert answered["answered_here"] > 100
+            assert fs.session.stream.losses == 0
+    assert not [entry for entry in logs if entry["log_level"] in ("warning", "error")]
+
+
+class Walk:
+    """Random changes in a small tree, each done to the file system and to the model."""
+
+    def __init__(self, fs: FileSystem, chance: random.Random) -> None:
+        self._fs = fs
+        self._chance = chance
+        root = posix.Inode(posix.ROOT, stat.S_IFDIR | 0o755, 2, 0, 0, 0, 0, 0, 0)
+        self._model = posix.FileSystem(root, 3, 2)
+        self._inos: dict[int, Ino] = {posix.ROOT: fs.inodes.root}
+        """The model's inode numbers, and those of the file system."""
+
+    def _directory(self) -> int:
+        inodes = self._model.state.inodes
+        return self._chance.choice([ino for ino, inode in inodes.items() if inode.is_directory and inode.nlink])
+
+    def _any(self) -> int:
+        return self._chance.choice([ino for ino, inode in self._model.state.inodes.items() if inode.nlink])
+
+    async def step(self) -> None:
+        chance = self._chance
+        name, other = chance.choice(_NAMES), chance.choice(_NAMES)
+        directory, target = self._directory(), self._directory()
+        mode = chance.choice((0o600, 0o644, 0o755, 0o2755))
+        await chance.choice(
+            (
+                lambda: self._make("create", directory, name, mode & 0o777, 1, 2),
+                lambda: self._make("mkdir", directory, name, mode, 3, 4),
+                lambda: self._make("symlink", directory, name, b"to " + other, 5, 6),
+                lambda: self._make("mknod", directory, name, stat.S_IFIFO | 0o600, 0, 0, 0),
+                lambda: self._do("unlink", directory, name),
+                lambda: self._do("rmdir", directory, name),
+                lambda: self._do("rename", directory, name, target, other, chance.choice((0, 0, 0, 1, 2))),
+                lambda: self._do("link", self._any(), directory, name),
+                lambda: self._set(),
+            )
+        )()
+
+    async def _make(self, verb: str, directory: int, *args: Any) -> None:
+        made = await self._do(verb, directory, *args)
+        if made is not None:
+            mine, theirs = made
+            self._inos[mine.ino] = theirs.ino
+
+    async def _set(self) -> None:
+        changes: dict[str, int] = self._chance.choice(({"mode": 0o4711}, {"uid": 7}, {"gid": 8, "mtime_ns": 9}))
+        await self._do("setattr", self._any(), changes)
+
+    async def _do(self, verb: str, *args: Any) -> tuple[posix.Inode, Attr] | None:
+        """A change; the inode that it results in, and its attributes."""
+        inodes = {"rename": (0, 2), "link": (0, 1)}.get(verb, (0,))
+        translated = [self._inos[arg] if at in inodes else arg for at, arg in enumerate(args)]
+        mine = theirs = None
+        expected = got = ""
+        try:
+            mine = self._model.attempt(verb, *args)
+        except errors.DfsError as error:
+            expected = error.code
+        try:
+            theirs = await getattr(self._fs.inodes, verb)(*translated)
+        except errors.DfsError as error:
+            got = error.code
+        assert got == expected, f"{verb} {args}"
+        if mine is None or theirs is None:
+            return None
+        assert (theirs.mode, theirs.nlink, theirs.uid, theirs.gid) == (mine.mode, mine.nlink, mine.uid, mine.gid), verb
+        return mine, theirs
+
+
+# --- who else looks -------------------------------------------------------------------------------------
+
+
+async def test_who_asks_next_sees_what_was_answered_elsewhere(tmp_path: Path) -> None:
+    async with owners(tmp_path, clients=2) as (_, (one, other)):
+        await one.mkdir("/d")
+        for number in range(20):
+            await one.inodes.create((await one.stat("/d")).ino, b"%d" % number, 0o644, 0, 0)
+            assert len(await other.listdir("/d")) == number + 1
+            await one.rename(f"/d/{number}", f"/d/new {number}")
+            assert not await other.exists(f"/d/{number}")
+            await one.chmod(f"/d/new {number}", 0o600)
+            assert (await other.stat(f"/d/new {number}")).mode & 0o777 == 0o600
+
+
+async def test_who_is_refused_is_so_for_what_was_answered_elsewhere(tmp_path: Path) -> None:
+    """An error is an answer, too: it may not be about how things were."""
+    async with owners(tmp_path, clients=2) as (_, (one, other)):
+        d = (await one.mkdir("/d")).ino
+        assert await other.exists("/d")
+        for number in range(5):
+            await one.inodes.create(d, b"x", 0o644, 0, 0)
+            await other.inodes.unlink(d, b"x")  # NotFound, if the NameNode were not told before
+            await trio.sleep(limits.OWN_AGAIN_AFTER_S if number == 2 else 0)  # once, it is owned again
+            with pytest.raises(errors.NotFound):
+                await one.inodes.unlink(d, b"x")
+        inner = (await one.inodes.mkdir(d, b"inner", 0o755, 0, 0)).ino
+        await one.inodes.create(inner, b"file", 0o644, 0, 0)
+        with pytest.raises(errors.NotEmpty):
+            await other.inodes.rmdir(d, b"inner")
+        await one.inodes.unlink(inner, b"file")
+        await other.inodes.rmdir(d, b"inner")
+
+
+async def test_two_that_work_in_each_others_directories_wait_for_each_other_and_not_for_ever(tmp_path: Path) -> None:
+    async with owners(tmp_path, clients=2) as (_, clients):
+        inos = [(await fs.mkdir(f"/d{number}")).ino for number, fs in enumerate(clients)]
+        for fs in clients:
+            for number, ino in enumerate(inos):
+                assert await fs.exists(f"/d{number}")
+                await fs.inodes.create(ino, f"file of {id(fs)}".encode(), 0o644, 0, 0)
+
+        async def move(fs: FileSystem, here: Ino, there: Ino) -> None:
+            name = f"file of {id(fs)}".encode()
+            for _ in range(20):
+                await fs.inodes.rename(here, name, there, name + b"!")
+                await fs.inodes.rename(there, name + b"!", here, name)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(move, clients[0], inos[0], inos[1])
+            nursery.start_soon(move, clients[1], inos[1], inos[0])
+        for fs in clients:
+            assert [len(await fs.inodes.readdir(ino)) for ino in inos] == [2, 2]
+
+
+async def test_names_are_made_once_by_whoever_makes_them(tmp_path: Path) -> None:
+    async with owners(tmp_path, clients=3) as (_, clients):
+        d = (await clients[0].mkdir("/d")).ino
+        made: list[bytes] = []
+
+        async def race(fs: FileSystem) -> None:
+            for number in range(30):
+                try:
+                    await fs.inodes.mkdir(d, b"%d" % number, 0o755, 0, 0)
+                    made.append(b"%d" % number)
+                except errors.Exists:
+                    pass
+
+        async with trio.open_nursery() as nursery:
+            for fs in clients:
+                nursery.start_soon(race, fs)
+        assert sorted(made) == sorted(b"%d" % number for number in range(30))
+        assert (await clients[1].stat("/d")).nlink == 32
+
+
+async def test_a_rename_across_two_owned_directories_is_of_one_moment_for_who_looks(tmp_path: Path) -> None:
+    async with owners(tmp_path, clients=2) as (_, (one, other)):
+        a, b = [(await one.mkdir(f"/{name}")).ino for name in "ab"]
+        await one.inodes.create(a, b"f", 0o644, 0, 0)
+        done = trio.Event()
+
+        async def look() -> None:
+            while not done.is_set():
+                there = [await other.exists("/a/f"), await other.exists("/b/f"), await other.exists("/a/f")]
+                assert any(there)
+                await trio.sleep(0.01)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(look)
+            for _ in range(50):
+                await one.inodes.rename(a, b"f", b, b"f")
+                await one.inodes.rename(b, b"f", a, b"f")
+                await trio.sleep(0.002)
+            done.set()
+
+
+# --- files ----------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def mounted(directory: Path) -> AsyncIterator[tuple[Cluster, FileSystem, OpenInodes]]:
+    """A cluster with DataNodes, and a client as a mount is one."""
+    async with running_cluster(directory, datanodes=3) as cluster, cluster.client(cache=Cache(10_000, 10_000)) as fs:
+        async with open_inodes(fs) as files:
+            with trio.fail_after(_PATIENCE_S * 3):
+                yield cluster, fs, files
+
+
+async def test_a_file_that_is_open_outlives_its_name_and_goes_with_its_last_user(tmp_path: Path) -> None:
+    async with mounted(tmp_path) as (cluster, fs, files):
+        d = (await fs.mkdir("/d")).ino
+        file = await files.create(d, b"f", 0o644, 0, 0, exclusive=True)
+        await file.write(0, b"before")
+        assert (await fs.inodes.unlink(d, b"f")).nlink == 0
+        await file.write(6, b" and after")
+        await file.fsync()
+        assert bytes(await file.read(0, 100)) == b"before and after"
+        async with cluster.client() as other:
+            assert not await other.listdir("/d")
+            files.close(file)
+            while (await other.statfs()).inodes > 2:
+                await trio.sleep(0.01)
+
+
+async def test_what_is_written_to_a_file_that_goes_at_once_leaves_no_memory(tmp_path: Path) -> None:
+    async with mounted(tmp_path) as (_, fs, files):
+        d = (await fs.mkdir("/d")).ino
+        for _ in range(20):
+            file = await files.create(d, b"scratch", 0o644, 0, 0, exclusive=True)
+            await file.write(0, bytes(1000))
+            await file.flush()
+            files.close(file)
+            await fs.inodes.unlink(d, b"scratch")
+        while files.statistics()["open"]:
+            await trio.sleep(0.01)
+        assert files.statistics()["dirty_bytes"] == 0
+        assert fs.chunks.statistics()["appended_bytes"] == 0
+
+
+async def test_what_somebody_else_has_open_keeps_what_is_written_to_it(tmp_path: Path) -> None:
+    async with mounted(tmp_path) as (cluster, fs, files), cluster.client() as other:
+        d = (await fs.mkdir("/d")).ino
+        file = await files.create(d, b"f", 0o644, 0, 0, exclusive=True)
+        async with await other.open("/d/f") as theirs:
+            await trio.sleep(limits.OWN_AGAIN_AFTER_S)
+            await file.write(0, b"for them")
+            await file.flush()
+            files.close(file)
+            await fs.inodes.unlink(d, b"f")
+            assert await theirs.pread(100, 0) == b"for them"
+
+
+async def test_an_fsynced_file_has_its_names_on_disk(tmp_path: Path) -> None:
+    async with mounted(tmp_path) as (_, fs, files):
+        d = (await fs.mkdir("/d")).ino
+        file = await files.create(d, b"temporary", 0o644, 0, 0, exclusive=True)
+        await file.write(0, b"content")
+        await fs.inodes.rename(d, b"temporary", d, b"final")
+        await file.fsync()
+        assert not fs.session.stream
+        empty = await files.create(d, b"empty", 0o644, 0, 0, exclusive=True)
+        await empty.fsync()
+        assert not fs.session.stream
+        for opened in (file, empty):
+            files.close(opened)
+
+
+# --- what goes wrong ------------------------------------------------------------------------------------
+
+
+async def test_changes_that_were_answered_survive_a_namenode_that_restarts(tmp_path: Path) -> None:
+    async with owners(tmp_path) as (cluster, (fs,)):
+        d = (await fs.mkdir("/d")).ino
+        for number in range(200):
+            await fs.inodes.create(d, b"%d" % number, 0o644, 0, 0)
+            if number == 100:
+                await cluster.stop("namenode")
+                await cluster.start_namenode()
+        async with cluster.client() as other:
+            assert len(await other.listdir("/d")) == 200
+        assert fs.session.stream.losses == 0
+
+
+async def test_changes_are_lost_with_the_session_and_who_syncs_hears_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with mounted(tmp_path) as (cluster, fs, files), cluster.client() as admin:
+        d = (await fs.mkdir("/d")).ino
+        await fs.session.stream.flush()
+        monkeypatch.setattr(limits, "STREAM_DELAY_S", _PATIENCE_S)
+        file = await files.create(d, b"lost", 0o644, 0, 0, exclusive=True)
+        with capture_logs() as logs:
+            await admin.session.pool.call(admin.session.address, "dfs.namenode", "close_session", fs.session.session)
+            with pytest.raises(errors.SessionExpired):
+                await fs.session.stream.flush(losses=0)
+        assert fs.session.stream.losses == 1
+        assert "changes of names are lost" in [entry["event"] for entry in logs]
+        assert isinstance(file.late_error, errors.SessionExpired)
+        files.close(file)
+        assert await admin.listdir("/d") == []
+        await fs.inodes.create(d, b"found", 0o644, 0, 0)  # it works again
+        assert [entry.name for entry in await fs.listdir("/d")] == [b"found"]
+
+
+async def test_a_number_that_is_not_reserved_is_refused(tmp_path: Path) -> None:
+    async with owners(tmp_path) as (_, (fs,)):
+        first, last = await fs.session.apply("reserve_inodes", 10)
+        root = fs.inodes.root
+        await fs.session.apply("mkdir", root, b"mine", 0o755, 0, 0, first)
+        with pytest.raises(errors.Exists, match="exists already"):
+            await fs.session.apply("mkdir", root, b"twice", 0o755, 0, 0, first)
+        for number in (1, last + 1, -1, "x"):
+            with pytest.raises(errors.InvalidArgument):
+                await fs.session.apply("mkdir", root, b"other", 0o755, 0, 0, number)
+        with pytest.raises(errors.InvalidArgument):
+            await fs.session.apply("reserve_inodes", limits.INODES_RESERVED + 1)
+
+
+async def test_with_a_namenode_disk_nearly_full_nothing_is_promised(tmp_path: Path) -> None:
+    async with owners(tmp_path, reserve_bytes=2**60) as (_, (fs,)):
+        with pytest.raises(errors.NoSpace):
+            await fs.mkdir("/d")
+        assert fs.session.stream.statistics()["answered_here"] == 0
