@@ -213,6 +213,7 @@ async def test_two_that_work_in_each_others_directories_wait_for_each_other_and_
 async def test_names_are_made_once_by_whoever_makes_them(tmp_path: Path) -> None:
     async with owners(tmp_path, clients=3) as (_, clients):
         d = (await clients[0].mkdir("/d")).ino
+        assert all([await fs.exists("/d") for fs in clients])
         made: list[bytes] = []
 
         async def race(fs: FileSystem) -> None:
