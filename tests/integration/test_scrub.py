@@ -344,8 +344,14 @@ async def test_a_namenode_restored_from_an_old_copy_destroys_nothing_and_gives_n
             await fs.remove("/old")  # an order that is in the past, too
             await until(lambda: _says(cluster, "n1", "deletions are held"), "deletions to be held")
             assert all(path.exists() for path in precious.values())
-            held, _ = await fs.nodes_known.call(NodeId("n1"), "decide_held", True)
-            assert held > 0
+
+            async def holds_orders() -> bool:  # they come when the grace of what was removed is over
+                held = (await fs.status())["held"].get("n1")
+                return bool(held and held["orders"])
+
+            await until(holds_orders, "n1 to hold an order, and the NameNode to know")
+            decided, _ = await fs.nodes_known.call(NodeId("n1"), "decide_held", True)
+            assert decided > 0
 
             async def deleted() -> bool:
                 return not old["n1"].exists()
