@@ -222,6 +222,8 @@ class Stream:
                 if isinstance(error, errors.NoSpace | errors.DiskFailed):
                     batch = self._keep_answered(batch, error)
                     wire = [command.wire() for command in batch]
+                    if not batch:
+                        return
                 await trio.sleep(limits.RETRY_DELAY_MAX_S)
             except errors.DfsError as error:
                 self._fail(batch, error)
@@ -240,8 +242,12 @@ class Stream:
         return self._sent
 
     def _learn(self, session: SessionId, batch: Sequence[Command], replies: Sequence[Any]) -> None:
-        for command, (errno, *rest) in zip(batch, replies, strict=True):
+        for number, (command, (errno, *rest)) in enumerate(zip(batch, replies, strict=True)):
             error = errors.from_wire(*rest) if errno else None
+            if isinstance(error, errors.SessionExpired):  # and so for all that follow
+                self._sent = batch[number:]
+                self._session.lose(session)
+                return
             if command.done is None:
                 self._compare(command, error, rest[0])
             elif error is not None:
@@ -251,10 +257,7 @@ class Stream:
                 if self._cache is not None and self._session.session == session:
                     self._cache.learn_reply(command.token, command.verb, command.args, command.reply, touched)
             self._settle(command)
-            if isinstance(error, errors.SessionExpired):
-                self._session.lose(session)
-        if self._sent is batch:
-            self._sent = ()
+        self._sent = ()
         self._move()
 
     def _compare(self, command: Command, error: errors.DfsError | None, result: Any) -> None:
@@ -262,9 +265,8 @@ class Stream:
         if error is not None:
             self.losses += 1
             self.on_loss()
-            if not isinstance(error, errors.SessionExpired):
-                log.error("a change was refused that was taken for done", verb=command.verb, error=str(error))
-                self._session.forget_all()
+            log.error("a change was refused that was taken for done", verb=command.verb, error=str(error))
+            self._session.forget_all()
             return
         if command.expected is None:
             return

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 import stat
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -357,6 +358,28 @@ async def test_changes_are_lost_with_the_session_and_who_syncs_hears_of_it(
         files.close(file)
         assert await admin.listdir("/d") == []
         await fs.inodes.create(d, b"found", 0o644, 0, 0)  # it works again
+        assert [entry.name for entry in await fs.listdir("/d")] == [b"found"]
+
+
+async def test_what_is_refused_because_the_session_has_ended_is_lost_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end reaches the NameNode's tables just before a batch does: then each command is refused, not the batch."""
+    async with owners(tmp_path) as (_, (fs,)):
+        d = (await fs.mkdir("/d")).ino
+        await fs.session.stream.flush()
+        monkeypatch.setattr(limits, "STREAM_DELAY_S", _PATIENCE_S)
+        for number in range(5):
+            await fs.inodes.create(d, b"%d" % number, 0o644, 0, 0)
+        with closing(sqlite3.connect(tmp_path / "namenode" / "namespace.sqlite")) as tables, tables:
+            tables.execute("DELETE FROM session WHERE session = ?", (fs.session.session,))
+        with pytest.raises(errors.SessionExpired):
+            await fs.session.stream.flush()
+        stream = fs.session.stream
+        assert (stream.losses, stream.unsettled, stream.pending()) == (5, 0, [])
+        monkeypatch.undo()
+        await fs.inodes.create(d, b"found", 0o644, 0, 0)  # it works again
+        await stream.flush()
         assert [entry.name for entry in await fs.listdir("/d")] == [b"found"]
 
 
