@@ -25,7 +25,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from dfs import codec
+from dfs import codec, verbs
 from dfs.posix import RENAME_EXCHANGE
 from dfs.types import ALL_NAMES, Attr, DirEntry, Ino, Item
 
@@ -42,14 +42,6 @@ _ATTR_VERBS: Final = frozenset(
 _MAKES_NAME: Final = {"create": 0, "mkdir": 0, "mknod": 0, "symlink": 0, "link": 1, "rename": 2}
 """Commands that give their result a name, and where among their arguments directory and name are."""
 _TAKES_NAME: Final = frozenset({"unlink", "rmdir", "rename"})
-_NAMED: Final = {
-    **dict.fromkeys(("create", "mkdir", "mknod", "symlink", "unlink", "rmdir"), (0,)),
-    "link": (1,),
-    "rename": (0, 2),
-}
-"""Where among a command's arguments there are a directory and a name in it."""
-_ABOUT_INODE: Final = frozenset({"link", "setattr", "truncate", "setxattr", "removexattr", "commit"})
-"""Commands whose first argument is an inode that they change."""
 _MAKES_FILE: Final = frozenset({"create", "create_unnamed", "mknod"})
 """Commands after which a new regular file is owned."""
 FIRST_COOKIE: Final = 1
@@ -190,8 +182,8 @@ class Cache:
 
     def begin_change(self, verb: str, args: Sequence[Any]) -> list[Item]:
         """A command of ours is being sent; `end_change` ends it. What it may touch, as far as it is known."""
-        items: list[Item] = [(args[0], None)] if verb in _ABOUT_INODE else []
-        for at in _NAMED.get(verb, ()):
+        items: list[Item] = [(args[0], None)] if verb in verbs.CHANGES_INODE else []
+        for at in verbs.NAMES.get(verb, ()):
             parent, name = args[at], args[at + 1]
             items += [(parent, None), (parent, name)]
             directory = self._directories.get(parent)

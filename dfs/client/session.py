@@ -31,7 +31,7 @@ from typing import Any
 import structlog
 import trio
 
-from dfs import errors, keys, limits, tasks
+from dfs import errors, keys, limits, tasks, verbs
 from dfs.client.cache import NEVER, Cache
 from dfs.client.stream import Command, Stream
 from dfs.keys import KeyFile
@@ -43,7 +43,7 @@ NAMENODE_OBJECT = "dfs.namenode"
 
 _BATCHES_IN_FLIGHT = 4
 _SESSIONS_TRIED = 3
-_ABOUT_ONE_INODE = frozenset({"commit", "truncate", "setattr", "setxattr", "removexattr"})
+_ABOUT_ONE_INODE = verbs.CHANGES_INODE - {"link"}
 """Commands that touch their first argument and nothing else."""
 _TRY_AGAIN = (errors.Unreachable, errors.ConnectionLost, errors.DeadlineExceeded, errors.Busy)
 

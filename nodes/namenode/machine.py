@@ -15,6 +15,7 @@ import structlog
 
 from dfs import errors
 from dfs.types import NAMENODE_SESSION, Ino, Item, SessionId
+from dfs.verbs import CHANGES_INODE, NAMES
 from nodes.namenode import arguments, commands
 from nodes.namenode.confinement import confined
 from nodes.namenode.subtree import Subtree
@@ -27,6 +28,8 @@ log = structlog.get_logger(__name__)
 
 Reply: TypeAlias = Sequence[Any]
 
+_LOOKS_AT_INODE: Final = CHANGES_INODE | {"hold"}
+"""Commands whose first argument is an inode."""
 _FORGET_EVERY: Final = 64
 """Replies that are acknowledged before they are forgotten: fewer deletions, each of more rows."""
 
@@ -181,10 +184,9 @@ class Machine:
     def _looked_at(self, command: Command) -> list[Item]:
         """The inodes and names that a command is about, and what the names stand for."""
         items: list[Item] = []
-        for at in commands.INODES.get(command.verb, ()):
-            if at < len(command.args) and type(command.args[at]) is int:
-                items.append((Ino(command.args[at]), None))
-        for at in commands.NAMES.get(command.verb, ()):
+        if command.verb in _LOOKS_AT_INODE and command.args and type(command.args[0]) is int:
+            items.append((Ino(command.args[0]), None))
+        for at in NAMES.get(command.verb, ()):
             parent, name = [*command.args[at : at + 2], None, None][:2]
             if type(parent) is int and 0 < parent <= arguments.INTEGER_MAX and type(name) is bytes:
                 items += [(Ino(parent), None), (Ino(parent), name)]

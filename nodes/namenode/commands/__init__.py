@@ -116,15 +116,3 @@ OWN: Final[Mapping[str, Callable[..., Any]]] = {
 
 FREEING: Final = frozenset({"unlink", "rmdir", "truncate", "release", "seal", "removexattr"})
 """Client verbs that are accepted though the NameNode's disk is nearly full: they make room."""
-
-INODES: Final[Mapping[str, tuple[int, ...]]] = {
-    **dict.fromkeys(("setattr", "truncate", "setxattr", "removexattr", "commit", "hold", "link"), (0,)),
-}
-"""Where among a client's arguments there is an inode that the command looks at."""
-
-NAMES: Final[Mapping[str, tuple[int, ...]]] = {
-    **dict.fromkeys(("create", "mkdir", "mknod", "symlink", "unlink", "rmdir"), (0,)),
-    "link": (1,),
-    "rename": (0, 2),
-}
-"""Likewise where there are a directory and a name in it."""
