@@ -92,9 +92,7 @@ SESSIONS_MAX = 10_000
 SESSION_TIMEOUT_S = 30.0  # silence that ends a session
 EVENTS_WAIT_S = 10.0  # how long the NameNode holds the event call open
 LEASES_MAX = 262_144  # of one session, on attributes and as many on directories: some 60 MB; the oldest are recalled
-INODES_RESERVED = (
-    8192  # inode numbers that a session asks for at a time, for what it makes by itself; the most there are
-)
+INODES_RESERVED = 8192  # inode numbers that a session asks for at a time, and may: for what it makes by itself
 RECLAIM_MAX_INODES = 32_768  # in one call of a client that says what it held before a restart
 GRANT_VALID_S = 3600  # a grant for a chunk: how long a DataNode serves who lost the right to it
 GARBAGE_GRACE_S = 60.0  # from the last reference to deletion on the DataNodes; readers of old extents finish

@@ -340,11 +340,11 @@ class Cache:
             known.is_complete = True
             known.list_as({name: cookie for cookie, name in listing})
 
-    def learn_owned(self, token: Token, answer: OwnedDirectory) -> bool:
-        """What the NameNode answered to who wants to own a directory; whether that counts."""
+    def learn_owned(self, token: Token, answer: OwnedDirectory) -> None:
+        """What the NameNode answered to who wants to own a directory."""
         directory = answer.attr.ino
         if not self._is_valid_whole(token, directory) or not self.is_valid(token, (directory, None)):
-            return False
+            return
         self._keep(answer.attr)
         if answer.entries is not None:
             self.learn_page(token, directory, answer.entries, answer.unleased)
@@ -356,7 +356,6 @@ class Cache:
         known_directory = self._directory(directory, token)
         known_directory.is_owned = True
         known_directory.last_cookie = answer.last_cookie
-        return True
 
     def learn_reply(self, token: Token, verb: str, args: Sequence[Any], result: Any, touched: Sequence[Any]) -> None:
         """A command of ours that was asked at `token` has happened, and touched these items."""

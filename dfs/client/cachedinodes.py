@@ -22,7 +22,7 @@ import trio
 from dfs import codec, errors, limits
 from dfs.client.cache import ABSENT, Absent, Cache, Known, OwnedDirectory, Token
 from dfs.client.inodes import Inodes, Layout, layout_of
-from dfs.client.owned import Nobody, Owned, Users
+from dfs.client.owned import Owned, Users
 from dfs.client.session import Session
 from dfs.types import Attr, DirEntry, Ino
 
@@ -44,11 +44,10 @@ class CachedInodes(Inodes):
         """When directories that others have wanted may be owned again."""
         self._owning: dict[Ino, trio.Event] = {}
         """Directories that are being asked for."""
-        self._users: Users = Nobody()
 
     def attach(self, users: Users) -> None:
         """Tell who has files open what becomes of them."""
-        self._users = self.owned.users = users
+        self.owned.users = users
 
     @asynccontextmanager
     async def _asking(self) -> AsyncIterator[Token]:
@@ -329,7 +328,7 @@ class CachedInodes(Inodes):
         if gone is None:
             await self._hold_what_goes(parent, name)
             gone = await super().unlink(parent, name)
-            self._users.gone(gone, is_private=False)
+            self.owned.users.gone(gone, is_private=False)
         return gone
 
     async def rmdir(self, parent: Ino, name: bytes) -> Attr:
@@ -372,7 +371,7 @@ class CachedInodes(Inodes):
         """What has this name may lose its last one. Nothing is recalled from us on our own account."""
         ino = await self._look_at(parent, name)
         if ino is not None:
-            await self._users.hold(ino)
+            await self.owned.users.hold(ino)
 
     async def accessed(self, times: Sequence[tuple[Ino, int]]) -> None:
         await super().accessed(times)

@@ -247,8 +247,7 @@ class FileWriter:
         Raises what `flush` raises.
         """
         attr = await self.flush(mtime_ns=mtime_ns) or await self._reader.inodes.getattr(self.ino)
-        if self._session.stream:
-            await self._session.stream.flush()
+        await self._session.stream.flush()
         if attr.version > self._vouched:
             position = 0
             while position < attr.size:

@@ -124,8 +124,13 @@ class Owned:
 
     # --- what is known ----------------------------------------------------------------------------------
 
+    @property
+    def _may_answer(self) -> bool:
+        """Whether what is owned is so for certain, and changes of it need not be made at the NameNode."""
+        return self._session.owns_directories and self._session.is_trusted
+
     def _place(self, parent: Ino, name: bytes) -> _Place | None:
-        if not self._session.is_trusted or len(name) > limits.NAME_MAX_BYTES or self._cache.is_changing((parent, name)):
+        if not self._may_answer or len(name) > limits.NAME_MAX_BYTES or self._cache.is_changing((parent, name)):
             return None
         found = self._cache.owned_directory(parent)
         if found is None or name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
@@ -153,12 +158,7 @@ class Owned:
             return None
         if place.ino is not None:
             return self._there(place.ino, exclusive=exclusive)
-        made = self._make(place, stat.S_IFREG | mode & 0o7777, uid, gid)
-        if made is not None:
-            attr, now_ns = made
-            args = (parent, name, mode, uid, gid, exclusive, False, attr.ino)
-            self._put("create", args, now_ns, attr, parent, attr.ino)
-        return made[0] if made is not None else None
+        return self._make(place, stat.S_IFREG | mode & 0o7777, uid, gid, "create", mode, uid, gid, exclusive, False)
 
     def _there(self, ino: Ino, *, exclusive: bool) -> Attr | None:
         """What creating gives where there is something."""
@@ -173,39 +173,28 @@ class Owned:
         place = self._free(parent, name)
         if place is None or place.known.attr.nlink >= limits.LINK_MAX:
             return None
-        made = self._make(place, stat.S_IFDIR | mode & 0o7777, uid, gid, nlink=2)
-        if made is None:
-            return None
-        attr, now_ns = made
-        self._cache.put_directory(attr.ino)
-        self._put("mkdir", (parent, name, mode, uid, gid, attr.ino), now_ns, attr, parent, attr.ino)
-        return attr
+        return self._make(place, stat.S_IFDIR | mode & 0o7777, uid, gid, "mkdir", mode, uid, gid)
 
     def mknod(self, parent: Ino, name: bytes, mode: int, uid: int, gid: int, rdev: int) -> Attr | None:
         kind = stat.S_IFMT(mode) or stat.S_IFREG
         place = self._free(parent, name)
         if place is None or kind not in _TYPES:
             return None
-        made = self._make(place, kind | mode & 0o7777, uid, gid)
-        if made is not None:
-            attr, now_ns = made
-            self._put("mknod", (parent, name, mode, uid, gid, rdev, attr.ino), now_ns, attr, parent, attr.ino)
-        return made[0] if made is not None else None
+        return self._make(place, kind | mode & 0o7777, uid, gid, "mknod", mode, uid, gid, rdev)
 
     def symlink(self, parent: Ino, name: bytes, target: bytes, uid: int, gid: int) -> Attr | None:
         place = self._free(parent, name)
         if place is None or not 0 < len(target) < limits.PATH_MAX_BYTES or b"\0" in target:
             return None
-        made = self._make(place, stat.S_IFLNK | 0o777, uid, gid, target=target)
-        if made is not None:
-            attr, now_ns = made
-            self._put("symlink", (parent, name, target, uid, gid, attr.ino), now_ns, attr, parent, attr.ino)
-        return made[0] if made is not None else None
+        return self._make(place, stat.S_IFLNK | 0o777, uid, gid, "symlink", target, uid, gid, target=target)
 
     def _make(
-        self, place: _Place, mode: int, uid: int, gid: int, *, nlink: int = 1, target: bytes | None = None
-    ) -> tuple[Attr, int] | None:
-        """A new inode with a name, as `Transaction.make_inode` and `add_entry` make it, and when that was."""
+        self, place: _Place, mode: int, uid: int, gid: int, verb: str, *args: object, target: bytes | None = None
+    ) -> Attr | None:
+        """A new inode with a name, as `Transaction.make_inode` and `add_entry` make it; None without a number for it.
+
+        `args` are those of the verb between the name and the number.
+        """
         ino = self._number()
         if ino is None:
             return None
@@ -216,13 +205,18 @@ class Owned:
         now_ns = self._session.runtime.now_ns()
         replicas = directory.replicas if is_directory else directory.replicas or self._session.replicas
         size = len(target) if target is not None else 0
-        attr = Attr(ino, mode, nlink, uid, gid, 0, size, 0, now_ns, now_ns, now_ns, now_ns, 1, replicas)
+        attr = Attr(
+            ino, mode, 2 if is_directory else 1, uid, gid, 0, size, 0, now_ns, now_ns, now_ns, now_ns, 1, replicas
+        )
         self._cache.changed((place.parent, None), (place.parent, place.name), (ino, None))
         known = self._cache.put_inode(attr)
         known.target = target
-        known.parent = place.parent if is_directory else None
         self._enter(place, ino, now_ns, subdirectories=is_directory)
-        return attr, now_ns
+        if is_directory:
+            known.parent = place.parent
+            self._cache.put_directory(ino)
+        self._put(verb, (place.parent, place.name, *args, ino), now_ns, attr, place.parent, ino)
+        return attr
 
     def _enter(self, place: _Place, ino: Ino, now_ns: int, *, subdirectories: int = 0) -> None:
         self._cache.put_name(place.directory, place.name, ino)
@@ -375,7 +369,7 @@ class Owned:
 
     def setattr(self, ino: Ino, changes: Mapping[str, int | str]) -> Attr | None:
         """As the command does it, of an inode that is owned."""
-        if not (self._session.owns_directories and self._session.is_trusted) or not changes.keys() <= _SETTABLE:
+        if not self._may_answer or not changes.keys() <= _SETTABLE:
             return None
         found = self._cache.owned_directory(ino)
         known = found[0] if found is not None else self._cache.owned_inode(ino)
@@ -403,7 +397,7 @@ class Owned:
 
     def release(self, ino: Ino) -> bool:
         """Undo one `hold`; whether that is done."""
-        if not (self._session.owns_directories and self._session.is_trusted) or self._cache.owned_inode(ino) is None:
+        if not self._may_answer or self._cache.owned_inode(ino) is None:
             return False
         self._put("release", (ino,), self._session.runtime.now_ns(), None, ino)
         return True

@@ -305,10 +305,14 @@ class Session:
                 if isinstance(command.error, errors.SessionExpired):
                     self.lose(session)
             else:
-                command.reply, touched = rest
-                if self.cache is not None and self.session == session and self._caches:
-                    self.cache.learn_reply(command.token, command.verb, command.args, command.reply, touched)
+                self.learn(session, command, *rest)
             self.end(command)
+
+    def learn(self, session: SessionId, command: Command, result: Any, touched: Sequence[Any]) -> None:
+        """A command of this session has happened, with this result, and touched these items."""
+        command.reply = result
+        if self.cache is not None and self.session == session and self._caches:
+            self.cache.learn_reply(command.token, command.verb, command.args, result, touched)
 
     async def send(self, session: SessionId, wire: Sequence[Any]) -> Sequence[Any]:
         """Have a batch of commands applied; their replies. Raises as `query`, `SessionExpired`."""
@@ -391,8 +395,9 @@ class Session:
             again = self._next_seq > 1
             sent_at = trio.current_time()
             caches = self.cache is not None
-            wish = {"name": "client", "host": self.host, "caches": caches}
-            opened = await self.query("open_session", wish | {"directories": caches and self.wants_directories})
+            directories = caches and self.wants_directories
+            wish = {"name": "client", "host": self.host, "caches": caches, "directories": directories}
+            opened = await self.query("open_session", wish)
             self.root = Ino(opened["root"])
             self.session = SessionId(opened["session"])
             self._caches = bool(opened["caches"])
@@ -455,8 +460,7 @@ class Session:
         try:
             if self.on_recall is not None:
                 await self.on_recall([*items, *whole])
-            if self.stream:
-                await self.stream.flush()  # who asks is to find what was answered here
+            await self.stream.flush()  # who asks is to find what was answered here
             if self.session == session and self._incarnation == incarnation:
                 await self._persistently("forgot", lambda: (session, incarnation, number, list(unused)))
         except errors.SessionExpired:
@@ -504,11 +508,10 @@ class Session:
 
     async def close(self) -> None:
         """End the session, so that the NameNode need not wait for its time-out. Never raises."""
-        if self.stream:
-            try:
-                await self.stream.flush()
-            except errors.DfsError as error:
-                log.error("changes of names may be lost", **self.stream.statistics(), error=str(error))
+        try:
+            await self.stream.flush()
+        except errors.DfsError as error:
+            log.error("changes of names may be lost", **self.stream.statistics(), error=str(error))
         session, self.session = self.session, None
         if session is not None:
             try:

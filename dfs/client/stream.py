@@ -22,7 +22,8 @@ nobody, and never waits at the NameNode for others to forget, who may wait for u
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -46,7 +47,6 @@ _PASSES: Final = (
     errors.DiskFailed,
 )
 """Of a batch: nothing of it happened, or nobody knows; the same may be sent again."""
-_ATIME: Final = Attr._fields.index("atime_ns")
 
 
 class Command:
@@ -130,10 +130,8 @@ class Stream:
         self._hurry.set()
         assert command.done is not None, "it has begun"
         try:
-            with trio.fail_after(self._session.wait_s):
+            with self._patiently():
                 await command.done.wait()
-        except trio.TooSlowError:
-            raise errors.Unreachable(f"the NameNode has not answered for {self._session.wait_s:g} s") from None
         finally:
             if self._cache is not None:
                 self._cache.answered(command.token)
@@ -170,13 +168,10 @@ class Stream:
         """
         position = self.given
         losses = self.losses if losses is None else losses
-        self._hurry.set()
-        try:
-            with trio.fail_after(self._session.wait_s):
-                while self.settled < position:
-                    await self._moved.wait()
-        except trio.TooSlowError:
-            raise errors.Unreachable(f"the NameNode has not answered for {self._session.wait_s:g} s") from None
+        with self._patiently():
+            while self.settled < position:
+                self._hurry.set()
+                await self._moved.wait()
         if self.losses != losses:
             raise errors.SessionExpired("the session ended before changes of names reached the NameNode: they are lost")
 
@@ -192,6 +187,15 @@ class Stream:
                 await self._moved.wait()
             if limit.cancelled_caught:
                 raise errors.Unreachable("the NameNode does not answer, and too many changes wait for it")
+
+    @contextmanager
+    def _patiently(self) -> Iterator[None]:
+        """Raises `Unreachable` when what is waited for has not come after `wait_s`."""
+        try:
+            with trio.fail_after(self._session.wait_s):
+                yield
+        except trio.TooSlowError:
+            raise errors.Unreachable(f"the NameNode has not answered for {self._session.wait_s:g} s") from None
 
     # --- sending ----------------------------------------------------------------------------------------
 
@@ -253,9 +257,7 @@ class Stream:
             elif error is not None:
                 command.error = error
             else:
-                command.reply, touched = rest
-                if self._cache is not None and self._session.session == session:
-                    self._cache.learn_reply(command.token, command.verb, command.args, command.reply, touched)
+                self._session.learn(session, command, *rest)
             self._settle(command)
         self._sent = ()
         self._move()

@@ -372,6 +372,12 @@ class Leases:
 
     async def clear_doubt(self, items: Sequence[Item]) -> None:
         """Return when those who may know better of these have been heard. Bounded by the session time-out."""
+        doubtful = self._ask_who_knows_better(items)
+        while any(self._doubtful(item) == who and self._is_asked(who, item) for item, who in doubtful.items()):
+            await self._moved.wait()  # who has been heard may know better again by now: that is another question
+
+    def _ask_who_knows_better(self, items: Sequence[Item]) -> dict[Item, SessionId]:
+        """Have those forget these items who know better of them; who that is, for each that somebody does."""
         asking: dict[SessionId, list[Item]] = {}
         doubtful: dict[Item, SessionId] = {}
         for item in items:
@@ -382,8 +388,7 @@ class Leases:
                     asking.setdefault(session, []).append(item)
         for session, forget in asking.items():
             self._ask(session, self._with_owned(session, forget))
-        while any(self._doubtful(item) == who and self._is_asked(who, item) for item, who in doubtful.items()):
-            await self._moved.wait()  # who has been heard may know better again by now: that is another question
+        return doubtful
 
     # --- owning -----------------------------------------------------------------------------------------
 
@@ -436,12 +441,7 @@ class Leases:
 
     def recall_owned(self) -> None:
         """Have all that is owned given up. Nobody waits for it."""
-        asking: dict[SessionId, list[Item]] = {}
-        for ino, session in self._owners.items():
-            if not self._is_asked(session, (ino, None)):
-                asking.setdefault(session, []).append((ino, None))
-        for session, items in asking.items():
-            self._ask(session, self._with_owned(session, items))
+        self._ask_who_knows_better(self.owned())
 
     # --- recalls ----------------------------------------------------------------------------------------
 
@@ -485,11 +485,9 @@ class Leases:
         elif name == ALL_NAMES:
             cacher.entries.pop(ino, None)
             _strike(self._entries, ino, session)
-            self._doubts = {
-                known: doubt
-                for known, doubt in self._doubts.items()
-                if known[0] != ino or known[1] is None or doubt[0] != session
-            }
+            for known in [known for known, (who, _) in self._doubts.items() if who == session and known[0] == ino]:
+                if known[1] is not None:
+                    del self._doubts[known]
         change = self._changes.get(item)
         if change is not None:
             change.waiting.discard(session)
