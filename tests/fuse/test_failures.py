@@ -253,7 +253,7 @@ async def test_programs_see_no_error_while_every_daemon_is_started_again(tmp_pat
 
 async def test_a_namenode_away_for_too_long_is_a_timeout_and_the_mount_works_again_by_itself(tmp_path: Path) -> None:
     async with mounted_cluster(tmp_path, options="wait=2") as mounted:
-        await off(write_new, mounted.path / "file", b"bytes")
+        await off(lambda: write_new(mounted.path / "file", b"bytes", sync=True))
         mounted.daemons.kill(NAMENODE)
         assert (await off((mounted.path / "file").stat)).st_size == 5  # nobody else can have changed it yet
         error, took_s = await off(seconds, os.statvfs, mounted.path)
