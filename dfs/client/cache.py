@@ -22,7 +22,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from dfs import codec, verbs
@@ -54,9 +54,10 @@ class Known:
     """What is known of an inode. `xattrs`, `target` and `parent` are None until somebody asked.
 
     `is_owned`: nobody else knows it, and what is written to it may stay here for a while. `is_private`: nor ever did.
+    `at` is a directory in which it was listed, and its name there, which it may have lost since.
     """
 
-    __slots__ = ("attr", "is_owned", "is_private", "parent", "target", "xattrs")
+    __slots__ = ("at", "attr", "is_owned", "is_private", "parent", "target", "xattrs")
 
     def __init__(self, attr: Attr) -> None:
         self.attr = attr
@@ -64,6 +65,7 @@ class Known:
         self.is_owned = self.is_private = False
         self.target: bytes | None = None
         self.parent: Ino | None = None
+        self.at: Item | None = None
 
 
 class Directory:
@@ -329,6 +331,9 @@ class Cache:
             self._put(known, name, attr.ino)
             if attr.ino not in unleased:
                 self.learn_attr(token, attr)
+            inode = self._inodes.get(attr.ino)
+            if inode is not None:
+                inode.at = (directory, name)
         self._make_room()
 
     def learn_listing(self, token: Token, directory: Ino, listing: list[tuple[int, bytes]]) -> None:
@@ -479,6 +484,29 @@ class Cache:
             found.append(DirEntry(cookie, name, inode.attr))
         self._hits += 1
         return found
+
+    def place(self, ino: Ino) -> tuple[Ino, int] | None:
+        """A directory in whose listing an inode is, and its cookie there; None where that is not known."""
+        known = self._inodes.get(ino)
+        if known is None or known.at is None:
+            return None
+        parent, name = known.at
+        directory = self._directories.get(parent)
+        if directory is None or directory.cookies is None or name is None or directory.names.get(name) != ino:
+            return None
+        return parent, directory.cookies[name]
+
+    def following(self, directory: Ino, cookie: int, limit: int) -> Iterator[tuple[int, Attr]]:
+        """Of the `limit` entries after `cookie` in a directory's listing, those that are known, with their cookies."""
+        known = self._directories.get(directory)
+        listing = known.listing() if known is not None else None
+        if known is None or listing is None:
+            return
+        start = bisect.bisect_right(listing, cookie, key=lambda entry: entry[0])
+        for at, name in listing[start : start + limit]:
+            inode = self._inodes.get(known.names[name] or Ino(0))
+            if inode is not None:
+                yield at, inode.attr
 
     def held(self) -> tuple[list[Ino], list[Ino]]:
         """Inodes whose attributes, and directories whose names are known."""

@@ -216,7 +216,7 @@ class FileWriter:
                 size = min(limits.APPEND_MAX_BYTES, run.length - start)
                 piece = Piece(0, size, run.lane.chunk, run.chunk_offset + start)
                 grant = await self._chunks.grant(run.lane)
-                await self._reader.read_uncommitted(run.lane.nodes, piece, buffer[:size], grant)
+                await self._reader.read_piece(run.lane.nodes, piece, buffer[:size], grant)
                 _add(fresh, await self._append(run.offset + start, buffer[:size]))
         except BaseException:
             with trio.CancelScope(shield=True):  # bounded by the session's patience

@@ -27,6 +27,16 @@ class Layout(NamedTuple):
     """The extents are complete up to here; behind it more must be asked for."""
 
 
+class WholeFile(NamedTuple):
+    """A file's bytes, as they are in `version`: `length` of them, all of one chunk from `chunk_offset` on."""
+
+    ino: Ino
+    version: int
+    chunk: ChunkId
+    chunk_offset: int
+    length: int
+
+
 def layout_of(wire: Sequence[Any], offset: int, length: int) -> Layout:
     """What came as [attr, extents, places] to a question for [offset, offset + length)."""
     extents = [codec.extent(extent) for extent in wire[1]]
@@ -96,6 +106,15 @@ class Inodes:
     async def layout(self, ino: Ino, offset: int, length: int) -> Layout:
         """Attributes, and the extents that touch [offset, offset + length), as many as fit in one answer."""
         return layout_of(await self._session.query("extents", ino, offset, length), offset, length)
+
+    async def whole_files(self, inos: Sequence[Ino]) -> tuple[list[WholeFile], dict[ChunkId, ChunkPlace]]:
+        """Those of at most WHOLE_FILES_MAX inodes that are files in one piece, and where the chunks are.
+
+        What was answered here and is not at the NameNode yet does not count: these are of older versions then.
+        """
+        files, places = await self._session.ask("whole_files", list(inos))
+        found = [WholeFile(ino, *file) for ino, file in zip(inos, files, strict=True) if file is not None]
+        return found, {place.chunk: place for place in map(codec.chunk_place, places)}
 
     async def statfs(self) -> Statfs:
         return Statfs._make(await self._session.query("statfs"))

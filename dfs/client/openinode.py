@@ -54,6 +54,7 @@ from dfs.client.cachedinodes import CachedInodes
 from dfs.client.dirty import DirtyRanges
 from dfs.client.filesystem import FileSystem
 from dfs.client.inodes import Layout
+from dfs.client.smallfiles import SmallFiles
 from dfs.client.writer import Lane
 from dfs.types import Attr, Ino, Item
 
@@ -400,6 +401,10 @@ class OpenInode:
         count = min(length, self.attr.size - offset)
         if count <= 0:
             return b""
+        if self.attr.size <= limits.SMALL_FILE_MAX_BYTES and self._owner.small_files is not None:
+            found = await self._owner.small_files.read(self.attr, offset, count)
+            if found is not None:
+                return found
         size = limits.READ_AHEAD_BYTES
         if not self._continues_stream(offset, count):
             return await self._read_directly(offset, count)
@@ -520,8 +525,10 @@ class OpenInodes:
         self._unheld: dict[Ino, OpenInode] = {}
         """Those of them that no hold keeps."""
         fs.recall_listeners.append(self._recall)
+        self.small_files: SmallFiles | None = None
         if isinstance(fs.inodes, CachedInodes):
             fs.inodes.attach(self)
+            self.small_files = SmallFiles(fs.inodes.cache, fs.inodes, fs.reader, self.start)
 
     def now_ns(self) -> int:
         return self.fs.session.runtime.now_ns()
@@ -809,7 +816,13 @@ class OpenInodes:
                 nursery.start_soon(inode.settle)
 
     def statistics(self) -> dict[str, int]:
-        return {"open": len(self._open), "dirty_bytes": self._dirty_bytes, "read_ahead_bytes": self._read_ahead_bytes}
+        ahead = self.small_files.statistics() if self.small_files is not None else {}
+        return {
+            "open": len(self._open),
+            "dirty_bytes": self._dirty_bytes,
+            "read_ahead_bytes": self._read_ahead_bytes,
+            **{f"small_files_{name}": value for name, value in ahead.items()},
+        }
 
 
 @asynccontextmanager

@@ -211,6 +211,7 @@ class Owned:
         self._cache.changed((place.parent, None), (place.parent, place.name), (ino, None))
         known = self._cache.put_inode(attr)
         known.target = target
+        known.at = (place.parent, place.name)
         self._enter(place, ino, now_ns, subdirectories=is_directory)
         if is_directory:
             known.parent = place.parent

@@ -154,8 +154,11 @@ class Reader:
         why = "; ".join(reasons) or "no DataNode holds a copy"
         raise errors.DataLost(f"chunk {piece.chunk:x}: {why}")
 
-    async def read_uncommitted(self, nodes: Sequence[NodeId], piece: Piece, view: memoryview, grant: bytes) -> None:
-        """Fill `view` with one piece that no commit covers yet, from the nodes that are known to have it."""
+    async def read_piece(self, nodes: Sequence[NodeId], piece: Piece, view: memoryview, grant: bytes) -> None:
+        """Fill `view` with one piece of a chunk, whatever file has it, from the nodes that are known to have it.
+
+        Raises `DataLost`, `GrantExpired`.
+        """
         place = ChunkPlace(piece.chunk, piece.chunk_offset + piece.length, tuple(nodes), grant)
         await self._fetch(piece, {piece.chunk: place}, view)
 

@@ -108,7 +108,7 @@ class Session:
         self._opening = trio.Lock()
         self._next_seq = 1
         self._queue: list[Command] = []
-        self._unanswered: set[int] = set()
+        self._unanswered: dict[int, None] = {}  # in their order
         self._batches = 0
         self._commands = 0
         self._retries = 0
@@ -125,6 +125,10 @@ class Session:
         Raises what the method raises, or `Unreachable` or `DeadlineExceeded`.
         """
         await self._flush_before()
+        return await self.ask(method, *args)
+
+    async def ask(self, method: str, *args: Any) -> Any:
+        """As `query`, for whom it is the same whether what was answered here has happened at the NameNode yet."""
         return await self._persistently(method, lambda: args)
 
     async def _flush_before(self) -> None:
@@ -207,7 +211,7 @@ class Session:
             self.lose(session)
             raise
         finally:
-            self._unanswered.discard(seq)
+            self._unanswered.pop(seq, None)
 
     def lose(self, session: SessionId | None) -> None:
         """This session has ended: what was known under its leases is void."""
@@ -232,7 +236,7 @@ class Session:
         """The number of a command; `end` it when nobody waits for it any more."""
         seq = self._next_seq
         self._next_seq += 1
-        self._unanswered.add(seq)
+        self._unanswered[seq] = None
         return seq
 
     async def apply(self, verb: str, *args: Any) -> Any:
@@ -324,7 +328,7 @@ class Session:
 
     def end(self, command: Command) -> None:
         """Its outcome is known, or will not be."""
-        self._unanswered.discard(command.seq)
+        self._unanswered.pop(command.seq, None)
         if command.done is not None:
             if self.cache is not None:
                 self.cache.end_change(command.items)
@@ -332,7 +336,7 @@ class Session:
 
     def _acked(self) -> int:
         """All replies below this have arrived, or nobody waits for them any more."""
-        return min(self._unanswered, default=self._next_seq)
+        return next(iter(self._unanswered), self._next_seq)
 
     def _fail(self, batch: list[Command], error: errors.DfsError) -> None:
         for command in batch:

@@ -117,3 +117,12 @@ class ConfinedQueries:
     def extents(self, ino: Any, offset: Any, length: Any) -> list[Any]:
         with self._beneath(ino):
             return self._queries.extents(ino, offset, length)
+
+    def whole_files(self, inos: Sequence[Ino]) -> tuple[list[list[int] | None], list[list[Any]]]:
+        """Those outside are as those that are no files in one piece."""
+        with self._store.reading() as db:
+            subtree = Subtree(db, self._path, self._holder)
+            inside = [ino for ino in inos if subtree.has(ino)]
+            found, places = self._queries.whole_files(inside)
+        known = dict(zip(inside, found, strict=True))
+        return [known.get(ino) for ino in inos], places

@@ -135,6 +135,27 @@ class Queries:
             places = [place[:2] + place[3:] for place in self._places_of(sorted({row[2] for row in extents}))]
         return [attr, extents, places]
 
+    def whole_files(self, inos: Sequence[Ino]) -> tuple[list[list[int] | None], list[list[Any]]]:
+        """Where the bytes of files are that have them all in one piece.
+
+        [[version, chunk, offset in it, length] or None, ...], and [[chunk, length, [node, ...]], ...]
+        """
+        with self._store.reading():
+            found = [self._whole_file(ino) for ino in inos]
+            chunks = sorted({file[1] for file in found if file is not None})
+            return found, [place[:2] + place[3:] for place in self._places_of(chunks)]
+
+    def _whole_file(self, ino: Ino) -> list[int] | None:
+        rows = self._execute(
+            "SELECT i.version, e.chunk, e.chunk_offset, e.length, e.offset, i.size FROM inode i"
+            " JOIN extent e ON e.ino = i.ino WHERE i.ino = ? LIMIT 2",
+            (ino,),
+        ).fetchall()
+        if len(rows) != 1:
+            return None
+        *file, offset, size = rows[0]
+        return file if offset == 0 and file[3] == size else None
+
     def _places_of(self, chunks: Sequence[int]) -> Iterator[list[Any]]:
         for chunk in chunks:
             yield from _grouped(self._execute(f"{_PLACES} WHERE c.chunk = ?", (chunk,)))

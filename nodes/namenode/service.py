@@ -256,6 +256,18 @@ class NameNode:
         attr, extents, places = view.extents(arguments.ino(ino), offset, length)
         return [attr, extents, self._granted(call, places, grants.READ)]
 
+    @expose
+    @takes_call
+    def whole_files(self, call: Call, inos: Any) -> Any:
+        """Where the bytes of many small files are, of each in the version that it has at this moment.
+
+        [[[version, chunk, offset in it, length] or None for what is not in one piece, ...],
+        [[chunk, length, [node, ...], grant], ...]]
+        """
+        wanted = [arguments.ino(ino) for ino in arguments.array(inos, "a list of inodes", limits.WHOLE_FILES_MAX)]
+        files, places = self._view(call).whole_files(wanted)
+        return [files, self._granted(call, places, grants.READ)]
+
     # --- the namespace, for those who cache it (nodes.namenode.leases) ----------------------------------
 
     @expose

@@ -60,10 +60,10 @@ class Subtree:
 
     def check(self, ino: Ino) -> None:
         """Raises `NotFound` for what is not beneath the directory, and is not the directory itself."""
-        if not self._has(ino):
+        if not self.has(ino):
             raise errors.NotFound(f"inode {ino} is gone")
 
-    def _has(self, ino: Ino) -> bool:
+    def has(self, ino: Ino) -> bool:
         row = self._db.execute("SELECT mode, nlink FROM inode WHERE ino = ?", (ino,)).fetchone()
         if row is None:
             return False

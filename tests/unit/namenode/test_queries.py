@@ -161,3 +161,21 @@ def test_sessions_whose_end_was_cut_short_are_still_listed(space: Namespace) -> 
     assert space.queries.sessions() == [(session, "", False)]
     assert not space.own("end_session", session)
     assert space.queries.sessions() == []
+
+
+def test_whole_files_are_those_in_one_piece_from_beginning_to_end(space: Namespace) -> None:
+    session = space.open_session()
+    inos = [space.file(session, b"%d" % number).ino for number in range(6)]
+    whole, pieces, holed, short, empty, gone = inos
+    chunk = space.chunk(session)
+    places = [[chunk, 60, ["n1", "n2", "n3"]]]
+    space.do(session, "commit", whole, [[0, 10, chunk, 0]], places)
+    space.do(session, "commit", pieces, [[0, 10, chunk, 10], [10, 5, chunk, 30]], places)
+    space.do(session, "commit", holed, [[5, 10, chunk, 40]], places)
+    space.do(session, "commit", short, [[0, 10, chunk, 50]], places)
+    space.do(session, "truncate", short, 20)
+    space.do(session, "unlink", ROOT_INO, b"5")
+    found, chunks = space.queries.whole_files([*inos, ROOT_INO])
+    assert found == [[space.queries.getattr(whole).version, chunk, 0, 10], *[None] * 6]
+    assert chunks == [[chunk, 60, ["n1", "n2", "n3"]]]
+    assert gone and empty

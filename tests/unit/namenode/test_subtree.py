@@ -101,6 +101,7 @@ def test_nothing_outside_can_be_asked_for(home: Home) -> None:
         for ino in (ROOT_INO, home.home, home.bob, home.his, 999):
             with pytest.raises(errors.NotFound, match=f"inode {ino} is gone"):
                 query(ino, *args)
+    assert home.queries.whole_files([home.his, home.mine])[0][0] is None
 
 
 def test_nothing_outside_can_be_changed(home: Home) -> None:

@@ -1,0 +1,262 @@
+"""Small files that are read one after another: what the next ones hold is fetched before they are asked for.
+
+Whoever reads a tree (cp, tar, git, grep, a compiler) reads its files in the order of their directories. Each costs a
+question to the NameNode and a read at a DataNode, and nearly nothing of that is for its bytes. So after FOLLOWED_AFTER
+files that stand near one another in a directory, one question tells where the next FOLLOWED_FIRST are, and later more
+each time. Small files that were written together are neighbours in a chunk, so a few reads get them all. Others are
+asked for when half of them are read.
+
+It needs no lease: what is kept is what a file held in one **version**, and it is handed out for this version only. That
+the version is the newest is for those to know who ask (`OpenInode.read`). Chunks do not change where files are in them,
+and a read that fails, as of a file that was removed meanwhile, only means that nothing was fetched ahead.
+
+Invariants: `_kept_bytes` is the sum of `size_bytes` of `_batches`, at most SMALL_FILES_KEPT_BYTES besides the latest;
+each of `_contents` is of one of `_batches`, which has it in `unread`; what is not `done` is being fetched by a task,
+which sets it at the latest when it ends.
+"""
+
+from __future__ import annotations
+
+import math
+import stat
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import structlog
+import trio
+
+from dfs import errors, limits
+from dfs.client.cache import Cache
+from dfs.client.inodes import Inodes, WholeFile
+from dfs.client.reader import Piece, Reader
+from dfs.types import Attr, ChunkId, ChunkPlace, Ino
+
+log = structlog.get_logger(__name__)
+
+
+class _Batch:
+    """Files that are fetched together. `unread` are those of which nobody has read the end yet."""
+
+    __slots__ = ("count", "size_bytes", "unread")
+
+    def __init__(self, files: Sequence[Attr]) -> None:
+        self.count = len(files)
+        self.size_bytes = sum(attr.size for attr in files)
+        self.unread = {attr.ino for attr in files}
+
+    @property
+    def is_half_read(self) -> bool:
+        return 2 * len(self.unread) <= self.count
+
+
+class _Content:
+    """What a file holds in `version`; `view` is None if that could not be had."""
+
+    __slots__ = ("batch", "done", "version", "view")
+
+    def __init__(self, batch: _Batch, version: int) -> None:
+        self.batch = batch
+        self.version = version
+        self.view: memoryview | None = None
+        self.done = trio.Event()
+
+
+class _Walk:
+    """Somebody who reads files of one directory. `cookie` is where he is, `reach` how far was fetched for him."""
+
+    __slots__ = ("ahead", "batch", "cookie", "reach", "steps")
+
+    def __init__(self, cookie: int) -> None:
+        self.cookie = cookie
+        self.reach = cookie
+        self.steps = 0
+        """How often he went on to a file that is near."""
+        self.ahead = limits.FOLLOWED_FIRST
+        """Files that the next batch may have."""
+        self.batch: _Batch | None = None
+        """The latest."""
+
+
+class _Run(NamedTuple):
+    """Neighbours in a chunk, in their order there."""
+
+    chunk: ChunkId
+    files: list[WholeFile]
+
+    @property
+    def start(self) -> int:
+        return self.files[0].chunk_offset
+
+    @property
+    def length(self) -> int:
+        return self.files[-1].chunk_offset + self.files[-1].length - self.start
+
+    def is_continued_by(self, file: WholeFile) -> bool:
+        is_next = self.chunk == file.chunk and self.start + self.length == file.chunk_offset
+        return is_next and self.length + file.length <= limits.READ_MAX_BYTES
+
+
+class SmallFiles:
+    """Of one client. `start` runs a task that lasts as long as the client."""
+
+    def __init__(self, cache: Cache, inodes: Inodes, reader: Reader, start: Callable[..., Any]) -> None:
+        self._cache = cache
+        self._inodes = inodes
+        self._reader = reader
+        self._start = start
+        self._walks: OrderedDict[Ino, _Walk] = OrderedDict()
+        """By directory, the latest last."""
+        self._contents: dict[Ino, _Content] = {}
+        self._batches: dict[_Batch, None] = {}
+        """In the order in which they were asked for."""
+        self._kept_bytes = 0
+        self._not_before = -math.inf
+        self._fetched = self._used = 0
+
+    async def read(self, attr: Attr, offset: int, count: int) -> memoryview | None:
+        """Bytes of a small file as it is in this version; None where the caller has to fetch them.
+
+        They end before the end of file only if `count` says so.
+        """
+        self._follow(attr)
+        content = self._contents.get(attr.ino)
+        if content is None:
+            return None
+        await content.done.wait()  # bounded: reads give up by their own deadlines
+        if content.version != attr.version or content.view is None:
+            self._drop(attr.ino)
+            return None
+        if offset + count >= attr.size:
+            self._used += 1
+            self._drop(attr.ino)  # the kernel has it now
+        return content.view[offset : offset + count]
+
+    # --- who reads what -----------------------------------------------------------------------------------
+
+    def _follow(self, attr: Attr) -> None:
+        """A small file is read: fetch what its reader is likely to read next, if he is seen to go on in order."""
+        place = self._cache.place(attr.ino)
+        if place is None:
+            return
+        directory, cookie = place
+        walk = self._walks.get(directory)
+        if walk is None:
+            walk = self._walks[directory] = _Walk(cookie)
+            if len(self._walks) > limits.FOLLOWED_WALKS_MAX:
+                self._walks.popitem(last=False)
+        self._walks.move_to_end(directory)
+        if cookie == walk.cookie:
+            walk.steps = walk.steps or 1
+        elif 0 < cookie - walk.cookie <= limits.FOLLOWED_GAP_MAX:
+            walk.steps += 1
+        else:
+            walk.steps, walk.ahead = 1, limits.FOLLOWED_FIRST
+        walk.cookie = cookie
+        if walk.steps < limits.FOLLOWED_AFTER or trio.current_time() < self._not_before:
+            return
+        if attr.ino not in self._contents:
+            walk.reach = cookie - 1
+        elif walk.batch is None or not walk.batch.is_half_read:
+            return
+        self._fetch_for(walk, directory)
+
+    def _fetch_for(self, walk: _Walk, directory: Ino) -> None:
+        files: list[Attr] = []
+        size_bytes = 0
+        for cookie, attr in self._cache.following(directory, walk.reach, 2 * walk.ahead):
+            size_bytes += attr.size if _is_small(attr) else 0
+            if len(files) >= walk.ahead or size_bytes > limits.READ_MAX_BYTES:
+                break
+            walk.reach = cookie
+            if _is_small(attr) and attr.ino not in self._contents:
+                files.append(attr)
+        if not files:
+            return
+        walk.ahead = min(2 * walk.ahead, limits.WHOLE_FILES_MAX)
+        walk.batch = self._add(files)
+        self._start(self._fetch, walk.batch, files)
+
+    # --- what is kept -------------------------------------------------------------------------------------
+
+    def _add(self, files: Sequence[Attr]) -> _Batch:
+        batch = _Batch(files)
+        self._batches[batch] = None
+        self._kept_bytes += batch.size_bytes
+        for attr in files:
+            self._contents[attr.ino] = _Content(batch, attr.version)
+        while self._kept_bytes > limits.SMALL_FILES_KEPT_BYTES and len(self._batches) > 1:
+            for ino in list(next(iter(self._batches)).unread):
+                self._drop(ino)
+        return batch
+
+    def _drop(self, ino: Ino) -> None:
+        content = self._contents.pop(ino, None)
+        if content is None:
+            return
+        batch = content.batch
+        batch.unread.discard(ino)
+        if not batch.unread and batch in self._batches:
+            del self._batches[batch]
+            self._kept_bytes -= batch.size_bytes
+
+    # --- fetching -----------------------------------------------------------------------------------------
+
+    async def _fetch(self, batch: _Batch, files: Sequence[Attr]) -> None:
+        """Fill the contents of a batch, as far as that can be done; none is waited for when this returns."""
+        mine = {attr.ino: self._contents[attr.ino] for attr in files}
+        try:
+            wholes, places = await self._inodes.whole_files([attr.ino for attr in files])
+            wanted = [file for file in wholes if file.version == mine[file.ino].version]
+            async with trio.open_nursery() as nursery:
+                for run in _runs(wanted):
+                    nursery.start_soon(self._fetch_run, run, places, mine)
+        except errors.DfsError as error:
+            log.info("files are not fetched ahead for a while", count=batch.count, error=str(error))
+            self._not_before = trio.current_time() + limits.FOLLOWED_AGAIN_AFTER_S
+        finally:
+            for ino, content in mine.items():
+                if not content.done.is_set():
+                    self._drop_this(ino, content)
+                    content.done.set()
+
+    def _drop_this(self, ino: Ino, content: _Content) -> None:
+        if self._contents.get(ino) is content:
+            self._drop(ino)
+
+    async def _fetch_run(self, run: _Run, places: dict[ChunkId, ChunkPlace], mine: dict[Ino, _Content]) -> None:
+        place = places.get(run.chunk)
+        if place is None:
+            return
+        view = memoryview(bytearray(run.length))
+        try:
+            await self._reader.read_piece(place.nodes, Piece(0, run.length, run.chunk, run.start), view, place.grant)
+        except (errors.DataLost, errors.GrantExpired) as error:
+            log.info("files are not fetched ahead", count=len(run.files), error=str(error))
+            return
+        self._fetched += len(run.files)
+        for file in run.files:
+            start = file.chunk_offset - run.start
+            mine[file.ino].view = view[start : start + file.length].toreadonly()
+            mine[file.ino].done.set()
+
+    def statistics(self) -> dict[str, int]:
+        return {"fetched": self._fetched, "used": self._used, "kept_bytes": self._kept_bytes}
+
+
+def _is_small(attr: Attr) -> bool:
+    return stat.S_ISREG(attr.mode) and 0 < attr.size <= limits.SMALL_FILE_MAX_BYTES
+
+
+def _runs(files: Sequence[WholeFile]) -> Iterator[_Run]:
+    """The files by chunk, those together that are neighbours there, as far as one read goes."""
+    run: _Run | None = None
+    for file in sorted(files, key=lambda each: (each.chunk, each.chunk_offset)):
+        if run is not None and run.is_continued_by(file):
+            run.files.append(file)
+            continue
+        if run is not None:
+            yield run
+        run = _Run(file.chunk, [file])
+    if run is not None:
+        yield run
