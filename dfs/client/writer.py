@@ -204,19 +204,24 @@ class ChunkWriter:
     async def _take(self, length: int, replicas: int, prefer: Lane | None, struck: set[NodeId]) -> Lane:
         session = await self._session.ensure()
         avoided = struck.union(self._nodes.avoided())
-        draining = self._nodes.draining()
+        self._retire(self._nodes.draining())
         candidates = [prefer, *reversed(self._idle)] if prefer in self._idle else [*reversed(self._idle)]
         for lane in candidates:
             if lane is None or lane.session != session or not lane.has_room(length):
-                continue
-            if not draining.isdisjoint(lane.nodes):
-                self._idle.remove(lane)
-                lane.usable = False  # sealed soon, so that its copies can be moved
                 continue
             if lane.replicas == replicas and avoided.isdisjoint(lane.nodes):
                 self._idle.remove(lane)
                 return lane
         return await self._allocate(session, replicas, avoided)
+
+    def _retire(self, draining: set[NodeId]) -> None:
+        """Lanes that lost a replica while nobody used them, or are on nodes being emptied, take no more.
+
+        They are sealed soon, so that their copies can be made or moved; what is appended later would be cut off.
+        """
+        for lane in [lane for lane in self._idle if not lane.usable or not draining.isdisjoint(lane.nodes)]:
+            self._idle.remove(lane)
+            lane.usable = False
 
     def _put_back(self, lane: Lane) -> None:
         lane.used_at = trio.current_time()

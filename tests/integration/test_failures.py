@@ -296,6 +296,21 @@ async def test_fsync_of_bytes_whose_copies_died_waits_until_they_are_made_again(
         assert len(set(await holders(fs, "/file")) & set(cluster.running())) == 2
 
 
+async def test_what_lost_a_copy_at_an_fsync_takes_no_more_bytes(tmp_path: Path) -> None:
+    """It is sealed at once so that the copy can be made again: what came later would be cut off."""
+    async with real_cluster(tmp_path, datanodes=4) as cluster, cluster.client() as fs:
+        async with await fs.open("/before", "w") as file:
+            await file.pwrite(b"before", 0)
+            (place,) = await fs.replicas("/before")
+            cluster.kill(place.nodes[0])
+            await file.fsync()
+        await put(fs, "/after", b"after")
+        (later,) = await fs.replicas("/after")
+        assert later.chunk != place.chunk
+        assert await get(fs, "/before") == b"before"
+        assert await get(fs, "/after") == b"after"
+
+
 async def test_a_call_to_a_namenode_that_hangs_ends_when_the_client_wants_to_wait_no_longer(tmp_path: Path) -> None:
     async with real_cluster(tmp_path, datanodes=1, replicas=1) as cluster, cluster.client(wait_s=1) as fs:
         with cluster.suspended(NAMENODE), trio.fail_after(limits.CALL_TIMEOUT_S / 2):
