@@ -17,7 +17,8 @@ it was cut to nothing, and one that is renamed onto another.
 What is in memory when the session ends is lost (`_lost`): by then others may have changed the file, and what comes
 later would undo that. Whatever was on its way is not committed in another session (`_generation`).
 
-**Reading.** What is read in order is fetched a READ_AHEAD_BYTES segment at a time, up to READ_AHEAD_MAX segments ahead.
+**Reading.** What is read in order (`streams`) is fetched a READ_AHEAD_BYTES segment at a time, up to READ_AHEAD_MAX
+segments ahead.
 Segments and extents are kept only as long as the inode's version does not change: every attribute that comes by
 (`note`) is compared, and the kernel asks for attributes before each read.
 
@@ -55,6 +56,7 @@ from dfs.client.dirty import DirtyRanges
 from dfs.client.filesystem import FileSystem
 from dfs.client.inodes import Layout
 from dfs.client.smallfiles import SmallFiles
+from dfs.client.streams import Streams
 from dfs.client.writer import Lane
 from dfs.types import Attr, Ino, Item
 
@@ -63,8 +65,6 @@ log = structlog.get_logger(__name__)
 _SEGMENTS_KEPT = 2 * limits.READ_AHEAD_MAX
 """Of one inode: those ahead of its reader, and as many behind."""
 _CREATE_ATTEMPTS = 4
-_NEAR_BYTES = 512 * limits.KIB
-"""The kernel's own read-ahead asks a little out of order: this far from a stream's end still continues it."""
 
 
 class _Segment:
@@ -111,7 +111,7 @@ class OpenInode:
         """Why, the last time."""
         self._layout: tuple[int, Layout] | None = None
         self._segments: OrderedDict[int, _Segment] = OrderedDict()
-        self._streams: list[int] = []
+        self._streams = Streams()
 
     @property
     def is_clean(self) -> bool:
@@ -406,10 +406,12 @@ class OpenInode:
             if found is not None:
                 return found
         size = limits.READ_AHEAD_BYTES
-        if not self._continues_stream(offset, count):
-            return await self._read_directly(offset, count)
         first, last = offset // size, (offset + count - 1) // size
-        ahead = limits.READ_AHEAD_MAX if offset else 0
+        steps = self._streams.note(offset, count)
+        is_there = all(number in self._segments for number in range(first, last + 1))
+        if steps < limits.STREAM_SURE_AFTER and not is_there:
+            return await self._read_directly(offset, count)
+        ahead = min(steps, limits.READ_AHEAD_MAX) if offset else 0
         version = self.attr.version
         pieces = []
         for number in range(first, last + 1):
@@ -450,16 +452,6 @@ class OpenInode:
                 return
         await reader.fill(self.ino, layout, offset, view)
 
-    def _continues_stream(self, offset: int, count: int) -> bool:
-        """Whether a read begins the file or goes on where another one ended; remembers where this one ends."""
-        end = offset + count
-        for index, stream in enumerate(self._streams):
-            if abs(offset - stream) <= _NEAR_BYTES and offset + _NEAR_BYTES > stream:
-                self._streams[index] = max(end, stream)
-                return True
-        self._streams = [*self._streams[1 - limits.STREAMS_MAX :], end]
-        return offset == 0
-
     def _segment(self, number: int) -> _Segment:
         segment = self._segments.get(number)
         if segment is None or segment.error is not None:
@@ -492,7 +484,7 @@ class OpenInode:
     def _forget_segments(self) -> None:
         self._owner.count_read_ahead(-limits.READ_AHEAD_BYTES * len(self._segments))
         self._segments.clear()
-        self._streams.clear()
+        self._streams.forget()
 
     def forget(self) -> None:
         """The last user is gone."""

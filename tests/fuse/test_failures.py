@@ -162,7 +162,7 @@ async def test_a_killed_mount_is_taken_over_and_what_it_held_is_let_go(tmp_path:
 @pytest.mark.slow
 async def test_a_datanode_killed_while_a_file_is_copied_there_and_back_is_not_noticed(tmp_path: Path) -> None:
     local = tmp_path / "local"
-    local.write_bytes(random.Random(3).randbytes(60 * MIB))
+    local.write_bytes(random.Random(3).randbytes(160 * MIB))
     digest = hashlib.sha256(local.read_bytes()).hexdigest()
     async with mounted_cluster(tmp_path, datanodes=4) as mounted:
         daemons, file = mounted.daemons, mounted.path / "file"
@@ -177,7 +177,7 @@ async def test_a_datanode_killed_while_a_file_is_copied_there_and_back_is_not_no
         def read(kill_after: int) -> str:
             found = hashlib.sha256()
             with file.open("rb", buffering=0) as reader:
-                for number in range(61):
+                for number in range(161):
                     if number == kill_after:
                         daemons.kill(victim)
                     found.update(reader.read(MIB))
