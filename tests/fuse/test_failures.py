@@ -26,6 +26,7 @@ import trio
 from dfs import errors, limits
 from dfs.mountpoint import is_mounted, unmount
 from tests.fuse.conftest import Cluster
+from tests.fuse.test_programs import need
 from tests.integration.real import NAMENODE, PATIENCE_S, RealCluster, environment, real_cluster, until
 from tests.soak import Program
 
@@ -186,6 +187,35 @@ async def test_a_datanode_killed_while_a_file_is_copied_there_and_back_is_not_no
         victim = next(name for name in NAMES if daemons.chunk_files(name))
         assert await off(read, 10) == digest
         assert await off(read, -1) == digest
+
+
+def fio(directory: Path, leavings: Path, *more: str) -> subprocess.Popen[bytes]:
+    """Two files written at random in pieces of 512 bytes to a mebibyte, each with its checksum; the same each time.
+
+    It works in `leavings`, where it notes how far it has verified.
+    """
+    argv = ["fio", "--name=large", f"--directory={directory}", "--ioengine=psync", "--rw=randwrite", "--numjobs=2"]
+    argv += ["--bsrange=512-1m", "--size=48m", "--verify=crc32c", "--verify_fatal=1"]
+    argv += ["--randrepeat=1", "--verify_state_save=0", "--fallocate=none", "--end_fsync=1", *more]
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=leavings)
+
+
+async def test_fio_finds_every_byte_though_datanodes_die_while_it_writes_and_reads(tmp_path: Path) -> None:
+    need("fio")
+    async with mounted_cluster(tmp_path, datanodes=4) as mounted:
+        daemons = mounted.daemons
+        writing = fio(mounted.path, tmp_path, "--do_verify=0")
+        await arrived(daemons, 100 * MIB)
+        assert writing.poll() is None
+        daemons.kill("n1")
+        said, _ = await off(writing.communicate)
+        assert writing.returncode == 0, said
+        await mounted.umount()
+        await mounted.mount()
+        reading = fio(mounted.path, tmp_path, "--verify_only")
+        daemons.kill("n2")
+        said, _ = await off(reading.communicate)
+        assert reading.returncode == 0, said
 
 
 # --- the NameNode is away -------------------------------------------------------------------------------
