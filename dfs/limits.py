@@ -143,6 +143,7 @@ DIRECTORIES_MAX = 64  # of one DataNode
 GRANTS_REMEMBERED_MAX = 1024  # of one connection, once checked: some 200 KB
 OPEN_CHUNKS_MAX = 512  # chunk files kept open, with their block index, per data directory
 INLINE_IO_MAX_BYTES = 64 * KIB  # written to the page cache without a worker thread, whose hop costs more
+UNCACHED_WRITE_MIN_BYTES = 256 * KIB  # written at once: part of a stream, which would push out what is read often
 READ_ERRORS_MAX = 3  # chunks of one data directory that the disk could not read, after which it leaves service
 SETTLED_AFTER_S = 60.0  # a replica unchanged for so long is reported as settled
 DISK_PROBE_PERIOD_S = 10.0  # how soon a disk that takes no changes is noticed though nobody makes any

@@ -16,18 +16,21 @@ import ctypes
 import errno
 import fcntl
 import os
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
 
-from dfs import errors
+from dfs import errors, limits
 from dfs.checksum import Buffer
 
 _FALLOC_FL_KEEP_SIZE: Final = 1
 _FALLOC_FL_PUNCH_HOLE: Final = 2
 _STAT_BLOCK_BYTES: Final = 512  # the unit of st_blocks, whatever the file system's own is
 _IOV_MAX: Final = 1024  # as Linux: UIO_MAXIOV
+_RWF_DONTCACHE: Final = 0x80  # of pwritev2(2)
+_NO_SUCH_FLAG: Final = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 _WOULD_BLOCK: Final = (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
 
@@ -137,10 +140,16 @@ class Disk(Protocol):
 
 
 class RealFile:
-    """A file descriptor."""
+    """A file descriptor.
+
+    Large writes are on their way to the disk at once, and leave no pages behind in memory: a page that has never been
+    used costs more than its copy, and a stream's are rarely read again before memory is full of it. Where the system
+    cannot do that they are written as all others.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self._fd = descriptor
+        self._large_flags = _LARGE_FLAGS
 
     def pread_into(self, view: memoryview, offset: int) -> int:
         done = 0
@@ -161,12 +170,23 @@ class RealFile:
 
     def pwrite(self, buffers: Sequence[Buffer], offset: int) -> int:
         views = [memoryview(buffer) for buffer in buffers if len(buffer)]
+        is_large = sum(map(len, views)) >= limits.UNCACHED_WRITE_MIN_BYTES
         total = 0
         while views:
-            count = os.pwritev(self._fd, views[:_IOV_MAX], offset + total)
+            count = self._write_some(views[:_IOV_MAX], offset + total, is_large)
             total += count
             views = _without_first(views, count)
         return total
+
+    def _write_some(self, views: list[memoryview], offset: int, is_large: bool) -> int:
+        if is_large and self._large_flags:
+            try:
+                return os.pwritev(self._fd, views, offset, self._large_flags)
+            except OSError as error:
+                if error.errno not in _NO_SUCH_FLAG:
+                    raise
+                self._large_flags = 0
+        return os.pwritev(self._fd, views, offset)
 
     def size(self) -> int:
         return os.fstat(self._fd).st_size
@@ -189,6 +209,21 @@ class RealFile:
 
     def close(self) -> None:
         os.close(self._fd)
+
+
+def flags_of_large_writes(release: str) -> int:
+    """For pwritev2, of a kernel that calls itself so: not to keep what is written in memory, where that is safe.
+
+    Linux has the flag since 6.14, but a page that was written to again on its way to the disk, as the last of a file
+    that is appended to is, could be dropped with what was new in it. 6.15 refuses the flag for that, and 6.16 is right.
+    A vendor's kernel of an older number may have the one and not the other.
+    """
+    number = re.match(r"(\d+)\.(\d+)", release)
+    is_safe = number is not None and (int(number[1]), int(number[2])) >= (6, 16)
+    return _RWF_DONTCACHE if is_safe else 0
+
+
+_LARGE_FLAGS: Final = flags_of_large_writes(os.uname().release)
 
 
 def _without_first(views: list[memoryview], count: int) -> list[memoryview]:

@@ -6,11 +6,12 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
-from dfs import errors
-from nodes.datanode.disk import Disk, File, RealDisk
+from dfs import errors, limits
+from nodes.datanode.disk import Disk, File, RealDisk, flags_of_large_writes
 from tests.simulation.disk import MemoryDisk
 
 KIB = 1024
@@ -45,6 +46,43 @@ def test_more_buffers_than_one_system_call_takes_are_all_written(file: File) -> 
     buffers = [bytes([number % 251]) * 3 for number in range(3000)]
     assert file.pwrite(buffers, 5) == 9000
     assert content(file, 9000, 5) == b"".join(buffers)
+
+
+def test_large_writes_read_back_and_leave_what_is_beside_them(file: File) -> None:
+    large = os.urandom(limits.UNCACHED_WRITE_MIN_BYTES)
+    file.pwrite([b"before"], 0)
+    file.pwrite([large[:1000], large[1000:]], 6)
+    file.pwrite([b"after"], 6 + len(large))
+    file.sync()
+    assert content(file, len(large) + 20) == b"before" + large + b"after"
+
+
+def test_large_writes_work_where_nothing_can_be_kept_out_of_memory() -> None:
+    with TemporaryDirectory(dir="/dev/shm") as directory:  # a file system in memory
+        file = RealDisk(Path(directory)).open("file", create=True)
+        large = os.urandom(limits.UNCACHED_WRITE_MIN_BYTES)
+        for number in range(2):
+            file.pwrite([large], number * len(large))
+        assert content(file, 3 * len(large)) == 2 * large
+        file.close()
+
+
+@pytest.mark.parametrize(
+    ("release", "is_safe"),
+    [
+        ("6.16.0", True),
+        ("6.18.44-generic", True),
+        ("7.0", True),
+        ("10.2-rc1", True),
+        ("6.14.0-37-generic", False),
+        ("6.15.9", False),
+        ("6.9.1", False),
+        ("5.14.0-611.el9", False),
+        ("unknown", False),
+    ],
+)
+def test_memory_is_spared_only_by_kernels_that_lose_no_page_for_it(release: str, is_safe: bool) -> None:
+    assert bool(flags_of_large_writes(release)) == is_safe
 
 
 def test_reading_from_memory_gives_the_bytes_or_says_that_it_would_wait(file: File) -> None:
