@@ -8,7 +8,7 @@ x86-64 and arm64; the `crc32c` library uses them and releases the GIL for large 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 from crc32c import crc32c
@@ -35,6 +35,20 @@ def sum_blocks(data: Buffer) -> list[Block]:
     """Cut `data` into blocks and sum each. Empty data has none."""
     view = memoryview(data)
     return [Block(end - start, crc32c(view[start:end])) for start, end in cut(len(view))]
+
+
+def grouped(blocks: Sequence[Block], most_bytes: int) -> Iterator[list[Block]]:
+    """The blocks in order, in groups of at most `most_bytes`, which is no less than one block may have."""
+    group: list[Block] = []
+    total = 0
+    for block in blocks:
+        if total + block.length > most_bytes:
+            yield group
+            group, total = [], 0
+        group.append(block)
+        total += block.length
+    if group:
+        yield group
 
 
 def verify(data: Buffer, blocks: list[Block], what: str) -> None:

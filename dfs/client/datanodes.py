@@ -12,12 +12,12 @@ from typing import Any
 import trio
 
 from dfs import codec, errors, limits
-from dfs.checksum import Block, Buffer, verify
+from dfs.checksum import Block, Buffer, grouped, verify
 from dfs.client.session import Session
+from dfs.rpc.network import without_first
 from dfs.types import ChunkId, NodeId, NodeView
 
 _AVOID_S = 15.0  # a little more than the NameNode needs to suspect a silent node
-_DATA_TIMEOUT_S = 10.0
 _TRANSPORT = (errors.Unreachable, errors.ConnectionLost, errors.DeadlineExceeded)
 
 
@@ -87,7 +87,7 @@ class DataNodes:
         *args: Any,
         data: Sequence[Buffer] | None = None,
         into: memoryview | None = None,
-        timeout_s: float = _DATA_TIMEOUT_S,
+        timeout_s: float = limits.DATA_TIMEOUT_S,
     ) -> tuple[Any, memoryview | None]:
         """Call a DataNode. A transport failure is tried once more, at the address that the NameNode has now:
         every DataNode method may be repeated. Then the node is avoided for a while and the error raised.
@@ -124,10 +124,30 @@ class DataNodes:
         )
 
     async def append(
-        self, node: NodeId, chunk: ChunkId, offset: int, blocks: Sequence[Block], data: Sequence[Buffer], grant: bytes
+        self,
+        node: NodeId,
+        chunk: ChunkId,
+        offset: int,
+        blocks: Sequence[Block],
+        data: Sequence[Buffer],
+        grant: bytes,
+        most_bytes: int,
     ) -> None:
-        """Append `data` at `offset`, the replica's present end; may be repeated."""
-        await self.call(node, "append", chunk, offset, codec.pack_blocks(blocks), grant, data=data)
+        """Append `data` at `offset`, the replica's present end, in calls of `most_bytes`, or what the node takes.
+
+        May be repeated. After an error any part of it may be there.
+        """
+        for some in grouped(blocks, min(most_bytes, self._append_max_bytes(node))):
+            length = sum(block.length for block in some)
+            part = _beginning(data, length)
+            await self.call(node, "append", chunk, offset, codec.pack_blocks(some), grant, data=part)
+            offset, data = offset + length, without_first(data, length)
+
+    def _append_max_bytes(self, node: NodeId) -> int:
+        """How much the node takes in one append, as far as it has said."""
+        view = self._views.get(node)
+        said = None if view is None else self._session.pool.said(view.address).get("append_max_bytes")
+        return max(said, limits.APPEND_SURE_BYTES) if isinstance(said, int) else limits.APPEND_SURE_BYTES
 
     async def read_into(self, node: NodeId, chunk: ChunkId, offset: int, view: memoryview, grant: bytes) -> None:
         """Fill `view` with the chunk's bytes at `offset`, verified here.
@@ -150,3 +170,14 @@ class DataNodes:
 
     def statistics(self) -> dict[str, int]:
         return {"nodes": len(self._views), "failures": self._failures, "avoided": len(self.avoided())}
+
+
+def _beginning(buffers: Sequence[Buffer], length: int) -> list[Buffer]:
+    """The first `length` bytes of the buffers. Copies nothing."""
+    found: list[Buffer] = []
+    for buffer in buffers:
+        if length <= 0:
+            break
+        found.append(memoryview(buffer)[:length])
+        length -= len(found[-1])
+    return found

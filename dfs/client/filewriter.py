@@ -80,17 +80,26 @@ class FileWriter:
     def _wanted(self) -> int:
         return min(self._chunks.min_replicas, self.replicas)
 
+    @property
+    def append_bytes(self) -> int:
+        """How much is best written at a time, at most APPEND_MAX_BYTES."""
+        return self._chunks.append_bytes
+
     async def write(self, offset: int, data: Buffer) -> None:
         """Append `data`, to become the file's bytes at `offset` with the next commit."""
         if offset + len(data) > limits.FILE_SIZE_MAX_BYTES:
             raise errors.FileTooLarge(f"a file cannot be larger than {limits.FILE_SIZE_MAX_BYTES} bytes")
         view = memoryview(data)
-        for start in range(0, len(view), limits.APPEND_MAX_BYTES):
-            await self.write_pieces([(offset + start, view[start : start + limits.APPEND_MAX_BYTES])])
+        while len(view):
+            size = self.append_bytes
+            await self.write_pieces([(offset, view[:size])])
+            offset, view = offset + size, view[size:]
 
     async def write_pieces(self, pieces: Sequence[tuple[int, Buffer]]) -> None:
         """Append pieces of the file (offset, bytes), 1 to APPEND_MAX_BYTES together, in one append."""
-        data = pieces[0][1] if len(pieces) == 1 else b"".join(piece for _, piece in pieces)
+        data = [piece for _, piece in pieces]
+        if any(len(piece) % limits.BLOCK_MAX_BYTES for piece in data[:-1]):
+            data = [b"".join(data)]  # or there would be many small blocks
         run = await self._append(0, data)
         position = run.chunk_offset
         for offset, piece in pieces:
@@ -103,7 +112,7 @@ class FileWriter:
             _add(self._uncommitted, _Run(offset, length, lane, position))
             position += length
 
-    async def _append(self, offset: int, data: Buffer) -> _Run:
+    async def _append(self, offset: int, data: Sequence[Buffer]) -> _Run:
         written = await self._chunks.append(data, self.replicas, self._lane)
         self._lane = written.lane
         return _Run(offset, written.length, written.lane, written.chunk_offset)
@@ -210,14 +219,14 @@ class FileWriter:
 
     async def _rewrite(self, run: _Run) -> list[_Run]:
         fresh: list[_Run] = []
-        buffer = memoryview(bytearray(min(run.length, limits.APPEND_MAX_BYTES)))
+        buffer = memoryview(bytearray(min(run.length, limits.READ_MAX_BYTES)))
         try:
-            for start in range(0, run.length, limits.APPEND_MAX_BYTES):
-                size = min(limits.APPEND_MAX_BYTES, run.length - start)
+            for start in range(0, run.length, limits.READ_MAX_BYTES):
+                size = min(limits.READ_MAX_BYTES, run.length - start)
                 piece = Piece(0, size, run.lane.chunk, run.chunk_offset + start)
                 grant = await self._chunks.grant(run.lane)
                 await self._reader.read_piece(run.lane.nodes, piece, buffer[:size], grant)
-                _add(fresh, await self._append(run.offset + start, buffer[:size]))
+                _add(fresh, await self._append(run.offset + start, [buffer[:size]]))
         except BaseException:
             with trio.CancelScope(shield=True):  # bounded by the session's patience
                 await self._settle(fresh)

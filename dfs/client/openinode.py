@@ -257,7 +257,7 @@ class OpenInode:
 
     async def _push(self) -> None:
         while self._dirty:
-            pieces = self._dirty.take(limits.APPEND_MAX_BYTES)
+            pieces = self._dirty.take(self._writer.append_bytes)
             try:
                 await self._writer.write_pieces(pieces)
             finally:
@@ -361,7 +361,7 @@ class OpenInode:
         )
 
     @asynccontextmanager
-    async def leaving(self) -> AsyncIterator[list[tuple[int, bytearray]]]:
+    async def leaving(self) -> AsyncIterator[list[tuple[int, Buffer]]]:
         """The pieces that are dirty, which the caller appends; nothing else of the file moves meanwhile.
 
         None of them if they are more than may leave with others.
@@ -377,7 +377,7 @@ class OpenInode:
             finally:
                 self._owner.count_dirty(-sum(len(data) for _, data in pieces))
 
-    async def commit_appended(self, pieces: Sequence[tuple[int, bytearray]], lane: Lane, position: int) -> None:
+    async def commit_appended(self, pieces: Sequence[tuple[int, Buffer]], lane: Lane, position: int) -> None:
         """The pieces of `leaving` are in `lane`, one after the other from `position`: make them the file's."""
         self._writer.adopt([(offset, len(data)) for offset, data in pieces], lane, position)
         try:
@@ -763,7 +763,7 @@ class OpenInodes:
                 else:
                     self.start(self._write_back, inode)
             for replicas, inodes in small.items():
-                most = limits.APPEND_MAX_BYTES // limits.SMALL_WRITE_MAX_BYTES
+                most = limits.APPEND_SURE_BYTES // limits.SMALL_WRITE_MAX_BYTES
                 for start in range(0, len(inodes), most):
                     self.start(self._write_back_together, inodes[start : start + most], replicas)
             await self._sweep()
@@ -789,7 +789,7 @@ class OpenInodes:
                 return
             async with trio.open_nursery() as nursery:
                 try:
-                    written = await self.fs.chunks.append(data, replicas)
+                    written = await self.fs.chunks.append([data], replicas)
                 except errors.DfsError as error:
                     for inode, _ in leaving:
                         nursery.start_soon(inode.fail, error)

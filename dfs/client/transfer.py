@@ -64,15 +64,17 @@ async def _read_full(source: Source, buffer: memoryview) -> int:
 async def pour(source: Source, writer: FileWriter, progress: Progress | None = None) -> int:
     """Write all of `source` at the file's beginning; the next buffer is read while one is written. Its length."""
     buffers = [memoryview(bytearray(limits.APPEND_MAX_BYTES)) for _ in range(2)]
-    length = await _read_full(source, buffers[0])
+    size = writer.append_bytes
+    length = await _read_full(source, buffers[0][:size])
     offset = 0
     while length:
         current, following = buffers
         read_ahead = 0
         async with tasks.open_nursery() as nursery:
             nursery.start_soon(writer.write, offset, current[:length])
-            if length == len(current):
-                read_ahead = await _read_full(source, following)
+            if length == size:
+                size = writer.append_bytes
+                read_ahead = await _read_full(source, following[:size])
         offset += length
         if progress:
             progress(length)

@@ -19,7 +19,8 @@ no more is sealed at the NameNode as soon as none of its bytes await a commit.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import NamedTuple, TypeAlias
 
 import structlog
@@ -103,6 +104,32 @@ class Lane:
         self.usable = False
 
 
+class _InFlight:
+    """Bytes that are being appended, bounded for the whole client by `BYTES_IN_FLIGHT_MAX`; the others wait in order.
+
+    Who holds `_turn` is the next to fly; `_landed` is set when there is more room.
+    """
+
+    def __init__(self) -> None:
+        self._room = limits.BYTES_IN_FLIGHT_MAX
+        self._turn = trio.Lock()
+        self._landed = trio.Event()
+
+    @asynccontextmanager
+    async def of(self, length: int) -> AsyncIterator[None]:
+        """Around the appending of so many bytes, at most APPEND_MAX_BYTES."""
+        async with self._turn:  # bounded, as what flies has deadlines
+            while self._room < length:
+                self._landed = trio.Event()
+                await self._landed.wait()
+            self._room -= length
+        try:
+            yield
+        finally:
+            self._room += length
+            self._landed.set()
+
+
 class ChunkWriter:
     """All lanes of one client. `append` and `sync` may be called concurrently."""
 
@@ -112,8 +139,10 @@ class ChunkWriter:
         self._unsealed: dict[Lane, None] = {}  # in the order of their allocation
         self._idle: list[Lane] = []
         self._lanes = trio.CapacityLimiter(lanes_max)
+        self._in_flight = _InFlight()
         self._ahead: dict[int, list[Lane]] = {}
         self._allocating = trio.Lock()
+        self._append_bytes = limits.APPEND_SURE_BYTES
         self._appended_bytes = 0
         self._struck = 0
 
@@ -129,27 +158,35 @@ class ChunkWriter:
 
     # --- appending --------------------------------------------------------------------------------------
 
-    async def append(self, data: Buffer, replicas: int, prefer: Lane | None = None) -> Written:
-        """Append `data` (1 to APPEND_MAX_BYTES) to some chunk with `replicas` copies.
+    @property
+    def append_bytes(self) -> int:
+        """How much is best appended at a time: more where appends are fast, as each costs the same besides."""
+        return self._append_bytes
 
+    async def append(self, data: Sequence[Buffer], replicas: int, prefer: Lane | None = None) -> Written:
+        """Append `data` (1 to APPEND_MAX_BYTES) to some chunk with `replicas` copies, in one piece.
+
+        Each buffer begins a block: all but the last best have a number of whole ones.
         `prefer` is the lane of the bytes before these: staying on it keeps a file in few extents. The caller
         takes the bytes off `lane.uncommitted` when they are committed or given up, and calls `seal_finished`.
         Raises `NoSpace` or `NotEnoughNodes` when no chunk can be had that may take them.
         """
-        if not 0 < len(data) <= limits.APPEND_MAX_BYTES:
-            raise errors.InvalidArgument(f"an append has 1 to {limits.APPEND_MAX_BYTES} bytes, not {len(data)}")
-        blocks = sum_blocks(data)
+        length = sum(map(len, data))
+        if not 0 < length <= limits.APPEND_MAX_BYTES:
+            raise errors.InvalidArgument(f"an append has 1 to {limits.APPEND_MAX_BYTES} bytes, not {length}")
+        blocks = [block for buffer in data for block in sum_blocks(buffer)]
         wanted = min(self.min_replicas, replicas)
         struck: set[NodeId] = set()
         failures: dict[NodeId, errors.DfsError] = {}
-        async with self._lanes:
+        async with self._lanes, self._in_flight.of(length):
             for _ in range(_PLACES_MAX):
-                lane = await self._take(len(data), replicas, prefer, struck)
-                lane.uncommitted += len(data)  # from now on: a lane with bytes on their way is not sealed
+                lane = await self._take(length, replicas, prefer, struck)
+                lane.uncommitted += length  # from now on: a lane with bytes on their way is not sealed
+                began = trio.current_time()
                 try:
                     failures = await self._append_to_all(lane, blocks, data)
                 except BaseException:
-                    lane.uncommitted -= len(data)
+                    lane.uncommitted -= length
                     lane.usable = False  # how far its replicas got is not known
                     raise
                 for node, error in failures.items():
@@ -158,24 +195,36 @@ class ChunkWriter:
                     struck.add(node)
                     self._struck += 1
                 if len(lane.nodes) >= wanted:
-                    written = Written(lane, lane.length, len(data))
-                    lane.length += len(data)
+                    written = Written(lane, lane.length, length)
+                    lane.length += length
                     lane.blocks += len(blocks)
-                    self._appended_bytes += len(data)
+                    self._appended_bytes += length
+                    self._adapt(length, trio.current_time() - began)
                     self._put_back(lane)
                     return written
-                lane.uncommitted -= len(data)
+                lane.uncommitted -= length
         raise next(iter(failures.values()))
 
-    async def _append_to_all(self, lane: Lane, blocks: Sequence[Block], data: Buffer) -> dict[NodeId, errors.DfsError]:
+    def _adapt(self, length: int, took_s: float) -> None:
+        """An append of so many bytes took so long."""
+        if took_s > limits.APPEND_SHRINKS_OVER_S:
+            self._append_bytes = max(limits.APPEND_SURE_BYTES, self._append_bytes // 2)
+        elif took_s < limits.APPEND_GROWS_UNDER_S and length >= self._append_bytes:
+            self._append_bytes = min(limits.APPEND_MAX_BYTES, self._append_bytes * 2)
+
+    async def _append_to_all(
+        self, lane: Lane, blocks: Sequence[Block], data: Sequence[Buffer]
+    ) -> dict[NodeId, errors.DfsError]:
         failures: dict[NodeId, errors.DfsError] = {}
         grant = await self.grant(lane)
 
         async def append_to(node: NodeId) -> None:
             try:
-                await self._nodes.append(node, lane.chunk, lane.length, blocks, [data], grant)
+                await self._nodes.append(node, lane.chunk, lane.length, blocks, data, grant, self._append_bytes)
             except errors.DfsError as error:
                 failures[node] = error
+                if isinstance(error, errors.DeadlineExceeded | errors.Unreachable):
+                    self._append_bytes = limits.APPEND_SURE_BYTES  # the link may be slow: less at a time arrives sooner
                 if not isinstance(error, errors.ChunkConflict | errors.ChunkFull | errors.GrantExpired):
                     self._nodes.avoid(node)
 

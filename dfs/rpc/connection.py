@@ -15,7 +15,7 @@ A stock Pyro5 daemon answers in order, one call at a time: there the turn passes
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -111,6 +111,8 @@ class Connection:
         self.address = address
         self.closed = False
         self.version = 0
+        self.said: Mapping[str, Any] = {}
+        """The server's half of the handshake, where it is one of ours."""
         self.last_used = trio.current_time()
         self._channel = Channel(stream)
         self._nursery = nursery
@@ -150,6 +152,7 @@ class Connection:
                 raise errors.Refused(f"{self.address} does not know the key of {key.id}: it is none of this cluster")
         if version is not None:
             self.version = version
+            self.said = said
             self._turn = None
 
     async def _exchange(self, handshake: dict[str, Any]) -> tuple[bytes, bytes, dict[str, Any]]:

@@ -200,6 +200,14 @@ class Pool:
             connection = await self._connect(address)
         return connection.version
 
+    def said(self, address: str) -> Mapping[str, Any]:
+        """What the server at `address` says of itself in its handshake; nothing while there is no connection with it.
+
+        For what newer servers can do and older ones do not mention.
+        """
+        connection = self._connections.get(address)
+        return {} if connection is None else connection.said
+
     def statistics(self) -> PoolStatistics:
         return PoolStatistics(
             connections=len(self._connections),

@@ -54,7 +54,12 @@ class DataNode:
         wanted, ours = handshake.get("cluster"), self._volumes.cluster
         if wanted is not None and ours is not None and wanted != ours:
             raise errors.WrongCluster(f"DataNode {self._node} belongs to cluster {ours}, not to {wanted}")
-        return {"node": self._node, "cluster": ours, "version": dfs.__version__}
+        return {
+            "node": self._node,
+            "cluster": ours,
+            "version": dfs.__version__,
+            "append_max_bytes": limits.APPEND_MAX_BYTES,
+        }
 
     @expose
     @takes_call

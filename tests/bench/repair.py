@@ -40,7 +40,7 @@ async def fill(fs: FileSystem, chunks: int, length: int) -> None:
         async with trio.open_nursery() as nursery:
             for chunk, nodes, grant in places:
                 for node in nodes:
-                    nursery.start_soon(fs.nodes_known.append, node, ChunkId(chunk), 0, blocks, [data], grant)
+                    nursery.start_soon(fs.nodes_known.append, node, ChunkId(chunk), 0, blocks, [data], grant, length)
         extents = [[(first + at) * length, length, chunk, 0] for at, (chunk, *_) in enumerate(places)]
         lengths = [[chunk, length, nodes] for chunk, nodes, _ in places]
         await fs.session.apply("commit", attr.ino, extents, lengths, False, None)

@@ -5,13 +5,20 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import trio
 import trio.testing
 
 from dfs import errors, limits
+from dfs.checksum import Block, Buffer
 from dfs.client import FileSystem, open_filesystem
+from dfs.client.datanodes import DataNodes
+from dfs.rpc import Peer
+from dfs.types import ChunkId
+from nodes.datanode.service import DataNode
+from nodes.datanode.volumes import Volumes
 from tests.cluster import Cluster, running_cluster
 from tests.keys import ADMIN
 
@@ -63,6 +70,57 @@ async def test_what_goes_in_comes_out(tmp_path: Path, size: int) -> None:
         await put(fs, "/file", data)
         assert (await fs.stat("/file")).size == size
         assert await get(fs, "/file") == data
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+async def test_appends_grow_as_far_as_datanodes_say_that_they_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_new: bool
+) -> None:
+    """Those of a release before say nothing, and take a mebibyte."""
+    data, lengths = os.urandom(24 * MIB), []
+    greet, append = DataNode.greet, Volumes.append
+
+    def say_less(node: DataNode, peer: Peer, handshake: object) -> dict[str, Any]:
+        said = greet(node, peer, handshake) or {}
+        return said if is_new else {name: value for name, value in said.items() if name != "append_max_bytes"}
+
+    async def noted(volumes: Volumes, chunk: ChunkId, offset: int, blocks: list[Block], content: Buffer) -> int:
+        lengths.append(len(content))
+        return await append(volumes, chunk, offset, blocks, content)
+
+    monkeypatch.setattr(DataNode, "greet", say_less)
+    monkeypatch.setattr(Volumes, "append", noted)
+    monkeypatch.setattr(limits, "APPEND_GROWS_UNDER_S", 100.0)
+    async with running_cluster(tmp_path, datanodes=3) as cluster, cluster.client() as fs:
+        await put(fs, "/file", data)
+        assert await get(fs, "/file") == data
+    assert max(lengths) == (limits.APPEND_MAX_BYTES if is_new else MIB)
+
+
+async def test_appends_that_are_too_large_for_a_link_become_small_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each would be tried on one chunk after the other, and none would arrive in time."""
+    data, is_slow, lengths = os.urandom(16 * MIB), False, []
+    append = Volumes.append
+
+    async def over_the_link(volumes: Volumes, chunk: ChunkId, offset: int, blocks: list[Block], content: Buffer) -> int:
+        lengths.append(len(content))
+        if is_slow and len(content) > limits.APPEND_SURE_BYTES:
+            await trio.sleep_forever()
+        return await append(volumes, chunk, offset, blocks, content)
+
+    monkeypatch.setattr(Volumes, "append", over_the_link)
+    monkeypatch.setattr(limits, "APPEND_GROWS_UNDER_S", 100.0)
+    async with running_cluster(tmp_path, datanodes=3) as cluster, cluster.client() as fs:
+        await put(fs, "/before", data)
+        assert max(lengths) == limits.APPEND_MAX_BYTES
+        monkeypatch.setattr(limits, "APPEND_GROWS_UNDER_S", 0.0)
+        monkeypatch.setitem(DataNodes.call.__kwdefaults__, "timeout_s", 3.0)
+        is_slow = True
+        await put(fs, "/after", data)
+        assert await get(fs, "/after") == data
+        assert fs.chunks.append_bytes == limits.APPEND_SURE_BYTES
 
 
 async def test_every_chunk_has_its_copies_on_different_nodes(tmp_path: Path) -> None:
@@ -121,17 +179,17 @@ async def test_a_dead_datanode_costs_no_read_an_error(tmp_path: Path) -> None:
 
 async def test_a_datanode_that_dies_during_an_upload_costs_it_no_error(tmp_path: Path) -> None:
     class Killing(Bytes):
-        reads = 0
+        position = 0
+        left: ClassVar = ["n2", "n1"]
 
         async def readinto(self, view: memoryview) -> int:
-            self.reads += 1
-            if self.reads == 4:
-                await cluster.stop("n1")
-            if self.reads == 8:
-                await cluster.stop("n2")
-            return await super().readinto(view)
+            if self.position >= 6 * MIB * (3 - len(self.left)) and self.left:
+                await cluster.stop(self.left.pop())
+            count = await super().readinto(view)
+            self.position += count
+            return count
 
-    data = os.urandom(12 * MIB)
+    data = os.urandom(24 * MIB)
     async with running_cluster(tmp_path, datanodes=5) as cluster, cluster.client() as fs:
         await fs.upload(Killing(data), "/file")
         assert await get(fs, "/file") == data

@@ -736,7 +736,7 @@ class MountedFile:
 
     async def pwrite(self, data: bytes, offset: int) -> None:
         # Cut as the kernel does, but between grains: of these pieces some may reach the cluster and others not.
-        size = limits.APPEND_MAX_BYTES // GRAIN * GRAIN
+        size = limits.DIRTY_RANGE_MAX_BYTES // GRAIN * GRAIN
         for start in range(0, len(data), size):
             await self._inode.write(offset + start, data[start : start + size])
 

@@ -37,17 +37,36 @@ def test_later_writes_cover_earlier_ones(writes: list[tuple[int, bytes]]) -> Non
     assert dirty.length_bytes == 0 == dirty.end
 
 
-def test_a_stream_leaves_as_full_appends() -> None:
+def test_a_stream_leaves_in_full_pieces() -> None:
     dirty = DirtyRanges()
     for number in range(48):
         dirty.write(number * 65_536, bytes([number]) * 65_536)
-    assert [len(data) for _, data in dirty.take(3 * limits.MIB)] == [limits.APPEND_MAX_BYTES] * 3
+    assert [len(data) for _, data in dirty.take(3 * limits.MIB)] == [limits.DIRTY_RANGE_MAX_BYTES] * 3
 
 
-def test_a_write_larger_than_an_append_leaves_as_several() -> None:
+def test_a_write_larger_than_a_piece_leaves_as_several() -> None:
     dirty = DirtyRanges()
-    dirty.write(100, bytes(2 * limits.APPEND_MAX_BYTES + 1))
-    assert dirty.length_bytes == 2 * limits.APPEND_MAX_BYTES + 1
-    first, second, third = dirty.take(4 * limits.APPEND_MAX_BYTES)
-    assert [len(data) for _, data in (first, second, third)] == [limits.APPEND_MAX_BYTES, limits.APPEND_MAX_BYTES, 1]
-    assert third[0] == 100 + 2 * limits.APPEND_MAX_BYTES
+    dirty.write(100, bytes(2 * limits.DIRTY_RANGE_MAX_BYTES + 1))
+    assert dirty.length_bytes == 2 * limits.DIRTY_RANGE_MAX_BYTES + 1
+    first, second, third = dirty.take(4 * limits.DIRTY_RANGE_MAX_BYTES)
+    assert [len(data) for _, data in (first, second, third)] == [
+        limits.DIRTY_RANGE_MAX_BYTES,
+        limits.DIRTY_RANGE_MAX_BYTES,
+        1,
+    ]
+    assert third[0] == 100 + 2 * limits.DIRTY_RANGE_MAX_BYTES
+
+
+def test_a_full_piece_is_kept_as_it_is_until_it_is_written_to() -> None:
+    full = bytes(range(256)) * (limits.DIRTY_RANGE_MAX_BYTES // 256)
+    dirty = DirtyRanges()
+    dirty.write(0, full)
+    assert dirty.take(len(full))[0][1] is full
+    dirty.write(0, full)
+    dirty.write(1000, b"x" * (len(full) - 1000))
+    dirty.write(500, b"y" * 500)
+    dirty.write(500, b"z")
+    assert b"".join(data for _, data in dirty.take(2 * len(full))) == (
+        full[:500] + b"z" + b"y" * 499 + b"x" * (len(full) - 1000)
+    )
+    assert dirty.length_bytes == 0
