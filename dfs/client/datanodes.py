@@ -31,6 +31,7 @@ class DataNodes:
         self._refreshes = 0
         self._busy: dict[NodeId, int] = {}
         self._avoid_until: dict[NodeId, float] = {}
+        self._slow_until: dict[NodeId, float] = {}
         self._failures = 0
         session.on_nodes_changed = self._forget_views
 
@@ -55,6 +56,10 @@ class DataNodes:
         self._failures += 1
         self._avoid_until[node] = trio.current_time() + _AVOID_S
 
+    def note_slow(self, node: NodeId) -> None:
+        """Another one answered a read first, though it was asked later."""
+        self._slow_until[node] = trio.current_time() + limits.SLOW_NODE_S
+
     def avoided(self) -> list[NodeId]:
         now = trio.current_time()
         return [node for node, until in self._avoid_until.items() if until > now]
@@ -64,13 +69,14 @@ class DataNodes:
         return {node for node, view in self._views.items() if view.draining}
 
     def by_preference(self, nodes: Iterable[NodeId]) -> list[NodeId]:
-        """`nodes` in the order to read from: not avoided, on this host, least busy; ties by chance."""
+        """`nodes` in the order to read from: not avoided, not slow, on this host, least busy; ties by chance."""
         now = trio.current_time()
 
-        def rank(node: NodeId) -> tuple[bool, bool, int, float]:
+        def rank(node: NodeId) -> tuple[bool, bool, bool, int, float]:
             view = self._views.get(node)
             return (
                 self._avoid_until.get(node, now) > now,
+                self._slow_until.get(node, now) > now,
                 view is None or view.host != self._session.host,
                 self._busy.get(node, 0),
                 self._session.runtime.random.random(),

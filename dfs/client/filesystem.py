@@ -456,4 +456,5 @@ async def open_filesystem(
         async with open_session(namenode, pool, runtime or RealRuntime(), wait_s, keep, cache) as session:
             fs = FileSystem(session)
             session.spawn(fs.chunks.seal_idle)
+            session.spawn(fs.reader.hedge)
             yield fs

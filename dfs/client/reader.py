@@ -2,15 +2,19 @@
 
 A read asks the NameNode which extents cover the range and where their chunks are, fills holes with zeros, and
 fetches the rest in parallel, each piece from the replica that seems best (same host, least busy). A replica that
-does not answer, has lost the chunk or sends bytes that do not match their checksum costs a retry at the next one.
+does not answer, has lost the chunk or sends bytes that do not match their checksum costs a retry at the next one. One
+that is slow to answer is not given up: the next one is asked as well, and the first answer counts (`patience`).
 When all fail, the extents are asked for again: the file may have been rewritten or its chunks copied
 elsewhere meanwhile. Only then is the data called lost.
 
-Bytes under way are bounded for the whole client by `BYTES_IN_FLIGHT_MAX`.
+Bytes under way are bounded for the whole client by `BYTES_IN_FLIGHT_MAX`; those of second replicas come on top of that,
+one for a piece at most.
 """
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -20,6 +24,7 @@ import trio
 from dfs import errors, limits, tasks
 from dfs.client.datanodes import DataNodes
 from dfs.client.inodes import Inodes, Layout
+from dfs.client.patience import Patience
 from dfs.types import ChunkId, ChunkPlace, Extent, Ino, NodeId
 
 _ROUNDS = 4  # times the extents are asked for before data counts as lost
@@ -48,8 +53,57 @@ def pieces_of(extents: Sequence[Extent], offset: int, length: int) -> Iterator[P
             first += size
 
 
+class _Second:
+    """Another replica that is asked as well, into a buffer of its own. `done` is set when it has answered, or not."""
+
+    __slots__ = ("buffer", "done", "is_read", "scope")
+
+    def __init__(self, buffer: bytearray) -> None:
+        self.buffer = buffer
+        self.scope = trio.CancelScope()
+        self.is_read = False
+        self.done = trio.Event()
+
+    async def wait_into(self, target: memoryview) -> bool:
+        """Whether it has answered with the bytes, which are in `target` then."""
+        await self.done.wait()  # bounded by the deadline of its call
+        if self.is_read:
+            target[:] = self.buffer
+        return self.is_read
+
+
+class _Fetch:
+    """One piece on its way to `target`. `left` are the replicas not asked yet; `first` ends the wait for the one asked.
+
+    `reasons` and `expired` say why others did not serve it.
+    """
+
+    __slots__ = ("expired", "first", "grant", "left", "piece", "reasons", "second", "target")
+
+    def __init__(self, piece: Piece, target: memoryview, grant: bytes, left: deque[NodeId]) -> None:
+        self.piece = piece
+        self.target = target
+        self.grant = grant
+        self.left = left
+        self.first = trio.CancelScope()
+        self.second: _Second | None = None
+        self.reasons: list[str] = []
+        self.expired: errors.GrantExpired | None = None
+
+    def end_attempt(self) -> None:
+        """Nobody waits any more for those that were asked."""
+        self.first = trio.CancelScope()
+        if self.second is not None:
+            self.second.scope.cancel()
+            self.second = None
+
+
 class Reader:
-    """Reads files of one client. Methods may be called concurrently."""
+    """Reads files of one client. Methods may be called concurrently.
+
+    `_watched` has the pieces under way, and when waiting for one replica only is to end; `hedge` looks after them when
+    `_alarm` rings.
+    """
 
     def __init__(self, inodes: Inodes, nodes: DataNodes) -> None:
         self.inodes = inodes
@@ -57,6 +111,10 @@ class Reader:
         self._slots = trio.CapacityLimiter(limits.BYTES_IN_FLIGHT_MAX // limits.READ_MAX_BYTES)
         self._read_bytes = 0
         self._failovers = 0
+        self._hedges = 0
+        self._patience = Patience()
+        self._watched: dict[_Fetch, float] = {}
+        self._alarm = trio.CancelScope()
 
     async def layout(self, ino: Ino, offset: int, length: int) -> Layout:
         """As `Inodes.layout`."""
@@ -135,24 +193,93 @@ class Reader:
     async def _fetch(self, piece: Piece, places: dict[ChunkId, ChunkPlace], view: memoryview) -> None:
         target = view[piece.start : piece.start + piece.length]
         place = places.get(piece.chunk) or ChunkPlace(piece.chunk, 0, ())
-        reasons = []
-        expired: errors.GrantExpired | None = None
+        fetch = _Fetch(piece, target, place.grant, deque(self._nodes.by_preference(place.nodes)))
         async with self._slots:
-            for node in self._nodes.by_preference(place.nodes):
-                try:
-                    await self._nodes.read_into(node, piece.chunk, piece.chunk_offset, target, place.grant)
+            while fetch.left:
+                if await self._fetch_from(fetch, fetch.left.popleft()):
                     self._read_bytes += piece.length
                     return
-                except errors.GrantExpired as error:  # the same at all nodes, unless one's clock is wrong
-                    expired = error
-                except errors.DfsError as error:
-                    self._failovers += 1
-                    reasons.append(f"{node}: {error}")
-                    log.warning("replica could not serve a read", node=node, chunk=piece.chunk, error=str(error))
-        if expired is not None:
-            raise expired
-        why = "; ".join(reasons) or "no DataNode holds a copy"
+        if fetch.expired is not None:
+            raise fetch.expired
+        why = "; ".join(fetch.reasons) or "no DataNode holds a copy"
         raise errors.DataLost(f"chunk {piece.chunk:x}: {why}")
+
+    async def _fetch_from(self, fetch: _Fetch, node: NodeId) -> bool:
+        """Whether the bytes are there, from `node` or from another one that was asked since this one is slow."""
+        began = trio.current_time()
+        if fetch.left:
+            self._watch(fetch)
+        is_read = False
+        try:
+            with fetch.first:
+                is_read = await self._attempt(fetch, node, fetch.target)
+            if fetch.first.cancelled_caught:
+                self._nodes.note_slow(node)
+            if not is_read and fetch.second is not None:
+                is_read = await fetch.second.wait_into(fetch.target)
+        finally:
+            self._watched.pop(fetch, None)
+            fetch.end_attempt()
+        if is_read:
+            self._patience.note(trio.current_time() - began)
+        return is_read
+
+    async def _attempt(self, fetch: _Fetch, node: NodeId, target: memoryview) -> bool:
+        piece = fetch.piece
+        try:
+            await self._nodes.read_into(node, piece.chunk, piece.chunk_offset, target, fetch.grant)
+        except errors.GrantExpired as error:  # the same at all nodes, unless one's clock is wrong
+            fetch.expired = error
+        except errors.DfsError as error:
+            self._failovers += 1
+            fetch.reasons.append(f"{node}: {error}")
+            log.warning("replica could not serve a read", node=node, chunk=piece.chunk, error=str(error))
+        else:
+            return True
+        return False
+
+    # --- asking twice -----------------------------------------------------------------------------------
+
+    def _watch(self, fetch: _Fetch) -> None:
+        """Have another replica asked as well if this one takes long. The alarm is never later than the first is due."""
+        due = self._watched[fetch] = trio.current_time() + self._patience.delay_s
+        if due < self._alarm.deadline:
+            self._alarm.deadline = due
+
+    async def hedge(self) -> None:
+        """Ask another replica as well where one is slow to answer. Runs until cancelled."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                with self._alarm:
+                    await trio.sleep_forever()
+                for fetch in self._take_slow():
+                    fetch.second = _Second(bytearray(fetch.piece.length))
+                    nursery.start_soon(self._fetch_second, fetch, fetch.second, fetch.left.popleft())
+                self._alarm = trio.CancelScope(deadline=min(self._watched.values(), default=math.inf))
+
+    def _take_slow(self) -> list[_Fetch]:
+        """Those that have waited long enough, as many as may ask twice now: they are watched no more."""
+        now = trio.current_time()
+        taken = []
+        for fetch in [fetch for fetch, due in self._watched.items() if due <= now]:
+            if self._patience.spend():
+                del self._watched[fetch]
+                taken.append(fetch)
+            else:
+                self._watched[fetch] = now + self._patience.delay_s
+        return taken
+
+    async def _fetch_second(self, fetch: _Fetch, second: _Second, node: NodeId) -> None:
+        self._hedges += 1
+        try:
+            with second.scope:
+                second.is_read = await self._attempt(fetch, node, memoryview(second.buffer))
+        except Exception:
+            log.exception("a second replica could not be asked: unexpected error", node=node, chunk=fetch.piece.chunk)
+        finally:
+            second.done.set()
+        if second.is_read and fetch.second is second:
+            fetch.first.cancel()
 
     async def read_piece(self, nodes: Sequence[NodeId], piece: Piece, view: memoryview, grant: bytes) -> None:
         """Fill `view` with one piece of a chunk, whatever file has it, from the nodes that are known to have it.
@@ -163,7 +290,7 @@ class Reader:
         await self._fetch(piece, {piece.chunk: place}, view)
 
     def statistics(self) -> dict[str, int]:
-        return {"read_bytes": self._read_bytes, "failovers": self._failovers}
+        return {"read_bytes": self._read_bytes, "failovers": self._failovers, "hedges": self._hedges}
 
 
 def _zero(view: memoryview) -> None:
