@@ -14,6 +14,7 @@ one for a piece at most.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -43,14 +44,24 @@ class Piece(NamedTuple):
 
 
 def pieces_of(extents: Sequence[Extent], offset: int, length: int) -> Iterator[Piece]:
-    """Cut what `extents` hold of the file's [offset, offset + length) into pieces; what is between them is a hole."""
+    """Cut what `extents` hold of the file's [offset, offset + length) into pieces; what is between them is a hole.
+
+    They are in order, and a file that was written at random has thousands: those of the range are found by halving.
+    """
     end = offset + length
-    for extent in extents:
+    for index in range(bisect_right(extents, offset, key=_end_of), len(extents)):
+        extent = extents[index]
+        if extent.offset >= end:
+            return
         first, last = max(extent.offset, offset), min(extent.offset + extent.length, end)
         while first < last:
             size = min(last - first, limits.READ_MAX_BYTES)
             yield Piece(first - offset, size, extent.chunk, extent.chunk_offset + first - extent.offset)
             first += size
+
+
+def _end_of(extent: Extent) -> int:
+    return extent.offset + extent.length
 
 
 class _Second:

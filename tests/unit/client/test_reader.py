@@ -1,0 +1,45 @@
+"""Which pieces of which chunks a range of a file is made of."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dfs import limits
+from dfs.client.reader import pieces_of
+from dfs.types import ChunkId, Extent
+
+MIB = limits.MIB
+
+
+@st.composite
+def files(draw: st.DrawFn) -> list[Extent]:
+    """Extents in order, with holes between some of them."""
+    extents, offset = [], 0
+    for number in range(draw(st.integers(0, 12))):
+        offset += draw(st.integers(0, 5))
+        length = draw(st.integers(1, 9))
+        extents.append(Extent(offset, length, ChunkId(number + 1), draw(st.integers(0, 100))))
+        offset += length
+    return extents
+
+
+@given(files(), st.integers(0, 120), st.integers(0, 60))
+def test_each_byte_of_the_range_is_in_one_piece_or_in_a_hole(extents: list[Extent], offset: int, length: int) -> None:
+    wanted = {}
+    for extent in extents:
+        for at in range(max(extent.offset, offset), min(extent.offset + extent.length, offset + length)):
+            wanted[at - offset] = (extent.chunk, extent.chunk_offset + at - extent.offset)
+    found = {}
+    for piece in pieces_of(extents, offset, length):
+        for at in range(piece.length):
+            assert piece.start + at not in found
+            found[piece.start + at] = (piece.chunk, piece.chunk_offset + at)
+    assert found == wanted
+
+
+@pytest.mark.parametrize("offset", [0, 17])
+def test_no_piece_is_longer_than_one_read(offset: int) -> None:
+    pieces = list(pieces_of([Extent(0, 64 * MIB, ChunkId(1), 0)], offset, 3 * limits.READ_MAX_BYTES + 1))
+    assert [piece.length for piece in pieces] == [limits.READ_MAX_BYTES] * 3 + [1]
