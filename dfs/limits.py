@@ -168,6 +168,7 @@ DIRTY_MAX_BYTES = 64 * MIB  # of all open files: writers wait for room
 READ_AHEAD_BYTES = 1 * MIB  # fetched at a time when a file is read in order
 READ_AHEAD_MAX = 4  # such fetches ahead of a reader
 READ_AHEAD_KEPT_MAX_BYTES = 64 * MIB  # of all open files: beyond it nothing is fetched ahead
+KERNEL_READ_AHEAD_BYTES = 1 * MIB  # asked of a mount ahead of who reads in order, and around a page of a mapped file
 STREAMS_MAX = 8  # readers of one open file whose positions are remembered
 SMALL_FILE_MAX_BYTES = 64 * KIB  # files up to this are fetched many at a time for who reads one after another
 SMALL_FILES_KEPT_BYTES = 32 * MIB  # of them, until they are read

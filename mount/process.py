@@ -16,7 +16,7 @@ import pyfuse3
 import structlog
 import trio
 
-from dfs import errors
+from dfs import errors, limits
 from dfs.client.accesses import record_accesses
 from dfs.client.cache import Cache
 from dfs.client.filesystem import FileSystem, open_filesystem
@@ -85,9 +85,23 @@ async def _top(fs: FileSystem, subtree: str) -> Attr:
 
 
 async def _tell_when_it_answers(mountpoint: Path, ready: Callable[[], None]) -> None:
-    await trio.to_thread.run_sync(os.statvfs, mountpoint, abandon_on_cancel=True)
+    await trio.to_thread.run_sync(_read_ahead_more, mountpoint, abandon_on_cancel=True)
     log.info("mounted", mountpoint=str(mountpoint), pid=os.getpid())
     ready()
+
+
+def _read_ahead_more(mountpoint: Path) -> None:
+    """Have the kernel ask for much at a time of files that are read in order: by default it is 128 KiB.
+
+    It asks the mount, which answers by that. Only root may: without, reading in order costs half as much again. More
+    would be a little faster still, but who reads pages of a mapped file at random has as much read around each.
+    """
+    device = mountpoint.stat().st_dev
+    setting = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+    try:
+        setting.write_text(str(limits.KERNEL_READ_AHEAD_BYTES // limits.KIB), encoding="ascii")
+    except OSError as error:
+        log.info("the kernel reads ahead as little as it does by default", error=error.strerror)
 
 
 async def _until_signal(mountpoint: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from dfs import limits
 from dfs.mountpoint import is_mounted
 from tests.fuse.conftest import PATIENCE_S, Cluster, Mount, mounted
 
@@ -44,6 +45,12 @@ def mountpoint(tmp_path: Path) -> Path:
 
 
 # --- options --------------------------------------------------------------------------------------------
+
+
+def test_the_kernel_reads_as_far_ahead_as_the_mount_likes(here: Path) -> None:
+    device = here.stat().st_dev
+    setting = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+    assert int(setting.read_text(encoding="ascii")) * limits.KIB == limits.KERNEL_READ_AHEAD_BYTES
 
 
 def test_read_only_mount_shows_what_others_write(mount: Mount, here: Path) -> None:
