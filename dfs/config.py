@@ -176,6 +176,12 @@ class DataNodeConfig:
         "wait for an operator; 1 lets all pass.",
         limits.HOLD_SHARE_DEFAULT,
     )
+    lend: bool = _key(
+        "Whether clients on this host that run as root, or as this DataNode's user, may read its files themselves,\n"
+        "which is faster. Not for hosts where containers that share the host's network and users have keys: their\n"
+        "root could then write to these files as well.",
+        True,
+    )
     log_level: str = _key(f"One of {', '.join(_LEVELS)}.", "info")
 
     def __post_init__(self) -> None:

@@ -31,16 +31,27 @@ class Runtime(Protocol):
         """Run `work(*args)`, which may block on a disk, off the event loop; not cancellable half-way."""
         ...
 
+    async def run_abandonable(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
+        """As `run_blocking`, but who is cancelled goes at once: `work` ends later, and must not matter to anybody."""
+        ...
+
 
 class RealRuntime:
-    """The machine's clock, its entropy, and trio's worker threads."""
+    """The machine's clock, its entropy, and trio's worker threads.
+
+    There are as many for work that may be left behind as for other: what a hung disk keeps for good keeps nothing else.
+    """
 
     def __init__(self, worker_threads: int = 16) -> None:
         self.random = random.Random()
         self._limiter = trio.CapacityLimiter(worker_threads)
+        self._abandonable_limiter = trio.CapacityLimiter(worker_threads)
 
     def now_ns(self) -> int:
         return time.time_ns()
 
     async def run_blocking(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
         return await trio.to_thread.run_sync(work, *args, limiter=self._limiter)
+
+    async def run_abandonable(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
+        return await trio.to_thread.run_sync(work, *args, limiter=self._abandonable_limiter, abandon_on_cancel=True)

@@ -73,16 +73,20 @@ class DataNodes:
         now = trio.current_time()
 
         def rank(node: NodeId) -> tuple[bool, bool, bool, int, float]:
-            view = self._views.get(node)
             return (
                 self._avoid_until.get(node, now) > now,
                 self._slow_until.get(node, now) > now,
-                view is None or view.host != self._session.host,
+                not self.is_on_this_host(node),
                 self._busy.get(node, 0),
                 self._session.runtime.random.random(),
             )
 
         return sorted(nodes, key=rank)
+
+    def is_on_this_host(self, node: NodeId) -> bool:
+        """As far as is known."""
+        view = self._views.get(node)
+        return view is not None and view.host == self._session.host
 
     # --- calls ------------------------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ from dfs.client.file import File
 from dfs.client.filewriter import FileWriter
 from dfs.client.fsck import Finding, Fsck
 from dfs.client.inodes import Inodes
+from dfs.client.lent import LentChunks
 from dfs.client.paths import Path, Paths, Place, show
 from dfs.client.reader import Reader
 from dfs.client.session import Session, open_session
@@ -73,7 +74,8 @@ class FileSystem:
         self.session = session
         self.inodes = Inodes(session) if session.cache is None else CachedInodes(session, session.cache)
         self.nodes_known = DataNodes(session)
-        self.reader = Reader(self.inodes, self.nodes_known)
+        self.lent = LentChunks(self.nodes_known, session.runtime, session.pool.inbox())
+        self.reader = Reader(self.inodes, self.nodes_known, self.lent)
         self.chunks = ChunkWriter(session, self.nodes_known)
         session.on_new_session = self._tell_new_session
         session.on_recall = self._recall
@@ -424,7 +426,7 @@ class FileSystem:
             "session": self.session.statistics(),
             **({"cache": self.session.cache.statistics()} if self.session.cache is not None else {}),
             "nodes": self.nodes_known.statistics(),
-            "reader": self.reader.statistics(),
+            "reader": {**self.reader.statistics(), **self.lent.statistics()},
             "writer": self.chunks.statistics(),
         }
 
@@ -457,4 +459,5 @@ async def open_filesystem(
             fs = FileSystem(session)
             session.spawn(fs.chunks.seal_idle)
             session.spawn(fs.reader.hedge)
+            session.spawn(fs.lent.give_back)
             yield fs

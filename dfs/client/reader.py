@@ -25,6 +25,7 @@ import trio
 from dfs import errors, limits, tasks
 from dfs.client.datanodes import DataNodes
 from dfs.client.inodes import Inodes, Layout
+from dfs.client.lent import LentChunks
 from dfs.client.patience import Patience
 from dfs.types import ChunkId, ChunkPlace, Extent, Ino, NodeId
 
@@ -116,9 +117,10 @@ class Reader:
     `_alarm` rings.
     """
 
-    def __init__(self, inodes: Inodes, nodes: DataNodes) -> None:
+    def __init__(self, inodes: Inodes, nodes: DataNodes, lent: LentChunks) -> None:
         self.inodes = inodes
         self._nodes = nodes
+        self._lent = lent
         self._slots = trio.CapacityLimiter(limits.BYTES_IN_FLIGHT_MAX // limits.READ_MAX_BYTES)
         self._read_bytes = 0
         self._failovers = 0
@@ -238,7 +240,7 @@ class Reader:
     async def _attempt(self, fetch: _Fetch, node: NodeId, target: memoryview) -> bool:
         piece = fetch.piece
         try:
-            await self._nodes.read_into(node, piece.chunk, piece.chunk_offset, target, fetch.grant)
+            await self._read_from(node, piece, target, fetch.grant)
         except errors.GrantExpired as error:  # the same at all nodes, unless one's clock is wrong
             fetch.expired = error
         except errors.DfsError as error:
@@ -248,6 +250,10 @@ class Reader:
         else:
             return True
         return False
+
+    async def _read_from(self, node: NodeId, piece: Piece, target: memoryview, grant: bytes) -> None:
+        if not await self._lent.read_into(node, piece.chunk, piece.chunk_offset, target, grant):
+            await self._nodes.read_into(node, piece.chunk, piece.chunk_offset, target, grant)
 
     # --- asking twice -----------------------------------------------------------------------------------
 

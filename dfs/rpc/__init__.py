@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dfs.rpc.address import parse_uri, uri
 from dfs.rpc.authentication import Gate
+from dfs.rpc.handover import Inbox
 from dfs.rpc.naming import NAME_SERVER_OBJECT, NameServerClient, NameServerObject
 from dfs.rpc.network import Listener, Network, Stream
 from dfs.rpc.objects import Call, Later, Peer, WithData, expose, takes_call
@@ -17,6 +18,7 @@ __all__ = [
     "SPOKEN",
     "Call",
     "Gate",
+    "Inbox",
     "Later",
     "Listener",
     "NameServerClient",

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from dfs.checksum import Buffer
+from dfs.rpc.handover import Inbox
 
 
 class Stream(Protocol):
@@ -101,6 +102,10 @@ class Network(Protocol):
 
     async def listen(self, address: str) -> Listener:
         """Listen at `address`. Raises Unreachable when it cannot be bound."""
+        ...
+
+    def inbox(self) -> Inbox | None:
+        """A place where other processes of this host can put open files; None where that cannot be had."""
         ...
 
 

@@ -16,6 +16,7 @@ from dfs.keys import Key
 from dfs.rpc import serialize, versions
 from dfs.rpc.channel import Rest
 from dfs.rpc.connection import Connection, Exchange
+from dfs.rpc.handover import Inbox
 from dfs.rpc.network import Network
 
 log = structlog.get_logger(__name__)
@@ -85,6 +86,10 @@ class Pool:
         for connection in leaving.values():
             self._leaving.add(connection)
             connection.close_when_idle()
+
+    def inbox(self) -> Inbox | None:
+        """As `Network.inbox`: for files that servers of this host are asked to hand over."""
+        return self._network.inbox()
 
     async def __aenter__(self) -> Self:
         self._nursery = await self._nursery_manager.__aenter__()

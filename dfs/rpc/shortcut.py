@@ -27,7 +27,7 @@ import structlog
 from dfs.rpc.address import TcpAddress
 
 _UCRED: Final = struct.Struct("=iII")
-_OVERFLOW_UID: Final = 65534  # stands for every user that this user namespace does not know
+OVERFLOW_UID: Final = 65534  # stands for every user that this user namespace does not know
 _ANY: Final = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 _TABLES: Final = {socket.AF_INET: Path("/proc/net/tcp"), socket.AF_INET6: Path("/proc/net/tcp6")}
 _LISTENING: Final = "0A"
@@ -69,7 +69,7 @@ def connect(family: int, host: str, port: int) -> socket.socket | None:
         if sock is None:
             continue
         uid = credentials(sock).uid
-        if uid != _OVERFLOW_UID and uid in _listeners(family, listening, port):
+        if uid != OVERFLOW_UID and uid in _listeners(family, listening, port):
             return sock
         sock.close()
         log.warning("somebody else has the name of a short cut", address=str(TcpAddress(host, port)), uid=uid)

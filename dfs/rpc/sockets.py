@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import structlog
 import trio
 
 from dfs import errors, limits
@@ -30,6 +31,7 @@ from dfs.checksum import Buffer
 from dfs.rpc import address as addresses
 from dfs.rpc import shortcut
 from dfs.rpc.address import TcpAddress, UnixAddress
+from dfs.rpc.handover import Inbox
 from dfs.rpc.network import Listener, Stream, send_all
 from dfs.rpc.tls import Tls
 
@@ -41,6 +43,8 @@ _KEEPALIVE_IDLE_S = 30
 _KEEPALIVE_PERIOD_S = 10
 _KEEPALIVE_PROBES = 3
 _SO_SNDBUFFORCE = 32  # socket(7)
+
+log = structlog.get_logger(__name__)
 
 
 class SocketStream:
@@ -234,6 +238,13 @@ class SocketNetwork:
             if isinstance(error, errors.DfsError):
                 raise
             raise errors.Unreachable(f"cannot listen at {address}: {error.strerror or error}") from error
+
+    def inbox(self) -> Inbox | None:
+        try:
+            return Inbox() if self._short_cuts else None
+        except OSError as error:
+            log.warning("files cannot be taken from other processes", error=error.strerror)
+            return None
 
 
 async def _resolve(where: TcpAddress, flags: int = 0) -> list[tuple[int, Any]]:

@@ -14,7 +14,7 @@ _WRITERS: Final = frozenset({Role.ADMIN, Role.CLIENT})
 _ADMINS: Final = frozenset({Role.ADMIN})
 
 METHODS: Final[Mapping[str, frozenset[Role]]] = {
-    **dict.fromkeys(("read", "status"), _ALL),
+    **dict.fromkeys(("read", "lend", "status"), _ALL),
     **dict.fromkeys(("append", "sync"), _WRITERS),
     "read_blocks": frozenset({Role.NODE, Role.ADMIN}),
     **dict.fromkeys(("list_chunks", "scrub_now", "scrub_status", "decide_held"), _ADMINS),

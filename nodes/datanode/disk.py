@@ -67,6 +67,10 @@ class File(Protocol):
         """What the file takes on the disk: holes take nothing."""
         ...
 
+    def lend(self) -> int:
+        """A descriptor of the file, for reading only, to give away. Raises EOPNOTSUPP where there is no such thing."""
+        ...
+
     def drop_cached(self, offset: int, length: int) -> None:
         """Have the next read of these bytes come from the disk, as far as they were synced; no promise, no error."""
         ...
@@ -202,6 +206,9 @@ class RealFile:
 
     def allocated_bytes(self) -> int:
         return os.fstat(self._fd).st_blocks * _STAT_BLOCK_BYTES
+
+    def lend(self) -> int:
+        return os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
 
     def drop_cached(self, offset: int, length: int) -> None:
         with suppress(OSError):

@@ -250,6 +250,18 @@ class BlockIndex:
         beyond = (record for record in self.records() if record.punched)
         return sum(max(0, record.start + record.length - max(start, record.start)) for record in beyond)
 
+    def columns(self) -> tuple[bytes, bytes, bytes]:
+        """For who reads the chunk's file himself: the ends of all blocks and their checksums, u32 little-endian each,
+        and for each block a byte that is 1 if it was punched."""
+        return _little_endian(self._ends), _little_endian(self._crcs), bytes(self._punched)
+
     def pack(self, first: int, stop: int) -> bytes:
         """The records of the blocks `first` to `stop` - 1 as they stand in the file."""
         return pack_records(self.records(first, stop))
+
+
+def _little_endian(words: array[int]) -> bytes:
+    if sys.byteorder == "big":
+        words = words[:]
+        words.byteswap()
+    return words.tobytes()

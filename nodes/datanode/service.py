@@ -13,6 +13,7 @@ from typing import Any, Final
 import dfs
 from dfs import codec, errors, limits
 from dfs.rpc import Call, Peer, WithData, expose, takes_call
+from dfs.rpc.handover import give
 from dfs.types import ChunkId, NodeId
 from nodes.datanode.admission import Admission
 from nodes.datanode.bandwidth import TokenBucket
@@ -36,6 +37,8 @@ class DataNode:
         bandwidth: TokenBucket,
         users: Users,
         scrub: Scrub,
+        *,
+        lends: bool = True,
     ) -> None:
         self._node = node
         self._admission = admission
@@ -44,6 +47,7 @@ class DataNode:
         self._users = users
         self._turns = Turns(users)
         self._scrub = scrub
+        self._lends = lends
         self.decide: Callable[[bool], Awaitable[int]] | None = None
         """What carries out a decision about held orders; None until the agent is there."""
 
@@ -85,6 +89,25 @@ class DataNode:
         with self._users.call():
             blocks, buffers = await self._volumes.read(number, _number(offset, "an offset"), count)
         return WithData(codec.pack_blocks(blocks), buffers)
+
+    @expose
+    @takes_call
+    async def lend(self, call: Call, chunk: Any, grant: Any, inbox: Any, ticket: Any) -> list[bytes]:
+        """Hand the open file of a chunk's bytes to a process of this host, for reading only: see dfs.rpc.handover.
+
+        The chunk's blocks as they are now: `BlockIndex.columns`. Raises `NotSupported`, `NotPermitted` where it cannot
+        be handed over, `Busy` where it cannot now, and what `read` raises.
+        """
+        number = _chunk(chunk)
+        self._admission.read(call.peer, number, grant)
+        if not isinstance(inbox, str) or not isinstance(ticket, bytes):
+            raise errors.InvalidArgument("an inbox has a name, and a ticket is bytes")
+        if not self._lends:
+            raise errors.NotSupported(f"DataNode {self._node} lends no files: its configuration says so")
+        with self._users.call():
+            index, descriptor = await self._volumes.lend(number)
+        give(inbox, ticket, descriptor)
+        return list(index.columns())
 
     @expose
     async def read_blocks(self, chunk: Any, first: Any, count: Any) -> WithData:

@@ -261,6 +261,21 @@ class ChunkStore:
             self._note_read_error(fault.error)
         raise self._corrupt_error(replica.chunk, fault.reason)
 
+    async def lend(self, chunk: ChunkId) -> tuple[BlockIndex, int]:
+        """For who reads the chunk himself: its blocks, and a descriptor of its bytes, which the caller closes.
+
+        Raises ChunkNotFound, Corrupt, NotSupported, Busy.
+        """
+        async with self._using(chunk) as replica:
+            if replica.gone or replica.files is None:
+                raise self._not_found(chunk)
+            try:
+                return replica.index, replica.files.data.lend()
+            except OSError as error:
+                if error.errno in _SHORT:
+                    raise self._short(error) from error
+                raise errors.NotSupported(f"{self.disk.name}: its files cannot be lent: {error.strerror}") from error
+
     async def read_records(self, chunk: ChunkId, first: int, count: int) -> tuple[list[Record], list[Buffer]]:
         """Up to `count` blocks from number `first` on, for a copy of the chunk, and the bytes of those not punched.
 

@@ -23,7 +23,7 @@ from nodes.datanode import identity
 from nodes.datanode.chunkfiles import chunk_name
 from nodes.datanode.disk import Disk
 from nodes.datanode.identity import Identity
-from nodes.datanode.index import Record, records_of
+from nodes.datanode.index import BlockIndex, Record, records_of
 from nodes.datanode.store import ChunkStore
 
 T = TypeVar("T")
@@ -278,6 +278,9 @@ class Volumes:
 
     async def read(self, chunk: ChunkId, offset: int, length: int) -> tuple[list[Block], list[Buffer]]:
         return await self._holder(chunk).read(chunk, offset, length)
+
+    async def lend(self, chunk: ChunkId) -> tuple[BlockIndex, int]:
+        return await self._holder(chunk).lend(chunk)
 
     async def read_records(self, chunk: ChunkId, first: int, count: int) -> tuple[list[Record], list[Buffer]]:
         return await self._holder(chunk).read_records(chunk, first, count)

@@ -92,6 +92,21 @@ def test_reading_from_memory_gives_the_bytes_or_says_that_it_would_wait(file: Fi
     assert count is None or buffer[:count] == b"x" * count
 
 
+def test_a_file_that_is_lent_can_be_read_and_not_written(file: File) -> None:
+    file.pwrite([b"content"], 0)
+    try:
+        lent = file.lend()
+    except OSError as error:
+        assert error.errno == errno.EOPNOTSUPP
+        return
+    try:
+        assert os.pread(lent, 100, 0) == b"content"
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.pwrite(lent, b"x", 0)
+    finally:
+        os.close(lent)
+
+
 def test_truncate_cuts_and_grows_by_zeros(file: File) -> None:
     file.pwrite([b"abcdef"], 0)
     file.truncate(3)

@@ -45,6 +45,9 @@ class InlineRuntime:
         await trio.lowlevel.checkpoint()
         return work(*args)
 
+    async def run_abandonable(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
+        return await self.run_blocking(work, *args)
+
 
 def _error(number: int) -> OSError:
     return OSError(number, os.strerror(number))
@@ -168,6 +171,9 @@ class MemoryFile:
 
     def allocated_bytes(self) -> int:
         return len(self._inode.allocated) * PAGE
+
+    def lend(self) -> int:
+        raise _error(errno.EOPNOTSUPP)
 
     def drop_cached(self, offset: int, length: int) -> None:
         pass  # what reads see is what the disk has

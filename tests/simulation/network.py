@@ -25,6 +25,7 @@ import trio
 from dfs import errors
 from dfs.checksum import Buffer
 from dfs.rpc import address as addresses
+from dfs.rpc.handover import Inbox
 from dfs.rpc.network import Listener, Stream, without_first
 
 _BACKLOG = 1024
@@ -236,6 +237,9 @@ class MemoryHost:
     async def listen(self, address: str) -> Listener:
         await trio.lowlevel.checkpoint()
         return self.network.listen(self, address)
+
+    def inbox(self) -> Inbox | None:
+        return None
 
 
 class MemoryNetwork:

@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar, TypeVarTuple
 import trio
 
 from dfs import errors
+from dfs.rpc.handover import Inbox
 from dfs.rpc.network import Listener, Stream
 from tests.simulation.disk import MemoryDisk, PowerOff
 from tests.simulation.network import MemoryNetwork
@@ -74,6 +75,9 @@ class Life:
                 await trio.sleep(after)
         return result
 
+    async def run_abandonable(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
+        return await self.run_blocking(work, *args)
+
     def _delays(self) -> tuple[float, float]:
         """Others run before, or after, or both."""
         delay_s = self.random.random() * self.delay_s
@@ -92,6 +96,9 @@ class Life:
     async def listen(self, address: str) -> Listener:
         self._check_alive()
         return await self._host.listen(address)
+
+    def inbox(self) -> Inbox | None:
+        return self._host.inbox()
 
     def _check_alive(self) -> None:
         if not self.alive[0]:

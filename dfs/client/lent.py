@@ -1,0 +1,368 @@
+"""Chunks read without asking: a DataNode of this host lends the open file of a chunk, and the client reads it itself.
+
+That spares the bytes two copies and a way through a socket, and the DataNode all work. What is lent is a descriptor for
+reading only and the chunk's blocks as they were then (`DataNode.lend`); every byte is held against its block's checksum
+here, as what comes over the network is. What was appended later, a block that was freed or cut since, a chunk in
+quarantine, a disk that fails: all show as bytes that do not match or are not there, and then the DataNode itself is
+asked, which looks into it. So nothing has to be taken back from who has borrowed a file.
+
+To whom a file is lent at all, `dfs.rpc.handover` says; the others are refused, and read as ever. A chunk's file is
+asked for when the chunk is read for the second time of late: who reads a page each of a thousand chunks asks for none.
+
+A borrowed file is given up after LENT_FOR_S, so that the space of a chunk that was deleted comes back. Reads from the
+disk are done by threads, into buffers that nobody else has: who does not wait any more leaves his behind, for a disk
+may never answer. Those are few: with LENT_BEHIND_MAX of them under way still, DataNodes are asked.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import weakref
+from array import array
+from bisect import bisect_left, bisect_right
+from collections import OrderedDict
+from itertools import pairwise
+from typing import Any, Final, NamedTuple
+
+import structlog
+import trio
+from crc32c import crc32c
+
+from dfs import errors, limits
+from dfs.client.datanodes import DataNodes
+from dfs.rpc import Inbox
+from dfs.runtime import Runtime
+from dfs.types import ChunkId, NodeId
+
+_BUFFER_BYTES: Final = limits.READ_MAX_BYTES + 2 * limits.BLOCK_MAX_BYTES
+_AT_ONCE_MAX_BYTES: Final = 2 * limits.BLOCK_MAX_BYTES
+"""Read from memory without a thread, whose hop costs more."""
+_WORD_BYTES: Final = 4
+_REFUSALS: Final = (errors.NotSupported, errors.NotPermitted, errors.InvalidArgument)
+
+log = structlog.get_logger(__name__)
+
+
+class _Key(NamedTuple):
+    node: NodeId
+    chunk: ChunkId
+
+
+class _Blocks(NamedTuple):
+    """The blocks of a chunk: block i is the bytes up to `ends[i]`, which were freed where `punched[i]` is 1."""
+
+    ends: array[int]
+    crcs: array[int]
+    punched: bytes
+
+    @property
+    def length(self) -> int:
+        return self.ends[-1] if self.ends else 0
+
+    @property
+    def size_bytes(self) -> int:
+        """In memory."""
+        return (2 * _WORD_BYTES + 1) * len(self.punched)
+
+    def covering(self, offset: int, length: int) -> range:
+        """The numbers of the blocks that hold these bytes, which exist."""
+        return range(bisect_right(self.ends, offset), bisect_left(self.ends, offset + length) + 1)
+
+    def start(self, number: int) -> int:
+        return self.ends[number - 1] if number else 0
+
+    def is_intact(self, view: memoryview, numbers: range) -> bool:
+        """Whether `view` holds these blocks, as they were written."""
+        base = start = self.start(numbers.start)
+        for number in numbers:
+            end = self.ends[number]
+            if self.punched[number] or crc32c(view[start - base : end - base]) != self.crcs[number]:
+                return False
+            start = end
+        return True
+
+
+def _blocks(node: NodeId, columns: Any) -> _Blocks:
+    """What `DataNode.lend` answers. Raises `ProtocolViolation` where no chunk has such blocks."""
+    try:
+        ends, crcs, punched = columns
+        blocks = _Blocks(_words(ends), _words(crcs), bytes(memoryview(punched)))
+    except (TypeError, ValueError):
+        raise errors.ProtocolViolation(f"{node} lent a file and did not say what blocks it has") from None
+    if not len(blocks.ends) == len(blocks.crcs) == len(blocks.punched) <= limits.CHUNK_MAX_BLOCKS:
+        raise errors.ProtocolViolation(f"{node} lent a file of which blocks are missing, or are too many")
+    if not all(0 < end - start <= limits.BLOCK_MAX_BYTES for start, end in pairwise([0, *blocks.ends])):
+        raise errors.ProtocolViolation(f"{node} lent a file with blocks that are too long, or not in order")
+    return blocks
+
+
+def _words(packed: Any) -> array[int]:
+    words = array("I")
+    words.frombytes(packed)
+    if sys.byteorder == "big":
+        words.byteswap()
+    return words
+
+
+class _Lent:
+    """A borrowed file. It is closed when nobody refers to it any more: a thread that reads from it does."""
+
+    __slots__ = ("__weakref__", "blocks", "descriptor", "since")
+
+    def __init__(self, descriptor: int, blocks: _Blocks) -> None:
+        self.descriptor = descriptor
+        self.blocks = blocks
+        self.since = trio.current_time()
+        weakref.finalize(self, os.close, descriptor)
+
+
+class _Asked:
+    """A question to a DataNode for a chunk's file. When it is `done` there is `lent`, or `error`, or neither."""
+
+    __slots__ = ("done", "error", "lent")
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.lent: _Lent | None = None
+        self.error: errors.DfsError | None = None
+
+    async def wait(self) -> _Lent | None:
+        """What came of it. Raises what the node said."""
+        await self.done.wait()  # bounded by the deadline of the call
+        if self.error is not None:
+            raise type(self.error)(self.error.message)  # its own, or it would collect the tracebacks of all
+        return self.lent
+
+
+class _Progress:
+    """How far the thread of one read is. Changed by that thread."""
+
+    __slots__ = ("has_begun", "has_ended")
+
+    def __init__(self) -> None:
+        self.has_begun = self.has_ended = False
+
+
+class LentChunks:
+    """The files that DataNodes of this host have lent to one client. Methods may be called concurrently.
+
+    `_lent` is in the order of their last use, and `_blocks_bytes` what their blocks take; `_asking` has those that are
+    being asked for, `_seen` the chunks read of late, the latest last. `_missed` are the nodes whose last file did not
+    arrive. `_behind` are the reads that nobody waits for any more.
+    """
+
+    def __init__(self, nodes: DataNodes, runtime: Runtime, inbox: Inbox | None) -> None:
+        self._nodes = nodes
+        self._runtime = runtime
+        self._inbox = inbox
+        self._lent: OrderedDict[_Key, _Lent] = OrderedDict()
+        self._blocks_bytes = 0
+        self._asking: dict[_Key, _Asked] = {}
+        self._seen: OrderedDict[_Key, None] = OrderedDict()
+        self._missed: set[NodeId] = set()
+        self._refused_until: dict[NodeId, float] = {}
+        self._behind: list[_Progress] = []
+        self._buffers: list[bytearray] = []
+        self._read_bytes = 0
+
+    async def read_into(self, node: NodeId, chunk: ChunkId, offset: int, view: memoryview, grant: bytes) -> bool:
+        """Fill `view` with the chunk's bytes at `offset`, verified; False: the node is to be asked for them.
+
+        Raises what the node says when it is asked for the file.
+        """
+        if self._inbox is None or not self._nodes.is_on_this_host(node) or self._is_held_up():
+            return False
+        key = _Key(node, chunk)
+        lent = await self._borrow(key, offset + len(view), grant)
+        if lent is None:
+            return False
+        is_read = await self._read(node, lent, offset, view)
+        if not is_read:
+            self._give_up(key, lent)
+        self._read_bytes += len(view) * is_read
+        return is_read
+
+    # --- reading ----------------------------------------------------------------------------------------
+
+    async def _read(self, node: NodeId, lent: _Lent, offset: int, view: memoryview) -> bool:
+        numbers = lent.blocks.covering(offset, len(view))
+        start = lent.blocks.start(numbers.start)
+        length = lent.blocks.ends[numbers.stop - 1] - start
+        buffer = self._buffers.pop() if self._buffers else bytearray(_BUFFER_BYTES)
+        part = memoryview(buffer)[:length]
+        is_intact: bool | None = length <= _AT_ONCE_MAX_BYTES and _read_nowait(lent, part, numbers)
+        if not is_intact:
+            is_intact = await self._read_off_the_loop(lent, part, numbers)
+        if is_intact is None:  # the buffer is the thread's for good
+            self._refuse(node, "its disk does not answer")
+            return False
+        if is_intact:
+            view[:] = part[offset - start : offset - start + len(view)]
+        if len(self._buffers) < limits.LENT_BUFFERS_KEPT:
+            self._buffers.append(buffer)
+        return is_intact
+
+    async def _read_off_the_loop(self, lent: _Lent, part: memoryview, numbers: range) -> bool | None:
+        """As `_read_blocking`, by a thread; None if it takes too long."""
+        progress = _Progress()
+        try:
+            with trio.move_on_after(limits.DATA_TIMEOUT_S):
+                return await self._runtime.run_abandonable(_read_blocking, lent, part, numbers, progress)
+        finally:
+            if progress.has_begun and not progress.has_ended:
+                self._behind.append(progress)
+        return None
+
+    def _is_held_up(self) -> bool:
+        """Whether a disk of this host has been asked for so much, and not answered, that it is asked for no more."""
+        self._behind = [progress for progress in self._behind if not progress.has_ended]
+        return len(self._behind) >= limits.LENT_BEHIND_MAX
+
+    # --- borrowing --------------------------------------------------------------------------------------
+
+    async def _borrow(self, key: _Key, end: int, grant: bytes) -> _Lent | None:
+        """The file of a chunk, with blocks up to `end`; None if it is not to be had now. Raises what the node says."""
+        now = trio.current_time()
+        asked = self._asking.get(key)
+        lent = self._lent.get(key)
+        if asked is not None:
+            lent = await asked.wait()
+        elif lent is None or now >= lent.since + self._serves_for_s(lent, end):
+            if lent is not None:
+                self._give_up(key, lent)
+            if not self._is_read_again(key) or now < self._refused_until.get(key.node, 0.0):
+                return None
+            lent = await self._ask(key, grant)
+        if lent is None or lent.blocks.length < end:
+            return None
+        if key in self._lent:
+            self._lent.move_to_end(key)
+        return lent
+
+    def _serves_for_s(self, lent: _Lent, end: int) -> float:
+        """A chunk that has grown is not asked for again at once: whoever reads what is being written asks the node."""
+        return limits.LENT_FOR_S if end <= lent.blocks.length else limits.LEND_LONGER_AFTER_S
+
+    def _is_read_again(self, key: _Key) -> bool:
+        is_known = key in self._seen
+        self._seen[key] = None
+        self._seen.move_to_end(key)
+        if len(self._seen) > limits.LENT_CHUNKS_MAX:
+            self._seen.popitem(last=False)
+        return is_known
+
+    async def _ask(self, key: _Key, grant: bytes) -> _Lent | None:
+        """Ask for a chunk's file; whoever wants it meanwhile waits for the same answer."""
+        asked = self._asking[key] = _Asked()
+        try:
+            asked.lent = await self._receive(key, grant)
+        except errors.DfsError as error:
+            asked.error = error
+            raise
+        finally:
+            del self._asking[key]
+            asked.done.set()
+        if asked.lent is not None:
+            self._keep(key, asked.lent)
+        return asked.lent
+
+    async def _receive(self, key: _Key, grant: bytes) -> _Lent | None:
+        assert self._inbox is not None
+        ticket = self._inbox.expect()
+        try:
+            columns, _ = await self._nodes.call(key.node, "lend", key.chunk, grant, self._inbox.name, ticket)
+            blocks = _blocks(key.node, columns)
+            descriptor = self._inbox.take(ticket)
+        except errors.Busy:
+            return None
+        except errors.ProtocolViolation as error:
+            self._refuse(key.node, error.message)
+            raise
+        except _REFUSALS as error:
+            self._refuse(key.node, error.message)
+            return None
+        finally:
+            self._inbox.forget(ticket)
+        if descriptor is None:
+            self._miss(key.node)
+            return None
+        self._missed.discard(key.node)
+        return _Lent(descriptor, blocks)
+
+    def _miss(self, node: NodeId) -> None:
+        """A file that the node has given did not arrive, as can happen once: the inbox is small."""
+        if node in self._missed:
+            self._refuse(node, "what it lends does not arrive")
+        self._missed.add(node)
+
+    def _refuse(self, node: NodeId, reason: str) -> None:
+        """Borrow nothing of this node for a while."""
+        log.info("files of a DataNode of this host are not read past it", node=node, reason=reason)
+        self._refused_until[node] = trio.current_time() + limits.LEND_AGAIN_AFTER_S
+
+    def _keep(self, key: _Key, lent: _Lent) -> None:
+        self._lent[key] = lent
+        self._blocks_bytes += lent.blocks.size_bytes
+        while len(self._lent) > limits.LENT_CHUNKS_MAX or self._blocks_bytes > limits.LENT_BLOCKS_MAX_BYTES:
+            self._give_up(*next(iter(self._lent.items())))
+
+    def _give_up(self, key: _Key, lent: _Lent) -> None:
+        if self._lent.get(key) is lent:
+            del self._lent[key]
+            self._blocks_bytes -= lent.blocks.size_bytes
+
+    async def give_back(self) -> None:
+        """Give up each file when its time is over, all at the end. Runs until cancelled."""
+        try:
+            while True:
+                await trio.sleep(limits.LENT_FOR_S / 4)
+                due = trio.current_time() - limits.LENT_FOR_S
+                for key, lent in [(key, lent) for key, lent in self._lent.items() if lent.since <= due]:
+                    self._give_up(key, lent)
+                if self._inbox is not None:
+                    self._inbox.sweep()
+        finally:
+            self._lent.clear()
+            if self._inbox is not None:
+                self._inbox.close()
+
+    def statistics(self) -> dict[str, int]:
+        now = trio.current_time()
+        return {
+            "lent_chunks": len(self._lent),
+            "lent_read_bytes": self._read_bytes,
+            "lenders_refused": sum(until > now for until in self._refused_until.values()),
+        }
+
+
+def _read_nowait(lent: _Lent, view: memoryview, numbers: range) -> bool:
+    """Whether the blocks were in memory, and as they were written."""
+    try:
+        count = os.preadv(lent.descriptor, [view], lent.blocks.start(numbers.start), os.RWF_NOWAIT)
+    except OSError:
+        return False
+    return count == len(view) and lent.blocks.is_intact(view, numbers)
+
+
+def _read_blocking(lent: _Lent, view: memoryview, numbers: range, progress: _Progress) -> bool:
+    """Read the blocks. Blocks the thread. Whether they are as they were written."""
+    progress.has_begun = True
+    try:
+        return _fill(lent, view, lent.blocks.start(numbers.start)) and lent.blocks.is_intact(view, numbers)
+    finally:
+        progress.has_ended = True
+
+
+def _fill(lent: _Lent, view: memoryview, offset: int) -> bool:
+    position = 0
+    try:
+        while position < len(view):
+            count = os.preadv(lent.descriptor, [view[position:]], offset + position)
+            if not count:
+                return False
+            position += count
+    except OSError as error:
+        log.warning("a chunk cannot be read from a disk of this host", error=error.strerror)
+        return False
+    return True

@@ -1,0 +1,178 @@
+"""An open file goes from one process of a host to another, and to nobody else."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from dfs import errors
+from dfs.rpc import Inbox
+from dfs.rpc.handover import NAME_MAX_CHARS, TICKET_BYTES, give
+from tests.unit.rpc.test_shortcut import root_only, somebody_at
+
+
+@pytest.fixture
+def inbox() -> Iterator[Inbox]:
+    opened = Inbox()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    return path
+
+
+def is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def test_a_file_that_was_given_is_there(inbox: Inbox, file: Path) -> None:
+    ticket = inbox.expect()
+    given = os.open(file, os.O_RDONLY)
+    give(inbox.name, ticket, given)
+    taken = inbox.take(ticket)
+    assert taken is not None
+    assert os.pread(taken, 100, 0) == b"content"
+    os.close(taken)
+    assert inbox.take(ticket) is None
+
+
+def test_the_giver_has_it_no_more(inbox: Inbox, file: Path) -> None:
+    given = os.open(file, os.O_RDONLY)
+    give(inbox.name, inbox.expect(), given)
+    assert not is_open(given)
+
+
+def test_files_are_told_apart_by_their_tickets(inbox: Inbox, tmp_path: Path) -> None:
+    tickets = [inbox.expect() for _ in range(3)]
+    for number, ticket in enumerate(tickets):
+        (tmp_path / str(number)).write_bytes(b"%d" % number)
+        give(inbox.name, ticket, os.open(tmp_path / str(number), os.O_RDONLY))
+    for number, ticket in reversed(list(enumerate(tickets))):
+        taken = inbox.take(ticket)
+        assert taken is not None
+        assert os.pread(taken, 10, 0) == b"%d" % number
+        os.close(taken)
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def look(inbox: Inbox) -> None:
+    """Have the inbox see what has arrived."""
+    ticket = inbox.expect()
+    assert inbox.take(ticket) is None
+    inbox.forget(ticket)
+
+
+def test_what_nobody_waits_for_is_closed(inbox: Inbox, file: Path) -> None:
+    before = open_descriptors()
+    late, twice = inbox.expect(), inbox.expect()
+    inbox.forget(late)
+    for ticket in (late, twice, twice, os.urandom(TICKET_BYTES)):
+        give(inbox.name, ticket, os.open(file, os.O_RDONLY))
+    look(inbox)
+    inbox.forget(twice)
+    assert open_descriptors() == before
+
+
+def test_who_sends_something_else_disturbs_nobody(inbox: Inbox, file: Path) -> None:
+    for noise in (b"", b"noise"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stranger:
+            stranger.connect(f"\0dfs inbox {inbox.name}")
+            stranger.sendall(noise)
+            look(inbox)
+    ticket = inbox.expect()
+    give(inbox.name, ticket, os.open(file, os.O_RDONLY))
+    taken = inbox.take(ticket)
+    assert taken is not None
+    os.close(taken)
+
+
+def connected(inbox: Inbox) -> socket.socket:
+    """Somebody who has connected, and sends nothing yet."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.connect(f"\0dfs inbox {inbox.name}")
+    return sock
+
+
+def test_a_giver_who_was_interrupted_before_he_sent_is_heard_later(inbox: Inbox, file: Path) -> None:
+    early, late = inbox.expect(), inbox.expect()
+    with connected(inbox) as interrupted:
+        give(inbox.name, late, os.open(file, os.O_RDONLY))
+        taken = inbox.take(late)
+        assert taken is not None
+        os.close(taken)
+        with file.open("rb") as content:
+            socket.send_fds(interrupted, [early], [content.fileno()])
+    taken = inbox.take(early)
+    assert taken is not None
+    os.close(taken)
+
+
+def test_who_says_nothing_keeps_nobody_out_and_is_sent_away(inbox: Inbox, file: Path) -> None:
+    with ExitStack() as strangers:
+        for _ in range(5):
+            for _ in range(100):
+                strangers.enter_context(connected(inbox))
+            inbox.forget(inbox.expect())
+        ticket = inbox.expect()
+        give(inbox.name, ticket, os.open(file, os.O_RDONLY))
+        taken = inbox.take(ticket)
+        assert taken is not None
+        os.close(taken)
+        before = open_descriptors()
+        inbox.sweep()
+        inbox.sweep()
+        assert open_descriptors() < before
+
+
+def test_what_was_given_up_does_not_fill_the_inbox(inbox: Inbox, file: Path) -> None:
+    for _ in range(500):
+        ticket = inbox.expect()
+        inbox.forget(ticket)
+        give(inbox.name, ticket, os.open(file, os.O_RDONLY))
+
+
+def test_a_full_inbox_is_busy(inbox: Inbox, file: Path) -> None:
+    ticket = inbox.expect()
+    with pytest.raises(errors.Busy):
+        for _ in range(1000):
+            give(inbox.name, ticket, os.open(file, os.O_RDONLY))
+
+
+def test_nothing_is_given_where_nobody_is(file: Path) -> None:
+    given = os.open(file, os.O_RDONLY)
+    with pytest.raises(errors.NotSupported, match="no file can be handed"):
+        give("0" * NAME_MAX_CHARS, bytes(TICKET_BYTES), given)
+    assert not is_open(given)
+
+
+@pytest.mark.parametrize(("name", "ticket"), [("0" * 1000, bytes(TICKET_BYTES)), ("0", b"")])
+def test_what_is_no_inbox_or_no_ticket_is_refused(file: Path, name: str, ticket: bytes) -> None:
+    given = os.open(file, os.O_RDONLY)
+    with pytest.raises(errors.InvalidArgument):
+        give(name, ticket, given)
+    assert not is_open(given)
+
+
+@root_only
+def test_nothing_is_given_to_another_user(file: Path) -> None:
+    given = os.open(file, os.O_RDONLY)
+    name = "f" * NAME_MAX_CHARS
+    with somebody_at(f"\0dfs inbox {name}"), pytest.raises(errors.NotPermitted, match="not to user"):
+        give(name, bytes(TICKET_BYTES), given)
+    assert not is_open(given)
