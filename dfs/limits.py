@@ -63,6 +63,7 @@ DATA_IN_WORK_MAX_BYTES = 96 * MIB  # of requests being received or worked on, of
 DATA_KEPT_MAX_BYTES = 32 * MIB  # receive buffers that a server keeps for reuse
 POOL_CONNECTIONS_MAX = 4096  # of one client: the NameNode and every DataNode
 POOL_CALLS_MAX = 16_384  # in flight or waited for on one connection, at the client; a quarter of the numbers
+WORKER_IDLE_S = 10.0  # a worker thread that has had nothing to do for so long ends
 PROBE_TIMEOUT_S = 5.0  # a peer that let a call run out of time, and does not answer a ping for so long, is gone
 ACCEPT_PAUSE_S = 0.1  # before a server out of file descriptors tries to accept again
 NAMES_MAX = 8192  # in the name server: every daemon of the largest cluster, and as many again

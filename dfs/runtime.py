@@ -8,11 +8,19 @@ Monotonic time needs no seam: `trio.current_time()` already follows trio's clock
 from __future__ import annotations
 
 import random
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
-from typing import Protocol, TypeVar, TypeVarTuple
+from contextlib import suppress
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, Protocol, TypeVar, TypeVarTuple, cast
 
 import trio
+from outcome import Outcome, capture
+
+from dfs import limits
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -28,7 +36,7 @@ class Runtime(Protocol):
         ...
 
     async def run_blocking(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
-        """Run `work(*args)`, which may block on a disk, off the event loop; not cancellable half-way."""
+        """Run `work(*args)`, which may block on a disk, off the event loop. Once it has begun it is not cancelled."""
         ...
 
     async def run_abandonable(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
@@ -36,22 +44,142 @@ class Runtime(Protocol):
         ...
 
 
+class _Job(Generic[T]):
+    """Work for a thread. `task` waits for its `outcome`; None when it does not any more; of the event loop."""
+
+    __slots__ = ("outcome", "task", "token", "work")
+
+    outcome: Outcome[Any]
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self.work = work
+        self.task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
+        self.token = trio.lowlevel.current_trio_token()
+
+    def finish(self) -> None:
+        if self.task is not None:
+            trio.lowlevel.reschedule(self.task, self.outcome)
+
+
+class _Workers:
+    """At most `most` threads, made when they are needed, that do jobs in the order in which they came.
+
+    trio's own, which know the context of who sent them and bear the name of what they do, take twice as long to begin
+    and to end; that is as much as a read from a disk. A job is a thread's from when it is taken out of `_waiting`;
+    until then it can be taken back, and is gone with all that it holds.
+
+    `_lock` guards `_waiting`, the number of `_threads`, and `_free`: those with nothing to do, less the jobs that wait.
+    `_signals` has one for each job that waits, except for those that a thread has in its hand.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._waiting: OrderedDict[_Job[Any], None] = OrderedDict()
+        self._threads = 0
+        self._free = 0
+        self._signals: SimpleQueue[None] = SimpleQueue()
+
+    async def run(self, work: Callable[[], T], *, is_abandonable: bool) -> T:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        job = _Job(work)
+        self._put(job)
+
+        def leave(_: object) -> trio.lowlevel.Abort:
+            if not self._take_back(job):
+                if not is_abandonable:
+                    return trio.lowlevel.Abort.FAILED
+                job.task = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        return cast(T, await trio.lowlevel.wait_task_rescheduled(leave))
+
+    # --- in the event loop ------------------------------------------------------------------------------
+
+    def _put(self, job: _Job[Any]) -> None:
+        """Raises RuntimeError if there is no thread, and none can be had."""
+        with self._lock:
+            self._waiting[job] = None
+            self._free -= 1
+            is_short = self._free < 0 and self._threads < self._most
+        if is_short:
+            self._add_thread(job)
+        self._signals.put(None)
+
+    def _add_thread(self, job: _Job[Any]) -> None:
+        try:
+            threading.Thread(target=self._work, name="dfs worker", daemon=True).start()
+        except RuntimeError:  # the machine has no more
+            with self._lock:
+                if self._threads:
+                    return
+                del self._waiting[job]
+                self._free += 1
+            raise
+        with self._lock:
+            self._threads += 1
+            self._free += 1
+
+    def _take_back(self, job: _Job[Any]) -> bool:
+        """Whether no thread has the job, which none gets any more then."""
+        with self._lock:
+            if job not in self._waiting:
+                return False
+            del self._waiting[job]
+            self._free += 1
+        with suppress(Empty):  # then a thread has it in its hand, and finds nothing, or the next job
+            self._signals.get_nowait()
+        return True
+
+    # --- in the threads ---------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while True:
+            try:
+                self._signals.get(timeout=limits.WORKER_IDLE_S)
+            except Empty:
+                if self._leave():
+                    return
+            else:
+                self._do_next()
+
+    def _do_next(self) -> None:
+        with self._lock:
+            if not self._waiting:
+                return
+            job, _ = self._waiting.popitem(last=False)
+        job.outcome = capture(job.work)
+        with self._lock:
+            self._free += 1
+        with suppress(trio.RunFinishedError):  # nobody waits
+            job.token.run_sync_soon(job.finish)
+
+    def _leave(self) -> bool:
+        """Whether a thread that has had nothing to do for long may end."""
+        with self._lock:
+            if self._waiting:
+                return False
+            self._threads -= 1
+            self._free -= 1
+            return True
+
+
 class RealRuntime:
-    """The machine's clock, its entropy, and trio's worker threads.
+    """The machine's clock, its entropy, and worker threads.
 
     There are as many for work that may be left behind as for other: what a hung disk keeps for good keeps nothing else.
     """
 
     def __init__(self, worker_threads: int = 16) -> None:
         self.random = random.Random()
-        self._limiter = trio.CapacityLimiter(worker_threads)
-        self._abandonable_limiter = trio.CapacityLimiter(worker_threads)
+        self._workers = _Workers(worker_threads)
+        self._abandonable_workers = _Workers(worker_threads)
 
     def now_ns(self) -> int:
         return time.time_ns()
 
     async def run_blocking(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
-        return await trio.to_thread.run_sync(work, *args, limiter=self._limiter)
+        return await self._workers.run(partial(work, *args), is_abandonable=False)
 
     async def run_abandonable(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
-        return await trio.to_thread.run_sync(work, *args, limiter=self._abandonable_limiter, abandon_on_cancel=True)
+        return await self._abandonable_workers.run(partial(work, *args), is_abandonable=True)

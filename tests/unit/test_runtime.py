@@ -1,0 +1,171 @@
+"""Worker threads of the machine's runtime: what blocks goes there, and comes back."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterator
+
+import pytest
+import trio
+import trio.testing
+
+from dfs.runtime import RealRuntime
+
+PATIENCE_S = 60
+
+
+class Gate:
+    """Work that blocks until it is opened; how much of it has begun, and ended."""
+
+    def __init__(self) -> None:
+        self.opened = threading.Event()
+        self.begun = threading.Semaphore(0)
+        self.ended = threading.Semaphore(0)
+        self.at_once = self.most_at_once = 0
+        self._lock = threading.Lock()
+
+    def pass_through(self) -> int:
+        with self._lock:
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+        self.begun.release()
+        assert self.opened.wait(PATIENCE_S)
+        with self._lock:
+            self.at_once -= 1
+        self.ended.release()
+        return threading.get_ident()
+
+    def wait_begun(self) -> None:
+        """Blocks, as the work does: it runs in a thread that is not this one."""
+        assert self.begun.acquire(timeout=PATIENCE_S)
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    made = Gate()
+    yield made
+    made.opened.set()
+
+
+async def test_work_is_done_elsewhere_and_its_result_is_here() -> None:
+    runtime = RealRuntime()
+    assert await runtime.run_blocking(threading.get_ident) != threading.get_ident()
+    assert await runtime.run_blocking(divmod, 7, 2) == (3, 1)
+
+
+async def test_its_errors_come_out_as_they_are() -> None:
+    with pytest.raises(ZeroDivisionError):
+        await RealRuntime().run_blocking(divmod, 1, 0)
+
+
+async def test_the_loop_goes_on_meanwhile_and_no_more_threads_than_allowed_are_at_work(gate: Gate) -> None:
+    runtime = RealRuntime(worker_threads=3)
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(runtime.run_blocking, gate.pass_through)
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(3):
+            gate.wait_begun()
+        gate.opened.set()
+    assert gate.most_at_once == 3
+
+
+async def test_threads_are_used_again() -> None:
+    runtime = RealRuntime()
+    assert len({await runtime.run_blocking(threading.get_ident) for _ in range(20)}) == 1
+
+
+async def test_who_is_cancelled_waits_for_work_that_matters(gate: Gate) -> None:
+    runtime = RealRuntime()
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(runtime.run_blocking, gate.pass_through)
+            await trio.testing.wait_all_tasks_blocked()
+            gate.wait_begun()
+            scope.cancel()
+            gate.opened.set()
+    assert gate.ended.acquire(blocking=False)
+
+
+async def test_who_is_cancelled_leaves_work_behind_that_does_not_matter(gate: Gate) -> None:
+    runtime = RealRuntime()
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(runtime.run_abandonable, gate.pass_through)
+            await trio.testing.wait_all_tasks_blocked()
+            gate.wait_begun()
+            scope.cancel()
+    assert not gate.ended.acquire(blocking=False)
+    gate.opened.set()
+    assert await runtime.run_blocking(divmod, 7, 2) == (3, 1)
+
+
+async def test_nothing_begins_for_who_is_cancelled_already(gate: Gate) -> None:
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await RealRuntime().run_blocking(gate.pass_through)
+    assert not gate.begun.acquire(blocking=False)
+
+
+def test_a_loop_may_end_before_its_work_does(gate: Gate) -> None:
+    async def leave() -> None:
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(runtime.run_abandonable, gate.pass_through)
+                await trio.testing.wait_all_tasks_blocked()
+                gate.wait_begun()
+                scope.cancel()
+
+    runtime = RealRuntime()
+    trio.run(leave)
+    gate.opened.set()
+    assert gate.ended.acquire(timeout=PATIENCE_S)
+    assert trio.run(runtime.run_blocking, divmod, 7, 2) == (3, 1)
+
+
+@pytest.mark.parametrize("how", ["run_blocking", "run_abandonable"])
+async def test_work_that_has_not_begun_is_dropped_with_all_that_it_holds(gate: Gate, how: str) -> None:
+    class Held:
+        def work(self) -> None:
+            raise AssertionError("it was cancelled before it began")
+
+    runtime = RealRuntime(worker_threads=1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(getattr(runtime, how), gate.pass_through)
+        await trio.testing.wait_all_tasks_blocked()
+        gate.wait_begun()
+        held = Held()
+        is_gone = weakref.ref(held)
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as cancelled:
+                cancelled.start_soon(getattr(runtime, how), held.work)
+                del held
+                await trio.testing.wait_all_tasks_blocked()
+                scope.cancel()
+        assert is_gone() is None
+        gate.opened.set()
+    assert await getattr(runtime, how)(divmod, 7, 2) == (3, 1)
+
+
+async def test_without_more_threads_work_waits_for_those_that_there_are(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    runtime = RealRuntime()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError):
+            await runtime.run_blocking(divmod, 7, 2)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(runtime.run_blocking, gate.pass_through)
+        await trio.testing.wait_all_tasks_blocked()
+        gate.wait_begun()
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        nursery.start_soon(runtime.run_blocking, gate.pass_through)
+        await trio.testing.wait_all_tasks_blocked()
+        gate.opened.set()
+    assert gate.most_at_once == 1
+    assert await runtime.run_blocking(divmod, 7, 2) == (3, 1)
