@@ -76,10 +76,9 @@ NAME_SERVER_TAG_MAX_CHARS = 64
 
 NAMENODE_PORT = 9400
 NAMESERVER_PORT = 9090  # Pyro5's own default
-BATCH_MAX_COMMANDS = 1024  # of one apply call, and of one session in one group commit
-TRANSACTION_MAX_COMMANDS = 4096  # of one group commit
-COMMAND_QUEUE_MAX = 16_384  # waiting for the writer: more are refused as busy
-SESSION_QUEUE_MAX = 6144  # of one session, waiting for the writer: a client has four full batches on their way
+BATCH_MAX_COMMANDS = 1024  # of one apply call, and the share of one holder in one group commit
+TRANSACTION_MAX_COMMANDS = 4096  # of one group commit, but for the rest of the last batch
+COMMAND_QUEUE_MAX = 32_768  # at the writer: more are refused as busy. Two sessions have room for six full batches each
 READDIR_MAX_ENTRIES = 4096  # one page
 ACCESSES_MAX = 1024  # access times in one command; a mount that has read so much sends them
 EXTENTS_MAX = 8192  # extents in one commit, and in one page of a read

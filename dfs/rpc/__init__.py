@@ -7,7 +7,7 @@ from dfs.rpc.authentication import Gate
 from dfs.rpc.handover import Inbox
 from dfs.rpc.naming import NAME_SERVER_OBJECT, NameServerClient, NameServerObject
 from dfs.rpc.network import Listener, Network, Stream
-from dfs.rpc.objects import Call, Later, Peer, WithData, expose, takes_call
+from dfs.rpc.objects import Call, Later, Party, Peer, WithData, expose, takes_call
 from dfs.rpc.pool import Pool, PoolStatistics
 from dfs.rpc.server import Server, ServerStatistics
 from dfs.rpc.sockets import SocketNetwork
@@ -24,6 +24,7 @@ __all__ = [
     "NameServerClient",
     "NameServerObject",
     "Network",
+    "Party",
     "Peer",
     "Pool",
     "PoolStatistics",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import NamedTuple, TypeAlias
 
 from dfs import errors
@@ -57,6 +58,15 @@ def _parse_unix(text: str) -> UnixAddress:
             f"{text!r}: a Unix socket's path has at most {_UNIX_PATH_MAX_BYTES} bytes: use a shorter directory"
         )
     return UnixAddress(path)
+
+
+def host_of(peer: str) -> str:
+    """The host at the other end of a connection, by the name of that end; empty for this machine."""
+    host = peer.rpartition(":")[0].removeprefix("[").removesuffix("]")
+    try:
+        return "" if ipaddress.ip_address(host).is_loopback else host
+    except ValueError:
+        return host
 
 
 def uri(object_id: str, address: str) -> str:

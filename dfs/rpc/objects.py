@@ -23,7 +23,8 @@ import Pyro5.server
 
 from dfs import errors
 from dfs.checksum import Buffer
-from dfs.keys import KeyId
+from dfs.keys import Holder, KeyId
+from dfs.rpc.address import host_of
 
 _C = TypeVar("_C", bound=Callable[..., Any])
 
@@ -41,16 +42,25 @@ def takes_call(method: _C) -> _C:
     return method
 
 
+class Party(NamedTuple):
+    """Who shares a daemon with others: the holder of a key on one host (`dfs.turns`). Where one key is used on many
+    hosts, each has a share; what a host has many of, processes, connections and addresses of its own, share one.
+    """
+
+    holder: Holder | None
+    host: str
+
+
 class Peer:
     """A client as its server sees it.
 
     `id` is unique among the connections of this process, `handshake` what the client sent with its first message;
     `is_dfs`: it is our own client, not a stock Pyro5 proxy, and speaks `version` of our protocol (0: it is stock).
-    `key`: whose knowledge it has proved, None where the server asks for none. `remembered` is for what the objects that
-    are served want to know of it again, as long as it stays.
+    `key`: whose knowledge it has proved, None where the server asks for none; `party` follows from it. `remembered` is
+    for what the objects that are served want to know of it again, as long as it stays.
     """
 
-    __slots__ = ("address", "handshake", "id", "is_dfs", "key", "remembered", "version")
+    __slots__ = ("_key", "address", "handshake", "id", "is_dfs", "party", "remembered", "version")
 
     def __init__(self, address: str, connection_id: int) -> None:
         self.address = address
@@ -58,8 +68,18 @@ class Peer:
         self.handshake: object = None
         self.is_dfs = False
         self.version = 0
-        self.key: KeyId | None = None
+        self._key: KeyId | None = None
+        self.party = Party(None, host_of(address))
         self.remembered: dict[Any, Any] = {}
+
+    @property
+    def key(self) -> KeyId | None:
+        return self._key
+
+    @key.setter
+    def key(self, key: KeyId) -> None:
+        self._key = key
+        self.party = self.party._replace(holder=key.holder)
 
     def __repr__(self) -> str:
         return f"<peer {self.id} at {self.address}>"

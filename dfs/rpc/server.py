@@ -208,9 +208,10 @@ class Server:
 
     def _check_share(self, peer: Peer, key: KeyId) -> None:
         """Whether one more connection may be made with a key from the peer's host. Raises `Busy`."""
-        host = _host(peer)
-        others = sum(other.peer.key == key and _host(other.peer) == host for other in self._connections)
+        party = peer.party._replace(holder=key.holder)
+        others = sum(other.peer.party == party for other in self._connections)
         if others >= limits.CONNECTIONS_PER_HOLDER_MAX:
+            host = party.host or "this host"
             raise errors.Busy(f"{key} has {others} connections from {host} already: close some, or use another key")
 
     def _note_refusal(self, peer: Peer, reason: str) -> None:
@@ -680,10 +681,6 @@ class _DaemonObject:
         if metadata is None:
             raise faults.DaemonError("unknown object")
         return metadata
-
-
-def _host(peer: Peer) -> str:
-    return peer.address.rpartition(":")[0]
 
 
 def _payload(message: Message) -> memoryview | bytes:

@@ -442,12 +442,13 @@ class NameNode:
         """
         number = self._sessions.touch(session, _identity(call))
         batch = arguments.array(wire, "a batch", limits.BATCH_MAX_COMMANDS)
+        self._writer.check_room(call.peer.party, number, len(batch))  # before any work on what is to be refused
         for command in batch:
             _check_command(command)
         acknowledged = arguments.integer(acked, "an acknowledgement")
         self._leases.acknowledge(number, acknowledged)
         await self._leases.reclaimed()
-        return await self._writer.apply(number, acknowledged, batch)
+        return await self._writer.apply(number, acknowledged, batch, party=call.peer.party)
 
     # --- sessions ---------------------------------------------------------------------------------------
 
@@ -462,8 +463,8 @@ class NameNode:
         subtree = key.claim("subtree") or ""
         caches = bool(info.get("caches")) and not subtree  # what moves out of a subtree is gone with all beneath it
         directories = caches and bool(info.get("directories")) and key.role in authorization.WRITERS
-        level = caches + directories
-        session = SessionId(await self._writer.decide("open_session", name, host, identity, subtree, level))
+        about = name, host, identity, subtree, caches + directories
+        session = SessionId(await self._writer.decide("open_session", *about, party=call.peer.party))
         self._sessions.add(session, identity)
         if caches:
             self._leases.join(session, owns_directories=directories)
@@ -511,7 +512,7 @@ class NameNode:
         if not self._queries.is_answered(number, sequence):  # a repeat gets what its first attempt got
             places = await self._place_all(wanted, copies, shunned, near)
         chunks: list[Any] = await self._writer.apply_planned(
-            number, acknowledged, sequence, "allocate_chunks", copies, places
+            number, acknowledged, sequence, "allocate_chunks", copies, places, party=call.peer.party
         )
         return self._granted(call, chunks, grants.APPEND)
 

@@ -1,8 +1,9 @@
 """Group commit: the one task that changes the database.
 
-It takes a turn of each session that has commands waiting (`nodes/namenode/turns.py`), applies all in one transaction,
-commits it with one fsync on a worker thread, and then answers. While the disk works, the next commands gather. Nothing
-is answered before it is durable.
+It takes a turn of each party that has commands waiting (`dfs.turns`), applies all in one transaction, commits it with
+one fsync on a worker thread, and then answers. While the disk works, the next commands gather. Nothing is answered
+before it is durable. Commands that wait, or are held back, take up room of which each party has its share: who wants
+more is refused.
 
 If the commit fails (disk full, disk broken) nothing of the transaction happened, and every caller gets the error.
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 import math
 import stat
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Final
 
 import structlog
@@ -23,12 +24,12 @@ import trio
 
 from dfs import errors, limits
 from dfs.runtime import Runtime
+from dfs.turns import Shares, Turns, Verdict
 from dfs.types import NAMENODE_SESSION, Attr, Item, SessionId
 from nodes.namenode import commands
 from nodes.namenode.leases import Leases
 from nodes.namenode.machine import Command, Effect, HeldBack, Machine, Reply
 from nodes.namenode.store import Store
-from nodes.namenode.turns import Turns
 
 log = structlog.get_logger(__name__)
 
@@ -38,15 +39,19 @@ _SPACE_CHECKED_EVERY_S: Final = 1.0
 
 
 class _Batch:
-    """Commands that one caller waits for. `done` is set when `replies`, of all of them, or `error` is there.
+    """Commands of a session that one caller, of `party`, waits for.
+
+    `done` is set when `replies`, of all of them, or `error` is there.
 
     `durable`: how many of the replies are of transactions before. `held`: what the next command touches, if it was held
     back.
     """
 
-    __slots__ = ("commands", "done", "durable", "error", "held", "replies")
+    __slots__ = ("author", "commands", "done", "durable", "error", "held", "party", "replies")
 
-    def __init__(self, batch: list[Command]) -> None:
+    def __init__(self, party: Hashable, author: SessionId, batch: list[Command]) -> None:
+        self.party = party
+        self.author = author
         self.commands = batch
         self.replies: list[Reply] = []
         self.durable = 0
@@ -63,12 +68,15 @@ class _Batch:
             self.error = type(error)(error.message)
 
     @property
-    def author(self) -> SessionId:
-        return self.commands[0].session
+    def cost(self) -> int:
+        return _cost(len(self.commands))
 
 
 class Writer:
-    """`apply` and `decide` may be called concurrently; `run` is the task that serves them."""
+    """`apply` and `decide` may be called concurrently; `run` is the task that serves them.
+
+    `party` is for whom a command is, as `dfs.turns` counts them: None is the NameNode itself.
+    """
 
     def __init__(self, store: Store, runtime: Runtime, reserve_bytes: int, leases: Leases) -> None:
         self._store = store
@@ -78,7 +86,9 @@ class Writer:
         self._runtime = runtime
         self._reserve_bytes = reserve_bytes
         self._machine = Machine(store.writing, self._waits_for, leases.in_doubt)
-        self._turns: Turns[_Batch] = Turns()
+        self._turns: Turns[_Batch] = Turns(limits.BATCH_MAX_COMMANDS)
+        self._room = Shares(limits.COMMAND_QUEUE_MAX)
+        """Of commands that are not answered yet."""
         self._resumed: list[_Batch] = []
         """Batches that were parked, and go on before those that came later."""
         self._arrived = trio.Event()
@@ -90,36 +100,43 @@ class Writer:
         """Seconds of trio's clock in which commands were applied, and how many."""
         self._applied = 0
 
-    async def apply(self, session: SessionId, acked: int, wire: Sequence[Any]) -> list[Reply]:
+    def check_room(self, party: Hashable, session: SessionId, commands: int) -> None:
+        """Whether so many would be let in now. Raises `Busy`."""
+        if not self._room.fits(party, session, _cost(commands)):
+            raise errors.Busy("the NameNode has as many commands of this client waiting as it may have: try again")
+
+    async def apply(
+        self, session: SessionId, acked: int, wire: Sequence[Any], *, party: Hashable = None
+    ) -> list[Reply]:
         """Apply a client's commands [seq, verb, args] or [seq, verb, args, its time]; their replies.
 
         Raises `Busy`, `NoSpace`, `DiskFailed`.
         """
         now_ns = self._runtime.now_ns()
         batch = [Command(session, seq, acked, verb, args, now_ns, *answered) for seq, verb, args, *answered in wire]
-        return await self._submit(session, batch)
+        return await self._submit(party, session, batch)
 
-    async def apply_planned(self, session: SessionId, acked: int, seq: int, verb: str, *args: Any) -> Any:
+    async def apply_planned(
+        self, session: SessionId, acked: int, seq: int, verb: str, *args: Any, party: Hashable = None
+    ) -> Any:
         """Apply a client's command of which the NameNode filled in `args`; its result. Raises what it raises."""
-        return await self._apply_one(Command(session, seq, acked, verb, args, self._runtime.now_ns()))
+        return await self._apply_one(party, Command(session, seq, acked, verb, args, self._runtime.now_ns()))
 
-    async def decide(self, verb: str, *args: Any) -> Any:
+    async def decide(self, verb: str, *args: Any, party: Hashable = None) -> Any:
         """Apply a command of the NameNode's own; its result. Raises what it raises."""
-        return await self._apply_one(Command(NAMENODE_SESSION, 0, 0, verb, args, self._runtime.now_ns()))
+        return await self._apply_one(party, Command(NAMENODE_SESSION, 0, 0, verb, args, self._runtime.now_ns()))
 
-    async def _apply_one(self, command: Command) -> Any:
-        errno, *rest = (await self._submit(command.session, [command]))[0]
+    async def _apply_one(self, party: Hashable, command: Command) -> Any:
+        errno, *rest = (await self._submit(party, command.session, [command]))[0]
         if errno:
             raise errors.from_wire(*rest)
         return rest[0]
 
-    async def _submit(self, session: SessionId, batch: list[Command]) -> list[Reply]:
-        if sum(len(waiting.commands) for waiting in self._parked) + len(batch) > limits.COMMAND_QUEUE_MAX:
-            raise errors.Busy("more commands wait for clients to forget what they have cached than may: try again")
-        waiting = _Batch(batch)
-        all_max = limits.COMMAND_QUEUE_MAX
-        each_max = all_max if session == NAMENODE_SESSION else min(limits.SESSION_QUEUE_MAX, all_max)
-        self._turns.put(session, waiting, len(batch), each_max=each_max, all_max=all_max)
+    async def _submit(self, party: Hashable, session: SessionId, batch: list[Command]) -> list[Reply]:
+        self.check_room(party, session, len(batch))
+        waiting = _Batch(party, session, batch)
+        self._room.add(party, session, waiting.cost)
+        self._turns.put(party, session, waiting, waiting.cost)
         self._arrived.set()
         await waiting.done.wait()  # bounded: the writer answers every batch, or ends and takes the NameNode with it
         if waiting.error is not None:
@@ -136,7 +153,7 @@ class Writer:
 
     def _take(self) -> list[_Batch]:
         resumed, self._resumed = self._resumed, []
-        return resumed + self._turns.take(each_max=limits.BATCH_MAX_COMMANDS, all_max=limits.TRANSACTION_MAX_COMMANDS)
+        return resumed + self._turns.take(_until(limits.TRANSACTION_MAX_COMMANDS))
 
     async def _transact(self, batches: list[_Batch]) -> None:
         held: list[_Batch] = []
@@ -160,6 +177,7 @@ class Writer:
                 self._parked.append(batch)
             else:
                 self._leases.finish(batch.held)
+                self._room.release(batch.party, batch.author, batch.cost)
                 batch.done.set()
         self._resume()  # what was asked for while the disk worked may be answered already
 
@@ -255,9 +273,28 @@ class Writer:
             "commands": self._applied,
             "commands_per_s": recent // _RATE_OVER_S,
             "commits": self._commits,
-            "queued": self._turns.commands,
+            "queued": self._turns.cost,
             "held_back": len(self._parked),
         }
+
+
+def _cost(commands: int) -> int:
+    """Batches without commands count too."""
+    return max(commands, 1)
+
+
+def _until(most: int) -> Callable[[Hashable, int], Verdict]:
+    """A judge who ends the round when it has so many commands, or with the batch that makes them more."""
+    left = most
+
+    def judge(_party: Hashable, cost: int) -> Verdict:
+        nonlocal left
+        if left <= 0:
+            return Verdict.STOP
+        left -= cost
+        return Verdict.TAKE
+
+    return judge
 
 
 def _attr_of(result: Any) -> Attr | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar, TypeVarTuple
 
 import pytest
@@ -155,7 +157,7 @@ async def test_a_disk_that_fails_at_the_commit_fails_the_transaction_and_not_the
 
 
 async def test_more_than_may_wait_is_refused_as_busy(space: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "COMMAND_QUEUE_MAX", 2)
+    monkeypatch.setattr(limits, "COMMAND_QUEUE_MAX", 9)  # a session alone has a third
     session = SessionId(space.open_session())
     runtime = Gate()
     async with writing(space, runtime) as writer:
@@ -219,25 +221,72 @@ async def test_the_collector_outlives_a_disk_that_is_full_for_a_while(
     assert space.rows("SELECT count(*) FROM trim") == [0]
 
 
-async def test_a_flood_of_one_session_delays_another_by_one_turn(space: Namespace) -> None:
+async def flood(space: Namespace, writer: Writer, sessions: list[SessionId], nursery: trio.Nursery) -> None:
+    """Full batches of these sessions, in turn, until one is refused. They are one party's."""
+    for seq in itertools.count(1, limits.BATCH_MAX_COMMANDS):
+        for session in sessions:
+            batch = [[number, "rmdir", [ROOT_INO, b"none"]] for number in range(seq, seq + limits.BATCH_MAX_COMMANDS)]
+            try:
+                writer.check_room("flooder", session, len(batch))
+            except errors.Busy:
+                return
+            nursery.start_soon(partial(writer.apply, session, 0, batch, party="flooder"))
+            await trio.testing.wait_all_tasks_blocked()
+
+
+@pytest.mark.parametrize("sessions", [1, 20])
+async def test_a_flood_of_one_party_delays_another_by_one_turn_whatever_its_sessions(
+    space: Namespace, sessions: int
+) -> None:
+    flooders = [SessionId(space.open_session()) for _ in range(sessions)]
+    other = SessionId(space.open_session())
+    runtime = Gate()
+    async with writing(space, runtime) as writer, trio.open_nursery() as nursery:
+        runtime.close()
+        await flood(space, writer, flooders, nursery)
+        before = writer.statistics()["commands"]
+        runtime.opened.set()
+        for seq in range(1, 4):
+            ((errno, *_),) = await writer.apply(other, 0, [mkdir(seq, b"%d" % seq)], party="other")
+            assert errno == 0
+            flooded = writer.statistics()["commands"] - before - seq
+            # With each of the other's, and in the transaction that began when the last was answered.
+            assert flooded <= 2 * seq * limits.BATCH_MAX_COMMANDS
+
+
+async def test_another_session_of_a_flooding_party_has_its_turn_after_one_batch_of_each(space: Namespace) -> None:
     flooder, other = SessionId(space.open_session()), SessionId(space.open_session())
     runtime = Gate()
     async with writing(space, runtime) as writer, trio.open_nursery() as nursery:
         runtime.close()
-        seq = 0
-        for _ in range(1 + limits.SESSION_QUEUE_MAX // limits.BATCH_MAX_COMMANDS):  # the first one is at the disk
-            batch = [mkdir(seq + number, b"%d" % (seq + number)) for number in range(1, limits.BATCH_MAX_COMMANDS + 1)]
-            seq += len(batch)
-            nursery.start_soon(writer.apply, flooder, 0, batch)
-            await trio.testing.wait_all_tasks_blocked()
-        with pytest.raises(errors.Busy):
-            await writer.apply(flooder, 0, [mkdir(seq + 1, b"more")])
+        await flood(space, writer, [flooder], nursery)
         before = writer.statistics()["commands"]
         runtime.opened.set()
-        ((errno, *_),) = await writer.apply(other, 0, [mkdir(1, b"mine")])
+        ((errno, *_),) = await writer.apply(other, 0, [mkdir(1, b"mine")], party="flooder")
         assert errno == 0
-        flood = writer.statistics()["commands"] - before - 1
-        assert flood <= 2 * limits.BATCH_MAX_COMMANDS  # in the same transaction, and in the one that began meanwhile
+        assert writer.statistics()["commands"] - before - 1 <= 3 * limits.BATCH_MAX_COMMANDS
+
+
+async def test_room_is_held_until_commands_that_wait_for_others_are_answered(
+    space: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "COMMAND_QUEUE_MAX", 3)
+    author, reader = SessionId(space.open_session()), SessionId(space.open_session())
+    leases = Leases()
+    leases.push = lambda *_: 1
+    leases.join(reader)
+    async with writing(space, Gate(), leases=leases) as writer, trio.open_nursery() as nursery:
+        assert leases.cover_name(reader, ROOT_INO, b"d")
+        nursery.start_soon(partial(writer.apply, author, 0, [mkdir(1, b"d")], party="author"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert writer.statistics()["held_back"] == 1
+        with pytest.raises(errors.Busy):
+            await writer.apply(author, 0, [mkdir(2, b"e")], party="author")
+        ((errno, *_),) = await writer.apply(reader, 0, [mkdir(1, b"f")], party="reader")
+        assert errno == 0
+        leases.leave(reader)
+        await trio.testing.wait_all_tasks_blocked()
+        writer.check_room("author", author, 1)
 
 
 # --- what others have cached ----------------------------------------------------------------------------
