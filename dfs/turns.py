@@ -84,7 +84,8 @@ class Turns(Generic[Item]):
 
     def charge(self, party: Hashable, cost: int) -> None:
         """Count what a party had without having waited for it."""
-        self._spent[party] = self._spent.get(party, 0) + cost
+        if cost:
+            self._spent[party] = self._spent.get(party, 0) + cost
 
     def take(self, judge: Callable[[Hashable, int], Verdict] = _take_all) -> list[Item]:
         """Begin a round; what leaves in it. `judge` is asked, with party and cost, before each that would leave."""

@@ -1,7 +1,8 @@
 """Messages over a stream: what client and server share of a connection.
 
 Receiving: one task calls `receive`. Idle, it waits without a deadline; from a message's first byte on it has
-`limits.MESSAGE_TIMEOUT_S`. Ready messages are handed out without a checkpoint, but only so many in a row.
+`limits.MESSAGE_TIMEOUT_S`. Ready messages are handed out without a checkpoint: who receives sees to it that others get
+their turn, by what messages cost.
 
 Sending: any task, one message at a time. Most go out in one system call, without a lock or a deadline, because
 nothing can come between. A message that does not fit into the socket takes the turn, and then must end: a
@@ -21,9 +22,14 @@ from dfs.checksum import Buffer
 from dfs.rpc.network import Stream, without_first
 from dfs.rpc.protocol import Decoder, Message, Wanted
 
-_BURST_COST_MAX = 16  # small messages, or pieces of large ones, handled before others get their turn
+BURST_COST_MAX = 16  # small messages, or pieces of large ones, handled before others get their turn
 _BYTES_PER_COST = 64 * limits.KIB
 _PARSED_BYTES_PER_COST = 4 * limits.KIB  # of what is parsed, and worked on value by value
+
+
+def cost_of(payload_bytes: int, annotations_bytes: int) -> int:
+    """What it costs to work on a message, in small messages."""
+    return 1 + annotations_bytes // _BYTES_PER_COST + payload_bytes // _PARSED_BYTES_PER_COST
 
 
 class Sendable(Protocol):
@@ -46,7 +52,6 @@ class Channel:
         self._receiving: trio.CancelScope | None = None
         self._abandoning: trio.Event | None = None
         self._heard: trio.Event | None = None  # set when bytes arrive
-        self._burst_cost = 0
         self._turn = trio.Semaphore(1, max_value=1)
 
     # --- receiving ------------------------------------------------------------------------------------------
@@ -56,16 +61,11 @@ class Channel:
 
         Raises ProtocolViolation, and ConnectionLost. After `Wanted`, call `give` before the next `receive`.
         """
-        if self._burst_cost >= _BURST_COST_MAX:
-            self._burst_cost = 0
-            await trio.lowlevel.checkpoint()
         event = self._decoder.next()
         if event is None:
             event = await self._receive_more()
         if type(event) is Message:
             self._deadline = None
-            self._burst_cost += 1 + event.annotations_bytes // _BYTES_PER_COST
-            self._burst_cost += event.payload_bytes // _PARSED_BYTES_PER_COST
         return event
 
     def give(self, view: memoryview | None) -> None:

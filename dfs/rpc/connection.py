@@ -25,7 +25,7 @@ from dfs import errors, limits
 from dfs.checksum import Buffer
 from dfs.keys import Key
 from dfs.rpc import authentication, faults, serialize, versions
-from dfs.rpc.channel import Channel, Rest
+from dfs.rpc.channel import BURST_COST_MAX, Channel, Rest, cost_of
 from dfs.rpc.network import Stream
 from dfs.rpc.protocol import (
     CONNECT,
@@ -319,7 +319,11 @@ class Connection:
     async def _receive(self) -> str:
         """Handle answers until the peer closes; returns that as the reason."""
         channel = self._channel
+        burst_cost = 0
         while True:
+            if burst_cost >= BURST_COST_MAX:
+                burst_cost = 0
+                await trio.lowlevel.checkpoint()
             event = await channel.receive()
             if event is None:
                 return "the peer closed it"
@@ -327,6 +331,7 @@ class Connection:
                 self._place(event)
                 continue
             assert type(event) is Message
+            burst_cost += cost_of(event.payload_bytes, event.annotations_bytes)
             self._filling = None
             if event.kind == RESULT:
                 self._on_result(event)

@@ -8,8 +8,8 @@ buffers lent by a pool, whose bound holds for all connections together.
 
 With a `gate` nobody is served who has not proved that he knows a key (`dfs.rpc.authentication`), and `authorize` says
 which calls his role may make. Connections that have not greeted yet are few: the oldest makes room for a new one, so
-that strangers who connect and say nothing keep nobody out. Connections take turns (`dfs.rpc.channel`), and one key has
-at most `limits.CONNECTIONS_PER_HOLDER_MAX` of them from one host, so that nobody with a key takes all turns.
+that strangers who connect and say nothing keep nobody out. Who has a key takes turns with others (`dfs.rpc.rounds`),
+however many connections he has: these are at most `limits.CONNECTIONS_PER_HOLDER_MAX` from one host.
 
 What must hold: whatever a peer sends, the worst that happens is that its connection is closed, with one line in
 the log. An error that a method raises on purpose travels to the caller; any other one is logged here with its
@@ -32,7 +32,7 @@ from dfs import errors, limits
 from dfs.keys import KeyId
 from dfs.rpc import authentication, faults, serialize, versions
 from dfs.rpc.buffers import BufferPool, Lease
-from dfs.rpc.channel import Channel
+from dfs.rpc.channel import Channel, cost_of
 from dfs.rpc.network import Listener, Network, Stream
 from dfs.rpc.objects import Call, Later, Method, Peer, Registry, WithData, expose
 from dfs.rpc.protocol import (
@@ -54,6 +54,7 @@ from dfs.rpc.protocol import (
     encode,
     inflate,
 )
+from dfs.rpc.rounds import Rounds
 
 _OUT_OF_DESCRIPTORS: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _BATCH_CALL_FIELDS: Final = 3
@@ -105,6 +106,7 @@ class Server:
         self._registry = Registry()
         self._registry.add(_DaemonObject(self, self._registry), DAEMON_OBJECT)
         self._buffers = BufferPool()
+        self._rounds = Rounds()
         self._connections: dict[_Connection, None] = {}  # in the order of their arrival
         self._strangers: dict[_Connection, None] = {}  # those of them that have not greeted yet
         self._handshakes_refused = self._refusals_not_logged = 0
@@ -128,15 +130,13 @@ class Server:
         listener = await self._network.listen(address)
         self.addresses.append(listener.address)
         try:
-            async with trio.open_nursery() as nursery:
-                task_status.started(listener.address)
-                with trio.CancelScope() as accepting:
-                    self._accepting.add(accepting)
-                    if self._closing:
-                        accepting.cancel()
-                    await self._accept(listener, nursery)
-                self._accepting.discard(accepting)
-                await _close_shielded(listener)
+            async with trio.open_nursery() as rounds:
+                rounds.start_soon(self._rounds.run)
+                async with trio.open_nursery() as nursery:
+                    task_status.started(listener.address)
+                    await self._accept_until_closing(listener, nursery)
+                    await _close_shielded(listener)
+                rounds.cancel_scope.cancel()
         finally:
             self.addresses.remove(listener.address)
             await _close_shielded(listener)
@@ -177,6 +177,14 @@ class Server:
             violations=self._violations,
             data_bytes_in_work=self._buffers.lent_bytes,
         )
+
+    async def _accept_until_closing(self, listener: Listener, nursery: trio.Nursery) -> None:
+        with trio.CancelScope() as accepting:
+            self._accepting.add(accepting)
+            if self._closing:
+                accepting.cancel()
+            await self._accept(listener, nursery)
+        self._accepting.discard(accepting)
 
     async def _accept(self, listener: Listener, nursery: trio.Nursery) -> None:
         for number in itertools.count(1):
@@ -442,6 +450,8 @@ class _Connection:
             message = await self._receive()
             if message is None:
                 return
+            cost = cost_of(message.payload_bytes, message.annotations_bytes)
+            await self._server._rounds.wait(self.peer.party, self.peer.id, cost)
             if message.kind == INVOKE:
                 await self._on_invoke(message)
             elif message.kind == PING:
@@ -638,6 +648,8 @@ class _Connection:
             fault = errors.RemoteFault(f"the result of {name} could not be sent: {error}")
             await self._answer_error(request.seq, request.serializer, request.flags, fault)
             return
+        cost = cost_of(length, 0) if with_data is None else cost_of(0, length)
+        self._server._rounds.charge(self.peer.party, cost - 1)  # the call itself was paid for
         await self.channel.send(buffers, length, self._nursery)
 
     async def _answer_error(self, seq: int, serializer: int, flags: int, error: Exception) -> None:
