@@ -26,11 +26,16 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Verdict(enum.Enum):
-    """What becomes of an item whose turn it is. `PASS` lets the next party have its turn, `STOP` nobody."""
+    """What becomes of an item whose turn it is: if it does not leave, who has his turn next."""
 
     TAKE = 0
-    PASS = 1
-    STOP = 2
+    NEXT_MEMBER = 1
+    NEXT_PARTY = 2
+    STOP = 3
+
+
+Judge = Callable[[Hashable, Hashable, int], Verdict]
+"""Asked before an item would leave, with its party, member and cost."""
 
 
 class _Waiting(NamedTuple, Generic[Item]):
@@ -42,7 +47,7 @@ _Line = dict[Hashable, deque[_Waiting[Item]]]
 """What the members of one party have waiting, oldest first; whose turn is next comes first."""
 
 
-def _take_all(_party: Hashable, _cost: int) -> Verdict:
+def _take_all(_party: Hashable, _member: Hashable, _cost: int) -> Verdict:
     return Verdict.TAKE
 
 
@@ -62,6 +67,10 @@ class Turns(Generic[Item]):
 
     def __bool__(self) -> bool:
         return bool(self._lines)
+
+    def has(self, party: Hashable, member: Hashable) -> bool:
+        """Whether something of this member waits."""
+        return member in self._lines.get(party, ())
 
     def put(self, party: Hashable, member: Hashable, item: Item, cost: int) -> None:
         self._lines.setdefault(party, {}).setdefault(member, deque()).append(_Waiting(item, cost))
@@ -87,33 +96,39 @@ class Turns(Generic[Item]):
         if cost:
             self._spent[party] = self._spent.get(party, 0) + cost
 
-    def take(self, judge: Callable[[Hashable, int], Verdict] = _take_all) -> list[Item]:
-        """Begin a round; what leaves in it. `judge` is asked, with party and cost, before each that would leave."""
+    def take(self, judge: Judge = _take_all) -> list[Item]:
+        """Begin a round; what leaves in it."""
         self._spent = {party: spent - self._each for party, spent in self._spent.items() if spent > self._each}
         taken: list[Item] = []
         for party in list(self._lines):
             before = len(taken)
-            is_over = self._take_turn(party, judge, taken)
+            verdict = self._take_turn(party, judge, taken)
             if len(taken) > before and party in self._lines:
                 self._lines[party] = self._lines.pop(party)
-            if is_over:
+            if verdict is Verdict.STOP:
                 break
         return taken
 
-    def _take_turn(self, party: Hashable, judge: Callable[[Hashable, int], Verdict], taken: list[Item]) -> bool:
-        """One party's turn; whether the round is over with it."""
-        while (line := self._lines.get(party)) and self._spent.get(party, 0) < self._each:
-            member, items = next(iter(line.items()))
-            verdict = judge(party, items[0].cost)
-            if verdict is not Verdict.TAKE:
-                return verdict is Verdict.STOP
-            item, cost = items.popleft()
-            taken.append(item)
-            self.charge(party, cost)
-            self.cost -= cost
-            line[member] = line.pop(member)
-            self._tidy(party, member)
-        return False
+    def _take_turn(self, party: Hashable, judge: Judge, taken: list[Item]) -> Verdict:
+        """One party's turn. The verdict is the one that ended it."""
+        verdict = Verdict.TAKE
+        while verdict is Verdict.TAKE and party in self._lines and self._spent.get(party, 0) < self._each:
+            for member, items in self._lines[party].items():
+                verdict = judge(party, member, items[0].cost)
+                if verdict is Verdict.TAKE:
+                    taken.append(self._leave(party, member))
+                if verdict is not Verdict.NEXT_MEMBER:
+                    break
+        return verdict
+
+    def _leave(self, party: Hashable, member: Hashable) -> Item:
+        line = self._lines[party]
+        item, cost = line[member].popleft()
+        self.charge(party, cost)
+        self.cost -= cost
+        line[member] = line.pop(member)
+        self._tidy(party, member)
+        return item
 
     def _tidy(self, party: Hashable, member: Hashable) -> None:
         line = self._lines[party]
@@ -132,18 +147,16 @@ class Shares:
         self._parties: dict[Hashable, int] = {}
         self._members: dict[tuple[Hashable, Hashable], int] = {}
 
-    def has(self, party: Hashable) -> bool:
-        """Whether a party has any."""
-        return party in self._parties
-
-    def fits(self, party: Hashable, member: Hashable, amount: int) -> bool:
+    def judge(self, party: Hashable, member: Hashable, amount: int) -> Verdict:
         """Whether a member may have so much more. Who has nothing may have what there is."""
         left = self.all_max - self.total - amount
         mine, ours = self._members.get((party, member), 0), self._parties.get(party, 0)
         if not ours:
-            return left >= 0
+            return Verdict.TAKE if left >= 0 else Verdict.STOP
         left -= ours + amount
-        return left >= (mine + amount if mine else 0)
+        if left < 0:
+            return Verdict.NEXT_PARTY
+        return Verdict.NEXT_MEMBER if mine and left < mine + amount else Verdict.TAKE
 
     def add(self, party: Hashable, member: Hashable, amount: int) -> None:
         self.total += amount

@@ -439,7 +439,7 @@ class _Connection:
             self.channel.give(None)
             return
         if wanted.is_data:
-            self._lease = await self._server._buffers.lend(wanted.length)
+            self._lease = await self._server._buffers.lend(wanted.length, self.peer.party, self.peer.id)
             self.channel.give(self._lease.view)
         else:
             # Read at once and then gone: bounded by the number of connections that send one.

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import stat
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, Final
 
 import structlog
@@ -24,7 +24,7 @@ import trio
 
 from dfs import errors, limits
 from dfs.runtime import Runtime
-from dfs.turns import Shares, Turns, Verdict
+from dfs.turns import Judge, Shares, Turns, Verdict
 from dfs.types import NAMENODE_SESSION, Attr, Item, SessionId
 from nodes.namenode import commands
 from nodes.namenode.leases import Leases
@@ -102,7 +102,7 @@ class Writer:
 
     def check_room(self, party: Hashable, session: SessionId, commands: int) -> None:
         """Whether so many would be let in now. Raises `Busy`."""
-        if not self._room.fits(party, session, _cost(commands)):
+        if self._room.judge(party, session, _cost(commands)) is not Verdict.TAKE:
             raise errors.Busy("the NameNode has as many commands of this client waiting as it may have: try again")
 
     async def apply(
@@ -283,11 +283,11 @@ def _cost(commands: int) -> int:
     return max(commands, 1)
 
 
-def _until(most: int) -> Callable[[Hashable, int], Verdict]:
+def _until(most: int) -> Judge:
     """A judge who ends the round when it has so many commands, or with the batch that makes them more."""
     left = most
 
-    def judge(_party: Hashable, cost: int) -> Verdict:
+    def judge(_party: Hashable, _member: Hashable, cost: int) -> Verdict:
         nonlocal left
         if left <= 0:
             return Verdict.STOP

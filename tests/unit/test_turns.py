@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 
 import pytest
 
-from dfs.turns import Shares, Turns, Verdict
+from dfs.turns import Judge, Shares, Turns, Verdict
 
 FLOODER, OTHER, THIRD = "flooder", "other", "third"
 
 
-def up_to(most: int) -> Callable[[Hashable, int], Verdict]:
+def up_to(most: int) -> Judge:
     """So much in one round, of all together."""
     left = most
 
-    def judge(_party: Hashable, cost: int) -> Verdict:
+    def judge(_party: Hashable, _member: Hashable, cost: int) -> Verdict:
         nonlocal left
         if cost > left:
             return Verdict.STOP
@@ -136,8 +136,17 @@ def test_who_may_not_now_keeps_nobody_waiting() -> None:
     turns: Turns[str] = Turns(each=10)
     turns.put(FLOODER, 1, "flood", 1)
     turns.put(OTHER, 1, "mine", 1)
-    assert turns.take(lambda party, _: Verdict.PASS if party == FLOODER else Verdict.TAKE) == ["mine"]
+    assert turns.take(lambda party, *_: Verdict.NEXT_PARTY if party == FLOODER else Verdict.TAKE) == ["mine"]
     assert turns.take() == ["flood"]
+
+
+def test_a_member_who_may_not_now_keeps_no_other_waiting() -> None:
+    turns: Turns[str] = Turns(each=10)
+    for member in "ab":
+        turns.put(OTHER, member, member, 1)
+    assert turns.take(lambda _, member, *_rest: Verdict.NEXT_MEMBER if member == "a" else Verdict.TAKE) == ["b"]
+    assert turns.has(OTHER, "a") and not turns.has(OTHER, "b")
+    assert turns.take() == ["a"]
 
 
 def test_what_is_removed_waits_no_more() -> None:
@@ -175,6 +184,10 @@ def test_all_that_enters_leaves_once_and_in_order_and_in_shares(seed: int) -> No
 # --- shares of room ---------------------------------------------------------------------------------------
 
 
+def fits(shares: Shares, party: str, member: object, amount: int) -> bool:
+    return shares.judge(party, member, amount) is Verdict.TAKE
+
+
 def fill(shares: Shares, party: str, members: int, amount: int = 1) -> int:
     """Have members take as much as they may, in turn; how much it is."""
     before = shares.total
@@ -182,7 +195,7 @@ def fill(shares: Shares, party: str, members: int, amount: int = 1) -> int:
     while found:
         found = False
         for member in range(members):
-            if shares.fits(party, member, amount):
+            if fits(shares, party, member, amount):
                 shares.add(party, member, amount)
                 found = True
     return shares.total - before
@@ -202,27 +215,35 @@ def test_a_party_leaves_as_much_as_it_has_however_many_its_members() -> None:
 def test_another_member_of_a_flooding_party_finds_room_too() -> None:
     shares = Shares(1000)
     fill(shares, FLOODER, 3)
-    assert shares.fits(FLOODER, "another", 70)
+    assert fits(shares, FLOODER, "another", 70)
 
 
 def test_who_has_nothing_may_have_all_there_is_and_no_more() -> None:
     shares = Shares(100)
-    assert shares.fits(OTHER, 1, 100)
-    assert not shares.fits(OTHER, 1, 101)
+    assert fits(shares, OTHER, 1, 100)
+    assert not fits(shares, OTHER, 1, 101)
+
+
+def test_who_is_kept_out_by_whom_is_told_apart() -> None:
+    shares = Shares(300)
+    fill(shares, FLOODER, 1)
+    assert shares.judge(FLOODER, 0, 1) is Verdict.NEXT_MEMBER
+    assert shares.judge(FLOODER, 1, 100) is Verdict.NEXT_PARTY
+    assert shares.judge(OTHER, 1, 201) is Verdict.STOP
 
 
 def test_what_is_given_back_can_be_had_again() -> None:
     shares = Shares(300)
     fill(shares, FLOODER, 1)
-    assert shares.has(FLOODER) and not shares.fits(FLOODER, 0, 1)
+    assert not fits(shares, FLOODER, 0, 1)
     shares.release(FLOODER, 0, 100)
-    assert not shares.has(FLOODER) and shares.total == 0
+    assert shares.total == 0
     assert fill(shares, FLOODER, 1) == 100
 
 
 def test_the_room_is_never_exceeded_by_however_many() -> None:
     shares = Shares(100)
     for party in range(1000):
-        if shares.fits(party, 1, 7):
+        if fits(shares, party, 1, 7):
             shares.add(party, 1, 7)
         assert shares.total <= 100

@@ -63,9 +63,9 @@ async def test_a_cancelled_wait_takes_nothing_and_lets_others_go_on() -> None:
     async with trio.open_nursery() as nursery:
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as waiting:
-                waiting.start_soon(pool.lend, 16 * KIB)
+                waiting.start_soon(pool.lend, 16 * KIB, "large")
                 await trio.testing.wait_all_tasks_blocked()
-                nursery.start_soon(pool.lend, 4 * KIB)
+                nursery.start_soon(pool.lend, 4 * KIB, "small")
                 await trio.testing.wait_all_tasks_blocked()
                 assert pool.lent_bytes == 8 * KIB
                 scope.cancel()

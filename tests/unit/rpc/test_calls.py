@@ -603,7 +603,7 @@ async def test_an_idle_connection_may_stay(autojump_clock: trio.testing.MockCloc
 
 async def test_bytes_in_work_are_bounded_for_all_connections_together(monkeypatch: pytest.MonkeyPatch) -> None:
     async with world() as here:
-        monkeypatch.setattr(here.server, "_buffers", BufferPool(lent_max_bytes=2 * MIB))
+        monkeypatch.setattr(here.server, "_buffers", BufferPool(lent_max_bytes=6 * MIB))  # a third for one
         here.thing.gate = trio.Event()
         async with trio.open_nursery() as nursery:
             for _ in range(5):
