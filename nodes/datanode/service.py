@@ -1,17 +1,21 @@
 """The object `dfs.datanode.<id>`: what clients and other DataNodes call.
 
 Methods check what came, hand it to `Volumes`, and answer. All may be repeated: an append that is there already
-succeeds, and everything else changes nothing.
+succeeds, and everything else changes nothing. Calls of clients share CALLS_AT_ONCE_MAX places (`dfs.room`), from the
+moment that they may go to the disks until they are done, and reads until their answer is sent: so neither who asks
+most nor who does not take his answers keeps others waiting.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any, Final
 
 import dfs
 from dfs import codec, errors, limits
+from dfs.room import Room
 from dfs.rpc import Call, Peer, WithData, expose, takes_call
 from dfs.rpc.handover import give
 from dfs.types import ChunkId, NodeId
@@ -46,6 +50,7 @@ class DataNode:
         self._bandwidth = bandwidth
         self._users = users
         self._turns = Turns(users)
+        self._places = Room(limits.CALLS_AT_ONCE_MAX)
         self._scrub = scrub
         self._lends = lends
         self.decide: Callable[[bool], Awaitable[int]] | None = None
@@ -65,6 +70,16 @@ class DataNode:
             "append_max_bytes": limits.APPEND_MAX_BYTES,
         }
 
+    @asynccontextmanager
+    async def _work(self, peer: Peer, places: int = 1) -> AsyncIterator[ExitStack]:
+        """Around work of a client at the disks, which has its places then; the stack keeps them if it is taken over."""
+        mine = peer.party, peer.id, places
+        with self._users.call():
+            await self._places.enter(*mine)
+            with ExitStack() as leaving:
+                leaving.callback(self._places.leave, *mine)
+                yield leaving
+
     @expose
     @takes_call
     async def append(self, call: Call, chunk: Any, offset: Any, blocks: Any, grant: Any = b"") -> int:
@@ -74,7 +89,7 @@ class DataNode:
         data = call.data if call.data is not None else memoryview(b"")
         if len(data) > limits.APPEND_MAX_BYTES:
             raise errors.ArgumentTooLarge(f"an append has more than {limits.APPEND_MAX_BYTES} bytes")
-        with self._users.call():
+        async with self._work(call.peer):
             return await self._volumes.append(number, _number(offset, "an offset"), codec.unpack_blocks(blocks), data)
 
     @expose
@@ -86,9 +101,10 @@ class DataNode:
         count = _number(length, "a length")
         if not 0 < count <= limits.READ_MAX_BYTES:
             raise errors.InvalidArgument(f"a read is of 1 to {limits.READ_MAX_BYTES} bytes")
-        with self._users.call():
+        async with self._work(call.peer) as places:
             blocks, buffers = await self._volumes.read(number, _number(offset, "an offset"), count)
-        return WithData(codec.pack_blocks(blocks), buffers)
+            until_sent = places.pop_all()
+        return WithData(codec.pack_blocks(blocks), buffers, until_sent.close)
 
     @expose
     @takes_call
@@ -134,8 +150,12 @@ class DataNode:
         numbers = [_chunk(chunk) for chunk in chunks]
         for number, grant in itertools.zip_longest(numbers, grants[: len(numbers)]):
             self._admission.sync(call.peer, number, grant)
-        with self._users.call():
-            return await self._volumes.sync(numbers)
+        lengths: list[int] = []
+        for start in range(0, len(numbers), limits.SYNCED_AT_ONCE_MAX):
+            part = numbers[start : start + limits.SYNCED_AT_ONCE_MAX]
+            async with self._work(call.peer, len(part)):
+                lengths += await self._volumes.sync(part)
+        return lengths
 
     @expose
     def list_chunks(self, after: Any, limit: Any) -> list[Any]:

@@ -1,0 +1,172 @@
+"""Clients share a DataNode: neither who asks most nor who does not take his answers keeps the others waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar, TypeVarTuple
+
+import pytest
+import trio
+import trio.testing
+
+from dfs import codec, limits
+from dfs.checksum import sum_blocks
+from dfs.keys import Key, Role
+from dfs.rpc import Call, Peer, WithData
+from dfs.types import ChunkId, NodeId
+from nodes.datanode.admission import Admission
+from nodes.datanode.bandwidth import TokenBucket
+from nodes.datanode.restraint import Restraint, load
+from nodes.datanode.scrub import Scrub
+from nodes.datanode.service import DataNode
+from nodes.datanode.users import Users
+from nodes.datanode.volumes import Volumes
+from tests.keys import MASTERS
+from tests.simulation.disk import PAGE, InlineRuntime, MemoryDisk
+from tests.unit.datanode.world import CLUSTER
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+LARGE = 2 * limits.INLINE_IO_MAX_BYTES  # is written by a worker thread
+FLOODER, OTHER = MASTERS.issue(Role.ADMIN, "flooder"), MASTERS.issue(Role.ADMIN, "other")
+
+
+class SlowDisk(InlineRuntime):
+    """Worker threads wait while `closed`; `waiting` of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened = trio.Event()
+        self.opened.set()
+        self.waiting = 0
+
+    async def run_blocking(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
+        self.waiting += 1
+        try:
+            await self.opened.wait()
+            return await super().run_blocking(work, *args)
+        finally:
+            self.waiting -= 1
+
+
+class Node:
+    def __init__(self) -> None:
+        self.runtime = SlowDisk()
+        disks = [MemoryDisk(10_000 * PAGE, "disk")]
+        self.volumes = Volumes(disks, NodeId("n1"), self.runtime, 0)
+        self.volumes.open()
+        self.volumes.join(CLUSTER)
+        users = Users()
+        scrub = Scrub(self.volumes, Restraint(0.5, load(disks)), self.runtime, users, 1e6, 1e6)
+        admission = Admission(lambda: MASTERS, lambda: 0.0)
+        self.service = DataNode(NodeId("n1"), self.volumes, admission, TokenBucket(), users, scrub)
+        self._connections = 0
+
+    def connect(self, key: Key) -> Peer:
+        self._connections += 1
+        peer = Peer(f"{key.id.name}:1", self._connections)
+        peer.key = key.id
+        return peer
+
+    async def append(self, peer: Peer, chunk: int, length: int = LARGE) -> int:
+        data = memoryview(bytes(length))
+        return await self.service.append(Call(peer, data), chunk, 0, codec.pack_blocks(sum_blocks(data)))
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        self.runtime.opened = trio.Event()
+        try:
+            yield
+        finally:
+            self.runtime.opened.set()
+
+
+@pytest.mark.parametrize("connections", [1, 100])
+async def test_a_flood_of_writes_leaves_places_at_the_disks(connections: int) -> None:
+    node = Node()
+    flooders = [node.connect(FLOODER) for _ in range(connections)]
+    async with trio.open_nursery() as nursery:
+        with node.standing_still():
+            for chunk in range(1, 201):
+                nursery.start_soon(node.append, flooders[chunk % connections], chunk)
+            await trio.testing.wait_all_tasks_blocked()
+            flood = node.runtime.waiting
+            assert limits.CALLS_AT_ONCE_MAX // 3 <= flood <= limits.CALLS_AT_ONCE_MAX // 2
+            nursery.start_soon(node.append, node.connect(OTHER), 1000)
+            await trio.testing.wait_all_tasks_blocked()
+            assert node.runtime.waiting == flood + 1
+    assert node.volumes.chunk_count() == 201
+
+
+async def test_who_writes_one_chunk_after_the_other_has_his_turn_beside_a_flood() -> None:
+    node = Node()
+    done = 0
+
+    async def flood(peer: Peer, first: int) -> None:
+        nonlocal done
+        for chunk in range(first, first + 50):
+            await node.append(peer, chunk)
+            done += 1
+
+    async with trio.open_nursery() as nursery:
+        for number in range(1, 101):
+            nursery.start_soon(flood, node.connect(FLOODER), number * 1000)
+        await trio.lowlevel.checkpoint()
+        other, before = node.connect(OTHER), done
+        for chunk in range(1, 11):
+            await node.append(other, chunk)
+        assert done - before <= 10 * limits.CALLS_AT_ONCE_MAX
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_does_not_take_his_answers_gets_no_more_of_them_and_keeps_nobody_waiting() -> None:
+    node = Node()
+    flooder, other = node.connect(FLOODER), node.connect(OTHER)
+    await node.append(flooder, 1)
+    answers: list[WithData] = []
+
+    async def read(peer: Peer) -> None:
+        answers.append(await node.service.read(Call(peer, None), 1, 0, LARGE))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(100):
+            nursery.start_soon(read, flooder)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(answers) == limits.CALLS_AT_ONCE_MAX // 3
+        await read(other)
+        for answer in answers:  # grows meanwhile: each that is sent lets another one be read
+            assert answer.done is not None
+            answer.done()
+            await trio.testing.wait_all_tasks_blocked()
+    assert len(answers) == 101
+
+
+async def test_a_sync_of_many_chunks_goes_to_the_disks_a_few_at_a_time() -> None:
+    node = Node()
+    peer = node.connect(FLOODER)
+    chunks = list(range(1, 101))
+    for chunk in chunks:
+        await node.append(peer, chunk)
+    lengths: list[Any] = []
+
+    async def sync() -> None:
+        lengths.extend(await node.service.sync(Call(peer, None), [*chunks, 1000]))
+
+    async with trio.open_nursery() as nursery:
+        with node.standing_still():
+            nursery.start_soon(sync)
+            await trio.testing.wait_all_tasks_blocked()
+            assert node.runtime.waiting == limits.SYNCED_AT_ONCE_MAX
+    assert lengths == [LARGE] * 100 + [-1]
+    assert node.volumes.length(ChunkId(1)) == LARGE
+
+
+async def test_what_fails_leaves_its_place() -> None:
+    node = Node()
+    peer = node.connect(OTHER)
+    for _ in range(2 * limits.CALLS_AT_ONCE_MAX):
+        with pytest.raises(Exception, match="chunk"):
+            await node.service.read(Call(peer, None), 5, 0, 1)
+    assert await node.append(peer, 5) == LARGE
