@@ -458,8 +458,8 @@ class NameNode:
         if not isinstance(info, Mapping):
             raise errors.InvalidArgument("a session is opened with a map")
         name, host = arguments.text(info.get("name"), "a name"), arguments.text(info.get("host"), "a host")
-        self._sessions.check_room()
         root, key, identity = self._view(call).root(), _key_of(call), _identity(call)
+        self._sessions.check_room(identity)
         subtree = key.claim("subtree") or ""
         caches = bool(info.get("caches")) and not subtree  # what moves out of a subtree is gone with all beneath it
         directories = caches and bool(info.get("directories")) and key.role in authorization.WRITERS

@@ -81,10 +81,19 @@ class Sessions:
         """Those that were opened with keys of `holder`, whatever their claims."""
         return [session for session, listener in self._listeners.items() if holder.has(listener.identity)]
 
-    def check_room(self) -> None:
-        """Raises `Busy`."""
-        if len(self._listeners) >= limits.SESSIONS_MAX:
+    def check_room(self, identity: str) -> None:
+        """Whether one more may be opened with the key of `identity`, which leaves as many as it has. Raises `Busy`."""
+        left = limits.SESSIONS_MAX - len(self._listeners)
+        if left <= 0:
             raise errors.Busy(f"the NameNode has {limits.SESSIONS_MAX} sessions, as many as it can: try again later")
+        if left > limits.SESSIONS_MAX // 2:
+            return
+        own = sum(listener.identity == identity for listener in self._listeners.values())
+        if own >= left:
+            raise errors.Busy(
+                f"the key of {identity} has {own} sessions at the NameNode, {left} are left for others:"
+                " close some, or use another key"
+            )
 
     def touch(self, session: Any, identity: str) -> SessionId:
         """A call of this session came, by the key of `identity`. Raises `SessionExpired`, `NotPermitted`."""

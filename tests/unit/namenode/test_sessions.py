@@ -165,10 +165,23 @@ async def test_there_is_a_bound_on_sessions(
 ) -> None:
     monkeypatch.setattr(limits, "SESSIONS_MAX", 3)
     sessions = opened(Ends())
-    sessions.check_room()
-    sessions.add(SessionId(3), KEY)
-    with pytest.raises(errors.Busy):
-        sessions.check_room()
+    sessions.check_room("client bob")
+    sessions.add(SessionId(3), "client bob")
+    with pytest.raises(errors.Busy, match="as many as it can"):
+        sessions.check_room("client carol")
+
+
+async def test_one_key_leaves_as_many_sessions_as_it_has(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "SESSIONS_MAX", 10)
+    sessions = opened(Ends())
+    for number in (3, 4, 5):
+        sessions.check_room(KEY)
+        sessions.add(SessionId(number), KEY)
+    with pytest.raises(errors.Busy, match="has 5 sessions"):
+        sessions.check_room(KEY)
+    sessions.check_room("client bob")
 
 
 async def test_a_session_is_of_the_key_that_opened_it() -> None:
