@@ -80,6 +80,7 @@ BATCH_MAX_COMMANDS = 1024  # of one apply call, and the share of one holder in o
 TRANSACTION_MAX_COMMANDS = 4096  # of one group commit, but for the rest of the last batch
 COMMAND_QUEUE_MAX = 32_768  # at the writer: more are refused as busy. Two sessions have room for six full batches each
 READDIR_MAX_ENTRIES = 4096  # one page
+LONG_QUERIES_MAX = 12  # checks, explanations and sums under way: a third of them for one connection alone, more wait
 ACCESSES_MAX = 1024  # access times in one command; a mount that has read so much sends them
 EXTENTS_MAX = 8192  # extents in one commit, and in one page of a read
 KEYS_LOOK_PERIOD_S = 2.0  # between two looks of the NameNode at cluster.keys, and at who has confirmed a generation

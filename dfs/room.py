@@ -7,7 +7,8 @@ because there is no room at all is not overtaken by anybody.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import AsyncIterator, Hashable
+from contextlib import asynccontextmanager
 
 import trio
 
@@ -41,6 +42,15 @@ class Room:
     def leave(self, party: Hashable, member: Hashable, amount: int) -> None:
         self._shares.release(party, member, amount)
         self._serve()
+
+    @asynccontextmanager
+    async def entered(self, party: Hashable, member: Hashable, amount: int = 1) -> AsyncIterator[None]:
+        """Around what needs this room."""
+        await self.enter(party, member, amount)
+        try:
+            yield
+        finally:
+            self.leave(party, member, amount)
 
     async def _wait_turn(self, party: Hashable, member: Hashable, amount: int) -> None:
         turn = trio.Event()

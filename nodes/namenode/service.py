@@ -10,6 +10,7 @@ import itertools
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, NamedTuple
 
 import msgpack  # type: ignore[import-untyped]
@@ -21,6 +22,7 @@ from dfs import errors, grants, limits, tasks
 from dfs.config import NameNodeConfig
 from dfs.keys import KeyId, Role
 from dfs.placement import candidates, choose_nodes
+from dfs.room import Room
 from dfs.rpc import Call, Later, Peer, expose, takes_call
 from dfs.runtime import Runtime
 from dfs.types import NAMENODE_SESSION, Attr, ChunkId, Ino, Item, NodeId, NodeState, SessionId, Statfs
@@ -93,6 +95,7 @@ class NameNode:
         self._doubts = reconcile.Doubts()
         self._names = names
         self._runtime = runtime
+        self._long_queries = Room(limits.LONG_QUERIES_MAX)
         self._checker = Checker(store, runtime, sessions.known)
         self._explainer = Explainer(self._checker, members, replication, runtime)
         self.address = ""
@@ -404,24 +407,34 @@ class NameNode:
         return self._queries.chunks(after, limit)
 
     @expose
-    async def check(self, cursor: Any) -> list[Any]:
-        return list(await self._checker.slice(cursor))
+    @takes_call
+    async def check(self, call: Call, cursor: Any) -> list[Any]:
+        async with self._at_length(call):
+            return list(await self._checker.slice(cursor))
 
     @expose
-    async def check_inodes(self, inos: Any) -> list[Any]:
-        return await self._checker.inodes(inos)
+    @takes_call
+    async def check_inodes(self, call: Call, inos: Any) -> list[Any]:
+        async with self._at_length(call):
+            return await self._checker.inodes(inos)
 
     @expose
-    async def check_chunks(self, chunks: Any) -> list[Any]:
-        return await self._checker.chunks(chunks)
+    @takes_call
+    async def check_chunks(self, call: Call, chunks: Any) -> list[Any]:
+        async with self._at_length(call):
+            return await self._checker.chunks(chunks)
 
     @expose
-    async def check_totals(self) -> list[Any]:
-        return await self._checker.totals()
+    @takes_call
+    async def check_totals(self, call: Call) -> list[Any]:
+        async with self._at_length(call):
+            return await self._checker.totals()
 
     @expose
-    async def explain(self, chunks: Any) -> list[Any]:
-        return await self._explainer.explain(chunks)
+    @takes_call
+    async def explain(self, call: Call, chunks: Any) -> list[Any]:
+        async with self._at_length(call):
+            return await self._explainer.explain(chunks)
 
     @expose
     @takes_call
@@ -429,9 +442,14 @@ class NameNode:
         self._view(call).getattr(ino)
         await self._leases.clear_doubt(self._leases.owned())  # all that is written is to be counted
         total: dict[str, int] = {}
-        for total in summary(arguments.ino(ino), self._queries):  # noqa: B007 - the last is the answer
-            await trio.lowlevel.checkpoint()
+        async with self._at_length(call):
+            for total in summary(arguments.ino(ino), self._queries):  # noqa: B007 - the last is the answer
+                await trio.lowlevel.checkpoint()
         return total
+
+    def _at_length(self, call: Call) -> AbstractAsyncContextManager[None]:
+        """Around a query that takes its time: they are few at once, of each party its share."""
+        return self._long_queries.entered(call.peer.party, call.peer.id)
 
     @expose
     @takes_call

@@ -1,0 +1,61 @@
+"""Clients share a NameNode: neither long questions nor what is to be refused costs the others much."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from dfs import errors, limits
+from dfs.keys import Key, Role
+from dfs.rpc import Call, Peer
+from dfs.types import ROOT_INO
+from tests.keys import MASTERS
+from tests.unit.namenode.test_replication import chunks_on, world
+
+FLOODER, OTHER = MASTERS.issue(Role.CLIENT, "flooder"), MASTERS.issue(Role.CLIENT, "other")
+
+
+def calls(key: Key, connection: int) -> Call:
+    peer = Peer(f"{key.id.name}:1", connection)
+    peer.key = key.id
+    return Call(peer, None)
+
+
+@pytest.mark.parametrize("question", ["explain", "summarize"])
+async def test_who_asks_long_questions_without_end_delays_another_by_a_few_of_them(
+    tmp_path: Path, question: str
+) -> None:
+    answered = 0
+    async with world(tmp_path, lambda space: chunks_on(space, ["n1"]), "n1") as here, trio.open_nursery() as nursery:
+        arguments: Any = [1] if question == "explain" else ROOT_INO
+        ask = getattr(here.service, question)
+
+        async def flood(connection: int) -> None:
+            nonlocal answered
+            await ask(calls(FLOODER, connection), arguments)
+            answered += 1
+
+        for connection in range(500):
+            nursery.start_soon(flood, connection)
+        await trio.lowlevel.checkpoint()
+        before = answered
+        await ask(calls(OTHER, 1000), arguments)
+        assert answered - before <= 2 * limits.LONG_QUERIES_MAX
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_there_is_no_room_for_is_refused_before_it_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "COMMAND_QUEUE_MAX", 3)
+    async with world(tmp_path, lambda space: chunks_on(space, ["n1"]), "n1") as here:
+        call = calls(OTHER, 1)
+        session = (await here.service.open_session(call, {"name": "other", "host": "here"}))["session"]
+        with pytest.raises(errors.Busy):
+            await here.service.apply(call, session, 0, ["no command"] * 4)
+        with pytest.raises(errors.InvalidArgument):
+            await here.service.apply(call, session, 0, ["no command"] * 2)
