@@ -89,7 +89,7 @@ class Writer:
         self._turns: Turns[_Batch] = Turns(limits.BATCH_MAX_COMMANDS)
         self._room = Shares(limits.COMMAND_QUEUE_MAX)
         """Of commands that are not answered yet."""
-        self._resumed: list[_Batch] = []
+        self._resumed: Turns[_Batch] = Turns(limits.BATCH_MAX_COMMANDS)
         """Batches that were parked, and go on before those that came later."""
         self._arrived = trio.Event()
         self._space_checked_at = -1e9
@@ -152,8 +152,8 @@ class Writer:
                 await self._transact(self._take())
 
     def _take(self) -> list[_Batch]:
-        resumed, self._resumed = self._resumed, []
-        return resumed + self._turns.take(_until(limits.TRANSACTION_MAX_COMMANDS))
+        most = limits.TRANSACTION_MAX_COMMANDS
+        return self._resumed.take(_until(most)) + self._turns.take(_until(most))
 
     async def _transact(self, batches: list[_Batch]) -> None:
         held: list[_Batch] = []
@@ -246,7 +246,7 @@ class Writer:
             self._parked = [batch for batch in self._parked if batch not in ready]
             for batch in ready:
                 batch.commands = [command._replace(now_ns=self._runtime.now_ns()) for command in batch.commands]
-            self._resumed += ready
+                self._resumed.put(batch.party, batch.author, batch, batch.cost)
             self._arrived.set()
 
     def _disk_is_full(self) -> bool:
