@@ -2,7 +2,8 @@
 
 Each has its share of it (`dfs.turns`), so that there is room for who comes next though others fill theirs and do not
 give it back. What waits because its own party or member has its share already keeps nobody else waiting; what waits
-because there is no room at all is not overtaken by anybody.
+for its party's share is not overtaken by others of the party, and what waits because there is no room at all is not
+overtaken by anybody.
 """
 
 from __future__ import annotations
@@ -31,13 +32,8 @@ class Room:
     async def enter(self, party: Hashable, member: Hashable, amount: int) -> None:
         """Return when there is room, at most `all_max`, for this. It takes as long as others hold theirs."""
         assert amount <= self._shares.all_max
-        if not self._is_full and not self._turns.has(party, member):
-            verdict = self._shares.judge(party, member, amount)
-            if verdict is Verdict.TAKE:
-                self._shares.add(party, member, amount)
-                return
-            self._is_full = verdict is Verdict.STOP
-        await self._wait_turn(party, member, amount)
+        if self._is_full or self._turns.has(party) or self._let_in(party, member, amount) is not Verdict.TAKE:
+            await self._wait_turn(party, member, amount)
 
     def leave(self, party: Hashable, member: Hashable, amount: int) -> None:
         self._shares.release(party, member, amount)
@@ -55,6 +51,8 @@ class Room:
     async def _wait_turn(self, party: Hashable, member: Hashable, amount: int) -> None:
         turn = trio.Event()
         self._turns.put(party, member, turn, amount)
+        if not self._is_full:
+            self._serve()  # what waits of its party may wait for its own member alone
         try:
             await turn.wait()
         except trio.Cancelled:

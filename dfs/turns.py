@@ -68,9 +68,9 @@ class Turns(Generic[Item]):
     def __bool__(self) -> bool:
         return bool(self._lines)
 
-    def has(self, party: Hashable, member: Hashable) -> bool:
-        """Whether something of this member waits."""
-        return member in self._lines.get(party, ())
+    def has(self, party: Hashable) -> bool:
+        """Whether something of this party waits."""
+        return party in self._lines
 
     def put(self, party: Hashable, member: Hashable, item: Item, cost: int) -> None:
         self._lines.setdefault(party, {}).setdefault(member, deque()).append(_Waiting(item, cost))

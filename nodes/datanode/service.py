@@ -71,9 +71,9 @@ class DataNode:
         }
 
     @asynccontextmanager
-    async def _work(self, peer: Peer, places: int = 1) -> AsyncIterator[ExitStack]:
-        """Around work of a client at the disks, which has its places then; the stack keeps them if it is taken over."""
-        mine = peer.party, peer.id, places
+    async def _work(self, peer: Peer) -> AsyncIterator[ExitStack]:
+        """Around work of a client at the disks, which has a place then; the stack keeps it if it is taken over."""
+        mine = peer.party, peer.id, 1
         with self._users.call():
             await self._places.enter(*mine)
             with ExitStack() as leaving:
@@ -101,10 +101,11 @@ class DataNode:
         count = _number(length, "a length")
         if not 0 < count <= limits.READ_MAX_BYTES:
             raise errors.InvalidArgument(f"a read is of 1 to {limits.READ_MAX_BYTES} bytes")
-        async with self._work(call.peer) as places:
+        async with self._work(call.peer) as place:
             blocks, buffers = await self._volumes.read(number, _number(offset, "an offset"), count)
-            until_sent = places.pop_all()
-        return WithData(codec.pack_blocks(blocks), buffers, until_sent.close)
+            packed = codec.pack_blocks(blocks)
+            until_sent = place.pop_all()  # from here on nothing may fail
+        return WithData(packed, buffers, until_sent.close)
 
     @expose
     @takes_call
@@ -151,10 +152,9 @@ class DataNode:
         for number, grant in itertools.zip_longest(numbers, grants[: len(numbers)]):
             self._admission.sync(call.peer, number, grant)
         lengths: list[int] = []
-        for start in range(0, len(numbers), limits.SYNCED_AT_ONCE_MAX):
-            part = numbers[start : start + limits.SYNCED_AT_ONCE_MAX]
-            async with self._work(call.peer, len(part)):
-                lengths += await self._volumes.sync(part)
+        async with self._work(call.peer):  # one place for all: who needs several waits for as many to be free at once
+            for start in range(0, len(numbers), limits.SYNCED_AT_ONCE_MAX):
+                lengths += await self._volumes.sync(numbers[start : start + limits.SYNCED_AT_ONCE_MAX])
         return lengths
 
     @expose

@@ -81,7 +81,33 @@ async def test_who_waits_for_room_is_overtaken_by_nobody_smaller() -> None:
         assert guests.inside == ["flooder1"]
         room.leave(FLOODER, 1, 5)
         await trio.testing.wait_all_tasks_blocked()
-        assert guests.inside == ["flooder1", "other1", "third1"]
+        assert sorted(guests.inside) == ["flooder1", "other1", "third1"]
+
+
+async def test_who_waits_for_much_of_his_partys_share_is_overtaken_by_no_other_of_it() -> None:
+    room = Room(48)
+    async with trio.open_nursery() as nursery:
+        guests = Guests(room, nursery)
+        for member in range(20):
+            await guests.come(FLOODER, member, 1)
+        await guests.come(FLOODER, 100, 8)
+        for member in range(20):
+            room.leave(FLOODER, member, 1)
+            await guests.come(FLOODER, member, 1)
+        assert "flooder100" in guests.inside
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_waits_for_himself_keeps_no_other_of_his_party_waiting() -> None:
+    room = Room(12)
+    async with trio.open_nursery() as nursery:
+        guests = Guests(room, nursery)
+        for _ in range(5):
+            await guests.come(FLOODER, 1, 1)
+        assert guests.inside == ["flooder1"] * 4
+        await guests.come(FLOODER, 2, 1)
+        assert guests.inside[4:] == ["flooder2"]
+        nursery.cancel_scope.cancel()
 
 
 async def test_who_waited_for_room_and_goes_away_makes_way() -> None:

@@ -163,6 +163,42 @@ async def test_a_sync_of_many_chunks_goes_to_the_disks_a_few_at_a_time() -> None
     assert node.volumes.length(ChunkId(1)) == LARGE
 
 
+async def test_a_sync_has_its_turn_among_the_reads_of_its_party() -> None:
+    node = Node()
+    syncer = node.connect(FLOODER)
+    chunks = list(range(1, 2 * limits.SYNCED_AT_ONCE_MAX))
+    for chunk in chunks:
+        await node.append(syncer, chunk)
+    reads = 0
+
+    async def flood(peer: Peer) -> None:
+        nonlocal reads
+        while True:
+            answer = await node.service.read(Call(peer, None), 1, 0, LARGE)
+            reads += 1
+            await trio.lowlevel.checkpoint()
+            assert answer.done is not None
+            answer.done()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(100):
+            nursery.start_soon(flood, node.connect(FLOODER))
+        while reads < 100:
+            await trio.lowlevel.checkpoint()
+        before = reads
+        with trio.CancelScope() as patience:
+
+            async def lose_patience() -> None:
+                while reads - before < 100 * limits.CALLS_AT_ONCE_MAX:
+                    await trio.lowlevel.checkpoint()
+                patience.cancel()
+
+            nursery.start_soon(lose_patience)
+            assert await node.service.sync(Call(syncer, None), chunks) == [LARGE] * len(chunks)
+        assert not patience.cancelled_caught
+        nursery.cancel_scope.cancel()
+
+
 async def test_what_fails_leaves_its_place() -> None:
     node = Node()
     peer = node.connect(OTHER)
