@@ -7,7 +7,8 @@ their turn, by what messages cost.
 Sending: any task, one message at a time. Most go out in one system call, without a lock or a deadline, because
 nothing can come between. A message that does not fit into the socket takes the turn, and then must end: a
 cancelled sender leaves a copy of the rest to a task of the connection, so that the stream stays whole
-and the cancelled call returns at once. A peer that takes no byte for `limits.SEND_TIMEOUT_S` is gone.
+and the cancelled call returns at once. A peer that takes no byte for `limits.SEND_TIMEOUT_S` is gone;
+how long a whole message may take is up to who sends it.
 """
 
 from __future__ import annotations

@@ -11,10 +11,10 @@ which calls his role may make. Connections that have not greeted yet are few: th
 that strangers who connect and say nothing keep nobody out. Who has a key takes turns with others (`dfs.rpc.rounds`),
 however many connections he has: these are at most `limits.CONNECTIONS_PER_HOLDER_MAX` from one host.
 
-What must hold: whatever a peer sends, the worst that happens is that its connection is closed, with one line in
-the log. An error that a method raises on purpose travels to the caller; any other one is logged here with its
-traceback, and the caller gets a RemoteFault without internals. When a peer closes, its calls are cancelled,
-except oneway calls, whose caller was never going to wait.
+What must hold: whatever a peer sends, and however slowly it takes what it gets, the worst that happens is that its
+connection is closed, with one line in the log. An error that a method raises on purpose travels to the caller; any
+other one is logged here with its traceback, and the caller gets a RemoteFault without internals. When a peer closes,
+its calls are cancelled, except oneway calls, whose caller was never going to wait.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import structlog
 import trio
 
 from dfs import errors, limits
+from dfs.checksum import Buffer
 from dfs.keys import KeyId
 from dfs.rpc import authentication, faults, serialize, versions
 from dfs.rpc.buffers import BufferPool, Lease
@@ -455,8 +456,7 @@ class _Connection:
             if message.kind == INVOKE:
                 await self._on_invoke(message)
             elif message.kind == PING:
-                buffers, length = encode(PING, 0, message.seq, message.serializer, b"pong")
-                await self.channel.send(buffers, length, self._nursery)
+                await self._send(*encode(PING, 0, message.seq, message.serializer, b"pong"))
             else:
                 raise errors.ProtocolViolation(f"a message of kind {message.kind} from a client")
 
@@ -650,7 +650,7 @@ class _Connection:
             return
         cost = cost_of(length, 0) if with_data is None else cost_of(0, length)
         self._server._rounds.charge(self.peer.party, cost - 1)  # the call itself was paid for
-        await self.channel.send(buffers, length, self._nursery)
+        await self._send(buffers, length)
 
     async def _answer_error(self, seq: int, serializer: int, flags: int, error: Exception) -> None:
         self._server._failed += 1
@@ -659,8 +659,22 @@ class _Connection:
         if not serialize.supported(serializer):
             serializer = JSON
         payload = serialize.dumps(serializer, faults.to_wire(error))
-        buffers, length = encode(RESULT, FLAG_EXCEPTION, seq, serializer, payload)
-        await self.channel.send(buffers, length, self._nursery)
+        await self._send(*encode(RESULT, FLAG_EXCEPTION, seq, serializer, payload))
+
+    async def _send(self, buffers: list[Buffer], length: int) -> None:
+        """Send an answer; who does not take all of it in time is closed, since it holds what others may wait for.
+
+        That time is longer than anybody waits for his answers. Raises Unreachable when the connection is broken.
+        """
+        rest = self.channel.start(buffers, length)
+        if rest is None:
+            return
+        with trio.move_on_after(limits.MESSAGE_TIMEOUT_S) as scope:
+            await self.channel.finish(rest, self._nursery)
+        if scope.cancelled_caught:
+            reason = f"it did not take an answer within {limits.MESSAGE_TIMEOUT_S:g} s"
+            log.info("connection closed: the peer is too slow", peer=self.peer.address, reason=reason)
+            await self.channel.aclose(reason)
 
 
 class _DaemonObject:

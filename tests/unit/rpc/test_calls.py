@@ -11,7 +11,7 @@ import trio.testing
 
 from dfs import errors, limits
 from dfs.checksum import Buffer
-from dfs.rpc import Peer, Pool, Server, Stream
+from dfs.rpc import Peer, Pool, Server, Stream, serialize
 from dfs.rpc import protocol as wire
 from dfs.rpc.buffers import BufferPool
 from tests.unit.rpc.world import Thing, world
@@ -591,6 +591,27 @@ async def test_who_stops_in_the_middle_is_closed(
         assert len([entry for entry in logs if entry["log_level"] != "debug"]) == 1
         assert here.server.statistics().connections == 0
         assert here.server.statistics().data_bytes_in_work == 0
+
+
+@pytest.mark.parametrize("method", ["send_when_open", "send_at_once"])
+async def test_who_takes_an_answer_byte_by_byte_does_not_keep_it_for_ever(
+    autojump_clock: trio.testing.MockClock, method: str
+) -> None:
+    async with world(capacity_bytes=64 * 1024) as here:
+        here.thing.gate.set()
+        stream = await here.client.connect(here.address, 1)
+        call, _ = wire.encode(wire.INVOKE, 0, 1, wire.MSGPACK, serialize.dumps_call("thing", method, [MIB]))
+        await stream.send_all([*HELLO, *call])
+        started = trio.current_time()
+        view = memoryview(bytearray(1))
+        while not here.thing.done:
+            await stream.receive_into(view)
+            await trio.sleep(1)
+        assert trio.current_time() - started == pytest.approx(limits.MESSAGE_TIMEOUT_S, abs=2)
+        await end_of(stream)
+        await stream.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        assert here.server.statistics().connections == 0
 
 
 async def test_an_idle_connection_may_stay(autojump_clock: trio.testing.MockClock) -> None:

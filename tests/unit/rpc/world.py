@@ -81,6 +81,10 @@ class Thing:
         return WithData(pieces, [bytes([65 + number]) * length for number in range(pieces)], self._sent)
 
     @expose
+    def send_at_once(self, length: int) -> WithData:
+        return self.send(1, length)
+
+    @expose
     async def send_when_open(self, length: int) -> WithData:
         await self.gate.wait()
         return WithData(None, [b"z" * length], self._sent)
