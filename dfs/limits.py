@@ -79,6 +79,10 @@ NAMESERVER_PORT = 9090  # Pyro5's own default
 BATCH_MAX_COMMANDS = 1024  # of one apply call, and the share of one holder in one group commit
 TRANSACTION_MAX_COMMANDS = 4096  # of one group commit, and as many that were held back; the last batch may be more
 COMMAND_QUEUE_MAX = 32_768  # at the writer: more are refused as busy. Two sessions have room for six full batches each
+YIELDING_COMMANDS_MAX = (
+    32_768  # besides, of sessions that others wait for: they send what they did before they give it up
+)
+OWN_COMMANDS_MAX = 16_384  # besides, of the NameNode itself: some for each of NODES_MAX DataNodes
 READDIR_MAX_ENTRIES = 4096  # one page
 LONG_QUERIES_MAX = 12  # checks, explanations and sums under way: a third of them for one connection alone, more wait
 ACCESSES_MAX = 1024  # access times in one command; a mount that has read so much sends them

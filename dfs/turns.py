@@ -150,13 +150,17 @@ class Shares:
     def judge(self, party: Hashable, member: Hashable, amount: int) -> Verdict:
         """Whether a member may have so much more. Who has nothing may have what there is."""
         left = self.all_max - self.total - amount
-        mine, ours = self._members.get((party, member), 0), self._parties.get(party, 0)
+        mine, ours = self.of(party, member), self._parties.get(party, 0)
         if not ours:
             return Verdict.TAKE if left >= 0 else Verdict.STOP
         left -= ours + amount
         if left < 0:
             return Verdict.NEXT_PARTY
         return Verdict.NEXT_MEMBER if mine and left < mine + amount else Verdict.TAKE
+
+    def of(self, party: Hashable, member: Hashable) -> int:
+        """What a member has."""
+        return self._members.get((party, member), 0)
 
     def add(self, party: Hashable, member: Hashable, amount: int) -> None:
         self.total += amount

@@ -171,6 +171,11 @@ class Leases:
         self._moved.set()
         self._moved = trio.Event()
 
+    def is_asked_to_forget(self, session: SessionId) -> bool:
+        """Whether it is asked to, and has not answered: others may wait for it."""
+        cacher = self._cachers.get(session)
+        return cacher is not None and bool(cacher.recalls)
+
     def overdue(self, before: float) -> list[SessionId]:
         """Sessions that were asked before this moment, and have not forgotten."""
         return [

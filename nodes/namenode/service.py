@@ -466,7 +466,7 @@ class NameNode:
         acknowledged = arguments.integer(acked, "an acknowledgement")
         self._leases.acknowledge(number, acknowledged)
         await self._leases.reclaimed()
-        return await self._writer.apply(number, acknowledged, batch, party=call.peer.party)
+        return await self._writer.apply(call.peer.party, number, acknowledged, batch)
 
     # --- sessions ---------------------------------------------------------------------------------------
 
@@ -530,7 +530,7 @@ class NameNode:
         if not self._queries.is_answered(number, sequence):  # a repeat gets what its first attempt got
             places = await self._place_all(wanted, copies, shunned, near)
         chunks: list[Any] = await self._writer.apply_planned(
-            number, acknowledged, sequence, "allocate_chunks", copies, places, party=call.peer.party
+            call.peer.party, number, acknowledged, sequence, "allocate_chunks", copies, places
         )
         return self._granted(call, chunks, grants.APPEND)
 

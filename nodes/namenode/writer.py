@@ -3,7 +3,8 @@
 It takes a turn of each party that has commands waiting (`dfs.turns`), applies all in one transaction, commits it with
 one fsync on a worker thread, and then answers. While the disk works, the next commands gather. Nothing is answered
 before it is durable. Commands that wait, or are held back, take up room of which each party has its share: who wants
-more is refused.
+more is refused. Two have room besides: a session that others wait for, since what it sends may be what they wait for;
+and the NameNode itself, whose commands clients cannot keep out.
 
 If the commit fails (disk full, disk broken) nothing of the transaction happened, and every caller gets the error.
 
@@ -39,7 +40,7 @@ _SPACE_CHECKED_EVERY_S: Final = 1.0
 
 
 class _Batch:
-    """Commands of a session that one caller, of `party`, waits for.
+    """Commands of a session that one caller, of `party`, waits for. They take up `room`.
 
     `done` is set when `replies`, of all of them, or `error` is there.
 
@@ -47,9 +48,10 @@ class _Batch:
     back.
     """
 
-    __slots__ = ("author", "commands", "done", "durable", "error", "held", "party", "replies")
+    __slots__ = ("author", "commands", "done", "durable", "error", "held", "party", "replies", "room")
 
-    def __init__(self, party: Hashable, author: SessionId, batch: list[Command]) -> None:
+    def __init__(self, room: Shares, party: Hashable, author: SessionId, batch: list[Command]) -> None:
+        self.room = room
         self.party = party
         self.author = author
         self.commands = batch
@@ -89,6 +91,9 @@ class Writer:
         self._turns: Turns[_Batch] = Turns(limits.BATCH_MAX_COMMANDS)
         self._room = Shares(limits.COMMAND_QUEUE_MAX)
         """Of commands that are not answered yet."""
+        self._room_to_yield = Shares(limits.YIELDING_COMMANDS_MAX)
+        """Likewise, of sessions that are asked to forget and have no room else."""
+        self._own_room = Shares(limits.OWN_COMMANDS_MAX)
         self._resumed: Turns[_Batch] = Turns(limits.BATCH_MAX_COMMANDS)
         """Batches that were parked, and go on before those that came later."""
         self._arrived = trio.Event()
@@ -102,12 +107,26 @@ class Writer:
 
     def check_room(self, party: Hashable, session: SessionId, commands: int) -> None:
         """Whether so many would be let in now. Raises `Busy`."""
-        if self._room.judge(party, session, _cost(commands)) is not Verdict.TAKE:
-            raise errors.Busy("the NameNode has as many commands of this client waiting as it may have: try again")
+        self._room_for(party, session, _cost(commands))
 
-    async def apply(
-        self, session: SessionId, acked: int, wire: Sequence[Any], *, party: Hashable = None
-    ) -> list[Reply]:
+    def _room_for(self, party: Hashable, session: SessionId, cost: int) -> Shares:
+        if party is None:
+            if self._own_room.total + cost <= self._own_room.all_max:
+                return self._own_room
+        elif self._room.judge(party, session, cost) is Verdict.TAKE:
+            return self._room
+        elif self._may_yield(party, session, cost):
+            return self._room_to_yield
+        raise errors.Busy("the NameNode has as many commands of this client waiting as it may have: try again")
+
+    def _may_yield(self, party: Hashable, session: SessionId, cost: int) -> bool:
+        """Whether others wait for this session, and it has room to give up what it owns."""
+        if not self._leases.is_asked_to_forget(session):
+            return False
+        room = self._room_to_yield
+        return room.of(party, session) < limits.BATCH_MAX_COMMANDS and room.judge(party, session, cost) is Verdict.TAKE
+
+    async def apply(self, party: Hashable, session: SessionId, acked: int, wire: Sequence[Any]) -> list[Reply]:
         """Apply a client's commands [seq, verb, args] or [seq, verb, args, its time]; their replies.
 
         Raises `Busy`, `NoSpace`, `DiskFailed`.
@@ -117,13 +136,16 @@ class Writer:
         return await self._submit(party, session, batch)
 
     async def apply_planned(
-        self, session: SessionId, acked: int, seq: int, verb: str, *args: Any, party: Hashable = None
+        self, party: Hashable, session: SessionId, acked: int, seq: int, verb: str, *args: Any
     ) -> Any:
         """Apply a client's command of which the NameNode filled in `args`; its result. Raises what it raises."""
         return await self._apply_one(party, Command(session, seq, acked, verb, args, self._runtime.now_ns()))
 
     async def decide(self, verb: str, *args: Any, party: Hashable = None) -> Any:
-        """Apply a command of the NameNode's own; its result. Raises what it raises."""
+        """Apply a command that the NameNode itself has planned, for a party or of its own accord; its result.
+
+        Raises what it raises.
+        """
         return await self._apply_one(party, Command(NAMENODE_SESSION, 0, 0, verb, args, self._runtime.now_ns()))
 
     async def _apply_one(self, party: Hashable, command: Command) -> Any:
@@ -133,9 +155,8 @@ class Writer:
         return rest[0]
 
     async def _submit(self, party: Hashable, session: SessionId, batch: list[Command]) -> list[Reply]:
-        self.check_room(party, session, len(batch))
-        waiting = _Batch(party, session, batch)
-        self._room.add(party, session, waiting.cost)
+        waiting = _Batch(self._room_for(party, session, _cost(len(batch))), party, session, batch)
+        waiting.room.add(party, session, waiting.cost)
         self._turns.put(party, session, waiting, waiting.cost)
         self._arrived.set()
         await waiting.done.wait()  # bounded: the writer answers every batch, or ends and takes the NameNode with it
@@ -177,7 +198,7 @@ class Writer:
                 self._parked.append(batch)
             else:
                 self._leases.finish(batch.held)
-                self._room.release(batch.party, batch.author, batch.cost)
+                batch.room.release(batch.party, batch.author, batch.cost)
                 batch.done.set()
         self._resume()  # what was asked for while the disk worked may be answered already
 

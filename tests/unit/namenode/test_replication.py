@@ -436,7 +436,9 @@ async def test_files_that_are_to_have_more_or_fewer_copies_get_or_lose_them(
         for row in cluster.store.reads.execute("SELECT ino, chunk FROM extent").fetchall():
             session = await cluster.writer.decide("open_session", "operator", "here")
             wanted = 3 if row[1] == 1 else 1
-            (reply,) = await cluster.writer.apply(session, 0, [[1, "setattr", [row[0], {"replicas": wanted}]]])
+            (reply,) = await cluster.writer.apply(
+                "client", session, 0, [[1, "setattr", [row[0], {"replicas": wanted}]]]
+            )
             assert reply[0] == 0
         await cluster.beat_until(lambda: [len(each) for each in cluster.all_holders()] == [3, 1], N1, N2, N3)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any, TypeVar, TypeVarTuple
 
 import pytest
@@ -22,6 +21,8 @@ from tests.unit.namenode.world import Namespace
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+
+CLIENT = "client"
 
 
 class Gate(InlineRuntime):
@@ -64,7 +65,7 @@ async def test_commands_that_come_while_the_disk_works_share_the_next_commit(spa
         runtime.close()
         async with trio.open_nursery() as nursery:
             for session in sessions:
-                nursery.start_soon(writer.apply, session, 0, [mkdir(1, b"%d" % session)])
+                nursery.start_soon(writer.apply, CLIENT, session, 0, [mkdir(1, b"%d" % session)])
                 await trio.testing.wait_all_tasks_blocked()
             assert space.queries.readdir(ROOT_INO, 0, 100) == []  # nothing is shown before it is durable
             runtime.opened.set()
@@ -80,10 +81,10 @@ async def test_nobody_is_answered_before_the_commit(space: Namespace) -> None:
     async with writing(space, runtime) as writer:
         runtime.close()
         with trio.move_on_after(0):
-            await writer.apply(session, 0, [mkdir(1, b"d")])
+            await writer.apply(CLIENT, session, 0, [mkdir(1, b"d")])
             pytest.fail("answered")
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(writer.apply, session, 0, [mkdir(1, b"d")])
+            nursery.start_soon(writer.apply, CLIENT, session, 0, [mkdir(1, b"d")])
             await trio.testing.wait_all_tasks_blocked()
             assert space.queries.readdir(ROOT_INO, 0, 1) == []
             runtime.opened.set()
@@ -93,20 +94,20 @@ async def test_nobody_is_answered_before_the_commit(space: Namespace) -> None:
 async def test_a_batch_is_answered_in_its_order_with_its_errors(space: Namespace) -> None:
     session = SessionId(space.open_session())
     async with writing(space, Gate()) as writer:
-        replies = await writer.apply(session, 0, [mkdir(1, b"a"), mkdir(2, b"a"), mkdir(3, b"b")])
+        replies = await writer.apply(CLIENT, session, 0, [mkdir(1, b"a"), mkdir(2, b"a"), mkdir(3, b"b")])
         assert [reply[0] for reply in replies] == [0, errors.Exists.default_errno, 0]
         with pytest.raises(errors.SessionExpired):
-            await writer.apply_planned(SessionId(99), 0, 1, "allocate_chunks", 1, [["n1"]])
+            await writer.apply_planned(CLIENT, SessionId(99), 0, 1, "allocate_chunks", 1, [["n1"]])
 
 
 async def test_chunks_that_are_asked_for_twice_are_given_once(space: Namespace) -> None:
     space.register("n1", "n2")
     session = SessionId(space.open_session())
     async with writing(space, Gate()) as writer:
-        first = await writer.apply_planned(session, 0, 1, "allocate_chunks", 1, [["n1"]])
+        first = await writer.apply_planned(CLIENT, session, 0, 1, "allocate_chunks", 1, [["n1"]])
         assert not space.queries.is_answered(session, 2)
         assert space.queries.is_answered(session, 1)
-        assert await writer.apply_planned(session, 0, 1, "allocate_chunks", 1, [["n2"]]) == first
+        assert await writer.apply_planned(CLIENT, session, 0, 1, "allocate_chunks", 1, [["n2"]]) == first
     assert [chunk[0] for chunk in space.queries.chunks(0, 10)] == [first[0][0]]
 
 
@@ -120,7 +121,7 @@ async def test_a_full_disk_fails_all_that_shared_the_transaction_and_leaves_noth
 
     async def expect_no_space(writer: Writer, *args: Any) -> None:
         with pytest.raises(errors.NoSpace):
-            await writer.apply(*args)
+            await writer.apply(CLIENT, *args)
         failed.append(str(args[1]))
 
     async with writing(space, Gate()) as writer:
@@ -130,7 +131,7 @@ async def test_a_full_disk_fails_all_that_shared_the_transaction_and_leaves_noth
         assert len(failed) == 2
         assert space.dump() == before
         space.store.writing.execute("PRAGMA max_page_count = 1000000")
-        reply = (await writer.apply(session, 0, [mkdir(1, b"d")]))[0]
+        reply = (await writer.apply(CLIENT, session, 0, [mkdir(1, b"d")]))[0]
         assert reply[0] == 0
     space.machine.forget()
     assert space.findings() == []
@@ -150,9 +151,9 @@ async def test_a_disk_that_fails_at_the_commit_fails_the_transaction_and_not_the
     monkeypatch.setattr(space.store, "commit", failing)
     async with writing(space, Gate()) as writer:
         with pytest.raises(errors.DiskFailed):
-            await writer.apply(session, 0, [mkdir(1, b"d")])
+            await writer.apply(CLIENT, session, 0, [mkdir(1, b"d")])
         assert space.dump() == before
-        assert (await writer.apply(session, 0, [mkdir(1, b"d")]))[0][0] == 0
+        assert (await writer.apply(CLIENT, session, 0, [mkdir(1, b"d")]))[0][0] == 0
     assert space.findings() == []
 
 
@@ -163,12 +164,12 @@ async def test_more_than_may_wait_is_refused_as_busy(space: Namespace, monkeypat
     async with writing(space, runtime) as writer:
         runtime.close()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(writer.apply, session, 0, [mkdir(1, b"a")])
+            nursery.start_soon(writer.apply, CLIENT, session, 0, [mkdir(1, b"a")])
             await trio.testing.wait_all_tasks_blocked()  # this one is at the disk
-            nursery.start_soon(writer.apply, session, 0, [mkdir(2, b"b"), mkdir(3, b"c")])
+            nursery.start_soon(writer.apply, CLIENT, session, 0, [mkdir(2, b"b"), mkdir(3, b"c")])
             await trio.testing.wait_all_tasks_blocked()
             with pytest.raises(errors.Busy):
-                await writer.apply(session, 0, [mkdir(4, b"d")])
+                await writer.apply(CLIENT, session, 0, [mkdir(4, b"d")])
             runtime.opened.set()
     assert [name for _, name, _ in space.queries.readdir(ROOT_INO, 0, 9)] == [b"a", b"b", b"c"]
 
@@ -177,7 +178,7 @@ async def test_a_nearly_full_disk_takes_what_frees_space_and_what_the_namenode_i
     session = SessionId(space.open_session())
     space.file(session)
     async with writing(space, Gate(), reserve_bytes=2**62) as writer:
-        replies = await writer.apply(session, 0, [mkdir(2, b"d"), [3, "unlink", [ROOT_INO, b"file"]]])
+        replies = await writer.apply(CLIENT, session, 0, [mkdir(2, b"d"), [3, "unlink", [ROOT_INO, b"file"]]])
         assert [reply[0] for reply in replies] == [errors.NoSpace.default_errno, 0]
         await writer.decide("end_session", session)
 
@@ -189,7 +190,7 @@ async def test_the_writer_finishes_what_it_began_when_it_is_stopped(space: Names
     async with trio.open_nursery() as nursery:
         nursery.start_soon(writer.run)
         runtime.close()
-        nursery.start_soon(writer.apply, session, 0, [mkdir(1, b"d")])
+        nursery.start_soon(writer.apply, CLIENT, session, 0, [mkdir(1, b"d")])
         await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
         runtime.opened.set()
@@ -230,7 +231,7 @@ async def flood(space: Namespace, writer: Writer, sessions: list[SessionId], nur
                 writer.check_room("flooder", session, len(batch))
             except errors.Busy:
                 return
-            nursery.start_soon(partial(writer.apply, session, 0, batch, party="flooder"))
+            nursery.start_soon(writer.apply, "flooder", session, 0, batch)
             await trio.testing.wait_all_tasks_blocked()
 
 
@@ -247,7 +248,7 @@ async def test_a_flood_of_one_party_delays_another_by_one_turn_whatever_its_sess
         before = writer.statistics()["commands"]
         runtime.opened.set()
         for seq in range(1, 4):
-            ((errno, *_),) = await writer.apply(other, 0, [mkdir(seq, b"%d" % seq)], party="other")
+            ((errno, *_),) = await writer.apply("other", other, 0, [mkdir(seq, b"%d" % seq)])
             assert errno == 0
             flooded = writer.statistics()["commands"] - before - seq
             # With each of the other's, and in the transaction that began when the last was answered.
@@ -262,7 +263,7 @@ async def test_another_session_of_a_flooding_party_has_its_turn_after_one_batch_
         await flood(space, writer, [flooder], nursery)
         before = writer.statistics()["commands"]
         runtime.opened.set()
-        ((errno, *_),) = await writer.apply(other, 0, [mkdir(1, b"mine")], party="flooder")
+        ((errno, *_),) = await writer.apply("flooder", other, 0, [mkdir(1, b"mine")])
         assert errno == 0
         assert writer.statistics()["commands"] - before - 1 <= 3 * limits.BATCH_MAX_COMMANDS
 
@@ -277,16 +278,84 @@ async def test_room_is_held_until_commands_that_wait_for_others_are_answered(
     leases.join(reader)
     async with writing(space, Gate(), leases=leases) as writer, trio.open_nursery() as nursery:
         assert leases.cover_name(reader, ROOT_INO, b"d")
-        nursery.start_soon(partial(writer.apply, author, 0, [mkdir(1, b"d")], party="author"))
+        nursery.start_soon(writer.apply, "author", author, 0, [mkdir(1, b"d")])
         await trio.testing.wait_all_tasks_blocked()
         assert writer.statistics()["held_back"] == 1
         with pytest.raises(errors.Busy):
-            await writer.apply(author, 0, [mkdir(2, b"e")], party="author")
-        ((errno, *_),) = await writer.apply(reader, 0, [mkdir(1, b"f")], party="reader")
+            await writer.apply("author", author, 0, [mkdir(2, b"e")])
+        ((errno, *_),) = await writer.apply("reader", reader, 0, [mkdir(1, b"f")])
         assert errno == 0
         leases.leave(reader)
         await trio.testing.wait_all_tasks_blocked()
         writer.check_room("author", author, 1)
+
+
+async def test_who_is_to_give_up_what_he_owns_has_room_for_that_beside_those_who_wait_for_it(
+    space: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "COMMAND_QUEUE_MAX", 3)
+    owner, author = SessionId(space.open_session()), SessionId(space.open_session())
+    asked = Asked()
+    asked.leases.join(owner, owns_directories=True)
+    assert await asked.leases.own(owner, ROOT_INO, is_directory=True)
+    async with writing(space, Gate(), leases=asked.leases) as writer, trio.open_nursery() as nursery:
+        for seq in range(1, 4):
+            nursery.start_soon(writer.apply, f"author {seq}", author, 0, [mkdir(seq, b"%d" % seq)])
+            await trio.testing.wait_all_tasks_blocked()
+        assert writer.statistics()["held_back"] == 3
+        replies = await writer.apply(CLIENT, owner, 0, [mkdir(seq, b"o%d" % seq) for seq in range(1, 4)])
+        assert [errno for errno, *_ in replies] == [0, 0, 0]
+        asked.answer()
+        await trio.testing.wait_all_tasks_blocked()
+    assert len(space.queries.readdir(ROOT_INO, 0, 9)) == 6
+
+
+async def test_who_is_asked_to_give_up_has_no_room_without_end(
+    space: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "COMMAND_QUEUE_MAX", 3)
+    owner, author = SessionId(space.open_session()), SessionId(space.open_session())
+    asked = Asked()
+    asked.leases.join(owner)
+    assert asked.leases.cover_attr(owner, ROOT_INO)
+    runtime = Gate()
+    async with writing(space, runtime, leases=asked.leases) as writer, trio.open_nursery() as nursery:
+        nursery.start_soon(writer.apply, "author", author, 0, [[1, "setattr", [ROOT_INO, {"mode": 0o700}]]])
+        await trio.testing.wait_all_tasks_blocked()
+        runtime.close()
+        let_in = 0
+        with pytest.raises(errors.Busy):
+            while True:
+                writer.check_room(CLIENT, owner, 600)
+                nursery.start_soon(writer.apply, CLIENT, owner, 0, [[1, "seal", [1]]] * 600)
+                await trio.testing.wait_all_tasks_blocked()
+                let_in += 1
+        assert let_in == 2
+        runtime.opened.set()
+        await trio.testing.wait_all_tasks_blocked()
+        asked.answer()
+
+
+async def test_clients_cannot_keep_the_namenodes_own_commands_out(
+    space: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "COMMAND_QUEUE_MAX", 3)
+    monkeypatch.setattr(limits, "OWN_COMMANDS_MAX", 20)
+    session = SessionId(space.open_session())
+    runtime = Gate()
+    async with writing(space, runtime) as writer, trio.open_nursery() as nursery:
+        runtime.close()
+        for party in range(3):
+            nursery.start_soon(writer.apply, party, session, 0, [mkdir(party + 1, b"%d" % party)])
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(errors.Busy):
+            await writer.apply("another", session, 0, [mkdir(9, b"late")])
+        for _ in range(limits.OWN_COMMANDS_MAX):
+            nursery.start_soon(writer.decide, "free_doomed")
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(errors.Busy):
+            await writer.decide("free_doomed")
+        runtime.opened.set()
 
 
 # --- what others have cached ----------------------------------------------------------------------------
@@ -319,7 +388,7 @@ async def test_a_change_of_what_others_have_cached_waits_and_nobody_else_does(sp
         assert asked.leases.cover_name(reader, ROOT_INO, b"known")
 
         async def make(session: SessionId, *names: bytes) -> None:
-            await writer.apply(session, 0, [mkdir(seq, name) for seq, name in enumerate(names, 1)])
+            await writer.apply(CLIENT, session, 0, [mkdir(seq, name) for seq, name in enumerate(names, 1)])
             done.append(names[-1])
 
         async with trio.open_nursery() as nursery:
@@ -330,7 +399,7 @@ async def test_a_change_of_what_others_have_cached_waits_and_nobody_else_does(sp
             assert writer.statistics()["held_back"] == 1
             names = [name for _, name, _ in space.queries.readdir(ROOT_INO, 0, 10)]
             assert names == [b"before"]  # the rest of the batch waits, what came before it does not
-            await writer.apply(other, 0, [[1, "setattr", [ROOT_INO, {"mode": 0o700}]]])
+            await writer.apply(CLIENT, other, 0, [[1, "setattr", [ROOT_INO, {"mode": 0o700}]]])
             assert done == []
             asked.answer()
             await trio.testing.wait_all_tasks_blocked()
@@ -349,7 +418,7 @@ async def test_a_command_that_waited_happens_once_though_it_came_again(space: Na
         assert asked.leases.cover_entries(reader, ROOT_INO)
 
         async def make() -> None:
-            replies.append((await writer.apply(author, 0, [mkdir(1, b"d")]))[0][1])
+            replies.append((await writer.apply(CLIENT, author, 0, [mkdir(1, b"d")]))[0][1])
 
         async with trio.open_nursery() as nursery:
             for _ in range(2):
@@ -371,7 +440,7 @@ async def test_what_waits_fails_by_itself_when_its_transaction_does(space: Names
     async with writing(space, Gate(), leases=asked.leases) as writer:
 
         async def make() -> None:
-            replies.extend(await writer.apply(author, 0, [mkdir(1, b"before"), mkdir(2, b"known")]))
+            replies.extend(await writer.apply(CLIENT, author, 0, [mkdir(1, b"before"), mkdir(2, b"known")]))
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(make)
@@ -398,11 +467,11 @@ async def test_who_finds_a_file_that_is_there_does_not_own_it(space: Namespace) 
     create = [1, "create", [ROOT_INO, b"log", 0o644, 0, 0, False]]
     answers: list[Any] = []
     async with writing(space, Gate(), leases=asked.leases) as writer:
-        ((_, made, _),) = await writer.apply(first, 0, [create])
+        ((_, made, _),) = await writer.apply(CLIENT, first, 0, [create])
         assert asked.leases.in_doubt(second, [(made.ino, None)])
 
         async def find() -> None:
-            answers.extend(await writer.apply(second, 0, [create]))
+            answers.extend(await writer.apply(CLIENT, second, 0, [create]))
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(find)
