@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import structlog
 import trio
@@ -109,8 +109,8 @@ async def _serve(
     queries = Queries(store)
     members.load(queries.nodes())
 
-    async def end_session(session: SessionId) -> bool:
-        return bool(await writer.decide("end_session", session))
+    async def end_session(session: SessionId, party: Hashable) -> bool:
+        return bool(await writer.decide("end_session", session, party=party))
 
     sessions = Sessions(config.session_timeout_s, end_session, leases, runtime.random.getrandbits(62))
     for session, holder, caches in queries.sessions():

@@ -24,7 +24,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Final
 
 import structlog
@@ -124,8 +124,8 @@ class Issuing:
         made = self._key_file(key.role, key.name, dict(key.claims))
         return sealing.seal(keys.render(made), public, self._secret(key), RENEW)
 
-    async def join(self, token: KeyId, request: object) -> bytes:
-        """A key file for who brings a token. Raises `NotPermitted`, `InvalidArgument`, `Exists`."""
+    async def join(self, token: KeyId, request: object, party: Hashable) -> bytes:
+        """A key file for who brings a token, of `party`. Raises `Busy`, `NotPermitted`, `InvalidArgument`, `Exists`."""
         if not isinstance(request, Mapping):
             raise errors.InvalidArgument("who joins says a map of name and public")
         grant = tokens.grant(token)
@@ -134,7 +134,8 @@ class Issuing:
         made = self._key_file(grant.role, name, claims).certified(self._authority)
         public: Any = request.get("public")
         sealed = sealing.seal(keys.render(made), public, self._secret(token), tokens.CONTEXT)
-        await self._writer.decide("redeem_token", grant.nonce, grant.expires_s * 10**9, _receiver(name, public))
+        about = grant.nonce, grant.expires_s * 10**9, _receiver(name, public)
+        await self._writer.decide("redeem_token", *about, party=party)
         if made.key is not None:
             self._note(made.key.id)
         log.info("joined", role=str(grant.role), name=name)

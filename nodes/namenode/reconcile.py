@@ -23,14 +23,16 @@ class Doubts:
     def __init__(self) -> None:
         self._doubted: dict[NodeId, set[ChunkId]] = {}
 
-    def lost_again(self, node: NodeId, lost: Iterable[ChunkId]) -> tuple[list[ChunkId], bool]:
-        """Those that the node's last report lacked as well, and whether there are others: now it is their turn."""
-        before = self._doubted.pop(node, set())
-        again = [chunk for chunk in lost if chunk in before]
-        doubted = {chunk for chunk in lost if chunk not in before}
-        if doubted:
-            self._doubted[node] = doubted
-        return again, bool(doubted)
+    def lost_again(self, node: NodeId, lost: Iterable[ChunkId]) -> list[ChunkId]:
+        """Those that the node's last report lacked as well."""
+        before = self._doubted.get(node, ())
+        return [chunk for chunk in lost if chunk in before]
+
+    def note(self, node: NodeId, lost: Iterable[ChunkId]) -> None:
+        """These a report lacked, and none of them again. To be called when the others are dropped, and not before."""
+        self._doubted[node] = set(lost)
+        if not self._doubted[node]:
+            del self._doubted[node]
 
 
 class Held(NamedTuple):

@@ -18,7 +18,7 @@ import structlog
 import trio
 
 import dfs
-from dfs import errors, grants, limits, tasks
+from dfs import errors, grants, limits
 from dfs.config import NameNodeConfig
 from dfs.keys import KeyId, Role
 from dfs.placement import candidates, choose_nodes
@@ -499,7 +499,7 @@ class NameNode:
     @expose
     @takes_call
     async def close_session(self, call: Call, session: Any) -> None:
-        await self._sessions.close(session, _identity(call))
+        await self._sessions.close(session, _identity(call), call.peer.party)
 
     @expose
     @takes_call
@@ -594,7 +594,7 @@ class NameNode:
     @takes_call
     async def join(self, call: Call, request: Any) -> bytes:
         """A token becomes a key: its file, sealed. Raises `NotPermitted`, `InvalidArgument`, `Exists`."""
-        return await self._issuing.join(_key_of(call), request)
+        return await self._issuing.join(_key_of(call), request, call.peer.party)
 
     @expose
     def key_status(self) -> dict[str, Any]:
@@ -771,6 +771,15 @@ class NameNode:
         if not await self._writer.decide("drop_replica", chunk, node, 1):
             log.error("a replica that cannot be spared is damaged or missing", node=node, chunk=chunk)
 
+    async def _drop_all(self, lost: Sequence[ChunkId], node: NodeId) -> None:
+        """Likewise, of many, so many in each transaction as others may have."""
+        if lost:
+            log.warning("replicas are missing", node=node, count=len(lost), first=lost[0])
+        for start in range(0, len(lost), limits.BATCH_MAX_COMMANDS):
+            part = lost[start : start + limits.BATCH_MAX_COMMANDS]
+            if kept := await self._writer.decide("drop_replicas", node, part, 1):
+                log.error("replicas that cannot be spared are missing", node=node, count=len(kept), first=kept[0])
+
     @expose
     async def report_chunks(self, node: Any, first: Any, last: Any, chunks: Any) -> int:
         """All chunks of a DataNode with numbers from `first` to `last`: [[chunk, length, settled], ...].
@@ -790,12 +799,10 @@ class NameNode:
         found = reconcile.compare(
             held, believed, self._store.counters()["next_chunk"], self._queries.skipped(low, high)
         )
-        lost, in_doubt = self._doubts.lost_again(name, found.lost)
-        if lost:
-            log.warning("replicas are missing", node=name, count=len(lost), first=lost[0])
-        async with tasks.open_nursery() as nursery:
-            for chunk in lost:
-                nursery.start_soon(self._drop, chunk, name)
+        lost = self._doubts.lost_again(name, found.lost)
+        await self._drop_all(lost, name)
+        in_doubt = set(found.lost).difference(lost)
+        self._doubts.note(name, in_doubt)
         self._replication.note_short(name, low, high, found.short)
         if found.back:
             await self._writer.decide("add_replicas", name, [(chunk, believed[chunk].length) for chunk in found.back])

@@ -15,7 +15,7 @@ Invariant: a session in `_heard` has a row in the database, or had until an `end
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Any
 
 import structlog
@@ -47,10 +47,10 @@ class _Listener:
 
 
 class Sessions:
-    """All sessions. `end` is called to end one; it returns whether there is more to do for it."""
+    """All sessions. `end` is called to end one, for a party or None; it returns whether there is more to do for it."""
 
     def __init__(
-        self, timeout_s: float, end: Callable[[SessionId], Awaitable[bool]], leases: Leases, incarnation: int
+        self, timeout_s: float, end: Callable[[SessionId, Hashable], Awaitable[bool]], leases: Leases, incarnation: int
     ) -> None:
         self.incarnation = incarnation
         self._timeout_s = timeout_s
@@ -144,23 +144,26 @@ class Sessions:
 
     # --- ending -----------------------------------------------------------------------------------------
 
-    async def close(self, session: Any, identity: str) -> None:
-        """The client says goodbye. A session that has ended already is no error. Raises `NotPermitted`."""
+    async def close(self, session: Any, identity: str, party: Hashable = None) -> None:
+        """The client says goodbye, of `party`. A session that has ended already is no error.
+
+        Raises `NotPermitted`; and as the writer does, then it is ended by `reap`.
+        """
         if arguments.integer(session, "a session") in self._listeners:
-            await self._finish(self.touch(session, identity))
+            await self._finish(self.touch(session, identity), party)
 
     async def end(self, session: SessionId) -> None:
         """End it whoever's it is; one that has ended already is no error."""
         if session in self._listeners:
             await self._finish(session)
 
-    async def _finish(self, session: SessionId) -> None:
+    async def _finish(self, session: SessionId, party: Hashable = None) -> None:
         listener = self._listeners.pop(session, None)
         if listener is not None:
             listener.arrived.set()
         self._leases.leave(session)
         self._ending.add(session)
-        while await self._end(session):
+        while await self._end(session, party):
             pass
         self._ending.discard(session)
 

@@ -48,7 +48,7 @@ class Office:
             self.gate, self.store, self.writer, self.members, self.sessions, self.runtime, reload=self._reload
         )
 
-    async def _end_session(self, _session: Any) -> bool:
+    async def _end_session(self, _session: Any, _party: Any) -> bool:
         return True
 
     def _reload(self) -> KeyFile | None:
@@ -77,7 +77,7 @@ class Office:
 
     async def joined(self, word: str, name: str = "", receiver: Receiver | None = None) -> KeyFile:
         token, receiver = tokens.parse(word), receiver or Receiver()
-        sealed = await self.issuing.join(token.id, {"name": name, "public": receiver.public})
+        sealed = await self.issuing.join(token.id, {"name": name, "public": receiver.public}, "joiner")
         return keys.parse(receiver.open(sealed, token.secrets[keys.NAMENODE], tokens.CONTEXT))
 
 
@@ -227,7 +227,7 @@ async def test_what_asks_for_nothing_uses_no_token_up(tmp_path: Path, request_: 
     async with office(tmp_path) as here:
         word = tokens.issue(OLD, Role.CLIENT, "", "", FAR_S)
         with pytest.raises(errors.InvalidArgument):
-            await here.issuing.join(tokens.parse(word).id, request_)
+            await here.issuing.join(tokens.parse(word).id, request_, "joiner")
         assert (await here.joined(word, "bob")).key is not None
 
 

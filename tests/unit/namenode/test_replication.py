@@ -80,7 +80,7 @@ class World:
         self._done: dict[str, list[int]] = {}
         self._failed: dict[str, list[Any]] = {}
 
-    async def _end_session(self, _session: Any) -> bool:
+    async def _end_session(self, _session: Any, _party: Any) -> bool:
         return False
 
     async def start(self, *names: str) -> None:
@@ -267,6 +267,27 @@ async def test_a_report_that_is_older_than_a_copy_does_not_take_it_back(
         assert await cluster.service.report_chunks(N3, 1, 99, []) == 1
         assert await cluster.service.report_chunks(N3, 1, 99, []) == 100
         assert cluster.holders(1) == [N1, N2]
+
+
+async def test_copies_that_could_not_be_dropped_are_dropped_after_the_next_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = [[N1, N2]] * 10
+    async with world(tmp_path, lambda space: chunks_on(space, *places), N1, N2, repair=False) as cluster:
+        assert await cluster.service.report_chunks(N1, 1, 99, []) == 1
+        commit = cluster.store.commit
+
+        def fail() -> None:
+            monkeypatch.setattr(cluster.store, "commit", commit)
+            raise errors.NoSpace("the disk is full")
+
+        monkeypatch.setattr(cluster.store, "commit", fail)
+        with pytest.raises(errors.NoSpace):
+            await cluster.service.report_chunks(N1, 1, 99, [])
+        commits = cluster.writer.statistics()["commits"]
+        assert await cluster.service.report_chunks(N1, 1, 99, []) == 100
+        assert cluster.all_holders() == [[N2]] * 10
+        assert cluster.writer.statistics()["commits"] == commits + 1
 
 
 async def test_a_node_that_lost_very_many_copies_reports_them_in_slices(

@@ -25,7 +25,7 @@ class Ends:
         self._rounds = rounds
         self._failures = failures
 
-    async def end(self, session: SessionId) -> bool:
+    async def end(self, session: SessionId, _party: object) -> bool:
         await trio.lowlevel.checkpoint()
         if self._failures:
             self._failures -= 1

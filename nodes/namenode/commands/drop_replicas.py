@@ -1,0 +1,14 @@
+"""Many copies of one node are lost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dfs.types import ChunkId
+from nodes.namenode.commands import drop_replica
+from nodes.namenode.transaction import Transaction
+
+
+def apply(tx: Transaction, node: str, chunks: Sequence[ChunkId], keep: int) -> list[ChunkId]:
+    """As `drop_replica` for each chunk; those of which the copy still counts."""
+    return [chunk for chunk in chunks if not drop_replica.apply(tx, chunk, node, keep)]
