@@ -110,7 +110,8 @@ class _Change:
 
 
 class Leases:
-    """All leases. `push` sends an event to a session and returns its number; `forgotten` is called when some were.
+    """All leases. `push` sends an event to a session and returns its number; `forgotten` is called with items that a
+    session has forgotten and some change waits for.
 
     Everything is synchronous but the waits, so each method happens at one moment.
     """
@@ -132,7 +133,7 @@ class Leases:
         """Each has a lease on the inode."""
         self._reclaiming: set[SessionId] = set()
         self._moved = trio.Event()
-        self.forgotten: Callable[[], None] = lambda: None
+        self.forgotten: Callable[[Iterable[Item]], None] = lambda _: None
         self._recalls = 0
         self._conflicts = 0
 
@@ -153,18 +154,16 @@ class Leases:
             _strike(self._attrs, ino, session)
         for ino in cacher.entries:
             _strike(self._entries, ino, session)
-        for change in self._changes.values():
-            change.waiting.discard(session)
+        moved = [item for item, change in self._changes.items() if session in change.waiting]
+        for item in moved:
+            self._changes[item].waiting.discard(session)
         for item in [item for item, (who, _) in self._doubts.items() if who == session]:
             del self._doubts[item]
         for ino in [ino for ino, who in self._owners.items() if who == session]:
             del self._owners[ino]
         self._reclaiming.discard(session)
-        self._move()
-
-    def _move(self) -> None:
         self._wake()
-        self.forgotten()
+        self.forgotten(moved)
 
     def _wake(self) -> None:
         """Have those who wait look again whether they still have to."""
@@ -249,16 +248,20 @@ class Leases:
 
     def conflicts(self, author: SessionId, items: Iterable[Item]) -> bool:
         """Whether somebody other than `author` may know one of these."""
+        return self.conflict(author, items) is not None
+
+    def conflict(self, author: SessionId, items: Iterable[Item]) -> Item | None:
+        """The first of these that somebody other than `author` may know."""
         for item in items:
             change = self._changes.get(item)
             if change is not None:
                 if change.waiting and (len(change.waiting) > 1 or author not in change.waiting):
-                    return True
+                    return item
                 continue
             holders = (self._attrs if item[1] is None else self._entries).get(item[0])
             if holders and (len(holders) > 1 or author not in holders):
-                return True
-        return False
+                return item
+        return None
 
     def begin(self, author: SessionId, items: Sequence[Item]) -> None:
         """A command that touches these has to wait: have the others forget them. Undone by `finish`."""
@@ -473,12 +476,15 @@ class Leases:
         cacher = self._cachers.get(session)
         if cacher is None:
             return
-        for ino in entries:
-            self._forget(session, cacher, (ino, ALL_NAMES))
+        moved: list[Item] = [(ino, ALL_NAMES) for ino in entries]
+        for item in moved:
+            self._forget(session, cacher, item)
         for item in cacher.answer(number):
             if item not in cacher.asked:
                 self._forget(session, cacher, item)
-        self._move()
+                moved.append(item)
+        self._wake()
+        self.forgotten(moved)
 
     def _forget(self, session: SessionId, cacher: _Cacher, item: Item) -> None:
         ino, name = item
@@ -520,7 +526,7 @@ class Leases:
             self._owners[ino] = session
         if last:
             self._reclaiming.discard(session)
-            self._move()
+            self._wake()
 
     @property
     def is_reclaiming(self) -> bool:

@@ -9,7 +9,8 @@ and the NameNode itself, whose commands clients cannot keep out.
 If the commit fails (disk full, disk broken) nothing of the transaction happened, and every caller gets the error.
 
 A command that changes what others may have cached is held back (`nodes.namenode.leases`): its batch is parked, with the
-replies that it has so far, and goes on from there when they have forgotten it. Others do not wait for it.
+replies that it has so far, and goes on from there when they have forgotten it. Others do not wait for it. What goes on
+has turns of its own, a round of them in each transaction, before those of what is new.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import math
 import stat
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, Final
 
 import structlog
@@ -45,10 +46,10 @@ class _Batch:
     `done` is set when `replies`, of all of them, or `error` is there.
 
     `durable`: how many of the replies are of transactions before. `held`: what the next command touches, if it was held
-    back.
+    back; `is_held` by the transaction under way.
     """
 
-    __slots__ = ("author", "commands", "done", "durable", "error", "held", "party", "replies", "room")
+    __slots__ = ("author", "commands", "done", "durable", "error", "held", "is_held", "party", "replies", "room")
 
     def __init__(self, room: Shares, party: Hashable, author: SessionId, batch: list[Command]) -> None:
         self.room = room
@@ -58,11 +59,13 @@ class _Batch:
         self.replies: list[Reply] = []
         self.durable = 0
         self.held: Sequence[Item] = ()
+        self.is_held = False
         self.error: errors.DfsError | None = None
         self.done = trio.Event()
 
     def fail(self, error: errors.DfsError) -> None:
         """The transaction was undone: what it had of this did not happen, nor will the rest."""
+        self.is_held = False
         if self.durable:
             failure: Reply = (error.errno, error.code, error.message)
             self.replies[self.durable :] = [failure] * (len(self.commands) - self.durable)
@@ -72,6 +75,10 @@ class _Batch:
     @property
     def cost(self) -> int:
         return _cost(len(self.commands))
+
+    @property
+    def cost_left(self) -> int:
+        return _cost(len(self.commands) - len(self.replies))
 
 
 class Writer:
@@ -84,7 +91,8 @@ class Writer:
         self._store = store
         self._leases = leases
         leases.forgotten = self._resume
-        self._parked: list[_Batch] = []
+        self._parked: dict[Item, list[_Batch]] = {}
+        """Each is with one item, of those it waits for, that somebody has not forgotten yet."""
         self._runtime = runtime
         self._reserve_bytes = reserve_bytes
         self._machine = Machine(store.writing, self._waits_for, leases.in_doubt)
@@ -95,7 +103,7 @@ class Writer:
         """Likewise, of sessions that are asked to forget and have no room else."""
         self._own_room = Shares(limits.OWN_COMMANDS_MAX)
         self._resumed: Turns[_Batch] = Turns(limits.BATCH_MAX_COMMANDS)
-        """Batches that were parked, and go on before those that came later."""
+        """Batches that were parked and may go on."""
         self._arrived = trio.Event()
         self._space_checked_at = -1e9
         self._is_full = False
@@ -177,40 +185,38 @@ class Writer:
         return self._resumed.take(_until(most)) + self._turns.take(_until(most))
 
     async def _transact(self, batches: list[_Batch]) -> None:
-        held: list[_Batch] = []
         try:
             with trio.CancelScope(shield=True):  # bounded by the disk: half a commit cannot be abandoned
                 with self._store.translating():
-                    self._apply_all(batches, held)
+                    self._apply_all(batches)
                 await self._runtime.run_blocking(self._store.commit)
             self._commits += 1
         except errors.DfsError as error:
             log.error("a transaction failed, nothing of it happened", error=str(error))
             self._store.rollback()
             self._machine.forget()
-            held.clear()
             for batch in batches:
                 batch.fail(error)
         self._leases.committed()
         for batch in batches:
             batch.durable = len(batch.replies)
-            if batch in held:
-                self._parked.append(batch)
+            if batch.is_held:
+                self._park_or_go_on(batch)  # what was asked for while the disk worked may be answered already
             else:
                 self._leases.finish(batch.held)
                 batch.room.release(batch.party, batch.author, batch.cost)
                 batch.done.set()
-        self._resume()  # what was asked for while the disk worked may be answered already
 
-    def _apply_all(self, batches: list[_Batch], held: list[_Batch]) -> None:
-        """Apply the commands of batches, of each up to the first that has to wait: then the batch goes to `held`."""
+    def _apply_all(self, batches: list[_Batch]) -> None:
+        """Apply the commands of batches, of each up to the first that has to wait: then the batch `is_held`."""
         is_full = self._disk_is_full()
         self._store.begin()
         for batch in batches:
+            batch.is_held = False
             try:
                 self._apply_batch(batch, is_full)
             except HeldBack as reason:
-                held.append(batch)
+                batch.is_held = True
                 before, batch.held = batch.held, reason.items
                 self._leases.begin(reason.command.session, batch.held)
                 self._leases.finish(before)
@@ -260,15 +266,20 @@ class Writer:
             self._leases.tell(author, effect.read)
         return ()
 
-    def _resume(self) -> None:
-        """Batches whose next command may happen now go on, before those that came later."""
-        ready = [batch for batch in self._parked if not self._leases.conflicts(batch.author, batch.held)]
-        if ready:
-            self._parked = [batch for batch in self._parked if batch not in ready]
-            for batch in ready:
-                batch.commands = [command._replace(now_ns=self._runtime.now_ns()) for command in batch.commands]
-                self._resumed.put(batch.party, batch.author, batch, batch.cost)
-            self._arrived.set()
+    def _resume(self, forgotten: Iterable[Item]) -> None:
+        """Of the batches that waited for these, those whose next command may happen now go on."""
+        for item in forgotten:
+            for batch in self._parked.pop(item, ()):
+                self._park_or_go_on(batch)
+
+    def _park_or_go_on(self, batch: _Batch) -> None:
+        item = self._leases.conflict(batch.author, batch.held)
+        if item is not None:
+            self._parked.setdefault(item, []).append(batch)
+            return
+        batch.commands = [command._replace(now_ns=self._runtime.now_ns()) for command in batch.commands]
+        self._resumed.put(batch.party, batch.author, batch, batch.cost_left)
+        self._arrived.set()
 
     def _disk_is_full(self) -> bool:
         now = trio.current_time()
@@ -294,8 +305,8 @@ class Writer:
             "commands": self._applied,
             "commands_per_s": recent // _RATE_OVER_S,
             "commits": self._commits,
-            "queued": self._turns.cost,
-            "held_back": len(self._parked),
+            "queued": self._turns.cost + self._resumed.cost,
+            "held_back": sum(len(batches) for batches in self._parked.values()),
         }
 
 

@@ -100,10 +100,10 @@ def answer_before_commit() -> None:
     """The NameNode answers first and commits then."""
     apply_all = Writer._apply_all
 
-    def early(self: Writer, batches: list[Any], held: list[Any]) -> None:
-        apply_all(self, batches, held)
+    def early(self: Writer, batches: list[Any]) -> None:
+        apply_all(self, batches)
         for batch in batches:
-            if batch not in held:
+            if not batch.is_held:
                 batch.done.set()
 
     _put(Writer, "_apply_all", early)

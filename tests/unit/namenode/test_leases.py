@@ -204,10 +204,21 @@ async def test_the_end_of_a_session_ends_its_leases_and_all_waits_for_it(told: T
     told.leases.begin(BERT, [ATTR])
     nursery.start_soon(told.leases.clear_doubt, [ATTR])
     await trio.testing.wait_all_tasks_blocked()
-    resumed: list[bool] = []
-    told.leases.forgotten = lambda: resumed.append(told.leases.conflicts(BERT, [ATTR]))
+    resumed: list[tuple[list[Item], bool]] = []
+    told.leases.forgotten = lambda items: resumed.append((list(items), told.leases.conflicts(BERT, [ATTR])))
     told.leases.leave(ANNE)
-    assert resumed == [False]
+    assert resumed == [([ATTR], False)]
+
+
+async def test_it_is_said_what_is_forgotten_when_all_that_a_session_was_asked_is_answered(told: Told) -> None:
+    assert told.leases.cover_attr(ANNE, FILE) and told.leases.cover_entries(ANNE, D)
+    told.leases.begin(BERT, [ATTR, NAME])
+    heard: list[Item] = []
+    told.leases.forgotten = heard.extend
+    assert told.leases.conflict(BERT, [NAME, ATTR]) == NAME
+    told.answer(ANNE)
+    assert heard == [ATTR, NAME]
+    assert told.leases.conflict(BERT, [NAME, ATTR]) is None
 
 
 async def test_who_does_not_forget_in_time_is_overdue(told: Told, autojump_clock: trio.testing.MockClock) -> None:

@@ -409,6 +409,47 @@ async def test_a_change_of_what_others_have_cached_waits_and_nobody_else_does(sp
     assert space.findings() == []
 
 
+async def test_a_change_goes_on_when_the_last_of_those_who_know_has_forgotten(space: Namespace) -> None:
+    author, other, *readers = (SessionId(space.open_session()) for _ in range(4))
+    asked = Asked()
+    for reader in readers:
+        asked.leases.join(reader)
+        assert asked.leases.cover_attr(reader, ROOT_INO) and asked.leases.cover_entries(reader, ROOT_INO)
+    async with writing(space, Gate(), leases=asked.leases) as writer:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(writer.apply, CLIENT, author, 0, [mkdir(1, b"d")])
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(writer.apply, CLIENT, other, 0, [mkdir(1, b"e")])
+            await trio.testing.wait_all_tasks_blocked()
+            held: list[int] = []
+            for session, number in asked.numbers:
+                asked.leases.forgot(session, number, ())
+                await trio.testing.wait_all_tasks_blocked()
+                held.append(writer.statistics()["held_back"])
+            assert held == [2, 1, 1, 0]  # one question to each of the two for each name
+            nursery.cancel_scope.cancel()
+    assert [name for _, name, _ in space.queries.readdir(ROOT_INO, 0, 9)] == [b"d", b"e"]
+
+
+async def test_what_goes_on_is_charged_for_what_is_left_of_it(space: Namespace) -> None:
+    author, reader = SessionId(space.open_session()), SessionId(space.open_session())
+    asked = Asked()
+    asked.leases.join(reader)
+    runtime = Gate()
+    async with writing(space, runtime, leases=asked.leases) as writer, trio.open_nursery() as nursery:
+        failing = [[seq, "rmdir", [ROOT_INO, b"none"]] for seq in range(1, 100)]
+        assert asked.leases.cover_name(reader, ROOT_INO, b"known")
+        nursery.start_soon(writer.apply, CLIENT, author, 0, [*failing, mkdir(100, b"known")])
+        await trio.testing.wait_all_tasks_blocked()
+        runtime.close()
+        nursery.start_soon(writer.decide, "free_doomed")
+        await trio.testing.wait_all_tasks_blocked()
+        assert writer.statistics()["queued"] == 0
+        asked.answer()
+        assert writer.statistics()["queued"] == 1
+        runtime.opened.set()
+
+
 async def test_a_command_that_waited_happens_once_though_it_came_again(space: Namespace) -> None:
     author, reader = SessionId(space.open_session()), SessionId(space.open_session())
     asked = Asked()
