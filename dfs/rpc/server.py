@@ -360,7 +360,7 @@ class _Connection:
 
     async def _greeting(self, message: Message) -> Any:
         """Our half of the handshake. Raises to refuse."""
-        received = bytes(_payload(message))
+        received = bytes(self._payload(message))
         sent = serialize.loads(message.serializer, received)
         if not isinstance(sent, dict) or "handshake" not in sent or "object" not in sent:
             raise errors.ProtocolViolation("a handshake is a map of 'handshake' and 'object'")
@@ -402,7 +402,7 @@ class _Connection:
             raise errors.ConnectionLost(f"{self.peer.address} closed the connection instead of giving a proof")
         if answer.kind != CONNECT or answer.serializer != message.serializer:
             raise errors.ProtocolViolation("the second message is no proof")
-        tree = serialize.loads(answer.serializer, _payload(answer))
+        tree = serialize.loads(answer.serializer, self._payload(answer))
         said = tree.get("handshake") if isinstance(tree, dict) else None
         proof = said.get("proof") if isinstance(said, dict) else None
         key, ours = gate.check(handshake, proof, received, payload, self.channel.stream.binding)
@@ -445,6 +445,17 @@ class _Connection:
         else:
             # Read at once and then gone: bounded by the number of connections that send one.
             self.channel.give(memoryview(bytearray(wanted.length)))
+
+    def _payload(self, message: Message) -> memoryview | bytes:
+        """What a message says. Of a compressed one it is known only now what it costs."""
+        payload = message.payload
+        assert payload is not None, "the server drops no payload of a message it reads"
+        if not message.flags & FLAG_COMPRESSED:
+            return payload
+        plain = inflate(payload)
+        more = cost_of(len(plain), 0) - cost_of(len(payload), 0)
+        self._server._rounds.charge(self.peer.party, max(0, more))
+        return plain
 
     async def _read_calls(self) -> None:
         while True:
@@ -491,7 +502,7 @@ class _Connection:
         """Read a call and find its method. Raises what the caller is to get."""
         if message.flags & FLAG_KEEP_SERIALIZED:
             raise errors.NotSupported("blobs that stay serialized are not accepted: send the bytes as DATA")
-        named = serialize.loads_call(message.serializer, _payload(message))
+        named = serialize.loads_call(message.serializer, self._payload(message))
         if message.flags & FLAG_BATCH:
             method = None
             if self._server._registry.metadata(named.object_id) is None:
@@ -573,15 +584,24 @@ class _Connection:
         call = Call(self.peer, request.lease.view if request.lease is not None else None)
         try:
             for entry in request.named.args:
-                await trio.lowlevel.checkpoint()
+                await self._server._rounds.wait(self.peer.party, self.peer.id, 1)
                 result = await self._perform_in_batch(request.named.object_id, call, entry)
                 results.append(result)
+                self._charge_result(request.serializer, result)
                 if isinstance(result, dict) and result.get("__class__") == "Pyro5.core._ExceptionWrapper":
                     break
         finally:
             if request.lease is not None:
                 request.lease.release()
         await self._answer(request, f"{request.named.object_id}.<batch>", results, None)
+
+    def _charge_result(self, serializer: int, result: Any) -> None:
+        """Of a call in a batch, as it is for one by itself; and to write it a second time is work as well."""
+        try:
+            length = len(serialize.dumps(serializer, result))
+        except (TypeError, ValueError, OverflowError):
+            return  # nor can the answer be sent, which says so
+        self._server._rounds.charge(self.peer.party, cost_of(length, 0) - 1)
 
     async def _perform_in_batch(self, object_id: str, call: Call, entry: Any) -> Any:
         try:
@@ -707,12 +727,6 @@ class _DaemonObject:
         if metadata is None:
             raise faults.DaemonError("unknown object")
         return metadata
-
-
-def _payload(message: Message) -> memoryview | bytes:
-    payload = message.payload
-    assert payload is not None, "the server drops no payload of a message it reads"
-    return inflate(payload) if message.flags & FLAG_COMPRESSED else payload
 
 
 async def _close_shielded(listener: Listener) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import zlib
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 import trio
 import trio.testing
 
+from dfs import limits
+from dfs.checksum import Buffer
 from dfs.keys import NAMENODE, Masters, Role
 from dfs.rpc import Gate, Pool
+from dfs.rpc import protocol as wire
 from dfs.rpc.channel import BURST_COST_MAX
 from dfs.rpc.rounds import Rounds
+from dfs.rpc.serialize import dumps_call
 from tests.unit.rpc.world import World, world
 
 MASTERS = Masters.make()
@@ -97,6 +102,45 @@ async def test_who_is_cancelled_takes_no_turn() -> None:
             scope.cancel()
             await rounds.wait("party", 1, 1)
         await rounds.wait("party", 2, BURST_COST_MAX)
+
+
+def batch(seq: int) -> list[Buffer]:
+    """Many calls in one message, as stock proxies send them."""
+    calls = [["note", ["flood"], {}]] * 1000
+    return wire.encode(wire.INVOKE, wire.FLAG_BATCH, seq, wire.MSGPACK, dumps_call("thing", "<batch>", calls))[0]
+
+
+def batch_of_large_answers(seq: int) -> list[Buffer]:
+    calls = [["repeat", ["flood", 10 * BURST_COST_MAX * 4096], {}]] * 100
+    return wire.encode(wire.INVOKE, wire.FLAG_BATCH, seq, wire.MSGPACK, dumps_call("thing", "<batch>", calls))[0]
+
+
+def compressed(seq: int) -> list[Buffer]:
+    """Few bytes, of which many become."""
+    payload = zlib.compress(dumps_call("thing", "note", ["flood" * 10 * BURST_COST_MAX * 800]))
+    return wire.encode(wire.INVOKE, wire.FLAG_COMPRESSED, seq, wire.MSGPACK, payload)[0]
+
+
+@pytest.mark.parametrize(
+    ("message", "cost"), [(batch, 1), (batch_of_large_answers, 10 * BURST_COST_MAX), (compressed, 10 * BURST_COST_MAX)]
+)
+async def test_nobody_has_more_by_how_he_packs_his_calls(message: Callable[[int], list[Buffer]], cost: int) -> None:
+    async with world(capacity_bytes=64 * limits.MIB) as here:
+        assert await here.call("add", 1, 2) == 3
+        stream = await here.network.host("flood").connect(here.address, 1)
+        hello, _ = wire.encode(wire.CONNECT, 0, 0, wire.JSON, b'{"handshake": "hi", "object": "thing"}')
+        await stream.send_all(hello)
+        for seq in range(1, 200):
+            await stream.send_all(message(seq))
+        while not here.thing.heard:
+            await trio.lowlevel.checkpoint()
+        before = len(here.thing.heard)
+        for _ in range(OPERATIONS):
+            assert await here.call("add", 1, 2) == 3
+        ticks_of_a_call = 4  # there and back
+        rounds = OPERATIONS * ticks_of_a_call
+        assert (len(here.thing.heard) - before) * cost <= rounds * BURST_COST_MAX
+        await stream.aclose()
 
 
 async def handled_meanwhile(here: World, connections: int) -> int:

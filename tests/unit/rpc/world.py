@@ -77,6 +77,11 @@ class Thing:
         self.heard.append(word)
 
     @expose
+    def repeat(self, word: str, length: int) -> bytes:
+        self.heard.append(word)
+        return bytes(length)
+
+    @expose
     def send(self, pieces: int, length: int) -> WithData:
         return WithData(pieces, [bytes([65 + number]) * length for number in range(pieces)], self._sent)
 
