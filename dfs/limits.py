@@ -38,6 +38,7 @@ MESSAGE_MAX_BYTES = 8 * MIB  # payload and annotations of one message, checked b
 FOREIGN_MESSAGE_MAX_BYTES = 1 * MIB  # in a serializer other than msgpack, whose parser costs more
 MESSAGE_DEPTH_MAX = 32  # nesting of containers in a message
 CALLS_IN_FLIGHT_MAX = 256  # of one connection, at the server: more wait in the socket
+ONEWAY_CALLS_MAX = 768  # of one server, whose callers may be gone: a third for one connection alone, more wait
 CONNECTIONS_MAX = 4096  # of one server
 HANDSHAKE_TIMEOUT_S = 10.0
 HANDSHAKE_FAILURE_DELAY_S = 1.0  # before a stranger hears that he is refused

@@ -3,7 +3,8 @@
 All that a plain method does, and all parsing, runs in the loop itself: whoever had most connections would have most of
 it. So the reader of a connection asks before it works on a message, and parties have equal shares of each round
 (`dfs.turns`), which many connections of one party have among them, a message each in turn. What a message costs is
-known by its length, what its answer cost is charged afterwards. Nobody waits as long as his party has not used up its
+known by its length; what its answer cost, or what it was when it came compressed, is charged afterwards. A batch asks
+before each of its calls. Nobody waits as long as his party has not used up its
 share, and then for no more than what the others have of a round.
 """
 

@@ -3,7 +3,8 @@
 A task per connection reads. Its first message is the handshake, which has `limits.HANDSHAKE_TIMEOUT_S`. Then each
 call of a plain method is run and answered by the reader itself, which costs no task switch; an async method gets
 a task, and answers when it is done, so that answers come in any order. At `limits.CALLS_IN_FLIGHT_MAX` of
-them the reader stops reading, and more calls wait in the socket. The bytes that come with calls lie in
+them the reader stops reading, and more calls wait in the socket; likewise at ONEWAY_CALLS_MAX oneway calls of all
+connections, of which each party has its share. The bytes that come with calls lie in
 buffers lent by a pool, whose bound holds for all connections together.
 
 With a `gate` nobody is served who has not proved that he knows a key (`dfs.rpc.authentication`), and `authorize` says
@@ -31,6 +32,7 @@ import trio
 from dfs import errors, limits
 from dfs.checksum import Buffer
 from dfs.keys import KeyId
+from dfs.room import Room
 from dfs.rpc import authentication, faults, serialize, versions
 from dfs.rpc.buffers import BufferPool, Lease
 from dfs.rpc.channel import Channel, cost_of
@@ -108,6 +110,7 @@ class Server:
         self._registry.add(_DaemonObject(self, self._registry), DAEMON_OBJECT)
         self._buffers = BufferPool()
         self._rounds = Rounds()
+        self._oneways = Room(limits.ONEWAY_CALLS_MAX)
         self._connections: dict[_Connection, None] = {}  # in the order of their arrival
         self._strangers: dict[_Connection, None] = {}  # those of them that have not greeted yet
         self._handshakes_refused = self._refusals_not_logged = 0
@@ -521,18 +524,28 @@ class _Connection:
             authorize(self.peer, named.method, named.args)
 
     async def _start(self, request: _Request) -> None:
-        if self._slots.value:
-            self._slots.acquire_nowait()
-        else:
-            try:
-                await self._slots.acquire()
-            except BaseException:
-                if request.lease is not None:
-                    request.lease.release()
-                raise
+        try:
+            await self._take_slot(request.flags)
+        except BaseException:
+            if request.lease is not None:
+                request.lease.release()
+            raise
         self._server._in_work += 1
         nursery = self._oneway_nursery if request.flags & FLAG_ONEWAY else self._nursery
         nursery.start_soon(self._run_task, request, name=request.named.method)
+
+    async def _take_slot(self, flags: int) -> None:
+        """Oneway calls stay when their connection has gone: they need room that all connections share."""
+        if self._slots.value:
+            self._slots.acquire_nowait()
+        else:
+            await self._slots.acquire()
+        if flags & FLAG_ONEWAY:
+            try:
+                await self._server._oneways.enter(self.peer.party, self.peer.id, 1)
+            except BaseException:
+                self._slots.release()
+                raise
 
     async def _run_task(self, request: _Request) -> None:
         try:
@@ -545,6 +558,8 @@ class _Connection:
         finally:
             self._server._in_work -= 1
             self._slots.release()
+            if request.flags & FLAG_ONEWAY:
+                self._server._oneways.leave(self.peer.party, self.peer.id, 1)
 
     # --- calls ----------------------------------------------------------------------------------------------
 

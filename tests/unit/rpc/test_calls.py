@@ -458,6 +458,26 @@ async def test_calls_over_the_limit_wait_in_the_socket(monkeypatch: pytest.Monke
         assert here.thing.entered == 10
 
 
+async def test_oneway_calls_are_bounded_though_their_connections_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "ONEWAY_CALLS_MAX", 12)  # a party has half of it
+    call, _ = wire.encode(wire.INVOKE, wire.FLAG_ONEWAY, 1, wire.MSGPACK, serialize.dumps_call("thing", "wait", []))
+    async with world() as here:
+        for _ in range(10):
+            stream = await here.client.connect(here.address, 1)
+            await stream.send_all([*HELLO, *call * 10])
+            await trio.testing.wait_all_tasks_blocked()
+            await stream.aclose()
+        assert here.thing.entered == 6
+        other = await here.network.host("other").connect(here.address, 1)
+        await other.send_all([*HELLO, *call])
+        await trio.testing.wait_all_tasks_blocked()
+        assert here.thing.entered == 7
+        here.thing.gate.set()
+        while here.thing.entered < 101:
+            await trio.lowlevel.checkpoint()
+        await other.aclose()
+
+
 async def test_connections_over_the_limit_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "CONNECTIONS_MAX", 1)
     async with world() as here:
