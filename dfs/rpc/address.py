@@ -61,12 +61,23 @@ def _parse_unix(text: str) -> UnixAddress:
 
 
 def host_of(peer: str) -> str:
-    """The host at the other end of a connection, by the name of that end; empty for this machine."""
+    """The host at the other end of a connection, by the name of that end.
+
+    Empty for this machine, when it is reached by a Unix socket or a loopback address. With IPv6 it is a network of 64
+    bits, since a host may have as many addresses of it as it likes. A link's own network says nothing: all have it.
+    """
     host = peer.rpartition(":")[0].removeprefix("[").removesuffix("]")
     try:
-        return "" if ipaddress.ip_address(host).is_loopback else host
+        address = ipaddress.ip_address(host)
     except ValueError:
         return host
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    if address.is_loopback:
+        return ""
+    if address.version == 4 or address.is_link_local:
+        return str(address)
+    return str(ipaddress.ip_network((int(address), 64), strict=False))
 
 
 def uri(object_id: str, address: str) -> str:

@@ -24,11 +24,17 @@ def test_processes_and_connections_of_a_host_are_one_party() -> None:
 
 def test_hosts_that_use_one_key_are_parties_of_their_own() -> None:
     assert party("10.0.0.1:1000") != party("10.0.0.2:1000")
-    assert party("[fd00::1]:1000") != party("[fd00::2]:1000")
+    assert party("[fd00:0:0:1::1]:1000") != party("[fd00:0:0:2::1]:1000")
+    assert party("[fe80::1%eth0]:1000") != party("[fe80::2%eth0]:1000")
+
+
+def test_a_host_is_one_however_many_addresses_of_its_network_it_has() -> None:
+    assert party("[fd00::1]:1000") == party("[fd00::ffff:2]:1000")
+    assert party("[::ffff:10.0.0.1]:1000") == party("10.0.0.1:1000")
 
 
 @pytest.mark.parametrize("address", ["process 17", "127.0.0.1:1000", "127.1.2.3:1000", "[::1]:1000"])
-def test_this_machine_is_one_host_however_it_is_reached(address: str) -> None:
+def test_who_comes_from_this_machine_by_its_own_ways_is_of_one_host(address: str) -> None:
     assert party(address) == Party(KEY.id.holder, "")
 
 
