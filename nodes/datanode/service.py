@@ -121,7 +121,7 @@ class DataNode:
             raise errors.InvalidArgument("an inbox has a name, and a ticket is bytes")
         if not self._lends:
             raise errors.NotSupported(f"DataNode {self._node} lends no files: its configuration says so")
-        with self._users.call():
+        async with self._work(call.peer):
             index, descriptor = await self._volumes.lend(number)
         give(inbox, ticket, descriptor)
         return list(index.columns())
