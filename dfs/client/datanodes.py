@@ -142,22 +142,35 @@ class DataNodes:
         data: Sequence[Buffer],
         grant: bytes,
         most_bytes: int,
-    ) -> None:
+        *,
+        durably: bool = False,
+    ) -> bool:
         """Append `data` at `offset`, the replica's present end, in calls of `most_bytes`, or what the node takes.
 
-        May be repeated. After an error any part of it may be there.
+        Whether all that the replica has is durable then: not before `sync`, unless it was to be flushed `durably` and
+        the node can do that in the same call. May be repeated. After an error any part of it may be there.
         """
+        durably = durably and self._said(node, "appends_durably") is True
+        left = sum(block.length for block in blocks)
         for some in grouped(blocks, min(most_bytes, self._append_max_bytes(node))):
             length = sum(block.length for block in some)
-            part = _beginning(data, length)
-            await self.call(node, "append", chunk, offset, codec.pack_blocks(some), grant, data=part)
+            left -= length
+            flush = (True,) if durably and not left else ()
+            timeout_s = limits.CALL_TIMEOUT_S if flush else limits.DATA_TIMEOUT_S
+            args = (chunk, offset, codec.pack_blocks(some), grant, *flush)
+            await self.call(node, "append", *args, data=_beginning(data, length), timeout_s=timeout_s)
             offset, data = offset + length, without_first(data, length)
+        return durably
 
     def _append_max_bytes(self, node: NodeId) -> int:
         """How much the node takes in one append, as far as it has said."""
-        view = self._views.get(node)
-        said = None if view is None else self._session.pool.said(view.address).get("append_max_bytes")
+        said = self._said(node, "append_max_bytes")
         return max(said, limits.APPEND_SURE_BYTES) if isinstance(said, int) else limits.APPEND_SURE_BYTES
+
+    def _said(self, node: NodeId, what: str) -> Any:
+        """What the node says of itself when it is greeted; None before that, and where it says nothing."""
+        view = self._views.get(node)
+        return None if view is None else self._session.pool.said(view.address).get(what)
 
     async def read_into(self, node: NodeId, chunk: ChunkId, offset: int, view: memoryview, grant: bytes) -> None:
         """Fill `view` with the chunk's bytes at `offset`, verified here.

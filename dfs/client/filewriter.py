@@ -95,12 +95,15 @@ class FileWriter:
             await self.write_pieces([(offset, view[:size])])
             offset, view = offset + size, view[size:]
 
-    async def write_pieces(self, pieces: Sequence[tuple[int, Buffer]]) -> None:
-        """Append pieces of the file (offset, bytes), 1 to APPEND_MAX_BYTES together, in one append."""
+    async def write_pieces(self, pieces: Sequence[tuple[int, Buffer]], *, durably: bool = False) -> None:
+        """Append pieces of the file (offset, bytes), 1 to APPEND_MAX_BYTES together, in one append.
+
+        `durably`: a `flush` follows, and so they may be flushed in the same call.
+        """
         data = [piece for _, piece in pieces]
         if any(len(piece) % limits.BLOCK_MAX_BYTES for piece in data[:-1]):
             data = [b"".join(data)]  # or there would be many small blocks
-        run = await self._append(0, data)
+        run = await self._append(0, data, durably=durably)
         position = run.chunk_offset
         for offset, piece in pieces:
             _add(self._uncommitted, _Run(offset, len(piece), run.lane, position))
@@ -112,8 +115,8 @@ class FileWriter:
             _add(self._uncommitted, _Run(offset, length, lane, position))
             position += length
 
-    async def _append(self, offset: int, data: Sequence[Buffer]) -> _Run:
-        written = await self._chunks.append(data, self.replicas, self._lane)
+    async def _append(self, offset: int, data: Sequence[Buffer], *, durably: bool = False) -> _Run:
+        written = await self._chunks.append(data, self.replicas, self._lane, durably=durably)
         self._lane = written.lane
         return _Run(offset, written.length, written.lane, written.chunk_offset)
 

@@ -255,11 +255,11 @@ class OpenInode:
         finally:
             self._draining = False
 
-    async def _push(self) -> None:
+    async def _push(self, *, durable: bool = False) -> None:
         while self._dirty:
             pieces = self._dirty.take(self._writer.append_bytes)
             try:
-                await self._writer.write_pieces(pieces)
+                await self._writer.write_pieces(pieces, durably=durable and not self._dirty)
             finally:
                 self._owner.count_dirty(-sum(len(data) for _, data in pieces))
 
@@ -280,7 +280,7 @@ class OpenInode:
 
     async def _push_and_commit(self, *, durable: bool) -> None:
         try:
-            await self._push()
+            await self._push(durable=durable)
             await self._commit(durable=durable)
             self.is_promised = bool(self._dirty)
         except errors.DfsError as error:

@@ -163,9 +163,12 @@ class ChunkWriter:
         """How much is best appended at a time: more where appends are fast, as each costs the same besides."""
         return self._append_bytes
 
-    async def append(self, data: Sequence[Buffer], replicas: int, prefer: Lane | None = None) -> Written:
+    async def append(
+        self, data: Sequence[Buffer], replicas: int, prefer: Lane | None = None, *, durably: bool = False
+    ) -> Written:
         """Append `data` (1 to APPEND_MAX_BYTES) to some chunk with `replicas` copies, in one piece.
 
+        `durably`: a `sync` follows, so where nodes can flush in the same call they do, and it has nothing to do.
         Each buffer begins a block: all but the last best have a number of whole ones.
         `prefer` is the lane of the bytes before these: staying on it keeps a file in few extents. The caller
         takes the bytes off `lane.uncommitted` when they are committed or given up, and calls `seal_finished`.
@@ -184,7 +187,7 @@ class ChunkWriter:
                 lane.uncommitted += length  # from now on: a lane with bytes on their way is not sealed
                 began = trio.current_time()
                 try:
-                    failures = await self._append_to_all(lane, blocks, data)
+                    failures, is_durable = await self._append_to_all(lane, blocks, data, durably)
                 except BaseException:
                     lane.uncommitted -= length
                     lane.usable = False  # how far its replicas got is not known
@@ -199,7 +202,10 @@ class ChunkWriter:
                     lane.length += length
                     lane.blocks += len(blocks)
                     self._appended_bytes += length
-                    self._adapt(length, trio.current_time() - began)
+                    if is_durable:
+                        lane.synced = lane.length
+                    if not durably:  # or it tells of the disk
+                        self._adapt(length, trio.current_time() - began)
                     self._put_back(lane)
                     return written
                 lane.uncommitted -= length
@@ -213,14 +219,19 @@ class ChunkWriter:
             self._append_bytes = min(limits.APPEND_MAX_BYTES, self._append_bytes * 2)
 
     async def _append_to_all(
-        self, lane: Lane, blocks: Sequence[Block], data: Sequence[Buffer]
-    ) -> dict[NodeId, errors.DfsError]:
+        self, lane: Lane, blocks: Sequence[Block], data: Sequence[Buffer], durably: bool
+    ) -> tuple[dict[NodeId, errors.DfsError], bool]:
+        """Why nodes failed, and whether all others have it on their disks, with what was in the chunk before."""
         failures: dict[NodeId, errors.DfsError] = {}
+        volatile: list[NodeId] = []
         grant = await self.grant(lane)
 
         async def append_to(node: NodeId) -> None:
             try:
-                await self._nodes.append(node, lane.chunk, lane.length, blocks, data, grant, self._append_bytes)
+                if not await self._nodes.append(
+                    node, lane.chunk, lane.length, blocks, data, grant, self._append_bytes, durably=durably
+                ):
+                    volatile.append(node)
             except errors.DfsError as error:
                 failures[node] = error
                 if isinstance(error, errors.DeadlineExceeded | errors.Unreachable):
@@ -231,7 +242,7 @@ class ChunkWriter:
         async with tasks.open_nursery() as nursery:
             for node in lane.nodes:
                 nursery.start_soon(append_to, node)
-        return failures
+        return failures, not volatile
 
     async def grant(self, lane: Lane) -> bytes:
         """The lane's grant; another, when its time is half over or it is of older keys, and the chunk is open."""

@@ -68,6 +68,7 @@ class DataNode:
             "cluster": ours,
             "version": dfs.__version__,
             "append_max_bytes": limits.APPEND_MAX_BYTES,
+            "appends_durably": True,
         }
 
     @asynccontextmanager
@@ -82,15 +83,20 @@ class DataNode:
 
     @expose
     @takes_call
-    async def append(self, call: Call, chunk: Any, offset: Any, blocks: Any, grant: Any = b"") -> int:
-        """Append the call's data, cut into `blocks`; the chunk's new length."""
+    async def append(
+        self, call: Call, chunk: Any, offset: Any, blocks: Any, grant: Any = b"", durably: Any = False
+    ) -> int:
+        """Append the call's data, cut into `blocks`; the chunk's new length, which is durable if that was asked for."""
         number = _chunk(chunk)
         self._admission.append(call.peer, number, grant)
         data = call.data if call.data is not None else memoryview(b"")
         if len(data) > limits.APPEND_MAX_BYTES:
             raise errors.ArgumentTooLarge(f"an append has more than {limits.APPEND_MAX_BYTES} bytes")
         async with self._work(call.peer):
-            return await self._volumes.append(number, _number(offset, "an offset"), codec.unpack_blocks(blocks), data)
+            length = await self._volumes.append(number, _number(offset, "an offset"), codec.unpack_blocks(blocks), data)
+            if durably and (await self._volumes.sync([number]))[0] < length:
+                raise errors.DiskFailed(f"chunk {number:x} was appended to and could not be flushed to the disk")
+            return length
 
     @expose
     @takes_call

@@ -373,6 +373,9 @@ class ChunkStore:
         Raises DiskFailed.
         """
         self._check_usable()
+        if len(chunks) == 1:  # as after each write of a log
+            await trio.lowlevel.checkpoint()
+            return [await self._sync_one(chunks[0])]
         lengths: dict[ChunkId, int] = {}
 
         async def sync_into(chunk: ChunkId) -> None:

@@ -298,9 +298,14 @@ class Volumes:
             except errors.DiskFailed:
                 pass  # its chunks count as gone
 
-        async with open_nursery() as nursery:
-            for store in self._usable():
-                nursery.start_soon(sync_into, store, [chunk for chunk in lengths if chunk in store.chunks])
+        held = {store: [chunk for chunk in lengths if chunk in store.chunks] for store in self._usable()}
+        due = [(store, of_store) for store, of_store in held.items() if of_store]
+        if len(due) == 1:
+            await sync_into(*due[0])
+        else:
+            async with open_nursery() as nursery:
+                for store, of_store in due:
+                    nursery.start_soon(sync_into, store, of_store)
         return [lengths[chunk] for chunk in chunks]
 
     async def delete(self, chunk: ChunkId) -> None:

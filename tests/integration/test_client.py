@@ -15,8 +15,9 @@ from dfs import errors, limits
 from dfs.checksum import Block, Buffer
 from dfs.client import FileSystem, open_filesystem
 from dfs.client.datanodes import DataNodes
+from dfs.client.openinode import open_inodes
 from dfs.rpc import Peer
-from dfs.types import ChunkId
+from dfs.types import ChunkId, NodeId
 from nodes.datanode.service import DataNode
 from nodes.datanode.volumes import Volumes
 from tests.cluster import Cluster, running_cluster
@@ -362,3 +363,25 @@ async def test_fsync_does_not_wait_for_bytes_that_were_cut_off(tmp_path: Path, m
         with trio.fail_after(limits.NODE_DEAD_AFTER_S / 2):
             await file.fsync()
         await file.aclose()
+
+
+async def test_an_fsync_after_a_write_is_one_call_to_each_datanode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    call = DataNodes.call
+
+    async def counted(self: DataNodes, node: NodeId, method: str, *args: Any, **kwargs: Any) -> Any:
+        calls.append(method)
+        return await call(self, node, method, *args, **kwargs)
+
+    async with running_cluster(tmp_path, datanodes=3) as cluster, cluster.client() as fs, open_inodes(fs) as files:
+        file = await files.create(fs.inodes.root, b"log", 0o644, 0, 0, exclusive=True)
+        await file.append(b"first")
+        await file.fsync()
+        monkeypatch.setattr(DataNodes, "call", counted)
+        await file.write(5, b"second")
+        await file.fsync()
+        assert calls == ["append"] * 3
+        assert bytes(await file.read(0, 100)) == b"firstsecond"
+        files.close(file)

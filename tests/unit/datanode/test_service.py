@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar, TypeVarTuple
@@ -10,13 +11,14 @@ import pytest
 import trio
 import trio.testing
 
-from dfs import codec, limits
+from dfs import codec, errors, limits
 from dfs.checksum import sum_blocks
 from dfs.keys import Key, Role
 from dfs.rpc import Call, Peer, WithData
 from dfs.types import ChunkId, NodeId
 from nodes.datanode.admission import Admission
 from nodes.datanode.bandwidth import TokenBucket
+from nodes.datanode.chunkfiles import data_path
 from nodes.datanode.restraint import Restraint, load
 from nodes.datanode.scrub import Scrub
 from nodes.datanode.service import DataNode
@@ -54,7 +56,8 @@ class SlowDisk(InlineRuntime):
 class Node:
     def __init__(self) -> None:
         self.runtime = SlowDisk()
-        disks = [MemoryDisk(10_000 * PAGE, "disk")]
+        self.disk = MemoryDisk(10_000 * PAGE, "disk")
+        disks = [self.disk]
         self.volumes = Volumes(disks, NodeId("n1"), self.runtime, 0)
         self.volumes.open()
         self.volumes.join(CLUSTER)
@@ -70,9 +73,10 @@ class Node:
         peer.key = key.id
         return peer
 
-    async def append(self, peer: Peer, chunk: int, length: int = LARGE) -> int:
+    async def append(self, peer: Peer, chunk: int, length: int = LARGE, *, durably: bool = False) -> int:
         data = memoryview(bytes(length))
-        return await self.service.append(Call(peer, data), chunk, 0, codec.pack_blocks(sum_blocks(data)))
+        blocks = codec.pack_blocks(sum_blocks(data))
+        return await self.service.append(Call(peer, data), chunk, 0, blocks, b"", durably)
 
     @contextmanager
     def standing_still(self) -> Iterator[None]:
@@ -206,3 +210,19 @@ async def test_what_fails_leaves_its_place() -> None:
         with pytest.raises(Exception, match="chunk"):
             await node.service.read(Call(peer, None), 5, 0, 1)
     assert await node.append(peer, 5) == LARGE
+
+
+async def test_what_is_appended_durably_is_on_the_disk_when_that_is_answered() -> None:
+    node, length = Node(), 100
+    peer = node.connect(OTHER)
+    assert await node.append(peer, 1, length) == length
+    assert await node.append(peer, 2, length, durably=True) == length
+    assert node.disk.durable_size(data_path(ChunkId(1))) == 0
+    assert node.disk.durable_size(data_path(ChunkId(2))) == length
+
+
+async def test_an_append_that_cannot_be_flushed_is_none() -> None:
+    node = Node()
+    node.disk.fail("sync", errno.EIO)
+    with pytest.raises(errors.DiskFailed):
+        await node.append(node.connect(OTHER), 1, durably=True)
