@@ -3,6 +3,8 @@
 Daemons and clients take a `Runtime`; a simulation gives them one whose time is virtual, whose random
 numbers come from a seed, and which runs blocking work inline, so that a run is a function of its seed.
 Monotonic time needs no seam: `trio.current_time()` already follows trio's clock.
+
+What a process has used so far is of the world as well, and is asked here: a simulated one uses nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any, Generic, Protocol, TypeVar, TypeVarTuple, cast
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, TypeVarTuple, cast
 
 import trio
 from outcome import Outcome, capture
@@ -24,6 +26,18 @@ from dfs import limits
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+
+
+class Usage(NamedTuple):
+    """What a process has used since its start. Two of these and the time between them say how busy it was."""
+
+    cpu_s: float
+    """Seconds of processors, of all its threads."""
+    blocking_s: float
+    """Seconds in which blocking work was being done: in daemons, those in which they waited for a disk."""
+
+
+NO_USAGE = Usage(0.0, 0.0)
 
 
 class Runtime(Protocol):
@@ -41,6 +55,10 @@ class Runtime(Protocol):
 
     async def run_abandonable(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
         """As `run_blocking`, but who is cancelled goes at once: `work` ends later, and must not matter to anybody."""
+        ...
+
+    def usage(self) -> Usage:
+        """What this process has used so far."""
         ...
 
 
@@ -174,12 +192,27 @@ class RealRuntime:
         self.random = random.Random()
         self._workers = _Workers(worker_threads)
         self._abandonable_workers = _Workers(worker_threads)
+        self._blocking = 0  # works under way
+        self._since_s = 0.0  # when the first of them began
+        self._blocking_s = 0.0
 
     def now_ns(self) -> int:
         return time.time_ns()
 
     async def run_blocking(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
-        return await self._workers.run(partial(work, *args), is_abandonable=False)
+        if not self._blocking:
+            self._since_s = time.monotonic()
+        self._blocking += 1
+        try:
+            return await self._workers.run(partial(work, *args), is_abandonable=False)
+        finally:
+            self._blocking -= 1
+            if not self._blocking:
+                self._blocking_s += time.monotonic() - self._since_s
 
     async def run_abandonable(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
         return await self._abandonable_workers.run(partial(work, *args), is_abandonable=True)
+
+    def usage(self) -> Usage:
+        under_way_s = time.monotonic() - self._since_s if self._blocking else 0.0
+        return Usage(time.process_time(), self._blocking_s + under_way_s)

@@ -422,7 +422,9 @@ class FileSystem:
         return why.file_report(Survey(self.session, self.nodes_known, self.reader), file, data=data)
 
     def statistics(self) -> dict[str, dict[str, int]]:
+        usage = self.session.runtime.usage()
         return {
+            "process": {"cpu_ms": round(usage.cpu_s * 1000), "calls": self.session.pool.statistics().calls},
             "session": self.session.statistics(),
             **({"cache": self.session.cache.statistics()} if self.session.cache is not None else {}),
             "nodes": self.nodes_known.statistics(),

@@ -105,7 +105,7 @@ async def _serve(
 
     gate = Gate(keys.DATANODE, f"dfs.datanode.{config.node}", key_file.masters, clock)
     admission = Admission(lambda: gate.masters, clock)
-    service = DataNode(NodeId(config.node), volumes, admission, bandwidth, users, scrub, lends=config.lend)
+    service = DataNode(NodeId(config.node), volumes, admission, bandwidth, users, scrub, runtime, lends=config.lend)
     server = Server(network, greet=service.greet, gate=gate, authorize=authorize, spoken=spoken)
     server.register(service, f"dfs.datanode.{config.node}")
     keyring = Keyring(key_file, gate, pool, server, runtime, keep)

@@ -18,6 +18,7 @@ from dfs import codec, errors, limits
 from dfs.room import Room
 from dfs.rpc import Call, Peer, WithData, expose, takes_call
 from dfs.rpc.handover import give
+from dfs.runtime import Runtime
 from dfs.types import ChunkId, NodeId
 from nodes.datanode.admission import Admission
 from nodes.datanode.bandwidth import TokenBucket
@@ -41,6 +42,7 @@ class DataNode:
         bandwidth: TokenBucket,
         users: Users,
         scrub: Scrub,
+        runtime: Runtime,
         *,
         lends: bool = True,
     ) -> None:
@@ -53,6 +55,7 @@ class DataNode:
         self._places = Room(limits.CALLS_AT_ONCE_MAX)
         self._scrub = scrub
         self._lends = lends
+        self._runtime = runtime
         self.decide: Callable[[bool], Awaitable[int]] | None = None
         """What carries out a decision about held orders; None until the agent is there."""
 
@@ -176,6 +179,7 @@ class DataNode:
             "node": self._node,
             "cluster": self._volumes.cluster,
             "version": dfs.__version__,
+            "usage": self._runtime.usage()._asdict(),
             "capacity_bytes": self._volumes.capacity_bytes(),
             "free_bytes": self._volumes.free_bytes(),
             "used_bytes": self._volumes.used_bytes(),

@@ -635,6 +635,7 @@ class NameNode:
             "version": dfs.__version__,
             "address": self.address,
             "pid": os.getpid(),
+            "usage": self._runtime.usage()._asdict(),
             "replicas": self._config.replicas,
             "min_replicas": self._config.min_copies(self._config.replicas),
             "inodes": totals["inodes"],

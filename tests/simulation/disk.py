@@ -24,6 +24,7 @@ from typing import TypeVar, TypeVarTuple
 import trio
 
 from dfs.checksum import Buffer
+from dfs.runtime import NO_USAGE, Usage
 from nodes.datanode.disk import in_use
 
 T = TypeVar("T")
@@ -47,6 +48,9 @@ class InlineRuntime:
 
     async def run_abandonable(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
         return await self.run_blocking(work, *args)
+
+    def usage(self) -> Usage:
+        return NO_USAGE
 
 
 def _error(number: int) -> OSError:

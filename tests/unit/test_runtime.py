@@ -1,4 +1,4 @@
-"""Worker threads of the machine's runtime: what blocks goes there, and comes back."""
+"""The real Runtime: worker threads, where what blocks goes, and what it says of the process it is in."""
 
 from __future__ import annotations
 
@@ -169,3 +169,33 @@ async def test_without_more_threads_work_waits_for_those_that_there_are(
         gate.opened.set()
     assert gate.most_at_once == 1
     assert await runtime.run_blocking(divmod, 7, 2) == (3, 1)
+
+
+async def test_a_process_that_computes_uses_processors_and_no_disk() -> None:
+    runtime = RealRuntime()
+    before = runtime.usage()
+    sum(number * number for number in range(100_000))
+    after = runtime.usage()
+    assert after.cpu_s > before.cpu_s
+    assert after.blocking_s == before.blocking_s == 0
+
+
+async def test_works_that_block_at_the_same_time_count_once() -> None:
+    """Otherwise two flushes side by side made a disk look busy twice over."""
+    runtime = RealRuntime()
+    begun, may_end = [threading.Event() for _ in range(4)], threading.Event()
+
+    def block(number: int) -> None:
+        begun[number].set()
+        may_end.wait()
+
+    async with trio.open_nursery() as nursery:
+        started = trio.current_time()
+        for number in range(4):
+            nursery.start_soon(runtime.run_blocking, block, number)
+        while not all(event.is_set() for event in begun):
+            await trio.sleep(0.001)
+        under_way_s = runtime.usage().blocking_s
+        may_end.set()
+    elapsed_s = trio.current_time() - started
+    assert 0 < under_way_s <= runtime.usage().blocking_s <= elapsed_s

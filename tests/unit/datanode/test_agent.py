@@ -91,7 +91,9 @@ class Node:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Agent]:
         scrub = Scrub(*scrub_parts(self))
-        service = DataNode(NodeId(self.config.node), self.volumes, ADMISSION, self.bandwidth, self.users, scrub)
+        service = DataNode(
+            NodeId(self.config.node), self.volumes, ADMISSION, self.bandwidth, self.users, scrub, self.runtime
+        )
         server = Server(self.host, greet=service.greet)
         server.register(service, f"dfs.datanode.{self.config.node}")
         async with self.pool, trio.open_nursery() as nursery:
@@ -301,7 +303,8 @@ async def test_a_copy_takes_no_more_than_its_bandwidth_at_either_end(
         scrub = Scrub(*scrub_parts(source))
         server = Server(source.host)
         server.register(
-            DataNode(NodeId("n2"), source.volumes, ADMISSION, source.bandwidth, source.users, scrub), "dfs.datanode.n2"
+            DataNode(NodeId("n2"), source.volumes, ADMISSION, source.bandwidth, source.users, scrub, source.runtime),
+            "dfs.datanode.n2",
         )
         await nursery.start(server.serve, "n2:9401")
         for node, name in ((target, "target"), (source, "source")):
@@ -356,7 +359,13 @@ async def test_a_source_that_has_too_many_copies_to_serve_says_so(
     source = Node("n2", network, [MemoryDisk()], tmp_path)
     await source.put(1, 1, bytes(limits.MIB))
     service = DataNode(
-        NodeId("n2"), source.volumes, ADMISSION, source.bandwidth, source.users, Scrub(*scrub_parts(source))
+        NodeId("n2"),
+        source.volumes,
+        ADMISSION,
+        source.bandwidth,
+        source.users,
+        Scrub(*scrub_parts(source)),
+        source.runtime,
     )
     source.bandwidth.rate_bytes_per_s = 64.0 * KIB
     await service.read_blocks(1, 0, 256)
