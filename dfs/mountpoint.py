@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 import stat
 import subprocess
 from pathlib import Path
+from typing import Final, NamedTuple
 
 import structlog
 
 from dfs import errors
 
 log = structlog.get_logger(__name__)
+
+_ESCAPED: Final = re.compile(rb"\\([0-7]{3})")
+
+
+class Mounted(NamedTuple):
+    """A line of the kernel's table."""
+
+    mountpoint: str
+    kind: str
+    """`fuse.dfs` for ours."""
+    source: str
 
 
 def prepare(mountpoint: Path) -> None:
@@ -46,10 +60,23 @@ def is_dead(mountpoint: Path) -> bool:
 def is_mounted(mountpoint: Path) -> bool:
     """Whether something is mounted just there. Asks the kernel's table, never the file system."""
     wanted = str(mountpoint)
-    for line in Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines():
-        if line.split()[4].encode().decode("unicode_escape") == wanted:
-            return True
-    return False
+    return any(each.mountpoint == wanted for each in mounted())
+
+
+def mounted() -> list[Mounted]:
+    """All that is mounted, what was mounted last at the end."""
+    return [parse(line) for line in Path("/proc/self/mountinfo").read_bytes().splitlines()]
+
+
+def parse(line: bytes) -> Mounted:
+    """A line of mountinfo: proc(5)."""
+    fields, _, rest = line.partition(b" - ")
+    kind, source = rest.split(b" ")[:2]
+    return Mounted(*(_unescaped(field) for field in (fields.split(b" ")[4], kind, source)))
+
+
+def _unescaped(field: bytes) -> str:
+    return os.fsdecode(_ESCAPED.sub(lambda found: bytes([int(found[1], 8)]), field))
 
 
 def unmount(mountpoint: Path, *, lazy: bool = True) -> None:

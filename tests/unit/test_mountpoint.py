@@ -1,0 +1,29 @@
+"""The kernel's table of mounts."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from dfs.mountpoint import Mounted, parse
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        (b"/mnt", "/mnt"),
+        (rb"/mnt/two\040words", "/mnt/two words"),
+        (rb"/mnt/back\134slash", "/mnt/back\\slash"),
+        ("/mnt/Übung".encode(), "/mnt/Übung"),
+        ("/mnt/\u65e5\u672c\\040\u8a9e".encode(), "/mnt/\u65e5\u672c \u8a9e"),
+        (b"/mnt/\xff", os.fsdecode(b"/mnt/\xff")),
+    ],
+)
+def test_a_mount_point_may_have_any_name(written: bytes, meant: str) -> None:
+    line = b"36 35 0:42 / %b rw,nosuid shared:7 - fuse.dfs 10.0.0.1:9400:/ rw,user_id=0" % written
+    assert parse(line) == Mounted(meant, "fuse.dfs", "10.0.0.1:9400:/")
+
+
+def test_lines_have_any_number_of_optional_fields() -> None:
+    assert parse(b"22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw") == Mounted("/", "ext4", "/dev/sda1")
