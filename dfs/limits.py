@@ -226,6 +226,12 @@ KEY_RETIRE_WAIT_S = 10.0  # `dfs key retire` waits so long for those who are abo
 
 SERVICE_START_TIMEOUT_S = 60.0  # `dfs join` waits so long for systemd to have the DataNode registered
 
+# --- measuring ------------------------------------------------------------------------------------------
+
+BENCH_MAX_BYTES = 64 * GIB  # one large file: more says no more, whatever the machine's memory
+BENCH_FILES_MAX = 1_000_000  # of each kind
+BENCH_CLEANUP_TIMEOUT_S = 60.0  # `dfs bench` that was interrupted removes what it made, no longer than this
+
 # --- daemons and whoever started them -------------------------------------------------------------------
 
 HEALTH_PERIOD_S = 1.0  # between two looks of a daemon at itself, for systemd's status line

@@ -138,35 +138,55 @@ def run(body: Body) -> int:
     options = chosen()
     config = find_client_config(options.config)
     configure_logs("info" if options.verbose else "error")
-    return trio.run(_run, config, body)
+    return trio.run(_interruptible, functools.partial(_with_client, config, body))
 
 
-async def _run(config: ClientConfig, body: Body) -> int:
+def run_here(body: Callable[[], Awaitable[int | None]]) -> int:
+    """Call `body`, which opens itself what it needs; otherwise as `run`."""
     import trio
 
+    from dfs.telemetry import configure_logs
+
+    async def alone(_scopes: list[trio.CancelScope]) -> int:
+        return await body() or 0
+
+    configure_logs("info" if chosen().verbose else "error")
+    return trio.run(_interruptible, alone)
+
+
+async def _interruptible(body: Callable[[list[trio.CancelScope]], Awaitable[int | None]]) -> int:
+    """Call `body` with a stack of scopes, the innermost of which a signal cancels; None from it: that happened."""
     from dfs import tasks
+
+    received: list[int] = []
+    status: int | None = None
+    async with tasks.open_nursery() as nursery:
+        scopes = [nursery.cancel_scope]
+        await nursery.start(_watch_signals, scopes, received)
+        status = await body(scopes)
+        nursery.cancel_scope.cancel()
+    if status is None:
+        raise Interrupted(received[0])
+    return status
+
+
+async def _with_client(config: ClientConfig, body: Body, scopes: list[trio.CancelScope]) -> int | None:
+    """The status of `body`; None if it was cancelled."""
+    import trio
+
     from dfs.client import open_filesystem
     from dfs.keystore import KeyStore
 
     store = KeyStore(config.key)
-    received: list[int] = []
     status: int | None = None
-    done = False
-    async with tasks.open_nursery() as nursery:
-        scopes = [nursery.cancel_scope]
-        await nursery.start(_watch_signals, scopes, received)
-        async with open_filesystem(
-            config.namenode, store.key, wait_s=config.namenode_wait_s, keep=functools.partial(_keep, store)
-        ) as fs:
-            with trio.CancelScope() as scope:  # the client outlives the body: it takes back what was half done
-                scopes.append(scope)
-                status = await body(fs)
-                done = True
-            scopes.pop()
-        nursery.cancel_scope.cancel()
-    if received and not done:
-        raise Interrupted(received[0])
-    return status or 0
+    async with open_filesystem(
+        config.namenode, store.key, wait_s=config.namenode_wait_s, keep=functools.partial(_keep, store)
+    ) as fs:
+        with trio.CancelScope() as scope:  # the client outlives the body: it takes back what was half done
+            scopes.append(scope)
+            status = await body(fs) or 0
+        scopes.pop()
+    return status
 
 
 def _keep(store: KeyStore, new: KeyFile) -> None:

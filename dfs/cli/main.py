@@ -69,6 +69,7 @@ SECTIONS: Final[dict[str, dict[str, Verb]]] = {
         "deletions": Verb("dfs.cli.nodes", "deletions", "Decide on deletions that a DataNode holds back."),
         "fsck": Verb("dfs.cli.checking", "fsck", "Check that namespace, chunks and copies agree, and mend them."),
         "why": Verb("dfs.cli.checking", "why", "Say where a file's copies are, and why one is missing."),
+        "bench": Verb("dfs.cli.bench.command", "bench", "Measure this cluster from here, and say what limits it."),
         "scrub": Verb("dfs.cli.scrub", "scrub", "Verify every block on the DataNodes' disks."),
         "up": Verb("dfs.cli.local.commands", "up", "Start a cluster on this machine."),
         "restart": Verb("dfs.cli.local.restarting", "restart", "Restart the daemons on this machine, one by one."),
