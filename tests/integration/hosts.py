@@ -4,8 +4,9 @@
         network.start("namenode", [...])
         network.cut("n1")
 
-Each host has its own loopback, one address, and a link to a bridge in a namespace that nobody works in; nothing leads
-outside. Processes see the machine's files. What was cut off gets no answer, not even a refusal: packets are lost.
+Each host has its own name and loopback, one address, and a link to a bridge in a namespace that nobody works in;
+nothing leads outside. Processes see the machine's files. What was cut off gets no answer, not even a refusal: packets
+are lost. Links are as fast as the machine, until they are limited.
 """
 
 from __future__ import annotations
@@ -23,13 +24,16 @@ import pytest
 
 _NETWORK: Final = "10.213.7"
 _TIMEOUT_S: Final = 30
+_BURST: Final = "256kb"  # more than one packet that the card would cut; at 1 Gbit/s 2 ms
+_QUEUE: Final = "20ms"  # as deep as a switch's buffers; beyond it packets are lost
 
 
 def need_namespaces() -> None:
     """Skip the test where namespaces cannot be made; fail it where everything must be there."""
     reason = "" if os.geteuid() == 0 else "network namespaces need root"
-    if not shutil.which("ip") or not shutil.which("nsenter"):
-        reason = "the programs ip and nsenter are not installed"
+    missing = [program for program in ("ip", "tc", "nsenter", "unshare") if not shutil.which(program)]
+    if missing:
+        reason = f"not installed: {', '.join(missing)}"
     if reason and os.environ.get("DFS_REQUIRE_FUSE") == "1":
         pytest.fail(f"DFS_REQUIRE_FUSE=1, but {reason}")
     if reason:
@@ -84,11 +88,18 @@ class Hosts:
     def _set_port(self, name: str, state: str) -> None:
         _ip("-n", self._space("hub"), "link", "set", f"port{self.names.index(name)}", state)
 
+    def limit(self, name: str, mbit_per_s: int) -> None:
+        """Have a host's link carry no more than this, each way, headers and all: token buckets, tc-tbf(8)."""
+        for space, device in ((name, "eth0"), ("hub", f"port{self.names.index(name)}")):
+            bucket = ("tbf", "rate", f"{mbit_per_s}mbit", "burst", _BURST, "latency", _QUEUE)
+            _run("tc", "-n", self._space(space), "qdisc", "replace", "dev", device, "root", *bucket)
+
     # --- processes
 
     def within(self, name: str, argv: Sequence[str | Path]) -> list[str]:
-        """What runs `argv` on a host. The mounts are the machine's: only the network is another."""
-        return ["nsenter", f"--net=/run/netns/{self._space(name)}", "--", *map(str, argv)]
+        """What runs `argv` on a host. The mounts are the machine's: only the network and the host's name are others."""
+        renamed = ["unshare", "--uts", "sh", "-c", 'echo "$0" > /proc/sys/kernel/hostname && exec "$@"', name]
+        return ["nsenter", f"--net=/run/netns/{self._space(name)}", "--", *renamed, *map(str, argv)]
 
     def run(self, name: str, argv: Sequence[str | Path], **how: Any) -> subprocess.CompletedProcess[str]:
         how = {"capture_output": True, "text": True, "timeout": _TIMEOUT_S * 4, "check": False, **how}
@@ -114,8 +125,12 @@ class Hosts:
 
 
 def _ip(*arguments: str) -> None:
-    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
-    assert done.returncode == 0, f"ip {' '.join(arguments)}: {done.stderr}"
+    _run("ip", *arguments)
+
+
+def _run(*argv: str) -> None:
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    assert done.returncode == 0, f"{' '.join(argv)}: {done.stderr}"
 
 
 @contextmanager

@@ -25,8 +25,8 @@ from dfs.mountpoint import is_mounted, unmount
 from dfs.rpc import Pool, SocketNetwork, Stream
 from tests.integration.hosts import Hosts, hosts, need_namespaces
 from tests.integration.real import RealCluster
-from tests.integration.test_partitions import CLIENT as USER
-from tests.integration.test_partitions import NAMENODE, PYTHON, Site
+from tests.integration.sites import CLIENT as USER
+from tests.integration.sites import NAMENODE, PYTHON, Site
 from tests.keys import CLUSTER, holder
 
 ADMIN, ALICE, NODE = (holder(role, "a", tls=True) for role in (Role.ADMIN, Role.CLIENT, Role.NODE))
