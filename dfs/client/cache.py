@@ -466,6 +466,12 @@ class Cache:
         known.misses = 0
         return True
 
+    def note_large(self, directory: Ino, fetched: int) -> None:
+        """Its listing is too large: before it is tried again so many names must have been asked for as were fetched."""
+        known = self._directories.get(directory)
+        if known is not None and not known.is_complete:
+            known.misses = -fetched
+
     def entries(self, directory: Ino, after: int, limit: int) -> list[DirEntry] | None:
         """Entries with cookies above `after`; None if not all of them are known."""
         known = self._directories.get(directory)

@@ -167,6 +167,7 @@ class CachedInodes(Inodes):
                 if len(page) < limits.PREFETCH_PAGE_ENTRIES:
                     self.cache.learn_listing(token, ino, listing)
                     return
+        self.cache.note_large(ino, len(listing))
 
     async def readlink(self, ino: Ino) -> bytes:
         known = self._known(ino)

@@ -106,6 +106,19 @@ def test_entries_come_in_order_after_a_cookie(cache: Cache) -> None:
     assert cache.entries(D, 0, 10) is None
 
 
+def test_a_listing_that_is_too_large_is_not_wanted_for_every_few_names(cache: Cache) -> None:
+    """Of each two names in a large directory thousands were fetched, for nothing."""
+    for name in (b"a", b"b"):
+        learn_name(cache, name, None)
+    assert cache.wants_listing(D, 2)
+    cache.note_large(D, 8)
+    wanted = []
+    for number in range(20):
+        learn_name(cache, b"%d" % number, None)
+        wanted.append(cache.wants_listing(D, 2))
+    assert wanted.index(True) == 8 + 2 - 1
+
+
 def test_after_the_session_nothing_is_known_and_no_answer_of_it_is_kept(cache: Cache) -> None:
     token = cache.ask()
     learn_listing(cache, {b"a": FILE})
