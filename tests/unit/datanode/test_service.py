@@ -64,7 +64,7 @@ class Node:
         users = Users()
         scrub = Scrub(self.volumes, Restraint(0.5, load(disks)), self.runtime, users, 1e6, 1e6)
         admission = Admission(lambda: MASTERS, lambda: 0.0)
-        self.service = DataNode(NodeId("n1"), self.volumes, admission, TokenBucket(), users, scrub)
+        self.service = DataNode(NodeId("n1"), self.volumes, admission, TokenBucket(), users, scrub, self.runtime)
         self._connections = 0
 
     def connect(self, key: Key) -> Peer:
