@@ -49,5 +49,5 @@ def test_a_client_sends_each_copy_itself_and_fetches_one(site: Site, tmp_path: P
     assert 3 * size < by_client < 3.3 * size
     assert by_datanodes < 0.2 * size
     by_client, by_datanodes = sent_during("download", "/file", tmp_path / "again")
-    assert size < by_datanodes < 1.3 * size
+    assert size < by_datanodes < 2.5 * size  # not every replica's: only reads that are slow ask another one as well
     assert by_client < 0.2 * size
