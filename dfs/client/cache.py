@@ -100,6 +100,14 @@ class Directory:
             self._listing = [(cookie, name) for name, cookie in self.cookies.items()]
         return self._listing
 
+    def after(self, cookie: int, limit: int) -> list[tuple[int, bytes]] | None:
+        """As `listing`, at most `limit` of those with greater cookies."""
+        listing = self.listing()
+        if listing is None:
+            return None
+        start = bisect.bisect_right(listing, cookie, key=lambda entry: entry[0])
+        return listing[start : start + limit]
+
     def enter(self, name: bytes) -> None:
         """A new name, at the end of the listing."""
         self.last_cookie += 1
@@ -475,14 +483,13 @@ class Cache:
     def entries(self, directory: Ino, after: int, limit: int) -> list[DirEntry] | None:
         """Entries with cookies above `after`; None if not all of them are known."""
         known = self._directories.get(directory)
-        listing = known.listing() if known is not None else None
-        if known is None or listing is None or (directory, None) in self._changing:
+        page = known.after(after, limit) if known is not None else None
+        if known is None or page is None or (directory, None) in self._changing:
             return None
         known.is_used = True
         self._directories.move_to_end(directory)
-        start = bisect.bisect_right(listing, after, key=lambda entry: entry[0])
         found = []
-        for cookie, name in listing[start : start + limit]:
+        for cookie, name in page:
             ino = known.names.get(name)
             inode = self._inodes.get(ino) if ino is not None else None
             if inode is None:
@@ -505,11 +512,10 @@ class Cache:
     def following(self, directory: Ino, cookie: int, limit: int) -> Iterator[tuple[int, Attr]]:
         """Of the `limit` entries after `cookie` in a directory's listing, those that are known, with their cookies."""
         known = self._directories.get(directory)
-        listing = known.listing() if known is not None else None
-        if known is None or listing is None:
+        page = known.after(cookie, limit) if known is not None else None
+        if known is None or page is None:
             return
-        start = bisect.bisect_right(listing, cookie, key=lambda entry: entry[0])
-        for at, name in listing[start : start + limit]:
+        for at, name in page:
             inode = self._inodes.get(known.names[name] or Ino(0))
             if inode is not None:
                 yield at, inode.attr

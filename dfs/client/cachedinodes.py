@@ -37,7 +37,7 @@ class CachedInodes(Inodes):
 
     def __init__(self, session: Session, cache: Cache) -> None:
         super().__init__(session)
-        self.cache = cache
+        self._cache = cache
         self.owned = Owned(session, cache)
         cache.on_disowned = self._note_disowned
         self._not_before: dict[Ino, float] = {}
@@ -51,14 +51,14 @@ class CachedInodes(Inodes):
 
     @asynccontextmanager
     async def _asking(self) -> AsyncIterator[Token]:
-        token = self.cache.ask()
+        token = self._cache.ask()
         try:
             yield token
         finally:
-            self.cache.answered(token)
+            self._cache.answered(token)
 
     def _known(self, ino: Ino) -> Known | None:
-        return self.cache.inode(ino) if self._session.is_trusted else None
+        return self._cache.inode(ino) if self._session.is_trusted else None
 
     def cached_attr(self, ino: Ino) -> Attr | None:
         """What may be shown of an inode without asking."""
@@ -69,10 +69,10 @@ class CachedInodes(Inodes):
         """What may be shown of a name without asking; `ABSENT` where there is nothing of that name."""
         if not self._session.is_trusted:
             return None
-        ino = self.cache.name(parent, name)
+        ino = self._cache.name(parent, name)
         if ino is None or isinstance(ino, Absent):
             return ino
-        known = self.cache.inode(ino)
+        known = self._cache.inode(ino)
         return known.attr if known is not None else None
 
     # --- queries ----------------------------------------------------------------------------------------
@@ -81,7 +81,7 @@ class CachedInodes(Inodes):
         if len(name) > limits.NAME_MAX_BYTES:
             raise errors.NameTooLong(f"a name is longer than {limits.NAME_MAX_BYTES} bytes")
         found = self.cached_lookup(parent, name)
-        if found is None and self.cache.wants_listing(parent, limits.PREFETCH_AFTER_MISSES):
+        if found is None and self._cache.wants_listing(parent, limits.PREFETCH_AFTER_MISSES):
             await self._fetch_listing(parent)
             found = self.cached_lookup(parent, name)
         if found is None:
@@ -95,9 +95,9 @@ class CachedInodes(Inodes):
             wire, is_name_leased, is_attr_leased = await self._session.leased_query("leased_lookup", parent, name)
             attr = codec.attr(wire) if wire is not None else None
             if attr is not None and is_attr_leased:
-                self.cache.learn_attr(token, attr)
+                self._cache.learn_attr(token, attr)
             if is_name_leased:
-                self.cache.learn_name(token, parent, name, attr.ino if attr is not None else None)
+                self._cache.learn_name(token, parent, name, attr.ino if attr is not None else None)
         return attr or ABSENT
 
     async def getattr(self, ino: Ino) -> Attr:
@@ -108,7 +108,7 @@ class CachedInodes(Inodes):
             wire, is_leased = await self._session.leased_query("leased_getattr", ino)
             attr = codec.attr(wire)
             if is_leased:
-                self.cache.learn_attr(token, attr)
+                self._cache.learn_attr(token, attr)
         return attr
 
     async def walk(self, ino: Ino, names: Sequence[bytes]) -> list[Attr]:
@@ -135,12 +135,12 @@ class CachedInodes(Inodes):
 
     async def readdir(self, ino: Ino, after: int = 0, limit: int = limits.READDIR_MAX_ENTRIES) -> list[DirEntry]:
         if self._session.is_trusted:
-            found = self.cache.entries(ino, after, limit)
+            found = self._cache.entries(ino, after, limit)
             if found is not None:
                 return found
         if after == 0:
             await self._fetch_listing(ino)
-            found = self.cache.entries(ino, after, limit) if self._session.is_trusted else None
+            found = self._cache.entries(ino, after, limit) if self._session.is_trusted else None
             if found is not None:
                 return found
         async with self._asking() as token:
@@ -151,7 +151,7 @@ class CachedInodes(Inodes):
         wire, is_leased, unleased = await self._session.leased_query("leased_readdir", ino, after, limit)
         entries = [codec.dir_entry(entry) for entry in wire]
         if is_leased:
-            self.cache.learn_page(token, ino, entries, set(unleased))
+            self._cache.learn_page(token, ino, entries, set(unleased))
         return entries, is_leased
 
     async def _fetch_listing(self, ino: Ino) -> None:
@@ -165,9 +165,9 @@ class CachedInodes(Inodes):
                     return
                 listing += [(entry.cookie, entry.name) for entry in page]
                 if len(page) < limits.PREFETCH_PAGE_ENTRIES:
-                    self.cache.learn_listing(token, ino, listing)
+                    self._cache.learn_listing(token, ino, listing)
                     return
-        self.cache.note_large(ino, len(listing))
+        self._cache.note_large(ino, len(listing))
 
     async def readlink(self, ino: Ino) -> bytes:
         known = self._known(ino)
@@ -218,9 +218,9 @@ class CachedInodes(Inodes):
                 if not is_owned:
                     return None
                 attr = codec.attr(wire)
-                self.cache.learn_attr(token, attr)
-                known = self.cache.kept(ino)
-                if known is not None and self.cache.is_valid(token, (ino, None)):
+                self._cache.learn_attr(token, attr)
+                known = self._cache.kept(ino)
+                if known is not None and self._cache.is_valid(token, (ino, None)):
                     known.is_owned = True
                     if self.owns(ino):
                         return attr
@@ -228,12 +228,12 @@ class CachedInodes(Inodes):
 
     def owns(self, ino: Ino) -> bool:
         """Whether `own` would have nothing to do."""
-        known = self.cache.kept(ino) if self._session.is_trusted else None
+        known = self._cache.kept(ino) if self._session.is_trusted else None
         return known is not None and known.is_owned
 
     def is_private(self, ino: Ino) -> bool:
         """Whether nobody else has ever known an inode."""
-        known = self.cache.kept(ino) if self._session.is_trusted else None
+        known = self._cache.kept(ino) if self._session.is_trusted else None
         return known is not None and known.is_private
 
     async def layout(self, ino: Ino, offset: int, length: int) -> Layout:
@@ -242,7 +242,7 @@ class CachedInodes(Inodes):
             *wire, is_leased = await self._session.leased_query("leased_extents", ino, offset, length)
             layout = layout_of(wire, offset, length)
             if is_leased:
-                self.cache.learn_attr(token, layout.attr)
+                self._cache.learn_attr(token, layout.attr)
         return layout
 
     # --- owning directories -----------------------------------------------------------------------------
@@ -261,12 +261,12 @@ class CachedInodes(Inodes):
         await self._session.stream.wait_for_room()
         await self.owned.reserve()
         for directory in directories:
-            if self.cache.owned_directory(directory) is None:
+            if self._cache.owned_directory(directory) is None:
                 await self._own_directory(directory)
-        return all(self.cache.owned_directory(directory) is not None for directory in directories)
+        return all(self._cache.owned_directory(directory) is not None for directory in directories)
 
     async def _own_directory(self, directory: Ino) -> None:
-        if self.cache.is_changing((directory, None)) or not self._session.is_trusted:
+        if self._cache.is_changing((directory, None)) or not self._session.is_trusted:
             return
         if trio.current_time() < self._not_before.get(directory, -math.inf):
             return
@@ -276,7 +276,7 @@ class CachedInodes(Inodes):
             return
         self._owning[directory] = trio.Event()
         try:
-            if self.cache.owns_names(directory):  # and a change that was not answered here has voided the rest
+            if self._cache.owns_names(directory):  # and a change that was not answered here has voided the rest
                 await self._getattr(directory)
             else:
                 await self._ask_to_own(directory)
@@ -291,7 +291,7 @@ class CachedInodes(Inodes):
                 self._note_disowned(directory)
                 return
             known = None if entries is None else [codec.dir_entry(entry) for entry in entries]
-            self.cache.learn_owned(token, OwnedDirectory(codec.attr(wire), last_cookie, known, set(unleased), owned))
+            self._cache.learn_owned(token, OwnedDirectory(codec.attr(wire), last_cookie, known, set(unleased), owned))
 
     # --- commands ---------------------------------------------------------------------------------------
 
@@ -377,4 +377,4 @@ class CachedInodes(Inodes):
     async def accessed(self, times: Sequence[tuple[Ino, int]]) -> None:
         await super().accessed(times)
         for ino, atime_ns in times:
-            self.cache.note_read(ino, atime_ns)
+            self._cache.note_read(ino, atime_ns)

@@ -43,8 +43,11 @@ def layout_of(wire: Sequence[Any], offset: int, length: int) -> Layout:
     end = offset + length
     if len(extents) >= limits.EXTENTS_MAX:
         end = min(end, extents[-1].offset + extents[-1].length)
-    places = {place.chunk: place for place in map(codec.chunk_place, wire[2])}
-    return Layout(codec.attr(wire[0]), extents, places, end)
+    return Layout(codec.attr(wire[0]), extents, _by_chunk(wire[2]), end)
+
+
+def _by_chunk(places: Sequence[Any]) -> dict[ChunkId, ChunkPlace]:
+    return {place.chunk: place for place in map(codec.chunk_place, places)}
 
 
 class Inodes:
@@ -114,7 +117,7 @@ class Inodes:
         """
         files, places = await self._session.ask("whole_files", list(inos))
         found = [WholeFile(ino, *file) for ino, file in zip(inos, files, strict=True) if file is not None]
-        return found, {place.chunk: place for place in map(codec.chunk_place, places)}
+        return found, _by_chunk(places)
 
     async def statfs(self) -> Statfs:
         return Statfs._make(await self._session.query("statfs"))

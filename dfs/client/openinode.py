@@ -517,10 +517,10 @@ class OpenInodes:
         self._unheld: dict[Ino, OpenInode] = {}
         """Those of them that no hold keeps."""
         fs.recall_listeners.append(self._recall)
-        self.small_files: SmallFiles | None = None
         if isinstance(fs.inodes, CachedInodes):
             fs.inodes.attach(self)
-            self.small_files = SmallFiles(fs.inodes.cache, fs.inodes, fs.reader, self.start)
+        cache = fs.session.cache
+        self.small_files = None if cache is None else SmallFiles(cache, fs.inodes, fs.reader, self.start)
 
     def now_ns(self) -> int:
         return self.fs.session.runtime.now_ns()

@@ -70,8 +70,8 @@ class _Walk:
     def __init__(self, cookie: int) -> None:
         self.cookie = cookie
         self.reach = cookie
-        self.steps = 0
-        """How often he went on to a file that is near."""
+        self.steps = 1
+        """Files that he has read, each near the one before."""
         self.ahead = limits.FOLLOWED_FIRST
         """Files that the next batch may have."""
         self.batch: _Batch | None = None
@@ -146,11 +146,10 @@ class SmallFiles:
             if len(self._walks) > limits.FOLLOWED_WALKS_MAX:
                 self._walks.popitem(last=False)
         self._walks.move_to_end(directory)
-        if cookie == walk.cookie:
-            walk.steps = walk.steps or 1
-        elif 0 < cookie - walk.cookie <= limits.FOLLOWED_GAP_MAX:
+        gap = cookie - walk.cookie
+        if 0 < gap <= limits.FOLLOWED_GAP_MAX:
             walk.steps += 1
-        else:
+        elif gap:
             walk.steps, walk.ahead = 1, limits.FOLLOWED_FIRST
         walk.cookie = cookie
         if walk.steps < limits.FOLLOWED_AFTER or trio.current_time() < self._not_before:

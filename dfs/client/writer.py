@@ -19,8 +19,7 @@ no more is sealed at the NameNode as soon as none of its bytes await a commit.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import structlog
@@ -30,6 +29,7 @@ from dfs import errors, grants, limits, tasks
 from dfs.checksum import Block, Buffer, sum_blocks
 from dfs.client.datanodes import DataNodes
 from dfs.client.session import Session
+from dfs.room import Room
 from dfs.types import ChunkId, ChunkPlace, NodeId, SessionId
 
 _AHEAD_MAX = 4  # chunks allocated ahead of need
@@ -104,32 +104,6 @@ class Lane:
         self.usable = False
 
 
-class _InFlight:
-    """Bytes that are being appended, bounded for the whole client by `BYTES_IN_FLIGHT_MAX`; the others wait in order.
-
-    Who holds `_turn` is the next to fly; `_landed` is set when there is more room.
-    """
-
-    def __init__(self) -> None:
-        self._room = limits.BYTES_IN_FLIGHT_MAX
-        self._turn = trio.Lock()
-        self._landed = trio.Event()
-
-    @asynccontextmanager
-    async def of(self, length: int) -> AsyncIterator[None]:
-        """Around the appending of so many bytes, at most APPEND_MAX_BYTES."""
-        async with self._turn:  # bounded, as what flies has deadlines
-            while self._room < length:
-                self._landed = trio.Event()
-                await self._landed.wait()
-            self._room -= length
-        try:
-            yield
-        finally:
-            self._room += length
-            self._landed.set()
-
-
 class ChunkWriter:
     """All lanes of one client. `append` and `sync` may be called concurrently."""
 
@@ -139,7 +113,8 @@ class ChunkWriter:
         self._unsealed: dict[Lane, None] = {}  # in the order of their allocation
         self._idle: list[Lane] = []
         self._lanes = trio.CapacityLimiter(lanes_max)
-        self._in_flight = _InFlight()
+        self._in_flight = Room(limits.BYTES_IN_FLIGHT_MAX)
+        """Of bytes that are being appended. Each append is a party of its own, so they have it in order."""
         self._ahead: dict[int, list[Lane]] = {}
         self._allocating = trio.Lock()
         self._append_bytes = limits.APPEND_SURE_BYTES
@@ -181,7 +156,7 @@ class ChunkWriter:
         wanted = min(self.min_replicas, replicas)
         struck: set[NodeId] = set()
         failures: dict[NodeId, errors.DfsError] = {}
-        async with self._lanes, self._in_flight.of(length):
+        async with self._lanes, self._in_flight.entered(object(), None, length):
             for _ in range(_PLACES_MAX):
                 lane = await self._take(length, replicas, prefer, struck)
                 lane.uncommitted += length  # from now on: a lane with bytes on their way is not sealed

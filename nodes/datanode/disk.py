@@ -24,6 +24,7 @@ from typing import Final, Protocol
 
 from dfs import errors, limits
 from dfs.checksum import Buffer
+from dfs.rpc.network import without_first
 
 _FALLOC_FL_KEEP_SIZE: Final = 1
 _FALLOC_FL_PUNCH_HOLE: Final = 2
@@ -173,16 +174,16 @@ class RealFile:
             raise
 
     def pwrite(self, buffers: Sequence[Buffer], offset: int) -> int:
-        views = [memoryview(buffer) for buffer in buffers if len(buffer)]
+        views: list[Buffer] = [memoryview(buffer) for buffer in buffers if len(buffer)]
         is_large = sum(map(len, views)) >= limits.UNCACHED_WRITE_MIN_BYTES
         total = 0
         while views:
             count = self._write_some(views[:_IOV_MAX], offset + total, is_large)
             total += count
-            views = _without_first(views, count)
+            views = without_first(views, count)
         return total
 
-    def _write_some(self, views: list[memoryview], offset: int, is_large: bool) -> int:
+    def _write_some(self, views: list[Buffer], offset: int, is_large: bool) -> int:
         if is_large and self._large_flags:
             try:
                 return os.pwritev(self._fd, views, offset, self._large_flags)
@@ -231,14 +232,6 @@ def flags_of_large_writes(release: str) -> int:
 
 
 _LARGE_FLAGS: Final = flags_of_large_writes(os.uname().release)
-
-
-def _without_first(views: list[memoryview], count: int) -> list[memoryview]:
-    for position, view in enumerate(views):
-        if count < len(view):
-            return [view[count:], *views[position + 1 :]]
-        count -= len(view)
-    return []
 
 
 _libc = ctypes.CDLL(None, use_errno=True)

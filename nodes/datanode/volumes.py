@@ -298,8 +298,8 @@ class Volumes:
             except errors.DiskFailed:
                 pass  # its chunks count as gone
 
-        held = {store: [chunk for chunk in lengths if chunk in store.chunks] for store in self._usable()}
-        due = [(store, of_store) for store, of_store in held.items() if of_store]
+        held = ((store, [chunk for chunk in lengths if chunk in store.chunks]) for store in self._usable())
+        due = [(store, of_store) for store, of_store in held if of_store]
         if len(due) == 1:
             await sync_into(*due[0])
         else:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from dfs import errors, limits
@@ -132,7 +133,7 @@ class Queries:
             ).fetchall()
             # One row more than fits, since the first may end before the range: a full page says that there is more.
             extents = [row for row in rows if row[0] + row[1] > start][: limits.EXTENTS_MAX]
-            places = [place[:2] + place[3:] for place in self._places_of(sorted({row[2] for row in extents}))]
+            places = self._places_of({row[2] for row in extents})
         return [attr, extents, places]
 
     def whole_files(self, inos: Sequence[Ino]) -> tuple[list[list[int] | None], list[list[Any]]]:
@@ -142,8 +143,7 @@ class Queries:
         """
         with self._store.reading():
             found = [self._whole_file(ino) for ino in inos]
-            chunks = sorted({file[1] for file in found if file is not None})
-            return found, [place[:2] + place[3:] for place in self._places_of(chunks)]
+            return found, self._places_of({file[1] for file in found if file is not None})
 
     def _whole_file(self, ino: Ino) -> list[int] | None:
         rows = self._execute(
@@ -156,9 +156,10 @@ class Queries:
         *file, offset, size = rows[0]
         return file if offset == 0 and file[3] == size else None
 
-    def _places_of(self, chunks: Sequence[int]) -> Iterator[list[Any]]:
-        for chunk in chunks:
-            yield from _grouped(self._execute(f"{_PLACES} WHERE c.chunk = ?", (chunk,)))
+    def _places_of(self, chunks: Iterable[int]) -> list[list[Any]]:
+        """[[chunk, length, [node, ...]], ...], in order."""
+        found = (_grouped(self._execute(f"{_PLACES} WHERE c.chunk = ?", (chunk,))) for chunk in sorted(chunks))
+        return [[number, length, nodes] for number, length, _session, nodes in itertools.chain.from_iterable(found)]
 
     def open_chunks(self, session: SessionId, chunks: Sequence[ChunkId]) -> set[ChunkId]:
         """Those that the session may append to."""
