@@ -181,6 +181,9 @@ class Writer:
                 await self._transact(self._take())
 
     def _take(self) -> list[_Batch]:
+        """What the next transaction has. Who is alone has no more than his share of it: whoever comes next, be it a
+        session of his own, waits until it is done, and one commit for four shares would save little.
+        """
         most = limits.TRANSACTION_MAX_COMMANDS
         return self._resumed.take(_until(most)) + self._turns.take(_until(most))
 
