@@ -14,7 +14,7 @@ import functools
 import json
 import os
 import stat
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, ParamSpec, TypeVar
 
 import pyfuse3
@@ -28,6 +28,7 @@ from dfs.client.openinode import OpenInode, OpenInodes
 from dfs.types import ROOT_INO, Attr, DirEntry, Ino
 from mount.handles import DirectoryHandle, FileHandle, Handles
 from mount.kernel import Kernel
+from mount.loop import handled
 from mount.options import NOBODY, Options
 
 P = ParamSpec("P")
@@ -47,7 +48,7 @@ _AWAY: Final = (errors.Unreachable, errors.DeadlineExceeded, errors.ConnectionLo
 """Busy among them: programs take EAGAIN from a read of a file for its end."""
 
 
-def _handler(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+def _handler(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
     """The boundary round a handler; the only exception that leaves it is FUSEError.
 
     What is asked by inode number and has gone meanwhile, because it was renamed over perhaps, is stale, not missing:
@@ -58,7 +59,7 @@ def _handler(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
     @functools.wraps(function)
     async def bounded(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return await function(*args, **kwargs)
+            return await handled(function(*args, **kwargs))
         except pyfuse3.FUSEError:
             raise
         except _AWAY as error:

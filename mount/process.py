@@ -10,7 +10,6 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 import pyfuse3
 import structlog
@@ -27,13 +26,11 @@ from dfs.mountpoint import is_mounted, prepare, unmount
 from dfs.systemd import keep_watchdog
 from dfs.types import Attr
 from mount.kernel import Kernel
+from mount.loop import serve
 from mount.operations import Operations
 from mount.options import Options
 
 log = structlog.get_logger(__name__)
-
-_TASKS_MAX: Final = 40
-"""Requests in work at a time; each has a buffer of a little more than a mebibyte."""
 
 
 async def run_mount(
@@ -70,7 +67,7 @@ async def run_mount(
                 nursery.start_soon(_until_signal, mountpoint)
                 nursery.start_soon(keep_watchdog)
                 nursery.start_soon(_tell_when_it_answers, mountpoint, ready)
-                await pyfuse3.main(max_tasks=_TASKS_MAX)
+                await serve()
                 nursery.cancel_scope.cancel()
         finally:
             pyfuse3.close(unmount=is_mounted(mountpoint))
