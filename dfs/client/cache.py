@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import bisect
 import math
+import stat
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -129,11 +130,16 @@ class Absent(NamedTuple):
 ABSENT: Final = Absent()
 
 
-class OwnedDirectory(NamedTuple):
-    """What a session learns when it comes to own a directory. `entries` are None where they are too many to be told."""
+class Listing(NamedTuple):
+    """What the NameNode says of a directory as a whole, whose names are leased.
+
+    `entries` are None where they are too many to be told; of all but `unleased` the attributes are leased too. With
+    `is_owned` the session owns the directory, and in any case the inodes `owned` in it.
+    """
 
     attr: Attr
     last_cookie: int
+    is_owned: bool
     entries: Sequence[DirEntry] | None
     unleased: set[Ino]
     owned: Sequence[Ino]
@@ -294,6 +300,14 @@ class Cache:
         if self.is_valid(token, (attr.ino, None)):
             self._keep(attr)
 
+    def _note_place(self, attr: Attr, directory: Ino, name: bytes) -> None:
+        """An inode with these attributes has this name. What moves a directory makes another version of it."""
+        known = self._inodes.get(attr.ino)
+        if known is not None:
+            known.at = (directory, name)
+            if stat.S_ISDIR(attr.mode) and known.attr.version == attr.version:
+                known.parent = directory
+
     def _keep(self, attr: Attr) -> Known:
         known = self._inodes.get(attr.ino)
         if known is None:
@@ -339,9 +353,7 @@ class Cache:
             self._put(known, name, attr.ino)
             if attr.ino not in unleased:
                 self.learn_attr(token, attr)
-            inode = self._inodes.get(attr.ino)
-            if inode is not None:
-                inode.at = (directory, name)
+            self._note_place(attr, directory, name)
         self._make_room()
 
     def learn_listing(self, token: Token, directory: Ino, listing: list[tuple[int, bytes]]) -> None:
@@ -353,22 +365,26 @@ class Cache:
             known.is_complete = True
             known.list_as({name: cookie for cookie, name in listing})
 
-    def learn_owned(self, token: Token, answer: OwnedDirectory) -> None:
-        """What the NameNode answered to who wants to own a directory."""
-        directory = answer.attr.ino
+    def learn_whole(self, token: Token, listing: Listing, *, is_used: bool = True) -> None:
+        """A directory's listing; unless `is_used`, nobody has asked for it."""
+        directory = listing.attr.ino
         if not self._is_valid_whole(token, directory) or not self.is_valid(token, (directory, None)):
             return
-        self._keep(answer.attr)
-        if answer.entries is not None:
-            self.learn_page(token, directory, answer.entries, answer.unleased)
-            self.learn_listing(token, directory, [(cookie, name) for cookie, name, _ in answer.entries])
-        for ino in answer.owned:
+        is_new = directory not in self._directories
+        self._keep(listing.attr)
+        if listing.entries is not None:
+            self.learn_page(token, directory, listing.entries, listing.unleased)
+            self.learn_listing(token, directory, [(cookie, name) for cookie, name, _ in listing.entries])
+        for ino in listing.owned:
             known = self._inodes.get(ino)
             if known is not None and self.is_valid(token, (ino, None)):
                 known.is_owned = True
         known_directory = self._directory(directory, token)
-        known_directory.is_owned = True
-        known_directory.last_cookie = answer.last_cookie
+        if is_new:
+            known_directory.is_used = is_used
+        if listing.is_owned and not self.is_changing((directory, None)):
+            known_directory.is_owned = True
+            known_directory.last_cookie = listing.last_cookie
 
     def learn_reply(self, token: Token, verb: str, args: Sequence[Any], result: Any, touched: Sequence[Any]) -> None:
         """A command of ours that was asked at `token` has happened, and touched these items."""
@@ -542,6 +558,16 @@ class Cache:
         self._directories.move_to_end(ino)
         directory.is_used = True
         return known, directory
+
+    def is_looked_into(self, ino: Ino) -> bool:
+        """Whether somebody has used what is known of a directory."""
+        directory = self._directories.get(ino)
+        return directory is not None and directory.is_used
+
+    def lists(self, ino: Ino) -> bool:
+        """Whether all entries of a directory are known."""
+        directory = self._directories.get(ino)
+        return directory is not None and directory.is_complete and directory.cookies is not None
 
     def owns_names(self, ino: Ino) -> bool:
         """Whether nobody else knows a directory."""

@@ -16,11 +16,13 @@ import math
 import stat
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import trio
 
 from dfs import codec, errors, limits
-from dfs.client.cache import ABSENT, Absent, Cache, Known, OwnedDirectory, Token
+from dfs.client.ahead import Ahead
+from dfs.client.cache import ABSENT, Absent, Cache, Known, Listing, Token
 from dfs.client.inodes import Inodes, Layout, layout_of
 from dfs.client.owned import Owned, Users
 from dfs.client.session import Session
@@ -39,11 +41,15 @@ class CachedInodes(Inodes):
         super().__init__(session)
         self._cache = cache
         self.owned = Owned(session, cache)
+        self._ahead = Ahead(cache)
         cache.on_disowned = self._note_disowned
         self._not_before: dict[Ino, float] = {}
         """When directories that others have wanted may be owned again."""
         self._owning: dict[Ino, trio.Event] = {}
         """Directories that are being asked for."""
+
+    def statistics(self) -> dict[str, int]:
+        return self._ahead.statistics()
 
     def attach(self, users: Users) -> None:
         """Tell who has files open what becomes of them."""
@@ -155,7 +161,9 @@ class CachedInodes(Inodes):
         return entries, is_leased
 
     async def _fetch_listing(self, ino: Ino) -> None:
-        """Learn all names of a directory that is not too large."""
+        """Learn all names of a directory that is not too large, and of those ahead of who walks a tree."""
+        if await self._fetch_tree(ino, owns=self._is_in_owned(ino)):
+            return
         listing: list[tuple[int, bytes]] = []
         async with self._asking() as token:
             while len(listing) < limits.PREFETCH_MAX_ENTRIES:
@@ -168,6 +176,31 @@ class CachedInodes(Inodes):
                     self._cache.learn_listing(token, ino, listing)
                     return
         self._cache.note_large(ino, len(listing))
+
+    def _is_in_owned(self, ino: Ino) -> bool:
+        """Whether a directory is in one that is owned: then what is done there is likely to be done in it as well."""
+        known = self._cache.kept(ino)
+        return known is not None and known.parent is not None and self._cache.owns_names(known.parent)
+
+    async def _fetch_tree(self, ino: Ino, *, owns: bool) -> bool:
+        """Learn the listing of a directory and what is ahead, if somebody walks there; whether that was done.
+
+        `owns`: and own what nobody else knows of it.
+        """
+        owns = owns and self._session.owns_directories and not self._is_wanted(ino)
+        plan = self._ahead.plan(ino, self._cache.owns_names if owns else self._cache.lists)
+        if plan is None or not self._session.is_trusted:
+            return False
+        directories = [each for each in plan.directories if not (owns and self._is_wanted(each))]
+        async with self._asking() as token:
+            told = await self._session.leased_query("leased_tree", directories, plan.entries, owns)
+            for wire in told:
+                listing = _listing(wire)
+                if not self._cache.owns_names(listing.attr.ino):  # or nothing is new to us
+                    self._cache.learn_whole(token, listing, is_used=listing.attr.ino == ino)
+        came = [codec.attr(wire[0]).ino for wire in told]
+        self._ahead.came([each for each in came if each != ino])
+        return ino in came
 
     async def readlink(self, ino: Ino) -> bytes:
         known = self._known(ino)
@@ -265,10 +298,14 @@ class CachedInodes(Inodes):
                 await self._own_directory(directory)
         return all(self._cache.owned_directory(directory) is not None for directory in directories)
 
+    def _is_wanted(self, directory: Ino) -> bool:
+        """Whether others have wanted a directory of late."""
+        return trio.current_time() < self._not_before.get(directory, -math.inf)
+
     async def _own_directory(self, directory: Ino) -> None:
         if self._cache.is_changing((directory, None)) or not self._session.is_trusted:
             return
-        if trio.current_time() < self._not_before.get(directory, -math.inf):
+        if self._is_wanted(directory):
             return
         asked = self._owning.get(directory)
         if asked is not None:
@@ -284,14 +321,17 @@ class CachedInodes(Inodes):
             self._owning.pop(directory).set()
 
     async def _ask_to_own(self, directory: Ino) -> None:
+        if self._is_in_owned(directory):
+            await self._fetch_tree(directory, owns=True)
+            if self._cache.owns_names(directory):
+                return
         async with self._asking() as token:
-            answer = await self._session.leased_query("own_directory", directory, limits.PREFETCH_PAGE_ENTRIES)
-            wire, last_cookie, is_owned, entries, unleased, owned = answer
-            if not is_owned:
+            wire = await self._session.leased_query("own_directory", directory, limits.PREFETCH_PAGE_ENTRIES)
+            listing = _listing(wire)
+            if not listing.is_owned:
                 self._note_disowned(directory)
                 return
-            known = None if entries is None else [codec.dir_entry(entry) for entry in entries]
-            self._cache.learn_owned(token, OwnedDirectory(codec.attr(wire), last_cookie, known, set(unleased), owned))
+            self._cache.learn_whole(token, listing)
 
     # --- commands ---------------------------------------------------------------------------------------
 
@@ -378,3 +418,9 @@ class CachedInodes(Inodes):
         await super().accessed(times)
         for ino, atime_ns in times:
             self._cache.note_read(ino, atime_ns)
+
+
+def _listing(wire: Sequence[Any]) -> Listing:
+    attr, last_cookie, is_owned, entries, unleased, owned = wire
+    known = None if entries is None else [codec.dir_entry(entry) for entry in entries]
+    return Listing(codec.attr(attr), last_cookie, is_owned, known, set(unleased), owned)

@@ -423,10 +423,11 @@ class FileSystem:
 
     def statistics(self) -> dict[str, dict[str, int]]:
         usage = self.session.runtime.usage()
+        cache = self.session.cache
         return {
             "process": {"cpu_ms": round(usage.cpu_s * 1000), "calls": self.session.pool.statistics().calls},
             "session": self.session.statistics(),
-            **({"cache": self.session.cache.statistics()} if self.session.cache is not None else {}),
+            **({"cache": cache.statistics() | self.inodes.statistics()} if cache is not None else {}),
             "nodes": self.nodes_known.statistics(),
             "reader": {**self.reader.statistics(), **self.lent.statistics()},
             "writer": self.chunks.statistics(),

@@ -56,6 +56,9 @@ class Inodes:
     def __init__(self, session: Session) -> None:
         self._session = session
 
+    def statistics(self) -> dict[str, int]:
+        return {}
+
     @property
     def root(self) -> Ino:
         """The directory where paths begin: the root of all that this client's key may see."""

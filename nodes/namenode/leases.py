@@ -23,7 +23,7 @@ first, and then answers.
 A session can also **own** an inode: then nobody else has a lease, and what it has written may be in its memory only. Of
 a directory it owns all names as well: it makes, renames and removes what is in it by itself, and sends the commands
 afterwards, in their order (`dfs.client.stream`). It owns what it has just made, and what it asked for (`own`); with a
-directory all that is in it and nobody else knows (`own_children`). To everybody else all of an owned inode is in doubt:
+directory all that is in it and nobody else knows (`own_unknown`). To everybody else all of an owned inode is in doubt:
 a query has the owner send and commit what it has and give up the inode, and is then asked again; a command of somebody
 else conflicts with the owner's lease, and waits for the same. So a command on what its session owns never waits for
 anybody, and those that come in order cannot be kept up by one of them.
@@ -405,7 +405,7 @@ class Leases:
 
         Bounded by the session time-out.
         """
-        items: list[Item] = [(ino, None), *([(ino, ALL_NAMES)] if is_directory else [])]
+        items = _whole(ino, is_directory)
         while True:
             cacher = self._cachers.get(session)
             if cacher is None or (is_directory and not cacher.owns_directories):
@@ -420,10 +420,7 @@ class Leases:
             elif self._is_moving(cacher, ino, is_directory):
                 await self._moved.wait()
             else:
-                self._give(session, self._attrs, cacher.attrs, ino)
-                if is_directory:
-                    self._give(session, self._entries, cacher.entries, ino)
-                self._owners[ino] = session
+                self._make_owner(session, cacher, ino, is_directory)
                 return True
 
     def _is_moving(self, cacher: _Cacher, ino: Ino, is_directory: bool) -> bool:
@@ -433,13 +430,21 @@ class Leases:
             return True
         return is_directory and (ino in cacher.asked_in or ino in self._changing or ino in self._applying_in)
 
-    def own_children(self, session: SessionId, inos: Iterable[Ino]) -> None:
-        """Have it own those of these, which are no directories, that nobody else knows."""
-        cacher = self._cachers[session]
-        for ino in inos:
-            if not self._is_moving(cacher, ino, False) and not self.conflicts(session, [(ino, None)]):
-                self._give(session, self._attrs, cacher.attrs, ino)
-                self._owners[ino] = session
+    def own_unknown(self, session: SessionId, ino: Ino, *, is_directory: bool = False) -> bool:
+        """Have it own an inode if nobody else knows it at this moment; whether it does."""
+        cacher = self._cachers.get(session)
+        if cacher is None or (is_directory and not cacher.owns_directories):
+            return False
+        if self._is_moving(cacher, ino, is_directory) or self.conflicts(session, _whole(ino, is_directory)):
+            return False
+        self._make_owner(session, cacher, ino, is_directory)
+        return True
+
+    def _make_owner(self, session: SessionId, cacher: _Cacher, ino: Ino, is_directory: bool) -> None:
+        self._give(session, self._attrs, cacher.attrs, ino)
+        if is_directory:
+            self._give(session, self._entries, cacher.entries, ino)
+        self._owners[ino] = session
 
     def is_owner(self, session: SessionId, ino: Ino) -> bool:
         return self._owners.get(ino) == session
@@ -546,6 +551,11 @@ class Leases:
             "in_doubt": len(self._doubts),
             "owned": len(self._owners),
         }
+
+
+def _whole(ino: Ino, is_directory: bool) -> list[Item]:
+    """All that can be known of an inode."""
+    return [(ino, None), *([(ino, ALL_NAMES)] if is_directory else [])]
 
 
 def _strike(holders: dict[Ino, set[SessionId]], ino: Ino, session: SessionId) -> None:

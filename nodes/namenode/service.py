@@ -39,6 +39,7 @@ from nodes.namenode.queries import Queries, summary
 from nodes.namenode.replication import Replication
 from nodes.namenode.sessions import Sessions
 from nodes.namenode.store import Store
+from nodes.namenode.trees import Trees
 from nodes.namenode.writer import Writer
 
 log = structlog.get_logger(__name__)
@@ -375,14 +376,30 @@ class NameNode:
         if not is_owned:
             return [attr, 0, False, None, [], []]
         entries = self._view(call).readdir(directory, 0, most + 1)
+        last_cookie = self._queries.last_cookie(directory)
         if len(entries) > most:
-            return [attr, self._queries.last_cookie(directory), True, None, [], []]
-        inos = [child.ino for _, _, child in entries]
-        doubtful = {child for child, _ in self._leases.in_doubt(owner, [(child, None) for child in inos])}
-        unleased = [child for child in inos if child in doubtful or not self._leases.cover_attr(owner, child)]
-        self._leases.own_children(owner, (child.ino for _, _, child in entries if not stat.S_ISDIR(child.mode)))
-        owned = [child for child in inos if self._leases.is_owner(owner, child)]
-        return [attr, self._queries.last_cookie(directory), True, entries, unleased, owned]
+            return [attr, last_cookie, True, None, [], []]
+        unleased, owned = Trees(self._queries, self._leases, owner, owns=True).children(entries)
+        return [attr, last_cookie, True, entries, unleased, owned]
+
+    @expose
+    @takes_call
+    def leased_tree(self, call: Call, session: Any, directories: Any, limit: Any, owns: Any) -> Any:
+        """Some directories and what is beneath them, in the order of who walks there, `limit` entries at most.
+
+        [what `own_directory` answers, for each of those that can be told at once, ...]: with leases on all names, and
+        owned only with `owns`, if nobody else knows them.
+        """
+        reader = self._sessions.touch(session, _identity(call))
+        first = arguments.array(directories, "directories", limits.TREE_MAX_DIRECTORIES)
+        inos = [arguments.ino(ino) for ino in first]
+        most = arguments.integer(limit, "a number of entries", 1, limits.TREE_MAX_ENTRIES)
+
+        def give() -> list[Any]:
+            trees = Trees(self._queries, self._leases, reader, owns=bool(owns) and not self._writer.is_full)
+            return list(trees.walk(inos, most))
+
+        return self._settled(lambda: _Answer((), give), reader)
 
     @expose
     @takes_call
