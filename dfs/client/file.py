@@ -84,7 +84,8 @@ class File:
     async def fsync(self) -> None:
         """Return when all bytes of the file, whoever wrote them, are on stable storage on their replicas."""
         self._check(True, "anything")
-        await self._writer.fsync()
+        async with self._writing:  # or it would commit a part of what is being written, at its own idea of where
+            await self._writer.fsync()
 
     async def aclose(self) -> None:
         """Let the inode go. What was written is committed already; close does not make it durable."""

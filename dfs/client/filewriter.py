@@ -55,7 +55,7 @@ class _Run(NamedTuple):
 
 
 class FileWriter:
-    """Writes to one inode. One task at a time may write; `commit` and `flush` may be called by any."""
+    """Writes to one inode. One task at a time may write, and nobody commits, flushes or syncs meanwhile."""
 
     def __init__(self, session: Session, chunks: ChunkWriter, reader: Reader, attr: Attr) -> None:
         self.ino: Ino = attr.ino

@@ -263,6 +263,30 @@ async def test_appends_of_two_clients_never_overwrite_each_other(tmp_path: Path)
     assert sorted(log[at : at + 10] for at in range(0, 600, 10)) == sorted([b"a" * 10, b"b" * 10, b"c" * 10] * 20)
 
 
+async def test_an_fsync_in_the_middle_of_an_append_does_not_put_it_at_the_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append, data = DataNodes.append, os.urandom(2 * limits.APPEND_SURE_BYTES)
+    async with running_cluster(tmp_path, datanodes=1, replicas=1) as cluster, cluster.client() as fs:
+        await put(fs, "/log", b"beginning")
+        async with await fs.open("/log", "a") as file, trio.open_nursery() as nursery:
+            calls = 0
+
+            async def half_way(*args: Any, **options: Any) -> bool:
+                """Before the second piece somebody else syncs, as far as that gets."""
+                nonlocal calls
+                calls += 1
+                if calls == 2:
+                    nursery.start_soon(file.fsync)
+                    await trio.testing.wait_all_tasks_blocked(0.1)
+                return await append(*args, **options)
+
+            monkeypatch.setattr(DataNodes, "append", half_way)
+            await file.pwrite(data, 0)
+        assert calls == 2
+        assert await get(fs, "/log") == b"beginning" + data
+
+
 async def test_an_open_file_outlives_its_name(tmp_path: Path) -> None:
     async with running_cluster(tmp_path, datanodes=3) as cluster, cluster.client() as fs:
         await put(fs, "/file", b"data")
