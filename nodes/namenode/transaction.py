@@ -274,6 +274,12 @@ class Transaction:
 
     def free(self, ino: Ino, start: int, end: int | None) -> None:
         """Make [start, end) of a file a hole; `end` None is infinity."""
+        freed = self.make_hole(ino, start, end)
+        if freed:
+            self.run("UPDATE inode SET allocated = allocated - ? WHERE ino = ?", freed, ino)
+
+    def make_hole(self, ino: Ino, start: int, end: int | None) -> int:
+        """As `free`; how much less the file takes, which the caller writes down."""
         freed = 0
         for extent in self._touching(ino, start, end):
             first = max(start, extent.offset)
@@ -282,9 +288,8 @@ class Transaction:
             self._cut_out(ino, extent, first, last)
             freed += last - first
             self._free_bytes(extent.chunk, extent.chunk_offset + first - extent.offset, last - first)
-        if freed:
-            self.counters["allocated"] -= freed
-            self.run("UPDATE inode SET allocated = allocated - ? WHERE ino = ?", freed, ino)
+        self.counters["allocated"] -= freed
+        return freed
 
     def _touching(self, ino: Ino, start: int, end: int | None) -> list[Extent]:
         first = self.one(
@@ -321,7 +326,10 @@ class Transaction:
             self.run("INSERT INTO trim VALUES (?, ?, ?, ?)", chunk, offset, length, self.clock_ns + self.grace_ns)
 
     def point(self, ino: Ino, extent: Extent) -> None:
-        """Make an extent's range of the file, now a hole, those bytes; joined to what it continues."""
+        """Make an extent's range of the file, now a hole, those bytes; joined to what it continues.
+
+        The caller counts them as the chunk's, by `add_live`, before the command ends.
+        """
         joined = self.run(
             "UPDATE extent SET length = length + ? WHERE ino = ? AND offset = (SELECT max(offset) FROM extent"
             " WHERE ino = ? AND offset < ?) AND offset + length = ? AND chunk = ? AND chunk_offset + length = ?",
@@ -329,8 +337,11 @@ class Transaction:
         )
         if not joined:
             self.run("INSERT INTO extent VALUES (?, ?, ?, ?, ?)", ino, *extent)
-        self.run("UPDATE chunk SET live = live + ? WHERE chunk = ?", extent.length, extent.chunk)
         self.counters["allocated"] += extent.length
+
+    def add_live(self, chunk: ChunkId, length: int) -> None:
+        """So many more bytes of a chunk that is open are pointed to."""
+        self.run("UPDATE chunk SET live = live + ? WHERE chunk = ?", length, chunk)
 
     # --- chunks -----------------------------------------------------------------------------------------
 
