@@ -8,7 +8,8 @@ means the same whenever and wherever it is applied.
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgpack  # type: ignore[import-untyped]
@@ -35,6 +36,14 @@ class Directory(NamedTuple):
     gid: int
     replicas: int
     entries: int
+
+
+class Freed(NamedTuple):
+    """Bytes of a chunk that no extent points at any more."""
+
+    chunk: ChunkId
+    offset: int
+    length: int
 
 
 class Transaction:
@@ -276,20 +285,34 @@ class Transaction:
         """Make [start, end) of a file a hole; `end` None is infinity."""
         freed = self.make_hole(ino, start, end)
         if freed:
-            self.run("UPDATE inode SET allocated = allocated - ? WHERE ino = ?", freed, ino)
+            length = sum(part.length for part in freed)
+            self.run("UPDATE inode SET allocated = allocated - ? WHERE ino = ?", length, ino)
+            self.give_back(freed)
 
-    def make_hole(self, ino: Ino, start: int, end: int | None) -> int:
-        """As `free`; how much less the file takes, which the caller writes down."""
-        freed = 0
+    def make_hole(self, ino: Ino, start: int, end: int | None) -> list[Freed]:
+        """As `free`, but the caller has what was there given back, and writes down how much less the file takes."""
+        freed = []
         for extent in self._touching(ino, start, end):
             first = max(start, extent.offset)
             last = extent.offset + extent.length
             last = last if end is None else min(end, last)
             self._cut_out(ino, extent, first, last)
-            freed += last - first
-            self._free_bytes(extent.chunk, extent.chunk_offset + first - extent.offset, last - first)
-        self.counters["allocated"] -= freed
+            freed.append(Freed(extent.chunk, extent.chunk_offset + first - extent.offset, last - first))
         return freed
+
+    def give_back(self, freed: Sequence[Freed]) -> None:
+        """No extent points at these bytes any more."""
+        due_ns = self.clock_ns + self.grace_ns
+        self.db.executemany("INSERT INTO trim VALUES (?, ?, ?, ?)", [(*part, due_ns) for part in freed])
+        lengths: Counter[ChunkId] = Counter()
+        for part in freed:
+            lengths[part.chunk] += part.length
+        for chunk, length in lengths.items():
+            row = self.one("UPDATE chunk SET live = live - ? WHERE chunk = ? RETURNING live, session", length, chunk)
+            assert row is not None, "an extent pointed there"
+            if row == (0, 0):
+                self.collect(chunk)
+        self.counters["allocated"] -= lengths.total()
 
     def _touching(self, ino: Ino, start: int, end: int | None) -> list[Extent]:
         first = self.one(
@@ -315,15 +338,6 @@ class Transaction:
         if after:
             offset = extent.chunk_offset + last - extent.offset
             self.run("INSERT INTO extent VALUES (?, ?, ?, ?, ?)", ino, last, after, extent.chunk, offset)
-
-    def _free_bytes(self, chunk: ChunkId, offset: int, length: int) -> None:
-        """No extent points at these bytes any more."""
-        row = self.one("UPDATE chunk SET live = live - ? WHERE chunk = ? RETURNING live, session", length, chunk)
-        assert row is not None, "an extent pointed there"
-        if row == (0, 0):
-            self.collect(chunk)
-        else:
-            self.run("INSERT INTO trim VALUES (?, ?, ?, ?)", chunk, offset, length, self.clock_ns + self.grace_ns)
 
     def point(self, ino: Ino, extent: Extent) -> None:
         """Make an extent's range of the file, now a hole, those bytes; joined to what it continues.

@@ -12,7 +12,7 @@ from dfs.posix import without_set_id
 from dfs.types import Attr, ChunkId, Extent
 from nodes.namenode import arguments
 from nodes.namenode.schema import ATTR_COLUMNS
-from nodes.namenode.transaction import Transaction
+from nodes.namenode.transaction import Freed, Transaction
 
 
 def apply(
@@ -51,14 +51,18 @@ def _point(tx: Transaction, attr: Attr, extents: list[Extent]) -> tuple[int, int
     live: Counter[ChunkId] = Counter()
     for run in _runs(extents):
         _refuse_shared(tx, run)
+        freed: list[Freed] = []
         for extent in run:
             end = extent.offset + extent.length
             if extent.offset < size:
-                allocated -= tx.make_hole(attr.ino, extent.offset, end)
+                freed += tx.make_hole(attr.ino, extent.offset, end)
             tx.point(attr.ino, extent)
             size = max(size, end)
             allocated += extent.length
             live[extent.chunk] += extent.length
+        if freed:
+            tx.give_back(freed)  # before it is looked what the next ones share
+            allocated -= sum(part.length for part in freed)
     for chunk, length in live.items():
         tx.add_live(chunk, length)
     return size, allocated
