@@ -83,6 +83,13 @@ class DataNodes:
 
         return sorted(nodes, key=rank)
 
+    def is_well(self, node: NodeId) -> bool:
+        """Whether it has neither failed of late nor been slower than another."""
+        if not self._avoid_until and not self._slow_until:
+            return True
+        now = trio.current_time()
+        return self._avoid_until.get(node, now) <= now and self._slow_until.get(node, now) <= now
+
     def is_on_this_host(self, node: NodeId) -> bool:
         """As far as is known."""
         view = self._views.get(node)

@@ -8,20 +8,30 @@ asked, which looks into it. So nothing has to be taken back from who has borrowe
 
 To whom a file is lent at all, `dfs.rpc.handover` says; the others are refused, and read as ever. A chunk's file is
 asked for when the chunk is read for the second time of late: who reads a page each of a thousand chunks asks for none.
+Where several replicas are on this host, a chunk is read from the same one each time: one file is lent, one is in
+memory, and one is read in order.
 
 A borrowed file is given up after LENT_FOR_S, so that the space of a chunk that was deleted comes back. Reads from the
 disk are done by threads, into buffers that nobody else has: who does not wait any more leaves his behind, for a disk
 may never answer. Those are few: with LENT_BEHIND_MAX of them under way still, DataNodes are asked.
+
+A thread takes longer to begin and to end than a disk without moving parts to read a block. So a disk that was quick the
+last time is asked to have the blocks in memory, without waiting for it, and looked after from the event loop, between
+whatever else there is to do, for DISK_QUICK_S; a disk that takes longer is left to threads until one finds it quick.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+import time
 import weakref
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
+from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
@@ -38,6 +48,8 @@ from dfs.types import ChunkId, NodeId
 _BUFFER_BYTES: Final = limits.READ_MAX_BYTES + 2 * limits.BLOCK_MAX_BYTES
 _AT_ONCE_MAX_BYTES: Final = 2 * limits.BLOCK_MAX_BYTES
 """Read from memory without a thread, whose hop costs more."""
+_LOOKS: Final = 32
+"""For blocks in memory, before others have a turn: some tens of microseconds, as long as a turn takes itself."""
 _WORD_BYTES: Final = 4
 _REFUSALS: Final = (errors.NotSupported, errors.NotPermitted, errors.InvalidArgument)
 
@@ -68,6 +80,12 @@ class _Blocks(NamedTuple):
     def covering(self, offset: int, length: int) -> range:
         """The numbers of the blocks that hold these bytes, which exist."""
         return range(bisect_right(self.ends, offset), bisect_left(self.ends, offset + length) + 1)
+
+    def around(self, offset: int, length: int) -> tuple[range, int, int]:
+        """The blocks that hold these bytes, which exist: their numbers, where they begin, and how long they are."""
+        numbers = self.covering(offset, length)
+        start = self.start(numbers.start)
+        return numbers, start, self.ends[numbers.stop - 1] - start
 
     def start(self, number: int) -> int:
         return self.ends[number - 1] if number else 0
@@ -136,20 +154,22 @@ class _Asked:
 
 
 class _Progress:
-    """How far the thread of one read is. Changed by that thread."""
+    """How far the thread of one read is, and how long it took in the end. Changed by that thread."""
 
-    __slots__ = ("has_begun", "has_ended")
+    __slots__ = ("has_begun", "has_ended", "took_s")
 
     def __init__(self) -> None:
         self.has_begun = self.has_ended = False
+        self.took_s = math.inf
 
 
 class LentChunks:
     """The files that DataNodes of this host have lent to one client. Methods may be called concurrently.
 
     `_lent` is in the order of their last use, and `_blocks_bytes` what their blocks take; `_asking` has those that are
-    being asked for, `_seen` the chunks read of late, the latest last. `_missed` are the nodes whose last file did not
-    arrive. `_behind` are the reads that nobody waits for any more.
+    being asked for, `_seen` the chunks read of late and from which node, the latest last. `_missed` are the nodes whose
+    last file did not arrive. `_behind` are the reads that nobody waits for any more. `_quick` are the nodes whose disk
+    had what was wanted last within DISK_QUICK_S; `_looking` is how many reads look after one.
     """
 
     def __init__(self, nodes: DataNodes, runtime: Runtime, inbox: Inbox | None) -> None:
@@ -159,12 +179,32 @@ class LentChunks:
         self._lent: OrderedDict[_Key, _Lent] = OrderedDict()
         self._blocks_bytes = 0
         self._asking: dict[_Key, _Asked] = {}
-        self._seen: OrderedDict[_Key, None] = OrderedDict()
+        self._seen: OrderedDict[ChunkId, NodeId] = OrderedDict()
         self._missed: set[NodeId] = set()
         self._refused_until: dict[NodeId, float] = {}
         self._behind: list[_Progress] = []
+        self._quick: set[NodeId] = set()
+        self._looking = 0
         self._buffers: list[bytearray] = []
         self._read_bytes = 0
+
+    async def read_soon(self, chunk: ChunkId, offset: int, view: memoryview) -> bool:
+        """As `read_into` from whoever has lent the chunk, where that is a matter of a moment; False: it is not.
+
+        Nothing is asked for, and so nothing is raised.
+        """
+        node = self._seen.get(chunk)
+        if node is None or len(view) > limits.BLOCK_MAX_BYTES or not self._nodes.is_well(node):
+            return False
+        key = _Key(node, chunk)
+        lent = self._lent.get(key)
+        if lent is None or offset + len(view) > lent.blocks.length or not self._is_timely(lent):
+            return False
+        self._seen.move_to_end(chunk)
+        self._lent.move_to_end(key)
+        is_read = await self._read_soon(node, lent, offset, view)
+        self._read_bytes += len(view) * is_read
+        return is_read
 
     async def read_into(self, node: NodeId, chunk: ChunkId, offset: int, view: memoryview, grant: bytes) -> bool:
         """Fill `view` with the chunk's bytes at `offset`, verified; False: the node is to be asked for them.
@@ -183,32 +223,82 @@ class LentChunks:
         self._read_bytes += len(view) * is_read
         return is_read
 
+    def first(self, chunk: ChunkId, nodes: Sequence[NodeId]) -> Sequence[NodeId]:
+        """`nodes`, in the order in which they are to be asked: first the one that lends the chunk, unless it is ill."""
+        lender = self._seen.get(chunk)
+        if lender is None or lender not in nodes or lender == nodes[0] or not self._nodes.is_well(lender):
+            return nodes
+        if trio.current_time() < self._refused_until.get(lender, 0.0):
+            return nodes
+        return [lender, *(node for node in nodes if node != lender)]
+
+    def forget(self, chunk: ChunkId, node: NodeId) -> None:
+        """The node could not serve the chunk: the next read need not begin there."""
+        if self._seen.get(chunk) == node:
+            del self._seen[chunk]
+
     # --- reading ----------------------------------------------------------------------------------------
 
-    async def _read(self, node: NodeId, lent: _Lent, offset: int, view: memoryview) -> bool:
-        numbers = lent.blocks.covering(offset, len(view))
-        start = lent.blocks.start(numbers.start)
-        length = lent.blocks.ends[numbers.stop - 1] - start
+    def _is_timely(self, lent: _Lent) -> bool:
+        return trio.current_time() < lent.since + limits.LENT_FOR_S
+
+    async def _read_soon(self, node: NodeId, lent: _Lent, offset: int, view: memoryview) -> bool:
+        numbers, start, length = lent.blocks.around(offset, len(view))
         buffer = self._buffers.pop() if self._buffers else bytearray(_BUFFER_BYTES)
         part = memoryview(buffer)[:length]
-        is_intact: bool | None = length <= _AT_ONCE_MAX_BYTES and _read_nowait(lent, part, numbers)
+        is_intact = _read_nowait(lent, part, numbers)
+        if is_intact is None and node in self._quick and self._looking < limits.DISK_LOOKING_MAX:
+            is_intact = await self._look_after(node, lent, part, numbers)
+        if is_intact:
+            view[:] = part[offset - start : offset - start + len(view)]
+        self._keep_buffer(buffer)
+        return bool(is_intact)
+
+    async def _look_after(self, node: NodeId, lent: _Lent, part: memoryview, numbers: range) -> bool | None:
+        """As `_read_nowait`, after the disk had a moment to have the blocks in memory."""
+        give_up_at = trio.current_time() + limits.DISK_QUICK_S
+        self._looking += 1
+        try:
+            _have_in_memory(lent, lent.blocks.start(numbers.start), len(part))
+            while trio.current_time() < give_up_at:
+                await trio.lowlevel.checkpoint()
+                for _ in range(_LOOKS):
+                    is_intact = _read_nowait(lent, part, numbers)
+                    if is_intact is not None:
+                        return is_intact
+        finally:
+            self._looking -= 1
+        self._quick.discard(node)
+        return None
+
+    async def _read(self, node: NodeId, lent: _Lent, offset: int, view: memoryview) -> bool:
+        numbers, start, length = lent.blocks.around(offset, len(view))
+        buffer = self._buffers.pop() if self._buffers else bytearray(_BUFFER_BYTES)
+        part = memoryview(buffer)[:length]
+        is_intact = _read_nowait(lent, part, numbers) if length <= _AT_ONCE_MAX_BYTES else None
         if not is_intact:
-            is_intact = await self._read_off_the_loop(lent, part, numbers)
+            is_intact = await self._read_off_the_loop(node, lent, part, numbers)
         if is_intact is None:  # the buffer is the thread's for good
             self._refuse(node, "its disk does not answer")
             return False
         if is_intact:
             view[:] = part[offset - start : offset - start + len(view)]
-        if len(self._buffers) < limits.LENT_BUFFERS_KEPT:
-            self._buffers.append(buffer)
+        self._keep_buffer(buffer)
         return is_intact
 
-    async def _read_off_the_loop(self, lent: _Lent, part: memoryview, numbers: range) -> bool | None:
+    def _keep_buffer(self, buffer: bytearray) -> None:
+        if len(self._buffers) < limits.LENT_BUFFERS_KEPT:
+            self._buffers.append(buffer)
+
+    async def _read_off_the_loop(self, node: NodeId, lent: _Lent, part: memoryview, numbers: range) -> bool | None:
         """As `_read_blocking`, by a thread; None if it takes too long."""
         progress = _Progress()
         try:
             with trio.move_on_after(limits.DATA_TIMEOUT_S):
-                return await self._runtime.run_abandonable(_read_blocking, lent, part, numbers, progress)
+                is_intact = await self._runtime.run_abandonable(_read_blocking, lent, part, numbers, progress)
+                if progress.took_s <= limits.DISK_QUICK_S:
+                    self._quick.add(node)
+                return is_intact
         finally:
             if progress.has_begun and not progress.has_ended:
                 self._behind.append(progress)
@@ -245,9 +335,9 @@ class LentChunks:
         return limits.LENT_FOR_S if end <= lent.blocks.length else limits.LEND_LONGER_AFTER_S
 
     def _is_read_again(self, key: _Key) -> bool:
-        is_known = key in self._seen
-        self._seen[key] = None
-        self._seen.move_to_end(key)
+        is_known = self._seen.get(key.chunk) == key.node
+        self._seen[key.chunk] = key.node
+        self._seen.move_to_end(key.chunk)
         if len(self._seen) > limits.LENT_CHUNKS_MAX:
             self._seen.popitem(last=False)
         return is_known
@@ -336,21 +426,29 @@ class LentChunks:
         }
 
 
-def _read_nowait(lent: _Lent, view: memoryview, numbers: range) -> bool:
-    """Whether the blocks were in memory, and as they were written."""
+def _read_nowait(lent: _Lent, view: memoryview, numbers: range) -> bool | None:
+    """Whether the blocks are as they were written; None where they are not in memory."""
     try:
         count = os.preadv(lent.descriptor, [view], lent.blocks.start(numbers.start), os.RWF_NOWAIT)
     except OSError:
-        return False
-    return count == len(view) and lent.blocks.is_intact(view, numbers)
+        return None
+    return lent.blocks.is_intact(view, numbers) if count == len(view) else None
+
+
+def _have_in_memory(lent: _Lent, offset: int, length: int) -> None:
+    """Have the disk begin to read these bytes. What keeps it from that, who reads them finds out."""
+    with suppress(OSError):
+        os.posix_fadvise(lent.descriptor, offset, length, os.POSIX_FADV_WILLNEED)
 
 
 def _read_blocking(lent: _Lent, view: memoryview, numbers: range, progress: _Progress) -> bool:
     """Read the blocks. Blocks the thread. Whether they are as they were written."""
     progress.has_begun = True
+    began_s = time.monotonic()
     try:
         return _fill(lent, view, lent.blocks.start(numbers.start)) and lent.blocks.is_intact(view, numbers)
     finally:
+        progress.took_s = time.monotonic() - began_s
         progress.has_ended = True
 
 

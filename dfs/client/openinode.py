@@ -18,9 +18,8 @@ What is in memory when the session ends is lost (`_lost`): by then others may ha
 later would undo that. Whatever was on its way is not committed in another session (`_generation`).
 
 **Reading.** What is read in order (`streams`) is fetched a READ_AHEAD_BYTES segment at a time, up to READ_AHEAD_MAX
-segments ahead.
-Segments and extents are kept only as long as the inode's version does not change: every attribute that comes by
-(`note`) is compared, and the kernel asks for attributes before each read.
+segments ahead. Segments and extents (`layouts`) are kept only as long as the inode's version does not change: every
+attribute that comes by (`note`) is compared, and the kernel asks for attributes before each read.
 
 **Errors.** What could not be written is lost, said in the log with the file's name, and counted (`late_errors`): each
 handle that was open then is to hear of it once, by its next close or fsync, as of a disk's late errors.
@@ -54,7 +53,7 @@ from dfs.client.cache import Absent
 from dfs.client.cachedinodes import CachedInodes
 from dfs.client.dirty import DirtyRanges
 from dfs.client.filesystem import FileSystem
-from dfs.client.inodes import Layout
+from dfs.client.layouts import Layouts
 from dfs.client.smallfiles import SmallFiles
 from dfs.client.streams import Streams
 from dfs.client.writer import Lane
@@ -109,7 +108,7 @@ class OpenInode:
         """How often bytes were lost after the call that wrote them had returned."""
         self.late_error: errors.DfsError | None = None
         """Why, the last time."""
-        self._layout: tuple[int, Layout] | None = None
+        self._layouts = Layouts()
         self._segments: OrderedDict[int, _Segment] = OrderedDict()
         self._streams = Streams()
 
@@ -122,7 +121,7 @@ class OpenInode:
         if attr.version < self.attr.version:
             return
         if attr.version != self.attr.version:
-            self._layout = None
+            self._layouts.forget()
             self._forget_segments()
         self.attr = attr
 
@@ -442,11 +441,12 @@ class OpenInode:
     async def _fill(self, offset: int, view: memoryview) -> None:
         """Fill `view`; what a file that became shorter has no more is zeros."""
         reader = self._owner.fs.reader
-        start, layout = self._layout or (0, None)
-        if layout is None or not start <= offset <= offset + len(view) <= layout.end:
-            layout = await reader.layout(self.ino, offset, max(len(view), limits.LAYOUT_BYTES))
+        layout = self._layouts.find(offset, offset + len(view))
+        if layout is None:
+            start, length = self._layouts.stretch(offset, len(view))
+            layout = await reader.layout(self.ino, start, length)
             if layout.attr.version == self.attr.version:
-                self._layout = (offset, layout)
+                self._layouts.keep(start, length, layout)
             if offset + len(view) > layout.end:
                 await reader.read_into(self.ino, offset, view)
                 return

@@ -205,8 +205,12 @@ class Reader:
 
     async def _fetch(self, piece: Piece, places: dict[ChunkId, ChunkPlace], view: memoryview) -> None:
         target = view[piece.start : piece.start + piece.length]
+        if await self._lent.read_soon(piece.chunk, piece.chunk_offset, target):
+            self._read_bytes += piece.length
+            return
         place = places.get(piece.chunk) or ChunkPlace(piece.chunk, 0, ())
-        fetch = _Fetch(piece, target, place.grant, deque(self._nodes.by_preference(place.nodes)))
+        nodes = self._lent.first(piece.chunk, self._nodes.by_preference(place.nodes))
+        fetch = _Fetch(piece, target, place.grant, deque(nodes))
         async with self._slots:
             while fetch.left:
                 if await self._fetch_from(fetch, fetch.left.popleft()):
@@ -245,6 +249,7 @@ class Reader:
             fetch.expired = error
         except errors.DfsError as error:
             self._failovers += 1
+            self._lent.forget(piece.chunk, node)
             fetch.reasons.append(f"{node}: {error}")
             log.warning("replica could not serve a read", node=node, chunk=piece.chunk, error=str(error))
         else:

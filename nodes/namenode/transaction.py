@@ -8,7 +8,8 @@ means the same whenever and wherever it is applied.
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgpack  # type: ignore[import-untyped]
@@ -35,6 +36,14 @@ class Directory(NamedTuple):
     gid: int
     replicas: int
     entries: int
+
+
+class Freed(NamedTuple):
+    """Bytes of a chunk that no extent points at any more."""
+
+    chunk: ChunkId
+    offset: int
+    length: int
 
 
 class Transaction:
@@ -274,17 +283,36 @@ class Transaction:
 
     def free(self, ino: Ino, start: int, end: int | None) -> None:
         """Make [start, end) of a file a hole; `end` None is infinity."""
-        freed = 0
+        freed = self.make_hole(ino, start, end)
+        if freed:
+            length = sum(part.length for part in freed)
+            self.run("UPDATE inode SET allocated = allocated - ? WHERE ino = ?", length, ino)
+            self.give_back(freed)
+
+    def make_hole(self, ino: Ino, start: int, end: int | None) -> list[Freed]:
+        """As `free`, but the caller has what was there given back, and writes down how much less the file takes."""
+        freed = []
         for extent in self._touching(ino, start, end):
             first = max(start, extent.offset)
             last = extent.offset + extent.length
             last = last if end is None else min(end, last)
             self._cut_out(ino, extent, first, last)
-            freed += last - first
-            self._free_bytes(extent.chunk, extent.chunk_offset + first - extent.offset, last - first)
-        if freed:
-            self.counters["allocated"] -= freed
-            self.run("UPDATE inode SET allocated = allocated - ? WHERE ino = ?", freed, ino)
+            freed.append(Freed(extent.chunk, extent.chunk_offset + first - extent.offset, last - first))
+        return freed
+
+    def give_back(self, freed: Sequence[Freed]) -> None:
+        """No extent points at these bytes any more."""
+        due_ns = self.clock_ns + self.grace_ns
+        self.db.executemany("INSERT INTO trim VALUES (?, ?, ?, ?)", [(*part, due_ns) for part in freed])
+        lengths: Counter[ChunkId] = Counter()
+        for part in freed:
+            lengths[part.chunk] += part.length
+        for chunk, length in lengths.items():
+            row = self.one("UPDATE chunk SET live = live - ? WHERE chunk = ? RETURNING live, session", length, chunk)
+            assert row is not None, "an extent pointed there"
+            if row == (0, 0):
+                self.collect(chunk)
+        self.counters["allocated"] -= lengths.total()
 
     def _touching(self, ino: Ino, start: int, end: int | None) -> list[Extent]:
         first = self.one(
@@ -311,17 +339,11 @@ class Transaction:
             offset = extent.chunk_offset + last - extent.offset
             self.run("INSERT INTO extent VALUES (?, ?, ?, ?, ?)", ino, last, after, extent.chunk, offset)
 
-    def _free_bytes(self, chunk: ChunkId, offset: int, length: int) -> None:
-        """No extent points at these bytes any more."""
-        row = self.one("UPDATE chunk SET live = live - ? WHERE chunk = ? RETURNING live, session", length, chunk)
-        assert row is not None, "an extent pointed there"
-        if row == (0, 0):
-            self.collect(chunk)
-        else:
-            self.run("INSERT INTO trim VALUES (?, ?, ?, ?)", chunk, offset, length, self.clock_ns + self.grace_ns)
-
     def point(self, ino: Ino, extent: Extent) -> None:
-        """Make an extent's range of the file, now a hole, those bytes; joined to what it continues."""
+        """Make an extent's range of the file, now a hole, those bytes; joined to what it continues.
+
+        The caller counts them as the chunk's, by `add_live`, before the command ends.
+        """
         joined = self.run(
             "UPDATE extent SET length = length + ? WHERE ino = ? AND offset = (SELECT max(offset) FROM extent"
             " WHERE ino = ? AND offset < ?) AND offset + length = ? AND chunk = ? AND chunk_offset + length = ?",
@@ -329,8 +351,11 @@ class Transaction:
         )
         if not joined:
             self.run("INSERT INTO extent VALUES (?, ?, ?, ?, ?)", ino, *extent)
-        self.run("UPDATE chunk SET live = live + ? WHERE chunk = ?", extent.length, extent.chunk)
         self.counters["allocated"] += extent.length
+
+    def add_live(self, chunk: ChunkId, length: int) -> None:
+        """So many more bytes of a chunk that is open are pointed to."""
+        self.run("UPDATE chunk SET live = live + ? WHERE chunk = ?", length, chunk)
 
     # --- chunks -----------------------------------------------------------------------------------------
 

@@ -38,6 +38,26 @@ async def whereabouts(fs: FileSystem) -> tuple[NodeId, ChunkId, bytes]:
     return node, place.chunk, place.grant
 
 
+def lender(fs: FileSystem) -> NodeId:
+    """Who has lent the only chunk that is read."""
+    [key] = fs.lent._lent
+    return key.node
+
+
+async def read_often(fs: FileSystem, data: bytes) -> None:
+    """Until the chunk of /file is lent, and longer."""
+    for _ in range(5):
+        assert await get(fs, "/file") == data
+
+
+def out_of_memory(cluster: RealCluster, node: str) -> None:
+    """Have what is read next of the node's chunks come from the disk."""
+    os.sync()
+    for path in cluster.chunk_files(node).values():
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def stored_as(cluster: RealCluster, node: str, data: bytes) -> Path:
     """The one chunk file of a node that holds `data` and perhaps more."""
     [path] = [path for path in cluster.chunk_files(node).values() if data in path.read_bytes()]
@@ -48,13 +68,92 @@ async def test_what_was_lent_is_read_without_the_datanode(tmp_path: Path) -> Non
     data = os.urandom(3 * MIB + 12_345)
     async with real_cluster(tmp_path) as cluster, cluster.client() as fs:
         await put(fs, "/file", data)
-        for _ in range(20):  # each replica is chosen by chance
-            assert await get(fs, "/file") == data
+        await read_often(fs, data)
         before = lent_bytes(fs)
         with cluster.suspended("n1"), cluster.suspended("n2"), cluster.suspended("n3"):
             assert await get(fs, "/file") == data
         assert lent_bytes(fs) == before + len(data)
         assert fs.statistics()["reader"]["lenders_refused"] == 0
+
+
+async def test_of_several_replicas_on_this_host_one_is_read(tmp_path: Path) -> None:
+    data = os.urandom(MIB)
+    async with real_cluster(tmp_path) as cluster, cluster.client() as fs:
+        await put(fs, "/file", data)
+        for _ in range(20):
+            assert await get(fs, "/file") == data
+        assert fs.statistics()["reader"]["lent_chunks"] == 1
+        assert lent_bytes(fs) >= 15 * len(data)
+
+
+async def test_when_the_one_that_lends_is_gone_another_one_lends(tmp_path: Path) -> None:
+    data = os.urandom(MIB)
+    async with real_cluster(tmp_path) as cluster, cluster.client() as fs:
+        await put(fs, "/file", data)
+        await read_often(fs, data)
+        first = lender(fs)
+        fs.nodes_known.avoid(first)
+        await read_often(fs, data)
+        assert {key.node for key in fs.lent._lent} > {first}
+
+
+async def test_a_block_that_is_on_a_quick_disk_is_read_without_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = os.urandom(MIB)
+    monkeypatch.setattr(limits, "DISK_QUICK_S", 60.0)
+    async with real_cluster(tmp_path, **ONE_COPY) as cluster, cluster.client() as fs:
+        await put(fs, "/file", data)
+        out_of_memory(cluster, "n1")
+        await read_often(fs, data)  # by threads, who have seen that it is quick
+        out_of_memory(cluster, "n1")
+        monkeypatch.setattr(fs.session.runtime, "run_abandonable", None)
+        _, chunk, _ = await whereabouts(fs)
+        view = memoryview(bytearray(4096))
+        assert await fs.lent.read_soon(chunk, 500_000, view)
+        assert view == data[500_000:504_096]
+
+
+async def test_a_disk_that_is_slow_is_waited_for_by_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, looked = os.urandom(MIB), 0
+    preadv = os.preadv
+
+    def slow(descriptor: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
+        nonlocal looked
+        if flags:
+            looked += 1
+            raise BlockingIOError  # it is not in memory yet
+        return preadv(descriptor, buffers, offset, flags)
+
+    async with real_cluster(tmp_path, **ONE_COPY) as cluster, cluster.client() as fs:
+        await put(fs, "/file", data)
+        await read_often(fs, data)
+        monkeypatch.setattr(os, "preadv", slow)
+        monkeypatch.setattr(limits, "DISK_QUICK_S", 0.0)
+        fs.lent._quick.add(NodeId("n1"))
+        _, chunk, _ = await whereabouts(fs)
+        view = memoryview(bytearray(4096))
+        for _ in range(2):
+            assert not await fs.lent.read_soon(chunk, 0, view)
+        assert looked == 2, "in memory, and not from the loop again"
+        async with await fs.open("/file", "r") as reader:
+            assert await reader.pread(4096, 0) == data[:4096]
+        assert fs.statistics()["reader"]["failovers"] == 0
+
+
+async def test_a_damaged_block_is_not_read_past_a_quick_disk(tmp_path: Path) -> None:
+    data = os.urandom(MIB)
+    async with real_cluster(tmp_path, **ONE_COPY) as cluster, cluster.client() as fs:
+        await put(fs, "/file", data)
+        await read_often(fs, data)
+        with stored_as(cluster, "n1", data).open("r+b") as file:
+            file.write(b"wrong")
+        out_of_memory(cluster, "n1")
+        fs.lent._quick.add(NodeId("n1"))
+        _, chunk, _ = await whereabouts(fs)
+        view = memoryview(bytearray(4096))
+        assert not await fs.lent.read_soon(chunk, 0, view)
+        assert bytes(view) == bytes(4096)
 
 
 async def test_any_piece_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -72,15 +171,15 @@ async def test_a_damaged_file_that_was_lent_shows_no_wrong_byte_and_goes_to_quar
     data = os.urandom(MIB)
     async with real_cluster(tmp_path) as cluster, cluster.client() as fs:
         await put(fs, "/file", data)
-        for _ in range(20):
-            assert await get(fs, "/file") == data
-        damaged = stored_as(cluster, "n1", data)
+        await read_often(fs, data)
+        node = lender(fs)
+        damaged = stored_as(cluster, node, data)
         with damaged.open("r+b") as file:
             file.write(b"wrong")
 
         async def noticed() -> bool:
             assert await get(fs, "/file") == data
-            return "damaged" in cluster.log("n1") or any((tmp_path / "n1" / "quarantine").iterdir())
+            return "damaged" in cluster.log(node) or any((tmp_path / node / "quarantine").iterdir())
 
         await until(noticed, "the damaged copy in quarantine")
 
@@ -196,7 +295,7 @@ async def test_a_disk_of_this_host_that_hangs_holds_up_a_few_reads_and_nothing_e
 
     def hanging(descriptor: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
         nonlocal hung
-        if "/n1/" in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
+        if f"/{node}/" in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
             if flags:
                 raise BlockingIOError  # it is not in memory
             hung += 1
@@ -206,6 +305,8 @@ async def test_a_disk_of_this_host_that_hangs_holds_up_a_few_reads_and_nothing_e
     async with real_cluster(tmp_path) as cluster, cluster.client() as fs:
         try:
             await put(fs, "/file", data)
+            await read_often(fs, data)
+            node = lender(fs)
             monkeypatch.setattr(os, "preadv", hanging)
             monkeypatch.setattr(limits, "SLOW_NODE_S", 0.0)
             for _ in range(30):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import stat
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from dfs import errors, limits
@@ -10,7 +12,7 @@ from dfs.posix import without_set_id
 from dfs.types import Attr, ChunkId, Extent
 from nodes.namenode import arguments
 from nodes.namenode.schema import ATTR_COLUMNS
-from nodes.namenode.transaction import Transaction
+from nodes.namenode.transaction import Freed, Transaction
 
 
 def apply(
@@ -30,17 +32,8 @@ def apply(
         chunk, length, names = _triple(item)
         lengths[chunk] = _grow(tx, chunk, length, names)
     base = attr.size if append else 0
-    size = attr.size
-    allocated = 0
-    for wire in arguments.array(extents, "the extents of a commit", limits.EXTENTS_MAX):
-        extent = _extent(wire, base, lengths)
-        end = extent.offset + extent.length
-        if extent.offset < size:
-            tx.free(attr.ino, extent.offset, end)
-        _refuse_shared(tx, extent)
-        tx.point(attr.ino, extent)
-        size = max(size, end)
-        allocated += extent.length
+    wires = arguments.array(extents, "the extents of a commit", limits.EXTENTS_MAX)
+    size, allocated = _point(tx, attr, [_extent(wire, base, lengths) for wire in wires])
     mtime = tx.now_ns if mtime_ns is None else arguments.time_ns(mtime_ns)
     ctime = tx.now_ns if mtime_ns is None else max(attr.ctime_ns, mtime)  # as who wrote the bytes has shown it since
     row = tx.one(
@@ -50,6 +43,41 @@ def apply(
     )
     assert row is not None
     return Attr._make(row), base
+
+
+def _point(tx: Transaction, attr: Attr, extents: list[Extent]) -> tuple[int, int]:
+    """Make these the file's; its size then, and how much more it takes. A fsync after random writes has thousands."""
+    size, allocated = attr.size, 0
+    live: Counter[ChunkId] = Counter()
+    for run in _runs(extents):
+        _refuse_shared(tx, run)
+        freed: list[Freed] = []
+        for extent in run:
+            end = extent.offset + extent.length
+            if extent.offset < size:
+                freed += tx.make_hole(attr.ino, extent.offset, end)
+            tx.point(attr.ino, extent)
+            size = max(size, end)
+            allocated += extent.length
+            live[extent.chunk] += extent.length
+        if freed:
+            tx.give_back(freed)  # before it is looked what the next ones share
+            allocated -= sum(part.length for part in freed)
+    for chunk, length in live.items():
+        tx.add_live(chunk, length)
+    return size, allocated
+
+
+def _runs(extents: list[Extent]) -> Iterator[list[Extent]]:
+    """The extents in order, those together that are neighbours in their chunk."""
+    run: list[Extent] = []
+    for extent in extents:
+        if run and not (run[-1].chunk == extent.chunk and run[-1].chunk_offset + run[-1].length == extent.chunk_offset):
+            yield run
+            run = []
+        run.append(extent)
+    if run:
+        yield run
 
 
 def _triple(item: Any) -> tuple[ChunkId, int, list[Any]]:
@@ -94,14 +122,15 @@ def _extent(wire: Any, base: int, lengths: dict[ChunkId, int]) -> Extent:
     return Extent(offset, length, chunk, chunk_offset)
 
 
-def _refuse_shared(tx: Transaction, extent: Extent) -> None:
+def _refuse_shared(tx: Transaction, run: list[Extent]) -> None:
     """No two extents share bytes, nor may one point at bytes that were freed and may be punched."""
-    end = extent.chunk_offset + extent.length
+    chunk, start = run[0].chunk, run[0].chunk_offset
+    end = run[-1].chunk_offset + run[-1].length
     for table in ("extent", "trim"):
         column = "chunk_offset" if table == "extent" else "offset"
         row = tx.one(
             f"SELECT {column}, length FROM {table} WHERE chunk = ? AND {column} < ? ORDER BY {column} DESC LIMIT 1",
-            *(extent.chunk, end),
+            *(chunk, end),
         )
-        if row and row[0] + row[1] > extent.chunk_offset:
-            raise errors.InvalidArgument(f"bytes of chunk {extent.chunk:x} were committed before")
+        if row and row[0] + row[1] > start:
+            raise errors.InvalidArgument(f"bytes of chunk {chunk:x} were committed before")

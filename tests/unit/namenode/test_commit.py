@@ -125,6 +125,49 @@ def test_bytes_of_a_chunk_belong_to_one_place_in_one_file(space: Namespace) -> N
     assert space.findings() == []
 
 
+@pytest.mark.parametrize(
+    "places",
+    [
+        [(0, 0), (10, 0)],  # the same bytes twice
+        [(0, 0), (0, 0)],  # and in the same place
+        [(0, 0), (10, 10), (20, 5)],  # what neighbours have
+        [(0, 20), (10, 0), (20, 10), (30, 20)],  # neighbours that run into what is there
+    ],
+)
+def test_one_commit_may_not_point_at_bytes_twice(space: Namespace, places: list[tuple[int, int]]) -> None:
+    session = space.open_session()
+    ino, chunk = space.file(session).ino, space.chunk(session)
+    extents = [[offset, 10, chunk, chunk_offset] for offset, chunk_offset in places]
+    before = space.dump()
+    with pytest.raises(errors.InvalidArgument, match="committed before"):
+        space.do(session, "commit", ino, extents, [[chunk, 100, ALL]])
+    assert space.dump() == before
+
+
+def test_of_one_commit_what_comes_later_covers_what_comes_first(space: Namespace) -> None:
+    session = space.open_session()
+    ino, chunk = space.file(session).ino, space.chunk(session)
+    space.do(session, "commit", ino, [[0, 10, chunk, 0], [5, 10, chunk, 10], [0, 8, chunk, 20]], [[chunk, 28, ALL]])
+    assert space.queries.extents(ino, 0, 100)[1] == [(0, 8, chunk, 20), (8, 7, chunk, 13)]
+    assert space.queries.getattr(ino).allocated == 15
+    assert space.findings() == []
+
+
+def test_many_pages_written_anew_at_random_free_what_was_there(space: Namespace) -> None:
+    session = space.open_session()
+    ino = space.file(session).ino
+    old = space.written(session, ino, 1000)
+    space.do(session, "seal", [old])
+    new = space.chunk(session)
+    pages = [[10 * page, 10, new, 10 * number] for number, page in enumerate(range(99, -1, -1))]
+    space.do(session, "commit", ino, pages[:50], [[new, 500, ALL]])
+    assert space.findings() == []
+    assert space.queries.getattr(ino).allocated == 1000
+    space.do(session, "commit", ino, pages[50:], [[new, 1000, ALL]])
+    assert space.findings() == []
+    assert [chunk for chunk, *_ in space.queries.chunks(0, 9)] == [new], "nothing points to the old one any more"
+
+
 WRONG: list[tuple[Any, Any]] = [
     ([[0, 10, 1, 5]], [[1, 10, ALL]]),  # beyond the chunk
     ([[0, 10, 2, 0]], [[1, 10, ALL]]),  # of a chunk that is not named

@@ -1,0 +1,72 @@
+"""What is known of where a file's bytes are, in one version of it.
+
+One question tells of most files whole. A file that was written at random has more extents than one answer holds, and a
+full one takes the NameNode and its client milliseconds: so from then on questions are for stretches of the file that
+have about an eighth as many, as far as can be told, and what they say is kept as well. Who reads such a file at random
+has soon asked for all of it, or for as much as is kept.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from sortedcontainers import SortedDict
+
+from dfs import limits
+from dfs.client.inodes import Layout
+
+_SHARE: Final = 8
+"""Of a full answer, what a stretch is to have: so many stretches cost as much as one answer."""
+
+
+class Layouts:
+    """One file's. `_kept` is by where each begins, `_order` those places in the order in which they came.
+
+    `_stretch_bytes` is how much to ask for at a time, from a multiple of it on; None while one answer is enough.
+    """
+
+    def __init__(self) -> None:
+        self._kept: SortedDict[int, Layout] = SortedDict()
+        self._order: deque[int] = deque()
+        self._extents = 0
+        self._stretch_bytes: int | None = None
+
+    def find(self, offset: int, end: int) -> Layout | None:
+        """What covers all of [offset, end)."""
+        index = self._kept.bisect_right(offset) - 1
+        if index < 0:
+            return None
+        layout: Layout = self._kept.peekitem(index)[1]
+        return layout if end <= layout.end else None
+
+    def stretch(self, offset: int, length: int) -> tuple[int, int]:
+        """Where to begin, and how much to ask for, when [offset, offset + length) is to be known."""
+        if self._stretch_bytes is None:
+            return offset, max(length, limits.LAYOUT_BYTES)
+        start = offset - offset % self._stretch_bytes
+        return start, max(offset + length - start, self._stretch_bytes)
+
+    def keep(self, start: int, length: int, layout: Layout) -> None:
+        """`layout` was the answer to a question for [start, start + length)."""
+        if layout.end < start + length:
+            share = max(limits.LAYOUT_STRETCH_MIN_BYTES, (layout.end - start) // _SHARE)
+            stretch_bytes = 1 << share.bit_length() - 1  # a power of two: those asked for later divide those of now
+            self._stretch_bytes = min(stretch_bytes, self._stretch_bytes or stretch_bytes)
+        if start in self._kept:
+            self._drop(start)
+        self._kept[start] = layout
+        self._order.append(start)
+        self._extents += len(layout.extents)
+        while self._extents > limits.LAYOUT_KEPT_EXTENTS:
+            self._drop(self._order[0])
+
+    def _drop(self, start: int) -> None:
+        self._order.remove(start)
+        self._extents -= len(self._kept.pop(start).extents)
+
+    def forget(self) -> None:
+        """The file has another version now, with about as many extents."""
+        self._kept.clear()
+        self._order.clear()
+        self._extents = 0
