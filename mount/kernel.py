@@ -9,10 +9,10 @@ Two things make this harder than it sounds:
 * An answer takes a moment from here into the kernel's tables, and would undo a notification that overtook it. So what
   was told in the last SETTLE_S is forgotten after that time.
 * To forget a name the kernel takes the lock of its directory. A create or unlink in it, which waits for our answer,
-  holds that lock, and the answer may wait for another mount to forget, which waits likewise. So a notification is given
-  FORGET_MAX_S. After that the kernel is made to look up every name again, which takes no lock (`_begin_epoch`, Linux
-  6.16 and later), or the time-outs are waited for. They are short for names in directories that this mount changes
-  itself (CHANGED_S), and there are none where something was recalled of late (CONTENDED_S).
+  holds that lock, and the answer may wait for another mount to forget, which waits likewise. So notifications, some at
+  a time, are given FORGET_MAX_S. After that the kernel is made to look up every name again, which takes no lock
+  (`_begin_epoch`, Linux 6.16 and later), or the time-outs are waited for. They are short for names in directories that
+  this mount changes itself (CHANGED_S), and there are none where something was recalled of late (CONTENDED_S).
 
 pyfuse3's notifications block, so they are made in threads.
 """
@@ -24,7 +24,8 @@ import math
 import os
 import struct
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -47,6 +48,8 @@ _PAGES_MAX: Final = 131_072
 _INC_EPOCH: Final = struct.pack("=IiQ", 16, 8, 0)
 """Its length, the notification's number, no request that it would be the answer to."""
 _THREADS_MAX: Final = 16
+_NOTIFIED_AT_ONCE: Final = 128
+"""Names or inodes in one piece of a thread's work: a few milliseconds, when nobody holds a lock."""
 
 
 class _Told(NamedTuple):
@@ -184,7 +187,9 @@ class Kernel:
         self._forgotten += len(inos) + sum(map(len, names.values()))
 
     async def _forget_names(self, directory: Ino, told: dict[bytes, _Told]) -> None:
-        await self._forget_in_time(_invalidate_names, (self._number(directory), list(told)), list(told.values()))
+        notify = partial(_invalidate_names, self._number(directory))
+        if not await self._notify_in_time(notify, list(told), list(told.values())) and not _begin_epoch():
+            await self._wait_out(told.values())
         known = self._names.get(directory, {})
         for name, what in told.items():
             if known.get(name) is what:  # and it was not told anew meanwhile
@@ -192,19 +197,30 @@ class Kernel:
 
     async def _forget_inodes(self, inos: Sequence[Ino]) -> None:
         told = {ino: self._attrs[ino] for ino in inos if ino in self._attrs}
-        await self._forget_in_time(_invalidate_inodes, ([self._number(ino) for ino in inos],), list(told.values()))
+        numbers = [self._number(ino) for ino in inos]
+        if not await self._notify_in_time(_invalidate_inodes, numbers, list(told.values())):
+            await self._wait_out(told.values())
         for ino, what in told.items():
             if self._attrs.get(ino) is what:
                 del self._attrs[ino]
 
-    async def _forget_in_time(self, notify: Callable[..., None], args: tuple[Any, ...], told: Sequence[_Told]) -> None:
-        """Notify the kernel of what it was told, or wait until that has passed."""
-        await trio.sleep_until(max((what.at for what in told), default=-math.inf) + SETTLE_S)
-        with trio.move_on_after(FORGET_MAX_S) as limit:
-            await trio.to_thread.run_sync(notify, *args, abandon_on_cancel=True, limiter=self._threads)
-        if limit.cancelled_caught and not (notify is _invalidate_names and _begin_epoch()):
-            self._waited_out += 1
-            await trio.sleep_until(max((what.until for what in told), default=-math.inf))
+    async def _notify_in_time(
+        self, notify: Callable[[Sequence[Any]], None], what: Sequence[Any], told: Sequence[_Told]
+    ) -> bool:
+        """Notify the kernel of what it was told, some at a time; False when it did not take that in time."""
+        await trio.sleep_until(max((each.at for each in told), default=-math.inf) + SETTLE_S)
+        for start in range(0, len(what), _NOTIFIED_AT_ONCE):
+            with trio.move_on_after(FORGET_MAX_S) as limit:
+                part = what[start : start + _NOTIFIED_AT_ONCE]
+                await trio.to_thread.run_sync(notify, part, abandon_on_cancel=True, limiter=self._threads)
+            if limit.cancelled_caught:
+                return False
+        return True
+
+    async def _wait_out(self, told: Iterable[_Told]) -> None:
+        """Wait until the kernel does not show by itself any more what it was told."""
+        self._waited_out += 1
+        await trio.sleep_until(max((what.until for what in told), default=-math.inf))
 
     def _number(self, ino: Ino) -> int:
         return pyfuse3.ROOT_INODE if ino == self._root else ino

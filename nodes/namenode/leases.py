@@ -16,6 +16,11 @@ and the change waits until they have said so. The order of these is what coheren
     commit      nobody else knew, or all have forgotten: until the disk has it, nobody gets a lease on its items
     answer      who sent the command knows now
 
+A command that waits is seldom alone: those after it in its batch are about the next names of the directory. So what
+they will touch, as far as it can be seen, is asked for in the same moment (`begin`, with what is waited for), and one
+answer of a client clears the way for all. That is a guess, and nothing more: each command still asks for itself, in its
+turn, whether anybody knows what it touches.
+
 Who sent it may show the old until the answer arrives, and others could have seen the new by then. So its items are in
 **doubt** until the client acknowledges the answer: a query of somebody else for one of them has the client forget it
 first, and then answers.
@@ -37,7 +42,9 @@ command of a client is answered before all have, or have ended (`reclaimed`): th
 Memory is bounded: of one session by LEASES_MAX, beyond which the oldest are recalled, in all by that and SESSIONS_MAX.
 
 Invariants: what a client may show is covered by a lease here, or in a `Change` that still waits for it, or has the
-client's trust run out; while an item is in `_changes` or `_applying` no lease on it is given.
+client's trust run out; while an item is in `_changes` or `_applying` no lease on it is given, but to who changes it.
+What was asked for ahead is in `_changes` until its batch is done, so what others have forgotten they do not learn anew
+before its command has its turn.
 """
 
 from __future__ import annotations
@@ -100,13 +107,17 @@ class _Cacher:
 
 
 class _Change:
-    """A change of an item that waits for sessions to forget it. `users`: commands that wait, or are about to apply."""
+    """A change of an item that waits for sessions to forget it.
 
-    __slots__ = ("users", "waiting")
+    `users`: commands that wait, or are about to apply; all of `author`, or of several where that is None.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("author", "users", "waiting")
+
+    def __init__(self, author: SessionId, waiting: Iterable[SessionId]) -> None:
+        self.author: SessionId | None = author
         self.users = 0
-        self.waiting: set[SessionId] = set()
+        self.waiting = set(waiting)
 
 
 class Leases:
@@ -264,22 +275,24 @@ class Leases:
         return None
 
     def begin(self, author: SessionId, items: Sequence[Item]) -> None:
-        """A command that touches these has to wait: have the others forget them. Undone by `finish`."""
+        """A command that touches these has to wait, or will have its turn soon: have the others forget them, each by
+        one event. An item may be there several times. Undone by `finish`."""
         self._conflicts += 1
-        asking: dict[SessionId, list[Item]] = {}
+        asking: dict[SessionId, dict[Item, None]] = {}
         for item in items:
             change = self._changes.get(item)
             if change is None:
-                change = self._changes[item] = _Change()
-                change.waiting = set((self._attrs if item[1] is None else self._entries).get(item[0], ()))
+                holders = (self._attrs if item[1] is None else self._entries).get(item[0], ())
+                change = self._changes[item] = _Change(author, holders)
                 if item[1] is not None:
                     self._changing[item[0]] = self._changing.get(item[0], 0) + 1
             change.users += 1
+            change.author = author if change.author == author else None
             for session in change.waiting:
                 if session != author and not self._is_asked(session, item):
-                    asking.setdefault(session, []).append(item)
+                    asking.setdefault(session, {})[item] = None
         for session, forget in asking.items():
-            self._ask(session, self._with_owned(session, forget))
+            self._ask(session, self._with_owned(session, list(forget)))
 
     def _with_owned(self, session: SessionId, items: Sequence[Item]) -> list[Item]:
         """What a session is asked to forget, and of an inode that it owns the rest as well."""
@@ -292,17 +305,20 @@ class Leases:
         return list(found)
 
     def finish(self, items: Iterable[Item]) -> None:
-        """A command that waited for these has happened, or never will."""
+        """What `begin` was told of has happened, or never will."""
+        has_ended = False
         for item in items:
             change = self._changes[item]
             change.users -= 1
             if not change.users:
                 del self._changes[item]
-                self._wake()  # who wants a lease on it waits for that
+                has_ended = True
                 if item[1] is not None:
                     self._changing[item[0]] -= 1
                     if not self._changing[item[0]]:
                         del self._changing[item[0]]
+        if has_ended:
+            self._wake()  # who wants a lease on one of them waits for that
 
     def applied(
         self,
@@ -340,9 +356,9 @@ class Leases:
         """Others wait to change what the author is about to learn: it is to forget that as well."""
         change = self._changes.get(item)
         if change is not None:
-            change.waiting.add(author)
-        if change is not None or item in self._cachers[author].asked:  # an answer on its way must not undo what follows
-            self._ask(author, [item])
+            change.waiting.add(author)  # for others who may come; what it changes next itself it need not forget
+        if (change is not None and change.author != author) or item in self._cachers[author].asked:
+            self._ask(author, [item])  # an answer on its way must not undo what follows
 
     def committed(self) -> None:
         """What was applied is durable, or never will be."""

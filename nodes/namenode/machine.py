@@ -30,6 +30,8 @@ Reply: TypeAlias = Sequence[Any]
 
 _LOOKS_AT_INODE: Final = CHANGES_INODE | {"hold"}
 """Commands whose first argument is an inode."""
+_TOUCHES: Final = CHANGES_INODE | NAMES.keys()
+"""Commands that change what they look at, if they succeed."""
 _FORGET_EVERY: Final = 64
 """Replies that are acknowledged before they are forgotten: fewer deletions, each of more rows."""
 
@@ -181,6 +183,21 @@ class Machine:
         tx.counters["log_index"] += 1
         return (0, result, effect.items)
 
+    def foreseen(self, batch: Sequence[Command]) -> list[Item]:
+        """What commands of one session will touch, as far as their arguments and the tables as they are now tell.
+
+        It may be too much, where a command fails, and too little. Nothing is applied.
+        """
+        row = self._db.execute("SELECT subtree, holder FROM session WHERE session = ?", (batch[0].session,)).fetchone()
+        if row is None:
+            return []
+        subtree = Subtree(self._db, *row) if row[0] else None
+        found: dict[Item, None] = {}
+        for command in batch:
+            if command.verb in _TOUCHES and (subtree is None or _is_confined(subtree, command)):
+                found.update(dict.fromkeys(self._looked_at(command)))
+        return list(found)
+
     def _looked_at(self, command: Command) -> list[Item]:
         """The inodes and names that a command is about, and what the names stand for."""
         items: list[Item] = []
@@ -200,6 +217,15 @@ class Machine:
         self._db.execute("ROLLBACK TO command")
         self._db.execute("RELEASE command")
         self._tx.counters.update(counters)
+
+
+def _is_confined(subtree: Subtree, command: Command) -> bool:
+    """Whether a command of who is limited to a subtree would be let through."""
+    try:
+        confined(subtree, command.verb, command.args)
+    except errors.DfsError:
+        return False
+    return True
 
 
 def _refusal(command: Command, error: Exception) -> Reply:

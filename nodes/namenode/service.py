@@ -27,6 +27,7 @@ from dfs.rpc import Call, Later, Peer, expose, takes_call
 from dfs.runtime import Runtime
 from dfs.types import NAMENODE_SESSION, Attr, ChunkId, Ino, Item, NodeId, NodeState, SessionId, Statfs
 from nodes.namenode import arguments, authorization, commands, reconcile
+from nodes.namenode.beneath import Beneath
 from nodes.namenode.check import Checker
 from nodes.namenode.confinement import ConfinedQueries
 from nodes.namenode.explain import Explainer
@@ -51,6 +52,10 @@ _POSTPONE_MAX_NS: Final = 24 * 3600 * 10**9
 """The longest that a DataNode may put an order off."""
 _HANDSHAKE_MAX: Final = 16
 """Items in a handshake."""
+_HEARINGS: Final = 2
+"""Of who owns something beneath a directory: of what it has made, and of the bytes of that."""
+_OWNED_SLICE: Final = 500
+"""Inodes of which it is found out at a time whether they are beneath a directory: a few milliseconds."""
 
 
 class _Answer(NamedTuple):
@@ -457,12 +462,38 @@ class NameNode:
     @takes_call
     async def summarize(self, call: Call, ino: Any) -> dict[str, int]:
         self._view(call).getattr(ino)
-        await self._leases.clear_doubt(self._leases.owned())  # all that is written is to be counted
+        await self._hear_owners_beneath(call, arguments.ino(ino))
         total: dict[str, int] = {}
         async with self._at_length(call):
             for total in summary(arguments.ino(ino), self._queries):  # noqa: B007 - the last is the answer
                 await trio.lowlevel.checkpoint()
         return total
+
+    async def _hear_owners_beneath(self, call: Call, top: Ino) -> None:
+        """Return when all that was written beneath before now is in the tables. Nobody else is asked for anything.
+
+        Who owns a directory may have made files in it of which we do not know yet, and have their bytes besides: once
+        he has said what he made, he is asked for these. What was asked for before is left alone: it is owned anew.
+        """
+        await self._leases.reclaimed()
+        heard: set[Item] = set()
+        for _ in range(_HEARINGS):
+            async with self._at_length(call):
+                owned = [item for item in await self._owned_beneath(top) if item not in heard]
+            if not owned:
+                return
+            heard.update(owned)
+            await self._leases.clear_doubt(owned)
+
+    async def _owned_beneath(self, top: Ino) -> list[Item]:
+        beneath = Beneath(self._store.reads, top)
+        found: list[Item] = []
+        for number, item in enumerate(self._leases.owned(), 1):
+            if beneath.has(item[0]):
+                found.append(item)
+            if not number % _OWNED_SLICE:
+                await trio.lowlevel.checkpoint()
+        return found
 
     def _at_length(self, call: Call) -> AbstractAsyncContextManager[None]:
         """Around a query that takes its time: they are few at once, of each party its share."""

@@ -10,7 +10,9 @@ If the commit fails (disk full, disk broken) nothing of the transaction happened
 
 A command that changes what others may have cached is held back (`nodes.namenode.leases`): its batch is parked, with the
 replies that it has so far, and goes on from there when they have forgotten it. Others do not wait for it. What goes on
-has turns of its own, a round of them in each transaction, before those of what is new.
+has turns of its own, a round of them in each transaction, before those of what is new. With what the command waits for
+others are asked to forget what the next ones of its batch will touch, or each would be held back in its turn. That
+changes nothing of what is applied and when: only the command whose turn it is waits.
 """
 
 from __future__ import annotations
@@ -46,10 +48,24 @@ class _Batch:
     `done` is set when `replies`, of all of them, or `error` is there.
 
     `durable`: how many of the replies are of transactions before. `held`: what the next command touches, if it was held
-    back; `is_held` by the transaction under way.
+    back; `is_held` by the transaction under way. `ahead`: what others were asked to forget besides, for commands up to
+    number `foreseen`.
     """
 
-    __slots__ = ("author", "commands", "done", "durable", "error", "held", "is_held", "party", "replies", "room")
+    __slots__ = (
+        "ahead",
+        "author",
+        "commands",
+        "done",
+        "durable",
+        "error",
+        "foreseen",
+        "held",
+        "is_held",
+        "party",
+        "replies",
+        "room",
+    )
 
     def __init__(self, room: Shares, party: Hashable, author: SessionId, batch: list[Command]) -> None:
         self.room = room
@@ -60,6 +76,8 @@ class _Batch:
         self.durable = 0
         self.held: Sequence[Item] = ()
         self.is_held = False
+        self.ahead: list[Item] = []
+        self.foreseen = 0
         self.error: errors.DfsError | None = None
         self.done = trio.Event()
 
@@ -206,7 +224,7 @@ class Writer:
             if batch.is_held:
                 self._park_or_go_on(batch)  # what was asked for while the disk worked may be answered already
             else:
-                self._leases.finish(batch.held)
+                self._leases.finish([*batch.held, *batch.ahead])
                 batch.room.release(batch.party, batch.author, batch.cost)
                 batch.done.set()
 
@@ -219,11 +237,24 @@ class Writer:
             try:
                 self._apply_batch(batch, is_full)
             except HeldBack as reason:
-                batch.is_held = True
-                before, batch.held = batch.held, reason.items
-                self._leases.begin(reason.command.session, batch.held)
-                self._leases.finish(before)
+                self._hold_back(batch, reason.items)
         self._machine.end()
+
+    def _hold_back(self, batch: _Batch, items: Sequence[Item]) -> None:
+        """Have others forget what the next command touches, and in the same moment what those after it will."""
+        batch.is_held = True
+        before, batch.held = batch.held, items
+        ahead = self._look_ahead(batch)
+        self._leases.begin(batch.author, [*items, *ahead])
+        batch.ahead += ahead
+        self._leases.finish(before)
+
+    def _look_ahead(self, batch: _Batch) -> Sequence[Item]:
+        """What commands after the next one will touch; of each command that is found out once at most."""
+        first = max(batch.foreseen, len(batch.replies) + 1)
+        batch.foreseen = len(batch.replies) + 1 + limits.FORESEEN_MAX_COMMANDS
+        coming = batch.commands[first : batch.foreseen]
+        return self._machine.foreseen(coming) if coming else ()
 
     def _apply_batch(self, batch: _Batch, is_full: bool) -> None:
         for command in batch.commands[len(batch.replies) :]:

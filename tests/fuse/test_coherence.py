@@ -249,6 +249,21 @@ def test_a_name_that_was_missing_is_seen_as_soon_as_it_is_made(here: Path, there
         assert (there / name).exists()
 
 
+def test_a_tree_that_mounts_have_listed_is_gone_for_them_when_it_is_removed(
+    here: Path, there: Path, cluster: Cluster
+) -> None:
+    """What a batch of commands touches is recalled at once: more names than a kernel is notified of in one piece."""
+    names = [f"{number:04}" for number in range(600)]
+    for name in names:
+        (here / name).touch()
+    for mount in (here, there):
+        subprocess.run(["ls", "-l", mount], check=True, stdout=subprocess.DEVNULL, timeout=PATIENCE_S)
+    cluster.dfs("rm", "-r", f"/{here.name}")
+    for mount in (here, there):
+        assert not mount.exists()
+        assert not [name for name in names if (mount / name).exists()]
+
+
 def test_a_rename_across_directories_that_the_other_mount_knows(here: Path, there: Path) -> None:
     for name in ("a", "b"):
         (here / name).mkdir()

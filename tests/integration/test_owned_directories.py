@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 from dfs import errors, limits
 from dfs.client import FileSystem
 from dfs.client.cache import Cache
+from dfs.client.cachedinodes import CachedInodes
 from dfs.client.openinode import OpenInodes, open_inodes
 from dfs.types import Attr, Ino
 from tests.cluster import Cluster, running_cluster
@@ -294,6 +295,24 @@ async def test_what_is_written_to_a_file_that_goes_at_once_leaves_no_memory(tmp_
             await trio.sleep(0.01)
         assert files.statistics()["dirty_bytes"] == 0
         assert fs.chunks.statistics()["appended_bytes"] == 0
+
+
+async def test_a_sum_has_what_was_written_beneath_and_leaves_alone_who_works_elsewhere(tmp_path: Path) -> None:
+    """The NameNode does not know yet of what was made last, nor of the bytes of that."""
+    async with mounted(tmp_path) as (cluster, fs, files), cluster.client() as other:
+        counted, elsewhere = [(await fs.mkdir(path)).ino for path in ("/counted", "/elsewhere")]
+        await fs.session.stream.flush()
+        inos = []
+        for directory in ((await fs.inodes.mkdir(counted, b"inner", 0o755, 0, 0)).ino, counted, elsewhere):
+            file = await files.create(directory, b"file", 0o644, 0, 0, exclusive=True)
+            await file.write(0, bytes(1000))
+            files.close(file)
+            inos.append(file.ino)
+        found = await other.inodes.summarize(counted)
+        assert (found["files"], found["directories"], found["bytes"]) == (2, 1, 2000)
+        assert isinstance(fs.inodes, CachedInodes)
+        assert [fs.inodes.owns(ino) for ino in inos] == [False, False, True]
+        assert (await other.inodes.summarize(fs.inodes.root))["bytes"] == 3000
 
 
 async def test_what_somebody_else_has_open_keeps_what_is_written_to_it(tmp_path: Path) -> None:

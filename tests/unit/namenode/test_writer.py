@@ -384,29 +384,131 @@ async def test_a_change_of_what_others_have_cached_waits_and_nobody_else_does(sp
     asked = Asked()
     asked.leases.join(reader)
     done: list[bytes] = []
+    d = space.do(author, "mkdir", ROOT_INO, b"d", 0o755, 0, 0).ino
     async with writing(space, Gate(), leases=asked.leases) as writer:
-        assert asked.leases.cover_name(reader, ROOT_INO, b"known")
+        assert asked.leases.cover_attr(reader, d)
 
-        async def make(session: SessionId, *names: bytes) -> None:
-            await writer.apply(CLIENT, session, 0, [mkdir(seq, name) for seq, name in enumerate(names, 1)])
-            done.append(names[-1])
+        async def make() -> None:
+            batch = [mkdir(2, b"before"), [3, "setattr", [d, {"mode": 0o700}]], mkdir(4, b"after")]
+            await writer.apply(CLIENT, author, 0, batch)
+            done.append(b"after")
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(make, author, b"before", b"known", b"after")
-            await trio.testing.wait_all_tasks_blocked()
-            asked.answer()  # of `before`
+            nursery.start_soon(make)
             await trio.testing.wait_all_tasks_blocked()
             assert writer.statistics()["held_back"] == 1
             names = [name for _, name, _ in space.queries.readdir(ROOT_INO, 0, 10)]
-            assert names == [b"before"]  # the rest of the batch waits, what came before it does not
+            assert names == [b"d", b"before"]  # the rest of the batch waits, what came before it does not
             await writer.apply(CLIENT, other, 0, [[1, "setattr", [ROOT_INO, {"mode": 0o700}]]])
             assert done == []
             asked.answer()
-            await trio.testing.wait_all_tasks_blocked()
-            asked.answer()
     assert done == [b"after"]
-    assert [name for _, name, _ in space.queries.readdir(ROOT_INO, 0, 10)] == [b"before", b"known", b"after"]
+    assert [name for _, name, _ in space.queries.readdir(ROOT_INO, 0, 10)] == [b"d", b"before", b"after"]
     assert space.findings() == []
+
+
+def unlink(seq: int, name: bytes) -> list[Any]:
+    return [seq, "unlink", [ROOT_INO, name]]
+
+
+async def test_what_a_whole_batch_will_touch_is_forgotten_in_one_round(space: Namespace) -> None:
+    """`rm -r` of what mounts have looked at: one question to each of them, not one for each file."""
+    author, *readers = (SessionId(space.open_session()) for _ in range(3))
+    asked = Asked()
+    names = [b"%d" % number for number in range(20)]
+    inos = [space.file(author, name).ino for name in names]
+    for reader in readers:
+        asked.leases.join(reader)
+        assert asked.leases.cover_entries(reader, ROOT_INO)
+        assert all(asked.leases.cover_attr(reader, ino) for ino in inos)
+    async with writing(space, Gate(), leases=asked.leases) as writer, trio.open_nursery() as nursery:
+        batch = [unlink(seq, name) for seq, name in enumerate(names, 100)]
+        nursery.start_soon(writer.apply, CLIENT, author, 0, batch)
+        await trio.testing.wait_all_tasks_blocked()
+        assert [session for session, _ in asked.numbers] == readers
+        asked.answer()
+        await trio.testing.wait_all_tasks_blocked()
+        assert asked.numbers == []
+    assert space.queries.readdir(ROOT_INO, 0, 10) == []
+    assert asked.leases.cover_entries(readers[0], ROOT_INO)  # nobody is about to change anything any more
+
+
+async def test_what_is_asked_for_ahead_delays_nothing_before_it(space: Namespace) -> None:
+    """Who is slow to forget what a later command touches holds up that one alone."""
+    author, quick, slow = (SessionId(space.open_session()) for _ in range(3))
+    asked = Asked()
+    inos = [space.file(author, name).ino for name in (b"first", b"second")]
+    for reader, ino in zip((quick, slow), inos, strict=True):
+        asked.leases.join(reader)
+        assert asked.leases.cover_attr(reader, ino)
+    async with writing(space, Gate(), leases=asked.leases) as writer, trio.open_nursery() as nursery:
+        nursery.start_soon(writer.apply, CLIENT, author, 0, [unlink(10, b"first"), unlink(11, b"second")])
+        await trio.testing.wait_all_tasks_blocked()
+        (first, number), _ = asked.numbers
+        assert first == quick
+        asked.leases.forgot(quick, number, ())
+        await trio.testing.wait_all_tasks_blocked()
+        assert [name for _, name, _ in space.queries.readdir(ROOT_INO, 0, 9)] == [b"second"]
+        asked.answer()
+    assert space.queries.readdir(ROOT_INO, 0, 9) == []
+
+
+async def test_so_many_commands_are_looked_at_ahead_and_each_once(
+    space: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "FORESEEN_MAX_COMMANDS", 4)
+    author, reader = SessionId(space.open_session()), SessionId(space.open_session())
+    asked = Asked()
+    asked.leases.join(reader)
+    inos = [space.file(author, b"%d" % number).ino for number in range(10)]
+    assert all(asked.leases.cover_attr(reader, ino) for ino in inos)
+    rounds = 0
+    async with writing(space, Gate(), leases=asked.leases) as writer, trio.open_nursery() as nursery:
+        nursery.start_soon(writer.apply, CLIENT, author, 0, [unlink(20 + n, b"%d" % n) for n in range(10)])
+        await trio.testing.wait_all_tasks_blocked()
+        while asked.numbers:
+            assert len(asked.numbers) == 1
+            rounds += 1
+            asked.answer()
+            await trio.testing.wait_all_tasks_blocked()
+    assert rounds == 2  # the first of five each, and the four after it
+
+
+async def test_who_waited_need_not_forget_what_only_he_himself_changes_next(space: Namespace) -> None:
+    author, reader = SessionId(space.open_session()), SessionId(space.open_session())
+    asked = Asked()
+    inos = [space.file(author, b"%d" % number).ino for number in range(5)]
+    for session in (author, reader):
+        asked.leases.join(session)
+        assert all(asked.leases.cover_attr(session, ino) for ino in inos)
+    async with writing(space, Gate(), leases=asked.leases) as writer:
+        async with trio.open_nursery() as nursery:
+            batch = [[20 + n, "setattr", [ino, {"mode": 0o600}]] for n, ino in enumerate(inos)]
+            nursery.start_soon(writer.apply, CLIENT, author, 0, batch)
+            await trio.testing.wait_all_tasks_blocked()
+            assert [session for session, _ in asked.numbers] == [reader]
+            asked.answer()
+        assert asked.numbers == []
+        assert asked.leases.conflicts(reader, [(inos[0], None)])  # he has learnt what it is now
+
+
+async def test_who_is_limited_to_a_subtree_has_nobody_forget_what_is_outside_of_it(space: Namespace) -> None:
+    author, reader = SessionId(space.open_session()), SessionId(space.open_session())
+    mine = space.do(author, "mkdir", ROOT_INO, b"mine", 0o755, 0, 0).ino
+    other = space.file(author).ino
+    confined = SessionId(space.open_session(subtree="/mine"))
+    asked = Asked()
+    asked.leases.join(reader)
+    assert asked.leases.cover_attr(reader, mine) and asked.leases.cover_attr(reader, other)
+    async with writing(space, Gate(), leases=asked.leases) as writer, trio.open_nursery() as nursery:
+        change = {"mode": 0o700}
+        nursery.start_soon(
+            writer.apply, CLIENT, confined, 0, [[1, "setattr", [mine, change]], [2, "setattr", [other, change]]]
+        )
+        await trio.testing.wait_all_tasks_blocked()
+        asked.answer()
+        await trio.testing.wait_all_tasks_blocked()
+        assert asked.leases.conflicts(author, [(other, None)])
 
 
 async def test_a_change_goes_on_when_the_last_of_those_who_know_has_forgotten(space: Namespace) -> None:
@@ -476,17 +578,18 @@ async def test_what_waits_fails_by_itself_when_its_transaction_does(space: Names
     author, reader = SessionId(space.open_session()), SessionId(space.open_session())
     asked = Asked()
     asked.leases.join(reader)
-    assert asked.leases.cover_name(reader, ROOT_INO, b"known")
+    d = space.do(author, "mkdir", ROOT_INO, b"d", 0o755, 0, 0).ino
+    assert asked.leases.cover_attr(reader, d)
     replies: list[Any] = []
     async with writing(space, Gate(), leases=asked.leases) as writer:
 
         async def make() -> None:
-            replies.extend(await writer.apply(CLIENT, author, 0, [mkdir(1, b"before"), mkdir(2, b"known")]))
+            replies.extend(
+                await writer.apply(CLIENT, author, 0, [mkdir(2, b"before"), [3, "setattr", [d, {"mode": 0}]]])
+            )
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(make)
-            await trio.testing.wait_all_tasks_blocked()
-            asked.answer()
             await trio.testing.wait_all_tasks_blocked()
 
             def fail() -> None:
