@@ -13,7 +13,7 @@ import trio
 
 from dfs import errors, tasks
 from dfs.config import find_client_config, find_key_file
-from dfs.daemon import keep_freed_memory
+from dfs.daemon import tune_memory
 from dfs.keystore import KeyStore
 from dfs.systemd import notify
 from dfs.telemetry import configure_logs
@@ -48,7 +48,7 @@ def _settings(arguments: argparse.Namespace) -> tuple[str, KeyStore, Options]:
 def main() -> int:
     arguments = _arguments()
     configure_logs(arguments.log_level)
-    keep_freed_memory()
+    tune_memory()
 
     def tell(message: str) -> None:
         fd, arguments.ready_fd = arguments.ready_fd, None
