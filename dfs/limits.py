@@ -223,7 +223,9 @@ OWN_AGAIN_AFTER_S = 2.0  # since somebody else wanted a directory that this clie
 PREFETCH_AFTER_MISSES = 2  # names of one directory that had to be asked for, after which its listing is fetched
 PREFETCH_PAGE_ENTRIES = 1024  # of it in one answer: some milliseconds of the NameNode
 PREFETCH_MAX_ENTRIES = 8192  # of a larger directory the rest is asked for name by name
-TREE_MAX_ENTRIES = 2048  # told together of several directories, each of which counts as one: 10 ms of the NameNode
+TREE_MAX_ENTRIES = (
+    2048  # of directories told together, each of which counts as one: 10 ms of the NameNode, no page full
+)
 TREE_MAX_DIRECTORIES = 512  # named in one such question
 AHEAD_FIRST = 256  # entries told ahead of who begins to walk a tree
 AHEAD_ENTRIES_SEEN = 2048  # after a directory, among which the next ones beside it are looked for

@@ -49,7 +49,9 @@ class Trees:
             return None
         if not stat.S_ISDIR(attr.mode) or attr.size > most or self._is_doubtful(directory):
             return None
-        entries = self._queries.readdir(directory, 0, most + 1) if attr.size else []
+        entries = self._queries.readdir(directory, 0, attr.size + 1)
+        if len(entries) != attr.size:  # a damaged namespace, which `check` tells of: the listing would not be whole
+            return None
         leases = self._leases
         if not leases.cover_attr(self._reader, directory) or not leases.cover_entries(self._reader, directory):
             return None
