@@ -167,9 +167,9 @@ class LentChunks:
     """The files that DataNodes of this host have lent to one client. Methods may be called concurrently.
 
     `_lent` is in the order of their last use, and `_blocks_bytes` what their blocks take; `_asking` has those that are
-    being asked for, `_seen` the chunks read of late and from which node, the latest last. `_missed` are the nodes whose
-    last file did not arrive. `_behind` are the reads that nobody waits for any more. `_quick` are the nodes whose disk
-    had what was wanted last within DISK_QUICK_S; `_looking` is how many reads look after one.
+    being asked for, `_seen` the chunks read of late and from which node each is read, the latest last. `_missed` are
+    the nodes whose last file did not arrive. `_behind` are the reads that nobody waits for any more. `_quick` are the
+    nodes whose disk had what was wanted last within DISK_QUICK_S; `_looking` is how many reads look after one.
     """
 
     def __init__(self, nodes: DataNodes, runtime: Runtime, inbox: Inbox | None) -> None:
@@ -226,11 +226,11 @@ class LentChunks:
     def first(self, chunk: ChunkId, nodes: Sequence[NodeId]) -> Sequence[NodeId]:
         """`nodes`, in the order in which they are to be asked: first the one that lends the chunk, unless it is ill."""
         lender = self._seen.get(chunk)
-        if lender is None or lender not in nodes or lender == nodes[0] or not self._nodes.is_well(lender):
-            return nodes
-        if trio.current_time() < self._refused_until.get(lender, 0.0):
-            return nodes
-        return [lender, *(node for node in nodes if node != lender)]
+        if lender is not None and lender not in nodes:
+            del self._seen[chunk]  # its replica is elsewhere now
+        elif lender is not None and lender != nodes[0] and self._may_lend(lender):
+            return [lender, *(node for node in nodes if node != lender)]
+        return nodes
 
     def forget(self, chunk: ChunkId, node: NodeId) -> None:
         """The node could not serve the chunk: the next read need not begin there."""
@@ -335,12 +335,18 @@ class LentChunks:
         return limits.LENT_FOR_S if end <= lent.blocks.length else limits.LEND_LONGER_AFTER_S
 
     def _is_read_again(self, key: _Key) -> bool:
-        is_known = self._seen.get(key.chunk) == key.node
-        self._seen[key.chunk] = key.node
+        """Whether the chunk was read from this node of late. Another replica than the one that is read is not taken up
+        instead of it, unless it has to be: pieces that are fetched at once, and hedged reads, ask several."""
+        known = self._seen.get(key.chunk)
+        if known is None or (known != key.node and not self._may_lend(known)):
+            self._seen[key.chunk] = key.node
         self._seen.move_to_end(key.chunk)
         if len(self._seen) > limits.LENT_CHUNKS_MAX:
             self._seen.popitem(last=False)
-        return is_known
+        return known == key.node
+
+    def _may_lend(self, node: NodeId) -> bool:
+        return self._nodes.is_well(node) and trio.current_time() >= self._refused_until.get(node, 0.0)
 
     async def _ask(self, key: _Key, grant: bytes) -> _Lent | None:
         """Ask for a chunk's file; whoever wants it meanwhile waits for the same answer."""

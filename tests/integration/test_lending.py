@@ -76,8 +76,9 @@ async def test_what_was_lent_is_read_without_the_datanode(tmp_path: Path) -> Non
         assert fs.statistics()["reader"]["lenders_refused"] == 0
 
 
-async def test_of_several_replicas_on_this_host_one_is_read(tmp_path: Path) -> None:
-    data = os.urandom(MIB)
+async def test_of_several_replicas_on_this_host_one_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = os.urandom(4 * MIB)  # in several pieces, which are fetched at once
+    monkeypatch.setattr(limits, "SLOW_NODE_S", 0.0)
     async with real_cluster(tmp_path) as cluster, cluster.client() as fs:
         await put(fs, "/file", data)
         for _ in range(20):
@@ -302,13 +303,13 @@ async def test_a_disk_of_this_host_that_hangs_holds_up_a_few_reads_and_nothing_e
             goes_on.wait()
         return preadv(descriptor, buffers, offset, flags)
 
+    monkeypatch.setattr(limits, "SLOW_NODE_S", 0.0)
     async with real_cluster(tmp_path) as cluster, cluster.client() as fs:
         try:
             await put(fs, "/file", data)
             await read_often(fs, data)
             node = lender(fs)
             monkeypatch.setattr(os, "preadv", hanging)
-            monkeypatch.setattr(limits, "SLOW_NODE_S", 0.0)
             for _ in range(30):
                 assert await get(fs, "/file") == data
             assert 0 < hung < 2 * limits.LENT_BEHIND_MAX, "four mebibytes are read at a time"
