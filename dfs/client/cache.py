@@ -406,7 +406,8 @@ class Cache:
             known.is_owned = before.is_owned if before is not None else is_new
             known.is_private = before.is_private if before is not None else is_new
             if before is not None:
-                known.xattrs, known.target = before.xattrs, before.target
+                known.xattrs, known.target, known.at = before.xattrs, before.target, before.at
+                known.parent = before.parent if verb != "rename" else None
         names = {(directory, name): ino for directory, name, ino in _names_after(verb, args, attr)}
         learnt = {at: ino for at, ino in names.items() if at in valid and self._since(at[0]) <= token}
         for (directory, name), ino in learnt.items():

@@ -7,95 +7,105 @@ first. `bytes` of a full piece are kept as they are, and not copied.
 
 from __future__ import annotations
 
-from sortedcontainers import SortedDict
+from bisect import bisect_left, bisect_right
 
 from dfs import limits
 from dfs.checksum import Buffer
 
 
 class DirtyRanges:
-    """One file's. `length_bytes` is what they take in memory; `end` the end of the last, 0 if there is none."""
+    """One file's. `length_bytes` is what they take in memory; `end` the end of the last, 0 if there is none.
+
+    `_starts` is where each begins, in order, and `_parts` their bytes.
+    """
+
+    __slots__ = ("_parts", "_starts", "length_bytes")
 
     def __init__(self) -> None:
-        self._ranges: SortedDict[int, bytes | bytearray] = SortedDict()
+        self._starts: list[int] = []
+        self._parts: list[bytes | bytearray] = []
         self.length_bytes = 0
 
     def __bool__(self) -> bool:
-        return bool(self._ranges)
+        return bool(self._starts)
 
     @property
     def end(self) -> int:
-        if not self._ranges:
-            return 0
-        offset, data = self._ranges.peekitem(-1)
-        return int(offset) + len(data)
+        return self._starts[-1] + len(self._parts[-1]) if self._starts else 0
 
     def write(self, offset: int, data: Buffer) -> None:
         """Make `data` the file's bytes at `offset`."""
         if isinstance(data, bytes) and len(data) == limits.DIRTY_RANGE_MAX_BYTES:
-            self._make_room(offset, offset + len(data))
-            self._put(offset, data)
+            self._put(self._make_room(offset, offset + len(data)), offset, data)
             return
         view = memoryview(data)
         for start in range(0, len(view), limits.DIRTY_RANGE_MAX_BYTES):
             self._write(offset + start, view[start : start + limits.DIRTY_RANGE_MAX_BYTES])
 
     def _write(self, offset: int, data: memoryview) -> None:
-        end = offset + len(data)
-        self._make_room(offset, end)
-        index = self._ranges.bisect_left(offset) - 1
-        if index >= 0:
-            first, before = self._ranges.peekitem(index)
-            if first + len(before) == offset and len(before) + len(data) <= limits.DIRTY_RANGE_MAX_BYTES:
+        index = self._make_room(offset, offset + len(data))
+        if index:
+            before = self._parts[index - 1]
+            is_next = self._starts[index - 1] + len(before) == offset
+            if is_next and len(before) + len(data) <= limits.DIRTY_RANGE_MAX_BYTES:
                 if isinstance(before, bytes):  # what a later write left of a full piece
-                    before = self._ranges[first] = bytearray(before)
+                    before = self._parts[index - 1] = bytearray(before)
                 before += data
                 self.length_bytes += len(data)
                 return
-        self._put(offset, bytearray(data))
+        self._put(index, offset, bytearray(data))
 
-    def _put(self, offset: int, data: bytes | bytearray) -> None:
-        self._ranges[offset] = data
+    def _put(self, index: int, offset: int, data: bytes | bytearray) -> None:
+        self._starts.insert(index, offset)
+        self._parts.insert(index, data)
         self.length_bytes += len(data)
 
-    def _make_room(self, start: int, end: int) -> None:
-        """Take [start, end) out of what is there."""
-        index = max(0, self._ranges.bisect_right(start) - 1)
-        while index < len(self._ranges):
-            offset, data = self._ranges.peekitem(index)
-            last = offset + len(data)
-            if offset >= end:
-                return
-            if last <= start:
-                index += 1
-                continue
-            del self._ranges[offset]
-            self.length_bytes -= len(data)
-            for first, piece in ((offset, data[: max(0, start - offset)]), (end, data[max(0, end - offset) :])):
-                if piece and (first == offset or last > end):
-                    self._put(first, piece)
-            index = max(0, self._ranges.bisect_right(start) - 1)
-            if offset < start:
-                index += 1
+    def _make_room(self, start: int, end: int) -> int:
+        """Take [start, end) out of what is there; which number a range has that is put there."""
+        first = bisect_right(self._starts, start)
+        if first and self._starts[first - 1] + len(self._parts[first - 1]) > start:
+            first -= 1
+        last = bisect_left(self._starts, end, first)
+        if first == last:
+            return first
+        left = self._parts[first][: max(0, start - self._starts[first])]
+        right = self._parts[last - 1][max(0, end - self._starts[last - 1]) :]
+        kept = [(offset, piece) for offset, piece in ((self._starts[first], left), (end, right)) if piece]
+        self.length_bytes += len(left) + len(right) - sum(map(len, self._parts[first:last]))
+        self._starts[first:last] = [offset for offset, _ in kept]
+        self._parts[first:last] = [piece for _, piece in kept]
+        return first + bool(left)
 
     def touches(self, start: int, end: int) -> bool:
         """Whether any byte of [start, end) is here."""
-        index = self._ranges.bisect_left(end) - 1
+        index = bisect_left(self._starts, end) - 1
+        return index >= 0 and self._starts[index] + len(self._parts[index]) > start
+
+    def read(self, start: int, end: int) -> bytes | None:
+        """The bytes of [start, end), which is not empty; None unless all of them are here."""
+        index = bisect_right(self._starts, start) - 1
         if index < 0:
-            return False
-        offset, data = self._ranges.peekitem(index)
-        return bool(offset + len(data) > start)
+            return None
+        pieces, position = [], start
+        for number in range(index, len(self._starts)):
+            first, data = self._starts[number], self._parts[number]
+            if not first <= position < first + len(data):
+                return None
+            pieces.append(data[position - first : end - first])
+            position += len(pieces[-1])
+            if position == end:
+                return b"".join(pieces)
+        return None
 
     def take(self, limit_bytes: int) -> list[tuple[int, Buffer]]:
         """The lowest ranges, at least one if there is any, together at most `limit_bytes`; they are gone from here."""
-        taken: list[tuple[int, Buffer]] = []
-        total = 0
-        while self._ranges:
-            offset, data = self._ranges.peekitem(0)
-            if taken and total + len(data) > limit_bytes:
+        count = total = 0
+        for data in self._parts:
+            if count and total + len(data) > limit_bytes:
                 break
-            del self._ranges[offset]
-            taken.append((offset, data))
+            count += 1
             total += len(data)
+        taken: list[tuple[int, Buffer]] = list(zip(self._starts[:count], self._parts[:count], strict=True))
+        del self._starts[:count], self._parts[:count]
         self.length_bytes -= total
         return taken

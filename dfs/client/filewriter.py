@@ -27,7 +27,7 @@ that no flush has made durable since; all bytes of the version `_vouched` that a
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import trio
 
@@ -35,6 +35,7 @@ from dfs import codec, errors, limits
 from dfs.checksum import Buffer
 from dfs.client.reader import Piece, Reader
 from dfs.client.session import Session
+from dfs.client.stream import Command
 from dfs.client.writer import ChunkWriter, Lane
 from dfs.types import Attr, ChunkId, ChunkPlace, Ino
 
@@ -52,6 +53,14 @@ class _Run(NamedTuple):
 
     def extent(self) -> list[int]:
         return [self.offset, self.length, self.lane.chunk, self.chunk_offset]
+
+
+class Begun(NamedTuple):
+    """A commit under way."""
+
+    command: Command
+    runs: list[_Run]
+    reach: dict[Lane, int]
 
 
 class FileWriter:
@@ -137,8 +146,9 @@ class FileWriter:
             await self._prepare(append, durable)
             runs, self._uncommitted = self._uncommitted[: limits.EXTENTS_MAX], self._uncommitted[limits.EXTENTS_MAX :]
             try:
-                attr = await self._commit_runs(runs, append, mtime_ns)
-                self._size = attr.size
+                reach = _reach(runs)
+                reply = await self._session.apply("commit", *self._command(runs, reach, append, mtime_ns))
+                attr = self._committed(reply, reach)
             except (errors.ChunkSealed, errors.NotEnoughNodes):  # the NameNode knows more of these chunks than we did
                 self._refuse_other_session(runs)
                 refusals += 1
@@ -146,9 +156,42 @@ class FileWriter:
                     raise
                 self._uncommitted[:0] = await self._rewrite_all(runs)
             finally:
-                with trio.CancelScope(shield=True):  # bounded by the session's patience
-                    await self._settle(runs)
+                await self._settle_surely(runs)
         return attr
+
+    def begin_commit(self, mtime_ns: int | None) -> Begun | None:
+        """As `commit`, without waiting: `end_commit` does. None where a command is not all that there is to do.
+
+        Nobody else commits before it has ended.
+        """
+        runs = self._uncommitted
+        if len(runs) > limits.EXTENTS_MAX or self._overwrites(runs) or any(map(self._is_weak, runs)):
+            return None
+        reach = _reach(runs)
+        command = self._session.begin("commit", *self._command(runs, reach, False, mtime_ns))
+        if command is None:
+            return None
+        self._uncommitted = []
+        return Begun(command, runs, reach)
+
+    async def end_commit(self, begun: Begun) -> Attr | None:
+        """The inode's attributes after a commit; None if `commit` is to try it again."""
+        try:
+            attr = self._committed(await self._session.stream.result(begun.command), begun.reach)
+        except (errors.ChunkSealed, errors.NotEnoughNodes):
+            self._uncommitted[:0] = begun.runs
+            return None
+        except BaseException:
+            await self._settle_surely(begun.runs)
+            raise
+        await self._settle_surely(begun.runs)
+        return attr
+
+    def _overwrites(self, runs: Iterable[_Run]) -> bool:
+        return any(run.offset < self._size for run in runs)
+
+    def _is_weak(self, run: _Run) -> bool:
+        return len(run.lane.nodes) < self._wanted
 
     async def _prepare(self, append: bool, durable: bool) -> None:
         """Have enough copies of what the next commit takes, and have them durable if `durable` or if it overwrites.
@@ -157,22 +200,25 @@ class FileWriter:
         """
         for _ in range(_ROUNDS_MAX):
             runs = self._uncommitted[: limits.EXTENTS_MAX]
-            if durable or (not append and any(run.offset < self._size for run in runs)):
+            if durable or (not append and self._overwrites(runs)):
                 await self._chunks.sync(_reach(runs))
             if not await self._strengthen():
                 return
         raise errors.NotEnoughNodes(f"DataNodes keep failing while a file is written to them (inode {self.ino})")
 
-    async def _commit_runs(self, runs: Sequence[_Run], append: bool, mtime_ns: int | None) -> Attr:
-        reach = _reach(runs)
-        extents = [run.extent() for run in runs]
+    def _command(self, runs: Sequence[_Run], reach: dict[Lane, int], append: bool, mtime_ns: int | None) -> list[Any]:
+        """The arguments of the command that makes these runs the file's."""
         places = [[lane.chunk, length, list(lane.nodes)] for lane, length in reach.items()]
-        reply = await self._session.apply("commit", self.ino, extents, places, append, mtime_ns)
+        return [self.ino, [run.extent() for run in runs], places, append, mtime_ns]
+
+    def _committed(self, reply: Sequence[Any], reach: dict[Lane, int]) -> Attr:
+        """The inode's attributes, of the answer to that command."""
         for lane, length in reach.items():
             self._volatile[lane] = max(self._volatile.get(lane, 0), length)
         attr = codec.attr(reply[0])
         if attr.version == self._vouched + 1:
             self._vouched = attr.version
+        self._size = attr.size
         return attr
 
     def _refuse_other_session(self, runs: Iterable[_Run]) -> None:
@@ -188,10 +234,13 @@ class FileWriter:
                 run.lane.usable = False
                 fresh += await self._rewrite(run)
         except BaseException:
-            with trio.CancelScope(shield=True):  # bounded by the session's patience
-                await self._settle(fresh)
+            await self._settle_surely(fresh)
             raise
         return fresh
+
+    async def _settle_surely(self, runs: Iterable[_Run]) -> None:
+        with trio.CancelScope(shield=True):  # bounded by the session's patience
+            await self._settle(runs)
 
     async def _settle(self, runs: Iterable[_Run]) -> None:
         """These runs need no commit any more; lanes that nobody needs any more are sealed."""
@@ -212,7 +261,7 @@ class FileWriter:
 
     async def _strengthen(self) -> bool:
         """Write again what is not committed and has too few copies left; whether there was any."""
-        weak = [run for run in self._uncommitted if len(run.lane.nodes) < self._wanted]
+        weak = list(filter(self._is_weak, self._uncommitted))
         for run in weak:
             fresh = await self._rewrite(run)
             at = self._uncommitted.index(run)
@@ -231,8 +280,7 @@ class FileWriter:
                 await self._reader.read_piece(run.lane.nodes, piece, buffer[:size], grant)
                 _add(fresh, await self._append(run.offset + start, [buffer[:size]]))
         except BaseException:
-            with trio.CancelScope(shield=True):  # bounded by the session's patience
-                await self._settle(fresh)
+            await self._settle_surely(fresh)
             raise
         return fresh
 

@@ -8,10 +8,9 @@ has soon asked for all of it, or for as much as is kept.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import deque
 from typing import Final
-
-from sortedcontainers import SortedDict
 
 from dfs import limits
 from dfs.client.inodes import Layout
@@ -21,23 +20,24 @@ _SHARE: Final = 8
 
 
 class Layouts:
-    """One file's. `_kept` is by where each begins, `_order` those places in the order in which they came.
+    """One file's. `_starts` is where each begins, in order, `_kept` what it is, `_order` the places as they came.
 
     `_stretch_bytes` is how much to ask for at a time, from a multiple of it on; None while one answer is enough.
     """
 
     def __init__(self) -> None:
-        self._kept: SortedDict[int, Layout] = SortedDict()
+        self._starts: list[int] = []
+        self._kept: dict[int, Layout] = {}
         self._order: deque[int] = deque()
         self._extents = 0
         self._stretch_bytes: int | None = None
 
     def find(self, offset: int, end: int) -> Layout | None:
         """What covers all of [offset, end)."""
-        index = self._kept.bisect_right(offset) - 1
+        index = bisect_right(self._starts, offset) - 1
         if index < 0:
             return None
-        layout: Layout = self._kept.peekitem(index)[1]
+        layout = self._kept[self._starts[index]]
         return layout if end <= layout.end else None
 
     def stretch(self, offset: int, length: int) -> tuple[int, int]:
@@ -55,6 +55,7 @@ class Layouts:
             self._stretch_bytes = min(stretch_bytes, self._stretch_bytes or stretch_bytes)
         if start in self._kept:
             self._drop(start)
+        self._starts.insert(bisect_left(self._starts, start), start)
         self._kept[start] = layout
         self._order.append(start)
         self._extents += len(layout.extents)
@@ -63,10 +64,12 @@ class Layouts:
 
     def _drop(self, start: int) -> None:
         self._order.remove(start)
+        del self._starts[bisect_left(self._starts, start)]
         self._extents -= len(self._kept.pop(start).extents)
 
     def forget(self) -> None:
         """The file has another version now, with about as many extents."""
+        self._starts.clear()
         self._kept.clear()
         self._order.clear()
         self._extents = 0

@@ -41,7 +41,7 @@ import os
 import stat
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
@@ -53,6 +53,7 @@ from dfs.client.cache import Absent
 from dfs.client.cachedinodes import CachedInodes
 from dfs.client.dirty import DirtyRanges
 from dfs.client.filesystem import FileSystem
+from dfs.client.filewriter import Begun
 from dfs.client.layouts import Layouts
 from dfs.client.smallfiles import SmallFiles
 from dfs.client.streams import Streams
@@ -359,28 +360,35 @@ class OpenInode:
             and not self._writer.uncommitted_bytes
         )
 
-    @asynccontextmanager
-    async def leaving(self) -> AsyncIterator[list[tuple[int, Buffer]]]:
-        """The pieces that are dirty, which the caller appends; nothing else of the file moves meanwhile.
+    def begin_to_leave(self) -> list[tuple[int, Buffer]]:
+        """The pieces that are dirty, of a file that `is_small`; nothing else of it moves until `has_left`."""
+        self._flushing.acquire_nowait()
+        self._generation = self._owner.generation
+        self._dirty_since = float("inf")
+        return self._dirty.take(limits.APPEND_MAX_BYTES)
 
-        None of them if they are more than may leave with others.
+    def has_left(self, pieces: Sequence[tuple[int, Buffer]]) -> None:
+        self._owner.count_dirty(-sum(len(data) for _, data in pieces))
+        self._flushing.release()
+
+    def begin_commit(self, pieces: Sequence[tuple[int, Buffer]], lane: Lane, position: int) -> Begun | None:
+        """The pieces of `begin_to_leave` are in `lane` one after the other from `position`: have them made the file's.
+
+        None where that takes more than a command.
         """
-        async with self._move():
-            if self._dirty.length_bytes > limits.SMALL_WRITE_MAX_BYTES:  # more was written since it was chosen
-                yield []
-                return
-            self._dirty_since = float("inf")
-            pieces = self._dirty.take(limits.APPEND_MAX_BYTES)
-            try:
-                yield pieces
-            finally:
-                self._owner.count_dirty(-sum(len(data) for _, data in pieces))
-
-    async def commit_appended(self, pieces: Sequence[tuple[int, Buffer]], lane: Lane, position: int) -> None:
-        """The pieces of `leaving` are in `lane`, one after the other from `position`: make them the file's."""
         self._writer.adopt([(offset, len(data)) for offset, data in pieces], lane, position)
+        if self._generation != self._owner.generation:
+            return None
+        return self._writer.begin_commit(self._written_ns or None)
+
+    async def end_commit(self, begun: Begun | None) -> None:
+        """Return when what `begin_commit` has begun is done, or could not be."""
         try:
-            await self._commit(durable=False)
+            attr = None if begun is None else await self._writer.end_commit(begun)
+            if attr is None:
+                await self._commit(durable=False)
+            else:
+                self.note_own(attr)
             self.is_promised = bool(self._dirty)
         except errors.DfsError as error:
             await self.fail(error)
@@ -395,6 +403,9 @@ class OpenInode:
     async def read(self, offset: int, length: int) -> Buffer:
         """At most `length` bytes at `offset`; fewer at the end of file."""
         if not self.is_clean:
+            written = self._written(offset, length)
+            if written is not None:
+                return written
             await self.settle()
         await self._refresh()
         count = min(length, self.attr.size - offset)
@@ -424,6 +435,13 @@ class OpenInode:
         if self.attr.version != version:
             return await self.read(offset, length)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _written(self, offset: int, length: int) -> bytes | None:
+        """As `read`, of what was just written; None where more is read than that, or others may have written too."""
+        if not self.is_owned:
+            return None
+        end = min(offset + length, max(self.attr.size, self._end))
+        return self._dirty.read(offset, end) if offset < end else b""
 
     async def _refresh(self) -> None:
         """See the attributes as they are now: not every read of a kernel comes after a look at them."""
@@ -500,7 +518,8 @@ class OpenInodes:
         self._open: dict[Ino, OpenInode] = {}
         self._dirty_bytes = 0
         self._read_ahead_bytes = 0
-        self._room = trio.Event()
+        self._room: trio.Event | None = None
+        """Set, and gone, when more may be written; there while somebody waits for that."""
         self._hurry = trio.Event()
         self._lingering: dict[Ino, None] = {}
         """Files that nobody has open, and that are not committed yet."""
@@ -601,25 +620,27 @@ class OpenInodes:
 
     def close(self, inode: OpenInode) -> None:
         """One user less; its hold is released, after what is still dirty was committed."""
-        self.start(self._close, inode)
-
-    async def _close(self, inode: OpenInode) -> None:
         inode.users -= 1
         if inode.users:
             return
         self._count_holds(inode)
         if not inode.attr.nlink:
             inode.note_gone(inode.attr, is_private=self.fs.inodes.is_private(inode.ino))
-        if inode.is_clean or not inode.is_owned:
-            await inode.settle()
-            await self._drop(inode)
+        if inode.is_clean:
+            self._drop(inode)
+        elif not inode.is_owned:
+            self.start(self._settle_and_drop, inode)
         else:
             self._lingering[inode.ino] = None
             if len(self._lingering) > limits.LINGERING_MAX:
                 self._hurry.set()
 
-    async def _drop(self, inode: OpenInode) -> None:
-        """Forget a file that nobody has open, if nothing of it is on its way."""
+    async def _settle_and_drop(self, inode: OpenInode) -> None:
+        await inode.settle()
+        self._drop(inode)
+
+    def _drop(self, inode: OpenInode) -> None:
+        """Forget a file that nobody has open, if nothing of it is on its way; what holds it is released soon."""
         if inode.users or not inode.is_clean or self._open.get(inode.ino) is not inode:
             return
         inode.forget()
@@ -627,7 +648,7 @@ class OpenInodes:
         self._lingering.pop(inode.ino, None)
         self.count_dirty(0)
         for _ in range(inode.holds):
-            await self._release(inode.ino)
+            self.start(self._release, inode.ino)
 
     async def _release(self, ino: Ino) -> None:
         try:
@@ -646,7 +667,7 @@ class OpenInodes:
         """What was promised is committed. For what is under way besides nobody waits, as it may wait for others."""
         if inode.is_promised:
             await inode.write_back()
-            await self._drop(inode)
+            self._drop(inode)
         await self.hold(inode.ino)
 
     # --- what the cache tells (dfs.client.owned.Users) --------------------------------------------------
@@ -720,9 +741,9 @@ class OpenInodes:
 
     def count_dirty(self, change: int) -> None:
         self._dirty_bytes += change
-        if not (self._is_full and self._dirty_bytes):
+        if self._room is not None and not (self._is_full and self._dirty_bytes):
             self._room.set()
-            self._room = trio.Event()
+            self._room = None
 
     @property
     def _is_full(self) -> bool:
@@ -731,6 +752,8 @@ class OpenInodes:
     async def wait_for_room(self) -> None:
         """Return when one more write may be taken."""
         while self._is_full and self._dirty_bytes:
+            if self._room is None:
+                self._room = trio.Event()
             room = self._room
             if self._dirty_bytes >= limits.DIRTY_MAX_BYTES:
                 for inode in list(self._open.values()):
@@ -766,40 +789,52 @@ class OpenInodes:
                 most = limits.APPEND_SURE_BYTES // limits.SMALL_WRITE_MAX_BYTES
                 for start in range(0, len(inodes), most):
                     self.start(self._write_back_together, inodes[start : start + most], replicas)
-            await self._sweep()
+            self._sweep()
 
-    async def _sweep(self) -> None:
+    def _sweep(self) -> None:
         """Forget files that nobody has open, and of which nothing is left to do."""
         for inode in [inode for inode in self._open.values() if not inode.users and inode.is_clean]:
-            await self._drop(inode)
+            self._drop(inode)
 
     async def _write_back(self, inode: OpenInode) -> None:
         await inode.write_back()
-        await self._drop(inode)
+        self._drop(inode)
 
     async def _write_back_together(self, inodes: Sequence[OpenInode], replicas: int) -> None:
         """Commit what small files have in memory: one append, one batch of commands."""
-        async with AsyncExitStack() as stack:
-            leaving = [
-                (inode, await stack.enter_async_context(inode.leaving()))
-                for inode in sorted(inodes, key=lambda each: each.ino)
-            ]
-            data = b"".join(piece for _, pieces in leaving for _, piece in pieces)
-            if not data:
-                return
-            async with trio.open_nursery() as nursery:
-                try:
-                    written = await self.fs.chunks.append([data], replicas)
-                except errors.DfsError as error:
-                    for inode, _ in leaving:
-                        nursery.start_soon(inode.fail, error)
-                    return
-                position = written.chunk_offset
-                for inode, pieces in leaving:
-                    nursery.start_soon(inode.commit_appended, pieces, written.lane, position)
-                    position += sum(len(piece) for _, piece in pieces)
-        for inode in inodes:
-            await self._drop(inode)
+        leaving = [(inode, inode.begin_to_leave()) for inode in inodes if inode.is_small]  # as it was when it was due
+        if not leaving:
+            return
+        try:
+            await self._commit_together(leaving, replicas)
+        finally:
+            for inode, pieces in leaving:
+                inode.has_left(pieces)
+        for inode, _ in leaving:
+            self._drop(inode)
+
+    async def _commit_together(
+        self, leaving: Sequence[tuple[OpenInode, Sequence[tuple[int, Buffer]]]], replicas: int
+    ) -> None:
+        data = b"".join(piece for _, pieces in leaving for _, piece in pieces)
+        try:
+            written = await self.fs.chunks.append([data], replicas)
+        except errors.DfsError as error:
+            for inode, _ in leaving:
+                await inode.fail(error)
+            return
+        begun: list[tuple[OpenInode, Begun]] = []
+        position = written.chunk_offset
+        async with trio.open_nursery() as nursery:
+            for inode, pieces in leaving:
+                commit = inode.begin_commit(pieces, written.lane, position)
+                if commit is None:
+                    nursery.start_soon(inode.end_commit, None)
+                else:
+                    begun.append((inode, commit))
+                position += sum(len(piece) for _, piece in pieces)
+            for inode, commit in begun:
+                await inode.end_commit(commit)
 
     async def settle_all(self) -> None:
         """Commit everything that is dirty: the last thing before the end."""

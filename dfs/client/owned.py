@@ -383,6 +383,7 @@ class Owned:
             values["mode"] = values["mode"] & 0o7777 | stat.S_IFMT(attr.mode)
         elif ("uid" in values or "gid" in values) and stat.S_ISREG(attr.mode):
             values["mode"] = without_set_id(attr.mode)
+        is_more = self._session.stream.sets(ino)
         self._cache.changed((ino, None))
         known.attr = attr._replace(
             mode=values.get("mode", attr.mode),
@@ -391,9 +392,14 @@ class Owned:
             atime_ns=values.get("atime_ns", attr.atime_ns),
             mtime_ns=values.get("mtime_ns", attr.mtime_ns),
             ctime_ns=now_ns,
-            version=attr.version + 1,
+            version=attr.version if is_more else attr.version + 1,
         )
-        self._put("setattr", (ino, dict(changes)), now_ns, known.attr, ino)
+        if "mode" in values:
+            values["mode"] = stat.S_IMODE(values["mode"])
+        if is_more:
+            self._session.stream.set_more(ino, values, now_ns, known.attr)
+        else:
+            self._put("setattr", (ino, values), now_ns, known.attr, ino)
         return known.attr
 
     def release(self, ino: Ino) -> bool:

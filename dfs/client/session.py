@@ -97,6 +97,8 @@ class Session:
         self._timeout_s = 0.0
         self._heard_at = -math.inf
         """When the latest call of our session was sent that the NameNode has answered."""
+        self._trusted_until = -math.inf
+        """See `is_trusted`."""
         self._incarnation = 0
         self.owned: Callable[[], Iterable[Ino]] = tuple
         """Inodes of which there is something here that is not committed."""
@@ -161,6 +163,7 @@ class Session:
         """A call of this session was answered, of which the last attempt was sent then or later."""
         if self.session == session:
             self._heard_at = max(self._heard_at, sent_at)
+            self._reckon_trust()
 
     @property
     def caches(self) -> bool:
@@ -170,9 +173,13 @@ class Session:
     @property
     def is_trusted(self) -> bool:
         """Whether what the cache has may be shown: the session cannot have ended, nor any of its leases."""
-        now = trio.current_time()
-        oldest = min((at for at, _ in self._recalls.values()), default=now)
-        return self._caches and self.session is not None and now < min(self._heard_at, oldest) + self._timeout_s / 2
+        return trio.current_time() < self._trusted_until
+
+    def _reckon_trust(self) -> None:
+        """The session has been heard, or is another one, or there are other recalls."""
+        oldest = min((at for at, _ in self._recalls.values()), default=math.inf)
+        is_there = self._caches and self.session is not None
+        self._trusted_until = min(self._heard_at, oldest) + self._timeout_s / 2 if is_there else -math.inf
 
     @property
     def kernel_timeout_s(self) -> float:
@@ -223,6 +230,7 @@ class Session:
         self.session = None
         self._caches = False
         self.owns_directories = False
+        self._reckon_trust()
         self.forget_all()
 
     def forget_all(self) -> None:
@@ -248,7 +256,7 @@ class Session:
         if self.session is None:
             await self._open()
         if self._goes_in_order(verb, args):
-            return await self.stream.apply(verb, args)
+            return await self.stream.result(self.stream.begin(verb, args))
         command = Command(self.take_seq(), verb, args)
         command.begin(self.cache)  # from now on, nothing that it may touch is changed by what is answered here
         try:
@@ -260,6 +268,12 @@ class Session:
         if command.error is not None:
             raise command.error
         return command.reply
+
+    def begin(self, verb: str, *args: Any) -> Command | None:
+        """As `apply`, without waiting: `stream.result` does. None if it does not go with the stream."""
+        if self.session is None or not self._goes_in_order(verb, args):
+            return None
+        return self.stream.begin(verb, args)
 
     async def _submit(self, command: Command) -> None:
         """Return when a command's outcome is known."""
@@ -411,6 +425,7 @@ class Session:
             self._incarnation = int(opened["incarnation"])
             self._heard_at = sent_at
             self._recalls.clear()
+            self._reckon_trust()
             self._nursery.start_soon(self._listen, self.session)
             if again:
                 log.warning("the session had ended, a new one is open", session=self.session)
@@ -448,6 +463,7 @@ class Session:
         elif kind == "recall" and self.cache is not None:
             items: list[Item] = [(ino, name) for ino, name in payload]
             self._recalls[session, self._incarnation, number] = trio.current_time(), items
+            self._reckon_trust()
             self.cache.recall(items)
             self.stream.hurry()
             unused = self.cache.give_up_unused(items)
@@ -474,6 +490,7 @@ class Session:
         finally:
             cache.gave_up(unused)
             self._recalls.pop((session, incarnation, number), None)
+            self._reckon_trust()
 
     def _begin_again(self, session: SessionId, incarnation: int) -> None:
         """The NameNode has restarted, and does not know what we hold."""
@@ -517,6 +534,7 @@ class Session:
         except errors.DfsError as error:
             log.error("changes of names may be lost", **self.stream.statistics(), error=str(error))
         session, self.session = self.session, None
+        self._reckon_trust()
         if session is not None:
             try:
                 await self._call("close_session", session, timeout_s=limits.FIRST_CONTACT_TIMEOUT_S)

@@ -6,6 +6,9 @@ at the directory or change it before the session has given it up. So it answers 
 STREAM_DELAY_S goes out as one batch, or earlier when somebody waits. One batch is on its way at a time, and is repeated
 until it is answered, so the NameNode applies all in order. What it answers is compared with what was foreseen.
 
+A program that unpacks a file sets its owner, mode and times one after the other: what is set while the command before
+waits to be sent, is set with it (`set_more`).
+
 Commands on what the session owns that somebody waits for, such as the commit of a file's bytes, travel here too: the
 file may have been made by a command before them.
 
@@ -22,7 +25,7 @@ nobody, and never waits at the NameNode for others to forget, who may wait for u
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -99,6 +102,8 @@ class Stream:
         """How many commands were given."""
         self.settled = 0
         """How many of them, from the first on, are answered, or lost."""
+        self._setting: dict[Ino, Command] = {}
+        """The last command about an inode, where that is a `setattr` that was answered here and waits to be sent."""
         self._pending: Counter[Ino] = Counter()
         """Inodes that commands change which were answered here and not yet by the NameNode."""
         self.losses = 0
@@ -119,19 +124,42 @@ class Stream:
         command.now_ns, command.expected, command.inos = now_ns, expected, inos
         for ino in inos:
             self._pending[ino] += 1
+            self._setting.pop(ino, None)
+        if verb == "setattr":
+            self._setting[inos[0]] = command
         self._answered += 1
         self._add(command)
 
-    async def apply(self, verb: str, args: Sequence[Any]) -> Any:
-        """A command on what the session owns; its result. Raises as `Session.apply`."""
+    def sets(self, ino: Ino) -> bool:
+        """Whether `set_more` has something to add to."""
+        return ino in self._setting
+
+    def set_more(self, ino: Ino, changes: Mapping[str, int], now_ns: int, expected: Attr) -> None:
+        """Have the `setattr` that is the last command about an inode, and was not sent, set these as well.
+
+        It happens at `now_ns` then, and results in `expected`.
+        """
+        command = self._setting[ino]
+        command.args = (ino, {**command.args[1], **changes})
+        command.now_ns, command.expected = now_ns, expected
+        self._answered += 1
+
+    def begin(self, verb: str, args: Sequence[Any]) -> Command:
+        """Give a command on an inode that the session owns; `result` waits for it, as it must be waited for."""
         command = Command(self._session.take_seq(), verb, args)
         command.begin(self._cache)
+        self._setting.pop(args[0], None)
         self._add(command)
         self._hurry.set()
+        return command
+
+    async def result(self, command: Command) -> Any:
+        """What came of a command that has begun. Raises as `Session.apply`."""
         assert command.done is not None, "it has begun"
         try:
-            with self._patiently():
-                await command.done.wait()
+            if not command.done.is_set():
+                with self._patiently():
+                    await command.done.wait()
         finally:
             if self._cache is not None:
                 self._cache.answered(command.token)
@@ -208,10 +236,16 @@ class Stream:
                 self._hurry = trio.Event()
                 count = min(len(self._queue), limits.BATCH_MAX_COMMANDS)
                 self._sent = [self._queue.popleft() for _ in range(count)]
+                for command in self._sent:
+                    self._forget_setting(command)
                 if self._sent:  # or the session has ended meanwhile
                     await self._send(self._sent)
         finally:
             self._is_running = False
+
+    def _forget_setting(self, command: Command) -> None:
+        if command.verb == "setattr" and self._setting.get(command.args[0]) is command:
+            del self._setting[command.args[0]]
 
     async def _send(self, batch: Sequence[Command]) -> None:
         session = await self._session.ensure()
@@ -310,6 +344,7 @@ class Stream:
         lost = [*self._sent, *self._queue]
         inos = list(self._pending)
         self._queue.clear()
+        self._setting.clear()
         if lost:
             self._fail(lost, error)
         return inos

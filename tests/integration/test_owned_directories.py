@@ -71,6 +71,27 @@ async def test_what_is_made_in_a_new_directory_is_answered_before_it_is_sent(tmp
         assert await log_index(fs) == before + 2
 
 
+async def test_what_is_set_one_after_the_other_is_sent_at_once(tmp_path: Path) -> None:
+    with capture_logs() as logs:
+        async with owners(tmp_path, clients=2) as (_, (fs, other)):
+            top = await fs.mkdir("/top")
+            file = await fs.inodes.create(top.ino, b"file", 0o644, 0, 0)
+            await fs.session.stream.flush()
+            before = await log_index(fs)
+            await fs.inodes.setattr(file.ino, {"mode": 0o4755})
+            await fs.inodes.setattr(file.ino, {"uid": 7, "gid": 8})  # which takes the set-id bit away
+            seen = await fs.inodes.setattr(file.ino, {"atime_ns": 5, "mtime_ns": 6})
+            assert (stat.S_IMODE(seen.mode), seen.uid, seen.gid, seen.mtime_ns) == (0o755, 7, 8, 6)
+            assert fs.session.stream.unsettled == 1
+            await fs.inodes.rename(top.ino, b"file", top.ino, b"renamed")
+            seen = await fs.inodes.setattr(file.ino, {"mode": 0o600})  # after that, and so by itself
+            assert fs.session.stream.unsettled == 3
+            await fs.session.stream.flush()
+            assert await log_index(fs) == before + 3
+            assert await other.inodes.getattr(file.ino) == seen
+    assert not [entry for entry in logs if entry["log_level"] in ("warning", "error")]
+
+
 @pytest.mark.parametrize("seed", range(8))
 async def test_whatever_is_done_is_answered_as_the_namenode_answers(tmp_path: Path, seed: int) -> None:
     """Random changes by one client, of which each answer is compared with that of the model, and of the NameNode."""
@@ -133,8 +154,10 @@ class Walk:
             self._inos[mine.ino] = theirs.ino
 
     async def _set(self) -> None:
-        changes: dict[str, int] = self._chance.choice(({"mode": 0o4711}, {"uid": 7}, {"gid": 8, "mtime_ns": 9}))
-        await self._do("setattr", self._any(), changes)
+        """Once, or several times in a row."""
+        ino = self._any()
+        for changes in self._chance.choices(({"mode": 0o4711}, {"uid": 7}, {"gid": 8, "mtime_ns": 9}), k=3):
+            await self._do("setattr", ino, changes)
 
     async def _do(self, verb: str, *args: Any) -> tuple[posix.Inode, Attr] | None:
         """A change; the inode that it results in, and its attributes."""

@@ -193,3 +193,41 @@ async def test_no_more_is_kept_than_is_allowed(tmp_path: Path, monkeypatch: pyte
             for entry in (await reader.fs.inodes.readdir(directory))[:3]:
                 await reader.read(entry.attr)
             assert reader.kept_bytes <= 2000 + limits.FOLLOWED_FIRST * max(map(len, map(content, range(_COUNT))))
+
+
+# --- what the client has written itself -----------------------------------------------------------------
+
+
+async def test_who_has_written_small_files_reads_them_many_at_a_time_too(tmp_path: Path) -> None:
+    async with two_mounts(tmp_path) as (_, writer, _, d):
+        assert await writer.read_all(d) == {b"%d" % number: content(number) for number in range(_COUNT)}
+        assert writer.used > _COUNT // 2
+
+
+async def test_what_was_just_written_is_read_from_memory(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path, datanodes=3) as cluster, mount(cluster) as only:
+        with trio.fail_after(_PATIENCE_S):
+            d = (await only.fs.mkdir("/d")).ino
+            file = await only.files.create(d, b"file", 0o644, 0, 0, exclusive=True)
+            await file.write(0, b"0123456789")
+            await file.write(10, b"abcdef")
+            assert await file.read(0, 100) == b"0123456789abcdef"
+            assert await file.read(8, 4) == b"89ab"
+            assert await file.read(16, 10) == b""
+            assert only.fs.statistics()["writer"]["appended_bytes"] == 0
+            await file.write(20, b"z")  # and a hole before it, which nobody has written
+            assert await file.read(14, 10) == b"ef\0\0\0\0z"
+            await file.write(2, b"--")
+            assert await file.read(0, 6) == b"01--45"
+            only.files.close(file)
+
+
+async def test_who_else_reads_has_what_was_just_written_sent_first(tmp_path: Path) -> None:
+    async with two_mounts(tmp_path) as (_, writer, reader, d):
+        attr = await writer.fs.inodes.lookup(d, b"7")
+        await writer.write(attr.ino, b"one")
+        assert await writer.read(attr) == b"one"
+        assert await reader.read(attr) == b"one"
+        await reader.write(attr.ino, b"another")
+        assert await writer.read(attr) == b"another"
+        assert await reader.read(attr) == b"another"

@@ -111,14 +111,16 @@ def answer_before_commit() -> None:
 
 def append_at_known_end() -> None:
     """An append goes where this client saw the end of file last."""
-    commit = FileWriter._commit_runs
+    command = FileWriter._command
 
-    async def careless(self: FileWriter, runs: Sequence[Any], append: bool, mtime_ns: int | None) -> Attr:
+    def careless(
+        self: FileWriter, runs: Sequence[Any], reach: dict[Any, int], append: bool, mtime_ns: int | None
+    ) -> list[Any]:
         if append:
             runs = [run._replace(offset=run.offset + self._size) for run in runs]
-        return await commit(self, runs, False, mtime_ns)
+        return command(self, runs, reach, False, mtime_ns)
 
-    _put(FileWriter, "_commit_runs", careless)
+    _put(FileWriter, "_command", careless)
 
 
 def stale_layout() -> None:
