@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import stat
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -111,7 +111,7 @@ class CachedInodes(Inodes):
 
     async def _getattr(self, ino: Ino) -> Attr:
         async with self._asking() as token:
-            wire, is_leased = await self._session.leased_query("leased_getattr", ino)
+            wire, is_leased = await self._session.leased_query("leased_getattr", ino, about=[ino])
             attr = codec.attr(wire)
             if is_leased:
                 self._cache.learn_attr(token, attr)
@@ -193,9 +193,10 @@ class CachedInodes(Inodes):
             return False
         directories = [each for each in plan.directories if not (owns and self._is_wanted(each))]
         async with self._asking() as token:
-            told = await self._session.leased_query("leased_tree", directories, plan.entries, owns)
-            for wire in told:
-                listing = _listing(wire)
+            told = await self._session.leased_query(
+                "leased_tree", directories, plan.entries, owns, about=directories, told=_told_by
+            )
+            for listing in map(_listing, told):
                 if not self._cache.owns_names(listing.attr.ino):  # or nothing is new to us
                     self._cache.learn_whole(token, listing, is_used=listing.attr.ino == ino)
         came = [codec.attr(wire[0]).ino for wire in told]
@@ -232,7 +233,7 @@ class CachedInodes(Inodes):
         if known is not None and known.xattrs is not None:
             return known.xattrs
         async with self._asking():
-            values, is_leased = await self._session.leased_query("leased_xattrs", ino)
+            values, is_leased = await self._session.leased_query("leased_xattrs", ino, about=[ino])
             if values is not None and is_leased and known is not None and self._known(ino) is known:
                 known.xattrs = values
         return None if values is None else dict(values)
@@ -247,7 +248,7 @@ class CachedInodes(Inodes):
             return None
         for _ in range(_OWN_ATTEMPTS):
             async with self._asking() as token:
-                wire, is_owned = await self._session.leased_query("own", ino)
+                wire, is_owned = await self._session.leased_query("own", ino, about=[ino])
                 if not is_owned:
                     return None
                 attr = codec.attr(wire)
@@ -272,7 +273,7 @@ class CachedInodes(Inodes):
     async def layout(self, ino: Ino, offset: int, length: int) -> Layout:
         """As `Reader.layout`; its attributes are leased where they can be."""
         async with self._asking() as token:
-            *wire, is_leased = await self._session.leased_query("leased_extents", ino, offset, length)
+            *wire, is_leased = await self._session.leased_query("leased_extents", ino, offset, length, about=[ino])
             layout = layout_of(wire, offset, length)
             if is_leased:
                 self._cache.learn_attr(token, layout.attr)
@@ -326,7 +327,12 @@ class CachedInodes(Inodes):
             if self._cache.owns_names(directory):
                 return
         async with self._asking() as token:
-            wire = await self._session.leased_query("own_directory", directory, limits.PREFETCH_PAGE_ENTRIES)
+            wire = await self._session.leased_query(
+                "own_directory",
+                *(directory, limits.PREFETCH_PAGE_ENTRIES),
+                about=[directory],
+                told=lambda wire: _told_by([wire]),
+            )
             listing = _listing(wire)
             if not listing.is_owned:
                 self._note_disowned(directory)
@@ -424,3 +430,11 @@ def _listing(wire: Sequence[Any]) -> Listing:
     attr, last_cookie, is_owned, entries, unleased, owned = wire
     known = None if entries is None else [codec.dir_entry(entry) for entry in entries]
     return Listing(codec.attr(attr), last_cookie, is_owned, known, set(unleased), owned)
+
+
+def _told_by(listings: Sequence[Sequence[Any]]) -> Iterator[Ino]:
+    """The inodes of which these tell."""
+    for listing in map(_listing, listings):
+        yield listing.attr.ino
+        for entry in listing.entries or ():
+            yield entry.attr.ino

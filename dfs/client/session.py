@@ -142,10 +142,31 @@ class Session:
     async def _call(self, method: str, *args: Any, timeout_s: float = limits.CALL_TIMEOUT_S) -> Any:
         return await self.pool.call(self.address, NAMENODE_OBJECT, method, *args, timeout_s=timeout_s)
 
-    async def leased_query(self, method: str, *args: Any) -> Any:
-        """Ask for what comes with leases of our session, or of a new one if it has ended. Raises as `query`."""
-        for left in reversed(range(_SESSIONS_TRIED)):
+    async def leased_query(
+        self,
+        method: str,
+        *args: Any,
+        about: Iterable[Ino] | None = None,
+        told: Callable[[Any], Iterable[Ino]] | None = None,
+    ) -> Any:
+        """Ask for what comes with leases of our session, or of a new one if it has ended. Raises as `query`.
+
+        What was answered here of other inodes than it is `about` need not have happened at the NameNode yet. `told`
+        says of which others an answer tells: it is asked for again if any was among those.
+        """
+        unseen: frozenset[Ino] = frozenset()
+        if about is None or self.stream.concerns(about):
             await self._flush_before()
+        elif told is not None:
+            unseen = frozenset(self.stream.pending())
+        answer = await self._leased_query(method, args)
+        if told is not None and unseen and not unseen.isdisjoint(told(answer)):
+            await self._flush_before()
+            answer = await self._leased_query(method, args)
+        return answer
+
+    async def _leased_query(self, method: str, args: tuple[Any, ...]) -> Any:
+        for left in reversed(range(_SESSIONS_TRIED)):
             session = await self.ensure()
             sent_at = trio.current_time()
             try:

@@ -13,7 +13,8 @@ Commands on what the session owns that somebody waits for, such as the commit of
 file may have been made by a command before them.
 
 Everything else that the session asks or changes waits for the stream first (`flush`), and so do fsync, and the answer
-to a recall: nobody sees the NameNode without what was answered here.
+to a recall: nobody sees the NameNode without what was answered here. Only questions about inodes that no command here
+changes are asked at once (`Session.leased_query`).
 
 What was put and is not answered when the session ends is lost, as what was not synced is on a local disk. It is said in
 the log, and those who have it open hear of it when they sync.
@@ -25,7 +26,7 @@ nobody, and never waits at the NameNode for others to forget, who may wait for u
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -181,6 +182,10 @@ class Stream:
     def unsettled(self) -> int:
         """How many commands were given that are neither answered nor lost."""
         return self.given - self.settled
+
+    def concerns(self, inos: Iterable[Ino]) -> bool:
+        """Whether any of these is `pending`."""
+        return bool(self._pending) and any(ino in self._pending for ino in inos)
 
     def pending(self) -> list[Ino]:
         """What commands change of which the NameNode has not answered."""

@@ -113,7 +113,8 @@ def test_after_a_reboot_everything_is_up_again_and_was_stopped_in_order(machine:
 @pytest.mark.parametrize("name", ALL)
 def test_a_daemon_that_is_killed_comes_back(machine: Container, name: str) -> None:
     killed = machine.main_pid(name)
-    machine.run(f"echo {name} >/mnt/dfs/killed && sync /mnt/dfs/killed && kill -KILL {killed}")
+    write = f"echo {name} | dd of=/mnt/dfs/killed conv=fsync status=none"  # says so if it fails; a shell's `>` does not
+    machine.run(f"{write} && kill -KILL {killed}")
     machine.until(f"systemctl is-active {name} && [ $(systemctl show --value --property=MainPID {name}) != {killed} ]")
     machine.until(f"[ $(cat /mnt/dfs/killed) = {name} ]")
 
