@@ -196,10 +196,11 @@ class CachedInodes(Inodes):
             told = await self._session.leased_query(
                 "leased_tree", directories, plan.entries, owns, about=directories, told=_told_by
             )
-            for listing in map(_listing, told):
+            listings = [_listing(wire) for wire in told]
+            for listing in listings:
                 if not self._cache.owns_names(listing.attr.ino):  # or nothing is new to us
                     self._cache.learn_whole(token, listing, is_used=listing.attr.ino == ino)
-        came = [codec.attr(wire[0]).ino for wire in told]
+        came = [listing.attr.ino for listing in listings]
         self._ahead.came([each for each in came if each != ino])
         return ino in came
 

@@ -629,15 +629,11 @@ class OpenInodes:
         if inode.is_clean:
             self._drop(inode)
         elif not inode.is_owned:
-            self.start(self._settle_and_drop, inode)
+            self.start(self._write_back, inode)
         else:
             self._lingering[inode.ino] = None
             if len(self._lingering) > limits.LINGERING_MAX:
                 self._hurry.set()
-
-    async def _settle_and_drop(self, inode: OpenInode) -> None:
-        await inode.settle()
-        self._drop(inode)
 
     def _drop(self, inode: OpenInode) -> None:
         """Forget a file that nobody has open, if nothing of it is on its way; what holds it is released soon."""

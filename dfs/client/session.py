@@ -276,8 +276,9 @@ class Session:
         """
         if self.session is None:
             await self._open()
-        if self._goes_in_order(verb, args):
-            return await self.stream.result(self.stream.begin(verb, args))
+        begun = self.begin(verb, *args)
+        if begun is not None:
+            return await self.stream.result(begun)
         command = Command(self.take_seq(), verb, args)
         command.begin(self.cache)  # from now on, nothing that it may touch is changed by what is answered here
         try:
@@ -292,9 +293,7 @@ class Session:
 
     def begin(self, verb: str, *args: Any) -> Command | None:
         """As `apply`, without waiting: `stream.result` does. None if it does not go with the stream."""
-        if self.session is None or not self._goes_in_order(verb, args):
-            return None
-        return self.stream.begin(verb, args)
+        return self.stream.begin(verb, args) if self._goes_in_order(verb, args) else None
 
     async def _submit(self, command: Command) -> None:
         """Return when a command's outcome is known."""

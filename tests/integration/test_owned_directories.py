@@ -154,7 +154,7 @@ class Walk:
             self._inos[mine.ino] = theirs.ino
 
     async def _set(self) -> None:
-        """Once, or several times in a row."""
+        """Three times in a row."""
         ino = self._any()
         for changes in self._chance.choices(({"mode": 0o4711}, {"uid": 7}, {"gid": 8, "mtime_ns": 9}), k=3):
             await self._do("setattr", ino, changes)
