@@ -257,14 +257,13 @@ class CachedInodes(Inodes):
                 known = self._cache.kept(ino)
                 if known is not None and self._cache.is_valid(token, (ino, None)):
                     known.is_owned = True
-                    if self.owns(ino):
+                    if self.owned_attr(ino) is not None:
                         return attr
         return None
 
-    def owns(self, ino: Ino) -> bool:
-        """Whether `own` would have nothing to do."""
+    def owned_attr(self, ino: Ino) -> Attr | None:
         known = self._cache.kept(ino) if self._session.is_trusted else None
-        return known is not None and known.is_owned
+        return known.attr if known is not None and known.is_owned else None
 
     def is_private(self, ino: Ino) -> bool:
         """Whether nobody else has ever known an inode."""

@@ -251,8 +251,12 @@ class FileWriter:
         await self._chunks.seal_finished(lanes)
 
     def forget(self) -> None:
-        """As `discard`, for what was written in a session that has ended: its chunks are sealed already."""
+        """As `discard`, for what was written in a session that has ended: its chunks are sealed already.
+
+        A version that was foreseen may never have been, so none is vouched for.
+        """
         self._uncommitted.clear()
+        self._vouched = -1
 
     async def discard(self) -> None:
         """Forget what was written and not committed: its space comes back when its chunks are sealed."""

@@ -70,9 +70,12 @@ class Inodes:
         """What may be shown of an inode until it is recalled; None from who caches nothing."""
         return None
 
-    def owns(self, ino: Ino) -> bool:
-        """Whether what is written to an inode may stay here for a while: nobody else can look at it unnoticed."""
-        return False
+    def owned_attr(self, ino: Ino) -> Attr | None:
+        """The attributes of an inode that nobody else can look at unnoticed: what is written to it may stay here.
+
+        They may lack what commands of ours are changing that are under way. None of one that is not owned.
+        """
+        return None
 
     def is_private(self, ino: Ino) -> bool:
         """Whether nobody else has ever known an inode."""

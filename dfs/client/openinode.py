@@ -41,7 +41,7 @@ import os
 import stat
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import structlog
@@ -99,7 +99,9 @@ class OpenInode:
         self._dirty_since = float("inf")
         self._written_ns = 0
         self._end = 0
-        """How far what was written reaches, since the file is owned."""
+        """How far what was written reaches that is not committed."""
+        self._passing = 0
+        """How many writes are under way of which each commits before it returns."""
         self._was_cut = False
         self.is_promised = False
         """Whether bytes that nobody else has seen were taken, and their writer told so, while the file was owned."""
@@ -119,29 +121,37 @@ class OpenInode:
 
     def note(self, attr: Attr) -> None:
         """These attributes came by: what was read of another version is forgotten."""
-        if attr.version < self.attr.version:
+        if (attr.version, attr.ctime_ns) < (self.attr.version, self.attr.ctime_ns):  # what is set in a row is a version
             return
         if attr.version != self.attr.version:
-            self._layouts.forget()
-            self._forget_segments()
+            self._forget_read()
         self.attr = attr
+
+    def _forget_read(self) -> None:
+        self._layouts.forget()
+        self._forget_segments()
 
     # --- writing ----------------------------------------------------------------------------------------
 
     @property
     def is_owned(self) -> bool:
-        return self._owner.fs.inodes.owns(self.ino)
-
-    async def _own(self) -> bool:
-        """Have the inode owned, with its attributes as they are then. False where it cannot be had."""
-        if self.is_owned:
-            return True
-        attr = await self._owner.fs.inodes.own(self.ino)
+        """Whether it is, and then `attr` is what it is: it may have come to be owned with its directory."""
+        attr = self._owner.fs.inodes.owned_attr(self.ino)
         if attr is None:
             return False
         self.note(attr)
-        if self.is_clean:
-            self._end = 0  # others may have changed the size
+        return True
+
+    async def _own(self) -> bool:
+        """Have the inode owned. False where it cannot be had."""
+        if not self.is_owned:
+            attr = await self._owner.fs.inodes.own(self.ino)
+            if attr is None:
+                return False
+            self.note(attr)
+        if self._passing:  # others may have cut the file since that was taken: where it ends nobody here knows
+            await self.write_back()
+            return self.is_owned
         return True
 
     async def write(self, offset: int, data: Buffer) -> None:
@@ -153,9 +163,15 @@ class OpenInode:
         self.is_promised |= is_owned
         self._take(offset, data)
         if not is_owned and self._owner.is_coherent:
-            await self._flush(durable=False)
+            self._passing += 1
+            try:
+                await self._flush(durable=False)
+            finally:
+                self._passing -= 1
 
     def _take(self, offset: int, data: Buffer) -> None:
+        if self.is_clean:
+            self._end = 0
         self._dirty_since = min(self._dirty_since, trio.current_time())
         before = self._dirty.length_bytes
         self._dirty.write(offset, data)
@@ -170,7 +186,7 @@ class OpenInode:
         await self._owner.wait_for_room()
         if await self._own():
             self.is_promised = True
-            self._take(max(self.attr.size, self._end), data)
+            self._take(self._size, data)
             return
         async with self._move():
             await self._push_and_commit(durable=False)
@@ -184,12 +200,17 @@ class OpenInode:
                 await self._lose()  # or what follows would put it at the beginning
                 raise
 
+    @property
+    def _size(self) -> int:
+        """Of a file that is owned, with what is written here."""
+        return self.attr.size if self.is_clean else max(self.attr.size, self._end)
+
     def shown(self) -> Attr:
         """The attributes of a file that is owned, as they will be when what is dirty is committed."""
         attr = self.attr
         if self.is_clean:
             return attr
-        size = max(attr.size, self._end)
+        size = self._size
         more = min(size - attr.size, self._dirty.length_bytes + self._writer.uncommitted_bytes)
         ctime_ns = max(attr.ctime_ns, self._written_ns)
         return attr._replace(size=size, allocated=attr.allocated + more, mtime_ns=self._written_ns, ctime_ns=ctime_ns)
@@ -216,13 +237,20 @@ class OpenInode:
         if self._generation != self._owner.generation:
             raise errors.SessionExpired("the session ended before what was written to the file was committed")
 
-    def forget_written(self, *, is_lost: bool = False) -> None:
-        """The session has ended, and with it the right to what is in memory; `is_lost`: and other changes of it."""
-        if self.is_clean and not is_lost:
-            return
+    def forget_session(self, *, is_lost: bool) -> None:
+        """The session has ended, and with it the right to what is in memory; `is_lost`: and other changes of it.
+
+        What was known of its version may be true of another one, that somebody else has made in place of ours.
+        """
+        is_lost |= not self.is_clean
         self._forget_dirty()
         self._writer.forget()
-        self._give_up(errors.SessionExpired("the session ended before what was written to the file was committed"))
+        self._forget_read()
+        self.attr = self.attr._replace(version=0)  # so that whatever comes by is newer
+        if is_lost:
+            error = errors.SessionExpired("the session ended before what was written to the file was committed")
+            self._owner.be_cautious()
+            self._note_loss(error)
 
     def _forget_dirty(self) -> None:
         self._owner.count_dirty(-self._dirty.length_bytes)
@@ -257,6 +285,7 @@ class OpenInode:
 
     async def _push(self, *, durable: bool = False) -> None:
         while self._dirty:
+            self._check_session()
             pieces = self._dirty.take(self._writer.append_bytes)
             try:
                 await self._writer.write_pieces(pieces, durably=durable and not self._dirty)
@@ -288,8 +317,9 @@ class OpenInode:
             raise
 
     async def _lose(self) -> None:
-        """What is on its way cannot be written."""
-        self._forget_dirty()
+        """What is on its way cannot be written, nor what is dirty, unless that was written in a later session."""
+        if self._generation == self._owner.generation:
+            self._forget_dirty()
         try:
             await self._writer.discard()
         except errors.DfsError as error:
@@ -300,8 +330,11 @@ class OpenInode:
         self._owner.be_cautious()
         if isinstance(error, errors.NotFound) and not self.users:
             return  # it was removed
-        if isinstance(error, errors.SessionExpired) and isinstance(self.late_error, errors.SessionExpired):
-            return  # that was all said when it ended
+        if isinstance(error, errors.SessionExpired) and self._generation != self._owner.generation:
+            return  # that was said when it ended
+        self._note_loss(error)
+
+    def _note_loss(self, error: errors.DfsError) -> None:
         log.error("written bytes are lost", file=self.name, ino=self.ino, error=str(error))
         self.late_errors += 1
         self.late_error = error
@@ -340,7 +373,7 @@ class OpenInode:
             await self._push_and_commit(durable=False)
             attr = await self._owner.fs.inodes.truncate(self.ino, size)
             self._was_cut |= self.attr.size > size == 0
-            self._end = 0
+            self._end = self._dirty.end  # of what was written meanwhile
             self.note_own(attr)
             return attr
 
@@ -368,6 +401,7 @@ class OpenInode:
         return self._dirty.take(limits.APPEND_MAX_BYTES)
 
     def has_left(self, pieces: Sequence[tuple[int, Buffer]]) -> None:
+        """What is done with the pieces of `begin_to_leave` is done."""
         self._owner.count_dirty(-sum(len(data) for _, data in pieces))
         self._flushing.release()
 
@@ -381,14 +415,22 @@ class OpenInode:
             return None
         return self._writer.begin_commit(self._written_ns or None)
 
-    async def end_commit(self, begun: Begun | None) -> None:
-        """Return when what `begin_commit` has begun is done, or could not be."""
+    async def end_commit(self, begun: Begun) -> bool:
+        """Return when what `begin_commit` has begun is done, or could not be; False if `commit_rest` is to do it."""
         try:
-            attr = None if begun is None else await self._writer.end_commit(begun)
+            attr = await self._writer.end_commit(begun)
             if attr is None:
-                await self._commit(durable=False)
-            else:
-                self.note_own(attr)
+                return False
+            self.note_own(attr)
+            self.is_promised = bool(self._dirty)
+        except errors.DfsError as error:
+            await self.fail(error)
+        return True
+
+    async def commit_rest(self) -> None:
+        """Commit what has left, whatever it takes."""
+        try:
+            await self._commit(durable=False)
             self.is_promised = bool(self._dirty)
         except errors.DfsError as error:
             await self.fail(error)
@@ -564,13 +606,15 @@ class OpenInodes:
             self.generation += 1
             lost = set(inos)
             for inode in list(self._open.values()):
-                inode.forget_written(is_lost=inode.ino in lost)
+                inode.forget_session(is_lost=inode.ino in lost)
 
     def _dirty_inos(self) -> list[Ino]:
         return [ino for ino, inode in self._open.items() if not inode.is_clean]
 
     def start(self, work: Callable[..., Any], *args: Any) -> None:
-        self._nursery.start_soon(work, *args)
+        """Run a task, unless this has ended: recalls are answered until the session has ended as well."""
+        if not self._nursery.cancel_scope.cancel_called:
+            self._nursery.start_soon(work, *args)
 
     # --- opening ----------------------------------------------------------------------------------------
 
@@ -801,36 +845,39 @@ class OpenInodes:
         leaving = [(inode, inode.begin_to_leave()) for inode in inodes if inode.is_small]  # as it was when it was due
         if not leaving:
             return
-        try:
-            await self._commit_together(leaving, replicas)
-        finally:
+        async with AsyncExitStack() as last, trio.open_nursery() as nursery, AsyncExitStack() as first:
             for inode, pieces in leaving:
-                inode.has_left(pieces)
-        for inode, _ in leaving:
-            self._drop(inode)
+                first.callback(self._has_left, inode, pieces)
+            try:
+                data = b"".join(piece for _, pieces in leaving for _, piece in pieces)
+                written = await self.fs.chunks.append([data], replicas)
+            except errors.DfsError as error:
+                for inode, _ in leaving:
+                    await inode.fail(error)
+                return
+            first.pop_all()
 
-    async def _commit_together(
-        self, leaving: Sequence[tuple[OpenInode, Sequence[tuple[int, Buffer]]]], replicas: int
-    ) -> None:
-        data = b"".join(piece for _, pieces in leaving for _, piece in pieces)
-        try:
-            written = await self.fs.chunks.append([data], replicas)
-        except errors.DfsError as error:
-            for inode, _ in leaving:
-                await inode.fail(error)
-            return
-        begun: list[tuple[OpenInode, Begun]] = []
-        position = written.chunk_offset
-        async with trio.open_nursery() as nursery:
+            async def end(inode: OpenInode, pieces: Sequence[tuple[int, Buffer]], begun: Begun | None) -> None:
+                """Return when a commit is done; where that takes more than a command, a task sees to it."""
+                is_done = True
+                try:
+                    is_done = begun is not None and await inode.end_commit(begun)
+                finally:
+                    if is_done:
+                        self._has_left(inode, pieces)
+                    else:
+                        last.callback(self._has_left, inode, pieces)
+                        nursery.start_soon(inode.commit_rest)
+
+            position = written.chunk_offset
             for inode, pieces in leaving:
-                commit = inode.begin_commit(pieces, written.lane, position)
-                if commit is None:
-                    nursery.start_soon(inode.end_commit, None)
-                else:
-                    begun.append((inode, commit))
+                begun = inode.begin_commit(pieces, written.lane, position)
+                first.push_async_callback(end, inode, pieces, begun)
                 position += sum(len(piece) for _, piece in pieces)
-            for inode, commit in begun:
-                await inode.end_commit(commit)
+
+    def _has_left(self, inode: OpenInode, pieces: Sequence[tuple[int, Buffer]]) -> None:
+        inode.has_left(pieces)
+        self._drop(inode)
 
     async def settle_all(self) -> None:
         """Commit everything that is dirty: the last thing before the end."""

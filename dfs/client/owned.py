@@ -376,14 +376,16 @@ class Owned:
         known = found[0] if found is not None else self._cache.owned_inode(ino)
         if known is None:
             return None
+        is_more = self._session.stream.sets(ino)
         now_ns = self._session.runtime.now_ns()
+        if is_more:  # of one version, the later attributes have the later time
+            now_ns = max(now_ns, known.attr.ctime_ns)
         values = {key: now_ns if value == "now" else int(value) for key, value in changes.items()}
         attr = known.attr
         if "mode" in values:
             values["mode"] = values["mode"] & 0o7777 | stat.S_IFMT(attr.mode)
         elif ("uid" in values or "gid" in values) and stat.S_ISREG(attr.mode):
             values["mode"] = without_set_id(attr.mode)
-        is_more = self._session.stream.sets(ino)
         self._cache.changed((ino, None))
         known.attr = attr._replace(
             mode=values.get("mode", attr.mode),

@@ -188,8 +188,8 @@ class Session:
 
     @property
     def caches(self) -> bool:
-        """Whether the session has been given leases."""
-        return self._caches
+        """Whether the session has been given leases; where none is open, whether the next will ask for them."""
+        return self._caches if self.session is not None else self.cache is not None
 
     @property
     def is_trusted(self) -> bool:

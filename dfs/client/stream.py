@@ -25,6 +25,7 @@ nobody, and never waits at the NameNode for others to forget, who may wait for u
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -56,17 +57,21 @@ _PASSES: Final = (
 class Command:
     """One command on its way. `done` is set when `reply` or `error` is there.
 
-    `items`: what it may touch that is not to be shown meanwhile. `now_ns`, `expected`, `inos`: of one that was answered
-    already, when that was, the attributes it is to result in, and what it changes.
+    `items`: what it may touch that is not to be shown meanwhile. `given_at`: since when somebody waits for it.
+    `now_ns`, `expected`, `inos`: of one that was answered already, when that was, the attributes it is to result in,
+    and what it changes.
     """
 
-    __slots__ = ("args", "done", "error", "expected", "inos", "items", "now_ns", "reply", "seq", "token", "verb")
+    __slots__ = (
+        *("args", "done", "error", "expected", "given_at", "inos", "items", "now_ns", "reply", "seq", "token", "verb"),
+    )
 
     def __init__(self, seq: int, verb: str, args: Sequence[Any]) -> None:
         self.seq = seq
         self.verb = verb
         self.args = args
         self.token: Token = NEVER
+        self.given_at = math.inf
         self.items: list[Any] = []
         self.now_ns: int | None = None
         self.expected: Attr | None = None
@@ -78,6 +83,7 @@ class Command:
     def begin(self, cache: Cache | None) -> None:
         """Somebody waits for it, and may learn from its reply."""
         self.done = trio.Event()
+        self.given_at = trio.current_time()
         if cache is not None:
             self.token = cache.ask()
             self.items = cache.begin_change(self.verb, self.args)
@@ -155,11 +161,11 @@ class Stream:
         return command
 
     async def result(self, command: Command) -> Any:
-        """What came of a command that has begun. Raises as `Session.apply`."""
+        """What came of a command that has begun, `wait_s` after that at the latest. Raises as `Session.apply`."""
         assert command.done is not None, "it has begun"
         try:
             if not command.done.is_set():
-                with self._patiently():
+                with self._patiently(command.given_at):
                     await command.done.wait()
         finally:
             if self._cache is not None:
@@ -201,7 +207,7 @@ class Stream:
         """
         position = self.given
         losses = self.losses if losses is None else losses
-        with self._patiently():
+        with self._patiently(trio.current_time()):
             while self.settled < position:
                 self._hurry.set()
                 await self._moved.wait()
@@ -222,10 +228,10 @@ class Stream:
                 raise errors.Unreachable("the NameNode does not answer, and too many changes wait for it")
 
     @contextmanager
-    def _patiently(self) -> Iterator[None]:
-        """Raises `Unreachable` when what is waited for has not come after `wait_s`."""
+    def _patiently(self, since: float) -> Iterator[None]:
+        """Raises `Unreachable` when what is waited for has not come `wait_s` after `since`."""
         try:
-            with trio.fail_after(self._session.wait_s):
+            with trio.fail_at(since + self._session.wait_s):
                 yield
         except trio.TooSlowError:
             raise errors.Unreachable(f"the NameNode has not answered for {self._session.wait_s:g} s") from None

@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 
 from dfs.cli.local.layout import Layout
+from dfs.cli.local.making import Wish, make
+from dfs.cli.local.ports import FreePorts
 
 PATIENCE_S = 60
 
@@ -44,6 +46,15 @@ def dfs(layout: Layout, tmp_path: Path) -> Iterator[Shell]:
 
     yield run
     run("down", "--dir", str(layout.directory))
+
+
+@pytest.fixture
+def _kept_ports(layout: Layout) -> Iterator[None]:
+    """The ports of the cluster are not to be had by others, though its supervisor, which claims them, is killed."""
+    layout.claim()
+    with FreePorts() as ports:
+        make(layout, Wish(datanodes=2, replicas=2), ports)
+        yield
 
 
 @pytest.fixture
@@ -174,6 +185,7 @@ def test_restart_where_nothing_runs(dfs: Shell, layout: Layout) -> None:
     assert "`dfs up` starts it" in dfs("restart", "--dir", str(layout.directory), status=1).stderr
 
 
+@pytest.mark.usefixtures("_kept_ports")
 def test_up_after_the_supervisor_was_killed(up: Callable[..., dict[str, Any]]) -> None:
     before = up()
     os.kill(before["supervisor"], signal.SIGKILL)

@@ -334,7 +334,7 @@ async def test_a_sum_has_what_was_written_beneath_and_leaves_alone_who_works_els
         found = await other.inodes.summarize(counted)
         assert (found["files"], found["directories"], found["bytes"]) == (2, 1, 2000)
         assert isinstance(fs.inodes, CachedInodes)
-        assert [fs.inodes.owns(ino) for ino in inos] == [False, False, True]
+        assert [fs.inodes.owned_attr(ino) is not None for ino in inos] == [False, False, True]
         assert (await other.inodes.summarize(fs.inodes.root))["bytes"] == 3000
 
 
@@ -349,6 +349,43 @@ async def test_what_somebody_else_has_open_keeps_what_is_written_to_it(tmp_path:
             files.close(file)
             await fs.inodes.unlink(d, b"f")
             assert await theirs.pread(100, 0) == b"for them"
+
+
+async def test_a_file_that_comes_to_be_owned_with_its_directory_is_as_others_have_left_it(tmp_path: Path) -> None:
+    """Nobody asks for its attributes then: they came with the listing."""
+    async with mounted(tmp_path) as (cluster, fs, files):
+        d = (await fs.mkdir("/d")).ino
+        mine = [await files.create(d, name, 0o644, 0, 0, exclusive=True) for name in (b"longer", b"shorter")]
+        for file in mine:
+            await file.append(b"a" * 10)
+        async with cluster.client(cache=Cache(10_000, 10_000)) as other, open_inodes(other) as others:
+            found = [await other.stat(path) for path in ("/d/longer", "/d/shorter")]
+            longer, shorter = [await others.acquire(attr.ino, "theirs") for attr in found]
+            await longer.append(b"b" * 10)
+            await shorter.truncate(5)
+        await trio.sleep(limits.OWN_AGAIN_AFTER_S)
+        await fs.inodes.create(d, b"another", 0o644, 0, 0)
+        assert [file.is_owned for file in mine] == [True, True]
+        for file in mine:
+            await file.append(b"c")
+        expected = [b"a" * 10 + b"b" * 10 + b"c", b"a" * 5 + b"c"]
+        assert [bytes(await file.read(0, 100)) for file in mine] == expected
+        assert [file.shown().size for file in mine] == [21, 6]
+        for file in mine:
+            await file.settle()
+        assert [bytes(await file.read(0, 100)) for file in mine] == expected
+
+
+async def test_who_has_no_files_open_any_more_gives_back_what_was_owned(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path, datanodes=3) as cluster, cluster.client() as other:
+        async with cluster.client(cache=Cache(10_000, 10_000)) as fs:
+            async with open_inodes(fs) as files:
+                d = (await fs.mkdir("/d")).ino
+                file = await files.create(d, b"f", 0o644, 0, 0, exclusive=True)
+                await file.write(0, b"content")
+            with trio.fail_after(_PATIENCE_S):
+                assert (await other.stat("/d/f")).size == 7
+                await other.remove("/d/f")
 
 
 async def test_an_fsynced_file_has_its_names_on_disk(tmp_path: Path) -> None:
@@ -401,6 +438,90 @@ async def test_changes_are_lost_with_the_session_and_who_syncs_hears_of_it(
         assert await admin.listdir("/d") == []
         await fs.inodes.create(d, b"found", 0o644, 0, 0)  # it works again
         assert [entry.name for entry in await fs.listdir("/d")] == [b"found"]
+
+
+async def end_session(fs: FileSystem, admin: FileSystem) -> None:
+    """Have the NameNode end a session; return when its client knows."""
+    session = fs.session.session
+    await admin.session.pool.call(admin.session.address, "dfs.namenode", "close_session", session)
+    while fs.session.session == session:
+        await trio.sleep(0.01)
+
+
+async def test_each_lost_session_is_said_and_what_is_written_after_it_is_not_lost_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with mounted(tmp_path) as (cluster, fs, files), cluster.client() as admin:
+        file = await files.create((await fs.mkdir("/d")).ino, b"f", 0o644, 0, 0, exclusive=True)
+        await fs.session.stream.flush()
+        append, has_arrived, may_go_on = fs.chunks.append, trio.Event(), trio.Event()
+
+        async def slow(*args: Any, **options: Any) -> Any:
+            written = await append(*args, **options)
+            has_arrived.set()
+            await may_go_on.wait()
+            return written
+
+        monkeypatch.setattr(fs.chunks, "append", slow)
+        await file.write(0, b"lost")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(file.write_back)
+            await has_arrived.wait()
+            await end_session(fs, admin)
+            monkeypatch.setattr(fs.chunks, "append", append)
+            await file.write(1, b"kept")
+            may_go_on.set()
+        assert file.late_errors == 1
+        await file.settle()
+        async with await admin.open("/d/f") as theirs:
+            assert await theirs.pread(100, 0) == b"\0kept"
+        await file.write(5, b"lost")
+        await end_session(fs, admin)
+        assert file.late_errors == 2
+        assert bytes(await file.read(0, 100)) == b"\0kept"
+        files.close(file)
+
+
+async def test_after_changes_were_lost_a_file_is_shown_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it had come further with them than it is without."""
+    async with mounted(tmp_path) as (cluster, fs, files), cluster.client() as admin:
+        d = (await fs.mkdir("/d")).ino
+        file = await files.create(d, b"f", 0o644, 0, 0, exclusive=True)
+        await file.append(b"content")
+        await file.settle()
+        await fs.session.stream.flush()
+        monkeypatch.setattr(limits, "STREAM_DELAY_S", _PATIENCE_S)
+        for number in range(5):
+            await fs.inodes.link(file.ino, d, b"%d" % number)
+            file.note_own(await fs.inodes.setattr(file.ino, {"mode": 0o600}))
+        await end_session(fs, admin)
+        async with await admin.open("/d/f", "r+b") as theirs:
+            await theirs.pwrite(b"other", 0)
+        assert await files.seen(await fs.inodes.getattr(file.ino)) == await admin.stat("/d/f")
+        assert bytes(await file.read(0, 100)) == b"othernt"
+        files.close(file)
+
+
+async def test_small_files_that_cannot_be_committed_are_given_up_together(tmp_path: Path) -> None:
+    wait_s = 2.0
+    async with running_cluster(tmp_path, datanodes=3) as cluster:
+        async with cluster.client(cache=Cache(10_000, 10_000), wait_s=wait_s) as fs, open_inodes(fs) as files:
+            d = (await fs.mkdir("/d")).ino
+            opened = [await files.create(d, b"%d" % number, 0o644, 0, 0, exclusive=True) for number in range(16)]
+            for data in (b"before", b"content"):  # the second time there is a chunk to append to
+                await files.settle_all()
+                for file in opened:
+                    await file.write(file.shown().size, data)
+            await cluster.stop("namenode")
+            with trio.fail_after(limits.WRITE_BACK_AFTER_S + 4 * wait_s):
+                while not all(file.late_errors for file in opened):
+                    await trio.sleep(0.05)
+            assert files.statistics()["dirty_bytes"] == 0
+            for file in opened:
+                assert file.is_clean
+                files.close(file)
 
 
 async def test_what_is_refused_because_the_session_has_ended_is_lost_once(
