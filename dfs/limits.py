@@ -164,9 +164,15 @@ FREE_SPACE_CHECK_BYTES = 64 * MIB  # or how many bytes are written on that belie
 
 DATA_TIMEOUT_S = 10.0  # one read from, or append to, a DataNode; then it counts as failed
 IO_BYTES = 1 * MIB  # programs are told to read and write so much at a time
+APPENDS_AT_ONCE = 6  # of one file, each to a chunk of its own: a link is busy though nodes send them on to others
+SPREAD_FROM_BYTES = 8 * MIB  # written to one file: what follows may go to several chunks at a time
+CHAINED_FROM_BYTES = 1 * MIB  # appends that may go from node to node: smaller ones are a matter of time on the way
+TRIAL_BYTES = 16 * MIB  # appended to find out how fast that is
+TRIED_AGAIN_BYTES = 4 * GIB  # appended before it is found out again
 BYTES_IN_FLIGHT_MAX = 32 * MIB  # of one client, written or read and not yet handed on
 WRITE_BACK_AFTER_S = 2.0  # bytes written to an open file leave the client after this; the DataNode's wait follows
 WRITE_BACK_AT_BYTES = 4 * MIB  # of one open file: more begin to leave at once
+COMMIT_EVERY_BYTES = 64 * MIB  # of a file that is written in one go
 SMALL_WRITE_MAX_BYTES = 64 * KIB  # of one file: what has so little in memory leaves with other files, in one append
 CAUTIOUS_S = 60.0  # after bytes could not be written, so long closing a file waits until they are
 LINGERING_MAX = 4096  # files that are closed and not committed yet; of twice as many, writers wait

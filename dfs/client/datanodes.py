@@ -6,7 +6,8 @@ have moved). A node that failed a call is avoided for a while: asked last for re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import trio
@@ -33,6 +34,9 @@ class DataNodes:
         self._avoid_until: dict[NodeId, float] = {}
         self._slow_until: dict[NodeId, float] = {}
         self._failures = 0
+        self._ranks: dict[NodeId, float] = {}
+        self._sending = trio.Semaphore(1)
+        """Whoever has it sends what nodes send on."""
         session.on_nodes_changed = self._forget_views
 
     # --- what is known ----------------------------------------------------------------------------------
@@ -83,6 +87,14 @@ class DataNodes:
 
         return sorted(nodes, key=rank)
 
+    def by_rank(self, nodes: Iterable[NodeId]) -> list[NodeId]:
+        """`nodes` in an order to send on in: this host's first, others always in the same order, which each client has
+        by chance. So no link carries what comes from two directions, and then nothing, where few nodes have it all.
+        """
+        for node in nodes:
+            self._ranks.setdefault(node, self._session.runtime.random.random())
+        return sorted(nodes, key=lambda node: (not self.is_on_this_host(node), self._ranks[node]))
+
     def is_well(self, node: NodeId) -> bool:
         """Whether it has neither failed of late nor been slower than another."""
         if not self._avoid_until and not self._slow_until:
@@ -104,6 +116,7 @@ class DataNodes:
         *args: Any,
         data: Sequence[Buffer] | None = None,
         into: memoryview | None = None,
+        sent: Callable[[], None] | None = None,
         timeout_s: float = limits.DATA_TIMEOUT_S,
     ) -> tuple[Any, memoryview | None]:
         """Call a DataNode. A transport failure is tried once more, at the address that the NameNode has now:
@@ -114,10 +127,10 @@ class DataNodes:
         self._busy[node] = self._busy.get(node, 0) + 1
         try:
             try:
-                return await self._call_once(node, method, args, data, into, timeout_s)
+                return await self._call_once(node, method, args, data, into, sent, timeout_s)
             except (errors.Unreachable, errors.ConnectionLost):
                 await self.refresh()
-                return await self._call_once(node, method, args, data, into, timeout_s)
+                return await self._call_once(node, method, args, data, into, sent, timeout_s)
         except _TRANSPORT:
             self.avoid(node)
             raise
@@ -131,13 +144,18 @@ class DataNodes:
         args: Sequence[Any],
         data: Sequence[Buffer] | None,
         into: memoryview | None,
+        sent: Callable[[], None] | None,
         timeout_s: float,
     ) -> tuple[Any, memoryview | None]:
         view = self._views.get(node)
         if view is None:
             raise errors.Unreachable(f"the NameNode knows no DataNode {node}")
         return await self._session.pool.call_with_data(
-            view.address, f"dfs.datanode.{node}", method, *args, data=data, into=into, timeout_s=timeout_s
+            *(view.address, f"dfs.datanode.{node}", method, *args),
+            data=data,
+            into=into,
+            sent=sent,
+            timeout_s=timeout_s,
         )
 
     async def append(
@@ -168,6 +186,35 @@ class DataNodes:
             await self.call(node, "append", *args, data=_beginning(data, length), timeout_s=timeout_s)
             offset, data = offset + length, without_first(data, length)
         return durably
+
+    def may_begin_chain(self, node: NodeId, length: int) -> bool:
+        """Whether a node takes so much in one append and sends it on to others, as far as it has said."""
+        return self._said(node, "appends_along") is True and length <= self._append_max_bytes(node)
+
+    async def append_chain(
+        self,
+        nodes: Sequence[NodeId],
+        chunk: ChunkId,
+        offset: int,
+        blocks: Sequence[Block],
+        data: Sequence[Buffer],
+        grant: bytes,
+    ) -> dict[NodeId, errors.DfsError]:
+        """As `append`, in one call to the first of `nodes`, each of which sends it on to the next; who failed.
+
+        One is sent after the other, and not all of them at half of the speed: the first is on its way on meanwhile.
+        Raises nothing: if the first does not answer, all have failed. May be repeated.
+        """
+        first, *onward = nodes
+        args = (chunk, offset, codec.pack_blocks(blocks), grant, onward)
+        with ExitStack() as sending:
+            await self._sending.acquire()
+            sending.callback(self._sending.release)
+            try:
+                failures, _ = await self.call(first, "append_chain", *args, data=data, sent=sending.close)
+            except errors.DfsError as error:
+                return dict.fromkeys(nodes, error)
+        return {NodeId(node): errors.from_wire(code, message) for node, code, message in failures}
 
     def _append_max_bytes(self, node: NodeId) -> int:
         """How much the node takes in one append, as far as it has said."""

@@ -1,5 +1,8 @@
 """One file's new bytes on their way: appended to chunks, then committed, then durable.
 
+Several appends may be under way at once (`Window`), each to a chunk of its own, and a commit of what came before them,
+so that the link is never idle. What they wrote counts in the order in which it was given.
+
     write   bytes are in chunks on DataNodes, in nobody's file yet
     commit  extents point at them: every client sees them
     flush   and the replicas have them on stable storage, at least `min_replicas` of them
@@ -26,12 +29,15 @@ that no flush has made durable since; all bytes of the version `_vouched` that a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import trio
 
-from dfs import codec, errors, limits
+from dfs import codec, errors, limits, tasks
 from dfs.checksum import Buffer
 from dfs.client.reader import Piece, Reader
 from dfs.client.session import Session
@@ -63,8 +69,71 @@ class Begun(NamedTuple):
     reach: dict[Lane, int]
 
 
+class Window:
+    """Appends of one file under way at once, at most APPENDS_AT_ONCE. Get it from `FileWriter.window`.
+
+    What a file begins with is appended one after the other: unless it is large, it stays in one chunk.
+    """
+
+    def __init__(self, writer: FileWriter, nursery: trio.Nursery, commit: Callable[[], Awaitable[Any]] | None) -> None:
+        self._writer = writer
+        self._nursery = nursery
+        self._commit = commit
+        """None while it is under way as well."""
+        self._under_way = 0
+        self._ended = trio.Event()
+        self._given: deque[_Given] = deque()
+        """Whatever is under way, or was overtaken."""
+
+    def __bool__(self) -> bool:
+        """Whether anything is under way."""
+        return self._under_way > 0
+
+    async def room(self) -> None:
+        """Return when `write` may be called. For one task."""
+        while self._under_way >= (limits.APPENDS_AT_ONCE if self._writer.is_large else 1):
+            self._ended = trio.Event()
+            await self._ended.wait()  # bounded: appends end by their own deadlines
+
+    def write(self, pieces: Sequence[tuple[int, Buffer]], done: Callable[[], None] | None = None) -> None:
+        """Begin as `FileWriter.write_pieces` does it; `done` is called when that has ended, well or not."""
+        if self._commit is not None and self._writer.uncommitted_bytes >= limits.COMMIT_EVERY_BYTES:
+            commit, self._commit = self._commit, None
+            self._nursery.start_soon(self._commit_some, commit)
+        self._under_way += 1
+        given = _Given()
+        self._given.append(given)
+        self._nursery.start_soon(self._append, pieces, given, done)
+
+    async def _commit_some(self, commit: Callable[[], Awaitable[Any]]) -> None:
+        await commit()
+        self._commit = commit
+
+    async def _append(
+        self, pieces: Sequence[tuple[int, Buffer]], given: _Given, done: Callable[[], None] | None
+    ) -> None:
+        try:
+            given.runs = await self._writer.append(pieces)
+        finally:
+            given.has_ended = True
+            while self._given and self._given[0].has_ended:
+                self._writer.take(self._given.popleft().runs)
+            self._under_way -= 1
+            self._ended.set()
+            if done is not None:
+                done()
+
+
+class _Given:
+    """An append in a window, and what it wrote."""
+
+    def __init__(self) -> None:
+        self.has_ended = False
+        self.runs: list[_Run] = []
+
+
 class FileWriter:
-    """Writes to one inode. One task at a time may write, and nobody commits, flushes or syncs meanwhile."""
+    """Writes to one inode. One task at a time may write, and commits, flushes or syncs: but see `Window`."""
 
     def __init__(self, session: Session, chunks: ChunkWriter, reader: Reader, attr: Attr) -> None:
         self.ino: Ino = attr.ino
@@ -75,15 +144,23 @@ class FileWriter:
         self._chunks = chunks
         self._reader = reader
         self._lane: Lane | None = None
+        self._appended_bytes = 0
         self._committing = trio.Lock()
         self._uncommitted: list[_Run] = []
+        self._meanwhile: list[_Run] = []
+        """What was appended while others are committed."""
         self._volatile: dict[Lane, int] = {}
         """How far into each lane committed bytes of this file reach."""
         self._vouched = attr.version if attr.size == 0 else -1
 
     @property
     def uncommitted_bytes(self) -> int:
-        return sum(run.length for run in self._uncommitted)
+        return sum(run.length for run in itertools.chain(self._uncommitted, self._meanwhile))
+
+    @property
+    def is_large(self) -> bool:
+        """Whether so much of the file was written here that it may be in several chunks."""
+        return self._appended_bytes >= limits.SPREAD_FROM_BYTES
 
     @property
     def _wanted(self) -> int:
@@ -98,25 +175,50 @@ class FileWriter:
         """Append `data`, to become the file's bytes at `offset` with the next commit."""
         if offset + len(data) > limits.FILE_SIZE_MAX_BYTES:
             raise errors.FileTooLarge(f"a file cannot be larger than {limits.FILE_SIZE_MAX_BYTES} bytes")
+        if 0 < len(data) <= self.append_bytes:
+            await self.write_pieces([(offset, data)])
+            return
         view = memoryview(data)
-        while len(view):
-            size = self.append_bytes
-            await self.write_pieces([(offset, view[:size])])
-            offset, view = offset + size, view[size:]
+        async with self.window() as window:
+            while len(view):
+                await window.room()
+                size = self.append_bytes
+                window.write([(offset, view[:size])])
+                offset, view = offset + size, view[size:]
+
+    @asynccontextmanager
+    async def window(self, commit: Callable[[], Awaitable[Any]] | None = None) -> AsyncIterator[Window]:
+        """For several appends at a time; on leaving they are all done. Raises what went wrong with one of them.
+
+        `commit` is called meanwhile whenever COMMIT_EVERY_BYTES wait for it.
+        """
+        async with tasks.open_nursery() as nursery:
+            yield Window(self, nursery, commit)
 
     async def write_pieces(self, pieces: Sequence[tuple[int, Buffer]], *, durably: bool = False) -> None:
         """Append pieces of the file (offset, bytes), 1 to APPEND_MAX_BYTES together, in one append.
 
         `durably`: a `flush` follows, and so they may be flushed in the same call.
         """
+        self.take(await self.append(pieces, durably=durably))
+
+    async def append(self, pieces: Sequence[tuple[int, Buffer]], *, durably: bool = False) -> list[_Run]:
+        """As `write_pieces`, but `take` is to be given what this returns."""
         data = [piece for _, piece in pieces]
         if any(len(piece) % limits.BLOCK_MAX_BYTES for piece in data[:-1]):
             data = [b"".join(data)]  # or there would be many small blocks
         run = await self._append(0, data, durably=durably)
-        position = run.chunk_offset
+        runs, position = [], run.chunk_offset
         for offset, piece in pieces:
-            _add(self._uncommitted, _Run(offset, len(piece), run.lane, position))
+            runs.append(_Run(offset, len(piece), run.lane, position))
             position += len(piece)
+        return runs
+
+    def take(self, runs: Iterable[_Run]) -> None:
+        """What was appended is to become the file's with the next commit."""
+        waiting = self._meanwhile if self._committing.locked() else self._uncommitted
+        for run in runs:
+            _add(waiting, run)
 
     def adopt(self, pieces: Iterable[tuple[int, int]], lane: Lane, position: int) -> None:
         """Pieces of the file (offset, length) are in `lane` from `position` on, appended by somebody else."""
@@ -127,6 +229,7 @@ class FileWriter:
     async def _append(self, offset: int, data: Sequence[Buffer], *, durably: bool = False) -> _Run:
         written = await self._chunks.append(data, self.replicas, self._lane, durably=durably)
         self._lane = written.lane
+        self._appended_bytes += written.length
         return _Run(offset, written.length, written.lane, written.chunk_offset)
 
     # --- commit -----------------------------------------------------------------------------------------
@@ -140,6 +243,18 @@ class FileWriter:
             return await self._commit(append, mtime_ns, durable=False)
 
     async def _commit(self, append: bool, mtime_ns: int | None, *, durable: bool) -> Attr | None:
+        self._gather()
+        try:
+            return await self._commit_all(append, mtime_ns, durable=durable)
+        finally:
+            self._gather()
+
+    def _gather(self) -> None:
+        for run in self._meanwhile:
+            _add(self._uncommitted, run)
+        self._meanwhile.clear()
+
+    async def _commit_all(self, append: bool, mtime_ns: int | None, *, durable: bool) -> Attr | None:
         attr: Attr | None = None
         refusals = 0
         while self._uncommitted:
@@ -256,11 +371,13 @@ class FileWriter:
         A version that was foreseen may never have been, so none is vouched for.
         """
         self._uncommitted.clear()
+        self._meanwhile.clear()
         self._vouched = -1
 
     async def discard(self) -> None:
         """Forget what was written and not committed: its space comes back when its chunks are sealed."""
-        runs, self._uncommitted = self._uncommitted, []
+        runs = [*self._uncommitted, *self._meanwhile]
+        self._uncommitted, self._meanwhile = [], []
         await self._settle(runs)
 
     async def _strengthen(self) -> bool:

@@ -42,6 +42,7 @@ import stat
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import structlog
@@ -96,6 +97,8 @@ class OpenInode:
         self._dirty = DirtyRanges()
         self._flushing = trio.Lock()
         self._draining = False
+        self._stirred = trio.Event()
+        """There is more to leave, or something has left."""
         self._dirty_since = float("inf")
         self._written_ns = 0
         self._end = 0
@@ -179,6 +182,7 @@ class OpenInode:
         self._written_ns = self._owner.now_ns()
         self._owner.count_dirty(self._dirty.length_bytes - before)
         if self._dirty.length_bytes >= limits.WRITE_BACK_AT_BYTES:
+            self._stirred.set()
             self.begin_to_drain()
 
     async def append(self, data: Buffer) -> None:
@@ -271,19 +275,46 @@ class OpenInode:
             self._owner.start(self._drain)
 
     async def _drain(self) -> None:
-        """Move what is dirty to the DataNodes, and commit it where there is much."""
+        """Move what fills appends to the DataNodes, or all where there is no room for more; commit it if it is much."""
         try:
             async with self._move():
-                await self._push()
-                self._check_session()
-                if self._writer.uncommitted_bytes >= limits.CHUNK_MAX_BYTES:
-                    await self._commit(durable=False)
+                while self._dirty.length_bytes >= self._writer.append_bytes or (self._owner.is_full and self._dirty):
+                    await self._push_full()
+                    if self._owner.is_full:
+                        await self._push()
+                    self._check_session()
+                    if self._writer.uncommitted_bytes >= limits.COMMIT_EVERY_BYTES:
+                        await self._commit(durable=False)
         except errors.DfsError as error:
             self._give_up(error)
         finally:
             self._draining = False
 
+    async def _push_full(self) -> None:
+        """Move what fills appends, several at a time, as long as there is so much or it comes while others leave."""
+        if self._dirty.length_bytes < self._writer.append_bytes:
+            return
+        async with self._writer.window(partial(self._commit, durable=False)) as window:
+            while True:
+                await window.room()
+                self._check_session()
+                self._stirred = trio.Event()
+                if self._dirty.length_bytes >= self._writer.append_bytes:
+                    pieces = self._dirty.take(self._writer.append_bytes)
+                    size_bytes = sum(len(data) for _, data in pieces)
+                    window.write(pieces, partial(self._has_gone, size_bytes))
+                elif window:
+                    await self._stirred.wait()
+                else:
+                    return
+
+    def _has_gone(self, size_bytes: int) -> None:
+        self._owner.count_dirty(-size_bytes)
+        self._stirred.set()
+
     async def _push(self, *, durable: bool = False) -> None:
+        while self._dirty.length_bytes > self._writer.append_bytes:
+            await self._push_full()
         while self._dirty:
             self._check_session()
             pieces = self._dirty.take(self._writer.append_bytes)
@@ -781,17 +812,18 @@ class OpenInodes:
 
     def count_dirty(self, change: int) -> None:
         self._dirty_bytes += change
-        if self._room is not None and not (self._is_full and self._dirty_bytes):
+        if self._room is not None and not (self.is_full and self._dirty_bytes):
             self._room.set()
             self._room = None
 
     @property
-    def _is_full(self) -> bool:
+    def is_full(self) -> bool:
+        """Whether whoever writes waits until something has left."""
         return self._dirty_bytes >= limits.DIRTY_MAX_BYTES or len(self._lingering) >= 2 * limits.LINGERING_MAX
 
     async def wait_for_room(self) -> None:
         """Return when one more write may be taken."""
-        while self._is_full and self._dirty_bytes:
+        while self.is_full and self._dirty_bytes:
             if self._room is None:
                 self._room = trio.Event()
             room = self._room

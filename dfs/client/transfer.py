@@ -10,6 +10,7 @@ from __future__ import annotations
 import stat
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import trio
@@ -21,7 +22,6 @@ from dfs.client.paths import Place
 from dfs.client.reader import Reader
 from dfs.types import Attr, Ino
 
-_COMMIT_EVERY_BYTES = limits.CHUNK_MAX_BYTES
 _WINDOW = 6  # reads of READ_MAX_BYTES under way in one download
 
 Progress = Callable[[int], None]
@@ -62,26 +62,24 @@ async def _read_full(source: Source, buffer: memoryview) -> int:
 
 
 async def pour(source: Source, writer: FileWriter, progress: Progress | None = None) -> int:
-    """Write all of `source` at the file's beginning; the next buffer is read while one is written. Its length."""
-    buffers = [memoryview(bytearray(limits.APPEND_MAX_BYTES)) for _ in range(2)]
-    size = writer.append_bytes
-    length = await _read_full(source, buffers[0][:size])
-    offset = 0
-    while length:
-        current, following = buffers
-        read_ahead = 0
-        async with tasks.open_nursery() as nursery:
-            nursery.start_soon(writer.write, offset, current[:length])
-            if length == size:
-                size = writer.append_bytes
-                read_ahead = await _read_full(source, following[:size])
-        offset += length
+    """Write all of `source` at the file's beginning; the next bytes are read while some are written. Its length."""
+    free: list[memoryview] = []
+
+    def is_written(buffer: memoryview, length: int) -> None:
+        free.append(buffer)
         if progress:
             progress(length)
-        if writer.uncommitted_bytes >= _COMMIT_EVERY_BYTES:
-            await writer.commit()
-        buffers.reverse()
-        length = read_ahead
+
+    offset, is_at_end = 0, False
+    async with writer.window(writer.commit) as window:
+        while not is_at_end:
+            await window.room()
+            size = writer.append_bytes
+            buffer = free.pop() if free else memoryview(bytearray(limits.APPEND_MAX_BYTES))
+            length = await _read_full(source, buffer[:size])
+            if length:
+                window.write([(offset, buffer[:length])], partial(is_written, buffer, length))
+            offset, is_at_end = offset + length, length < size
     return offset
 
 

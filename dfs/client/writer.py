@@ -1,8 +1,9 @@
 """Appending to chunks: where a client's new bytes go until a commit makes them part of files.
 
-A **lane** is a chunk that this client has open: it appends to all the chunk's replicas at once, one append at a
-time (the order of appends is the chunk's order). Small files written one after another share a lane, so they
-become one stream to each disk; files written at the same time use lanes of their own.
+A **lane** is a chunk that this client has open: it appends to all the chunk's replicas, one append at a time (the order
+of appends is the chunk's order), each sent to all at once, or to one that sends it on (`routes`). Small files written
+one after another share a lane, so they become one stream to each disk; files written at the same time use lanes of
+their own.
 
 **When a replica fails** its node is struck from the lane. The others have the bytes, so nothing needs to be sent
 again as long as `min_replicas` of them are left; the lane then takes no more, and what follows goes to a new chunk
@@ -19,7 +20,7 @@ no more is sealed at the NameNode as soon as none of its bytes await a commit.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import structlog
@@ -28,6 +29,7 @@ import trio
 from dfs import errors, grants, limits, tasks
 from dfs.checksum import Block, Buffer, sum_blocks
 from dfs.client.datanodes import DataNodes
+from dfs.client.routes import Routes
 from dfs.client.session import Session
 from dfs.room import Room
 from dfs.types import ChunkId, ChunkPlace, NodeId, SessionId
@@ -113,6 +115,7 @@ class ChunkWriter:
         self._unsealed: dict[Lane, None] = {}  # in the order of their allocation
         self._idle: list[Lane] = []
         self._lanes = trio.CapacityLimiter(lanes_max)
+        self._routes = Routes()
         self._in_flight = Room(limits.BYTES_IN_FLIGHT_MAX)
         """Of bytes that are being appended. Each append is a party of its own, so they have it in order."""
         self._ahead: dict[int, list[Lane]] = {}
@@ -197,9 +200,43 @@ class ChunkWriter:
         self, lane: Lane, blocks: Sequence[Block], data: Sequence[Buffer], durably: bool
     ) -> tuple[dict[NodeId, errors.DfsError], bool]:
         """Why nodes failed, and whether all others have it on their disks, with what was in the chunk before."""
+        grant = await self.grant(lane)
+        order = self._chain(lane, blocks) if not durably else None
+        if order is None:
+            return await self._append_at_once(lane, lane.nodes, blocks, data, grant, durably)
+        is_chained, has_failed = self._routes.begin(), True
+        try:
+            left: Collection[NodeId] = lane.nodes
+            if is_chained:
+                left = await self._nodes.append_chain(order, lane.chunk, lane.length, blocks, data, grant)
+            has_failed = is_chained and bool(left)
+            failures, is_durable = await self._append_at_once(lane, left, blocks, data, grant, durably)
+            has_failed |= bool(failures)
+            return failures, is_durable and not is_chained
+        finally:
+            length = sum(block.length for block in blocks)
+            self._routes.end(length, is_chained=is_chained, has_failed=has_failed)
+
+    def _chain(self, lane: Lane, blocks: Sequence[Block]) -> list[NodeId] | None:
+        """In which order its nodes can have an append from one another; None where that is not worth it."""
+        length = sum(block.length for block in blocks)
+        order = self._nodes.by_rank(lane.nodes)
+        if length < limits.CHAINED_FROM_BYTES or len(order) < 2 or self._nodes.is_on_this_host(order[-1]):
+            return None
+        return order if self._nodes.may_begin_chain(order[0], length) else None
+
+    async def _append_at_once(
+        self,
+        lane: Lane,
+        nodes: Iterable[NodeId],
+        blocks: Sequence[Block],
+        data: Sequence[Buffer],
+        grant: bytes,
+        durably: bool,
+    ) -> tuple[dict[NodeId, errors.DfsError], bool]:
+        """As `_append_to_all`, sent to each of `nodes`."""
         failures: dict[NodeId, errors.DfsError] = {}
         volatile: list[NodeId] = []
-        grant = await self.grant(lane)
 
         async def append_to(node: NodeId) -> None:
             try:
@@ -215,7 +252,7 @@ class ChunkWriter:
                     self._nodes.avoid(node)
 
         async with tasks.open_nursery() as nursery:
-            for node in lane.nodes:
+            for node in nodes:
                 nursery.start_soon(append_to, node)
         return failures, not volatile
 
@@ -427,4 +464,8 @@ class ChunkWriter:
         return durable >= wanted
 
     def statistics(self) -> dict[str, int]:
-        return {"appended_bytes": self._appended_bytes, "idle_lanes": len(self._idle), "struck": self._struck}
+        return {
+            "appended_bytes": self._appended_bytes,
+            "idle_lanes": len(self._idle),
+            "struck": self._struck,
+        } | self._routes.statistics()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -129,12 +129,14 @@ class Pool:
         *args: Any,
         data: Buffer | Sequence[Buffer] | None = None,
         into: memoryview | None = None,
+        sent: Callable[[], None] | None = None,
         timeout_s: float = limits.CALL_TIMEOUT_S,
     ) -> tuple[Any, memoryview | None]:
         """Call a method; return its result and the bytes that came with it, None if none came.
 
         `data` goes along as bytes and must not change until the call returns. The answer's bytes are received
-        into the start of `into`, and a view of them is returned; more of them than fit is a ProtocolViolation.
+        into the start of `into`, and a view of them is returned; more of them than fit is a ProtocolViolation. `sent`
+        is called when all is in the socket's hands, if it comes to that.
         Without `into` they are put into new memory. `into` belongs to the call until it returns, and nothing
         is written to it later; after an error its content is undefined.
 
@@ -152,18 +154,26 @@ class Pool:
             connection.last_used = now
             rest = connection.start(exchange, payload, parts)
             if rest is None:
+                if sent is not None:
+                    sent()
                 # The common case: all is sent, and the watch sees to the deadline.
                 if exchange.deadline < self._alarm.deadline:
                     self._alarm.deadline = exchange.deadline
                 await connection.wait(exchange)
         if not exchange.done and not exchange.expired:
-            connection = await self._call_slowly(address, exchange, payload, parts, rest)
+            connection = await self._call_slowly(address, exchange, payload, parts, rest, sent)
         if exchange.done:
             return exchange.result, exchange.data
         raise self._out_of_time(connection, exchange, f"{object_id}.{method} at {address}", timeout_s)
 
     async def _call_slowly(
-        self, address: str, exchange: Exchange, payload: bytes, data: Sequence[Buffer] | None, rest: Rest | None
+        self,
+        address: str,
+        exchange: Exchange,
+        payload: bytes,
+        data: Sequence[Buffer] | None,
+        rest: Rest | None,
+        sent: Callable[[], None] | None,
     ) -> Connection | None:
         """Do what is left of a call that must wait before it is sent: for a connection, its turn, or the socket.
 
@@ -182,6 +192,8 @@ class Pool:
                 rest = connection.start(exchange, payload, data)
             if rest is not None:
                 await connection.finish_sending(exchange, rest)
+            if sent is not None:
+                sent()
             await connection.wait(exchange)
         return connection
 

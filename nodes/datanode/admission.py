@@ -7,7 +7,7 @@ from typing import Final
 
 from dfs import errors, grants, limits
 from dfs.grants import APPEND, READ, Terms
-from dfs.keys import DATANODE, Masters, Role
+from dfs.keys import DATANODE, KeyId, Masters, Role
 from dfs.rpc import Peer
 from dfs.types import ChunkId
 
@@ -30,9 +30,9 @@ class Admission:
         if terms is not None:
             self._refuse_expired(terms)
 
-    def append(self, peer: Peer, chunk: ChunkId, grant: object) -> None:
-        """Raises `NotPermitted`, `GrantExpired`."""
-        terms = self._terms(peer, chunk, grant)
+    def append(self, peer: Peer, chunk: ChunkId, grant: object, holder: object = None) -> None:
+        """Raises `NotPermitted`, `GrantExpired`. A DataNode shows the grant of a `holder`, who has it append."""
+        terms = self._terms(peer, chunk, grant) if holder is None else self._terms_of(holder, peer, chunk, grant)
         if terms is not None:
             if terms.rights != APPEND:
                 raise errors.NotPermitted(f"the grant allows reading chunk {chunk:x}, not appending to it")
@@ -48,9 +48,17 @@ class Admission:
         """None: the peer needs no grant."""
         key = peer.key
         assert key is not None, "`authorize` lets nobody in without one"
-        if key.role in _NEED_NONE:
-            return None
-        shown = (chunk, grant) if isinstance(grant, bytes) else None
+        return None if key.role in _NEED_NONE else self._shown(peer, key, chunk, grant)
+
+    def _terms_of(self, holder: object, peer: Peer, chunk: ChunkId, grant: object) -> Terms:
+        """What the holder of a grant may do, of whom a DataNode speaks: it can do no more than who calls it may."""
+        key = peer.key
+        if key is None or key.role is not Role.NODE:
+            raise errors.NotPermitted("only DataNodes speak for others")
+        return self._shown(peer, KeyId.from_wire(holder), chunk, grant)
+
+    def _shown(self, peer: Peer, key: KeyId, chunk: ChunkId, grant: object) -> Terms:
+        shown = (key.identity, chunk, grant) if isinstance(grant, bytes) else None
         known: Terms | None = peer.remembered.get(shown)
         masters = self._masters()
         if known is not None and masters.knows(DATANODE, known.generation):

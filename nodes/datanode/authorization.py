@@ -16,6 +16,7 @@ _ADMINS: Final = frozenset({Role.ADMIN})
 METHODS: Final[Mapping[str, frozenset[Role]]] = {
     **dict.fromkeys(("read", "lend", "status"), _ALL),
     **dict.fromkeys(("append", "sync"), _WRITERS),
+    "append_chain": _WRITERS | {Role.NODE},
     "read_blocks": frozenset({Role.NODE, Role.ADMIN}),
     **dict.fromkeys(("list_chunks", "scrub_now", "scrub_status", "decide_held"), _ADMINS),
 }

@@ -21,6 +21,7 @@ from nodes.datanode.admission import Admission
 from nodes.datanode.agent import Agent
 from nodes.datanode.authorization import authorize
 from nodes.datanode.bandwidth import TokenBucket
+from nodes.datanode.chain import Chain
 from nodes.datanode.disk import Disk, RealDisk
 from nodes.datanode.keyring import Keyring
 from nodes.datanode.restraint import Restraint, load
@@ -105,7 +106,10 @@ async def _serve(
 
     gate = Gate(keys.DATANODE, f"dfs.datanode.{config.node}", key_file.masters, clock)
     admission = Admission(lambda: gate.masters, clock)
-    service = DataNode(NodeId(config.node), volumes, admission, bandwidth, users, scrub, runtime, lends=config.lend)
+    chain = Chain(pool, config.namenode)
+    service = DataNode(
+        NodeId(config.node), volumes, admission, bandwidth, users, scrub, runtime, chain, lends=config.lend
+    )
     server = Server(network, greet=service.greet, gate=gate, authorize=authorize, spoken=spoken)
     server.register(service, f"dfs.datanode.{config.node}")
     keyring = Keyring(key_file, gate, pool, server, runtime, keep)

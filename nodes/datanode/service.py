@@ -15,13 +15,16 @@ from typing import Any, Final
 
 import dfs
 from dfs import codec, errors, limits
+from dfs.keys import Role
 from dfs.room import Room
 from dfs.rpc import Call, Peer, WithData, expose, takes_call
 from dfs.rpc.handover import give
 from dfs.runtime import Runtime
+from dfs.tasks import open_nursery
 from dfs.types import ChunkId, NodeId
 from nodes.datanode.admission import Admission
 from nodes.datanode.bandwidth import TokenBucket
+from nodes.datanode.chain import Chain, Failure
 from nodes.datanode.index import pack_records
 from nodes.datanode.scrub import Scrub
 from nodes.datanode.users import Turns, Users
@@ -43,6 +46,7 @@ class DataNode:
         users: Users,
         scrub: Scrub,
         runtime: Runtime,
+        chain: Chain,
         *,
         lends: bool = True,
     ) -> None:
@@ -56,6 +60,7 @@ class DataNode:
         self._scrub = scrub
         self._lends = lends
         self._runtime = runtime
+        self._chain = chain
         self.decide: Callable[[bool], Awaitable[int]] | None = None
         """What carries out a decision about held orders; None until the agent is there."""
 
@@ -72,6 +77,7 @@ class DataNode:
             "version": dfs.__version__,
             "append_max_bytes": limits.APPEND_MAX_BYTES,
             "appends_durably": True,
+            "appends_along": True,
         }
 
     @asynccontextmanager
@@ -100,6 +106,49 @@ class DataNode:
             if durably and (await self._volumes.sync([number]))[0] < length:
                 raise errors.DiskFailed(f"chunk {number:x} was appended to and could not be flushed to the disk")
             return length
+
+    @expose
+    @takes_call
+    async def append_chain(
+        self, call: Call, chunk: Any, offset: Any, blocks: Any, grant: Any, onward: Any, holder: Any = None
+    ) -> list[Failure]:
+        """As `append`, here and on the nodes `onward`, each of which is sent it by the one before; who failed and why.
+
+        `holder`: whose the grant is, where the caller is the node before.
+        """
+        number, place = _chunk(chunk), _number(offset, "an offset")
+        self._admission.append(call.peer, number, grant, holder)
+        key = call.peer.key
+        assert key is not None, "`authorize` lets nobody in without one"
+        if key.role is Role.NODE and holder is None:
+            raise errors.NotPermitted("a DataNode appends for others only")
+        behind = self._behind(onward)
+        data = call.data if call.data is not None else memoryview(b"")
+        if len(data) > limits.APPEND_MAX_BYTES:
+            raise errors.ArgumentTooLarge(f"an append has more than {limits.APPEND_MAX_BYTES} bytes")
+        parts = codec.unpack_blocks(blocks)
+        failures: list[Failure] = []
+
+        async def send_on() -> None:
+            args = (chunk, offset, blocks, grant)
+            failures.extend(await self._chain.send_on(behind, args, key.to_wire() if holder is None else holder, data))
+
+        async with open_nursery() as nursery:
+            nursery.start_soon(send_on)
+            try:
+                async with self._work(call.peer):
+                    await self._volumes.append(number, place, parts, data)
+            except errors.DfsError as error:
+                failures.append(Failure.of(self._node, error))
+        return failures
+
+    def _behind(self, onward: Any) -> list[NodeId]:
+        """The nodes of a chain behind this one. Raises `InvalidArgument`."""
+        if not isinstance(onward, list | tuple) or len(onward) >= limits.REPLICAS_MAX:
+            raise errors.InvalidArgument(f"a chain is a list of at most {limits.REPLICAS_MAX} nodes")
+        if not all(isinstance(node, str) for node in onward) or len({self._node, *onward}) <= len(onward):
+            raise errors.InvalidArgument("a chain is of node names, none of them twice")
+        return [NodeId(node) for node in onward]
 
     @expose
     @takes_call

@@ -21,7 +21,8 @@ _TOKENS: Final = frozenset({Role.JOIN})
 
 METHODS: Final[Mapping[str, frozenset[Role]]] = {
     **dict.fromkeys(("cluster", "lookup", "getattr", "walk", "parent", "readdir", "readlink"), _ALL),
-    **dict.fromkeys(("getxattr", "listxattr", "extents", "explain", "summarize", "statfs", "nodes", "status"), _ALL),
+    **dict.fromkeys(("getxattr", "listxattr", "extents", "explain", "summarize", "statfs", "status"), _ALL),
+    "nodes": _ALL | _NODES,
     **dict.fromkeys(("open_session", "close_session", "events", "apply"), _ALL),
     **dict.fromkeys(("leased_lookup", "leased_getattr", "leased_readdir", "leased_xattrs", "leased_extents"), _ALL),
     **dict.fromkeys(("leased_tree", "forgot", "reclaim", "whole_files"), _ALL),
@@ -40,8 +41,8 @@ SUBTREE_METHODS: Final = frozenset(
 )
 """What a key that is limited to a subtree may call, of what its role allows: nothing that tells of the rest."""
 _NAMES_ITS_NODE: Final = frozenset({"heartbeat", "farewell", "report_chunks"})
-_OF_ITSELF: Final = frozenset({"renew"})
-"""Methods of nodes that have no other subject than the key which the connection proved."""
+_OF_ITSELF: Final = frozenset({"renew", "nodes"})
+"""Methods of nodes that name none: they are about the key which the connection proved, or about all."""
 READERS_VERBS: Final = frozenset({"hold", "release", "accessed"})
 """Commands of readers: what is open, and that it was read."""
 ADMINS_VERBS: Final = frozenset(

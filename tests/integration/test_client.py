@@ -128,7 +128,7 @@ async def test_every_chunk_has_its_copies_on_different_nodes(tmp_path: Path) -> 
     async with running_cluster(tmp_path, datanodes=5) as cluster, cluster.client() as fs:
         await put(fs, "/file", os.urandom(70 * MIB))
         places = await fs.replicas("/file")
-        assert len(places) == 2, "70 MiB do not fit one chunk"
+        assert len(places) >= 2, "70 MiB do not fit one chunk"
         assert all(len(set(place.nodes)) == 3 for place in places)
 
 

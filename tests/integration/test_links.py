@@ -34,20 +34,35 @@ def sent_bytes(network: Hosts, host: str) -> int:
     return int(columns[8])
 
 
+def sent_during(site: Site, *command: str | Path) -> tuple[int, int]:
+    """What the client has sent, and all DataNodes."""
+    before = {name: sent_bytes(site.network, name) for name in site.network.names}
+    site.dfs(*command, check=True)
+    sent = {name: sent_bytes(site.network, name) - before[name] for name in site.network.names}
+    return sent[CLIENT], sum(sent[name] for name in site.datanodes)
+
+
 def test_a_client_sends_each_copy_itself_and_fetches_one(site: Site, tmp_path: Path) -> None:
-    size = 10 * MIB
+    size = 8 * MIB
     (tmp_path / "file").write_bytes(os.urandom(size))
-
-    def sent_during(*command: str | Path) -> tuple[int, int]:
-        """By the client, and by all DataNodes."""
-        before = {name: sent_bytes(site.network, name) for name in site.network.names}
-        site.dfs(*command, check=True)
-        sent = {name: sent_bytes(site.network, name) - before[name] for name in site.network.names}
-        return sent[CLIENT], sum(sent[name] for name in site.datanodes)
-
-    by_client, by_datanodes = sent_during("upload", tmp_path / "file", "/")
+    by_client, by_datanodes = sent_during(site, "upload", tmp_path / "file", "/")
     assert 3 * size < by_client < 3.3 * size
     assert by_datanodes < 0.2 * size
-    by_client, by_datanodes = sent_during("download", "/file", tmp_path / "again")
+    by_client, by_datanodes = sent_during(site, "download", "/file", tmp_path / "again")
     assert size < by_datanodes < 2.5 * size  # not every replica's: only reads that are slow ask another one as well
     assert by_client < 0.2 * size
+
+
+def test_of_a_large_file_a_client_with_a_narrow_link_sends_one_copy_and_nodes_the_others(
+    site: Site, tmp_path: Path
+) -> None:
+    for name in site.network.names:
+        site.network.limit(name, 200)
+    size = 128 * MIB
+    (tmp_path / "file").write_bytes(os.urandom(size))
+    by_client, by_datanodes = sent_during(site, "upload", tmp_path / "file", "/")
+    assert by_client < 2 * size, "each way is tried with TRIAL_BYTES"
+    assert by_client + by_datanodes > 3 * size
+    site.dfs("download", "/file", tmp_path / "again", check=True)
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "file").read_bytes()
+    site.until_sound()

@@ -68,7 +68,7 @@ def explain(history: Sequence[Operation], initial: Hashable) -> list[Operation] 
 
 
 def _choices(left: Sequence[Operation], done: int, state: Hashable) -> Any:
-    """Operations that may be next, and the state after each."""
+    """Operations that may be next, and the state after each. What has no result and changes nothing need not be."""
     first_return = min((each.returned for number, each in enumerate(left) if not done >> number & 1), default=0.0)
     for number, operation in enumerate(left):
         if operation.called > first_return:
@@ -76,5 +76,5 @@ def _choices(left: Sequence[Operation], done: int, state: Hashable) -> Any:
         if done >> number & 1:
             continue
         result, after = operation.apply(state)
-        if operation.result is UNKNOWN or operation.result == result:
+        if after != state if operation.result is UNKNOWN else operation.result == result:
             yield number, after

@@ -20,6 +20,7 @@ from dfs.client.writer import Lane
 from dfs.types import Attr, ChunkId, Ino, Item, SessionId
 from nodes.datanode import chunkfiles
 from nodes.datanode import store as datanode_store
+from nodes.datanode.chain import Chain
 from nodes.datanode.store import ChunkStore
 from nodes.namenode import commands
 from nodes.namenode.leases import Leases
@@ -46,6 +47,15 @@ def silent_replica() -> None:
         self.usable = False
 
     _put(Lane, "strike", strike)
+
+
+def chain_ends_early() -> None:
+    """A DataNode answers for those behind it without having sent anything on."""
+
+    async def send_on(*_: Any) -> list[Any]:
+        return []
+
+    _put(Chain, "send_on", send_on)
 
 
 def reply_not_stored() -> None:
@@ -220,6 +230,7 @@ MISTAKES: Final[dict[str, Callable[[], None]]] = {
     for function in (
         no_fsync,
         silent_replica,
+        chain_ends_early,
         reply_not_stored,
         stale_copy_counts,
         unverified_read,

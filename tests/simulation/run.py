@@ -175,6 +175,7 @@ def _add_client(cluster: Cluster, shared: Shared, chance: random.Random, number:
             try:
                 cache = Cache(*settings.CACHE) if is_mount else None
                 async with open_filesystem(ADDRESS, CLIENT, network=life, runtime=life, cache=cache) as fs:
+                    fs.session.host = name  # of its own: DataNodes send on what it appends
                     if is_mount:
                         async with open_inodes(fs) as inodes:
                             inodes.flush_on_close = number % 4 == 0

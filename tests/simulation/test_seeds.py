@@ -54,6 +54,7 @@ def test_a_run_leaves_nothing_behind_for_the_next() -> None:
     "mistake",
     [
         "stale-copy-counts",
+        "chain-ends-early",
         "unverified-read",
         "answer-before-commit",
         "append-at-known-end",

@@ -20,6 +20,7 @@ from dfs.types import ChunkId, NodeId
 from nodes.datanode.admission import Admission
 from nodes.datanode.agent import Agent
 from nodes.datanode.bandwidth import TokenBucket
+from nodes.datanode.chain import Chain
 from nodes.datanode.copier import copy
 from nodes.datanode.restraint import Memory, Restraint, load
 from nodes.datanode.scrub import Scrub
@@ -91,9 +92,8 @@ class Node:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Agent]:
         scrub = Scrub(*scrub_parts(self))
-        service = DataNode(
-            NodeId(self.config.node), self.volumes, ADMISSION, self.bandwidth, self.users, scrub, self.runtime
-        )
+        chain, node = Chain(self.pool, self.config.namenode), NodeId(self.config.node)
+        service = DataNode(node, self.volumes, ADMISSION, self.bandwidth, self.users, scrub, self.runtime, chain)
         server = Server(self.host, greet=service.greet)
         server.register(service, f"dfs.datanode.{self.config.node}")
         async with self.pool, trio.open_nursery() as nursery:
@@ -300,12 +300,10 @@ async def test_a_copy_takes_no_more_than_its_bandwidth_at_either_end(
     target, source = Node("n1", network, disks, tmp_path), Node("n2", network, [MemoryDisk()], tmp_path)
     await source.put(1, 1, bytes(4 * limits.MIB))
     async with source.pool, target.pool, trio.open_nursery() as nursery:
-        scrub = Scrub(*scrub_parts(source))
+        scrub, chain = Scrub(*scrub_parts(source)), Chain(source.pool, source.config.namenode)
         server = Server(source.host)
-        server.register(
-            DataNode(NodeId("n2"), source.volumes, ADMISSION, source.bandwidth, source.users, scrub, source.runtime),
-            "dfs.datanode.n2",
-        )
+        parts = (source.volumes, ADMISSION, source.bandwidth, source.users, scrub, source.runtime, chain)
+        server.register(DataNode(NodeId("n2"), *parts), "dfs.datanode.n2")
         await nursery.start(server.serve, "n2:9401")
         for node, name in ((target, "target"), (source, "source")):
             node.bandwidth.rate_bytes_per_s = float(limits.MIB) if name == limited else None
@@ -366,6 +364,7 @@ async def test_a_source_that_has_too_many_copies_to_serve_says_so(
         source.users,
         Scrub(*scrub_parts(source)),
         source.runtime,
+        Chain(source.pool, source.config.namenode),
     )
     source.bandwidth.rate_bytes_per_s = 64.0 * KIB
     await service.read_blocks(1, 0, 256)

@@ -14,10 +14,11 @@ import trio.testing
 from dfs import codec, errors, limits
 from dfs.checksum import sum_blocks
 from dfs.keys import Key, Role
-from dfs.rpc import Call, Peer, WithData
+from dfs.rpc import Call, Peer, Pool, WithData
 from dfs.types import ChunkId, NodeId
 from nodes.datanode.admission import Admission
 from nodes.datanode.bandwidth import TokenBucket
+from nodes.datanode.chain import Chain
 from nodes.datanode.chunkfiles import data_path
 from nodes.datanode.restraint import Restraint, load
 from nodes.datanode.scrub import Scrub
@@ -26,6 +27,7 @@ from nodes.datanode.users import Users
 from nodes.datanode.volumes import Volumes
 from tests.keys import MASTERS
 from tests.simulation.disk import PAGE, InlineRuntime, MemoryDisk
+from tests.simulation.network import MemoryNetwork
 from tests.unit.datanode.world import CLUSTER
 
 T = TypeVar("T")
@@ -64,7 +66,8 @@ class Node:
         users = Users()
         scrub = Scrub(self.volumes, Restraint(0.5, load(disks)), self.runtime, users, 1e6, 1e6)
         admission = Admission(lambda: MASTERS, lambda: 0.0)
-        self.service = DataNode(NodeId("n1"), self.volumes, admission, TokenBucket(), users, scrub, self.runtime)
+        chain = Chain(Pool(MemoryNetwork().host("n1")), "namenode:1")
+        self.service = DataNode(NodeId("n1"), self.volumes, admission, TokenBucket(), users, scrub, self.runtime, chain)
         self._connections = 0
 
     def connect(self, key: Key) -> Peer:

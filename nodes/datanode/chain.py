@@ -1,0 +1,70 @@
+"""Appends that go from node to node, for clients whose own link is the narrow one: they send their bytes once.
+
+    client --append_chain--> n1 --append_chain--> n2 --append_chain--> n3
+
+A node writes what came and sends it on at the same time, and answers when both have ended, with who failed and why: the
+client sends it to those itself. Others are known by their ids; where they are the NameNode says, nobody else. What a
+client showed goes along, and whose it is: each node checks the grant as if that client had called.
+
+While a node waits for the next one it has no place among its calls: two that send to each other would wait for each
+other's places. It gives up before whoever waits for it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from dfs import codec, errors, limits
+from dfs.checksum import Buffer
+from dfs.rpc import Pool
+from dfs.types import NodeId
+
+
+class Failure(NamedTuple):
+    """A node that did not append, as it is told to who asked."""
+
+    node: NodeId
+    code: str
+    message: str
+
+    @classmethod
+    def of(cls, node: NodeId, error: errors.DfsError) -> Failure:
+        return cls(node, error.code, error.message)
+
+
+class Chain:
+    """What this node sends on."""
+
+    def __init__(self, pool: Pool, namenode: str) -> None:
+        self._pool = pool
+        self._namenode = namenode
+        self._addresses: dict[NodeId, str] = {}
+
+    async def send_on(self, onward: Sequence[NodeId], args: Sequence[Any], holder: Any, data: Buffer) -> list[Failure]:
+        """Have the nodes `onward` append as well; those that did not.
+
+        `args` are the chunk, the offset, the blocks and the grant, `holder` whose that is, as they came.
+        """
+        if not onward:
+            return []
+        first, *rest = onward
+        timeout_s = limits.DATA_TIMEOUT_S * len(onward) / (len(onward) + 1)
+        try:
+            if first not in self._addresses:
+                await self._refresh()
+            address = self._addresses.get(first)
+            if address is None:
+                raise errors.Unreachable(f"the NameNode knows no DataNode {first}")
+            reply, _ = await self._pool.call_with_data(
+                address, f"dfs.datanode.{first}", "append_chain", *args, rest, holder, data=[data], timeout_s=timeout_s
+            )
+            return [Failure(*failure) for failure in reply]
+        except errors.DfsError as error:
+            self._addresses.pop(first, None)  # it may have moved
+            behind = errors.Unreachable(f"it is behind DataNode {first}, which failed: {error.message}")
+            return [Failure.of(first, error), *(Failure.of(node, behind) for node in rest)]
+
+    async def _refresh(self) -> None:
+        views = await self._pool.call(self._namenode, "dfs.namenode", "nodes", timeout_s=limits.DATA_TIMEOUT_S / 4)
+        self._addresses = {view.node: view.address for view in map(codec.node_view, views)}
