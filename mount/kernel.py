@@ -22,6 +22,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import stat
 import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -47,6 +48,8 @@ _PAGES_MAX: Final = 131_072
 """Files whose pages are known; of others the kernel drops them when they are opened again."""
 _INC_EPOCH: Final = struct.pack("=IiQ", 16, 8, 0)
 """Its length, the notification's number, no request that it would be the answer to."""
+_SET_ID: Final = stat.S_ISUID | stat.S_ISGID
+"""Of a file with such bits the kernel is to ask each time: a write clears them, and nobody tells it (`negotiation`)."""
 _THREADS_MAX: Final = 16
 _NOTIFIED_AT_ONCE: Final = 128
 """Names or inodes in one piece of a thread's work: a few milliseconds, when nobody holds a lock."""
@@ -88,7 +91,7 @@ class Kernel:
     def attr_timeout_s(self, attr: Attr) -> float:
         """For how long the kernel may show the attributes that it is being told; notes that it is told."""
         timeout_s = self._session.kernel_timeout_s if self._cache.covers(attr) else 0.0
-        if self._is_contended(attr.ino, False):
+        if self._is_contended(attr.ino, False) or (attr.mode & _SET_ID and stat.S_ISREG(attr.mode)):
             timeout_s = 0.0
         if timeout_s:
             self._attrs[attr.ino] = self._tell(timeout_s)

@@ -26,6 +26,8 @@ from typing import Any, Final, TypeVar
 import pyfuse3
 import trio
 
+from mount.negotiation import Negotiation
+
 T = TypeVar("T")
 
 BUSY_S: Final = 50e-6
@@ -80,9 +82,15 @@ class Loop:
         self._misses = 0
         self._yielded_at = 0.0
         self._poll: select.poll | None = None
+        self._negotiation = Negotiation()
 
     async def wait_readable(self, fd: int) -> None:
         """Return when the kernel has a request, or the connection has ended. Raises as trio's."""
+        while not self._negotiation.is_over:
+            if not self._negotiation.has_begun:
+                await trio.lowlevel.wait_readable(fd)
+            if self._negotiation.step(fd):
+                return
         if self._poll is None:
             self._poll = select.poll()
             self._poll.register(fd, select.POLLIN)

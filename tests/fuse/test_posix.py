@@ -801,6 +801,23 @@ def test_writing_clears_set_id_bits(here: Path) -> None:
         assert mode_of(path) == 0o777
 
 
+def test_writing_clears_what_was_set_since_the_last_write_through_the_same_descriptor(here: Path) -> None:
+    """Set-id bits and capabilities: after a write the kernel takes it that there are none, until they are set."""
+    path = here / "program"
+    capabilities = struct.pack("<IIIII", 0x02000000, 1 << 10, 0, 0, 0)  # <linux/capability.h>: revision 2
+    with opened(path, os.O_WRONLY | os.O_CREAT, 0o777) as fd:
+        for _ in range(3):
+            os.write(fd, b"x")
+            path.chmod(0o4755)
+            os.write(fd, b"y")
+            assert mode_of(path) == 0o755
+            os.setxattr(path, "security.capability", capabilities)
+            assert os.getxattr(path, "security.capability") == capabilities
+            os.write(fd, b"z")
+            with refused(errno.ENODATA):
+                os.getxattr(path, "security.capability")
+
+
 def test_changing_the_owner_clears_set_id_bits(here: Path) -> None:
     path = here / "program"
     path.touch()
