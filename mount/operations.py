@@ -24,7 +24,8 @@ from dfs import errors, limits
 from dfs.client import virtual
 from dfs.client.accesses import Accesses
 from dfs.client.filesystem import FileSystem
-from dfs.client.openinode import OpenInode, OpenInodes
+from dfs.client.openinode import OpenInode
+from dfs.client.openinodes import OpenInodes
 from dfs.types import ROOT_INO, Attr, DirEntry, Ino
 from mount.handles import DirectoryHandle, FileHandle, Handles
 from mount.kernel import Kernel

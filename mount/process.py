@@ -19,7 +19,7 @@ from dfs import errors, limits
 from dfs.client.accesses import record_accesses
 from dfs.client.cache import Cache
 from dfs.client.filesystem import FileSystem, open_filesystem
-from dfs.client.openinode import open_inodes
+from dfs.client.openinodes import open_inodes
 from dfs.client.paths import show
 from dfs.keystore import KeyStore
 from dfs.mountpoint import is_mounted, prepare, unmount

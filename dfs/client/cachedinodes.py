@@ -7,7 +7,7 @@ Changes in a directory that the session owns are answered here (`dfs.client.owne
 changes it first; not again for a while when somebody else has wanted it since, as then it would go to and fro.
 
 An open file whose inode is leased need not be held at the NameNode: nobody else can remove its last name without a
-recall, and before that is answered it is held (`dfs.client.openinode`). What is removed here is looked at first.
+recall, and before that is answered it is held (`dfs.client.openinodes`). What is removed here is looked at first.
 """
 
 from __future__ import annotations

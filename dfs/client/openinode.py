@@ -1,82 +1,56 @@
-"""Open files of one client as a mount needs them: write-back, read-ahead, one state for each inode.
+"""An open file of one client as a mount needs it: write-back, and what is read of it. All of them: `openinodes`.
 
 **Writing.** `write` puts bytes into memory (`DirtyRanges`) and returns. They leave in full appends when there are
-WRITE_BACK_AT_BYTES of them, or all after WRITE_BACK_AFTER_S, by `fsync`, or because all open files together reach
-DIRTY_MAX_BYTES; then writers wait. Leaving means: appended to chunks, then committed, with the time of the last write
-as the file's. What small files have in memory leaves together, in one append.
+WRITE_BACK_AT_BYTES of them, or all after WRITE_BACK_AFTER_S, by `fsync`, or because all open files together have too
+many. Leaving means: appended to chunks, then committed, with the time of the last write as the file's.
 
 Bytes may stay in memory because this client owns the inode (`nodes.namenode.leases`): whoever else asks for it has us
-commit first (`_recall`). So closing commits nothing, attributes are shown as they will be (`shown`), and a file that
-nobody has open any more lingers until its bytes have left. Where it cannot be owned, because others want it as well,
-each write is committed before it returns; where there are no leases at all, closing commits, and asking for attributes.
+commit first. So closing commits nothing, and attributes are shown as they will be (`shown`). Where it cannot be owned,
+because others want it as well, each write is committed before it returns; where there are no leases at all, closing
+commits, and asking for attributes. An inode can come to be owned with its directory, without being asked for: so
+whoever acts on that takes the attributes that came with it (`is_owned`).
 
 After bytes could not be written, closing commits for a while (`is_cautious`), so that programs hear of a full disk. Two
 things are committed early in any case, since programs count on them when a machine fails: a file that is closed after
 it was cut to nothing, and one that is renamed onto another.
 
-What is in memory when the session ends is lost (`_lost`): by then others may have changed the file, and what comes
-later would undo that. Whatever was on its way is not committed in another session (`_generation`).
+What is in memory when the session ends is lost (`forget_session`): by then others may have changed the file, and what
+comes later would undo that. Whatever was on its way is not committed in another session (`_generation`).
 
-**Reading.** What is read in order (`streams`) is fetched a READ_AHEAD_BYTES segment at a time, up to READ_AHEAD_MAX
-segments ahead. Segments and extents (`layouts`) are kept only as long as the inode's version does not change: every
-attribute that comes by (`note`) is compared, and the kernel asks for attributes before each read.
+**Reading.** What was just written is read from memory, small files as `smallfiles` has them, the rest as `readahead`.
 
 **Errors.** What could not be written is lost, said in the log with the file's name, and counted (`late_errors`): each
 handle that was open then is to hear of it once, by its next close or fsync, as of a disk's late errors.
 
-**Holding.** What is open must outlive its last name. Where the inode is leased that needs no word with the NameNode:
-before anybody removes the name the lease is recalled, and before that is answered the inode is held (`_recall`); what
-is not leased is held when it is opened. One hold serves all users of an inode.
-
-Invariants: of each inode there is at most one `OpenInode`; `_flushing` is held by whoever moves bytes from `_dirty` to
-the writer, so they leave in the order in which they were written; `is_clean` is true only when nothing is dirty, on its
-way or uncommitted; what is not clean and may be asked for by others is owned.
+Invariants: `_flushing` is held by whoever moves bytes from `_dirty` to the writer, so they leave in the order in which
+they were written; `is_clean` is true only when nothing is dirty, on its way or uncommitted; what is not clean and may
+be asked for by others is owned.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
-import os
 import stat
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
 from dfs import errors, limits
 from dfs.checksum import Buffer
-from dfs.client.cache import Absent
-from dfs.client.cachedinodes import CachedInodes
 from dfs.client.dirty import DirtyRanges
-from dfs.client.filesystem import FileSystem
 from dfs.client.filewriter import Begun
-from dfs.client.layouts import Layouts
-from dfs.client.smallfiles import SmallFiles
-from dfs.client.streams import Streams
+from dfs.client.readahead import ReadAhead
 from dfs.client.writer import Lane
-from dfs.types import Attr, Ino, Item
+from dfs.types import Attr
+
+if TYPE_CHECKING:
+    from dfs.client.openinodes import OpenInodes
 
 log = structlog.get_logger(__name__)
-
-_SEGMENTS_KEPT = 2 * limits.READ_AHEAD_MAX
-"""Of one inode: those ahead of its reader, and as many behind."""
-_CREATE_ATTEMPTS = 4
-
-
-class _Segment:
-    """READ_AHEAD_BYTES of a file, or fewer at its end, on their way. `done` is set when `view` or `error` is there."""
-
-    __slots__ = ("done", "error", "view")
-
-    def __init__(self) -> None:
-        self.view = memoryview(b"")
-        self.error: errors.DfsError | None = None
-        self.done = trio.Event()
 
 
 class OpenInode:
@@ -114,9 +88,7 @@ class OpenInode:
         """How often bytes were lost after the call that wrote them had returned."""
         self.late_error: errors.DfsError | None = None
         """Why, the last time."""
-        self._layouts = Layouts()
-        self._segments: OrderedDict[int, _Segment] = OrderedDict()
-        self._streams = Streams()
+        self._ahead = ReadAhead(attr, owner.fs.reader, owner)
 
     @property
     def is_clean(self) -> bool:
@@ -126,13 +98,8 @@ class OpenInode:
         """These attributes came by: what was read of another version is forgotten."""
         if (attr.version, attr.ctime_ns) < (self.attr.version, self.attr.ctime_ns):  # what is set in a row is a version
             return
-        if attr.version != self.attr.version:
-            self._forget_read()
         self.attr = attr
-
-    def _forget_read(self) -> None:
-        self._layouts.forget()
-        self._forget_segments()
+        self._ahead.note(attr)
 
     # --- writing ----------------------------------------------------------------------------------------
 
@@ -249,8 +216,8 @@ class OpenInode:
         is_lost |= not self.is_clean
         self._forget_dirty()
         self._writer.forget()
-        self._forget_read()
         self.attr = self.attr._replace(version=0)  # so that whatever comes by is newer
+        self._ahead.note(self.attr)
         if is_lost:
             error = errors.SessionExpired("the session ended before what was written to the file was committed")
             self._owner.be_cautious()
@@ -488,26 +455,8 @@ class OpenInode:
             found = await self._owner.small_files.read(self.attr, offset, count)
             if found is not None:
                 return found
-        size = limits.READ_AHEAD_BYTES
-        first, last = offset // size, (offset + count - 1) // size
-        steps = self._streams.note(offset, count)
-        is_there = all(number in self._segments for number in range(first, last + 1))
-        if steps < limits.STREAM_SURE_AFTER and not is_there:
-            return await self._read_directly(offset, count)
-        ahead = min(steps, limits.READ_AHEAD_MAX) if offset else 0
-        version = self.attr.version
-        pieces = []
-        for number in range(first, last + 1):
-            segment = self._segment(number)
-            if number == last:
-                self._fetch_ahead(last, ahead)
-            await segment.done.wait()  # bounded: the reader gives up by its own deadlines
-            if segment.error is not None:
-                raise type(segment.error)(segment.error.message)
-            pieces.append(segment.view[max(0, offset - number * size) : max(0, offset + count - number * size)])
-        if self.attr.version != version:
-            return await self.read(offset, length)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        data = await self._ahead.read(offset, count)
+        return data if data is not None else await self.read(offset, length)
 
     def _written(self, offset: int, length: int) -> bytes | None:
         """As `read`, of what was just written; None where more is read than that, or others may have written too."""
@@ -524,418 +473,6 @@ class OpenInode:
         if attr is not None:
             self.note(attr)
 
-    async def _read_directly(self, offset: int, count: int) -> Buffer:
-        buffer = bytearray(count)
-        await self._fill(offset, memoryview(buffer))
-        return buffer
-
-    async def _fill(self, offset: int, view: memoryview) -> None:
-        """Fill `view`; what a file that became shorter has no more is zeros."""
-        reader = self._owner.fs.reader
-        layout = self._layouts.find(offset, offset + len(view))
-        if layout is None:
-            start, length = self._layouts.stretch(offset, len(view))
-            layout = await reader.layout(self.ino, start, length)
-            if layout.attr.version == self.attr.version:
-                self._layouts.keep(start, length, layout)
-            if offset + len(view) > layout.end:
-                await reader.read_into(self.ino, offset, view)
-                return
-        await reader.fill(self.ino, layout, offset, view)
-
-    def _segment(self, number: int) -> _Segment:
-        segment = self._segments.get(number)
-        if segment is None or segment.error is not None:
-            segment = self._segments[number] = _Segment()
-            self._owner.count_read_ahead(limits.READ_AHEAD_BYTES)
-            self._owner.start(self._fetch, number, segment)
-        self._segments.move_to_end(number)
-        while len(self._segments) > _SEGMENTS_KEPT:
-            self._segments.popitem(last=False)
-            self._owner.count_read_ahead(-limits.READ_AHEAD_BYTES)
-        return segment
-
-    def _fetch_ahead(self, number: int, count: int) -> None:
-        for following in range(number + 1, number + 1 + count):
-            if following * limits.READ_AHEAD_BYTES >= self.attr.size or not self._owner.may_read_ahead():
-                return
-            self._segment(following)
-
-    async def _fetch(self, number: int, segment: _Segment) -> None:
-        offset = number * limits.READ_AHEAD_BYTES
-        view = memoryview(bytearray(max(0, min(limits.READ_AHEAD_BYTES, self.attr.size - offset))))
-        try:
-            await self._fill(offset, view)
-            segment.view = view
-        except errors.DfsError as error:
-            segment.error = error
-        finally:
-            segment.done.set()
-
-    def _forget_segments(self) -> None:
-        self._owner.count_read_ahead(-limits.READ_AHEAD_BYTES * len(self._segments))
-        self._segments.clear()
-        self._streams.forget()
-
     def forget(self) -> None:
         """The last user is gone."""
-        self._forget_segments()
-
-
-class OpenInodes:
-    """All open files of one client. Use `open_inodes`."""
-
-    def __init__(self, fs: FileSystem, nursery: trio.Nursery) -> None:
-        self.fs = fs
-        self._nursery = nursery
-        self._open: dict[Ino, OpenInode] = {}
-        self._dirty_bytes = 0
-        self._read_ahead_bytes = 0
-        self._room: trio.Event | None = None
-        """Set, and gone, when more may be written; there while somebody waits for that."""
-        self._hurry = trio.Event()
-        self._lingering: dict[Ino, None] = {}
-        """Files that nobody has open, and that are not committed yet."""
-        self.flush_on_close = False
-        self._cautious_until = -math.inf
-        self.on_own_change: Callable[[Attr], None] = lambda _: None
-        """Called with the attributes of a file after a change of ours, which its readers here have seen already."""
-        self.generation = 0
-        """How many sessions have ended."""
-        fs.session.owned = self._dirty_inos
-        fs.session.on_lost = self._lost
-        fs.session.held_besides.append(lambda: (list(self._unheld), ()))
-        fs.on_new_session(self._hold_again)
-        self._unheld: dict[Ino, OpenInode] = {}
-        """Those of them that no hold keeps."""
-        fs.recall_listeners.append(self._recall)
-        if isinstance(fs.inodes, CachedInodes):
-            fs.inodes.attach(self)
-        cache = fs.session.cache
-        self.small_files = None if cache is None else SmallFiles(cache, fs.inodes, fs.reader, self.start)
-
-    def now_ns(self) -> int:
-        return self.fs.session.runtime.now_ns()
-
-    @property
-    def is_coherent(self) -> bool:
-        """Whether others see what is written here at once: there are leases to see to it."""
-        return self.fs.session.caches
-
-    @property
-    def is_cautious(self) -> bool:
-        """Whether closing a file has it committed, so that who wrote it hears if that fails."""
-        return self.flush_on_close or trio.current_time() < self._cautious_until
-
-    def be_cautious(self) -> None:
-        """Something could not be written: the next may not be either, while the disks are full perhaps."""
-        self._cautious_until = trio.current_time() + limits.CAUTIOUS_S
-
-    def _lost(self, inos: Sequence[Ino]) -> None:
-        """The session has ended, and what these were to become is lost."""
-        if self.is_coherent:
-            self.generation += 1
-            lost = set(inos)
-            for inode in list(self._open.values()):
-                inode.forget_session(is_lost=inode.ino in lost)
-
-    def _dirty_inos(self) -> list[Ino]:
-        return [ino for ino, inode in self._open.items() if not inode.is_clean]
-
-    def start(self, work: Callable[..., Any], *args: Any) -> None:
-        """Run a task, unless this has ended: recalls are answered until the session has ended as well."""
-        if not self._nursery.cancel_scope.cancel_called:
-            self._nursery.start_soon(work, *args)
-
-    # --- opening ----------------------------------------------------------------------------------------
-
-    async def acquire(self, ino: Ino, name: str) -> OpenInode:
-        """One more user of a file. Raises `NotFound`."""
-        attr = await self.fs.inodes.getattr(ino)
-        inode = self._open.get(ino)
-        is_leased = self.fs.inodes.cached_attr(ino) is not None and attr.nlink
-        if is_leased or (inode is not None and inode.holds):
-            return self.open(attr, name, holds=0)
-        return self.open(await self.fs.inodes.hold(ino), name, holds=1)
-
-    async def create(self, parent: Ino, name: bytes, mode: int, uid: int, gid: int, *, exclusive: bool) -> OpenInode:
-        """A new file of that name; unless `exclusive`, the one that is there will do. One more user of it."""
-        inodes = self.fs.inodes
-        hold = not self.fs.session.is_trusted
-        for left in reversed(range(_CREATE_ATTEMPTS)):
-            attr = await inodes.create(parent, name, mode, uid, gid, exclusive=exclusive, hold=hold)
-            holds = int(hold)
-            if not hold and inodes.cached_attr(attr.ino) is None:  # the lease that came with it is recalled already
-                try:
-                    attr, holds = await inodes.hold(attr.ino), 1
-                except errors.NotFound:  # somebody has removed it, so it can be made again
-                    if left:
-                        continue
-                    raise
-            return self.open(attr, os.fsdecode(name), holds)
-        raise AssertionError("the last attempt returns or raises")
-
-    def open(self, attr: Attr, name: str, holds: int = 1) -> OpenInode:
-        """One more user of a file that this session holds for it so often; not at all if it is held or leased."""
-        inode = self._open.get(attr.ino)
-        if inode is None:
-            inode = self._open[attr.ino] = OpenInode(self, attr, name)
-        inode.note(attr)
-        self._lingering.pop(attr.ino, None)
-        inode.users += 1
-        inode.holds += holds
-        self._count_holds(inode)
-        return inode
-
-    def _count_holds(self, inode: OpenInode) -> None:
-        if inode.holds or not inode.users:
-            self._unheld.pop(inode.ino, None)
-        else:
-            self._unheld[inode.ino] = inode
-
-    def close(self, inode: OpenInode) -> None:
-        """One user less; its hold is released, after what is still dirty was committed."""
-        inode.users -= 1
-        if inode.users:
-            return
-        self._count_holds(inode)
-        if not inode.attr.nlink:
-            inode.note_gone(inode.attr, is_private=self.fs.inodes.is_private(inode.ino))
-        if inode.is_clean:
-            self._drop(inode)
-        elif not inode.is_owned:
-            self.start(self._write_back, inode)
-        else:
-            self._lingering[inode.ino] = None
-            if len(self._lingering) > limits.LINGERING_MAX:
-                self._hurry.set()
-
-    def _drop(self, inode: OpenInode) -> None:
-        """Forget a file that nobody has open, if nothing of it is on its way; what holds it is released soon."""
-        if inode.users or not inode.is_clean or self._open.get(inode.ino) is not inode:
-            return
-        inode.forget()
-        del self._open[inode.ino]
-        self._lingering.pop(inode.ino, None)
-        self.count_dirty(0)
-        for _ in range(inode.holds):
-            self.start(self._release, inode.ino)
-
-    async def _release(self, ino: Ino) -> None:
-        try:
-            await self.fs.inodes.release(ino)
-        except errors.DfsError as error:
-            log.info("hold left to the session's end", ino=ino, error=str(error))
-
-    async def _recall(self, items: Sequence[Item]) -> None:
-        """The NameNode takes leases back: what is dirty is committed, what is open and not held is held."""
-        async with trio.open_nursery() as nursery:
-            for ino, name in items:
-                if name is None and ino in self._open:
-                    nursery.start_soon(self._give_back, self._open[ino])
-
-    async def _give_back(self, inode: OpenInode) -> None:
-        """What was promised is committed. For what is under way besides nobody waits, as it may wait for others."""
-        if inode.is_promised:
-            await inode.write_back()
-            self._drop(inode)
-        await self.hold(inode.ino)
-
-    # --- what the cache tells (dfs.client.owned.Users) --------------------------------------------------
-
-    def is_open(self, ino: Ino) -> bool:
-        inode = self._open.get(ino)
-        return inode is not None and bool(inode.users)
-
-    async def hold(self, ino: Ino) -> None:
-        inode = self._unheld.get(ino)
-        if inode is not None:
-            await self._hold(inode)
-
-    def take_hold(self, ino: Ino) -> bool:
-        inode = self._unheld.get(ino)
-        if inode is None:
-            return False
-        inode.holds += 1
-        self._count_holds(inode)
-        return True
-
-    def gone(self, attr: Attr, *, is_private: bool) -> None:
-        inode = self._open.get(attr.ino)
-        if inode is not None:
-            inode.note_gone(attr, is_private=is_private)
-
-    def find(self, ino: Ino) -> OpenInode | None:
-        return self._open.get(ino)
-
-    async def seen(self, attr: Attr) -> Attr:
-        """Attributes that the NameNode gave, as this client is to show them: after what it has written itself."""
-        inode = self._open.get(attr.ino)
-        if inode is None:
-            return attr
-        inode.note(attr)
-        if inode.is_clean or (inode.is_owned and inode.is_simple):
-            return inode.shown()
-        return await inode.settle()
-
-    async def settle_before_replacing(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes) -> None:
-        """A rename is to follow: what was written to the file must not be lost where its target was."""
-        inodes = self.fs.inodes
-        if not self._dirty_bytes or not isinstance(inodes, CachedInodes):
-            return
-        found, target = inodes.cached_lookup(parent, name), inodes.cached_lookup(new_parent, new_name)
-        inode = self._open.get(found.ino) if isinstance(found, Attr) else None
-        if inode is not None and not isinstance(target, Absent):
-            await inode.settle()
-
-    def _hold_again(self) -> None:
-        """The session was lost and another one is open: it holds what is open here."""
-        for inode in self._open.values():
-            inode.holds = 0
-            self._count_holds(inode)
-            self.start(self._hold, inode)
-
-    async def _hold(self, inode: OpenInode) -> None:
-        try:
-            attr = await self.fs.inodes.hold(inode.ino)
-        except errors.DfsError as error:
-            log.warning("open file not held any more", file=inode.name, ino=inode.ino, error=str(error))
-            return
-        if not inode.users:  # closed meanwhile
-            await self._release(inode.ino)
-            return
-        inode.note(attr)
-        inode.holds += 1
-        self._count_holds(inode)
-
-    # --- bounds -----------------------------------------------------------------------------------------
-
-    def count_dirty(self, change: int) -> None:
-        self._dirty_bytes += change
-        if self._room is not None and not (self.is_full and self._dirty_bytes):
-            self._room.set()
-            self._room = None
-
-    @property
-    def is_full(self) -> bool:
-        """Whether whoever writes waits until something has left."""
-        return self._dirty_bytes >= limits.DIRTY_MAX_BYTES or len(self._lingering) >= 2 * limits.LINGERING_MAX
-
-    async def wait_for_room(self) -> None:
-        """Return when one more write may be taken."""
-        while self.is_full and self._dirty_bytes:
-            if self._room is None:
-                self._room = trio.Event()
-            room = self._room
-            if self._dirty_bytes >= limits.DIRTY_MAX_BYTES:
-                for inode in list(self._open.values()):
-                    inode.begin_to_drain()
-            else:
-                self._hurry.set()
-            await room.wait()  # bounded: draining ends, with an error at worst
-
-    def count_read_ahead(self, change: int) -> None:
-        self._read_ahead_bytes += change
-
-    def may_read_ahead(self) -> bool:
-        return self._read_ahead_bytes < limits.READ_AHEAD_KEPT_MAX_BYTES
-
-    # --- time -------------------------------------------------------------------------------------------
-
-    async def write_back_when_due(self) -> None:
-        """Commit what has been dirty for long, or everything that lingers when it is much. Runs until cancelled."""
-        while True:
-            with trio.move_on_after(limits.WRITE_BACK_AFTER_S / 4):
-                await self._hurry.wait()
-            now = trio.current_time()
-            hurries = self._hurry.is_set()
-            self._hurry = trio.Event()
-            due = [inode for inode in self._open.values() if inode.is_due(now) or (hurries and not inode.users)]
-            small: dict[int, list[OpenInode]] = {}
-            for inode in due:
-                if inode.is_small:
-                    small.setdefault(inode.attr.replicas, []).append(inode)
-                else:
-                    self.start(self._write_back, inode)
-            for replicas, inodes in small.items():
-                most = limits.APPEND_SURE_BYTES // limits.SMALL_WRITE_MAX_BYTES
-                for start in range(0, len(inodes), most):
-                    self.start(self._write_back_together, inodes[start : start + most], replicas)
-            self._sweep()
-
-    def _sweep(self) -> None:
-        """Forget files that nobody has open, and of which nothing is left to do."""
-        for inode in [inode for inode in self._open.values() if not inode.users and inode.is_clean]:
-            self._drop(inode)
-
-    async def _write_back(self, inode: OpenInode) -> None:
-        await inode.write_back()
-        self._drop(inode)
-
-    async def _write_back_together(self, inodes: Sequence[OpenInode], replicas: int) -> None:
-        """Commit what small files have in memory: one append, one batch of commands."""
-        leaving = [(inode, inode.begin_to_leave()) for inode in inodes if inode.is_small]  # as it was when it was due
-        if not leaving:
-            return
-        async with AsyncExitStack() as last, trio.open_nursery() as nursery, AsyncExitStack() as first:
-            for inode, pieces in leaving:
-                first.callback(self._has_left, inode, pieces)
-            try:
-                data = b"".join(piece for _, pieces in leaving for _, piece in pieces)
-                written = await self.fs.chunks.append([data], replicas)
-            except errors.DfsError as error:
-                for inode, _ in leaving:
-                    await inode.fail(error)
-                return
-            first.pop_all()
-
-            async def end(inode: OpenInode, pieces: Sequence[tuple[int, Buffer]], begun: Begun | None) -> None:
-                """Return when a commit is done; where that takes more than a command, a task sees to it."""
-                is_done = True
-                try:
-                    is_done = begun is not None and await inode.end_commit(begun)
-                finally:
-                    if is_done:
-                        self._has_left(inode, pieces)
-                    else:
-                        last.callback(self._has_left, inode, pieces)
-                        nursery.start_soon(inode.commit_rest)
-
-            position = written.chunk_offset
-            for inode, pieces in leaving:
-                begun = inode.begin_commit(pieces, written.lane, position)
-                first.push_async_callback(end, inode, pieces, begun)
-                position += sum(len(piece) for _, piece in pieces)
-
-    def _has_left(self, inode: OpenInode, pieces: Sequence[tuple[int, Buffer]]) -> None:
-        inode.has_left(pieces)
-        self._drop(inode)
-
-    async def settle_all(self) -> None:
-        """Commit everything that is dirty: the last thing before the end."""
-        async with trio.open_nursery() as nursery:
-            for inode in list(self._open.values()):
-                nursery.start_soon(inode.settle)
-
-    def statistics(self) -> dict[str, int]:
-        ahead = self.small_files.statistics() if self.small_files is not None else {}
-        return {
-            "open": len(self._open),
-            "dirty_bytes": self._dirty_bytes,
-            "read_ahead_bytes": self._read_ahead_bytes,
-            **{f"small_files_{name}": value for name, value in ahead.items()},
-        }
-
-
-@asynccontextmanager
-async def open_inodes(fs: FileSystem) -> AsyncIterator[OpenInodes]:
-    """Open files over `fs`; on leaving, everything dirty is committed first."""
-    async with trio.open_nursery() as nursery:
-        inodes = OpenInodes(fs, nursery)
-        nursery.start_soon(inodes.write_back_when_due)
-        try:
-            yield inodes
-        finally:
-            with trio.move_on_after(fs.session.wait_s, shield=True):
-                await inodes.settle_all()
-            nursery.cancel_scope.cancel()
+        self._ahead.forget_segments()

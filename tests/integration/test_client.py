@@ -15,7 +15,7 @@ from dfs import errors, limits
 from dfs.checksum import Block, Buffer
 from dfs.client import FileSystem, open_filesystem
 from dfs.client.datanodes import DataNodes
-from dfs.client.openinode import open_inodes
+from dfs.client.openinodes import open_inodes
 from dfs.rpc import Peer
 from dfs.types import ChunkId, NodeId
 from nodes.datanode.service import DataNode

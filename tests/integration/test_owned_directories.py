@@ -18,7 +18,7 @@ from dfs import errors, limits
 from dfs.client import FileSystem
 from dfs.client.cache import Cache
 from dfs.client.cachedinodes import CachedInodes
-from dfs.client.openinode import OpenInodes, open_inodes
+from dfs.client.openinodes import OpenInodes, open_inodes
 from dfs.types import Attr, Ino
 from tests.cluster import Cluster, running_cluster
 from tests.model import posix

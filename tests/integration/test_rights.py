@@ -17,7 +17,7 @@ import trio
 from dfs import codec, errors, grants, limits
 from dfs.checksum import sum_blocks
 from dfs.client import FileSystem, open_filesystem
-from dfs.client.openinode import open_inodes
+from dfs.client.openinodes import open_inodes
 from dfs.client.session import NAMENODE_OBJECT
 from dfs.grants import APPEND
 from dfs.keys import Key, Masters, Role

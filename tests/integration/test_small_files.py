@@ -13,7 +13,7 @@ import trio
 from dfs import errors, limits
 from dfs.client import FileSystem
 from dfs.client.cache import Cache
-from dfs.client.openinode import OpenInodes, open_inodes
+from dfs.client.openinodes import OpenInodes, open_inodes
 from dfs.types import Attr, Ino
 from tests.cluster import Cluster, running_cluster
 

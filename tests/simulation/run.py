@@ -27,7 +27,7 @@ import trio.testing
 from dfs import errors
 from dfs.client import FileSystem, open_filesystem
 from dfs.client.cache import Cache
-from dfs.client.openinode import open_inodes
+from dfs.client.openinodes import open_inodes
 from tests.simulation.cluster import ADDRESS, NAMENODE, Cluster
 from tests.simulation.faults import PROFILES, Faults, Profile
 from tests.simulation.process import Life

@@ -48,6 +48,12 @@ def test_a_write_without_an_answer_may_happen_late_or_never() -> None:
     assert explain([lost, operation(1, 2, read, 1), operation(3, 4, read, 0)], 0) is None
 
 
+def test_reads_without_an_answer_do_not_matter() -> None:
+    """Nor are they tried, each before and after each other: there would be no end of it."""
+    lost = [operation(0, 0, read, UNKNOWN) for _ in range(60)]
+    assert explain([*lost, operation(1, 2, write(1), "done"), operation(3, 4, read, 0)], 0) is None
+
+
 def test_nothing_happens_before_it_was_asked_for() -> None:
     assert explain([operation(1, 2, read, 1), operation(3, 4, write(1), "done")], 0) is None
 

@@ -27,7 +27,8 @@ import trio
 from dfs import errors, limits
 from dfs.client import FileSystem
 from dfs.client.file import File
-from dfs.client.openinode import OpenInode, OpenInodes
+from dfs.client.openinode import OpenInode
+from dfs.client.openinodes import OpenInodes
 from dfs.client.stream import Stream
 from dfs.types import Ino
 from tests.model import posix

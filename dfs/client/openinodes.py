@@ -1,0 +1,398 @@
+"""All open files of one client: opening and holding them, writing back what is due, bounds of memory.
+
+**Holding.** What is open must outlive its last name. Where the inode is leased that needs no word with the NameNode:
+before anybody removes the name the lease is recalled, and before that is answered the inode is held (`_recall`); what
+is not leased is held when it is opened. One hold serves all users of an inode.
+
+**Writing back.** What has been dirty for WRITE_BACK_AFTER_S leaves (`write_back_when_due`); what small files have in
+memory leaves together, in one append and one batch of commands. Where all together have DIRTY_MAX_BYTES writers wait. A
+file that nobody has open any more lingers until its bytes have left.
+
+**A lost session** (`_lost`) takes with it what is in memory: by then others may have changed the files.
+
+Invariant: of each inode there is at most one `OpenInode`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Final
+
+import structlog
+import trio
+
+from dfs import errors, limits
+from dfs.checksum import Buffer
+from dfs.client.cache import Absent
+from dfs.client.cachedinodes import CachedInodes
+from dfs.client.filesystem import FileSystem
+from dfs.client.filewriter import Begun
+from dfs.client.openinode import OpenInode
+from dfs.client.smallfiles import SmallFiles
+from dfs.types import Attr, Ino, Item
+
+log = structlog.get_logger(__name__)
+
+_CREATE_ATTEMPTS: Final = 4
+
+
+class OpenInodes:
+    """All open files of one client. Use `open_inodes`."""
+
+    def __init__(self, fs: FileSystem, nursery: trio.Nursery) -> None:
+        self.fs = fs
+        self._nursery = nursery
+        self._open: dict[Ino, OpenInode] = {}
+        self._dirty_bytes = 0
+        self._read_ahead_bytes = 0
+        self._room: trio.Event | None = None
+        """Set, and gone, when more may be written; there while somebody waits for that."""
+        self._hurry = trio.Event()
+        self._lingering: dict[Ino, None] = {}
+        """Files that nobody has open, and that are not committed yet."""
+        self.flush_on_close = False
+        self._cautious_until = -math.inf
+        self.on_own_change: Callable[[Attr], None] = lambda _: None
+        """Called with the attributes of a file after a change of ours, which its readers here have seen already."""
+        self.generation = 0
+        """How many sessions have ended."""
+        fs.session.owned = self._dirty_inos
+        fs.session.on_lost = self._lost
+        fs.session.held_besides.append(lambda: (list(self._unheld), ()))
+        fs.on_new_session(self._hold_again)
+        self._unheld: dict[Ino, OpenInode] = {}
+        """Those of them that no hold keeps."""
+        fs.recall_listeners.append(self._recall)
+        if isinstance(fs.inodes, CachedInodes):
+            fs.inodes.attach(self)
+        cache = fs.session.cache
+        self.small_files = None if cache is None else SmallFiles(cache, fs.inodes, fs.reader, self.start)
+
+    def now_ns(self) -> int:
+        return self.fs.session.runtime.now_ns()
+
+    @property
+    def is_coherent(self) -> bool:
+        """Whether others see what is written here at once: there are leases to see to it."""
+        return self.fs.session.caches
+
+    @property
+    def is_cautious(self) -> bool:
+        """Whether closing a file has it committed, so that who wrote it hears if that fails."""
+        return self.flush_on_close or trio.current_time() < self._cautious_until
+
+    def be_cautious(self) -> None:
+        """Something could not be written: the next may not be either, while the disks are full perhaps."""
+        self._cautious_until = trio.current_time() + limits.CAUTIOUS_S
+
+    def _lost(self, inos: Sequence[Ino]) -> None:
+        """The session has ended, and what these were to become is lost."""
+        if self.is_coherent:
+            self.generation += 1
+            lost = set(inos)
+            for inode in list(self._open.values()):
+                inode.forget_session(is_lost=inode.ino in lost)
+
+    def _dirty_inos(self) -> list[Ino]:
+        return [ino for ino, inode in self._open.items() if not inode.is_clean]
+
+    def start(self, work: Callable[..., Any], *args: Any) -> None:
+        """Run a task, unless this has ended: recalls are answered until the session has ended as well."""
+        if not self._nursery.cancel_scope.cancel_called:
+            self._nursery.start_soon(work, *args)
+
+    # --- opening ----------------------------------------------------------------------------------------
+
+    async def acquire(self, ino: Ino, name: str) -> OpenInode:
+        """One more user of a file. Raises `NotFound`."""
+        attr = await self.fs.inodes.getattr(ino)
+        inode = self._open.get(ino)
+        is_leased = self.fs.inodes.cached_attr(ino) is not None and attr.nlink
+        if is_leased or (inode is not None and inode.holds):
+            return self.open(attr, name, holds=0)
+        return self.open(await self.fs.inodes.hold(ino), name, holds=1)
+
+    async def create(self, parent: Ino, name: bytes, mode: int, uid: int, gid: int, *, exclusive: bool) -> OpenInode:
+        """A new file of that name; unless `exclusive`, the one that is there will do. One more user of it."""
+        inodes = self.fs.inodes
+        hold = not self.fs.session.is_trusted
+        for left in reversed(range(_CREATE_ATTEMPTS)):
+            attr = await inodes.create(parent, name, mode, uid, gid, exclusive=exclusive, hold=hold)
+            holds = int(hold)
+            if not hold and inodes.cached_attr(attr.ino) is None:  # the lease that came with it is recalled already
+                try:
+                    attr, holds = await inodes.hold(attr.ino), 1
+                except errors.NotFound:  # somebody has removed it, so it can be made again
+                    if left:
+                        continue
+                    raise
+            return self.open(attr, os.fsdecode(name), holds)
+        raise AssertionError("the last attempt returns or raises")
+
+    def open(self, attr: Attr, name: str, holds: int = 1) -> OpenInode:
+        """One more user of a file that this session holds for it so often; not at all if it is held or leased."""
+        inode = self._open.get(attr.ino)
+        if inode is None:
+            inode = self._open[attr.ino] = OpenInode(self, attr, name)
+        inode.note(attr)
+        self._lingering.pop(attr.ino, None)
+        inode.users += 1
+        inode.holds += holds
+        self._count_holds(inode)
+        return inode
+
+    def _count_holds(self, inode: OpenInode) -> None:
+        if inode.holds or not inode.users:
+            self._unheld.pop(inode.ino, None)
+        else:
+            self._unheld[inode.ino] = inode
+
+    def close(self, inode: OpenInode) -> None:
+        """One user less; its hold is released, after what is still dirty was committed."""
+        inode.users -= 1
+        if inode.users:
+            return
+        self._count_holds(inode)
+        if not inode.attr.nlink:
+            inode.note_gone(inode.attr, is_private=self.fs.inodes.is_private(inode.ino))
+        if inode.is_clean:
+            self._drop(inode)
+        elif not inode.is_owned:
+            self.start(self._write_back, inode)
+        else:
+            self._lingering[inode.ino] = None
+            if len(self._lingering) > limits.LINGERING_MAX:
+                self._hurry.set()
+
+    def _drop(self, inode: OpenInode) -> None:
+        """Forget a file that nobody has open, if nothing of it is on its way; what holds it is released soon."""
+        if inode.users or not inode.is_clean or self._open.get(inode.ino) is not inode:
+            return
+        inode.forget()
+        del self._open[inode.ino]
+        self._lingering.pop(inode.ino, None)
+        self.count_dirty(0)
+        for _ in range(inode.holds):
+            self.start(self._release, inode.ino)
+
+    async def _release(self, ino: Ino) -> None:
+        try:
+            await self.fs.inodes.release(ino)
+        except errors.DfsError as error:
+            log.info("hold left to the session's end", ino=ino, error=str(error))
+
+    async def _recall(self, items: Sequence[Item]) -> None:
+        """The NameNode takes leases back: what is dirty is committed, what is open and not held is held."""
+        async with trio.open_nursery() as nursery:
+            for ino, name in items:
+                if name is None and ino in self._open:
+                    nursery.start_soon(self._give_back, self._open[ino])
+
+    async def _give_back(self, inode: OpenInode) -> None:
+        """What was promised is committed. For what is under way besides nobody waits, as it may wait for others."""
+        if inode.is_promised:
+            await inode.write_back()
+            self._drop(inode)
+        await self.hold(inode.ino)
+
+    # --- what the cache tells (dfs.client.owned.Users) --------------------------------------------------
+
+    def is_open(self, ino: Ino) -> bool:
+        inode = self._open.get(ino)
+        return inode is not None and bool(inode.users)
+
+    async def hold(self, ino: Ino) -> None:
+        inode = self._unheld.get(ino)
+        if inode is not None:
+            await self._hold(inode)
+
+    def take_hold(self, ino: Ino) -> bool:
+        inode = self._unheld.get(ino)
+        if inode is None:
+            return False
+        inode.holds += 1
+        self._count_holds(inode)
+        return True
+
+    def gone(self, attr: Attr, *, is_private: bool) -> None:
+        inode = self._open.get(attr.ino)
+        if inode is not None:
+            inode.note_gone(attr, is_private=is_private)
+
+    def find(self, ino: Ino) -> OpenInode | None:
+        return self._open.get(ino)
+
+    async def seen(self, attr: Attr) -> Attr:
+        """Attributes that the NameNode gave, as this client is to show them: after what it has written itself."""
+        inode = self._open.get(attr.ino)
+        if inode is None:
+            return attr
+        inode.note(attr)
+        if inode.is_clean or (inode.is_owned and inode.is_simple):
+            return inode.shown()
+        return await inode.settle()
+
+    async def settle_before_replacing(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes) -> None:
+        """A rename is to follow: what was written to the file must not be lost where its target was."""
+        inodes = self.fs.inodes
+        if not self._dirty_bytes or not isinstance(inodes, CachedInodes):
+            return
+        found, target = inodes.cached_lookup(parent, name), inodes.cached_lookup(new_parent, new_name)
+        inode = self._open.get(found.ino) if isinstance(found, Attr) else None
+        if inode is not None and not isinstance(target, Absent):
+            await inode.settle()
+
+    def _hold_again(self) -> None:
+        """The session was lost and another one is open: it holds what is open here."""
+        for inode in self._open.values():
+            inode.holds = 0
+            self._count_holds(inode)
+            self.start(self._hold, inode)
+
+    async def _hold(self, inode: OpenInode) -> None:
+        try:
+            attr = await self.fs.inodes.hold(inode.ino)
+        except errors.DfsError as error:
+            log.warning("open file not held any more", file=inode.name, ino=inode.ino, error=str(error))
+            return
+        if not inode.users:  # closed meanwhile
+            await self._release(inode.ino)
+            return
+        inode.note(attr)
+        inode.holds += 1
+        self._count_holds(inode)
+
+    # --- bounds -----------------------------------------------------------------------------------------
+
+    def count_dirty(self, change: int) -> None:
+        self._dirty_bytes += change
+        if self._room is not None and not (self.is_full and self._dirty_bytes):
+            self._room.set()
+            self._room = None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether whoever writes waits until something has left."""
+        return self._dirty_bytes >= limits.DIRTY_MAX_BYTES or len(self._lingering) >= 2 * limits.LINGERING_MAX
+
+    async def wait_for_room(self) -> None:
+        """Return when one more write may be taken."""
+        while self.is_full and self._dirty_bytes:
+            if self._room is None:
+                self._room = trio.Event()
+            room = self._room
+            if self._dirty_bytes >= limits.DIRTY_MAX_BYTES:
+                for inode in list(self._open.values()):
+                    inode.begin_to_drain()
+            else:
+                self._hurry.set()
+            await room.wait()  # bounded: draining ends, with an error at worst
+
+    def count_read_ahead(self, change: int) -> None:
+        self._read_ahead_bytes += change
+
+    def may_read_ahead(self) -> bool:
+        return self._read_ahead_bytes < limits.READ_AHEAD_KEPT_MAX_BYTES
+
+    # --- time -------------------------------------------------------------------------------------------
+
+    async def write_back_when_due(self) -> None:
+        """Commit what has been dirty for long, or everything that lingers when it is much. Runs until cancelled."""
+        while True:
+            with trio.move_on_after(limits.WRITE_BACK_AFTER_S / 4):
+                await self._hurry.wait()
+            now = trio.current_time()
+            hurries = self._hurry.is_set()
+            self._hurry = trio.Event()
+            due = [inode for inode in self._open.values() if inode.is_due(now) or (hurries and not inode.users)]
+            small: dict[int, list[OpenInode]] = {}
+            for inode in due:
+                if inode.is_small:
+                    small.setdefault(inode.attr.replicas, []).append(inode)
+                else:
+                    self.start(self._write_back, inode)
+            for replicas, inodes in small.items():
+                most = limits.APPEND_SURE_BYTES // limits.SMALL_WRITE_MAX_BYTES
+                for start in range(0, len(inodes), most):
+                    self.start(self._write_back_together, inodes[start : start + most], replicas)
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Forget files that nobody has open, and of which nothing is left to do."""
+        for inode in [inode for inode in self._open.values() if not inode.users and inode.is_clean]:
+            self._drop(inode)
+
+    async def _write_back(self, inode: OpenInode) -> None:
+        await inode.write_back()
+        self._drop(inode)
+
+    async def _write_back_together(self, inodes: Sequence[OpenInode], replicas: int) -> None:
+        """Commit what small files have in memory: one append, one batch of commands."""
+        leaving = [(inode, inode.begin_to_leave()) for inode in inodes if inode.is_small]  # as it was when it was due
+        if not leaving:
+            return
+        async with AsyncExitStack() as last, trio.open_nursery() as nursery, AsyncExitStack() as first:
+            for inode, pieces in leaving:
+                first.callback(self._has_left, inode, pieces)
+            try:
+                data = b"".join(piece for _, pieces in leaving for _, piece in pieces)
+                written = await self.fs.chunks.append([data], replicas)
+            except errors.DfsError as error:
+                for inode, _ in leaving:
+                    await inode.fail(error)
+                return
+            first.pop_all()
+
+            async def end(inode: OpenInode, pieces: Sequence[tuple[int, Buffer]], begun: Begun | None) -> None:
+                """Return when a commit is done; where that takes more than a command, a task sees to it."""
+                is_done = True
+                try:
+                    is_done = begun is not None and await inode.end_commit(begun)
+                finally:
+                    if is_done:
+                        self._has_left(inode, pieces)
+                    else:
+                        last.callback(self._has_left, inode, pieces)
+                        nursery.start_soon(inode.commit_rest)
+
+            position = written.chunk_offset
+            for inode, pieces in leaving:
+                begun = inode.begin_commit(pieces, written.lane, position)
+                first.push_async_callback(end, inode, pieces, begun)
+                position += sum(len(piece) for _, piece in pieces)
+
+    def _has_left(self, inode: OpenInode, pieces: Sequence[tuple[int, Buffer]]) -> None:
+        inode.has_left(pieces)
+        self._drop(inode)
+
+    async def settle_all(self) -> None:
+        """Commit everything that is dirty: the last thing before the end."""
+        async with trio.open_nursery() as nursery:
+            for inode in list(self._open.values()):
+                nursery.start_soon(inode.settle)
+
+    def statistics(self) -> dict[str, int]:
+        ahead = self.small_files.statistics() if self.small_files is not None else {}
+        return {
+            "open": len(self._open),
+            "dirty_bytes": self._dirty_bytes,
+            "read_ahead_bytes": self._read_ahead_bytes,
+            **{f"small_files_{name}": value for name, value in ahead.items()},
+        }
+
+
+@asynccontextmanager
+async def open_inodes(fs: FileSystem) -> AsyncIterator[OpenInodes]:
+    """Open files over `fs`; on leaving, everything dirty is committed first."""
+    async with trio.open_nursery() as nursery:
+        inodes = OpenInodes(fs, nursery)
+        nursery.start_soon(inodes.write_back_when_due)
+        try:
+            yield inodes
+        finally:
+            with trio.move_on_after(fs.session.wait_s, shield=True):
+                await inodes.settle_all()
+            nursery.cancel_scope.cancel()
