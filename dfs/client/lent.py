@@ -206,6 +206,26 @@ class LentChunks:
         self._read_bytes += len(view) * is_read
         return is_read
 
+    async def read_whole(self, chunk: ChunkId, offset: int, length: int, timeout_s: float) -> memoryview | None:
+        """Whole blocks, of a chunk that is lent already, in memory of their own; None: they are to be read otherwise.
+
+        As `read_into`, but nothing is copied: should the disk not answer in time, the memory is the thread's for good.
+        """
+        node = self._seen.get(chunk)
+        lent = self._lent.get(_Key(node, chunk)) if node is not None and self._nodes.is_well(node) else None
+        if node is None or lent is None or offset + length > lent.blocks.length or not self._is_timely(lent):
+            return None
+        numbers, start, whole = lent.blocks.around(offset, length)
+        if (start, whole) != (offset, length) or self._is_held_up():
+            return None
+        view = memoryview(bytearray(length))
+        if not await self._read_off_the_loop(node, lent, view, numbers, timeout_s):
+            return None
+        self._seen.move_to_end(chunk)
+        self._lent.move_to_end(_Key(node, chunk))
+        self._read_bytes += length
+        return view
+
     async def read_into(self, node: NodeId, chunk: ChunkId, offset: int, view: memoryview, grant: bytes) -> bool:
         """Fill `view` with the chunk's bytes at `offset`, verified; False: the node is to be asked for them.
 
@@ -277,7 +297,7 @@ class LentChunks:
         part = memoryview(buffer)[:length]
         is_intact = _read_nowait(lent, part, numbers) if length <= _AT_ONCE_MAX_BYTES else None
         if not is_intact:
-            is_intact = await self._read_off_the_loop(node, lent, part, numbers)
+            is_intact = await self._read_off_the_loop(node, lent, part, numbers, limits.DATA_TIMEOUT_S)
         if is_intact is None:  # the buffer is the thread's for good
             self._refuse(node, "its disk does not answer")
             return False
@@ -290,11 +310,13 @@ class LentChunks:
         if len(self._buffers) < limits.LENT_BUFFERS_KEPT:
             self._buffers.append(buffer)
 
-    async def _read_off_the_loop(self, node: NodeId, lent: _Lent, part: memoryview, numbers: range) -> bool | None:
+    async def _read_off_the_loop(
+        self, node: NodeId, lent: _Lent, part: memoryview, numbers: range, timeout_s: float
+    ) -> bool | None:
         """As `_read_blocking`, by a thread; None if it takes too long."""
         progress = _Progress()
         try:
-            with trio.move_on_after(limits.DATA_TIMEOUT_S):
+            with trio.move_on_after(timeout_s):
                 is_intact = await self._runtime.run_abandonable(_read_blocking, lent, part, numbers, progress)
                 if progress.took_s <= limits.DISK_QUICK_S:
                     self._quick.add(node)

@@ -88,6 +88,15 @@ class ReadAhead:
             return None
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    async def _bytes(self, offset: int, count: int) -> memoryview:
+        """As `_fill`, in memory that comes with them."""
+        layout = self._layouts.find(offset, offset + count) if count else None
+        view = await self._reader.read_whole(layout, offset, count) if layout is not None else None
+        if view is None:
+            view = memoryview(bytearray(count))
+            await self._fill(offset, view)
+        return view
+
     async def _read_directly(self, offset: int, count: int) -> Buffer:
         buffer = bytearray(count)
         await self._fill(offset, memoryview(buffer))
@@ -126,10 +135,8 @@ class ReadAhead:
 
     async def _fetch(self, number: int, segment: _Segment) -> None:
         offset = number * limits.READ_AHEAD_BYTES
-        view = memoryview(bytearray(max(0, min(limits.READ_AHEAD_BYTES, self._attr.size - offset))))
         try:
-            await self._fill(offset, view)
-            segment.view = view
+            segment.view = await self._bytes(offset, max(0, min(limits.READ_AHEAD_BYTES, self._attr.size - offset)))
         except errors.DfsError as error:
             segment.error = error
         finally:

@@ -179,6 +179,23 @@ class Reader:
                 await self.read_into(ino, offset + half, view[half:])
                 return
 
+    async def read_whole(self, layout: Layout, offset: int, length: int) -> memoryview | None:
+        """Bytes that are whole blocks of one chunk on this host's disks, in memory of their own, without a copy.
+
+        None where they are not, or a disk takes longer than it should: `fill` has them, from another replica perhaps.
+        """
+        pieces = list(pieces_of(layout.extents, offset, length))
+        if len(pieces) != 1 or pieces[0].length != length:
+            return None
+        began = trio.current_time()
+        async with self._slots:
+            chunk, chunk_offset = pieces[0].chunk, pieces[0].chunk_offset
+            view = await self._lent.read_whole(chunk, chunk_offset, length, self._patience.delay_s)
+        if view is not None:
+            self._read_bytes += length
+            self._patience.note(trio.current_time() - began)
+        return view
+
     async def _fill(self, layout: Layout, offset: int, view: memoryview) -> None:
         pieces = list(pieces_of(layout.extents, offset, len(view)))
         position = 0

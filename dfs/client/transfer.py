@@ -159,22 +159,36 @@ async def _segments(reader: Reader, ino: Ino, size: int) -> AsyncIterator[_Segme
 
 
 class _Fetch:
-    """One segment under way. `done` is set when `buffer` holds its bytes, or `error` says why not."""
+    """One segment under way. `done` is set when `view` has its bytes, or `error` says why not.
 
-    def __init__(self, segment: _Segment, buffer: bytearray) -> None:
+    `buffer` is where they are, if it is one of those that are used again and again.
+    """
+
+    def __init__(self, segment: _Segment, free: list[bytearray]) -> None:
         self.segment = segment
-        self.buffer = buffer
-        self.view = memoryview(buffer)[: segment.length]
+        self.view = memoryview(b"")
+        self.buffer: bytearray | None = None
         self.error: errors.DfsError | None = None
         self.done = trio.Event()
+        self._free = free
 
     async def run(self, reader: Reader, ino: Ino) -> None:
         try:
             if self.segment.layout is not None:
-                await reader.fill(ino, self.segment.layout, self.segment.offset, self.view)
+                self.view = await self._read(reader, ino, self.segment.layout)
         except errors.DfsError as error:
             self.error = error
         self.done.set()
+
+    async def _read(self, reader: Reader, ino: Ino, layout: Layout) -> memoryview:
+        segment = self.segment
+        whole = await reader.read_whole(layout, segment.offset, segment.length)
+        if whole is not None:
+            return whole
+        self.buffer = self._free.pop() if self._free else bytearray(limits.READ_MAX_BYTES)
+        view = memoryview(self.buffer)[: segment.length]
+        await reader.fill(ino, layout, segment.offset, view)
+        return view
 
 
 async def download(reader: Reader, attr: Attr, sink: Sink, progress: Progress | None) -> int:
@@ -193,7 +207,8 @@ async def download(reader: Reader, attr: Attr, sink: Sink, progress: Progress | 
             await sink.skip(fetch.segment.length)
         else:
             await sink.write(fetch.view)
-            free.append(fetch.buffer)
+            if fetch.buffer is not None:
+                free.append(fetch.buffer)
         if progress:
             progress(fetch.segment.length)
         return fetch.segment.length
@@ -202,9 +217,7 @@ async def download(reader: Reader, attr: Attr, sink: Sink, progress: Progress | 
         async for segment in _segments(reader, attr.ino, attr.size):
             if len(window) >= _WINDOW:
                 moved += await finish(window.popleft())
-            hole = segment.layout is None
-            size = min(attr.size, limits.READ_MAX_BYTES)
-            fetch = _Fetch(segment, bytearray() if hole else free.pop() if free else bytearray(size))
+            fetch = _Fetch(segment, free)
             window.append(fetch)
             nursery.start_soon(fetch.run, reader, attr.ino)
         while window:

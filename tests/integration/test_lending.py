@@ -319,6 +319,43 @@ async def test_a_disk_of_this_host_that_hangs_holds_up_a_few_reads_and_nothing_e
             goes_on.set()
 
 
+async def test_what_a_disk_says_too_late_is_not_put_into_what_was_read_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, goes_on, late = os.urandom(MIB), threading.Event(), 0
+    preadv = os.preadv
+
+    def garbled(descriptor: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
+        nonlocal late
+        if flags or goes_on.is_set():
+            return preadv(descriptor, buffers, offset, flags)
+        goes_on.wait()
+        late += 1
+        buffers[0][:] = bytes(len(buffers[0]))
+        return len(buffers[0])
+
+    async with real_cluster(tmp_path) as cluster, cluster.client() as fs:
+        try:
+            await put(fs, "/file", data)
+            await read_often(fs, data)
+            layout = await fs.reader.layout((await fs.stat("/file")).ino, 0, MIB)
+            whole = await fs.reader.read_whole(layout, 0, MIB)
+            assert whole is not None and bytes(whole) == data
+            assert await fs.reader.read_whole(layout, 1, MIB - 1) is None, "that is not whole blocks"
+            monkeypatch.setattr(os, "preadv", garbled)
+            assert await fs.reader.read_whole(layout, 0, MIB) is None
+            view = memoryview(bytearray(MIB))
+            [extent] = layout.extents
+            await fs.nodes_known.read_into(lender(fs), extent.chunk, extent.chunk_offset, view, b"")
+            goes_on.set()
+            with trio.fail_after(30):
+                while not late:
+                    await trio.sleep(0.01)
+            assert bytes(view) == bytes(whole) == data
+        finally:
+            goes_on.set()
+
+
 async def test_a_disk_that_did_not_answer_in_time_is_left_to_its_datanode(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
