@@ -73,23 +73,26 @@ class _Turn:
 
 
 class Loop:
-    """Of this process, as pyfuse3 has one mount of a process too."""
+    """Of this process, as pyfuse3 has one mount of a process too. With a `negotiation` before it begins."""
 
-    def __init__(self) -> None:
+    def __init__(self, negotiation: Negotiation | None = None) -> None:
         self.turn = _Turn()
         self._waiting = 0
         """Requests that wait for something."""
         self._misses = 0
         self._yielded_at = 0.0
         self._poll: select.poll | None = None
-        self._negotiation = Negotiation()
+        self._negotiation = negotiation
 
     async def wait_readable(self, fd: int) -> None:
         """Return when the kernel has a request, or the connection has ended. Raises as trio's."""
-        while not self._negotiation.is_over:
+        while self._negotiation is not None:
             if not self._negotiation.has_begun:
                 await trio.lowlevel.wait_readable(fd)
-            if self._negotiation.step(fd):
+            is_there = self._negotiation.step(fd)
+            if self._negotiation.is_over:
+                self._negotiation = None
+            if is_there:
                 return
         if self._poll is None:
             self._poll = select.poll()
@@ -142,7 +145,7 @@ class Loop:
             self._waiting -= 1
 
 
-_loop = Loop()
+_loop = Loop(Negotiation())
 
 
 def handled(handler: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:

@@ -42,7 +42,7 @@ import trio
 from dfs import errors, limits
 from dfs.checksum import Buffer
 from dfs.client.dirty import DirtyRanges
-from dfs.client.filewriter import Begun
+from dfs.client.filewriter import Begun, Window
 from dfs.client.readahead import ReadAhead
 from dfs.client.writer import Lane
 from dfs.types import Attr
@@ -242,10 +242,13 @@ class OpenInode:
             self._owner.start(self._drain)
 
     async def _drain(self) -> None:
-        """Move what fills appends to the DataNodes, or all where there is no room for more; commit it if it is much."""
+        """Move what fills appends to the DataNodes, or all where there is no room for more; commit it if it is much.
+
+        Whoever waits for his turn to move bytes has it first: a stream may go on for ever.
+        """
         try:
-            async with self._move():
-                while self._dirty.length_bytes >= self._writer.append_bytes or (self._owner.is_full and self._dirty):
+            while self._dirty.length_bytes >= self._writer.append_bytes or (self._owner.is_full and self._dirty):
+                async with self._move():
                     await self._push_full()
                     if self._owner.is_full:
                         await self._push()
@@ -258,37 +261,51 @@ class OpenInode:
             self._draining = False
 
     async def _push_full(self) -> None:
-        """Move what fills appends, several at a time, as long as there is so much or it comes while others leave."""
+        """Move what fills appends, several at a time, as long as there is so much or it comes while others leave.
+
+        And as long as nobody else waits to move bytes.
+        """
         if self._dirty.length_bytes < self._writer.append_bytes:
             return
         async with self._writer.window(partial(self._commit, durable=False)) as window:
-            while True:
+            while not self._flushing.statistics().tasks_waiting:
                 await window.room()
-                self._check_session()
                 self._stirred = trio.Event()
                 if self._dirty.length_bytes >= self._writer.append_bytes:
-                    pieces = self._dirty.take(self._writer.append_bytes)
-                    size_bytes = sum(len(data) for _, data in pieces)
-                    window.write(pieces, partial(self._has_gone, size_bytes))
+                    self._begin_to_move(self._dirty, window)
                 elif window:
                     await self._stirred.wait()
                 else:
                     return
+
+    def _begin_to_move(self, ranges: DirtyRanges, window: Window) -> None:
+        """Have some of the bytes leave, where the window has room."""
+        self._check_session()
+        pieces = ranges.take(self._writer.append_bytes)
+        window.write(pieces, partial(self._has_gone, sum(len(data) for _, data in pieces)))
 
     def _has_gone(self, size_bytes: int) -> None:
         self._owner.count_dirty(-size_bytes)
         self._stirred.set()
 
     async def _push(self, *, durable: bool = False) -> None:
-        while self._dirty.length_bytes > self._writer.append_bytes:
-            await self._push_full()
-        while self._dirty:
-            self._check_session()
-            pieces = self._dirty.take(self._writer.append_bytes)
-            try:
-                await self._writer.write_pieces(pieces, durably=durable and not self._dirty)
-            finally:
-                self._owner.count_dirty(-sum(len(data) for _, data in pieces))
+        """Move all that is dirty. What is written meanwhile is not: it might never end."""
+        leaving, self._dirty = self._dirty, DirtyRanges()
+        try:
+            if leaving.length_bytes > self._writer.append_bytes:
+                async with self._writer.window(partial(self._commit, durable=False)) as window:
+                    while leaving.length_bytes > self._writer.append_bytes:
+                        await window.room()
+                        self._begin_to_move(leaving, window)
+            while leaving:
+                self._check_session()
+                pieces = leaving.take(self._writer.append_bytes)
+                try:
+                    await self._writer.write_pieces(pieces, durably=durable and not leaving)
+                finally:
+                    self._owner.count_dirty(-sum(len(data) for _, data in pieces))
+        finally:
+            self._owner.count_dirty(-leaving.length_bytes)
 
     async def _commit(self, *, durable: bool, append: bool = False) -> None:
         self._check_session()

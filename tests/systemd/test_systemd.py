@@ -104,7 +104,7 @@ def test_after_a_reboot_everything_is_up_again_and_was_stopped_in_order(machine:
     machine.until(THREE_UP)
     assert machine.run("sha256sum /mnt/dfs/kept") == before
     log = machine.run("journalctl --output=cat --boot=-1 --unit='dfs-*'")
-    assert "Failed with result" not in log
+    assert "Failed with result" not in log, "\n".join(line[:300] for line in log.splitlines())
     machine.run("for unit in dfs-datanode@a dfs-datanode@b dfs-datanode; do systemctl stop $unit; done")
     machine.run("ls /srv/dfs/a/clean /srv/dfs/b/clean /srv/dfs/c/clean")
     machine.run("systemctl start dfs-datanode dfs-datanode@a dfs-datanode@b")
