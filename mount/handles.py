@@ -15,6 +15,7 @@ from dfs import errors
 from dfs.client.filesystem import FileSystem
 from dfs.client.openinode import OpenInode
 from dfs.types import Attr, DirEntry, Ino
+from mount.kernel import Pass
 
 _PAGE_ENTRIES: Final = 1024
 
@@ -53,11 +54,12 @@ class DirectoryHandle:
     """One opendir(3). `attr` is as it was then; `_page` are entries in order of their cookies, those after `_after`.
 
     `_is_last`: there were no more when the page was read. So a directory that fits in one is listed as it was at one
-    moment.
+    moment. `reading` is there if the kernel keeps what it reads.
     """
 
-    def __init__(self, fs: FileSystem, attr: Attr) -> None:
+    def __init__(self, fs: FileSystem, attr: Attr, reading: Pass | None) -> None:
         self.attr = attr
+        self.reading = reading
         self._fs = fs
         self._after = -1
         self._page: list[DirEntry] = []

@@ -11,31 +11,42 @@ Two things make this harder than it sounds:
 * To forget a name the kernel takes the lock of its directory. A create or unlink in it, which waits for our answer,
   holds that lock, and the answer may wait for another mount to forget, which waits likewise. So notifications, some at
   a time, are given FORGET_MAX_S. After that the kernel is made to look up every name again, which takes no lock
-  (`_begin_epoch`, Linux 6.16 and later), or the time-outs are waited for. They are short for names in directories that
-  this mount changes itself (CHANGED_S), and there are none where something was recalled of late (CONTENDED_S).
+  (`Device.forget_names`, Linux 6.16 and later), or the time-outs are waited for. They are short for names in
+  directories that this mount changes itself (CHANGED_S), and there are none where something was recalled of late
+  (CONTENDED_S).
 
-pyfuse3's notifications block, so they are made in threads.
+**Listings** are kept by the kernel too, for who opens a directory with `listing_flags`. It reads one answer after the
+other into its cache, and has the whole when an empty one says that it was the last. It drops what it has when the
+directory is opened without KEEP_CACHE, and reads anew when this mount has changed the directory, as it sees that
+itself, or when it finds another modification time. For all others a listing is told like anything else, and forgotten
+when names are recalled. So one that may be out of date must never become whole: each answer counts as covered if the
+cache has had the listing under its lease since the first one (`Pass`), and before the empty one the kernel is made to
+forget what was not; a listing of which it misses a page is read anew. It has no time-out of its own, as an open
+directory can be read from its beginning again at any time: so it is remembered here until it is forgotten. But after
+the names' time-outs it is not worth having, since each of them would be looked up: then it is read anew, with
+attributes.
+
+Notifications block, so they are made in threads.
 """
 
 from __future__ import annotations
 
-import errno
+import itertools
 import math
-import os
 import stat
-import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import pyfuse3
 import trio
 
+from dfs import limits
 from dfs.client.cache import Cache
 from dfs.client.session import Session
 from dfs.types import ALL_NAMES, Attr, Ino, Item
+from mount.device import CACHE_DIR, KEEP_CACHE, Device
 
 SETTLE_S: Final = 0.025
 FORGET_MAX_S: Final = 0.05
@@ -46,10 +57,12 @@ _TOLD_MAX: Final = 65_536
 """Things told that are remembered before those whose time-outs have passed are looked for."""
 _PAGES_MAX: Final = 131_072
 """Files whose pages are known; of others the kernel drops them when they are opened again."""
-_INC_EPOCH: Final = struct.pack("=IiQ", 16, 8, 0)
-"""Its length, the notification's number, no request that it would be the answer to."""
+_LISTINGS_MAX: Final = 32_768
+"""Directories of which the kernel may have a listing."""
+_WORTH_KEEPING_S: Final = 1.0
+"""Before its names' time-outs a listing is kept for who opens a directory."""
 _SET_ID: Final = stat.S_ISUID | stat.S_ISGID
-"""Of a file with such bits the kernel is to ask each time: a write clears them, and nobody tells it (`negotiation`)."""
+"""Of a file with such bits the kernel is to ask each time: a write clears them, and nobody tells it: `mount.device`."""
 _THREADS_MAX: Final = 16
 _NOTIFIED_AT_ONCE: Final = 128
 """Names or inodes in one piece of a thread's work: a few milliseconds, when nobody holds a lock."""
@@ -62,16 +75,24 @@ class _Told(NamedTuple):
     until: float
 
 
+class Pass(NamedTuple):
+    """The kernel reads a directory from its beginning, for what it keeps: since when, and what was recalled before."""
+
+    began: float
+    recalls: int
+
+
 class Kernel:
     """One mount's. `root` is the inode that the kernel knows as 1.
 
-    `_names` and `_attrs` have what the kernel was told; between awaits all is of one moment.
+    `_names`, `_attrs` and `_listings` have what the kernel was told; between awaits all is of one moment.
     """
 
-    def __init__(self, session: Session, cache: Cache, root: Ino) -> None:
+    def __init__(self, session: Session, cache: Cache, root: Ino, device: Device) -> None:
         self._session = session
         self._cache = cache
         self._root = root
+        self._device = device
         self._names: dict[Ino, dict[bytes, _Told]] = {}
         self._attrs: dict[Ino, _Told] = {}
         self._told, self._clean_at = 0, _TOLD_MAX
@@ -82,7 +103,11 @@ class Kernel:
         """Inodes of which attributes (False) or names (True) were recalled, and when that was last."""
         self._pages: OrderedDict[Ino, int] = OrderedDict()
         """Of which version the kernel has pages, if it has any and they were not recalled since."""
-        session.held_besides.append(lambda: (list(self._attrs), list(self._names)))
+        self._listings: OrderedDict[Ino, _Told] = OrderedDict()
+        """Directories of which the kernel may have a listing; `until` is for how long that is worth keeping."""
+        self._recalls = 0
+        """Of names, and listings that were told without a lease."""
+        session.held_besides.append(lambda: (list(self._attrs), [*self._names, *self._listings]))
         self._threads = trio.CapacityLimiter(_THREADS_MAX)
         self._forgotten = self._waited_out = 0
 
@@ -99,13 +124,18 @@ class Kernel:
 
     def name_timeout_s(self, directory: Ino, name: bytes, ino: Ino | None) -> float:
         """Likewise what a name stands for, or that it stands for nothing."""
-        timeout_s = self._session.kernel_timeout_s if self._cache.covers_name(directory, name, ino) else 0.0
-        if self._is_contended(directory, True):
-            timeout_s = 0.0
-        elif trio.current_time() < self._changed.get(directory, -math.inf) + CHANGED_S:
-            timeout_s = min(timeout_s, CHANGED_S)
+        timeout_s = self._names_timeout_s(directory) if self._cache.covers_name(directory, name, ino) else 0.0
         if timeout_s:
             self._names.setdefault(directory, {})[name] = self._tell(timeout_s)
+        return timeout_s
+
+    def _names_timeout_s(self, directory: Ino) -> float:
+        """Of those that the cache covers."""
+        timeout_s = self._session.kernel_timeout_s
+        if self._is_contended(directory, True):
+            return 0.0
+        if trio.current_time() < self._changed.get(directory, -math.inf) + CHANGED_S:
+            return min(timeout_s, CHANGED_S)
         return timeout_s
 
     def _is_contended(self, ino: Ino, names: bool) -> bool:
@@ -149,6 +179,42 @@ class Kernel:
         if self._pages.get(attr.ino) == attr.version - 1:
             self._pages[attr.ino] = attr.version
 
+    # --- listings ---------------------------------------------------------------------------------------
+
+    def listing_flags(self, directory: Attr) -> int:
+        """What the kernel is to do with the listing of a directory that is being opened: flags of `mount.device`."""
+        if directory.size >= limits.PREFETCH_MAX_ENTRIES or not self._names_timeout_s(directory.ino):
+            return 0
+        told = self._listings.get(directory.ino)
+        keeps = told is not None and trio.current_time() + _WORTH_KEEPING_S < told.until
+        return CACHE_DIR | (KEEP_CACHE if keeps else 0)
+
+    def begins_pass(self) -> Pass:
+        return Pass(trio.current_time(), self._recalls)
+
+    def _is_covered(self, directory: Ino, reading: Pass) -> bool:
+        return self._recalls == reading.recalls and self._session.is_trusted and self._cache.lists(directory)
+
+    def lists(self, directory: Ino, reading: Pass) -> None:
+        """The kernel is being told a part of a listing, which it keeps."""
+        if self._is_covered(directory, reading):
+            until = reading.began + self._names_timeout_s(directory)
+        else:
+            until = -math.inf
+            self._recalls += 1  # what others are reading into the same listing is not covered either
+        self._listings[directory] = _Told(trio.current_time(), until)
+        self._listings.move_to_end(directory)
+        if len(self._listings) > _LISTINGS_MAX:
+            oldest = list(itertools.islice(self._listings, _NOTIFIED_AT_ONCE))
+            for each in oldest:
+                self._listings.move_to_end(each)
+            self._session.spawn(partial(self._forget_listings, oldest))
+
+    async def ends_listing(self, directory: Ino, reading: Pass) -> None:
+        """The kernel is about to be told that a listing is whole: it is not to be, unless all of it is covered."""
+        if not self._is_covered(directory, reading):
+            await self._notify_in_time(self._device.forget_inode, [self._number(directory)], [])
+
     def renames(self, old: Ino, name: bytes, new: Ino, new_name: bytes) -> None:
         """The kernel is about to give what it knows under one name another one, its time-out included."""
         one, other = self._names.get(old, {}).get(name), self._names.get(new, {}).get(new_name)
@@ -168,20 +234,25 @@ class Kernel:
         now = trio.current_time()
         inos = [ino for ino, name in items if name is None]
         names: dict[Ino, dict[bytes, _Told]] = {}
+        self._recalls += len(inos) < len(items)
         for ino, name in items:
             self._contended[ino, name is not None] = now
             if name is not None:
                 known = self._names.get(ino, {})
                 taken = dict(known) if name == ALL_NAMES else {name: known[name]} if name in known else {}
                 names.setdefault(ino, {}).update(taken)
-        await self._forget(inos, names)
+        await self._forget(inos, names, [directory for directory in names if directory in self._listings])
 
     async def forget_all(self) -> None:
         """Likewise of all that it was told."""
-        await self._forget(list(self._attrs), {directory: dict(names) for directory, names in self._names.items()})
+        self._recalls += 1
+        names = {directory: dict(names) for directory, names in self._names.items()}
+        await self._forget(list(self._attrs), names, list(self._listings))
 
-    async def _forget(self, inos: Sequence[Ino], names: dict[Ino, dict[bytes, _Told]]) -> None:
+    async def _forget(self, inos: Sequence[Ino], names: dict[Ino, dict[bytes, _Told]], listings: Sequence[Ino]) -> None:
         async with trio.open_nursery() as nursery:
+            if listings:
+                nursery.start_soon(self._forget_listings, listings)
             for directory, told in names.items():
                 if told:
                     nursery.start_soon(self._forget_names, directory, told)
@@ -190,8 +261,8 @@ class Kernel:
         self._forgotten += len(inos) + sum(map(len, names.values()))
 
     async def _forget_names(self, directory: Ino, told: dict[bytes, _Told]) -> None:
-        notify = partial(_invalidate_names, self._number(directory))
-        if not await self._notify_in_time(notify, list(told), list(told.values())) and not _begin_epoch():
+        notify = partial(self._device.forget_name, self._number(directory))
+        if not await self._notify_in_time(notify, list(told), list(told.values())) and not self._device.forget_names():
             await self._wait_out(told.values())
         known = self._names.get(directory, {})
         for name, what in told.items():
@@ -201,21 +272,28 @@ class Kernel:
     async def _forget_inodes(self, inos: Sequence[Ino]) -> None:
         told = {ino: self._attrs[ino] for ino in inos if ino in self._attrs}
         numbers = [self._number(ino) for ino in inos]
-        if not await self._notify_in_time(_invalidate_inodes, numbers, list(told.values())):
+        if not await self._notify_in_time(self._device.forget_inode, numbers, list(told.values())):
             await self._wait_out(told.values())
         for ino, what in told.items():
             if self._attrs.get(ino) is what:
                 del self._attrs[ino]
 
-    async def _notify_in_time(
-        self, notify: Callable[[Sequence[Any]], None], what: Sequence[Any], told: Sequence[_Told]
-    ) -> bool:
+    async def _forget_listings(self, directories: Sequence[Ino]) -> None:
+        told = {directory: self._listings[directory] for directory in directories if directory in self._listings}
+        numbers = [self._number(directory) for directory in told]
+        if not await self._notify_in_time(self._device.forget_inode, numbers, list(told.values())):
+            await self._wait_out(told.values())
+        for directory, what in told.items():
+            if self._listings.get(directory) is what:
+                del self._listings[directory]
+
+    async def _notify_in_time(self, notify: Callable[[Any], None], what: Sequence[Any], told: Sequence[_Told]) -> bool:
         """Notify the kernel of what it was told, some at a time; False when it did not take that in time."""
         await trio.sleep_until(max((each.at for each in told), default=-math.inf) + SETTLE_S)
         for start in range(0, len(what), _NOTIFIED_AT_ONCE):
             with trio.move_on_after(FORGET_MAX_S) as limit:
                 part = what[start : start + _NOTIFIED_AT_ONCE]
-                await trio.to_thread.run_sync(notify, part, abandon_on_cancel=True, limiter=self._threads)
+                await trio.to_thread.run_sync(_notify, notify, part, abandon_on_cancel=True, limiter=self._threads)
             if limit.cancelled_caught:
                 return False
         return True
@@ -232,38 +310,15 @@ class Kernel:
         return {
             "told_attributes": len(self._attrs),
             "told_names": sum(map(len, self._names.values())),
+            "told_listings": len(self._listings),
             "forgotten": self._forgotten,
             "waited_out": self._waited_out,
         }
 
 
-def _invalidate_names(directory: int, names: Sequence[bytes]) -> None:
-    for name in names:
+def _notify(notify: Callable[[Any], None], what: Iterable[Any]) -> None:
+    for each in what:
         try:
-            pyfuse3.invalidate_entry(directory, name)
+            notify(each)
         except OSError:  # the kernel does not know it, or not any more
-            continue
-
-
-def _begin_epoch() -> bool:
-    """Have the kernel look up every name again that it was told before now; whether it can do that.
-
-    The notification FUSE_NOTIFY_INC_EPOCH of <linux/fuse.h>, which pyfuse3 does not have: a header, and nothing else.
-    """
-    for link in Path("/proc/self/fd").iterdir():
-        try:
-            if str(link.readlink()) == "/dev/fuse":
-                os.write(int(link.name), _INC_EPOCH)
-                return True
-        except OSError as error:
-            if error.errno == errno.EINVAL:  # an older kernel
-                return False
-    return False
-
-
-def _invalidate_inodes(numbers: Sequence[int]) -> None:
-    for number in numbers:
-        try:
-            pyfuse3.invalidate_inode(number, attr_only=False)
-        except OSError:  # likewise
             continue

@@ -13,6 +13,7 @@ is where `serve` puts this.
 
 Invariants: whoever was let in by `_Turn` waits for the kernel, answers a request that has not had to wait, or has
 handed on; so as long as tasks are left somebody looks for requests. When the connection has ended all are let in.
+Whatever a handler has changed of the device for its answer is put right before anything else happens.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from __future__ import annotations
 import select
 import time
 import types
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Final, TypeVar
 
 import pyfuse3
 import trio
 
-from mount.negotiation import Negotiation
+from mount.device import Device
 
 T = TypeVar("T")
 
@@ -40,14 +41,19 @@ _TASKS_MAX: Final = 40
 
 
 class _Turn:
-    """In place of pyfuse3's lock: let in is one at a time, and the next one by `hand_on` only, or at the end."""
+    """In place of pyfuse3's lock: let in is one at a time, and the next one by `hand_on` only, or at the end.
 
-    def __init__(self) -> None:
+    Whoever comes has answered a request just now, if he had one: `answered` is called.
+    """
+
+    def __init__(self, answered: Callable[[], None]) -> None:
+        self._answered = answered
         self._is_taken = False
         self._parked: list[trio.lowlevel.Task] = []
         self.has_ended = False
 
     async def __aenter__(self) -> None:
+        self._answered()
         if not self._is_taken:
             self._is_taken = True
             return
@@ -73,27 +79,23 @@ class _Turn:
 
 
 class Loop:
-    """Of this process, as pyfuse3 has one mount of a process too. With a `negotiation` before it begins."""
+    """Of this process, as pyfuse3 has one mount of a process too. With the kernel at the other end of the `device`."""
 
-    def __init__(self, negotiation: Negotiation | None = None) -> None:
-        self.turn = _Turn()
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.turn = _Turn(device.settle)
         self._waiting = 0
         """Requests that wait for something."""
         self._misses = 0
         self._yielded_at = 0.0
         self._poll: select.poll | None = None
-        self._negotiation = negotiation
 
     async def wait_readable(self, fd: int) -> None:
         """Return when the kernel has a request, or the connection has ended. Raises as trio's."""
-        while self._negotiation is not None:
-            if not self._negotiation.has_begun:
-                await trio.lowlevel.wait_readable(fd)
-            is_there = self._negotiation.step(fd)
-            if self._negotiation.is_over:
-                self._negotiation = None
-            if is_there:
-                return
+        if not self.device.has_begun:
+            await trio.lowlevel.wait_readable(fd)
+            self.device.begin(fd)
+            return
         if self._poll is None:
             self._poll = select.poll()
             self._poll.register(fd, select.POLLIN)
@@ -145,7 +147,12 @@ class Loop:
             self._waiting -= 1
 
 
-_loop = Loop(Negotiation())
+_loop = Loop(Device())
+
+
+def device() -> Device:
+    """Of this process's loop."""
+    return _loop.device
 
 
 def handled(handler: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
@@ -157,4 +164,7 @@ async def serve() -> None:
     """Answer the kernel's requests until it is unmounted. Once in a process, after `pyfuse3.init`."""
     lowlevel = types.SimpleNamespace(**{**vars(trio.lowlevel), "wait_readable": _loop.wait_readable})
     vars(pyfuse3)["trio"] = types.SimpleNamespace(**{**vars(trio), "lowlevel": lowlevel, "Lock": lambda: _loop.turn})
-    await pyfuse3.main(min_tasks=_TASKS_MAX, max_tasks=_TASKS_MAX)  # none ends before, as one with the turn might
+    try:
+        await pyfuse3.main(min_tasks=_TASKS_MAX, max_tasks=_TASKS_MAX)  # none ends before, as one with the turn might
+    finally:
+        _loop.device.close()

@@ -27,6 +27,7 @@ from dfs.client.filesystem import FileSystem
 from dfs.client.openinode import OpenInode
 from dfs.client.openinodes import OpenInodes
 from dfs.types import ROOT_INO, Attr, DirEntry, Ino
+from mount.device import NO_FLUSH, Device
 from mount.handles import DirectoryHandle, FileHandle, Handles
 from mount.kernel import Kernel
 from mount.loop import handled
@@ -95,9 +96,17 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
     enable_writeback_cache = False
 
     def __init__(
-        self, fs: FileSystem, inodes: OpenInodes, accesses: Accesses, kernel: Kernel, root: Ino, options: Options
+        self,
+        fs: FileSystem,
+        inodes: OpenInodes,
+        accesses: Accesses,
+        kernel: Kernel,
+        device: Device,
+        root: Ino,
+        options: Options,
     ) -> None:
         super().__init__()
+        self._device = device
         self._kernel = kernel
         self._fs = fs
         self._open = inodes
@@ -307,7 +316,10 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
         opened = await self._open.acquire(ino, f"inode {ino}")
         if flags & os.O_TRUNC:
             await self._cut(opened)
-        return self._opened(opened, flags)
+        info = self._opened(opened, flags)
+        if flags & os.O_ACCMODE == os.O_RDONLY:  # nothing is written that its end could tell of
+            self._device.add_open_flags(NO_FLUSH)
+        return info
 
     async def _cut(self, opened: OpenInode) -> None:
         """Take away all that a file has that is being opened; if that fails, it is not opened."""
@@ -358,7 +370,11 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
     @_handler
     async def opendir(self, inode: int, ctx: Any) -> int:
         attr = await self._fs.inodes.getattr(self._ino(inode))
-        return self._handles.add_directory(DirectoryHandle(self._fs, attr))
+        flags = self._kernel.listing_flags(attr)
+        reading = self._kernel.begins_pass() if flags else None
+        number = self._handles.add_directory(DirectoryHandle(self._fs, attr, reading))
+        self._device.add_open_flags(flags)
+        return number
 
     @_handler
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
@@ -366,18 +382,30 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
         handle = self._handles.directories[fh]
         if start_id == 0:
             handle.rewind()
+            if handle.reading is not None:
+                handle.reading = self._kernel.begins_pass()
         if start_id == 0 and self._options.keeps_directory_atimes:
             self._accesses.read(handle.attr)
         if start_id < 2 and not await self._reply_dots(handle.attr, start_id, token):
             return
         after = max(0, start_id - 2)
+        is_at_end = await self._reply_entries(handle, after, token) == after and start_id >= 2
+        if handle.reading is not None:
+            if is_at_end:
+                await self._kernel.ends_listing(handle.attr.ino, handle.reading)
+            else:
+                self._kernel.lists(handle.attr.ino, handle.reading)
+
+    async def _reply_entries(self, handle: DirectoryHandle, after: int, token: pyfuse3.ReaddirToken) -> int:
+        """Reply those with cookies above `after`, as many as there is room for; the last one's cookie."""
         while entries := await self._entries(handle, after):
             for entry in entries:
                 newest = self._fs.inodes.cached_attr(entry.attr.ino) or entry.attr
                 shown = await self._seen(newest, handle.attr.ino, entry.name)
                 if not pyfuse3.readdir_reply(token, entry.name, shown, entry.cookie + 2):
-                    return
+                    return after
                 after = entry.cookie
+        return after
 
     async def _entries(self, handle: DirectoryHandle, after: int) -> list[DirEntry]:
         try:

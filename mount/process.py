@@ -26,7 +26,7 @@ from dfs.mountpoint import is_mounted, prepare, unmount
 from dfs.systemd import keep_watchdog
 from dfs.types import Attr
 from mount.kernel import Kernel
-from mount.loop import serve
+from mount.loop import device, serve
 from mount.operations import Operations
 from mount.options import Options
 
@@ -49,12 +49,12 @@ async def run_mount(
     ):
         fs.session.wants_directories = not options.sync_metadata
         top = await _top(fs, subtree)
-        kernel = Kernel(fs.session, cache, top.ino)
+        kernel = Kernel(fs.session, cache, top.ino, device())
         fs.recall_listeners.append(kernel.forget)  # after open files, which must be held before a name goes
         fs.session.on_forget_all = kernel.forget_all
         inodes.on_own_change = kernel.changed
         inodes.flush_on_close = options.flush_on_close
-        operations = Operations(fs, inodes, accesses, kernel, top.ino, options)
+        operations = Operations(fs, inodes, accesses, kernel, device(), top.ino, options)
         wanted = {"default_permissions", "subtype=dfs", f"fsname={namenode}:{subtree}", *options.kernel}
         wanted |= {"allow_other"} if options.allow_other else set()
         wanted |= {"ro"} if options.read_only else set()

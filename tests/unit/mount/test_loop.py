@@ -13,8 +13,15 @@ import trio.testing
 pytest.importorskip("pyfuse3", reason="the mount needs pyfuse3")
 
 from mount import loop
+from mount.device import Device
 
 _PATIENCE_S = 20
+
+
+class Begun(Device):
+    """Nothing is to be negotiated."""
+
+    has_begun = True
 
 
 class Pipe(NamedTuple):
@@ -34,7 +41,7 @@ class Kernel:
     """What answers requests: `w` waits until it is told to go on, all else is answered at once."""
 
     def __init__(self, pipe: Pipe, tasks: int) -> None:
-        self.loop = loop.Loop()
+        self.loop = loop.Loop(Begun())
         self.answers: list[bytes] = []
         self.answered = trio.Event()
         self.go_on = trio.Event()
@@ -111,7 +118,7 @@ async def test_others_get_a_turn_while_requests_come_without_a_pause(pipe: Pipe)
 
 
 async def test_a_handler_that_fails_after_it_waited_fails_for_who_called_it(pipe: Pipe) -> None:
-    door = loop.Loop()
+    door = loop.Loop(Begun())
 
     async def fail() -> None:
         await trio.lowlevel.checkpoint()
@@ -123,7 +130,7 @@ async def test_a_handler_that_fails_after_it_waited_fails_for_who_called_it(pipe
 
 
 async def test_a_handler_that_is_cancelled_while_it_waits_is_told_so() -> None:
-    door = loop.Loop()
+    door = loop.Loop(Begun())
     heard = False
 
     async def wait() -> None:
