@@ -247,7 +247,9 @@ class Kernel:
         """Likewise of all that it was told."""
         self._recalls += 1
         names = {directory: dict(names) for directory, names in self._names.items()}
-        await self._forget(list(self._attrs), names, list(self._listings))
+        inodes = list({**self._attrs, **self._pages})  # of which it may have pages with bytes that are lost
+        self._pages.clear()
+        await self._forget(inodes, names, list(self._listings))
 
     async def _forget(self, inos: Sequence[Ino], names: dict[Ino, dict[bytes, _Told]], listings: Sequence[Ino]) -> None:
         async with trio.open_nursery() as nursery:

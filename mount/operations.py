@@ -26,6 +26,7 @@ from dfs.client.accesses import Accesses
 from dfs.client.filesystem import FileSystem
 from dfs.client.openinode import OpenInode
 from dfs.client.openinodes import OpenInodes
+from dfs.posix import CAPABILITY
 from dfs.types import ROOT_INO, Attr, DirEntry, Ino
 from mount.device import NO_FLUSH, Device
 from mount.handles import DirectoryHandle, FileHandle, Handles
@@ -455,7 +456,10 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
         _check_namespace(name)
         if name.startswith(virtual.PREFIX):
             raise errors.NotPermitted("extended attributes that begin with dfs. are the cluster's own")
-        await self._fs.inodes.setxattr(self._ino(inode), name, value)
+        ino = self._ino(inode)
+        if name == CAPABILITY:
+            await self._settle_for(ino)  # or what was written before would take it away
+        await self._fs.inodes.setxattr(ino, name, value)
 
     @_handler
     async def getxattr(self, inode: int, name: bytes, ctx: Any) -> bytes:
@@ -467,7 +471,11 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
             await self._settle_for(ino)
             attr = await self._open.seen(await self._fs.inodes.getattr(ino))
             return await virtual.read(self._fs, attr, name)
-        return await self._fs.inodes.getxattr(ino, name)
+        found = await self._fs.inodes.getxattr(ino, name)
+        if name == CAPABILITY and self._open.is_dirty(ino):
+            await self._settle_for(ino)  # what was written takes it away
+            return await self._fs.inodes.getxattr(ino, name)
+        return found
 
     def _statistics(self) -> dict[str, dict[str, int]]:
         """What this mount has in memory, and has done since it was made."""

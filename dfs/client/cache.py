@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from dfs import codec, verbs
-from dfs.posix import RENAME_EXCHANGE
+from dfs.posix import CAPABILITY, RENAME_EXCHANGE
 from dfs.types import ALL_NAMES, Attr, DirEntry, Ino, Item
 
 Token: TypeAlias = int
@@ -67,6 +67,11 @@ class Known:
         self.target: bytes | None = None
         self.parent: Ino | None = None
         self.at: Item | None = None
+
+    def drop_capability(self) -> None:
+        """As the NameNode does when the inode's bytes or owner are changed."""
+        if self.xattrs and not stat.S_ISDIR(self.attr.mode):
+            self.xattrs = {name: value for name, value in self.xattrs.items() if name != CAPABILITY}
 
 
 class Directory:
@@ -408,6 +413,8 @@ class Cache:
             if before is not None:
                 known.xattrs, known.target, known.at = before.xattrs, before.target, before.at
                 known.parent = before.parent if verb != "rename" else None
+                if verb in ("commit", "truncate") or (verb == "setattr" and not {"uid", "gid"}.isdisjoint(args[1])):
+                    known.drop_capability()
         names = {(directory, name): ino for directory, name, ino in _names_after(verb, args, attr)}
         learnt = {at: ino for at, ino in names.items() if at in valid and self._since(at[0]) <= token}
         for (directory, name), ino in learnt.items():

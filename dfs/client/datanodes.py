@@ -34,7 +34,6 @@ class DataNodes:
         self._avoid_until: dict[NodeId, float] = {}
         self._slow_until: dict[NodeId, float] = {}
         self._failures = 0
-        self._ranks: dict[NodeId, float] = {}
         self._sending = trio.Semaphore(1)
         """Whoever has it sends what nodes send on."""
         session.on_nodes_changed = self._forget_views
@@ -87,14 +86,6 @@ class DataNodes:
 
         return sorted(nodes, key=rank)
 
-    def by_rank(self, nodes: Iterable[NodeId]) -> list[NodeId]:
-        """`nodes` in an order to send on in: this host's first, others always in the same order, which each client has
-        by chance. So no link carries what comes from two directions, and then nothing, where few nodes have it all.
-        """
-        for node in nodes:
-            self._ranks.setdefault(node, self._session.runtime.random.random())
-        return sorted(nodes, key=lambda node: (not self.is_on_this_host(node), self._ranks[node]))
-
     def is_well(self, node: NodeId) -> bool:
         """Whether it has neither failed of late nor been slower than another."""
         if not self._avoid_until and not self._slow_until:
@@ -118,6 +109,7 @@ class DataNodes:
         into: memoryview | None = None,
         sent: Callable[[], None] | None = None,
         timeout_s: float = limits.DATA_TIMEOUT_S,
+        attempts: int = 2,
     ) -> tuple[Any, memoryview | None]:
         """Call a DataNode. A transport failure is tried once more, at the address that the NameNode has now:
         every DataNode method may be repeated. Then the node is avoided for a while and the error raised.
@@ -129,6 +121,8 @@ class DataNodes:
             try:
                 return await self._call_once(node, method, args, data, into, sent, timeout_s)
             except (errors.Unreachable, errors.ConnectionLost):
+                if attempts == 1:
+                    raise
                 await self.refresh()
                 return await self._call_once(node, method, args, data, into, sent, timeout_s)
         except _TRANSPORT:
@@ -203,7 +197,8 @@ class DataNodes:
         """As `append`, in one call to the first of `nodes`, each of which sends it on to the next; who failed.
 
         One is sent after the other, and not all of them at half of the speed: the first is on its way on meanwhile.
-        Raises nothing: if the first does not answer, all have failed. May be repeated.
+        Raises nothing: if the first does not answer, all have failed. May be repeated. Who has waited while one of
+        the nodes failed for somebody else does not try it.
         """
         first, *onward = nodes
         args = (chunk, offset, codec.pack_blocks(blocks), grant, onward)
@@ -211,7 +206,9 @@ class DataNodes:
             await self._sending.acquire()
             sending.callback(self._sending.release)
             try:
-                failures, _ = await self.call(first, "append_chain", *args, data=data, sent=sending.close)
+                if not set(nodes).isdisjoint(self.avoided()):
+                    raise errors.Unreachable("a node of the chain has failed a moment ago")
+                failures, _ = await self.call(first, "append_chain", *args, data=data, sent=sending.close, attempts=1)
             except errors.DfsError as error:
                 return dict.fromkeys(nodes, error)
         return {NodeId(node): errors.from_wire(code, message) for node, code, message in failures}

@@ -22,6 +22,9 @@ may be the file's already, and of somebody else's overwriting since. They are gi
 A commit that overwrites is preceded by a flush of its chunks: it frees the bytes that it replaces, which may have been
 durable, so a power cut must not find the new ones in memory only.
 
+What was given before the session ended (`forget`) is never committed in another: others may have written since. So
+whatever waited meanwhile, for an append or a flush, looks at `_epoch` afterwards.
+
 Invariants: `_uncommitted` is in the order of writing (of two runs that overlap, the later wins), and a run is in it
 until the commit with it is sent; `_volatile` has every lane with committed bytes of this file
 that no flush has made durable since; all bytes of the version `_vouched` that are not in `_volatile` are durable.
@@ -67,6 +70,7 @@ class Begun(NamedTuple):
     command: Command
     runs: list[_Run]
     reach: dict[Lane, int]
+    epoch: int
 
 
 class Window:
@@ -106,7 +110,8 @@ class Window:
         self._nursery.start_soon(self._append, pieces, given, done)
 
     async def _commit_some(self, commit: Callable[[], Awaitable[Any]]) -> None:
-        await commit()
+        with trio.CancelScope(shield=True):  # bounded by the session's patience; what of it happened would not be known
+            await commit()
         self._commit = commit
 
     async def _append(
@@ -152,6 +157,8 @@ class FileWriter:
         self._volatile: dict[Lane, int] = {}
         """How far into each lane committed bytes of this file reach."""
         self._vouched = attr.version if attr.size == 0 else -1
+        self._epoch = 0
+        """How often what was written has been forgotten."""
 
     @property
     def uncommitted_bytes(self) -> int:
@@ -204,10 +211,12 @@ class FileWriter:
 
     async def append(self, pieces: Sequence[tuple[int, Buffer]], *, durably: bool = False) -> list[_Run]:
         """As `write_pieces`, but `take` is to be given what this returns."""
+        epoch = self._epoch
         data = [piece for _, piece in pieces]
         if any(len(piece) % limits.BLOCK_MAX_BYTES for piece in data[:-1]):
             data = [b"".join(data)]  # or there would be many small blocks
         run = await self._append(0, data, durably=durably)
+        await self._check_epoch(epoch, [run])
         runs, position = [], run.chunk_offset
         for offset, piece in pieces:
             runs.append(_Run(offset, len(piece), run.lane, position))
@@ -225,6 +234,12 @@ class FileWriter:
         for offset, length in pieces:
             _add(self._uncommitted, _Run(offset, length, lane, position))
             position += length
+
+    async def _check_epoch(self, epoch: int, runs: Sequence[_Run] = ()) -> None:
+        """Raises `SessionExpired` if what was written then is forgotten, and with it these runs, which are settled."""
+        if epoch != self._epoch:
+            await self._settle_surely(runs)
+            raise errors.SessionExpired(f"the session ended while a file was written (inode {self.ino})")
 
     async def _append(self, offset: int, data: Sequence[Buffer], *, durably: bool = False) -> _Run:
         written = await self._chunks.append(data, self.replicas, self._lane, durably=durably)
@@ -256,9 +271,10 @@ class FileWriter:
 
     async def _commit_all(self, append: bool, mtime_ns: int | None, *, durable: bool) -> Attr | None:
         attr: Attr | None = None
-        refusals = 0
+        refusals, epoch = 0, self._epoch
         while self._uncommitted:
             await self._prepare(append, durable)
+            await self._check_epoch(epoch)
             runs, self._uncommitted = self._uncommitted[: limits.EXTENTS_MAX], self._uncommitted[limits.EXTENTS_MAX :]
             try:
                 reach = _reach(runs)
@@ -269,7 +285,9 @@ class FileWriter:
                 refusals += 1
                 if refusals >= _ROUNDS_MAX:
                     raise
-                self._uncommitted[:0] = await self._rewrite_all(runs)
+                fresh = await self._rewrite_all(runs)
+                await self._check_epoch(epoch, fresh)
+                self._uncommitted[:0] = fresh
             finally:
                 await self._settle_surely(runs)
         return attr
@@ -287,13 +305,14 @@ class FileWriter:
         if command is None:
             return None
         self._uncommitted = []
-        return Begun(command, runs, reach)
+        return Begun(command, runs, reach, self._epoch)
 
     async def end_commit(self, begun: Begun) -> Attr | None:
         """The inode's attributes after a commit; None if `commit` is to try it again."""
         try:
             attr = self._committed(await self._session.stream.result(begun.command), begun.reach)
         except (errors.ChunkSealed, errors.NotEnoughNodes):
+            await self._check_epoch(begun.epoch, begun.runs)
             self._uncommitted[:0] = begun.runs
             return None
         except BaseException:
@@ -370,6 +389,7 @@ class FileWriter:
 
         A version that was foreseen may never have been, so none is vouched for.
         """
+        self._epoch += 1
         self._uncommitted.clear()
         self._meanwhile.clear()
         self._vouched = -1
@@ -382,9 +402,10 @@ class FileWriter:
 
     async def _strengthen(self) -> bool:
         """Write again what is not committed and has too few copies left; whether there was any."""
-        weak = list(filter(self._is_weak, self._uncommitted))
+        weak, epoch = list(filter(self._is_weak, self._uncommitted)), self._epoch
         for run in weak:
             fresh = await self._rewrite(run)
+            await self._check_epoch(epoch, fresh)
             at = self._uncommitted.index(run)
             self._uncommitted[at : at + 1] = fresh
             await self._settle([run])

@@ -168,7 +168,7 @@ class OpenInode:
                 self._written_ns = self._owner.now_ns()
                 await self._commit(durable=False, append=True)
             except errors.DfsError:
-                await self._lose()  # or what follows would put it at the beginning
+                await self._discard()  # or what follows would put it at the beginning
                 raise
 
     @property
@@ -227,13 +227,24 @@ class OpenInode:
         self._owner.count_dirty(-self._dirty.length_bytes)
         self._dirty = DirtyRanges()
         self._dirty_since = float("inf")
+        self._end = 0
         self.is_promised = False
 
-    def note_gone(self, attr: Attr, *, is_private: bool) -> None:
-        """It has lost a name. What was written to a file that has none, and that nobody has open, need not leave."""
+    def note_gone(self, attr: Attr, *, is_private: bool) -> bool:
+        """It has lost a name. What was written to a file that has none, and that nobody has open, need not leave.
+
+        Whether `abandon` is to be called as well.
+        """
         self.note(attr)
-        if not attr.nlink and not self.users and is_private:
-            self._forget_dirty()
+        if attr.nlink or self.users or not is_private:
+            return False
+        self._forget_dirty()
+        return not self.is_clean
+
+    async def abandon(self) -> None:
+        """What has left already is not to be committed."""
+        async with self._move():
+            await self._discard()
 
     def begin_to_drain(self) -> None:
         """Have what is dirty leave, unless it does so already."""
@@ -335,6 +346,9 @@ class OpenInode:
         """What is on its way cannot be written, nor what is dirty, unless that was written in a later session."""
         if self._generation == self._owner.generation:
             self._forget_dirty()
+        await self._discard()
+
+    async def _discard(self) -> None:
         try:
             await self._writer.discard()
         except errors.DfsError as error:
@@ -459,21 +473,23 @@ class OpenInode:
 
     async def read(self, offset: int, length: int) -> Buffer:
         """At most `length` bytes at `offset`; fewer at the end of file."""
-        if not self.is_clean:
-            written = self._written(offset, length)
-            if written is not None:
-                return written
-            await self.settle()
-        await self._refresh()
-        count = min(length, self.attr.size - offset)
-        if count <= 0:
-            return b""
-        if self.attr.size <= limits.SMALL_FILE_MAX_BYTES and self._owner.small_files is not None:
-            found = await self._owner.small_files.read(self.attr, offset, count)
+        while True:
+            if not self.is_clean:
+                written = self._written(offset, length)
+                if written is not None:
+                    return written
+                await self.settle()
+            await self._refresh()
+            count = min(length, self.attr.size - offset)
+            if count <= 0:
+                return b""
+            found: Buffer | None = None
+            if self.attr.size <= limits.SMALL_FILE_MAX_BYTES and self._owner.small_files is not None:
+                found = await self._owner.small_files.read(self.attr, offset, count)
+            if found is None:
+                found = await self._ahead.read(offset, count)
             if found is not None:
                 return found
-        data = await self._ahead.read(offset, count)
-        return data if data is not None else await self.read(offset, length)
 
     def _written(self, offset: int, length: int) -> bytes | None:
         """As `read`, of what was just written; None where more is read than that, or others may have written too."""

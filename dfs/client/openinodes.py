@@ -157,7 +157,7 @@ class OpenInodes:
             return
         self._count_holds(inode)
         if not inode.attr.nlink:
-            inode.note_gone(inode.attr, is_private=self.fs.inodes.is_private(inode.ino))
+            self._note_gone(inode, inode.attr, is_private=self.fs.inodes.is_private(inode.ino))
         if inode.is_clean:
             self._drop(inode)
         elif not inode.is_owned:
@@ -220,7 +220,19 @@ class OpenInodes:
     def gone(self, attr: Attr, *, is_private: bool) -> None:
         inode = self._open.get(attr.ino)
         if inode is not None:
-            inode.note_gone(attr, is_private=is_private)
+            self._note_gone(inode, attr, is_private=is_private)
+
+    def _note_gone(self, inode: OpenInode, attr: Attr, *, is_private: bool) -> None:
+        if inode.note_gone(attr, is_private=is_private):
+            self.start(self._abandon, inode)
+
+    async def _abandon(self, inode: OpenInode) -> None:
+        await inode.abandon()
+        self._drop(inode)
+
+    def is_dirty(self, ino: Ino) -> bool:
+        inode = self._open.get(ino)
+        return inode is not None and not inode.is_clean
 
     def find(self, ino: Ino) -> OpenInode | None:
         return self._open.get(ino)

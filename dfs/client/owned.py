@@ -386,6 +386,8 @@ class Owned:
             values["mode"] = values["mode"] & 0o7777 | stat.S_IFMT(attr.mode)
         elif ("uid" in values or "gid" in values) and stat.S_ISREG(attr.mode):
             values["mode"] = without_set_id(attr.mode)
+        if "uid" in values or "gid" in values:
+            known.drop_capability()
         self._cache.changed((ino, None))
         known.attr = attr._replace(
             mode=values.get("mode", attr.mode),

@@ -118,8 +118,9 @@ class ReadAhead:
     def _segment(self, number: int) -> _Segment:
         segment = self._segments.get(number)
         if segment is None or segment.error is not None:
+            if segment is None:
+                self._bounds.count_read_ahead(limits.READ_AHEAD_BYTES)
             segment = self._segments[number] = _Segment()
-            self._bounds.count_read_ahead(limits.READ_AHEAD_BYTES)
             self._bounds.start(self._fetch, number, segment)
         self._segments.move_to_end(number)
         while len(self._segments) > _SEGMENTS_KEPT:

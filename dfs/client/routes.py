@@ -11,11 +11,21 @@ What is appended one at a time gains nothing: it arrives at the last node as lat
 
 from __future__ import annotations
 
+from enum import Enum, auto
+
 import trio
 
 from dfs import limits
 
 _GAIN = 1.2
+
+
+class Outcome(Enum):
+    """How an append ended: as it should, without some of the nodes, or otherwise, so that it says nothing."""
+
+    DONE = auto()
+    FAILED = auto()
+    UNKNOWN = auto()
 
 
 class Routes:
@@ -42,8 +52,8 @@ class Routes:
         self._in_work += 1
         return self._is_chained
 
-    def end(self, length: int, *, is_chained: bool, has_failed: bool) -> None:
-        """An append that has begun, of so many bytes, has ended; `has_failed`: not as it should."""
+    def end(self, length: int, *, is_chained: bool, outcome: Outcome) -> None:
+        """An append that has begun, of so many bytes, has ended."""
         self._in_work -= 1
         now = trio.current_time()
         if is_chained != self._is_chained:
@@ -53,9 +63,9 @@ class Routes:
             return
         if not self._in_work:
             self._busy_s += now - self._since
-        if has_failed:
-            self._bytes, self._busy_s = 0, 0.0
-            if is_chained:
+        if outcome is not Outcome.DONE:
+            self._start_anew(now)
+            if outcome is Outcome.FAILED and is_chained:
                 self._rates[True] = 0.0
                 self._go(False, limits.TRIED_AGAIN_BYTES)
             return

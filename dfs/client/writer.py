@@ -29,7 +29,7 @@ import trio
 from dfs import errors, grants, limits, tasks
 from dfs.checksum import Block, Buffer, sum_blocks
 from dfs.client.datanodes import DataNodes
-from dfs.client.routes import Routes
+from dfs.client.routes import Outcome, Routes
 from dfs.client.session import Session
 from dfs.room import Room
 from dfs.types import ChunkId, ChunkPlace, NodeId, SessionId
@@ -201,29 +201,43 @@ class ChunkWriter:
     ) -> tuple[dict[NodeId, errors.DfsError], bool]:
         """Why nodes failed, and whether all others have it on their disks, with what was in the chunk before."""
         grant = await self.grant(lane)
-        order = self._chain(lane, blocks) if not durably else None
-        if order is None:
+        chain = self._chain(lane, blocks) if not durably else None
+        if chain is None:
             return await self._append_at_once(lane, lane.nodes, blocks, data, grant, durably)
-        is_chained, has_failed = self._routes.begin(), True
+        is_chained, outcome = self._routes.begin(), Outcome.UNKNOWN
         try:
-            left: Collection[NodeId] = lane.nodes
-            if is_chained:
-                left = await self._nodes.append_chain(order, lane.chunk, lane.length, blocks, data, grant)
-            has_failed = is_chained and bool(left)
-            failures, is_durable = await self._append_at_once(lane, left, blocks, data, grant, durably)
-            has_failed |= bool(failures)
-            return failures, is_durable and not is_chained
+            if not is_chained:
+                failures, is_durable = await self._append_at_once(lane, lane.nodes, blocks, data, grant, durably)
+                outcome = Outcome.FAILED if failures else Outcome.DONE
+                return failures, is_durable
+            left: Collection[NodeId] = ()
+
+            async def send() -> None:
+                nonlocal left
+                left = await self._nodes.append_chain(chain, lane.chunk, lane.length, blocks, data, grant)
+
+            async with tasks.open_nursery() as nursery:
+                nursery.start_soon(send)
+                beside = [node for node in lane.nodes if node not in chain]
+                failures, _ = await self._append_at_once(lane, beside, blocks, data, grant, durably)
+            outcome = Outcome.FAILED if left or failures else Outcome.DONE
+            if left:
+                more, _ = await self._append_at_once(lane, left, blocks, data, grant, durably)
+                failures |= more
+            return failures, False
         finally:
-            length = sum(block.length for block in blocks)
-            self._routes.end(length, is_chained=is_chained, has_failed=has_failed)
+            self._routes.end(sum(block.length for block in blocks), is_chained=is_chained, outcome=outcome)
 
     def _chain(self, lane: Lane, blocks: Sequence[Block]) -> list[NodeId] | None:
-        """In which order its nodes can have an append from one another; None where that is not worth it."""
+        """Those of its nodes that can have an append from one another, in their order; None where that is not worth it.
+
+        Nodes on this host have it directly, which costs the link nothing.
+        """
         length = sum(block.length for block in blocks)
-        order = self._nodes.by_rank(lane.nodes)
-        if length < limits.CHAINED_FROM_BYTES or len(order) < 2 or self._nodes.is_on_this_host(order[-1]):
+        chain = sorted(node for node in lane.nodes if not self._nodes.is_on_this_host(node))
+        if length < limits.CHAINED_FROM_BYTES or len(chain) < 2:
             return None
-        return order if self._nodes.may_begin_chain(order[0], length) else None
+        return chain if self._nodes.may_begin_chain(chain[0], length) else None
 
     async def _append_at_once(
         self,

@@ -17,11 +17,14 @@ _NEED_NONE: Final = frozenset({Role.ADMIN, Role.NODE})
 class Admission:
     """Checks grants. What a connection has shown is remembered with it, so that each grant is computed once.
 
-    `masters` gives those of the moment, `clock` seconds since 1970.
+    `masters` gives those of the moment, `clock` seconds since 1970; `admits` says whether who has a key may call.
     """
 
-    def __init__(self, masters: Callable[[], Masters], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, masters: Callable[[], Masters], clock: Callable[[], float], admits: Callable[[KeyId], bool]
+    ) -> None:
         self._masters = masters
+        self._admits = admits
         self._clock = clock
 
     def read(self, peer: Peer, chunk: ChunkId, grant: object) -> None:
@@ -55,7 +58,10 @@ class Admission:
         key = peer.key
         if key is None or key.role is not Role.NODE:
             raise errors.NotPermitted("only DataNodes speak for others")
-        return self._shown(peer, KeyId.from_wire(holder), chunk, grant)
+        spoken_for = KeyId.from_wire(holder)
+        if not self._admits(spoken_for):
+            raise errors.NotPermitted(f"{spoken_for} is not admitted here")
+        return self._shown(peer, spoken_for, chunk, grant)
 
     def _shown(self, peer: Peer, key: KeyId, chunk: ChunkId, grant: object) -> Terms:
         shown = (key.identity, chunk, grant) if isinstance(grant, bytes) else None

@@ -105,7 +105,7 @@ async def _serve(
         return runtime.now_ns() / 1e9
 
     gate = Gate(keys.DATANODE, f"dfs.datanode.{config.node}", key_file.masters, clock)
-    admission = Admission(lambda: gate.masters, clock)
+    admission = Admission(lambda: gate.masters, clock, gate.admits)
     chain = Chain(pool, config.namenode)
     service = DataNode(
         NodeId(config.node), volumes, admission, bandwidth, users, scrub, runtime, chain, lends=config.lend

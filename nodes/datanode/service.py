@@ -127,6 +127,8 @@ class DataNode:
         if len(data) > limits.APPEND_MAX_BYTES:
             raise errors.ArgumentTooLarge(f"an append has more than {limits.APPEND_MAX_BYTES} bytes")
         parts = codec.unpack_blocks(blocks)
+        if not parts or sum(part.length for part in parts) != len(data):
+            raise errors.InvalidArgument("what is sent on is cut into blocks, as an append is")
         failures: list[Failure] = []
 
         async def send_on() -> None:
@@ -146,9 +148,12 @@ class DataNode:
         """The nodes of a chain behind this one. Raises `InvalidArgument`."""
         if not isinstance(onward, list | tuple) or len(onward) >= limits.REPLICAS_MAX:
             raise errors.InvalidArgument(f"a chain is a list of at most {limits.REPLICAS_MAX} nodes")
-        if not all(isinstance(node, str) for node in onward) or len({self._node, *onward}) <= len(onward):
-            raise errors.InvalidArgument("a chain is of node names, none of them twice")
-        return [NodeId(node) for node in onward]
+        if not all(isinstance(node, str) for node in onward):
+            raise errors.InvalidArgument("a chain is of node names")
+        whole = [self._node, *map(NodeId, onward)]
+        if any(node >= behind for node, behind in itertools.pairwise(whole)):
+            raise errors.InvalidArgument("a chain goes in the order of the nodes' names, to none of them twice")
+        return whole[1:]
 
     @expose
     @takes_call

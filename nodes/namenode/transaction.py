@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgpack  # type: ignore[import-untyped]
 
 from dfs import errors, limits
+from dfs.posix import CAPABILITY
 from dfs.types import ROOT_INO, Attr, ChunkId, Extent, Ino
 from nodes.namenode import arguments
 from nodes.namenode.schema import ATTR_COLUMNS
@@ -237,6 +238,10 @@ class Transaction:
         self.run("DELETE FROM xattr WHERE ino = ?", attr.ino)
         self.run("DELETE FROM inode WHERE ino = ?", attr.ino)
         self.count(attr.mode, -1)
+
+    def drop_capability(self, ino: Ino) -> None:
+        """As the kernel does it on write(2), truncate(2) and chown(2): it leaves that to the file system."""
+        self.run("DELETE FROM xattr WHERE ino = ? AND name = ?", ino, CAPABILITY)
 
     def _has_many_extents(self, ino: Ino) -> bool:
         return self.one("SELECT 1 FROM extent WHERE ino = ? LIMIT 1 OFFSET ?", ino, _FREED_AT_ONCE) is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,6 +26,10 @@ def opened(path: Path, flags: int, mode: int = 0o666) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+CAPABILITIES = struct.pack("<IIIII", 0x02000000, 1 << 10, 0, 0, 0)
+"""Of a program: <linux/capability.h>, revision 2."""
 
 
 # --- names ----------------------------------------------------------------------------------------------
@@ -121,6 +126,39 @@ def test_extended_attributes(here: Path, there: Path) -> None:
 
 
 # --- contents -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_WRONLY | os.O_APPEND])
+def test_writing_clears_capabilities_that_another_mount_has_set(here: Path, there: Path, flags: int) -> None:
+    """And those that were set on this one, by whatever changes the bytes."""
+    path = here / "program"
+    with opened(path, flags | os.O_CREAT, 0o755) as fd:
+        for change in (
+            lambda: os.write(fd, b"x"),
+            lambda: os.ftruncate(fd, 100),
+            lambda: os.chown(path, 1, 1),
+            lambda: os.fsync(fd) or os.write(fd, b"y"),
+        ):
+            for setter in (there, here):
+                change()
+                os.setxattr(setter / "program", "security.capability", CAPABILITIES)
+                for reader in (here, there):
+                    assert os.getxattr(reader / "program", "security.capability") == CAPABILITIES
+                    assert "security.capability" in os.listxattr(reader / "program")
+                change()
+                for reader in (there, here):
+                    with pytest.raises(OSError) as caught:
+                        os.getxattr(reader / "program", "security.capability")
+                    assert caught.value.errno == errno.ENODATA
+
+
+def test_capabilities_that_are_set_after_a_write_stay(here: Path, there: Path) -> None:
+    """Though its bytes reach the NameNode later."""
+    (here / "program").write_bytes(b"x" * 10_000)
+    os.setxattr(here / "program", "security.capability", CAPABILITIES)
+    os.sync()
+    for reader in (here, there):
+        assert os.getxattr(reader / "program", "security.capability") == CAPABILITIES
 
 
 def test_closed_is_seen(here: Path, there: Path) -> None:

@@ -27,7 +27,7 @@ from tests.keys import ADMIN, MASTERS
 MIB = limits.MIB
 CLIENT = MASTERS.issue(Role.CLIENT, "alice")
 OTHER = MASTERS.issue(Role.CLIENT, "bob")
-NODE = MASTERS.issue(Role.NODE, "n1")
+NODE = MASTERS.issue(Role.NODE, "n2")
 
 
 @asynccontextmanager
@@ -84,19 +84,24 @@ async def test_what_a_chain_answers_names_who_failed(tmp_path: Path, monkeypatch
     async with chained(tmp_path, monkeypatch) as (_, fs, _):
         await put(fs, "/file", b"content")
         (place,) = await fs.replicas("/file")
-        first, second, third = place.nodes
+        first, second, third = sorted(place.nodes)
         data = b"more"
         blocks, end = sum_blocks(data), place.length
         grant = grants.make(MASTERS, ADMIN.id, place.chunk, grants.APPEND, int(time.time()) + 60)
         append = fs.nodes_known.append_chain
-        failures = await append([first, NodeId("n9"), third], place.chunk, end, blocks, [data], grant)
-        assert sorted(failures) == sorted(["n9", third])
+        failures = await append([first, NodeId("n20"), third], place.chunk, end, blocks, [data], grant)
+        assert sorted(failures) == sorted(["n20", third])
         assert all(isinstance(error, errors.Unreachable) for error in failures.values())
-        failures = await append([second, first], place.chunk, end + 1, blocks, [data], grant)
+        failures = await append([second, third], place.chunk, end + 1, blocks, [data], grant)
         assert {node: type(error) for node, error in failures.items()} == dict.fromkeys(
-            (second, first), errors.ChunkConflict
+            (second, third), errors.ChunkConflict
         )
-        for nodes in ([first, second, second], [first, second, first], [first, *map(str, range(limits.REPLICAS_MAX))]):
+        for nodes in (
+            [second, first],  # a cycle of such chains would wait for itself
+            [first, second, second],
+            [first, second, first],
+            [first, *(f"o{number:02}" for number in range(limits.REPLICAS_MAX))],
+        ):
             failures = await append([*map(NodeId, nodes)], place.chunk, end, blocks, [data], grant)
             assert {type(error) for error in failures.values()} == {errors.InvalidArgument}
 
@@ -117,7 +122,7 @@ async def test_nodes_send_on_what_its_client_may_append_and_nothing_else(tmp_pat
         async def append(key: Key, grant: Any, onward: Any, *holder: Any) -> Any:
             async with Pool(SocketNetwork(), key=key) as pool:
                 args = (place.chunk, place.length, blocks, grant, onward, *holder)
-                return await pool.call(addresses["n2"], "dfs.datanode.n2", "append_chain", *args, data=data)
+                return await pool.call(addresses["n1"], "dfs.datanode.n1", "append_chain", *args, data=data)
 
         refused = [
             (NODE, mine, [], OTHER.id.to_wire()),
@@ -128,7 +133,7 @@ async def test_nodes_send_on_what_its_client_may_append_and_nothing_else(tmp_pat
             (CLIENT, mine, [], CLIENT.id.to_wire()),
             (OTHER, mine, [], CLIENT.id.to_wire()),
             (OTHER, mine, []),
-            (CLIENT, to_read, ["n1"]),
+            (CLIENT, to_read, ["n3"]),
             (MASTERS.issue(Role.READER, "alice"), mine, []),
         ]
         for arguments in refused:
@@ -137,8 +142,59 @@ async def test_nodes_send_on_what_its_client_may_append_and_nothing_else(tmp_pat
         with pytest.raises(errors.GrantExpired):
             await append(NODE, late, [], CLIENT.id.to_wire())
         assert await append(NODE, mine, [], CLIENT.id.to_wire()) == []
-        failures = await append(CLIENT, mine, ["n1"])
+        failures = await append(CLIENT, mine, ["n2"])
         assert failures == []
         async with cluster.client() as fs:
             lengths = [await fs.nodes_known.sync(node, {place.chunk: b""}) for node in ("n1", "n2")]
         assert lengths == [[place.length + len(data)]] * 2
+
+
+async def test_a_first_node_that_hangs_costs_its_time_out_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many appends wait to be sent to it."""
+    async with chained(tmp_path, monkeypatch, datanodes=4) as (_, fs, _):
+        hung: list[str] = []
+        call = DataNodes._call_once
+
+        async def hang(self: DataNodes, node: Any, method: str, *args: Any) -> Any:
+            if node == "n1" and method.startswith("append"):
+                hung.append(method)
+                await trio.sleep(1)
+                raise errors.DeadlineExceeded("n1 hangs")
+            return await call(self, node, method, *args)
+
+        monkeypatch.setattr(DataNodes, "_call_once", hang)
+        data = os.urandom(48 * MIB)
+        began = trio.current_time()
+        await put(fs, "/file", data)
+        took_s = trio.current_time() - began
+        assert hung.count("append_chain") == 1
+        assert took_s < 10
+        assert await get(fs, "/file") == data
+
+
+async def test_a_node_asks_where_others_are_seldom_whomever_it_is_to_send_to(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path, datanodes=2, replicas=2) as cluster:
+        async with cluster.client() as fs:
+            await put(fs, "/file", b"content")
+            (place,) = await fs.replicas("/file")
+            (address,) = [view.address for view in await fs.nodes() if view.node == "n1"]
+        grant = grants.make(MASTERS, CLIENT.id, place.chunk, grants.APPEND, int(time.time()) + 60)
+        blocks = codec.pack_blocks(sum_blocks(b"more"))
+        asked = 0
+        call = Pool.call
+
+        async def counted(self: Pool, address: str, object_id: str, method: str, *args: Any, **options: Any) -> Any:
+            nonlocal asked
+            asked += method == "nodes"
+            return await call(self, address, object_id, method, *args, **options)
+
+        async with Pool(SocketNetwork(), key=CLIENT) as pool:
+            for number in range(20):
+                args = (place.chunk, place.length, blocks, grant, [f"nowhere-{number}"])
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(Pool, "call", counted)
+                    failures = await pool.call(address, "dfs.datanode.n1", "append_chain", *args, data=b"more")
+                assert [failure[0] for failure in failures] == [f"nowhere-{number}"]
+            with pytest.raises(errors.InvalidArgument):
+                await pool.call(address, "dfs.datanode.n1", "append_chain", place.chunk, 0, b"", grant, ["n2"])
+        assert asked <= 2

@@ -42,6 +42,7 @@ def apply(
         *(without_set_id(attr.mode), size, allocated, mtime, ctime, attr.ino),
     )
     assert row is not None
+    tx.drop_capability(attr.ino)
     return Attr._make(row), base
 
 

@@ -36,6 +36,8 @@ def apply(tx: Transaction, ino: Any, changes: Any) -> Attr:
         values["mode"] |= stat.S_IFMT(attr.mode)
     elif ("uid" in values or "gid" in values) and stat.S_ISREG(attr.mode):
         values["mode"] = without_set_id(attr.mode)
+    if ("uid" in values or "gid" in values) and not stat.S_ISDIR(attr.mode):
+        tx.drop_capability(attr.ino)
     after = attr._replace(**values, ctime_ns=tx.now_ns, version=attr.version + 1)
     tx.run(
         "UPDATE inode SET mode = ?, uid = ?, gid = ?, atime_ns = ?, mtime_ns = ?, ctime_ns = ?, replicas = ?,"

@@ -24,4 +24,5 @@ def apply(tx: Transaction, ino: Any, size: Any) -> Attr:
         "UPDATE inode SET mode = ?, size = ?, mtime_ns = ?, ctime_ns = ?, version = version + 1 WHERE ino = ?",
         *(without_set_id(attr.mode), size, tx.now_ns, tx.now_ns, attr.ino),
     )
+    tx.drop_capability(attr.ino)
     return tx.attr(attr.ino)

@@ -6,7 +6,7 @@ import trio
 from trio.testing import MockClock
 
 from dfs import limits
-from dfs.client.routes import Routes
+from dfs.client.routes import Outcome, Routes
 
 _SIZE = 4 * limits.MIB
 _COPIES = 3
@@ -25,7 +25,7 @@ class Link:
         async with self._turn:
             await trio.sleep(_SIZE / self._rates[is_chained])
         self.sent.append(is_chained)
-        routes.end(_SIZE, is_chained=is_chained, has_failed=fails and is_chained)
+        routes.end(_SIZE, is_chained=is_chained, outcome=Outcome.FAILED if fails and is_chained else Outcome.DONE)
 
     async def append_many(self, routes: Routes, size: int, *, fails: bool = False) -> list[bool]:
         """As a window of four does; which went along a chain."""

@@ -41,7 +41,7 @@ def grant(rights: int, expiry_s: int = int(Clock.now_s) + 10, chunk: ChunkId = C
 
 
 def test_reading_and_appending_need_their_rights(clock: Clock) -> None:
-    admission = Admission(lambda: MASTERS, clock)
+    admission = Admission(lambda: MASTERS, clock, lambda _: True)
     admission.read(peer(), CHUNK, grant(READ))
     admission.read(peer(), CHUNK, grant(APPEND))
     admission.append(peer(), CHUNK, grant(APPEND))
@@ -51,13 +51,13 @@ def test_reading_and_appending_need_their_rights(clock: Clock) -> None:
 
 @pytest.mark.parametrize("key", [ADMIN, NODE])
 def test_admins_and_datanodes_need_none(key: Key, clock: Clock) -> None:
-    admission = Admission(lambda: MASTERS, clock)
+    admission = Admission(lambda: MASTERS, clock, lambda _: True)
     for check in (admission.read, admission.append, admission.sync):
         check(peer(key), CHUNK, b"")
 
 
 def test_an_expired_grant_is_told_from_a_wrong_one(clock: Clock) -> None:
-    admission, connection = Admission(lambda: MASTERS, clock), peer()
+    admission, connection = Admission(lambda: MASTERS, clock, lambda _: True), peer()
     for _ in range(2):  # remembered or not
         admission.read(connection, CHUNK, grant(APPEND))
         clock.now_s += 10
@@ -69,7 +69,7 @@ def test_an_expired_grant_is_told_from_a_wrong_one(clock: Clock) -> None:
 
 
 def test_nothing_is_done_without_a_grant(clock: Clock) -> None:
-    admission = Admission(lambda: MASTERS, clock)
+    admission = Admission(lambda: MASTERS, clock, lambda _: True)
     checks: tuple[Callable[[Peer, ChunkId, object], None], ...] = (admission.read, admission.append, admission.sync)
     for check in checks:
         for shown in (b"", None, grant(APPEND, chunk=ChunkId(8)), bytes(grants.GRANT_BYTES)):
@@ -78,7 +78,7 @@ def test_nothing_is_done_without_a_grant(clock: Clock) -> None:
 
 
 def test_what_was_shown_on_one_connection_counts_there_only(clock: Clock) -> None:
-    admission, connection, shown = Admission(lambda: MASTERS, clock), peer(), grant(APPEND)
+    admission, connection, shown = Admission(lambda: MASTERS, clock, lambda _: True), peer(), grant(APPEND)
     admission.append(connection, CHUNK, shown)
     for stranger in (MASTERS.issue(Role.CLIENT, "bob"), MASTERS.issue(Role.READER, "alice")):
         with pytest.raises(errors.NotPermitted):
@@ -89,7 +89,16 @@ def test_what_was_shown_on_one_connection_counts_there_only(clock: Clock) -> Non
 
 def test_what_a_connection_has_shown_takes_bounded_memory(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "GRANTS_REMEMBERED_MAX", 10)
-    admission, connection = Admission(lambda: MASTERS, clock), peer()
+    admission, connection = Admission(lambda: MASTERS, clock, lambda _: True), peer()
     for number in range(1, 100):
         admission.read(connection, ChunkId(number), grant(READ, chunk=ChunkId(number)))
         assert len(connection.remembered) <= 10
+
+
+def test_a_datanode_speaks_for_nobody_who_may_not_come_himself(clock: Clock) -> None:
+    admitted = {CLIENT.id}
+    admission, connection = Admission(lambda: MASTERS, clock, admitted.__contains__), peer(NODE)
+    admission.append(connection, CHUNK, grant(APPEND), CLIENT.id.to_wire())
+    admitted.clear()  # as when the key was revoked
+    with pytest.raises(errors.NotPermitted, match="not admitted"):
+        admission.append(connection, CHUNK, grant(APPEND), CLIENT.id.to_wire())

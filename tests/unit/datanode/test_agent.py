@@ -33,7 +33,7 @@ from tests.simulation.network import MemoryNetwork
 from tests.unit.datanode.world import CLUSTER
 
 KIB = 1024
-ADMISSION = Admission(lambda: MASTERS, lambda: 0.0)
+ADMISSION = Admission(lambda: MASTERS, lambda: 0.0, lambda _: True)
 
 
 class ScriptedNameNode:

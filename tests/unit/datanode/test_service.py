@@ -65,7 +65,7 @@ class Node:
         self.volumes.join(CLUSTER)
         users = Users()
         scrub = Scrub(self.volumes, Restraint(0.5, load(disks)), self.runtime, users, 1e6, 1e6)
-        admission = Admission(lambda: MASTERS, lambda: 0.0)
+        admission = Admission(lambda: MASTERS, lambda: 0.0, lambda _: True)
         chain = Chain(Pool(MemoryNetwork().host("n1")), "namenode:1")
         self.service = DataNode(NodeId("n1"), self.volumes, admission, TokenBucket(), users, scrub, self.runtime, chain)
         self._connections = 0

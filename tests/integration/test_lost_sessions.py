@@ -1,0 +1,249 @@
+"""What is on its way when a session ends is lost with it, said so, and never written over what others wrote since."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from dfs import errors, limits
+from dfs.client import FileSystem
+from dfs.client.filewriter import FileWriter
+from dfs.client.openinode import OpenInode
+from dfs.client.openinodes import OpenInodes
+from tests.integration.test_owned_directories import end_session, mounted
+
+MIB = limits.MIB
+
+
+class Door:
+    """What whoever comes to a method waits at, before it or after it. The first one behind it gets the `error`."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, owner: Any, method: str, *, after: bool = False) -> None:
+        self.reached = trio.Event()
+        self.opened = trio.Event()
+        self.error: errors.DfsError | None = None
+        passed: Callable[..., Awaitable[Any]] = getattr(owner, method)
+
+        async def wait(*args: Any, **options: Any) -> Any:
+            if after:
+                found = await passed(*args, **options)
+                await self._wait()
+                return found
+            await self._wait()
+            return await passed(*args, **options)
+
+        patch.setattr(owner, method, wait)
+
+    async def _wait(self) -> None:
+        self.reached.set()
+        await self.opened.wait()
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+
+
+async def a_file(fs: FileSystem, files: OpenInodes, content: bytes = b"") -> OpenInode:
+    """/d/f, and nothing of it on its way."""
+    file = await files.create((await fs.mkdir("/d")).ino, b"f", 0o644, 0, 0, exclusive=True)
+    if content:
+        await file.append(content)
+        await file.fsync()
+    await fs.session.stream.flush()
+    return file
+
+
+async def read(fs: FileSystem) -> bytes:
+    async with await fs.open("/d/f") as file:
+        return await file.pread(64 * MIB, 0)
+
+
+async def write(fs: FileSystem, content: bytes) -> None:
+    async with await fs.open("/d/f", "r+b") as file:
+        await file.pwrite(content, 0)
+
+
+@pytest.mark.parametrize("after", [False, True])
+async def test_an_append_that_ends_in_another_session_is_not_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    async with mounted(tmp_path) as (cluster, fs, files), cluster.client() as other:
+        file = await a_file(fs, files, b"before")
+        door = Door(monkeypatch, fs.chunks, "append", after=after)
+        await file.write(0, b"L" * limits.WRITE_BACK_AT_BYTES)  # which leaves at once
+        await door.reached.wait()
+        await end_session(fs, other)
+        await write(other, b"OTHERS")
+        door.opened.set()
+        await file.settle()
+        await file.fsync()
+        assert await read(other) == b"OTHERS"
+        assert bytes(await file.read(0, 100)) == b"OTHERS"
+        assert file.late_errors == 1
+        await file.append(b", kept")
+        await file.fsync()
+        assert await read(other) == b"OTHERS, kept"
+        assert file.late_errors == 1
+        files.close(file)
+
+
+async def test_what_is_written_anew_in_another_session_is_not_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with mounted(tmp_path) as (cluster, fs, files), cluster.client() as other:
+        file = await a_file(fs, files, b"before")
+        weak = iter([True])
+        monkeypatch.setattr(FileWriter, "_is_weak", lambda *_: next(weak, False))
+        door = Door(monkeypatch, FileWriter, "_rewrite", after=True)
+        await file.write(0, b"lost")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(file.write_back)
+            await door.reached.wait()
+            await end_session(fs, other)
+            await write(other, b"OTHERS")
+            door.opened.set()
+        assert await read(other) == b"OTHERS"
+        assert file.late_errors == 1
+        assert file.is_clean
+        await fs.mkdir("/e")  # in another session
+        assert not any(lane.uncommitted for lane in fs.chunks._unsealed)
+        files.close(file)
+
+
+async def test_a_flush_that_ends_in_another_session_is_followed_by_no_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with mounted(tmp_path) as (cluster, fs, files), cluster.client() as other:
+        file = await a_file(fs, files, b"before")
+        before = await other.stat("/d/f")
+        door = Door(monkeypatch, fs.chunks, "sync")
+        await file.write(0, b"lost")
+        async with trio.open_nursery() as nursery:
+
+            async def sync() -> None:
+                with pytest.raises(errors.SessionExpired):
+                    await file.fsync()
+
+            nursery.start_soon(sync)
+            await door.reached.wait()
+            await end_session(fs, other)
+            door.opened.set()
+        assert (await other.stat("/d/f")).version == before.version
+        assert file.late_errors == 1
+        files.close(file)
+
+
+async def test_what_is_appended_after_a_loss_comes_behind_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with mounted(tmp_path) as (cluster, fs, files), cluster.client() as other:
+        file = await a_file(fs, files, b"first.")
+        door = Door(monkeypatch, fs.chunks, "append")
+        await file.append(b"lost")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(file.write_back)
+            await door.reached.wait()
+            await end_session(fs, other)
+            await file.append(b"kept")  # while the other is on its way still
+            door.opened.set()
+        await file.fsync()
+        assert await read(other) == b"first.kept"
+        files.close(file)
+
+
+async def test_an_append_that_fails_takes_nothing_with_it_that_others_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with mounted(tmp_path) as (cluster, fs, files), cluster.client() as other:
+        file = await a_file(fs, files, b"before")
+
+        async def never(*_: object) -> bool:
+            return False
+
+        monkeypatch.setattr(OpenInode, "_own", never)  # as when others want the file as well
+        door = Door(monkeypatch, fs.chunks, "append")
+        door.error = errors.NoSpace("no DataNode has room")
+        async with trio.open_nursery() as nursery:
+
+            async def fail() -> None:
+                with pytest.raises(errors.NoSpace):
+                    await file.append(b"no room for this")
+
+            nursery.start_soon(fail)
+            await door.reached.wait()
+            nursery.start_soon(file.write, 0, b"AFTER ")
+            await trio.sleep(0.05)  # it waits for its turn now
+            door.opened.set()
+        await file.fsync()
+        assert await read(other) == b"AFTER "
+        files.close(file)
+
+
+async def test_a_commit_goes_on_when_an_append_beside_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or nobody would know what has become of it."""
+    async with mounted(tmp_path) as (_, fs, files):
+        file = await a_file(fs, files)
+        writer = fs.writer(file.attr)
+        monkeypatch.setattr(limits, "COMMIT_EVERY_BYTES", 4 * MIB)
+        await writer.write(0, bytes(4 * MIB))
+        committing = Door(monkeypatch, fs.session, "apply", after=True)
+        appending = Door(monkeypatch, fs.chunks, "append")
+        appending.error = errors.NoSpace("no DataNode has room")
+        async with trio.open_nursery() as nursery:
+
+            async def open_doors() -> None:
+                await committing.reached.wait()
+                appending.opened.set()
+                await trio.sleep(0.05)  # it has failed now
+                committing.opened.set()
+
+            nursery.start_soon(open_doors)
+            with pytest.raises(errors.NoSpace):
+                async with writer.window(writer.commit) as window:
+                    window.write([(4 * MIB, bytes(MIB))])
+        assert not writer.uncommitted_bytes
+        assert (await fs.stat("/d/f")).size == 4 * MIB
+        assert writer._volatile, "the commit's end was seen"
+        files.close(file)
+
+
+async def test_what_has_left_of_a_file_that_is_removed_is_given_up(tmp_path: Path) -> None:
+    async with mounted(tmp_path) as (_, fs, files):
+        file = await a_file(fs, files)
+        await file.write(0, bytes(5 * MIB))
+        while file._dirty.length_bytes > 3 * MIB or file._draining:
+            await trio.sleep(0.01)
+        assert file._writer.uncommitted_bytes
+        files.close(file)
+        await fs.remove("/d/f")
+        with trio.fail_after(limits.WRITE_BACK_AFTER_S):
+            while files.statistics()["open"]:
+                await trio.sleep(0.01)
+        assert files.statistics()["dirty_bytes"] == 0
+        assert not any(lane.uncommitted for lane in fs.chunks._unsealed)
+
+
+async def test_reads_that_fail_count_for_what_they_keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with mounted(tmp_path) as (_, fs, files):
+        file = await a_file(fs, files, os.urandom(8 * MIB))
+
+        async def fail(*_args: object, **_options: object) -> None:
+            raise errors.Unreachable("all DataNodes are away")
+
+        for method in ("read_whole", "fill", "read_into"):
+            monkeypatch.setattr(fs.reader, method, fail)
+        for _ in range(50):
+            for offset in range(0, 3 * MIB, MIB):
+                with pytest.raises(errors.Unreachable):
+                    await file.read(offset, MIB)
+        kept = files.statistics()["read_ahead_bytes"]
+        assert kept <= 16 * MIB
+        file.forget()
+        assert files.statistics()["read_ahead_bytes"] == 0
+        monkeypatch.undo()
+        assert len(await file.read(0, MIB)) == MIB
+        files.close(file)
