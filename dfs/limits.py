@@ -212,6 +212,7 @@ SLOW_NODE_S = 10.0  # a node that was slower than the next is asked after the ot
 LAYOUT_BYTES = 8 * GIB  # how much of a file one question for its extents covers
 LAYOUT_STRETCH_MIN_BYTES = 1 * MIB  # of a file with more extents than an answer holds: at most a page each, some 256
 LAYOUT_KEPT_EXTENTS = 65_536  # of one open file: some 13 MB of memory
+SPACE_SHORT_BYTES = 1 * GIB  # left on a DataNode that new files need: from then on closing a file waits for its bytes
 LANE_IDLE_S = 10.0  # an open chunk that nobody appends to is sealed after this: only sealed ones are repaired
 TRANSFERS_AT_ONCE = 8  # files of a tree under way at once
 LOOKUPS_AT_ONCE = 64  # small calls of one listing or recursive change: a batch for the NameNode, no flood

@@ -55,9 +55,10 @@ _OFFERED_AT: Final = 40 + 12
 """Of the flags in INIT: behind fuse_in_header, and three numbers."""
 _WANTED_AT: Final = _HEADER.size + 12
 """Of the flags in the answer to it: behind three numbers."""
-_OPEN_FLAGS_AT: Final = _HEADER.size + 8
-"""Of the flags in an answer to OPEN or OPENDIR: behind the handle."""
-_OPENED_BYTES: Final = _HEADER.size + 16
+_OPENED_BYTES: Final = (_HEADER.size + 16, _HEADER.size + 128 + 16)
+"""Of an answer to OPEN or OPENDIR, and to CREATE, where it comes behind the new entry."""
+_OPEN_FLAGS_FROM_END: Final = 8
+"""Of the flags in it: behind the handle, before 4 bytes that mean nothing."""
 _NOTIFY_INODE: Final = 2
 _NOTIFY_NAME: Final = 3
 _NOTIFY_EPOCH: Final = 8
@@ -95,7 +96,7 @@ class Device:
         self._ours.send(request)
 
     def add_open_flags(self, flags: int) -> None:
-        """To the answer to the OPEN or OPENDIR that is being handled; the handler is to do nothing after this."""
+        """To the answer to the OPEN, CREATE or OPENDIR that is handled; the handler is to do nothing after this."""
         if flags and self._change is None and self._ours is not None:
             self._divert(lambda answer: _add_open_flags(answer, flags))
 
@@ -163,8 +164,8 @@ def _flags_to_add(request: bytes) -> int:
 
 
 def _add_open_flags(answer: bytearray, flags: int) -> None:
-    if len(answer) == _OPENED_BYTES and _HEADER.unpack_from(answer)[1] == 0:
-        _add(answer, _OPEN_FLAGS_AT, flags)
+    if len(answer) in _OPENED_BYTES and _HEADER.unpack_from(answer)[1] == 0:
+        _add(answer, len(answer) - _OPEN_FLAGS_FROM_END, flags)
 
 
 def _add(answer: bytearray, at: int, flags: int) -> None:

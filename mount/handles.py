@@ -44,6 +44,10 @@ class FileHandle:
         except errors.DfsError:
             self._told = self.inode.late_errors
             raise
+        self.tell_late_error()
+
+    def tell_late_error(self) -> None:
+        """Raise what went wrong since the handle was opened, if it was not raised on it yet."""
         error = self.inode.late_error
         if error is not None and self.inode.late_errors != self._told:
             self._told = self.inode.late_errors
@@ -76,15 +80,16 @@ class DirectoryHandle:
         """Whoever reads from the beginning sees the directory as it is now."""
         self._page, self._after, self._is_last = [], -1, False
 
-    async def entries(self, after: int) -> list[DirEntry]:
-        """Entries with cookies above `after`; empty at the end."""
+    async def entries(self, after: int) -> tuple[list[DirEntry], bool]:
+        """Entries with cookies above `after`, none at the end, and whether they have just been looked at."""
         start = bisect.bisect_right(self._page, after, key=lambda entry: entry.cookie)
         is_within = after == self._after or (start > 0 and self._page[start - 1].cookie == after)
-        if not is_within or (start == len(self._page) and not self._is_last):
+        is_new = not is_within or (start == len(self._page) and not self._is_last)
+        if is_new:
             self._page, start = await self._fs.inodes.readdir(self.attr.ino, after, _PAGE_ENTRIES), 0
             self._is_last = len(self._page) < _PAGE_ENTRIES
             self._after = after
-        return self._page[start:]
+        return self._page[start:], is_new
 
 
 class Handles:

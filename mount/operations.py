@@ -123,12 +123,15 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
 
     def _entry(self, attr: Attr, parent: Ino | None = None, name: bytes = b"") -> pyfuse3.EntryAttributes:
         """What the kernel is told of an inode; of the name too with which it was found in `parent`."""
+        name_timeout_s = 0.0 if parent is None else self._kernel.name_timeout_s(parent, name, attr.ino)
+        return self._attributes(attr, name_timeout_s, self._kernel.attr_timeout_s(attr))
+
+    def _attributes(self, attr: Attr, name_timeout_s: float, attr_timeout_s: float) -> pyfuse3.EntryAttributes:
         attr = self._accesses.shown(attr)
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = pyfuse3.ROOT_INODE if attr.ino == self._root else attr.ino
         entry.generation = 0
-        entry.entry_timeout = 0 if parent is None else self._kernel.name_timeout_s(parent, name, attr.ino)
-        entry.attr_timeout = self._kernel.attr_timeout_s(attr)
+        entry.entry_timeout, entry.attr_timeout = name_timeout_s, attr_timeout_s
         entry.st_mode, entry.st_nlink, entry.st_rdev = attr.mode, attr.nlink, attr.rdev
         entry.st_uid = attr.uid if self._options.uid is None else self._options.uid
         entry.st_gid = attr.gid if self._options.gid is None else self._options.gid
@@ -309,7 +312,9 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
         opened = await self._open.create(parent, name, mode, uid, gid, exclusive=bool(flags & os.O_EXCL))
         if flags & os.O_TRUNC and opened.shown().size:
             await self._cut(opened)
-        return self._opened(opened, flags), await self._seen(opened.attr, parent, name)
+        info, shown = self._opened(opened, flags), await self._seen(opened.attr, parent, name)
+        self._device.add_open_flags(self._closing_flags(opened, flags))
+        return info, shown
 
     @_handler
     async def open(self, inode: int, flags: int, ctx: Any) -> pyfuse3.FileInfo:
@@ -318,9 +323,12 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
         if flags & os.O_TRUNC:
             await self._cut(opened)
         info = self._opened(opened, flags)
-        if flags & os.O_ACCMODE == os.O_RDONLY:  # nothing is written that its end could tell of
-            self._device.add_open_flags(NO_FLUSH)
+        self._device.add_open_flags(self._closing_flags(opened, flags))
         return info
+
+    def _closing_flags(self, opened: OpenInode, flags: int) -> int:
+        """Closing a file is a request of its own only where it has something to wait for, and to tell."""
+        return NO_FLUSH if flags & os.O_ACCMODE == os.O_RDONLY or not opened.is_flushed_on_close else 0
 
     async def _cut(self, opened: OpenInode) -> None:
         """Take away all that a file has that is being opened; if that fails, it is not opened."""
@@ -348,6 +356,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
     @_handler
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         handle = self._handles.files[fh]
+        handle.tell_late_error()
         if handle.append:
             await handle.inode.append(buf)
         else:
@@ -399,20 +408,26 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
 
     async def _reply_entries(self, handle: DirectoryHandle, after: int, token: pyfuse3.ReaddirToken) -> int:
         """Reply those with cookies above `after`, as many as there is room for; the last one's cookie."""
-        while entries := await self._entries(handle, after):
+        while True:
+            entries, is_new = await self._entries(handle, after)
+            if not entries:
+                return after
+            tell = self._kernel.telling(handle.attr.ino)
             for entry in entries:
-                newest = self._fs.inodes.cached_attr(entry.attr.ino) or entry.attr
-                shown = await self._seen(newest, handle.attr.ino, entry.name)
+                attr = entry.attr if is_new else self._fs.inodes.cached_attr(entry.attr.ino) or entry.attr
+                if self._open.find(attr.ino) is not None:
+                    attr = await self._open.seen(attr)  # which may take a while
+                    tell, is_new = self._kernel.telling(handle.attr.ino), False
+                shown = self._attributes(attr, *tell(entry.name, attr))
                 if not pyfuse3.readdir_reply(token, entry.name, shown, entry.cookie + 2):
                     return after
                 after = entry.cookie
-        return after
 
-    async def _entries(self, handle: DirectoryHandle, after: int) -> list[DirEntry]:
+    async def _entries(self, handle: DirectoryHandle, after: int) -> tuple[list[DirEntry], bool]:
         try:
             return await handle.entries(after)
         except errors.NotFound:
-            return []  # it was removed, and is open still
+            return [], True  # it was removed, and is open still
 
     async def _reply_dots(self, own: Attr, start_id: int, token: pyfuse3.ReaddirToken) -> bool:
         if start_id == 0 and not pyfuse3.readdir_reply(token, b".", self._entry(own), 1):

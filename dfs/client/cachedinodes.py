@@ -16,17 +16,21 @@ import math
 import stat
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
+import structlog
 import trio
 
 from dfs import codec, errors, limits
-from dfs.client.ahead import Ahead
+from dfs.client.ahead import Ahead, Plan
 from dfs.client.cache import ABSENT, Absent, Cache, Known, Listing, Token
 from dfs.client.inodes import Inodes, Layout, layout_of
 from dfs.client.owned import Owned, Users
 from dfs.client.session import Session
 from dfs.types import Attr, DirEntry, Ino
+
+log = structlog.get_logger(__name__)
 
 _WANTED_KEPT = 4096
 """Directories that others have wanted that are remembered before those are looked for that may be owned again."""
@@ -43,6 +47,8 @@ class CachedInodes(Inodes):
         self.owned = Owned(session, cache)
         self._ahead = Ahead(cache)
         cache.on_disowned = self._note_disowned
+        self._fetching: trio.Event | None = None
+        """Set when what is fetched ahead of who walks a tree is there."""
         self._not_before: dict[Ino, float] = {}
         """When directories that others have wanted may be owned again."""
         self._owning: dict[Ino, trio.Event] = {}
@@ -102,6 +108,9 @@ class CachedInodes(Inodes):
             attr = codec.attr(wire) if wire is not None else None
             if attr is not None and is_attr_leased:
                 self._cache.learn_attr(token, attr)
+                known = self._cache.kept(attr.ino)
+                if known is not None and stat.S_ISDIR(attr.mode) and self._cache.is_valid(token, (attr.ino, None)):
+                    known.parent = parent
             if is_name_leased:
                 self._cache.learn_name(token, parent, name, attr.ino if attr is not None else None)
         return attr or ABSENT
@@ -143,6 +152,8 @@ class CachedInodes(Inodes):
         if self._session.is_trusted:
             found = self._cache.entries(ino, after, limit)
             if found is not None:
+                if after == 0:
+                    self._begin_to_fetch(ino)
                 return found
         if after == 0:
             await self._fetch_listing(ino)
@@ -162,6 +173,10 @@ class CachedInodes(Inodes):
 
     async def _fetch_listing(self, ino: Ino) -> None:
         """Learn all names of a directory that is not too large, and of those ahead of who walks a tree."""
+        if self._fetching is not None:
+            await self._fetching.wait()  # bounded: it is a question to the NameNode
+            if self._cache.lists(ino):
+                return
         if await self._fetch_tree(ino, owns=self._is_in_owned(ino)):
             return
         listing: list[tuple[int, bytes]] = []
@@ -191,6 +206,30 @@ class CachedInodes(Inodes):
         plan = self._ahead.plan(ino, self._cache.owns_names if owns else self._cache.lists)
         if plan is None or not self._session.is_trusted:
             return False
+        return ino in await self._ask_tree(plan, ino, owns=owns)
+
+    def _begin_to_fetch(self, ino: Ino) -> None:
+        """Somebody has come to a directory that is known: have what is ahead of him fetched, if it is time for that."""
+        if self._fetching is not None:
+            return
+        owns = self._is_in_owned(ino) and self._session.owns_directories
+        plan = self._ahead.plan_next(ino, self._cache.owns_names if owns else self._cache.lists)
+        if plan is not None:
+            self._fetching = trio.Event()
+            self._session.spawn(partial(self._fetch_ahead, plan, owns=owns))
+
+    async def _fetch_ahead(self, plan: Plan, *, owns: bool) -> None:
+        try:
+            await self._ask_tree(plan, None, owns=owns)
+        except errors.DfsError as error:
+            log.info("directories are not fetched ahead", count=len(plan.directories), error=str(error))
+        finally:
+            fetched, self._fetching = self._fetching, None
+            if fetched is not None:
+                fetched.set()
+
+    async def _ask_tree(self, plan: Plan, ino: Ino | None, *, owns: bool) -> list[Ino]:
+        """Learn the listings of a plan, of which somebody waits for that of `ino`; those that came."""
         directories = [each for each in plan.directories if not (owns and self._is_wanted(each))]
         async with self._asking() as token:
             told = await self._session.leased_query(
@@ -202,7 +241,7 @@ class CachedInodes(Inodes):
                     self._cache.learn_whole(token, listing, is_used=listing.attr.ino == ino)
         came = [listing.attr.ino for listing in listings]
         self._ahead.came([each for each in came if each != ino])
-        return ino in came
+        return came
 
     async def readlink(self, ino: Ino) -> bytes:
         known = self._known(ino)

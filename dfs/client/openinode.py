@@ -10,7 +10,8 @@ because others want it as well, each write is committed before it returns; where
 commits, and asking for attributes. An inode can come to be owned with its directory, without being asked for: so
 whoever acts on that takes the attributes that came with it (`is_owned`).
 
-After bytes could not be written, closing commits for a while (`is_cautious`), so that programs hear of a full disk. Two
+After bytes could not be written, and while the NameNode says that space is short, closing commits (`is_cautious`), so
+that programs hear of a full disk. Two
 things are committed early in any case, since programs count on them when a machine fails: a file that is closed after
 it was cut to nothing, and one that is renamed onto another.
 
@@ -20,7 +21,7 @@ comes later would undo that. Whatever was on its way is not committed in another
 **Reading.** What was just written is read from memory, small files as `smallfiles` has them, the rest as `readahead`.
 
 **Errors.** What could not be written is lost, said in the log with the file's name, and counted (`late_errors`): each
-handle that was open then is to hear of it once, by its next close or fsync, as of a disk's late errors.
+handle that was open then is to hear of it once, by its next write, fsync or close, as of a disk's late errors.
 
 Invariants: `_flushing` is held by whoever moves bytes from `_dirty` to the writer, so they leave in the order in which
 they were written; `is_clean` is true only when nothing is dirty, on its way or uncommitted; what is not clean and may
@@ -79,7 +80,8 @@ class OpenInode:
         """How far what was written reaches that is not committed."""
         self._passing = 0
         """How many writes are under way of which each commits before it returns."""
-        self._was_cut = False
+        self.was_cut = False
+        """Since it was closed, to nothing."""
         self.is_promised = False
         """Whether bytes that nobody else has seen were taken, and their writer told so, while the file was owned."""
         self._generation = 0
@@ -381,10 +383,14 @@ class OpenInode:
 
     async def flush(self) -> None:
         """What closing does: commit what is dirty, unless that can wait. Raises what goes wrong."""
-        can_wait = self.is_owned and not self._was_cut and not self._owner.is_cautious
-        if not self.is_clean and not can_wait:
+        if not self.is_clean and self.is_flushed_on_close:
             await self._flush(durable=False)
-            self._was_cut = False
+            self.was_cut = False
+
+    @property
+    def is_flushed_on_close(self) -> bool:
+        """Whether closing commits what is dirty, and has to wait for that."""
+        return not self.is_owned or self.was_cut or self._owner.is_cautious
 
     async def fsync(self) -> None:
         """Return when all bytes that the file has are on stable storage on its replicas, and so are its names."""
@@ -401,7 +407,7 @@ class OpenInode:
         async with self._move():
             await self._push_and_commit(durable=False)
             attr = await self._owner.fs.inodes.truncate(self.ino, size)
-            self._was_cut |= self.attr.size > size == 0
+            self.was_cut |= self.attr.size > size == 0
             self._end = self._dirty.end  # of what was written meanwhile
             self.note_own(attr)
             return attr

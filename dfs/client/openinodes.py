@@ -82,7 +82,8 @@ class OpenInodes:
     @property
     def is_cautious(self) -> bool:
         """Whether closing a file has it committed, so that who wrote it hears if that fails."""
-        return self.flush_on_close or trio.current_time() < self._cautious_until
+        is_in_doubt = self.fs.session.is_space_short or trio.current_time() < self._cautious_until
+        return self.flush_on_close or is_in_doubt
 
     def be_cautious(self) -> None:
         """Something could not be written: the next may not be either, while the disks are full perhaps."""
@@ -158,9 +159,10 @@ class OpenInodes:
         self._count_holds(inode)
         if not inode.attr.nlink:
             self._note_gone(inode, inode.attr, is_private=self.fs.inodes.is_private(inode.ino))
+        must_leave, inode.was_cut = inode.was_cut or not inode.is_owned, False
         if inode.is_clean:
             self._drop(inode)
-        elif not inode.is_owned:
+        elif must_leave:
             self.start(self._write_back, inode)
         else:
             self._lingering[inode.ino] = None

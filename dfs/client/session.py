@@ -100,6 +100,8 @@ class Session:
         self._trusted_until = -math.inf
         """See `is_trusted`."""
         self._incarnation = 0
+        self.is_space_short = False
+        """Whether the NameNode has said that DataNodes are nearly full."""
         self.owned: Callable[[], Iterable[Ino]] = tuple
         """Inodes of which there is something here that is not committed."""
         self.held_besides: list[Callable[[], tuple[Iterable[Ino], Iterable[Ino]]]] = []
@@ -443,6 +445,7 @@ class Session:
             self.replicas = int(opened.get("replicas", 0))
             self._timeout_s = float(opened["timeout_s"])
             self._incarnation = int(opened["incarnation"])
+            self.is_space_short = bool(opened.get("space_is_short"))
             self._heard_at = sent_at
             self._recalls.clear()
             self._reckon_trust()
@@ -480,6 +483,8 @@ class Session:
             self.on_nodes_changed()
         elif kind == "keys":
             self.generation = payload
+        elif kind == "space":
+            self.is_space_short = bool(payload)
         elif kind == "recall" and self.cache is not None:
             items: list[Item] = [(ino, name) for ino, name in payload]
             self._recalls[session, self._incarnation, number] = trio.current_time(), items
@@ -515,6 +520,7 @@ class Session:
     def _begin_again(self, session: SessionId, incarnation: int) -> None:
         """The NameNode has restarted, and does not know what we hold."""
         self._incarnation = incarnation
+        self.is_space_short = False  # it says so again if it is
         if self.cache is not None and self._caches:
             self.cache.void_questions()
             self._nursery.start_soon(self._reclaim, session, incarnation)

@@ -105,7 +105,13 @@ async def _serve(
 ) -> None:
     leases = Leases()
     writer = Writer(store, runtime, config.reserve_bytes, leases)
-    members = Membership(runtime, config.node_suspect_after_s, config.node_dead_after_s, config.maintenance_window_s)
+    members = Membership(
+        runtime,
+        config.node_suspect_after_s,
+        config.node_dead_after_s,
+        config.maintenance_window_s,
+        copies=config.replicas,
+    )
     queries = Queries(store)
     members.load(queries.nodes())
 
@@ -136,6 +142,7 @@ async def _serve(
     )
     nursery.start_soon(members.watch)
     nursery.start_soon(_announce_nodes, members, sessions)
+    nursery.start_soon(_announce_space, members, sessions)
     nursery.start_soon(sessions.reap)
     nursery.start_soon(issuing.run)
     nursery.start_soon(replication.run)
@@ -180,3 +187,10 @@ async def _announce_nodes(members: Membership, sessions: Sessions) -> None:
     while True:
         await members.changed.wait()  # until cancelled
         sessions.push_all("nodes")
+
+
+async def _announce_space(members: Membership, sessions: Sessions) -> None:
+    """Clients hear when space gets short, and when it is not any more."""
+    while True:
+        await members.space_changed.wait()  # until cancelled
+        sessions.push_all("space", members.is_space_short)

@@ -91,9 +91,16 @@ class Membership:
     """All DataNodes by name. Belongs to the event loop."""
 
     def __init__(
-        self, runtime: Runtime, suspect_after_s: float, dead_after_s: float, maintenance_window_s: float = 0.0
+        self,
+        runtime: Runtime,
+        suspect_after_s: float,
+        dead_after_s: float,
+        maintenance_window_s: float = 0.0,
+        copies: int = 1,
     ) -> None:
+        """`copies`: on so many nodes each new file is."""
         self._runtime = runtime
+        self._copies = copies
         self._maintenance_window_s = maintenance_window_s
         self._suspect_after_s = suspect_after_s
         self._dead_after_s = dead_after_s
@@ -103,6 +110,10 @@ class Membership:
         self._views_until = -1e9
         self.changed = trio.Event()
         """Set, and replaced, when a node comes, moves, or changes its state."""
+        self.is_space_short = False
+        """Whether so little is left that what is written may find no room, as it was when that was looked at last."""
+        self.space_changed = trio.Event()
+        """Set, and replaced, when that is another."""
 
     def load(self, rows: list[tuple[Any, ...]]) -> None:
         """What the database knows, at the start."""
@@ -262,12 +273,26 @@ class Membership:
                 state = self.state(member)
                 if state != member.reported_state:
                     self._note(member, state)
+            self._look_at_space()
+
+    def _look_at_space(self) -> None:
+        """Whether the nodes that a new file would be on, with all of its copies, are nearly full."""
+        able = (each for each in self._members.values() if self.state(each) == NodeState.UP and not each.draining)
+        free = sorted((member.free_bytes for member in able), reverse=True)[: self._copies]
+        is_short = bool(free) and free[-1] < limits.SPACE_SHORT_BYTES
+        if is_short != self.is_space_short:
+            self.is_space_short = is_short
+            tell = log.warning if is_short else log.info
+            tell("space is short" if is_short else "space is not short any more", free_bytes=free[-1] if free else None)
+            changed, self.space_changed = self.space_changed, trio.Event()
+            changed.set()
 
     def _note(self, member: Member, state: NodeState) -> None:
         tell = log.info if state == NodeState.UP else log.warning
         tell("datanode is " + state, node=member.node, address=member.address)
         member.reported_state = state
         self._tell()
+        self._look_at_space()
 
     def _tell(self) -> None:
         self._views_until = -1e9

@@ -542,6 +542,7 @@ class NameNode:
             "directories": directories,
             "replicas": self._config.replicas,
             "incarnation": self._sessions.incarnation,
+            "space_is_short": self._members.is_space_short,
         }
 
     @expose

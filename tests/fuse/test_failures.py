@@ -140,8 +140,8 @@ async def test_a_killed_mount_is_taken_over_and_what_it_held_is_let_go(tmp_path:
             assert (await fs.statfs()).used_bytes >= 3 * MIB
             assert [entry.name for entry in await fs.listdir("/")] == [b"kept"]  # the NameNode knows it
             mounted.kill()
-            with pytest.raises(OSError, match=r"not connected|abort"):
-                orphan.close()
+            with orphan, pytest.raises(OSError, match=r"not connected|abort"):
+                os.fsync(orphan.fileno())
             error, _ = seconds(mounted.path.stat)
             assert error is not None
             assert error.errno == errno.ENOTCONN

@@ -208,19 +208,21 @@ def test_where_a_symbolic_link_leads_is_kept_and_another_in_its_place_is_another
     assert (there / "link").lstat().st_size == len("another, and a longer one")
 
 
-def test_a_file_that_is_only_read_is_closed_without_a_request(cluster: Cluster, here: Path) -> None:
+def test_a_file_that_is_read_or_new_is_closed_without_a_request(cluster: Cluster, here: Path) -> None:
     """So a mount that does not answer keeps nobody from it."""
     path = here / "file"
     path.write_bytes(b"x" * 5000)
     pid = cluster.mount_pids()[here.parent]
-    with path.open("rb", buffering=0) as file:
+    with path.open("rb", buffering=0) as file, (here / "new").open("xb", buffering=0) as new:
         file.read()
+        new.write(b"y")
         os.kill(pid, signal.SIGSTOP)
         alarm = threading.Timer(PATIENCE_S, os.kill, (pid, signal.SIGCONT))
         alarm.start()
         try:
             began = time.monotonic()
             file.close()
+            new.close()
             took_s = time.monotonic() - began
         finally:
             alarm.cancel()

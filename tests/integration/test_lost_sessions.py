@@ -247,3 +247,24 @@ async def test_reads_that_fail_count_for_what_they_keep(tmp_path: Path, monkeypa
         monkeypatch.undo()
         assert len(await file.read(0, MIB)) == MIB
         files.close(file)
+
+
+async def test_a_client_hears_that_space_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then closing a file commits it, and whoever opens a session hears of it too."""
+    async with mounted(tmp_path) as (cluster, fs, files):
+        file = await a_file(fs, files, b"before")
+        await file.write(0, b"owned")
+        assert not file.is_flushed_on_close
+        monkeypatch.setattr(limits, "SPACE_SHORT_BYTES", 1 << 60)
+        while not fs.session.is_space_short:
+            await trio.sleep(0.05)
+        assert file.is_flushed_on_close
+        await file.flush()
+        assert file.is_clean
+        async with cluster.client() as other:
+            assert await read(other) == b"ownede"
+            assert other.session.is_space_short
+        monkeypatch.setattr(limits, "SPACE_SHORT_BYTES", 0)
+        while fs.session.is_space_short:
+            await trio.sleep(0.05)
+        files.close(file)

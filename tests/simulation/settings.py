@@ -59,6 +59,7 @@ LIMITS: Final = {
     "AHEAD_FIRST": 2,
     "AHEAD_ENTRIES_SEEN": 6,
     "RECLAIM_MAX_INODES": 16,
+    "SPACE_SHORT_BYTES": 2 * limits.MIB,
 }
 
 CACHE: Final = (24, 24)

@@ -40,6 +40,10 @@ def opened(flags: int, request: int = 7, handle: int = 3) -> bytes:
     return struct.pack("=IiQQIi", 32, 0, request, handle, flags, 0)
 
 
+def created(flags: int) -> bytes:
+    return struct.pack("=IiQ128sQIi", 160, 0, 7, bytes(range(128)), 3, flags, 0)
+
+
 def begun(kernel: tuple[socket.socket, int]) -> Device:
     ours, fd = kernel
     device = Device()
@@ -103,6 +107,10 @@ def test_flags_are_added_to_one_answer_to_an_open(kernel: tuple[socket.socket, i
     device.settle()
     os.write(fd, opened(1))
     assert ours.recv(4096) == opened(1), "the next one is as it was"
+    device.add_open_flags(NO_FLUSH)
+    os.write(fd, created(2))
+    device.settle()
+    assert ours.recv(4096) == created(2 | NO_FLUSH)
     device.close()
 
 

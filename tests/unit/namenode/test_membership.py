@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from dfs import errors
+from dfs import errors, limits
 from dfs.types import NodeState
 from nodes.namenode.membership import Membership
 from tests.simulation.disk import InlineRuntime
@@ -193,3 +193,32 @@ async def test_a_heartbeat_that_makes_no_sense_is_none(autojump_clock: trio.test
         with pytest.raises(errors.InvalidArgument):
             members.heard("n1", REPORT | {key: value})
     assert members.views()[0].last_heartbeat_ns == 0
+
+
+async def test_space_is_short_when_a_node_that_new_files_need_is_nearly_full(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "SPACE_SHORT_BYTES", 100)
+    members = Membership(InlineRuntime(), SUSPECT_S, DEAD_S, WINDOW_S, copies=2)
+    for node in ("n1", "n2", "n3"):
+        registered(members, node)
+    told: list[bool] = []
+
+    async def after(*free: int) -> bool:
+        for node, free_bytes in zip(("n1", "n2", "n3"), free, strict=False):
+            members.heard(node, {**REPORT, "free_bytes": free_bytes})
+        await trio.sleep(SUSPECT_S / 5)
+        return members.is_space_short
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(members.watch)
+        told = [
+            await after(400, 400, 10),  # files find room on the other two
+            await after(400, 99, 10),
+            await after(400, 101, 10),
+            await after(99, 99, 99),
+        ]
+        await trio.sleep(SUSPECT_S)  # they fall silent, and nobody knows
+        told.append(members.is_space_short)
+        nursery.cancel_scope.cancel()
+    assert told == [False, True, False, True, False]
