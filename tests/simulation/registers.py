@@ -5,7 +5,7 @@ in the order in which the file's one writer made them. `check` says whether what
 
 * it is the stamp of a write that began before the read ended, or zeros;
 * no later write had returned before the read began, unless the write's outcome is not known: then it may come late;
-* it is not older than what an earlier read gave.
+* it is not older than what an earlier read gave; but what a writer read of its own memory may be lost with that.
 
 A write-back writer sees its own writes at once, others see them after the next flush: `returned` is for others,
 `returned_here` for the writer itself.
@@ -58,7 +58,10 @@ class Register:
         self.removed_at = math.inf
         """When its last name went, or may have gone."""
         self.writes: list[Write] = [Write(0, 0, 1 << 40, True, -1.0, -1.0, -1.0)]
-        self._read: dict[int, tuple[float, int]] = {}
+        self._read: dict[int, tuple[float, int, bool]] = {}
+        """The latest write that reads of a grain gave: when, which, and whether perhaps from its writer's memory."""
+        self.writer: object = None
+        """Whose memory that is."""
 
     @property
     def is_certain(self) -> bool:
@@ -106,16 +109,20 @@ class Register:
 
     # --- reading
 
-    def check(self, first: int, data: bytes, called: float, returned: float, own: bool) -> str | None:
-        """Why a read of `data` at grain `first` cannot be; None if it can."""
+    def check(
+        self, first: int, data: bytes, called: float, returned: float, own: bool, *, from_memory: bool = False
+    ) -> str | None:
+        """Why a read of `data` at grain `first` cannot be; None if it can. `from_memory`: the `writer` has read it."""
         for position in range(0, len(data), GRAIN):
             grain = first + position // GRAIN
-            wrong = self._check(grain, data[position : position + GRAIN], called, returned, own)
+            wrong = self._check(grain, data[position : position + GRAIN], called, returned, own, from_memory)
             if wrong:
                 return f"{self.name}, grain {grain} (byte {grain * GRAIN}): {wrong}"
         return None
 
-    def _check(self, grain: int, content: bytes, called: float, returned: float, own: bool) -> str | None:
+    def _check(
+        self, grain: int, content: bytes, called: float, returned: float, own: bool, from_memory: bool
+    ) -> str | None:
         writes = [write for write in self.writes if write.first <= grain < write.end]
         found = [write for write in writes if content == self._content(write, grain)[: len(content)]]
         if not found:
@@ -125,8 +132,11 @@ class Register:
             why = self._inadmissible(write, writes, grain, called, returned, own)
             if not why:
                 if not write.uncertain:
-                    seen = self._read.get(grain, (0.0, -1))[1]
-                    self._read[grain] = (returned, max(seen, write.number))
+                    _, seen, was_from_memory = self._read.get(grain, (0.0, -1, True))
+                    if write.number > seen:
+                        self._read[grain] = (returned, write.number, from_memory)
+                    else:
+                        self._read[grain] = (returned, seen, was_from_memory and from_memory)
                 return None
         return why
 
@@ -144,8 +154,9 @@ class Register:
             if later.number > write.number and later.returned_to(own) < called:
                 at = later.returned_to(own)
                 return f"holds write {write.number}, but write {later.number} had returned at {at:.6f}"
-        at, number = self._read.get(grain, (math.inf, -1))
-        if at < called and number > write.number:
+        at, number, was_from_memory = self._read.get(grain, (math.inf, -1, True))
+        may_be_lost = was_from_memory and self.writes[number].uncertain
+        if at < called and number > write.number and not may_be_lost:
             return f"holds write {write.number}, but write {number} was read at {at:.6f}"
         return ""
 

@@ -65,3 +65,14 @@ def test_what_was_synced_must_be_readable_until_it_is_cut_off() -> None:
     assert register.must_be_readable(0)
     register.truncate(0, 6)
     assert not register.must_be_readable(0)
+
+
+def test_what_a_writer_has_read_of_its_memory_may_be_lost_and_what_others_read_may_not() -> None:
+    for from_memory in (True, False):
+        register = Register(1)
+        old = written(register, 1, 2)
+        _, lost = register.write(0, 1, 3)
+        register.finish(4, flushed=False)
+        assert register.check(0, lost, 5, 6, own=False, from_memory=from_memory) is None
+        register.lose()
+        assert (register.check(0, old, 7, 8, own=False) is None) is from_memory

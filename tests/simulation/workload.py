@@ -238,7 +238,8 @@ class Client:
             if not isinstance(data, errors.NotFound) or register.removed_at > trio.current_time():
                 self.story.violated(self.name, f"{what}: {data}")
             return
-        wrong = register.check(first, bytes(data), called, trio.current_time(), own)
+        from_memory = register.writer is self.fs
+        wrong = register.check(first, bytes(data), called, trio.current_time(), own, from_memory=from_memory)
         if wrong:
             self.story.violated(self.name, f"{what} at {called:.6f}: {wrong}")
         elif own and register.is_certain:
@@ -584,6 +585,7 @@ class Private:
         name = self._pick(tree, _FILES)
         found = self._find(tree, name)
         register = self._shared.new_register(f"{tree.path}/{name}#{len(self._shared.registers) + 1}")
+        register.writer = self._fs
         grains = self._grains()
         write, data = register.write(0, grains, trio.current_time())
         replace = self._chance.random() < 0.7
@@ -624,6 +626,7 @@ class Private:
             return
         if found is None:
             register = self._shared.new_register(f"{path}#{len(self._shared.registers) + 1}")
+            register.writer = self._fs
             tree.unsettled = ("upload", parent, last, register)
             file = await self._client.attempt(f"creates {register.name}", lambda: self._opened(path, "x+"))
             self._check_losses(tree)
