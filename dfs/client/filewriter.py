@@ -350,10 +350,14 @@ class FileWriter:
         for lane, length in reach.items():
             self._volatile[lane] = max(self._volatile.get(lane, 0), length)
         attr = codec.attr(reply[0])
-        if attr.version == self._vouched + 1:
-            self._vouched = attr.version
+        self.note_change(attr)
         self._size = attr.size
         return attr
+
+    def note_change(self, attr: Attr) -> None:
+        """A change of this client's, which brought in no bytes of anybody else's, made the inode this."""
+        if attr.version == self._vouched + 1:
+            self._vouched = attr.version
 
     def _refuse_other_session(self, runs: Iterable[_Run]) -> None:
         """Who has leases must not write in one session what was written in another. Raises `SessionExpired`."""

@@ -332,6 +332,7 @@ class OpenInode:
 
     def note_own(self, attr: Attr) -> None:
         """The attributes after a change of ours."""
+        self._writer.note_change(attr)
         self.note(attr)
         self._owner.on_own_change(attr)
 
@@ -394,6 +395,7 @@ class OpenInode:
 
     async def fsync(self) -> None:
         """Return when all bytes that the file has are on stable storage on its replicas, and so are its names."""
+        self._owner.fs.session.stream.hurry()  # on its way while bytes are: the commit is to come after it
         await self._flush(durable=True)
 
     async def _flush(self, *, durable: bool) -> None:
