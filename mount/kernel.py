@@ -61,6 +61,8 @@ _LISTINGS_MAX: Final = 32_768
 """Directories of which the kernel may have a listing."""
 _WORTH_KEEPING_S: Final = 1.0
 """Before its names' time-outs a listing is kept for who opens a directory."""
+_UNCOVERED: Final = -math.inf
+"""As the time until which a listing is worth keeping: it was told without a lease."""
 _SET_ID: Final = stat.S_ISUID | stat.S_ISGID
 """Of a file with such bits the kernel is to ask each time: a write clears them, and nobody tells it: `mount.device`."""
 _THREADS_MAX: Final = 16
@@ -213,7 +215,11 @@ class Kernel:
         keeps = told is not None and trio.current_time() + _WORTH_KEEPING_S < told.until
         return CACHE_DIR | (KEEP_CACHE if keeps else 0)
 
-    def begins_pass(self) -> Pass:
+    async def begins_pass(self, directory: Ino) -> Pass:
+        """The kernel reads a directory from its beginning: nothing that is not covered is there to be gone on with."""
+        told = self._listings.get(directory)
+        if told is not None and told.until == _UNCOVERED:
+            await self._forget_listings([directory])
         return Pass(trio.current_time(), self._recalls)
 
     def _is_covered(self, directory: Ino, reading: Pass) -> bool:
@@ -224,7 +230,7 @@ class Kernel:
         if self._is_covered(directory, reading):
             until = reading.began + self._names_timeout_s(directory)
         else:
-            until = -math.inf
+            until = _UNCOVERED
             self._recalls += 1  # what others are reading into the same listing is not covered either
         self._listings[directory] = _Told(trio.current_time(), until)
         self._listings.move_to_end(directory)

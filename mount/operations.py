@@ -381,7 +381,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
     async def opendir(self, inode: int, ctx: Any) -> int:
         attr = await self._fs.inodes.getattr(self._ino(inode))
         flags = self._kernel.listing_flags(attr)
-        reading = self._kernel.begins_pass() if flags else None
+        reading = await self._kernel.begins_pass(attr.ino) if flags else None
         number = self._handles.add_directory(DirectoryHandle(self._fs, attr, reading))
         self._device.add_open_flags(flags)
         return number
@@ -393,7 +393,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
         if start_id == 0:
             handle.rewind()
             if handle.reading is not None:
-                handle.reading = self._kernel.begins_pass()
+                handle.reading = await self._kernel.begins_pass(handle.attr.ino)
         if start_id == 0 and self._options.keeps_directory_atimes:
             self._accesses.read(handle.attr)
         if start_id < 2 and not await self._reply_dots(handle.attr, start_id, token):
