@@ -40,6 +40,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 import pyfuse3
+import structlog
 import trio
 
 from dfs import limits
@@ -47,6 +48,8 @@ from dfs.client.cache import Cache
 from dfs.client.session import Session
 from dfs.types import ALL_NAMES, Attr, Ino, Item
 from mount.device import CACHE_DIR, KEEP_CACHE, Device
+
+log = structlog.get_logger(__name__)
 
 SETTLE_S: Final = 0.025
 FORGET_MAX_S: Final = 0.05
@@ -111,6 +114,8 @@ class Kernel:
         """Of names, and listings that were told without a lease."""
         session.held_besides.append(lambda: (list(self._attrs), [*self._names, *self._listings]))
         self._threads = trio.CapacityLimiter(_THREADS_MAX)
+        self._listing_threads = trio.CapacityLimiter(_THREADS_MAX)
+        """For what no lock keeps up, though others may have all the other ones."""
         self._forgotten = self._waited_out = 0
 
     # --- telling ----------------------------------------------------------------------------------------
@@ -243,7 +248,7 @@ class Kernel:
     async def ends_listing(self, directory: Ino, reading: Pass) -> None:
         """The kernel is about to be told that a listing is whole: it is not to be, unless all of it is covered."""
         if not self._is_covered(directory, reading):
-            await self._notify_in_time(self._device.forget_inode, [self._number(directory)], [])
+            await self._forget_pages([self._number(directory)], [])
 
     def renames(self, old: Ino, name: bytes, new: Ino, new_name: bytes) -> None:
         """The kernel is about to give what it knows under one name another one, its time-out included."""
@@ -313,19 +318,30 @@ class Kernel:
     async def _forget_listings(self, directories: Sequence[Ino]) -> None:
         told = {directory: self._listings[directory] for directory in directories if directory in self._listings}
         numbers = [self._number(directory) for directory in told]
-        if not await self._notify_in_time(self._device.forget_inode, numbers, list(told.values())):
-            await self._wait_out(told.values())
+        await self._forget_pages(numbers, list(told.values()))
         for directory, what in told.items():
             if self._listings.get(directory) is what:
                 del self._listings[directory]
 
-    async def _notify_in_time(self, notify: Callable[[Any], None], what: Sequence[Any], told: Sequence[_Told]) -> bool:
+    async def _forget_pages(self, numbers: Sequence[int], told: Sequence[_Told]) -> None:
+        """Return when the kernel has no listing of these directories. No lock of theirs is in its way."""
+        while not await self._notify_in_time(self._device.forget_inode, numbers, told, self._listing_threads):
+            log.warning("the kernel does not forget listings, trying again", count=len(numbers))
+
+    async def _notify_in_time(
+        self,
+        notify: Callable[[Any], None],
+        what: Sequence[Any],
+        told: Sequence[_Told],
+        threads: trio.CapacityLimiter | None = None,
+    ) -> bool:
         """Notify the kernel of what it was told, some at a time; False when it did not take that in time."""
+        limiter = threads or self._threads
         await trio.sleep_until(max((each.at for each in told), default=-math.inf) + SETTLE_S)
         for start in range(0, len(what), _NOTIFIED_AT_ONCE):
             with trio.move_on_after(FORGET_MAX_S) as limit:
                 part = what[start : start + _NOTIFIED_AT_ONCE]
-                await trio.to_thread.run_sync(_notify, notify, part, abandon_on_cancel=True, limiter=self._threads)
+                await trio.to_thread.run_sync(_notify, notify, part, abandon_on_cancel=True, limiter=limiter)
             if limit.cancelled_caught:
                 return False
         return True

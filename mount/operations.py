@@ -396,32 +396,35 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
                 handle.reading = await self._kernel.begins_pass(handle.attr.ino)
         if start_id == 0 and self._options.keeps_directory_atimes:
             self._accesses.read(handle.attr)
-        if start_id < 2 and not await self._reply_dots(handle.attr, start_id, token):
+        above = await self._above(handle.attr) if start_id < 2 else None
+        entries, is_new = await self._entries(handle, max(0, start_id - 2))
+        for entry in entries:
+            if self._open.seen_now(entry.attr) is None:
+                await self._open.seen(entry.attr)
+                is_new = False
+        if not entries and start_id >= 2 and handle.reading is not None:
+            await self._kernel.ends_listing(handle.attr.ino, handle.reading)
             return
-        after = max(0, start_id - 2)
-        is_at_end = await self._reply_entries(handle, after, token) == after and start_id >= 2
+        # From here on nothing is waited for: what is recalled from now on the kernel has, or is just getting.
+        if above is None or self._reply_dots(handle.attr, above, start_id, token):
+            self._reply_entries(handle, entries, token, is_new=is_new)
         if handle.reading is not None:
-            if is_at_end:
-                await self._kernel.ends_listing(handle.attr.ino, handle.reading)
-            else:
-                self._kernel.lists(handle.attr.ino, handle.reading)
+            self._kernel.lists(handle.attr.ino, handle.reading)
 
-    async def _reply_entries(self, handle: DirectoryHandle, after: int, token: pyfuse3.ReaddirToken) -> int:
-        """Reply those with cookies above `after`, as many as there is room for; the last one's cookie."""
-        while True:
-            entries, is_new = await self._entries(handle, after)
-            if not entries:
-                return after
-            tell = self._kernel.telling(handle.attr.ino)
-            for entry in entries:
-                attr = entry.attr if is_new else self._fs.inodes.cached_attr(entry.attr.ino) or entry.attr
-                if self._open.find(attr.ino) is not None:
-                    attr = await self._open.seen(attr)  # which may take a while
-                    tell, is_new = self._kernel.telling(handle.attr.ino), False
-                shown = self._attributes(attr, *tell(entry.name, attr))
-                if not pyfuse3.readdir_reply(token, entry.name, shown, entry.cookie + 2):
-                    return after
-                after = entry.cookie
+    def _reply_entries(
+        self, handle: DirectoryHandle, entries: Sequence[DirEntry], token: pyfuse3.ReaddirToken, *, is_new: bool
+    ) -> None:
+        """As many as there is room for. `is_new`: they have just been looked at."""
+        tell = self._kernel.telling(handle.attr.ino)
+        for entry in entries:
+            newest = entry.attr if is_new else self._fs.inodes.cached_attr(entry.attr.ino) or entry.attr
+            attr = self._open.seen_now(newest)
+            name_timeout_s, attr_timeout_s = tell(entry.name, newest)
+            if attr is None:  # it is being written again: whoever wants to know more asks, and waits
+                attr, attr_timeout_s = newest, 0.0
+            shown = self._attributes(attr, name_timeout_s, attr_timeout_s)
+            if not pyfuse3.readdir_reply(token, entry.name, shown, entry.cookie + 2):
+                return
 
     async def _entries(self, handle: DirectoryHandle, after: int) -> tuple[list[DirEntry], bool]:
         try:
@@ -429,15 +432,18 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
         except errors.NotFound:
             return [], True  # it was removed, and is open still
 
-    async def _reply_dots(self, own: Attr, start_id: int, token: pyfuse3.ReaddirToken) -> bool:
+    async def _above(self, own: Attr) -> Attr:
+        """What `..` is."""
+        if own.ino in (self._root, ROOT_INO):
+            return own
+        try:
+            return await self._fs.inodes.parent(own.ino)
+        except errors.NotFound:
+            return own  # it was removed, and is open still
+
+    def _reply_dots(self, own: Attr, above: Attr, start_id: int, token: pyfuse3.ReaddirToken) -> bool:
         if start_id == 0 and not pyfuse3.readdir_reply(token, b".", self._entry(own), 1):
             return False
-        above = own
-        if own.ino not in (self._root, ROOT_INO):
-            try:
-                above = await self._fs.inodes.parent(own.ino)
-            except errors.NotFound:
-                pass  # it was removed, and is open still
         return bool(pyfuse3.readdir_reply(token, b"..", self._entry(above), 2))
 
     @_handler

@@ -157,6 +157,8 @@ class FileWriter:
         self._volatile: dict[Lane, int] = {}
         """How far into each lane committed bytes of this file reach."""
         self._vouched = attr.version if attr.size == 0 else -1
+        self._surprises = session.stream.surprises
+        """As the stream counts them, when `_vouched` was right: a version in it may be foreseen."""
         self._epoch = 0
         """How often what was written has been forgotten."""
 
@@ -355,9 +357,15 @@ class FileWriter:
         return attr
 
     def note_change(self, attr: Attr) -> None:
-        """A change of this client's, which brought in no bytes of anybody else's, made the inode this."""
+        """A change of this client's, which brought in no bytes of anybody else's, made the inode this, or will."""
         if attr.version == self._vouched + 1:
             self._vouched = attr.version
+
+    def _is_vouched(self, version: int) -> bool:
+        """When all has happened that was foreseen."""
+        if self._surprises != self._session.stream.surprises:
+            self._surprises, self._vouched = self._session.stream.surprises, -1
+        return version <= self._vouched
 
     def _refuse_other_session(self, runs: Iterable[_Run]) -> None:
         """Who has leases must not write in one session what was written in another. Raises `SessionExpired`."""
@@ -454,7 +462,7 @@ class FileWriter:
         """
         attr = await self.flush(mtime_ns=mtime_ns) or await self._reader.inodes.getattr(self.ino)
         await self._session.stream.flush()
-        if attr.version > self._vouched:
+        if not self._is_vouched(attr.version):
             position = 0
             while position < attr.size:
                 layout = await self._reader.layout(self.ino, position, attr.size - position)

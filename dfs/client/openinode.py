@@ -21,7 +21,8 @@ comes later would undo that. Whatever was on its way is not committed in another
 **Reading.** What was just written is read from memory, small files as `smallfiles` has them, the rest as `readahead`.
 
 **Errors.** What could not be written is lost, said in the log with the file's name, and counted (`late_errors`): each
-handle that was open then is to hear of it once, by its next write, fsync or close, as of a disk's late errors.
+handle that was open then is to hear of it once, by its next write or fsync, as of a disk's late errors, or by closing
+where that waits for anything (`is_flushed_on_close`, as it was when the file was opened).
 
 Invariants: `_flushing` is held by whoever moves bytes from `_dirty` to the writer, so they leave in the order in which
 they were written; `is_clean` is true only when nothing is dirty, on its way or uncommitted; what is not clean and may

@@ -241,13 +241,15 @@ class OpenInodes:
 
     async def seen(self, attr: Attr) -> Attr:
         """Attributes that the NameNode gave, as this client is to show them: after what it has written itself."""
+        return self.seen_now(attr) or await self._open[attr.ino].settle()
+
+    def seen_now(self, attr: Attr) -> Attr | None:
+        """Likewise; None where something has to be waited for."""
         inode = self._open.get(attr.ino)
         if inode is None:
             return attr
         inode.note(attr)
-        if inode.is_clean or (inode.is_owned and inode.is_simple):
-            return inode.shown()
-        return await inode.settle()
+        return inode.shown() if inode.is_clean or (inode.is_owned and inode.is_simple) else None
 
     async def settle_before_replacing(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes) -> None:
         """A rename is to follow: what was written to the file must not be lost where its target was."""

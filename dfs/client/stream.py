@@ -116,6 +116,8 @@ class Stream:
         self.losses = 0
         """How many commands that were answered here never happened."""
         self._answered = 0
+        self.surprises = 0
+        """How often something did not come to be as it was foreseen."""
         self.on_loss: Callable[[], None] = lambda: None
         """Called when some are lost."""
 
@@ -311,6 +313,7 @@ class Stream:
         """Whether the NameNode's answer is what was answered here."""
         if error is not None:
             self.losses += 1
+            self.surprises += 1
             self.on_loss()
             log.error("a change was refused that was taken for done", verb=command.verb, error=str(error))
             self._session.forget_all()
@@ -319,6 +322,7 @@ class Stream:
             return
         found = codec.attr(result)
         if found._replace(atime_ns=0) != command.expected._replace(atime_ns=0):
+            self.surprises += 1
             log.warning("a change was foreseen otherwise", verb=command.verb, found=found, expected=command.expected)
             if self._cache is not None:
                 self._cache.recall([(ino, None) for ino in command.inos])
@@ -342,6 +346,7 @@ class Stream:
         lost = [command for command in commands if command.done is None]
         if lost:
             self.losses += len(lost)
+            self.surprises += 1
             self.on_loss()
             log.error("changes of names are lost", commands=len(lost), first=lost[0].verb, error=str(error))
         for command in commands:

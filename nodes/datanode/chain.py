@@ -24,7 +24,6 @@ from dfs.checksum import Buffer
 from dfs.rpc import Pool
 from dfs.types import NodeId
 
-TRANSPORT: Final = (errors.Unreachable, errors.ConnectionLost, errors.DeadlineExceeded)
 ASKED_AGAIN_S: Final = 2.0
 
 
@@ -68,7 +67,7 @@ class Chain:
             )
             return [Failure(*failure) for failure in reply]
         except errors.DfsError as error:
-            if isinstance(error, TRANSPORT):
+            if isinstance(error, errors.RpcError):
                 self._addresses.pop(first, None)  # it may have moved
             behind = errors.Unreachable(f"it is behind DataNode {first}, which failed: {error.message}")
             return [Failure.of(first, error), *(Failure.of(node, behind) for node in rest)]

@@ -108,9 +108,10 @@ class Sessions:
     # --- events -----------------------------------------------------------------------------------------
 
     def push_all(self, kind: str, payload: Any = None) -> None:
-        """Tell every session. One that has the same news waiting for it is not told twice."""
+        """Tell every session. One for which the same is waiting, as the latest news of that kind, is not told twice."""
         for session, listener in self._listeners.items():
-            if not any(known == kind and what == payload for _, known, what in listener.events):
+            waiting = [what for _, known, what in listener.events if known == kind]
+            if not waiting or waiting[-1] != payload:
                 self._push(session, kind, payload)
 
     def _push(self, session: SessionId, kind: str, payload: Any) -> int:

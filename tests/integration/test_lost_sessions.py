@@ -15,6 +15,7 @@ from dfs.client import FileSystem
 from dfs.client.filewriter import FileWriter
 from dfs.client.openinode import OpenInode
 from dfs.client.openinodes import OpenInodes
+from dfs.client.stream import Command
 from tests.integration.test_owned_directories import end_session, mounted
 
 MIB = limits.MIB
@@ -267,4 +268,24 @@ async def test_a_client_hears_that_space_is_short(tmp_path: Path, monkeypatch: p
         monkeypatch.setattr(limits, "SPACE_SHORT_BYTES", 0)
         while fs.session.is_space_short:
             await trio.sleep(0.05)
+        files.close(file)
+
+
+async def test_a_version_that_was_foreseen_and_did_not_come_vouches_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes of another client may be in it, which an fsync is to have flushed as well."""
+    async with mounted(tmp_path) as (cluster, fs, files), cluster.client() as other:
+        file = await a_file(fs, files, b"before")
+        assert file._writer._is_vouched(file.attr.version)
+        file.note_own(await fs.inodes.setattr(file.ino, {"mode": 0o600}))
+        assert file._writer._is_vouched(file.attr.version)
+        await fs.session.stream.flush()
+        fs.session.stream._compare(Command(0, "setattr", [file.ino]), errors.NotPermitted("refused"), None)
+        assert not file._writer._is_vouched(file.attr.version)
+        await file.fsync()
+        assert file._writer._is_vouched(file.attr.version)
+        await write(other, b"OTHERS")
+        assert bytes(await file.read(0, 100)) == b"OTHERS"
+        assert not file._writer._is_vouched(file.attr.version)
         files.close(file)

@@ -212,3 +212,12 @@ async def test_a_session_that_nobody_can_use_is_ended(
     await trio.sleep(TIMEOUT_S / 5)
     assert ends.ended == [3]
     nursery.cancel_scope.cancel()
+
+
+async def test_news_that_go_to_and_fro_end_with_the_latest(autojump_clock: trio.testing.MockClock) -> None:
+    """For who was away meanwhile."""
+    sessions = opened(Ends())
+    for short in (True, False, True, True):
+        sessions.push_all("space", short)
+    _, events = await sessions.events(ONE, KEY, 0, LIFE)
+    assert [payload for _, kind, payload in events if kind == "space"] == [True, False, True]
