@@ -138,7 +138,7 @@ class _Given:
 
 
 class FileWriter:
-    """Writes to one inode. One task at a time may write, and commits, flushes or syncs: but see `Window`."""
+    """Writes to one inode. One task at a time may write, and commit: but see `Window`, and `ensure_durable`."""
 
     def __init__(self, session: Session, chunks: ChunkWriter, reader: Reader, attr: Attr) -> None:
         self.ino: Ino = attr.ino
@@ -251,13 +251,14 @@ class FileWriter:
 
     # --- commit -----------------------------------------------------------------------------------------
 
-    async def commit(self, *, append: bool = False, mtime_ns: int | None = None) -> Attr | None:
+    async def commit(self, *, append: bool = False, mtime_ns: int | None = None, durable: bool = False) -> Attr | None:
         """Make all that was written visible, in one moment; the inode's attributes, None if there was nothing.
 
-        With `append`, offsets count from the end of file as it is at that moment.
+        With `append`, offsets count from the end of file as it is at that moment. `durable`: it is flushed before, as
+        `ensure_durable` is to follow.
         """
         async with self._committing:
-            return await self._commit(append, mtime_ns, durable=False)
+            return await self._commit(append, mtime_ns, durable=durable)
 
     async def _commit(self, append: bool, mtime_ns: int | None, *, durable: bool) -> Attr | None:
         self._gather()
@@ -440,27 +441,38 @@ class FileWriter:
 
     # --- durability -------------------------------------------------------------------------------------
 
-    async def flush(self, *, append: bool = False, mtime_ns: int | None = None) -> Attr | None:
+    async def flush(self) -> Attr | None:
         """Commit, and return when all bytes ever written here are durable on their replicas.
 
         That is on every replica that is alive, and on at least `min_replicas`. Raises `NotEnoughNodes`,
         `NoSpace` or `DataLost` when that cannot be had.
         """
-        async with self._committing:
-            attr = await self._commit(append, mtime_ns, durable=True)
-            reach = dict(self._volatile)
-            await self._chunks.make_durable(reach, self._wanted, self._locate)
-            for lane, length in reach.items():
-                if self._volatile.get(lane) == length:
-                    del self._volatile[lane]
-            return attr
+        attr = await self.commit(durable=True)
+        await self._make_durable()
+        return attr
 
-    async def fsync(self, *, mtime_ns: int | None = None) -> Attr:
+    async def _make_durable(self) -> None:
+        reach = dict(self._volatile)
+        await self._chunks.make_durable(reach, self._wanted, self._locate)
+        for lane, length in reach.items():
+            if self._volatile.get(lane) == length:
+                del self._volatile[lane]
+
+    async def fsync(self) -> Attr:
         """Commit, and return when all bytes of the file, whoever wrote them, are on stable storage; its attributes.
 
         Raises what `flush` raises.
         """
-        attr = await self.flush(mtime_ns=mtime_ns) or await self._reader.inodes.getattr(self.ino)
+        return await self.ensure_durable(await self.commit(durable=True))
+
+    async def ensure_durable(self, attr: Attr | None = None) -> Attr:
+        """As `fsync`, of what is committed; `attr` are the attributes after the commit, if there was one.
+
+        It may wait for copies to be made, for a minute: others may write and commit meanwhile.
+        """
+        epoch = self._epoch
+        await self._make_durable()
+        attr = attr or await self._reader.inodes.getattr(self.ino)
         await self._session.stream.flush()
         if not self._is_vouched(attr.version):
             position = 0
@@ -468,7 +480,8 @@ class FileWriter:
                 layout = await self._reader.layout(self.ino, position, attr.size - position)
                 await self._chunks.sync_places(list(layout.places.values()), self._wanted, self._locate)
                 position = layout.end
-            self._vouched = max(self._vouched, attr.version)
+            if epoch == self._epoch:
+                self._vouched = max(self._vouched, attr.version)
         return attr
 
     async def _locate(self) -> dict[ChunkId, ChunkPlace]:

@@ -323,11 +323,7 @@ class OpenInode:
 
     async def _commit(self, *, durable: bool, append: bool = False) -> None:
         self._check_session()
-        mtime_ns = self._written_ns or None
-        if durable:
-            attr: Attr | None = await self._writer.fsync(mtime_ns=mtime_ns)
-        else:
-            attr = await self._writer.commit(append=append, mtime_ns=mtime_ns)
+        attr = await self._writer.commit(append=append, mtime_ns=self._written_ns or None, durable=durable)
         if attr is not None:
             self.note_own(attr)
 
@@ -395,9 +391,13 @@ class OpenInode:
         return not self.is_owned or self.was_cut or self._owner.is_cautious
 
     async def fsync(self) -> None:
-        """Return when all bytes that the file has are on stable storage on its replicas, and so are its names."""
+        """Return when all bytes that the file has are on stable storage on its replicas, and so are its names.
+
+        What is committed may have to wait for copies to be made; meanwhile others can have the file.
+        """
         self._owner.fs.session.stream.hurry()  # on its way while bytes are: the commit is to come after it
         await self._flush(durable=True)
+        self.note(await self._writer.ensure_durable())
 
     async def _flush(self, *, durable: bool) -> None:
         async with self._move():

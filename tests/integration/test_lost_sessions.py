@@ -289,3 +289,28 @@ async def test_a_version_that_was_foreseen_and_did_not_come_vouches_for_nothing(
         assert bytes(await file.read(0, 100)) == b"OTHERS"
         assert not file._writer._is_vouched(file.attr.version)
         files.close(file)
+
+
+async def test_an_fsync_that_waits_for_copies_keeps_nobody_from_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or its client would be taken for one that gives up nothing, and lose its session."""
+    async with mounted(tmp_path) as (cluster, fs, files), cluster.client() as other:
+        file = await a_file(fs, files, b"before")
+        session = fs.session.session
+        door = Door(monkeypatch, fs.chunks, "make_durable")
+        await file.write(0, b"after.")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(file.fsync)
+            await door.reached.wait()
+            with trio.fail_after(5):
+                assert (await other.stat("/d/f")).size == 6
+                await write(other, b"OTHERS")
+                assert bytes(await file.read(0, 100)) == b"OTHERS"
+                await file.write(6, b", and more")
+                assert await read(other) == b"OTHERS, and more"
+            door.opened.set()
+        assert fs.session.session == session
+        await file.fsync()
+        assert file.late_errors == 0
+        files.close(file)
