@@ -1,11 +1,15 @@
-"""Nurseries that raise what went wrong in them as it was, where it was one thing."""
+"""Nurseries that raise what went wrong in them as it was, where it was one thing; and tasks that harm nobody."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
+import structlog
 import trio
+
+log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
@@ -20,6 +24,17 @@ async def open_nursery() -> AsyncIterator[trio.Nursery]:
             yield nursery
     except BaseExceptionGroup as group:
         raise _single(group) from None
+
+
+async def in_advance(work: Callable[..., Awaitable[Any]], *args: Any) -> None:
+    """Do what nothing depends on, as who needs it does without: a bug in it ends it, and nothing else of the process.
+
+    That is for reading only. Who writes must not go on after what he does not understand.
+    """
+    try:
+        await work(*args)
+    except Exception:
+        log.exception("what was done in advance failed unexpectedly", work=getattr(work, "__qualname__", repr(work)))
 
 
 def _single(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, MutableMapping
+from typing import Any
 
 import pytest
 import structlog
@@ -21,7 +23,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _own_logs() -> Iterator[None]:
-    """A command under test configures the logs of its process: the next test begins without."""
+def _own_logs(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A command under test configures the logs of its process: the next test begins without.
+
+    What a daemon or a client meets unexpectedly, and survives, no test survives that is not about it.
+    """
+    bugs: list[str] = []
+
+    def note(_logger: Any, _level: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        if event.get("exc_info"):
+            bugs.append(f"{event['event']}: {traceback.format_exc()}")
+        return event
+
+    structlog.configure(processors=[note, *structlog.get_config()["processors"]])
     yield
     structlog.reset_defaults()
+    assert bool(bugs) == bool(request.node.get_closest_marker("meets_bugs")), "\n".join(bugs) or "nothing was logged"

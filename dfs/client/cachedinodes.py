@@ -22,7 +22,7 @@ from typing import Any
 import structlog
 import trio
 
-from dfs import codec, errors, limits
+from dfs import codec, errors, limits, tasks
 from dfs.client.ahead import Ahead, Plan
 from dfs.client.cache import ABSENT, Absent, Cache, Known, Listing, Token
 from dfs.client.inodes import Inodes, Layout, layout_of
@@ -216,9 +216,9 @@ class CachedInodes(Inodes):
         plan = self._ahead.plan_next(ino, self._cache.owns_names if owns else self._cache.lists)
         if plan is not None:
             self._fetching = trio.Event()
-            self._session.spawn(partial(self._fetch_ahead, plan, owns=owns))
+            self._session.spawn(partial(tasks.in_advance, self._fetch_ahead, plan, owns))
 
-    async def _fetch_ahead(self, plan: Plan, *, owns: bool) -> None:
+    async def _fetch_ahead(self, plan: Plan, owns: bool) -> None:
         try:
             await self._ask_tree(plan, None, owns=owns)
         except errors.DfsError as error:

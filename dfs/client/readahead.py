@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 import trio
 
-from dfs import errors, limits
+from dfs import errors, limits, tasks
 from dfs.checksum import Buffer
 from dfs.client.layouts import Layouts
 from dfs.client.reader import Reader
@@ -42,7 +42,7 @@ class _Segment:
     __slots__ = ("done", "error", "view")
 
     def __init__(self) -> None:
-        self.view = memoryview(b"")
+        self.view: memoryview | None = None
         self.error: errors.DfsError | None = None
         self.done = trio.Event()
 
@@ -83,6 +83,7 @@ class ReadAhead:
             await segment.done.wait()  # bounded: the reader gives up by its own deadlines
             if segment.error is not None:
                 raise type(segment.error)(segment.error.message)
+            assert segment.view is not None, "it is there, or an error"
             pieces.append(segment.view[max(0, offset - number * size) : max(0, offset + count - number * size)])
         if self._attr.version != version:
             return None
@@ -121,7 +122,7 @@ class ReadAhead:
             if segment is None:
                 self._bounds.count_read_ahead(limits.READ_AHEAD_BYTES)
             segment = self._segments[number] = _Segment()
-            self._bounds.start(self._fetch, number, segment)
+            self._bounds.start(tasks.in_advance, self._fetch, number, segment)
         self._segments.move_to_end(number)
         while len(self._segments) > _SEGMENTS_KEPT:
             self._segments.popitem(last=False)
@@ -141,6 +142,8 @@ class ReadAhead:
         except errors.DfsError as error:
             segment.error = error
         finally:
+            if segment.view is None and segment.error is None:
+                segment.error = errors.DataLost("what was to be read ahead was not: see the log")
             segment.done.set()
 
     def forget_segments(self) -> None:

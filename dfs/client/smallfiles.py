@@ -12,7 +12,8 @@ and a read that fails, as of a file that was removed meanwhile, only means that 
 
 Invariants: `_kept_bytes` is the sum of `size_bytes` of `_batches`, at most SMALL_FILES_KEPT_BYTES besides the latest;
 each of `_contents` is of one of `_batches`, which has it in `unread`; what is not `done` is being fetched by a task,
-which sets it at the latest when it ends.
+which sets it at the latest when it ends. Whoever has waited for one drops that one only: there may be another of the
+same file by then.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any, NamedTuple
 import structlog
 import trio
 
-from dfs import errors, limits
+from dfs import errors, limits, tasks
 from dfs.client.cache import Cache
 from dfs.client.inodes import Inodes, WholeFile
 from dfs.client.reader import Piece, Reader
@@ -125,11 +126,11 @@ class SmallFiles:
             return None
         await content.done.wait()  # bounded: reads give up by their own deadlines
         if content.version != attr.version or content.view is None:
-            self._drop(attr.ino)
+            self._drop(attr.ino, content)
             return None
         if offset + count >= attr.size:
             self._used += 1
-            self._drop(attr.ino)  # the kernel has it now
+            self._drop(attr.ino, content)  # the kernel has it now
         return content.view[offset : offset + count]
 
     # --- who reads what -----------------------------------------------------------------------------------
@@ -173,57 +174,55 @@ class SmallFiles:
         if not files:
             return
         walk.ahead = min(2 * walk.ahead, limits.WHOLE_FILES_MAX)
-        walk.batch = self._add(files)
-        self._start(self._fetch, walk.batch, files)
+        contents = self._add(files)
+        walk.batch = contents[files[0].ino].batch
+        self._start(tasks.in_advance, self._fetch, contents)
 
     # --- what is kept -------------------------------------------------------------------------------------
 
-    def _add(self, files: Sequence[Attr]) -> _Batch:
+    def _add(self, files: Sequence[Attr]) -> dict[Ino, _Content]:
+        """A new batch: what is to be fetched."""
         batch = _Batch(files)
         self._batches[batch] = None
         self._kept_bytes += batch.size_bytes
-        for attr in files:
-            self._contents[attr.ino] = _Content(batch, attr.version)
+        contents = {attr.ino: _Content(batch, attr.version) for attr in files}
+        self._contents |= contents
         while self._kept_bytes > limits.SMALL_FILES_KEPT_BYTES and len(self._batches) > 1:
             for ino in list(next(iter(self._batches)).unread):
-                self._drop(ino)
-        return batch
+                self._drop(ino, self._contents[ino])
+        return contents
 
-    def _drop(self, ino: Ino) -> None:
-        content = self._contents.pop(ino, None)
-        if content is None:
+    def _drop(self, ino: Ino, content: _Content) -> None:
+        """Keep this no longer; others may have dropped it already, and fetch the file anew."""
+        if self._contents.get(ino) is not content:
             return
+        del self._contents[ino]
         batch = content.batch
         batch.unread.discard(ino)
-        if not batch.unread and batch in self._batches:
+        if not batch.unread:
             del self._batches[batch]
             self._kept_bytes -= batch.size_bytes
 
     # --- fetching -----------------------------------------------------------------------------------------
 
-    async def _fetch(self, batch: _Batch, files: Sequence[Attr]) -> None:
+    async def _fetch(self, contents: dict[Ino, _Content]) -> None:
         """Fill the contents of a batch, as far as that can be done; none is waited for when this returns."""
-        mine = {attr.ino: self._contents[attr.ino] for attr in files}
         try:
-            wholes, places = await self._inodes.whole_files([attr.ino for attr in files])
-            wanted = [file for file in wholes if file.version == mine[file.ino].version]
+            wholes, places = await self._inodes.whole_files(list(contents))
+            wanted = [file for file in wholes if file.version == contents[file.ino].version]
             async with trio.open_nursery() as nursery:
                 for run in _runs(wanted):
-                    nursery.start_soon(self._fetch_run, run, places, mine)
+                    nursery.start_soon(self._fetch_run, run, places, contents)
         except errors.DfsError as error:
-            log.info("files are not fetched ahead for a while", count=batch.count, error=str(error))
+            log.info("files are not fetched ahead for a while", count=len(contents), error=str(error))
             self._not_before = trio.current_time() + limits.FOLLOWED_AGAIN_AFTER_S
         finally:
-            for ino, content in mine.items():
+            for ino, content in contents.items():
                 if not content.done.is_set():
-                    self._drop_this(ino, content)
+                    self._drop(ino, content)
                     content.done.set()
 
-    def _drop_this(self, ino: Ino, content: _Content) -> None:
-        if self._contents.get(ino) is content:
-            self._drop(ino)
-
-    async def _fetch_run(self, run: _Run, places: dict[ChunkId, ChunkPlace], mine: dict[Ino, _Content]) -> None:
+    async def _fetch_run(self, run: _Run, places: dict[ChunkId, ChunkPlace], contents: dict[Ino, _Content]) -> None:
         place = places.get(run.chunk)
         if place is None:
             return
@@ -236,8 +235,8 @@ class SmallFiles:
         self._fetched += len(run.files)
         for file in run.files:
             start = file.chunk_offset - run.start
-            mine[file.ino].view = view[start : start + file.length].toreadonly()
-            mine[file.ino].done.set()
+            contents[file.ino].view = view[start : start + file.length].toreadonly()
+            contents[file.ino].done.set()
 
     def statistics(self) -> dict[str, int]:
         return {"fetched": self._fetched, "used": self._used, "kept_bytes": self._kept_bytes}

@@ -3,6 +3,8 @@
 `here` and `there` are one directory through two mounts, new for each test. `mount` makes further mounts, with options.
 Where there is no FUSE the folder is skipped, unless DFS_REQUIRE_FUSE=1 says that it must be there.
 
+What a mount logs as unexpected fails the last test of its cluster, and a test that fails shows the end of the log.
+
 No test can hang: every command has a timeout, and a mount that does not answer for PATIENCE_S in one test is killed,
 which ends all calls that wait for it with an error.
 """
@@ -103,6 +105,12 @@ class Cluster:
         logs = (self.base / "state" / "dfs" / "mounts").glob("*.log")
         return "".join(log.read_text(errors="replace") for log in logs)
 
+    def check_mount_log(self) -> None:
+        """Nothing unexpected has happened to any of its mounts."""
+        text = self.mount_log()
+        found = re.search(r"^.*(Traceback|unexpectedly|the mount failed)", text, re.MULTILINE)
+        assert found is None, text[max(0, found.start() - 1000) : found.start() + 5000]
+
     def kill_mounts(self) -> None:
         """Whoever waits for one of them gets an error now."""
         for pid in self.mount_pids().values():
@@ -122,6 +130,7 @@ def local_cluster(*, datanodes: int = 3, replicas: int = 3) -> Iterator[Cluster]
     try:
         cluster.dfs("up", "--dir", cluster.directory, "--datanodes", datanodes, "--replicas", replicas)
         yield cluster
+        cluster.check_mount_log()
     finally:
         for mountpoint in cluster.mount_pids():
             cluster.dfs("umount", "-l", mountpoint, status=None)
@@ -142,6 +151,16 @@ def mounted(cluster: Cluster, mountpoint: Path, subtree: str = "/", options: str
             cluster.dfs("umount", "-l", mountpoint, status=None)
         if is_mounted(mountpoint):
             unmount(mountpoint)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """A test that failed shows what its mounts have logged."""
+    report = yield
+    running = item.funcargs.get("cluster") if isinstance(item, pytest.Function) else None
+    if report.failed and isinstance(running, Cluster):
+        report.sections.append(("logs of the mounts", running.mount_log()[-5000:]))
+    return report
 
 
 # --- fixtures -------------------------------------------------------------------------------------------

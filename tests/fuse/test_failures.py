@@ -463,8 +463,8 @@ async def small_cluster(base: Path, names: list[str]) -> AsyncIterator[Mounted]:
 @pytest.mark.parametrize(
     ("raised", "number"),
     [
-        (ZeroDivisionError("a bug"), errno.EIO),
-        (OSError(errno.ENOENT, "of some local file"), errno.EIO),
+        pytest.param(ZeroDivisionError("a bug"), errno.EIO, marks=pytest.mark.meets_bugs),
+        pytest.param(OSError(errno.ENOENT, "of some local file"), errno.EIO, marks=pytest.mark.meets_bugs),
         (errors.NotFound("inode 5 is gone"), errno.ESTALE),
         (errors.NoSpace("full"), errno.ENOSPC),
         (errors.DataLost("gone"), errno.EIO),

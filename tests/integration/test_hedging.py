@@ -77,6 +77,7 @@ async def test_reads_that_may_not_ask_twice_yet_do_so_as_soon_as_they_may(
         assert found["failovers"] == 0, "nobody has waited until his deadline"
 
 
+@pytest.mark.meets_bugs
 async def test_a_mistake_in_asking_a_second_replica_ends_no_client(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

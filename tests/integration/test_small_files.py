@@ -175,6 +175,27 @@ async def test_files_in_pieces_or_empty_or_large_are_read_as_ever(tmp_path: Path
         assert await reader.read_all(d) == wanted
 
 
+async def test_several_who_read_what_cannot_be_fetched_ahead_do_not_take_it_from_each_other(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path, datanodes=3) as cluster, mount(cluster) as writer, mount(cluster) as reader:
+        d = (await writer.fs.mkdir("/d")).ino
+        for ino in (await writer.make(d, {b"%d" % number: b"small" for number in range(12)})).values():
+            file = await writer.files.acquire(ino, "a file in two pieces")
+            await file.write(5, b"er")
+            await file.fsync()
+            writer.files.close(file)
+        entries = await reader.fs.inodes.readdir(d)
+
+        async def read() -> None:
+            for entry in entries:
+                assert await reader.read(entry.attr) == b"smaller"
+
+        for _ in range(10):
+            async with trio.open_nursery() as nursery:
+                for _ in range(8):
+                    nursery.start_soon(read)
+                    await trio.sleep(0.0005)
+
+
 async def test_who_reads_at_random_has_nothing_fetched_for_him(tmp_path: Path) -> None:
     async with two_mounts(tmp_path) as (_, _, reader, d):
         entries = await reader.fs.inodes.readdir(d)

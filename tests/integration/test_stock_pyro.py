@@ -166,6 +166,7 @@ async def test_data_annotations_travel_both_ways(serializer: str) -> None:
         assert server.statistics().data_bytes_in_work == 0
 
 
+@pytest.mark.meets_bugs
 @pytest.mark.parametrize("serializer", SERIALIZERS)
 async def test_our_errors_are_os_errors_there(serializer: str) -> None:
     def work() -> None:
