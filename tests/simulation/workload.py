@@ -272,6 +272,7 @@ class Common:
 
     async def step(self) -> None:
         verbs = [self._names] * 4 + [self._rush] * 2 + [self._append] * 2 + [self._read_log] + [self._read_other] * 3
+        verbs += [self._read_directory]
         await self._chance.choice(verbs)()
 
     async def _rush(self) -> None:
@@ -359,6 +360,27 @@ class Common:
                 await self._client.read(
                     register, lambda length, offset: self._pread(register, length, offset), first, 80, own=False
                 )
+
+    async def _read_directory(self) -> None:
+        """All files of somebody's directory, one after the other, as some programs of this client do at once."""
+        trees = self._shared.trees[-3:]
+        if not trees:
+            return
+        path = self._chance.choice(trees).path
+        listing = await self._client.attempt(f"listdir {path}", lambda: self._fs.listdir(path))
+        if isinstance(listing, errors.DfsError):
+            return
+        registers = {register.ino: register for register in self._shared.registers}
+        found = [registers[entry.attr.ino] for entry in listing if entry.attr.ino in registers]
+
+        async def read() -> None:
+            with contextlib.suppress(Failed):
+                for register in found:
+                    await self._client.read(register, partial(self._pread, register), 0, register.size + 1, own=False)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(self._chance.randrange(1, 5)):
+                nursery.start_soon(read)
 
     async def _pread(self, register: Register, length: int, offset: int) -> bytes:
         return await self._client.pread(Ino(register.ino), length, offset)
