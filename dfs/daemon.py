@@ -119,7 +119,10 @@ async def _tell_health(health: Health, otherwise: Condition) -> None:
     """Tell systemd how the daemon is, whenever that changes. Runs until cancelled."""
     is_ready, told = False, ""
     while True:
-        is_serving, sentence = health.ask() if health.ask else otherwise
+        try:
+            is_serving, sentence = health.ask() if health.ask else otherwise
+        except errors.DfsError as error:
+            is_serving, sentence = False, error.message
         if is_serving and not is_ready:
             is_ready = True
             notify(READY="1", STATUS=sentence)

@@ -173,9 +173,9 @@ class _Workers:
             job.token.run_sync_soon(job.finish)
 
     def _leave(self) -> bool:
-        """Whether a thread that has had nothing to do for long may end."""
+        """Whether a thread that has had nothing to do for long may end. Not the last: there may be no other to have."""
         with self._lock:
-            if self._waiting:
+            if self._waiting or self._threads == 1:
                 return False
             self._threads -= 1
             self._free -= 1

@@ -24,12 +24,12 @@ def notify(**states: str) -> None:
     if not path:
         return
     message = "\n".join(f"{key}={' '.join(value.split())}" for key, value in states.items())
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        sock.setblocking(False)  # a service manager that does not listen holds up no event loop
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.setblocking(False)  # a service manager that does not listen holds up no event loop
             sock.sendto(message.encode("utf-8", "replace"), "\0" + path[1:] if path.startswith("@") else path)
-        except OSError as error:
-            log.warning("systemd could not be notified", error=str(error))
+    except OSError as error:
+        log.warning("systemd could not be notified", error=str(error))
 
 
 def watchdog_s() -> float | None:

@@ -10,6 +10,7 @@ read; in the journal each of its lines has the event's priority.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from typing import Any, Final
@@ -41,8 +42,22 @@ def configure_logs(level: str = "info", **always: str) -> None:
             *_rendering(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: _Lines(sys.stderr),
     )
+
+
+class _Lines(structlog.PrintLogger):
+    """What is logged is lost where it cannot be written, to a full disk or a pipe that nobody reads any more.
+
+    Nobody fails by that: least of all who is about to say what failed.
+    """
+
+    def msg(self, message: str) -> None:
+        with contextlib.suppress(OSError):
+            super().msg(message)
+
+    log = debug = info = warn = warning = msg
+    fatal = failure = err = error = critical = exception = msg
 
 
 def _rendering() -> list[structlog.typing.Processor]:

@@ -341,7 +341,11 @@ class Kernel:
         for start in range(0, len(what), _NOTIFIED_AT_ONCE):
             with trio.move_on_after(FORGET_MAX_S) as limit:
                 part = what[start : start + _NOTIFIED_AT_ONCE]
-                await trio.to_thread.run_sync(_notify, notify, part, abandon_on_cancel=True, limiter=limiter)
+                try:
+                    await trio.to_thread.run_sync(_notify, notify, part, abandon_on_cancel=True, limiter=limiter)
+                except RuntimeError as error:  # the machine has no more threads
+                    log.warning("the kernel could not be notified", error=str(error))
+                    await trio.sleep_forever()  # as if it did not take it
             if limit.cancelled_caught:
                 return False
         return True

@@ -27,6 +27,7 @@ from typing import Any, Final, TypeVar
 import pyfuse3
 import trio
 
+from dfs import tasks
 from mount.device import Device
 
 T = TypeVar("T")
@@ -34,6 +35,7 @@ T = TypeVar("T")
 BUSY_S: Final = 50e-6
 YIELD_S: Final = 100e-6
 """Other tasks get a turn at least as often, while one request follows the other."""
+WATCH_EVERY_S: Final = 1.0
 _MISSES_MAX: Final = 4
 """Times in a row that nothing came; then the processor is left alone until requests come quickly again."""
 _TASKS_MAX: Final = 40
@@ -99,16 +101,32 @@ class Loop:
         if self._poll is None:
             self._poll = select.poll()
             self._poll.register(fd, select.POLLIN)
-        if not (self._waiting == 0 and self._misses < _MISSES_MAX and self._came(self._poll)):
-            began = time.perf_counter()
-            await trio.lowlevel.wait_readable(fd)
-            self._yielded_at = time.perf_counter()
-            if self._yielded_at < began + 2 * BUSY_S:  # it takes that long to wake up
-                self._misses = 0
-        elif time.perf_counter() > self._yielded_at + YIELD_S:
-            await trio.lowlevel.checkpoint()
-            self._yielded_at = time.perf_counter()
-        self.turn.has_ended = any(event & ~select.POLLIN for _, event in self._poll.poll(0))
+        while True:
+            if not (self._waiting == 0 and self._misses < _MISSES_MAX and self._came(self._poll)):
+                began = time.perf_counter()
+                await trio.lowlevel.wait_readable(fd)
+                self._yielded_at = time.perf_counter()
+                if self._yielded_at < began + 2 * BUSY_S:  # it takes that long to wake up
+                    self._misses = 0
+            elif time.perf_counter() > self._yielded_at + YIELD_S:
+                await trio.lowlevel.checkpoint()
+                self._yielded_at = time.perf_counter()
+            if self._looks(self._poll):  # while others ran it may have gone: who asked was killed, or has his answer
+                return
+
+    def _looks(self, poll: select.poll) -> bool:
+        """Whether there is a request, or the end."""
+        events = poll.poll(0)
+        self.turn.has_ended = any(event & ~select.POLLIN for _, event in events)
+        return bool(events)
+
+    async def watch(self) -> None:
+        """Let all in when the connection has ended, also if that was when nobody was in to see it."""
+        while not self.turn.has_ended:
+            await trio.sleep(WATCH_EVERY_S)
+            if self._poll is not None:
+                self._looks(self._poll)
+        self.turn.hand_on()
 
     def _came(self, poll: select.poll) -> bool:
         """Whether a request comes within a moment."""
@@ -165,6 +183,9 @@ async def serve() -> None:
     lowlevel = types.SimpleNamespace(**{**vars(trio.lowlevel), "wait_readable": _loop.wait_readable})
     vars(pyfuse3)["trio"] = types.SimpleNamespace(**{**vars(trio), "lowlevel": lowlevel, "Lock": lambda: _loop.turn})
     try:
-        await pyfuse3.main(min_tasks=_TASKS_MAX, max_tasks=_TASKS_MAX)  # none ends before, as one with the turn might
+        async with tasks.open_nursery() as nursery:
+            nursery.start_soon(_loop.watch)
+            await pyfuse3.main(min_tasks=_TASKS_MAX, max_tasks=_TASKS_MAX)  # none ends before, as one in turn might
+            nursery.cancel_scope.cancel()
     finally:
         _loop.device.close()

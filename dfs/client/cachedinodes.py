@@ -272,9 +272,10 @@ class CachedInodes(Inodes):
             known = self._known(ino)
         if known is not None and known.xattrs is not None:
             return known.xattrs
-        async with self._asking():
+        async with self._asking() as token:
             values, is_leased = await self._session.leased_query("leased_xattrs", ino, about=[ino])
-            if values is not None and is_leased and known is not None and self._known(ino) is known:
+            is_true = self._known(ino) is known and self._cache.is_valid(token, (ino, None))
+            if values is not None and is_leased and known is not None and is_true:
                 known.xattrs = values
         return None if values is None else dict(values)
 

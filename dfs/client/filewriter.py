@@ -23,7 +23,7 @@ A commit that overwrites is preceded by a flush of its chunks: it frees the byte
 durable, so a power cut must not find the new ones in memory only.
 
 What was given before the session ended (`forget`) is never committed in another: others may have written since. So
-whatever waited meanwhile, for an append or a flush, looks at `_epoch` afterwards.
+whatever waited meanwhile, for an append or a flush, looks at `epoch` afterwards.
 
 Invariants: `_uncommitted` is in the order of writing (of two runs that overlap, the later wins), and a run is in it
 until the commit with it is sent; `_volatile` has every lane with committed bytes of this file
@@ -105,7 +105,7 @@ class Window:
             commit, self._commit = self._commit, None
             self._nursery.start_soon(self._commit_some, commit)
         self._under_way += 1
-        given = _Given()
+        given = _Given(self._writer.epoch)
         self._given.append(given)
         self._nursery.start_soon(self._append, pieces, given, done)
 
@@ -122,7 +122,9 @@ class Window:
         finally:
             given.has_ended = True
             while self._given and self._given[0].has_ended:
-                self._writer.take(self._given.popleft().runs)
+                ended = self._given.popleft()
+                if ended.epoch == self._writer.epoch:  # or it is forgotten, with all that was written then
+                    self._writer.take(ended.runs)
             self._under_way -= 1
             self._ended.set()
             if done is not None:
@@ -130,9 +132,10 @@ class Window:
 
 
 class _Given:
-    """An append in a window, and what it wrote."""
+    """An append in a window, and what it wrote, in the writer's `epoch` then."""
 
-    def __init__(self) -> None:
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
         self.has_ended = False
         self.runs: list[_Run] = []
 
@@ -159,7 +162,7 @@ class FileWriter:
         self._vouched = attr.version if attr.size == 0 else -1
         self._surprises = session.stream.surprises
         """As the stream counts them, when `_vouched` was right: a version in it may be foreseen."""
-        self._epoch = 0
+        self.epoch = 0
         """How often what was written has been forgotten."""
 
     @property
@@ -213,7 +216,7 @@ class FileWriter:
 
     async def append(self, pieces: Sequence[tuple[int, Buffer]], *, durably: bool = False) -> list[_Run]:
         """As `write_pieces`, but `take` is to be given what this returns."""
-        epoch = self._epoch
+        epoch = self.epoch
         data = [piece for _, piece in pieces]
         if any(len(piece) % limits.BLOCK_MAX_BYTES for piece in data[:-1]):
             data = [b"".join(data)]  # or there would be many small blocks
@@ -239,7 +242,7 @@ class FileWriter:
 
     async def _check_epoch(self, epoch: int, runs: Sequence[_Run] = ()) -> None:
         """Raises `SessionExpired` if what was written then is forgotten, and with it these runs, which are settled."""
-        if epoch != self._epoch:
+        if epoch != self.epoch:
             await self._settle_surely(runs)
             raise errors.SessionExpired(f"the session ended while a file was written (inode {self.ino})")
 
@@ -274,7 +277,7 @@ class FileWriter:
 
     async def _commit_all(self, append: bool, mtime_ns: int | None, *, durable: bool) -> Attr | None:
         attr: Attr | None = None
-        refusals, epoch = 0, self._epoch
+        refusals, epoch = 0, self.epoch
         while self._uncommitted:
             await self._prepare(append, durable)
             await self._check_epoch(epoch)
@@ -308,7 +311,7 @@ class FileWriter:
         if command is None:
             return None
         self._uncommitted = []
-        return Begun(command, runs, reach, self._epoch)
+        return Begun(command, runs, reach, self.epoch)
 
     async def end_commit(self, begun: Begun) -> Attr | None:
         """The inode's attributes after a commit; None if `commit` is to try it again."""
@@ -402,7 +405,7 @@ class FileWriter:
 
         A version that was foreseen may never have been, so none is vouched for.
         """
-        self._epoch += 1
+        self.epoch += 1
         self._uncommitted.clear()
         self._meanwhile.clear()
         self._vouched = -1
@@ -415,7 +418,7 @@ class FileWriter:
 
     async def _strengthen(self) -> bool:
         """Write again what is not committed and has too few copies left; whether there was any."""
-        weak, epoch = list(filter(self._is_weak, self._uncommitted)), self._epoch
+        weak, epoch = list(filter(self._is_weak, self._uncommitted)), self.epoch
         for run in weak:
             fresh = await self._rewrite(run)
             await self._check_epoch(epoch, fresh)
@@ -470,7 +473,7 @@ class FileWriter:
 
         It may wait for copies to be made, for a minute: others may write and commit meanwhile.
         """
-        epoch = self._epoch
+        epoch = self.epoch
         await self._make_durable()
         attr = attr or await self._reader.inodes.getattr(self.ino)
         await self._session.stream.flush()
@@ -480,7 +483,7 @@ class FileWriter:
                 layout = await self._reader.layout(self.ino, position, attr.size - position)
                 await self._chunks.sync_places(list(layout.places.values()), self._wanted, self._locate)
                 position = layout.end
-            if epoch == self._epoch:
+            if epoch == self.epoch:
                 self._vouched = max(self._vouched, attr.version)
         return attr
 

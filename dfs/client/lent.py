@@ -219,10 +219,10 @@ class LentChunks:
         if (start, whole) != (offset, length) or self._is_held_up():
             return None
         view = memoryview(bytearray(length))
-        if not await self._read_off_the_loop(node, lent, view, numbers, timeout_s):
-            return None
         self._seen.move_to_end(chunk)
         self._lent.move_to_end(_Key(node, chunk))
+        if not await self._read_off_the_loop(node, lent, view, numbers, timeout_s):
+            return None
         self._read_bytes += length
         return view
 

@@ -47,6 +47,9 @@ class _Range(NamedTuple):
     last: Ino
 
 
+_NONE: Final = _Range(None, Ino(1), Ino(0))
+
+
 class Users(Protocol):
     """Who has files open here."""
 
@@ -84,8 +87,7 @@ class Owned:
     def __init__(self, session: Session, cache: Cache) -> None:
         self._session = session
         self._cache = cache
-        self._numbers = _Range(None, Ino(1), Ino(0))
-        self._following = self._numbers
+        self._numbers = self._following = _NONE
         self._is_reserving = False
         self.users: Users = Nobody()
 
@@ -93,8 +95,11 @@ class Owned:
 
     async def reserve(self) -> None:
         """Have numbers for new inodes. Raises as `Session.apply`."""
-        if self._numbers.session != self._session.session or self._numbers.first > self._numbers.last:
-            self._numbers = await self._reserved()
+        if self._is_used_up(self._numbers) and self._is_used_up(self._following):
+            self._following = await self._reserved()
+
+    def _is_used_up(self, numbers: _Range) -> bool:
+        return numbers.session != self._session.session or numbers.first > numbers.last
 
     async def _reserved(self) -> _Range:
         first, last = await self._session.apply("reserve_inodes", limits.INODES_RESERVED)
@@ -109,15 +114,15 @@ class Owned:
             self._is_reserving = False
 
     def _number(self) -> Ino | None:
-        """A number for a new inode."""
+        """A number for a new inode, which nobody gets again."""
+        if self._is_used_up(self._numbers):
+            self._numbers, self._following = self._following, _NONE
         numbers = self._numbers
-        if numbers.first > numbers.last:
-            numbers = self._following
-        if numbers.session != self._session.session or numbers.first > numbers.last:
+        if self._is_used_up(numbers):
             return None
         self._numbers = numbers._replace(first=Ino(numbers.first + 1))
         is_short = numbers.last - numbers.first < limits.INODES_RESERVED // 2
-        if is_short and self._following.first <= numbers.last and not self._is_reserving:
+        if is_short and self._is_used_up(self._following) and not self._is_reserving:
             self._is_reserving = True
             self._session.spawn(self._reserve_more)
         return numbers.first

@@ -505,7 +505,8 @@ class Session:
         try:
             if self.on_recall is not None:
                 await self.on_recall([*items, *whole])
-            await self.stream.flush()  # who asks is to find what was answered here
+            with contextlib.suppress(errors.SessionExpired):  # what was refused, or is lost, nobody is to find
+                await self.stream.flush()  # who asks is to find what was answered here
             if self.session == session and self._incarnation == incarnation:
                 await self._persistently("forgot", lambda: (session, incarnation, number, list(unused)))
         except errors.SessionExpired:

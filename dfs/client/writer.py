@@ -298,7 +298,7 @@ class ChunkWriter:
             if lane.replicas == replicas and avoided.isdisjoint(lane.nodes):
                 self._idle.remove(lane)
                 return lane
-        return await self._allocate(session, replicas, avoided)
+        return await self._allocate(replicas, avoided)
 
     def _retire(self, draining: set[NodeId]) -> None:
         """Lanes that lost a replica while nobody used them, or are on nodes being emptied, take no more.
@@ -314,9 +314,10 @@ class ChunkWriter:
         if lane.usable and not lane.full:
             self._idle.append(lane)
 
-    async def _allocate(self, session: SessionId, replicas: int, avoided: set[NodeId]) -> Lane:
+    async def _allocate(self, replicas: int, avoided: set[NodeId]) -> Lane:
         """A chunk allocated ahead, or a few new ones. Avoided nodes are asked for only if nothing else is left."""
         async with self._allocating:
+            session = await self._session.ensure()
             ahead = self._ahead.setdefault(replicas, [])
             while ahead:
                 lane = ahead.pop()
@@ -324,11 +325,13 @@ class ChunkWriter:
                     return lane
                 lane.usable = False  # nothing was appended to it: it is sealed, and so goes
             count = min(_AHEAD_MAX, 1 + len(self._idle))
-            ahead += await self._ask(session, count, replicas, avoided)
-            return ahead.pop()
+            first, *more = await self._ask(count, replicas, avoided)
+            self._ahead.setdefault(replicas, []).extend(more)  # another list, if the session before it has ended
+            return first
 
-    async def _ask(self, session: SessionId, count: int, replicas: int, avoided: set[NodeId]) -> list[Lane]:
+    async def _ask(self, count: int, replicas: int, avoided: set[NodeId]) -> list[Lane]:
         async def ask(exclude: Iterable[NodeId]) -> list[Lane]:
+            session = await self._session.ensure()  # in which it is asked then
             chunks = await self._session.ask_once("allocate", count, replicas, sorted(exclude), self._session.host)
             lanes = [Lane(session, ChunkId(chunk), replicas, nodes, grant) for chunk, nodes, grant in chunks]
             self._unsealed.update(dict.fromkeys(lanes))

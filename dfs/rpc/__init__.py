@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dfs.rpc.address import parse_uri, uri
 from dfs.rpc.authentication import Gate
+from dfs.rpc.faults import PyroError
 from dfs.rpc.handover import Inbox
 from dfs.rpc.naming import NAME_SERVER_OBJECT, NameServerClient, NameServerObject
 from dfs.rpc.network import Listener, Network, Stream
@@ -28,6 +29,7 @@ __all__ = [
     "Peer",
     "Pool",
     "PoolStatistics",
+    "PyroError",
     "Server",
     "ServerStatistics",
     "SocketNetwork",

@@ -259,8 +259,8 @@ class Connection:
         """Leave; return when nothing is written any more into the call's buffer."""
         self._leave(exchange)
         if self._filling is exchange:
+            self._filling = None  # before the wait: afterwards another call's may be filled
             await self._channel.abandon()
-            self._filling = None
 
     def _next_seq(self) -> int:
         if self.closed:

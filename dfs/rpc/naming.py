@@ -30,9 +30,8 @@ class NameServerObject(NameServer):  # type: ignore[misc]  # Pyro5 has no types
     """
 
     def register_own(self, name: str, object_uri: str, metadata: Collection[str] = ()) -> None:
-        """Set a name, also one that others may not touch. Raises NamingError over a bound."""
+        """Set a name, also one that others may not touch, and for which there always is room. Raises NamingError."""
         _check_registration(name, object_uri, metadata)
-        self._check_room(name)
         super().register(name, object_uri, False, set(metadata))
 
     def remove_own(self, name: str) -> None:

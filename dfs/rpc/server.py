@@ -569,6 +569,8 @@ class _Connection:
         fault: Exception | None = None
         result: Any = None
         try:
+            if self._whole.cancel_called:  # it was closed when this was about to begin
+                await trio.lowlevel.checkpoint()
             result = method.call(
                 Call(self.peer, lease.view if lease is not None else None),
                 request.named.args,

@@ -83,8 +83,14 @@ class SocketStream:
         except OSError as error:
             raise self._lost(error) from error
 
+    def _check_open(self) -> None:
+        """Before any wait: once it is closed the descriptor may be another connection's."""
+        if self._closed:
+            raise trio.ClosedResourceError
+
     async def wait_writable(self) -> None:
         try:
+            self._check_open()
             await trio.lowlevel.wait_writable(self._fd)
         except (trio.ClosedResourceError, OSError) as error:
             raise self._lost(error) from error
@@ -115,6 +121,7 @@ class SocketStream:
 
     async def _wait_readable(self) -> None:
         """Wait for the bytes that are expected: the kernel wakes early if it can hold no more, and at the end."""
+        self._check_open()
         if self._watermark != self._expected:
             self._set_watermark()
         self._waiting = True

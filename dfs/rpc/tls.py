@@ -254,8 +254,18 @@ class TlsStream:
             self._sock.send(self._stuck)
             self._stuck, self._ahead = b"", 1
 
+    async def _wait_readable(self) -> None:
+        self._check_open()
+        await trio.lowlevel.wait_readable(self._fd)
+
+    def _check_open(self) -> None:
+        """Before any wait: once it is closed the descriptor may be another connection's."""
+        if self._closed:
+            raise trio.ClosedResourceError
+
     async def wait_writable(self) -> None:
         try:
+            self._check_open()
             await trio.lowlevel.wait_writable(self._fd)
             self._send_stuck()
         except ssl.SSLWantWriteError:
@@ -272,9 +282,9 @@ class TlsStream:
         try:
             if self._drained:
                 self._drained = False
-                await trio.lowlevel.wait_readable(self._fd)
+                await self._wait_readable()
             while (count := self._receive_nowait(view)) is None:
-                await trio.lowlevel.wait_readable(self._fd)
+                await self._wait_readable()
             return count
         except (trio.ClosedResourceError, OSError) as error:
             raise self._lost(error) from error

@@ -59,6 +59,7 @@ class Chain:
         first, *rest = onward
         timeout_s = limits.DATA_TIMEOUT_S * len(onward) / (len(onward) + 1)
         until = trio.current_time() + timeout_s
+        address = ""
         try:
             address = await self._address(first)
             left_s = until - trio.current_time()
@@ -67,8 +68,8 @@ class Chain:
             )
             return [Failure(*failure) for failure in reply]
         except errors.DfsError as error:
-            if isinstance(error, errors.RpcError):
-                self._addresses.pop(first, None)  # it may have moved
+            if isinstance(error, errors.RpcError) and self._addresses.get(first) == address:
+                del self._addresses[first]  # it may have moved
             behind = errors.Unreachable(f"it is behind DataNode {first}, which failed: {error.message}")
             return [Failure.of(first, error), *(Failure.of(node, behind) for node in rest)]
 

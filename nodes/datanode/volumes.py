@@ -49,6 +49,16 @@ class VolumeStatistics(NamedTuple):
     full: bool
 
 
+class _Placing:
+    """Where a chunk is being created, and how many calls do so: the last one removes this."""
+
+    __slots__ = ("store", "users")
+
+    def __init__(self, store: ChunkStore) -> None:
+        self.store = store
+        self.users = 0
+
+
 class Volumes:
     """The directories of DataNode `node`, in the order configured.
 
@@ -72,7 +82,7 @@ class Volumes:
         self._identities: dict[str, Identity] = {}  # by the directory's name
         self._settling = threading.Lock()  # of who writes identities: registering, and the scrub, in threads of theirs
         self._locked: list[Disk] = []
-        self._placing: dict[ChunkId, ChunkStore] = {}  # chunks that are being created, so that a repeat follows
+        self._placing: dict[ChunkId, _Placing] = {}  # chunks that are being created, so that a repeat follows
 
     # --- starting and stopping
 
@@ -262,12 +272,16 @@ class Volumes:
         except errors.ChunkNotFound:
             if offset:
                 raise
-        store = self._placing.get(chunk) or self._chosen(len(data))
-        self._placing[chunk] = store
+        placing = self._placing.get(chunk)
+        if placing is None:
+            placing = self._placing[chunk] = _Placing(self._chosen(len(data)))
+        placing.users += 1
         try:
-            return await store.append_records(chunk, offset, records, data)
+            return await placing.store.append_records(chunk, offset, records, data)
         finally:
-            self._placing.pop(chunk, None)
+            placing.users -= 1
+            if not placing.users:
+                del self._placing[chunk]
 
     def _check_limit(self, chunk: ChunkId, offset: int, length: int) -> None:
         if self._limit_bytes and self.used_bytes() + length > self._limit_bytes:

@@ -18,6 +18,7 @@ from dfs.types import NAMENODE_SESSION, Ino, Item, SessionId
 from dfs.verbs import CHANGES_INODE, NAMES
 from nodes.namenode import arguments, commands
 from nodes.namenode.confinement import confined
+from nodes.namenode.store import is_of_disk
 from nodes.namenode.subtree import Subtree
 from nodes.namenode.transaction import Transaction
 
@@ -166,7 +167,7 @@ class Machine:
             args = command.args if subtree is None else confined(subtree, command.verb, command.args)
             result = apply(tx, *args)
         except Exception as error:
-            if hasattr(error, "sqlite_errorcode"):
+            if is_of_disk(error) or not self._db.in_transaction:
                 raise  # the disk's error ends the whole transaction: SQLite may have rolled it back, savepoint and all
             self._undo(before)
             doubtful = self._in_doubt(command.session, self._looked_at(command))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import structlog
 
 from dfs import errors
-from dfs.rpc import NameServerClient, NameServerObject, uri
+from dfs.rpc import NameServerClient, NameServerObject, PyroError, uri
 
 log = structlog.get_logger(__name__)
 
@@ -18,13 +18,13 @@ class NameServer:
         self._other = other
 
     async def register(self, name: str, address: str) -> None:
-        """Enter a daemon. A name server that does not answer costs a line in the log, nothing else."""
+        """Enter a daemon. A name server that does not answer, or refuses it, costs a line in the log."""
         try:
             if self._own is not None:
                 self._own.register_own(name, uri(name, address))
             elif self._other is not None:
                 await self._other.register(name, name, address)
-        except errors.DfsError as error:
+        except (errors.DfsError, PyroError) as error:
             log.warning("name not registered at the name server", name=name, error=str(error))
 
     async def remove(self, name: str) -> None:
@@ -34,5 +34,5 @@ class NameServer:
                 self._own.remove_own(name)
             elif self._other is not None:
                 await self._other.remove(name)
-        except errors.DfsError as error:
+        except (errors.DfsError, PyroError) as error:
             log.warning("name not removed from the name server", name=name, error=str(error))

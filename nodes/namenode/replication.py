@@ -114,7 +114,8 @@ class Replication:
             changed = self._members.changed
             started = trio.current_time()
             try:
-                await self.run_once()
+                with self._store.translating():
+                    await self.run_once()
             except errors.DfsError as error:
                 log.warning("repair was interrupted: trying again", error=str(error))
                 await trio.sleep(_PAUSE_AFTER_ERROR_S)

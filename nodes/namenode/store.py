@@ -60,8 +60,9 @@ class Store:
         return row[0] if row else None
 
     def counters(self) -> dict[str, int]:
-        """All counters as committed."""
-        return dict(self.reads.execute("SELECT name, value FROM counter"))
+        """All counters as committed. Raises `DiskFailed`."""
+        with self.translating():
+            return dict(self.reads.execute("SELECT name, value FROM counter"))
 
     @contextmanager
     def reading(self) -> Iterator[Database]:
@@ -202,14 +203,22 @@ _DISK_FAILED = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOT
 _DISK_FAILED |= {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
+def is_of_disk(error: Exception) -> bool:
+    """Whether SQLite says so of its disk, and not of what it was asked to do."""
+    return _code(error) in _DISK_FULL | _DISK_FAILED
+
+
+def _code(error: Exception) -> int:
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
 @contextmanager
 def _translated(directory: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in _DISK_FULL:
+        if _code(error) in _DISK_FULL:
             raise errors.NoSpace(f"the NameNode's disk is full: {directory}") from error
-        if code in _DISK_FAILED:
+        if _code(error) in _DISK_FAILED:
             raise errors.DiskFailed(f"the NameNode's database {directory / _NAME} failed: {error}") from error
         raise

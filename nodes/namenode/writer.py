@@ -127,6 +127,8 @@ class Writer:
         self._is_full = False
         self._full_since = -math.inf
         self._commits = 0
+        self._unanswered: set[_Batch] = set()
+        self._has_ended = False
         self._by_second: deque[list[int]] = deque(maxlen=_RATE_OVER_S + 1)
         """Seconds of trio's clock in which commands were applied, and how many."""
         self._applied = 0
@@ -170,9 +172,11 @@ class Writer:
     async def decide(self, verb: str, *args: Any, party: Hashable = None) -> Any:
         """Apply a command that the NameNode itself has planned, for a party or of its own accord; its result.
 
-        Raises what it raises.
+        It is not to be cancelled: the caller has to see that what is in memory follows what is in the tables by now,
+        whoever asked for it and has gone meanwhile. Raises what it raises.
         """
-        return await self._apply_one(party, Command(NAMENODE_SESSION, 0, 0, verb, args, self._runtime.now_ns()))
+        with trio.CancelScope(shield=True):  # bounded as `_submit`
+            return await self._apply_one(party, Command(NAMENODE_SESSION, 0, 0, verb, args, self._runtime.now_ns()))
 
     async def _apply_one(self, party: Hashable, command: Command) -> Any:
         errno, *rest = (await self._submit(party, command.session, [command]))[0]
@@ -181,22 +185,31 @@ class Writer:
         return rest[0]
 
     async def _submit(self, party: Hashable, session: SessionId, batch: list[Command]) -> list[Reply]:
+        if self._has_ended:
+            raise errors.Unreachable(_STOPPED)
         waiting = _Batch(self._room_for(party, session, _cost(len(batch))), party, session, batch)
         waiting.room.add(party, session, waiting.cost)
+        self._unanswered.add(waiting)
         self._turns.put(party, session, waiting, waiting.cost)
         self._arrived.set()
-        await waiting.done.wait()  # bounded: the writer answers every batch, or ends and takes the NameNode with it
+        await waiting.done.wait()  # bounded: the writer answers every batch, at its end at the latest
         if waiting.error is not None:
             raise waiting.error
         return waiting.replies
 
     async def run(self) -> None:
-        """Serve until cancelled; the transaction under way is finished first."""
-        while True:
-            await self._arrived.wait()
-            self._arrived = trio.Event()
-            while self._turns or self._resumed:
-                await self._transact(self._take())
+        """Serve until cancelled; the transaction under way is finished first. What waits then does not happen."""
+        try:
+            while True:
+                await self._arrived.wait()
+                self._arrived = trio.Event()
+                while self._turns or self._resumed:
+                    await self._transact(self._take())
+        finally:
+            self._has_ended = True
+            for batch in self._unanswered:
+                batch.fail(errors.Unreachable(_STOPPED))
+                batch.done.set()
 
     def _take(self) -> list[_Batch]:
         """What the next transaction has. Who is alone has no more than his share of it: whoever comes next, be it a
@@ -226,6 +239,7 @@ class Writer:
             else:
                 self._leases.finish([*batch.held, *batch.ahead])
                 batch.room.release(batch.party, batch.author, batch.cost)
+                self._unanswered.discard(batch)
                 batch.done.set()
 
     def _apply_all(self, batches: list[_Batch]) -> None:
@@ -243,9 +257,9 @@ class Writer:
     def _hold_back(self, batch: _Batch, items: Sequence[Item]) -> None:
         """Have others forget what the next command touches, and in the same moment what those after it will."""
         batch.is_held = True
-        before, batch.held = batch.held, items
         ahead = self._look_ahead(batch)
         self._leases.begin(batch.author, [*items, *ahead])
+        before, batch.held = batch.held, items  # what has begun is finished, whatever happens to the transaction
         batch.ahead += ahead
         self._leases.finish(before)
 
@@ -370,5 +384,6 @@ def _attr_of(result: Any) -> Attr | None:
     return result if isinstance(result, Attr) else None
 
 
+_STOPPED: Final = "the NameNode stops"
 _FULL_ERROR: Final = errors.NoSpace("the disk of the NameNode is nearly full: delete files, or give it more room")
 _FULL: Final[Reply] = (_FULL_ERROR.errno, _FULL_ERROR.code, _FULL_ERROR.message)

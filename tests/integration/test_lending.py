@@ -407,3 +407,26 @@ async def test_blocks_that_no_chunk_has_are_refused_and_the_file_is_closed(
         assert open_descriptors() == before
         assert not await fs.lent.read_into(node, chunk, 0, view, grant)
         assert await get(fs, "/file") == b"content"
+
+
+async def test_a_file_that_is_given_back_while_a_thread_reads_it_is_read_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = os.urandom(MIB)
+    async with running_cluster(tmp_path, **ONE_COPY) as cluster, cluster.client() as fs:
+        await put(fs, "/file", data)
+        await read_often(fs, data)
+        node, chunk, _ = await whereabouts(fs)
+        passed = fs.lent._runtime.run_abandonable
+
+        async def give_back_meanwhile(*work: Any) -> Any:
+            found = await passed(*work)
+            [(key, lent)] = fs.lent._lent.items()
+            fs.lent._give_up(key, lent)
+            fs.lent.forget(chunk, node)
+            return found
+
+        monkeypatch.setattr(fs.lent._runtime, "run_abandonable", give_back_meanwhile)
+        view = await fs.lent.read_whole(chunk, 0, limits.BLOCK_MAX_BYTES, 10)
+        assert view is not None
+        assert bytes(view) == data[: limits.BLOCK_MAX_BYTES]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from dfs import errors, limits
 from dfs.client import FileSystem
@@ -313,4 +314,54 @@ async def test_an_fsync_that_waits_for_copies_keeps_nobody_from_the_file(
         assert fs.session.session == session
         await file.fsync()
         assert file.late_errors == 0
+        files.close(file)
+
+
+async def test_what_overtook_an_append_that_ends_in_another_session_is_forgotten_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "SPREAD_FROM_BYTES", 0)
+    async with mounted(tmp_path) as (cluster, fs, files), cluster.client() as other:
+        file = await a_file(fs, files, b"before")
+        passed, overtaken, go_on = fs.chunks.append, trio.Event(), trio.Event()
+        count = 0
+
+        async def append(*args: Any, **options: Any) -> Any:
+            nonlocal count
+            count += 1
+            number = count
+            written = await passed(*args, **options)
+            if number == 1:
+                await go_on.wait()
+            else:
+                overtaken.set()
+            return written
+
+        monkeypatch.setattr(fs.chunks, "append", append)
+        await file.write(0, b"L" * max(limits.WRITE_BACK_AT_BYTES, 2 * fs.chunks.append_bytes))
+        await overtaken.wait()
+        await end_session(fs, other)
+        await write(other, b"OTHERS")
+        go_on.set()
+        await file.settle()
+        await file.fsync()
+        assert await read(other) == b"OTHERS"
+        assert file.late_errors == 1
+        await file.append(b", kept")
+        await file.fsync()
+        assert await read(other) == b"OTHERS, kept"
+        assert file.late_errors == 1
+        files.close(file)
+
+
+async def test_chunks_that_are_asked_for_when_the_session_ends_are_of_the_next_one(tmp_path: Path) -> None:
+    async with mounted(tmp_path) as (cluster, fs, files), cluster.client() as other:
+        file = await a_file(fs, files)
+        async with trio.open_nursery() as nursery:
+            async with fs.chunks._allocating:
+                for replicas in (1, 1, 2):
+                    nursery.start_soon(fs.chunks.append, [b"data"], replicas)
+                await trio.testing.wait_all_tasks_blocked()
+                await end_session(fs, other)
+        assert {lane.session for lane in fs.chunks._unsealed} == {fs.session.session}
         files.close(file)

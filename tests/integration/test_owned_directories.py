@@ -19,6 +19,7 @@ from dfs.client import FileSystem
 from dfs.client.cache import Cache
 from dfs.client.cachedinodes import CachedInodes
 from dfs.client.openinodes import OpenInodes, open_inodes
+from dfs.posix import CAPABILITY
 from dfs.types import Attr, Ino
 from tests.cluster import Cluster, running_cluster
 from tests.model import posix
@@ -565,3 +566,62 @@ async def test_with_a_namenode_disk_nearly_full_nothing_is_promised(tmp_path: Pa
         with pytest.raises(errors.NoSpace):
             await fs.mkdir("/d")
         assert fs.session.stream.statistics()["answered_here"] == 0
+
+
+async def test_no_number_is_given_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "INODES_RESERVED", 4)
+    async with owners(tmp_path) as (_, (fs,)):
+        await fs.mkdir("/d")
+        assert isinstance(fs.inodes, CachedInodes)
+        owned = fs.inodes.owned
+        given = []
+        for _ in range(5):
+            await owned.reserve()
+            while (number := owned._number()) is not None:  # more is asked for meanwhile, and comes too late
+                given.append(number)
+            await trio.sleep(0.05)
+        assert len(given) >= 16
+        assert len(set(given)) == len(given)
+
+
+async def test_a_change_that_is_refused_ends_no_session_that_others_wait_for(tmp_path: Path) -> None:
+    async with owners(tmp_path, clients=2) as (_, (fs, other)):
+        d = await fs.mkdir("/d")
+        await fs.session.stream.flush()
+        await fs.inodes.mkdir(d.ino, b"e", 0o755, 0, 0)
+        session, stream = fs.session.session, fs.session.stream
+        stream.put("mkdir", (d.ino, b"e", 0o755, 0, 0, 0), 1, None, ())  # which the NameNode refuses
+        with trio.fail_after(_PATIENCE_S):
+            assert [entry.name for entry in await other.listdir("/d")] == [b"e"]
+        assert stream.losses == 1
+        assert fs.session.session == session
+
+
+async def test_a_capability_that_goes_while_it_is_asked_for_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with owners(tmp_path) as (_, (fs,)):
+        d = await fs.mkdir("/d")
+        ino = (await fs.inodes.create(d.ino, b"program", 0o755, 0, 0)).ino
+        await fs.inodes.setxattr(ino, CAPABILITY, b"all of them")
+        await fs.inodes.own(ino)
+        known = fs.session.cache.inode(ino) if fs.session.cache is not None else None
+        assert known is not None
+        known.xattrs = None
+        passed, answered, go_on = fs.session.leased_query, trio.Event(), trio.Event()
+
+        async def late(method: str, *args: Any, **options: Any) -> Any:
+            found = await passed(method, *args, **options)
+            if method == "leased_xattrs":
+                answered.set()
+                await go_on.wait()
+            return found
+
+        monkeypatch.setattr(fs.session, "leased_query", late)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fs.inodes.listxattr, ino)
+            await answered.wait()
+            await fs.inodes.setattr(ino, {"uid": 5})
+            go_on.set()
+        with pytest.raises(errors.NoAttribute):
+            await fs.inodes.getxattr(ino, CAPABILITY)

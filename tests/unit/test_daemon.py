@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import re
 import signal
@@ -13,6 +15,9 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+import structlog
+
+from dfs.telemetry import configure_logs
 
 _PROGRAM = """
 import signal, sys, time, trio
@@ -219,3 +224,26 @@ def test_without_systemd_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None
     notify(READY="1")
     monkeypatch.setenv("NOTIFY_SOCKET", "/no/such/socket")
     notify(READY="1")
+
+
+def test_without_descriptors_nobody_is_told_and_nobody_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dfs.systemd import notify
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setenv("NOTIFY_SOCKET", "/nowhere")
+    monkeypatch.setattr(socket, "socket", refuse)
+    notify(WATCHDOG="1")
+
+
+def test_a_log_that_cannot_be_written_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open("/dev/full", "w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        configure_logs("info")
+        log = structlog.get_logger()
+        log.info("one")
+        log.error("another", number=1)
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()

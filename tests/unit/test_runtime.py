@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from dfs import limits
 from dfs.runtime import RealRuntime
 
 PATIENCE_S = 60
@@ -199,3 +200,15 @@ async def test_works_that_block_at_the_same_time_count_once() -> None:
         may_end.set()
     elapsed_s = trio.current_time() - started
     assert 0 < under_way_s <= runtime.usage().blocking_s <= elapsed_s
+
+
+async def test_one_thread_is_kept_as_there_may_be_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(limits, "WORKER_IDLE_S", 0.01)
+    runtime = RealRuntime()
+    assert await runtime.run_blocking(divmod, 7, 2) == (3, 1)
+    await trio.sleep(0.2)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert await runtime.run_blocking(divmod, 7, 2) == (3, 1)

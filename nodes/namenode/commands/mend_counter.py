@@ -10,6 +10,8 @@ from nodes.namenode.transaction import Transaction
 
 _TOTALS = ("inodes", "directories", "files", "allocated")
 _SERIES = ("next_ino", "next_chunk", "next_session", "next_work")
+_SERIES_MAX = 2**62
+"""There have to be numbers left to give."""
 
 
 def apply(tx: Transaction, name: Any, value: Any, log_index: Any) -> list[str]:
@@ -19,7 +21,7 @@ def apply(tx: Transaction, name: Any, value: Any, log_index: Any) -> list[str]:
     so the difference is what it was, unless somebody else has mended it: then this changes nothing.
     """
     if name in _SERIES:
-        least = arguments.integer(value, "a number")
+        least = arguments.integer(value, "a number", most=_SERIES_MAX)
         if tx.counters[name] >= least:
             return []
         tx.counters[name] = least

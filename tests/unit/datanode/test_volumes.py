@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import random
+from typing import Any
 
 import pytest
 import trio
@@ -14,6 +15,7 @@ from dfs import errors, limits
 from dfs.checksum import sum_blocks
 from dfs.types import ChunkId, ClusterId, NodeId
 from nodes.datanode import statefile
+from nodes.datanode.store import ChunkStore
 from nodes.datanode.volumes import Volumes
 from tests.simulation.disk import PAGE, InlineRuntime, MemoryDisk, PowerOff
 from tests.unit.datanode.world import CLUSTER, appended, opened
@@ -442,3 +444,29 @@ async def test_a_directory_that_failed_is_not_forgotten_by_the_others() -> None:
     disks[1].fail("read", errno.EIO)
     await joined(disks).close()
     assert json.loads(disks[0].read_file("identity.json"))["directories"] == whole
+
+
+async def test_a_chunk_that_several_create_at_once_is_in_one_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    volumes = joined(two_disks())
+    chosen = iter([*volumes.stores, *volumes.stores])
+    monkeypatch.setattr(volumes, "_chosen", lambda _: next(chosen))
+    passed, go_on = ChunkStore.append_records, trio.Event()
+
+    async def wait(self: ChunkStore, chunk: ChunkId, offset: int, records: Any, data: Any) -> int:
+        if bytes(data) == b"fails":
+            raise errors.Corrupt("not what was sent")
+        await go_on.wait()
+        return await passed(self, chunk, offset, records, data)
+
+    monkeypatch.setattr(ChunkStore, "append_records", wait)
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(put, volumes, 1)
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(errors.Corrupt):
+                await put(volumes, 1, b"fails")
+            nursery.start_soon(put, volumes, 1)
+            await trio.testing.wait_all_tasks_blocked()
+            go_on.set()
+    assert sorted(len(store.chunks) for store in volumes.stores) == [0, 1]
+    assert not volumes._placing

@@ -61,6 +61,9 @@ class Kernel:
             request = os.read(self._pipe.reading, 1)  # raises if another task took it
             if not request:
                 return
+            if request == b"e":  # the connection ends just when somebody has been let in
+                os.close(self._pipe.writing)
+                return
             await self.loop.handled(self._answer(request))
 
     async def _answer(self, request: bytes) -> None:
@@ -145,3 +148,30 @@ async def test_a_handler_that_is_cancelled_while_it_waits_is_told_so() -> None:
         await door.handled(wait())
     assert scope.cancelled_caught
     assert heard
+
+
+async def test_all_tasks_end_with_a_connection_that_ends_between_being_let_in_and_reading(
+    pipe: Pipe, autojump_clock: trio.testing.MockClock
+) -> None:
+    kernel = Kernel(pipe, 4)
+    with trio.fail_after(_PATIENCE_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kernel.serve)
+            nursery.start_soon(kernel.loop.watch)
+            await trio.testing.wait_all_tasks_blocked()
+            os.write(pipe.writing, b"e")
+
+
+async def test_who_is_woken_for_a_request_that_has_gone_meanwhile_goes_on_waiting(pipe: Pipe) -> None:
+    kernel = Kernel(pipe, 1)
+    with trio.fail_after(_PATIENCE_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kernel.serve)
+            await trio.testing.wait_all_tasks_blocked()
+            os.write(pipe.writing, b"1")
+            assert os.read(pipe.reading, 1) == b"1"  # as the kernel takes back what a killed process has asked
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            os.write(pipe.writing, b"2")
+            await kernel.has_answered(1)
+            os.close(pipe.writing)
+    assert kernel.answers == [b"2"]

@@ -282,3 +282,21 @@ def test_a_command_that_may_not_happen_leaves_nothing_and_can_happen_later(space
     machine.end()
     space.store.commit()
     assert space.queries.lookup(ROOT_INO, b"d")
+
+
+@pytest.mark.meets_bugs
+def test_a_damaged_directory_fails_what_is_done_in_it_and_nothing_else(space: Namespace) -> None:
+    session = space.open_session()
+    d = space.do(session, "mkdir", ROOT_INO, b"d", 0o755, 0, 0).ino
+    space.do(session, "create", d, b"a", 0o644, 0, 0)
+    space.damage("UPDATE inode SET next_cookie = next_cookie - 1 WHERE ino = ?", d)
+    with pytest.raises(errors.RemoteFault, match="its log says why"):
+        space.do(session, "create", d, b"b", 0o644, 0, 0)
+    space.do(session, "mkdir", ROOT_INO, b"next", 0o755, 0, 0)
+
+
+def test_a_series_of_numbers_cannot_be_mended_to_its_end(space: Namespace) -> None:
+    session = space.open_session()
+    with pytest.raises(errors.InvalidArgument):
+        space.do(session, "mend_counter", "next_ino", 2**63 - 1, 0)
+    space.do(session, "mkdir", ROOT_INO, b"d", 0o755, 0, 0)

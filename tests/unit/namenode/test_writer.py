@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, TypeVarTuple
@@ -625,3 +626,76 @@ async def test_who_finds_a_file_that_is_there_does_not_own_it(space: Namespace) 
             asked.answer()
     assert answers[0][1].ino == made.ino
     assert not asked.leases.in_doubt(first, [(made.ino, None)])
+
+
+async def test_a_disk_that_fails_when_what_follows_is_looked_at_fails_the_transaction(
+    space: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    author, reader = (SessionId(space.open_session()) for _ in range(2))
+    asked = Asked()
+    asked.leases.join(reader)
+    d = space.do(author, "mkdir", ROOT_INO, b"d", 0o755, 0, 0).ino
+    async with writing(space, Gate(), leases=asked.leases) as writer:
+        assert asked.leases.cover_attr(reader, d)
+        with monkeypatch.context() as patched:
+
+            def fail(*_: Any) -> None:
+                error = sqlite3.OperationalError("disk I/O error")
+                error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+                raise error
+
+            patched.setattr(writer._machine, "foreseen", fail)
+            with pytest.raises(errors.DiskFailed):
+                await writer.apply(CLIENT, author, 0, [[2, "setattr", [d, {"mode": 0o700}]], mkdir(3, b"after")])
+        await writer.apply(CLIENT, author, 0, [mkdir(4, b"next")])
+        assert not asked.leases.conflicts(author, [(ROOT_INO, b"next")])
+    assert asked.leases.cover_attr(reader, d)  # nobody is about to change it any more
+
+
+async def test_what_the_namenode_has_decided_is_done_though_who_asked_has_gone(space: Namespace) -> None:
+    gate = Gate()
+    followed = False
+
+    async def decide() -> None:
+        nonlocal followed
+        await writer.decide("configure", {"replicas": 2})
+        followed = True
+
+    async with writing(space, gate) as writer:
+        gate.close()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(decide)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+            await trio.testing.wait_all_tasks_blocked()
+            gate.opened.set()
+        assert followed
+
+
+async def test_nobody_waits_for_a_writer_that_has_ended(space: Namespace) -> None:
+    session, gate = SessionId(space.open_session()), Gate()
+    answers: list[str] = []
+
+    async def apply(number: int) -> None:
+        try:
+            await writer.apply(CLIENT, session, 0, [mkdir(number, b"%d" % number)])
+            answers.append("done")
+        except errors.Unreachable as error:
+            answers.append(error.message)
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            async with writing(space, gate) as writer:
+                gate.close()
+                for number in (1, 2):
+                    nursery.start_soon(apply, number)
+                    await trio.testing.wait_all_tasks_blocked()
+                nursery.start_soon(_open_soon, gate)
+            with pytest.raises(errors.Unreachable, match="stops"):
+                await writer.decide("configure", {"replicas": 2})
+    assert sorted(answers) == ["done", "the NameNode stops"]
+
+
+async def _open_soon(gate: Gate) -> None:
+    await trio.testing.wait_all_tasks_blocked()
+    gate.opened.set()

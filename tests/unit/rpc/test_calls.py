@@ -233,6 +233,31 @@ async def test_leaving_while_the_answer_is_received_stops_the_writing(
         assert here.pool.statistics().connections_made == 1
 
 
+@pytest.mark.parametrize("left_at", [1.0, 2.0, 3.0])
+async def test_who_leaves_a_call_leaves_others_their_buffers(
+    autojump_clock: trio.testing.MockClock, left_at: float
+) -> None:
+    """Bytes arrive at whole seconds: who leaves then meets a receiver that is awake, and goes on to the next answer."""
+    for _ in range(20):
+        async with world(capacity_bytes=64 * 1024) as here:
+            await here.call("add", 1)
+            here.network.set_latency("server", "client", 1.0)
+            into = memoryview(bytearray(MIB))
+
+            async def receive(length: int, into: memoryview, leave_at: float) -> None:
+                with trio.move_on_at(leave_at):
+                    await here.call("send", 1, length, into=into, timeout_s=1000)
+
+            now = trio.current_time()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(receive, 100_000, memoryview(bytearray(100_000)), now + left_at)
+                await trio.sleep(0.001)
+                nursery.start_soon(receive, MIB, into, now + left_at + 2.5)
+            written = bytes(into)
+            assert await here.call("add", 1, timeout_s=1000) == 11
+            assert bytes(into) == written
+
+
 async def test_a_call_cancelled_half_sent_does_not_harm_the_stream(autojump_clock: trio.testing.MockClock) -> None:
     async with world(capacity_bytes=64 * 1024) as here:
         await here.call("add", 1)

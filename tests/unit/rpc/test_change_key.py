@@ -91,3 +91,43 @@ async def test_a_key_that_counts_no_more_loses_its_connections(
             await here.call("add", 1)
         here.pool.change_key(SECOND)
         assert await here.call("add", 1) == 11
+
+
+async def test_what_has_come_already_from_who_loses_his_connection_is_not_done(
+    gate: Gate, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with guarded(gate) as here:
+        assert await here.call("add", 1) == 11
+        noted = here.thing.heard.append
+
+        def close(word: str) -> None:
+            noted(word)
+            here.server.close_connections(lambda _: True)
+
+        async def note(word: str) -> None:
+            nonlocal lost
+            try:
+                await here.call("note", word)
+            except errors.ConnectionLost:
+                lost += 1
+
+        lost = 0
+        here.thing.heard = heard = _Heard(close)
+        async with trio.open_nursery() as nursery:
+            for number in range(3):  # which arrive together
+                nursery.start_soon(note, f"{number}")
+        assert len(heard.words) == 1
+        assert lost == 2
+
+
+class _Heard(list[object]):
+    """Calls `then` for each word."""
+
+    def __init__(self, then: Callable[[str], None]) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self._then = then
+
+    def append(self, word: object) -> None:
+        self.words.append(str(word))
+        self._then(str(word))

@@ -10,6 +10,7 @@ import trio
 
 from dfs import errors, limits
 from dfs.rpc import NAME_SERVER_OBJECT, NameServerClient, NameServerObject, Pool, Server, parse_uri, uri
+from nodes.namenode.names import NameServer
 from tests.simulation.network import MemoryNetwork
 
 
@@ -121,3 +122,19 @@ def test_uris_that_are_none_are_refused() -> None:
     for text in ("", "PYRO:x", "PYRO:@h:1", "PYRO:x@h", "PYRONAME:x@h:1", "x@h:1"):
         with pytest.raises(errors.InvalidArgument):
             parse_uri(text)
+
+
+async def test_names_of_the_cluster_itself_always_have_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "NAMES_MAX", 2)
+    async with name_server() as (names, client, _, _):
+        for number in range(2):
+            await client.register(f"app.{number}", "one", "h:1")
+        names.register_own("dfs.datanode.n1", uri("dfs.datanode.n1", "h:2"))
+        assert await client.lookup("dfs.datanode.n1") == "PYRO:dfs.datanode.n1@h:2"
+
+
+async def test_a_daemon_whose_address_is_none_costs_no_more_than_its_name() -> None:
+    async with name_server() as (names, client, _, _):
+        for address in ("h", "h:" + "1" * 1000):
+            await NameServer(own=names).register("dfs.datanode.n1", address)
+        assert await client.list("dfs.datanode.") == {}

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 import trio
 import trio.testing
 
+from dfs import errors
 from dfs.rpc import SocketNetwork, Stream
 from dfs.rpc.channel import Channel
 from dfs.rpc.protocol import INVOKE, MSGPACK, Wanted, encode
@@ -88,3 +90,15 @@ async def test_small_messages_after_a_large_one_are_received_at_once() -> None:
                 else:
                     seen.append(event.seq)
             assert seen == [1, 2], round_number
+
+
+async def test_who_receives_from_a_closed_connection_waits_for_no_descriptor() -> None:
+    """It is another connection's by then, perhaps."""
+    async with tcp_connection() as (near, far):
+        await near.send_all([b"little"])
+        assert await far.receive_into(memoryview(bytearray(KIB))) == 6
+        await far.aclose()
+        with pytest.raises(errors.ConnectionLost, match="was closed"):
+            await far.receive_into(memoryview(bytearray(KIB)))
+        with pytest.raises(errors.ConnectionLost, match="was closed"):
+            await far.wait_writable()
