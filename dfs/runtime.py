@@ -22,7 +22,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar, TypeVarTuple, ca
 import trio
 from outcome import Outcome, capture
 
-from dfs import limits
+from dfs import errors, limits
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -115,7 +115,7 @@ class _Workers:
     # --- in the event loop ------------------------------------------------------------------------------
 
     def _put(self, job: _Job[Any]) -> None:
-        """Raises RuntimeError if there is no thread, and none can be had."""
+        """Raises Busy if there is no thread, and none can be had."""
         with self._lock:
             self._waiting[job] = None
             self._free -= 1
@@ -127,13 +127,13 @@ class _Workers:
     def _add_thread(self, job: _Job[Any]) -> None:
         try:
             threading.Thread(target=self._work, name="dfs worker", daemon=True).start()
-        except RuntimeError:  # the machine has no more
+        except RuntimeError as error:  # the machine has no more
             with self._lock:
                 if self._threads:
                     return
                 del self._waiting[job]
                 self._free += 1
-            raise
+            raise errors.Busy(f"this machine has no thread left for what blocks: {error}") from error
         with self._lock:
             self._threads += 1
             self._free += 1
@@ -173,9 +173,9 @@ class _Workers:
             job.token.run_sync_soon(job.finish)
 
     def _leave(self) -> bool:
-        """Whether a thread that has had nothing to do for long may end. Not the last: there may be no other to have."""
+        """Whether a thread that has had nothing to do for long may end."""
         with self._lock:
-            if self._waiting or self._threads == 1:
+            if self._waiting:
                 return False
             self._threads -= 1
             self._free -= 1

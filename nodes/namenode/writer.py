@@ -204,6 +204,7 @@ class Writer:
                 await self._arrived.wait()
                 self._arrived = trio.Event()
                 while self._turns or self._resumed:
+                    await trio.lowlevel.checkpoint_if_cancelled()
                     await self._transact(self._take())
         finally:
             self._has_ended = True

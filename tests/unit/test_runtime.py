@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from dfs import limits
+from dfs import errors
 from dfs.runtime import RealRuntime
 
 PATIENCE_S = 60
@@ -158,7 +158,7 @@ async def test_without_more_threads_work_waits_for_those_that_there_are(
     runtime = RealRuntime()
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", refuse)
-        with pytest.raises(RuntimeError):
+        with pytest.raises(errors.Busy, match="no thread left"):
             await runtime.run_blocking(divmod, 7, 2)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(runtime.run_blocking, gate.pass_through)
@@ -200,15 +200,3 @@ async def test_works_that_block_at_the_same_time_count_once() -> None:
         may_end.set()
     elapsed_s = trio.current_time() - started
     assert 0 < under_way_s <= runtime.usage().blocking_s <= elapsed_s
-
-
-async def test_one_thread_is_kept_as_there_may_be_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(limits, "WORKER_IDLE_S", 0.01)
-    runtime = RealRuntime()
-    assert await runtime.run_blocking(divmod, 7, 2) == (3, 1)
-    await trio.sleep(0.2)
-    monkeypatch.setattr(threading.Thread, "start", refuse)
-    assert await runtime.run_blocking(divmod, 7, 2) == (3, 1)

@@ -658,17 +658,16 @@ async def test_what_the_namenode_has_decided_is_done_though_who_asked_has_gone(s
 
     async def decide() -> None:
         nonlocal followed
-        await writer.decide("configure", {"replicas": 2})
+        await writer.decide("configure", {"replicas": 2, "min_replicas": 1, "grace_ns": 1})
         followed = True
 
     async with writing(space, gate) as writer:
         gate.close()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(decide)
+        async with trio.open_nursery() as nursery, trio.open_nursery() as gone:
+            gone.start_soon(decide)
             await trio.testing.wait_all_tasks_blocked()
-            nursery.cancel_scope.cancel()
-            await trio.testing.wait_all_tasks_blocked()
-            gate.opened.set()
+            nursery.start_soon(_open_soon, gate)
+            gone.cancel_scope.cancel()
         assert followed
 
 
@@ -692,7 +691,7 @@ async def test_nobody_waits_for_a_writer_that_has_ended(space: Namespace) -> Non
                     await trio.testing.wait_all_tasks_blocked()
                 nursery.start_soon(_open_soon, gate)
             with pytest.raises(errors.Unreachable, match="stops"):
-                await writer.decide("configure", {"replicas": 2})
+                await writer.decide("configure", {"replicas": 2, "min_replicas": 1, "grace_ns": 1})
     assert sorted(answers) == ["done", "the NameNode stops"]
 
 
