@@ -63,7 +63,7 @@ _NOTIFY_INODE: Final = 2
 _NOTIFY_NAME: Final = 3
 _NOTIFY_EPOCH: Final = 8
 _INODE: Final = struct.Struct("=QqQ")
-"""Its number, and which of its bytes to forget: from here on, so many; all, if 0."""
+"""Its number, and which of its bytes to forget: from here on, so many; all, if 0; none from -1 on."""
 _NAME: Final = struct.Struct("=QII")
 """The directory's number, the name's length, and no flags; the name and a 0 follow."""
 
@@ -134,6 +134,10 @@ class Device:
                 os.dup2(nobody.fileno(), self._kernel, inheritable=False)
 
     # --- notifications, which block while somebody has the lock of what they are about ------------------
+
+    def forget_attributes(self, number: int) -> None:
+        """The kernel is to forget the attributes of an inode. It has no lock to wait for."""
+        self._notify(_NOTIFY_INODE, _INODE.pack(number, -1, 0))
 
     def forget_inode(self, number: int) -> None:
         """The kernel is to forget the attributes of an inode, and its pages: bytes, or a listing."""

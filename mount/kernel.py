@@ -15,6 +15,11 @@ Two things make this harder than it sounds:
   directories that this mount changes itself (CHANGED_S), and there are none where something was recalled of late
   (CONTENDED_S).
 
+Attributes are forgotten at once, without a lock. A page is locked while it is being read, which may take as long as a
+DataNode does; so pages are given PAGES_MAX_S. Whoever calls read(2) later sees what is new all the same: as the kernel
+has no attributes it asks for them, and drops all pages when it finds another modification time. The thread that waits
+for the page drops it for who has it mapped.
+
 **Listings** are kept by the kernel too, for who opens a directory with `listing_flags`. It reads one answer after the
 other into its cache, and has the whole when an empty one says that it was the last. It drops what it has when the
 directory is opened without KEEP_CACHE, and reads anew when this mount has changed the directory, as it sees that
@@ -53,6 +58,7 @@ log = structlog.get_logger(__name__)
 
 SETTLE_S: Final = 0.025
 FORGET_MAX_S: Final = 0.05
+PAGES_MAX_S: Final = 1.0
 CHANGED_S: Final = 1.0
 """The time-out of names in a directory that this mount changed so short a time ago, or somewhat longer."""
 CONTENDED_S: Final = 5.0
@@ -116,6 +122,7 @@ class Kernel:
         self._threads = trio.CapacityLimiter(_THREADS_MAX)
         self._listing_threads = trio.CapacityLimiter(_THREADS_MAX)
         """For what no lock keeps up, though others may have all the other ones."""
+        self._page_threads = trio.CapacityLimiter(_THREADS_MAX)
         self._forgotten = self._waited_out = 0
 
     # --- telling ----------------------------------------------------------------------------------------
@@ -309,11 +316,17 @@ class Kernel:
     async def _forget_inodes(self, inos: Sequence[Ino]) -> None:
         told = {ino: self._attrs[ino] for ino in inos if ino in self._attrs}
         numbers = [self._number(ino) for ino in inos]
-        if not await self._notify_in_time(self._device.forget_inode, numbers, list(told.values())):
-            await self._wait_out(told.values())
+        await _settled(told.values())
+        for start in range(0, len(numbers), _NOTIFIED_AT_ONCE):
+            _notify(self._device.forget_attributes, numbers[start : start + _NOTIFIED_AT_ONCE])
+            await trio.lowlevel.checkpoint()
         for ino, what in told.items():
             if self._attrs.get(ino) is what:
                 del self._attrs[ino]
+        with trio.move_on_after(PAGES_MAX_S) as limit:
+            await self._in_threads(self._device.forget_inode, numbers, self._page_threads)
+        if limit.cancelled_caught:
+            log.info("pages are being read for long, and forgotten then", inodes=len(numbers))
 
     async def _forget_listings(self, directories: Sequence[Ino]) -> None:
         told = {directory: self._listings[directory] for directory in directories if directory in self._listings}
@@ -336,19 +349,25 @@ class Kernel:
         threads: trio.CapacityLimiter | None = None,
     ) -> bool:
         """Notify the kernel of what it was told, some at a time; False when it did not take that in time."""
-        limiter = threads or self._threads
-        await trio.sleep_until(max((each.at for each in told), default=-math.inf) + SETTLE_S)
+        await _settled(told)
         for start in range(0, len(what), _NOTIFIED_AT_ONCE):
             with trio.move_on_after(FORGET_MAX_S) as limit:
-                part = what[start : start + _NOTIFIED_AT_ONCE]
-                try:
-                    await trio.to_thread.run_sync(_notify, notify, part, abandon_on_cancel=True, limiter=limiter)
-                except RuntimeError as error:  # the machine has no more threads
-                    log.warning("the kernel could not be notified", error=str(error))
-                    await trio.sleep_forever()  # as if it did not take it
+                await self._in_threads(notify, what[start : start + _NOTIFIED_AT_ONCE], threads or self._threads)
             if limit.cancelled_caught:
                 return False
         return True
+
+    async def _in_threads(
+        self, notify: Callable[[Any], None], what: Sequence[Any], threads: trio.CapacityLimiter
+    ) -> None:
+        """Notify the kernel. Who is cancelled leaves behind what waits for a lock."""
+        for start in range(0, len(what), _NOTIFIED_AT_ONCE):
+            part = what[start : start + _NOTIFIED_AT_ONCE]
+            try:
+                await trio.to_thread.run_sync(_notify, notify, part, abandon_on_cancel=True, limiter=threads)
+            except RuntimeError as error:  # the machine has no more threads
+                log.warning("the kernel could not be notified", error=str(error))
+                await trio.sleep_forever()  # as if it did not take it: all callers have a deadline
 
     async def _wait_out(self, told: Iterable[_Told]) -> None:
         """Wait until the kernel does not show by itself any more what it was told."""
@@ -366,6 +385,11 @@ class Kernel:
             "forgotten": self._forgotten,
             "waited_out": self._waited_out,
         }
+
+
+async def _settled(told: Iterable[_Told]) -> None:
+    """Return when what was told has arrived in the kernel's tables."""
+    await trio.sleep_until(max((each.at for each in told), default=-math.inf) + SETTLE_S)
 
 
 def _notify(notify: Callable[[Any], None], what: Iterable[Any]) -> None:

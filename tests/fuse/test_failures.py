@@ -16,7 +16,7 @@ import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -298,6 +298,35 @@ async def test_a_namenode_away_for_too_long_is_a_timeout_and_the_mount_works_aga
         await mounted.umount()
         assert time.monotonic() - began < 15
         assert not is_mounted(mounted.path)
+
+
+async def test_nobody_waits_for_who_reads_from_a_datanode_that_hangs_to_change_the_file(tmp_path: Path) -> None:
+    """The kernel has its pages locked meanwhile, and cannot be made to forget them."""
+    data = os.urandom(2 * MIB)
+    async with mounted_cluster(tmp_path) as mounted, mounted.daemons.client() as fs:
+        async with await fs.open("/file", "x") as file:
+            await file.pwrite(data, 0)
+            await file.fsync()
+        path, read = mounted.path / "file", []
+        assert (await off(path.stat)).st_mode & 0o777 == 0o644
+        async with trio.open_nursery() as nursery:
+            with ExitStack() as suspended:
+                for name in mounted.daemons.datanodes:
+                    suspended.enter_context(mounted.daemons.suspended(name))
+
+                async def read_all() -> None:
+                    read.append(await off(path.read_bytes))
+
+                nursery.start_soon(read_all)
+                await trio.sleep(0.5)
+                assert not read
+                began = time.monotonic()
+                with trio.fail_after(PATIENCE_S):
+                    await fs.chmod("/file", 0o600)
+                assert time.monotonic() - began < 5, "it waited until attributes of that time were none any more"
+                assert not read
+                assert (await off(path.stat)).st_mode & 0o777 == 0o600
+        assert read == [data]
 
 
 # --- the mount is away for longer than its session ------------------------------------------------------
