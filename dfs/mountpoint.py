@@ -16,6 +16,7 @@ from dfs import errors
 
 log = structlog.get_logger(__name__)
 
+_ATTEMPTS: Final = 3
 _ESCAPED: Final = re.compile(rb"\\([0-7]{3})")
 
 
@@ -81,8 +82,12 @@ def _unescaped(field: bytes) -> str:
 
 def unmount(mountpoint: Path, *, lazy: bool = True) -> None:
     """Take a mount away from its directory; `lazy`: whatever is still open on it. Raises `NotPermitted`, says why."""
-    done = subprocess.run(
-        ["fusermount3", "-uz" if lazy else "-u", str(mountpoint)], capture_output=True, text=True, check=False
-    )
-    if done.returncode and is_mounted(mountpoint):
-        raise errors.NotPermitted(f"cannot unmount {mountpoint}: {done.stderr.strip()}")
+    command = ["fusermount3", "-uz" if lazy else "-u", str(mountpoint)]
+    for _ in range(_ATTEMPTS):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if not done.returncode or not is_mounted(mountpoint):
+            return
+        if done.returncode > 0:  # or a signal ended it that all processes of a service got, and this one came just then
+            break
+    reason = done.stderr.strip() or f"fusermount3 ended with status {done.returncode}"
+    raise errors.NotPermitted(f"cannot unmount {mountpoint}: {reason}")

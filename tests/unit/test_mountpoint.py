@@ -1,12 +1,14 @@
-"""The kernel's table of mounts."""
+"""The kernel's table of mounts, and taking one away."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
-from dfs.mountpoint import Mounted, parse
+from dfs import errors
+from dfs.mountpoint import Mounted, parse, unmount
 
 
 @pytest.mark.parametrize(
@@ -27,3 +29,13 @@ def test_a_mount_point_may_have_any_name(written: bytes, meant: str) -> None:
 
 def test_lines_have_any_number_of_optional_fields() -> None:
     assert parse(b"22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw") == Mounted("/", "ext4", "/dev/sda1")
+
+
+def test_who_unmounts_is_not_given_up_for_a_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a service is stopped, and each of its processes gets one."""
+    program = tmp_path / "fusermount3"
+    program.write_text('#!/bin/sh\n[ -e "$0.again" ] || { : >"$0.again"; kill -TERM $$; }\necho busy >&2; exit 1\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(errors.NotPermitted, match="cannot unmount /proc: busy"):
+        unmount(Path("/proc"))
