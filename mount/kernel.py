@@ -40,9 +40,9 @@ import itertools
 import math
 import stat
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import pyfuse3
 import structlog
@@ -53,6 +53,8 @@ from dfs.client.cache import Cache
 from dfs.client.session import Session
 from dfs.types import ALL_NAMES, Attr, Ino, Item
 from mount.device import CACHE_DIR, KEEP_CACHE, Device
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -317,14 +319,15 @@ class Kernel:
         told = {ino: self._attrs[ino] for ino in inos if ino in self._attrs}
         numbers = [self._number(ino) for ino in inos]
         await _settled(told.values())
-        for start in range(0, len(numbers), _NOTIFIED_AT_ONCE):
-            _notify(self._device.forget_attributes, numbers[start : start + _NOTIFIED_AT_ONCE])
+        for part in _parts(numbers):
+            _notify(self._device.forget_attributes, part)
             await trio.lowlevel.checkpoint()
         for ino, what in told.items():
             if self._attrs.get(ino) is what:
                 del self._attrs[ino]
         with trio.move_on_after(PAGES_MAX_S) as limit:
-            await self._in_threads(self._device.forget_inode, numbers, self._page_threads)
+            for part in _parts(numbers):
+                await self._notify_in_thread(self._device.forget_inode, part, self._page_threads)
         if limit.cancelled_caught:
             log.info("pages are being read for long, and forgotten then", inodes=len(numbers))
 
@@ -350,24 +353,22 @@ class Kernel:
     ) -> bool:
         """Notify the kernel of what it was told, some at a time; False when it did not take that in time."""
         await _settled(told)
-        for start in range(0, len(what), _NOTIFIED_AT_ONCE):
+        for part in _parts(what):
             with trio.move_on_after(FORGET_MAX_S) as limit:
-                await self._in_threads(notify, what[start : start + _NOTIFIED_AT_ONCE], threads or self._threads)
+                await self._notify_in_thread(notify, part, threads or self._threads)
             if limit.cancelled_caught:
                 return False
         return True
 
-    async def _in_threads(
-        self, notify: Callable[[Any], None], what: Sequence[Any], threads: trio.CapacityLimiter
+    async def _notify_in_thread(
+        self, notify: Callable[[Any], None], part: Sequence[Any], threads: trio.CapacityLimiter
     ) -> None:
         """Notify the kernel. Who is cancelled leaves behind what waits for a lock."""
-        for start in range(0, len(what), _NOTIFIED_AT_ONCE):
-            part = what[start : start + _NOTIFIED_AT_ONCE]
-            try:
-                await trio.to_thread.run_sync(_notify, notify, part, abandon_on_cancel=True, limiter=threads)
-            except RuntimeError as error:  # the machine has no more threads
-                log.warning("the kernel could not be notified", error=str(error))
-                await trio.sleep_forever()  # as if it did not take it: all callers have a deadline
+        try:
+            await trio.to_thread.run_sync(_notify, notify, part, abandon_on_cancel=True, limiter=threads)
+        except RuntimeError as error:  # the machine has no more threads
+            log.warning("the kernel could not be notified", error=str(error))
+            await trio.sleep_forever()  # as if it did not take it: all callers have a deadline
 
     async def _wait_out(self, told: Iterable[_Told]) -> None:
         """Wait until the kernel does not show by itself any more what it was told."""
@@ -385,6 +386,12 @@ class Kernel:
             "forgotten": self._forgotten,
             "waited_out": self._waited_out,
         }
+
+
+def _parts(what: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Pieces of _NOTIFIED_AT_ONCE."""
+    for start in range(0, len(what), _NOTIFIED_AT_ONCE):
+        yield what[start : start + _NOTIFIED_AT_ONCE]
 
 
 async def _settled(told: Iterable[_Told]) -> None:
