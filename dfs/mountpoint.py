@@ -23,6 +23,8 @@ _ESCAPED: Final = re.compile(rb"\\([0-7]{3})")
 class Mounted(NamedTuple):
     """A line of the kernel's table."""
 
+    device: str
+    """MAJOR:MINOR, as in `st_dev`."""
     mountpoint: str
     kind: str
     """`fuse.dfs` for ours."""
@@ -72,8 +74,9 @@ def mounted() -> list[Mounted]:
 def parse(line: bytes) -> Mounted:
     """A line of mountinfo: proc(5)."""
     fields, _, rest = line.partition(b" - ")
+    device, _, mountpoint = fields.split(b" ")[2:5]
     kind, source = rest.split(b" ")[:2]
-    return Mounted(*(_unescaped(field) for field in (fields.split(b" ")[4], kind, source)))
+    return Mounted(*map(_unescaped, (device, mountpoint, kind, source)))
 
 
 def _unescaped(field: bytes) -> str:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import pyfuse3
 import structlog
@@ -22,15 +25,18 @@ from dfs.client.filesystem import FileSystem, open_filesystem
 from dfs.client.openinodes import open_inodes
 from dfs.client.paths import show
 from dfs.keystore import KeyStore
-from dfs.mountpoint import is_mounted, prepare, unmount
+from dfs.mountpoint import is_mounted, mounted, prepare, unmount
 from dfs.systemd import keep_watchdog
 from dfs.types import Attr
+from mount import guard
 from mount.kernel import Kernel
 from mount.loop import device, serve
 from mount.operations import Operations
 from mount.options import Options
 
 log = structlog.get_logger(__name__)
+
+_CONNECTIONS: Final = Path("/sys/fs/fuse/connections")
 
 
 async def run_mount(
@@ -63,6 +69,7 @@ async def run_mount(
         except RuntimeError as error:
             raise errors.NotPermitted(f"the kernel does not mount on {mountpoint}: {error}") from None
         try:
+            _guard(mountpoint)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_until_signal, mountpoint)
                 nursery.start_soon(keep_watchdog)
@@ -99,6 +106,22 @@ def _read_ahead_more(mountpoint: Path) -> None:
         setting.write_text(str(limits.KERNEL_READ_AHEAD_BYTES // limits.KIB), encoding="ascii")
     except OSError as error:
         log.info("the kernel reads ahead as little as it does by default", error=error.strerror)
+
+
+def _guard(mountpoint: Path) -> None:
+    """Have the connection end with the thread that calls this, however that ends: `mount.guard`."""
+    mounts = mounted()
+    numbers = [each.device.partition(":")[2] for each in mounts if each.mountpoint == str(mountpoint)]
+    if not any(each.mountpoint == str(_CONNECTIONS) for each in mounts):  # systemd would have mounted it; root may
+        subprocess.run(["mount", "-t", "fusectl", "fusectl", _CONNECTIONS], capture_output=True, check=False)
+    try:
+        abort = os.open(_CONNECTIONS / numbers[-1] / "abort", os.O_WRONLY | os.O_CLOEXEC)
+    except (OSError, IndexError) as error:
+        log.info("should this process be killed, the mount may hang: there is no way to abort it", error=str(error))
+        return
+    program = [sys.executable, "-I", "-S", guard.__file__, str(abort), str(os.getpid())]
+    subprocess.Popen(program, stdin=subprocess.DEVNULL, cwd="/", start_new_session=True, pass_fds=[abort])
+    os.close(abort)
 
 
 async def _until_signal(mountpoint: Path) -> None:

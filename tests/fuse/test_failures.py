@@ -13,6 +13,7 @@ import random
 import re
 import select
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -25,6 +26,7 @@ import trio
 
 from dfs import errors, limits
 from dfs.mountpoint import is_mounted, unmount
+from dfs.mountpoint import mounted as mounts
 from tests.fuse.conftest import Cluster
 from tests.fuse.test_programs import need
 from tests.integration.real import NAMENODE, PATIENCE_S, RealCluster, environment, real_cluster, until
@@ -115,6 +117,22 @@ def seconds(function: Callable[..., Any], *args: Any) -> tuple[OSError | None, f
     except OSError as error:
         return error, time.monotonic() - began
     return None, time.monotonic() - began
+
+
+def stacks(pid: int) -> str:
+    """Where the threads of a process are in the kernel."""
+    return "".join(each.read_text() for each in Path(f"/proc/{pid}/task").glob("*/stack"))
+
+
+@contextmanager
+def aborted_at_last(mountpoint: Path) -> Iterator[None]:
+    """A mount whose connection the kernel gives up on leaving."""
+    (number,) = [each.device.partition(":")[2] for each in mounts() if each.mountpoint == str(mountpoint)]
+    with Path(f"/sys/fs/fuse/connections/{number}/abort").open("wb", 0) as abort:
+        try:
+            yield
+        finally:
+            abort.write(b"1")
 
 
 async def arrived(daemons: RealCluster, at_least_bytes: int) -> None:
@@ -298,6 +316,36 @@ async def test_a_namenode_away_for_too_long_is_a_timeout_and_the_mount_works_aga
         await mounted.umount()
         assert time.monotonic() - began < 15
         assert not is_mounted(mounted.path)
+
+
+async def test_a_mount_that_is_killed_while_the_kernel_waits_for_a_page_ends_all_the_same(tmp_path: Path) -> None:
+    """A thread that makes the kernel forget it cannot end before the read of it is answered: the process owed that."""
+    async with mounted_cluster(tmp_path, session_timeout_s=2) as mounted, mounted.daemons.client() as fs:
+        async with await fs.open("/file", "x") as file:
+            await file.pwrite(os.urandom(MIB), 0)
+            await file.fsync()
+        path = mounted.path / "file"
+        with ExitStack() as stack:
+            # Without what is tested the machine would hang with this mount: whatever happens, it is aborted.
+            stack.enter_context(aborted_at_last(mounted.path))
+            for name in mounted.daemons.datanodes:
+                stack.enter_context(mounted.daemons.suspended(name))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(off, seconds, path.read_bytes)
+                await trio.sleep(0.5)
+                await fs.chmod("/file", 0o600)  # the thread waits now
+
+                async def waits_for_a_page() -> bool:
+                    return "fuse_reverse_inval_inode" in stacks(mounted.pid)
+
+                await until(waits_for_a_page, "a thread to wait for a page")
+                os.kill(mounted.pid, signal.SIGKILL)
+                with trio.fail_after(10):
+                    error, _ = await off(seconds, path.stat)
+                assert error is not None
+                assert error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+        await mounted.mount()
+        assert stat.S_IMODE((await off(path.stat)).st_mode) == 0o600
 
 
 async def test_nobody_waits_for_who_reads_from_a_datanode_that_hangs_to_change_the_file(tmp_path: Path) -> None:
