@@ -230,12 +230,12 @@ OWN_AGAIN_AFTER_S = 2.0  # since somebody else wanted a directory that this clie
 PREFETCH_AFTER_MISSES = 2  # names of one directory that had to be asked for, after which its listing is fetched
 PREFETCH_PAGE_ENTRIES = 1024  # of it in one answer: some milliseconds of the NameNode
 PREFETCH_MAX_ENTRIES = 8192  # of a larger directory the rest is asked for name by name
-TREE_MAX_ENTRIES = (
-    2048  # of directories told together, each of which counts as one: 10 ms of the NameNode, no page full
-)
+TREE_MAX_ENTRIES = 2048  # of directories told together, each of which counts as one; so many ahead of who walks a tree
 TREE_MAX_DIRECTORIES = 512  # named in one such question
 AHEAD_FIRST = 256  # entries told ahead of who begins to walk a tree
-AHEAD_ENTRIES_SEEN = 2048  # after a directory, among which the next ones beside it are looked for
+AHEAD_PART = 512  # and then in one answer: 3 ms of the NameNode
+AHEAD_PARTS_MAX = 2  # such answers waited for at a time
+AHEAD_ENTRIES_SEEN = 2048  # in a directory, among which the next ones are looked for
 NAMENODE_WAIT_S = 60.0  # how long an operation waits for a NameNode that is away, configurable
 FIRST_CONTACT_TIMEOUT_S = 5.0  # a command line says so when no NameNode answers within this
 RETRY_DELAY_FIRST_S = 0.05

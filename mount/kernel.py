@@ -51,7 +51,7 @@ import trio
 from dfs import limits
 from dfs.client.cache import Cache
 from dfs.client.session import Session
-from dfs.types import ALL_NAMES, Attr, Ino, Item
+from dfs.types import ALL_NAMES, Attr, DirEntry, Ino, Item
 from mount.device import CACHE_DIR, KEEP_CACHE, Device
 
 T = TypeVar("T")
@@ -131,15 +131,16 @@ class Kernel:
 
     def attr_timeout_s(self, attr: Attr) -> float:
         """For how long the kernel may show the attributes that it is being told; notes that it is told."""
-        timeout_s = self._session.kernel_timeout_s if self._may_show(attr) else 0.0
+        timeout_s = self._session.kernel_timeout_s if self._cache.covers(attr) and not self._asks_always(attr) else 0.0
         if timeout_s:
             self._attrs[attr.ino] = self._tell(timeout_s)
         return timeout_s
 
-    def _may_show(self, attr: Attr) -> bool:
+    def _asks_always(self, attr: Attr) -> bool:
+        """Whether the kernel is to show no attributes of this inode by itself, though they are leased."""
         if self._contended and self._is_contended(attr.ino, False):
-            return False
-        return self._cache.covers(attr) and not (attr.mode & _SET_ID and stat.S_ISREG(attr.mode))
+            return True
+        return bool(attr.mode & _SET_ID) and stat.S_ISREG(attr.mode)
 
     def name_timeout_s(self, directory: Ino, name: bytes, ino: Ino | None) -> float:
         """Likewise what a name stands for, or that it stands for nothing."""
@@ -148,26 +149,26 @@ class Kernel:
             self._names.setdefault(directory, {})[name] = self._tell(timeout_s)
         return timeout_s
 
-    def telling(self, directory: Ino) -> Callable[[bytes, Attr], tuple[float, float]]:
-        """Tells entries of a directory, one after the other and with no await in between: both time-outs of each."""
+    def tell_entries(self, directory: Ino, entries: Iterable[DirEntry]) -> Iterator[tuple[DirEntry, float, float]]:
+        """Entries of a directory with both time-outs of each, for who tells them with no await in between."""
         names_timeout_s, timeout_s = self._names_timeout_s(directory), self._session.kernel_timeout_s
         if self._told >= self._clean_at:
             self._clean()
         now = trio.current_time()
         told_name, told_attr = _Told(now, now + names_timeout_s), _Told(now, now + timeout_s)
         names = self._names.setdefault(directory, {}) if names_timeout_s else {}
-
-        def tell(name: bytes, attr: Attr) -> tuple[float, float]:
-            covers_name = names_timeout_s and self._cache.covers_name(directory, name, attr.ino)
-            covers_attr = timeout_s and self._may_show(attr)
-            if covers_name:
+        for entry, covers_name, covers_attr in self._cache.covered(directory, entries):
+            _, name, attr = entry
+            if not names_timeout_s:
+                covers_name = False
+            elif covers_name:
                 names[name] = told_name
-            if covers_attr:
+            if not timeout_s or self._asks_always(attr):
+                covers_attr = False
+            elif covers_attr:
                 self._attrs[attr.ino] = told_attr
             self._told += 2
-            return names_timeout_s if covers_name else 0.0, timeout_s if covers_attr else 0.0
-
-        return tell
+            yield entry, names_timeout_s if covers_name else 0.0, timeout_s if covers_attr else 0.0
 
     def _names_timeout_s(self, directory: Ino) -> float:
         """Of those that the cache covers."""

@@ -398,10 +398,9 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
             self._accesses.read(handle.attr)
         above = await self._above(handle.attr) if start_id < 2 else None
         entries, is_new = await self._entries(handle, max(0, start_id - 2))
-        for entry in entries:
-            if self._open.seen_now(entry.attr) is None:
-                await self._open.seen(entry.attr)
-                is_new = False
+        for attr in self._open.unsettled(entry.attr for entry in entries):
+            await self._open.seen(attr)
+            is_new = False
         if not entries and start_id >= 2 and handle.reading is not None:
             await self._kernel.ends_listing(handle.attr.ino, handle.reading)
             return
@@ -415,16 +414,17 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
         self, handle: DirectoryHandle, entries: Sequence[DirEntry], token: pyfuse3.ReaddirToken, *, is_new: bool
     ) -> None:
         """As many as there is room for. `is_new`: they have just been looked at."""
-        tell = self._kernel.telling(handle.attr.ino)
-        for entry in entries:
-            newest = entry.attr if is_new else self._fs.inodes.cached_attr(entry.attr.ino) or entry.attr
-            attr = self._open.seen_now(newest)
-            name_timeout_s, attr_timeout_s = tell(entry.name, newest)
+        newest = entries if is_new else map(self._newest, entries)
+        for entry, name_timeout_s, attr_timeout_s in self._kernel.tell_entries(handle.attr.ino, newest):
+            attr = self._open.seen_now(entry.attr)
             if attr is None:  # it is being written again: whoever wants to know more asks, and waits
-                attr, attr_timeout_s = newest, 0.0
+                attr, attr_timeout_s = entry.attr, 0.0
             shown = self._attributes(attr, name_timeout_s, attr_timeout_s)
             if not pyfuse3.readdir_reply(token, entry.name, shown, entry.cookie + 2):
                 return
+
+    def _newest(self, entry: DirEntry) -> DirEntry:
+        return entry._replace(attr=self._fs.inodes.cached_attr(entry.attr.ino) or entry.attr)
 
     async def _entries(self, handle: DirectoryHandle, after: int) -> tuple[list[DirEntry], bool]:
         try:

@@ -1,102 +1,183 @@
-"""Listings fetched ahead: who walks a tree is told of the next directories together with the one that he came to.
+"""Listings fetched ahead: who walks a tree is told of the next directories before he comes to them.
 
 Somebody who looks into a directory that was listed to him a moment ago walks a tree, as `find`, `du`, `git status`, `cp
--r` and `rm -rf` do. Each directory would cost him a question. So he is given with the first what is beneath it, and
-beside it in its own directory, in the order of such a walk: AHEAD_FIRST entries, twice as many each time as long as at
-least half of the directories that came ahead were looked into, and a quarter where they were not.
+-r` and `rm -rf` do. Each directory would cost him a question. So with the first one he is told what is beneath it,
+meanwhile what is beside it in its own directory, and so on, part by part in the order of such a walk. Parts are small,
+for he has to wait for a whole one when he is faster than they come; up to AHEAD_PARTS_MAX of them are asked for at a
+time, so that the NameNode has one to work at while another is learnt here.
 
-When he comes to the first directory of a part the next one is asked for, while he goes on. So there may be two parts
-that he is not through with, and it is the one before that tells whether he uses them.
+    _frontier   what a walk in this order comes to next and was not told or asked for yet: a stack, the next one on top.
+                An answer puts directories beneath what it tells in their place, and back what it had no room for
+    _untouched  what was told, and nobody has come to yet, with the entries in each
+    _window     entries that may be untouched or asked for at a time: as many more as were used, a quarter when a walk
+                ends before it has come to half of what it was told
+
+When nothing of the frontier is left, the walk goes on beside the directory above. There is one walk at a time: it ends
+when somebody comes to a directory that is neither told nor in the frontier.
 
 Nothing here needs to be right: what is fetched in vain costs its time.
 """
 
 from __future__ import annotations
 
-import itertools
 import stat
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from dfs import limits
-from dfs.client.cache import Cache
+from dfs.client.cache import Cache, Listing
 from dfs.types import Ino
 
 _LEVELS: Final = 4
 """Directories one in the other in which a walk is looked for: it goes on above when it is through with one."""
+_LINKS_OF_FLAT: Final = 2
+"""A directory has one more for each directory in it."""
 
 
 class Plan(NamedTuple):
-    """To be asked for together: `directories` and what is beneath them, `entries` at most."""
+    """To be asked for together: `directories` and what is beneath them, `entries` at most. For the walk of a number."""
 
     directories: Sequence[Ino]
     entries: int
+    walk: int
 
 
 class Ahead:
-    """Of one cache."""
+    """Of one cache. Each plan is to end with `came`."""
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
-        self._entries = limits.AHEAD_FIRST
-        self._parts: deque[frozenset[Ino]] = deque()
-        """The directories that came ahead and were not judged yet, at most twice."""
-        self._latest: frozenset[Ino] = frozenset()
-        """Those that came the last time, until somebody comes to one of them."""
-        self._fetched = self._looked_into = 0
+        self._walk = 0
+        self._frontier: list[Ino] = []
+        self._latest: Ino | None = None
+        """The last directory of the topmost level that has been in the frontier."""
+        self._untouched: dict[Ino, int] = {}
+        self._untouched_entries = self._told = 0
+        """In all of them; and how many directories this walk has been told of."""
+        self._plans = self._asked_entries = 0
+        """Those that are asked for, of any walk."""
+        self._window = limits.AHEAD_FIRST
+        self._fetched = self._used = 0
 
-    def plan(self, directory: Ino, is_known: Callable[[Ino], bool]) -> Plan | None:
+    def begin(self, directory: Ino, is_known: Callable[[Ino], bool]) -> Plan | None:
         """What to ask for when somebody comes to a directory; None where nobody is seen to walk.
 
         `is_known`: whether there is nothing to ask of a directory.
         """
-        place = self._cache.place(directory)
         known = self._cache.kept(directory)
-        if place is None or known is None or known.attr.size >= limits.TREE_MAX_ENTRIES:
+        if known is None or known.attr.size >= limits.TREE_MAX_ENTRIES or self._cache.place(directory) is None:
             return None
-        while self._parts:
-            self._judge()
-        beside = itertools.islice(self._beside(directory, is_known), limits.TREE_MAX_DIRECTORIES - 1)
-        return Plan([directory, *beside], min(known.attr.size + self._entries, limits.TREE_MAX_ENTRIES))
+        if directory in self._frontier:
+            self._frontier.remove(directory)
+        else:
+            self._begin_anew(directory)
+        self._frontier.append(directory)
+        return self._plan(1 if known.attr.nlink <= _LINKS_OF_FLAT else limits.AHEAD_FIRST, is_known)
 
-    def plan_next(self, directory: Ino, is_known: Callable[[Ino], bool]) -> Plan | None:
-        """What to ask for now that somebody has come to a directory that is known; None if it is not time for more."""
-        if directory not in self._latest:
+    def _begin_anew(self, directory: Ino) -> None:
+        if 2 * len(self._untouched) > self._told:
+            self._window = max(limits.AHEAD_FIRST, self._window // 4)
+        self._walk += 1
+        self._untouched.clear()
+        self._untouched_entries = self._told = 0
+        self._latest = directory
+        self._frontier = self._beside()
+
+    def come_to(self, directory: Ino) -> bool:
+        """Somebody has come to a directory that is known; whether he was told of it ahead."""
+        entries = self._untouched.pop(directory, None)
+        if entries is None:
+            return False
+        self._used += 1
+        self._untouched_entries -= entries
+        self._window = min(self._window + entries, limits.TREE_MAX_ENTRIES)
+        return True
+
+    def go_on(self, is_known: Callable[[Ino], bool]) -> Plan | None:
+        """What to ask for next; None if it is not time for more, or there is none."""
+        entries = min(self._window // 2, limits.AHEAD_PART)
+        if self._plans == limits.AHEAD_PARTS_MAX:
             return None
-        self._latest = frozenset()
-        for _ in range(_LEVELS):
-            beside = list(itertools.islice(self._beside(directory, is_known), limits.TREE_MAX_DIRECTORIES))
-            if beside:
-                if len(self._parts) > 1:
-                    self._judge()
-                return Plan(beside, self._entries)
-            above = self._cache.place(directory)
-            if above is None:
+        if self._untouched_entries + self._asked_entries + entries > self._window:
+            return None
+        return self._plan(entries, is_known)
+
+    def _plan(self, entries: int, is_known: Callable[[Ino], bool]) -> Plan | None:
+        directories, of_directories = self._take(entries, is_known)
+        if not directories:
+            return None
+        plan = Plan(directories, min(max(entries, of_directories), limits.TREE_MAX_ENTRIES), self._walk)
+        self._plans += 1
+        self._asked_entries += plan.entries
+        return plan
+
+    def _take(self, entries: int, is_known: Callable[[Ino], bool]) -> tuple[list[Ino], int]:
+        """From the frontier, directories that have so many entries or hardly more, and how many they have."""
+        taken: list[Ino] = []
+        of_taken = levels = 0
+        while of_taken < entries and len(taken) < limits.TREE_MAX_DIRECTORIES:
+            if not self._frontier:
+                self._frontier = self._beside()
+            if self._frontier:
+                directory = self._frontier.pop()
+                known = self._cache.kept(directory)
+                if is_known(directory):
+                    self._frontier += reversed(self._in(directory))
+                elif known is not None:
+                    taken.append(directory)
+                    of_taken += known.attr.size + 1
+            elif taken or levels == _LEVELS or not self._go_up():
                 break
-            directory = above[0]
-        return None
+            else:
+                levels += 1
+        return taken, of_taken
 
-    def _beside(self, directory: Ino, is_known: Callable[[Ino], bool]) -> Iterator[Ino]:
-        """The next directories in the one above, of which there is something to ask."""
-        place = self._cache.place(directory)
-        following = self._cache.following(*place, limits.AHEAD_ENTRIES_SEEN) if place is not None else ()
-        return (attr.ino for _, attr in following if stat.S_ISDIR(attr.mode) and not is_known(attr.ino))
+    def _go_up(self) -> bool:
+        """To the directory above; whether that is known."""
+        place = self._cache.place(self._latest) if self._latest is not None else None
+        if place is not None:
+            self._latest = place[0]
+        return place is not None
 
-    def _judge(self) -> None:
-        """Ask for more the next time, or for less."""
-        part = self._parts.popleft()
-        used = sum(map(self._cache.is_looked_into, part))
-        self._looked_into += used
-        more = 2 * self._entries if 2 * used >= len(part) else self._entries // 4
-        self._entries = max(limits.AHEAD_FIRST, min(more, limits.TREE_MAX_ENTRIES))
+    def _beside(self) -> list[Ino]:
+        """The next directories in the one that `_latest` is in, which is then the last of them; a frontier."""
+        place = self._cache.place(self._latest) if self._latest is not None else None
+        found = self._directories(*place) if place is not None else []
+        if found:
+            self._latest = found[-1]
+        return found[::-1]
 
-    def came(self, directories: Sequence[Ino]) -> None:
-        """These were told besides the one that was asked for."""
-        if directories:
-            self._latest = frozenset(directories)
-            self._parts.append(self._latest)
-        self._fetched += len(directories)
+    def _in(self, directory: Ino) -> list[Ino]:
+        """The first directories in one that is known."""
+        known = self._cache.kept(directory)
+        if known is None or known.attr.nlink <= _LINKS_OF_FLAT:
+            return []
+        return self._directories(directory, 0)
+
+    def _directories(self, directory: Ino, after: int) -> list[Ino]:
+        following = self._cache.following(directory, after, limits.AHEAD_ENTRIES_SEEN)
+        return [attr.ino for _, attr in following if stat.S_ISDIR(attr.mode)]
+
+    def came(self, plan: Plan, listings: Sequence[Listing], asked: Ino | None) -> None:
+        """These were told, and are in the cache. Somebody waits for what he `asked` for; the others came ahead."""
+        self._plans -= 1
+        self._asked_entries -= plan.entries
+        ahead = {listing.attr.ino: listing.attr.size for listing in listings if listing.attr.ino != asked}
+        self._fetched += len(ahead)
+        if plan.walk != self._walk:
+            return
+        self._told += len(ahead)
+        self._untouched |= ahead
+        self._untouched_entries = sum(self._untouched.values())
+        told = {listing.attr.ino for listing in listings}
+        todo, left = [*reversed(plan.directories)], list[Ino]()
+        while todo:
+            directory = todo.pop()
+            if directory in told:
+                todo += reversed(self._in(directory))
+            elif directory != plan.directories[0]:  # for which there was room: it is not to be had
+                left.append(directory)
+        self._frontier += reversed(left)
 
     def statistics(self) -> dict[str, int]:
-        return {"directories_ahead": self._fetched, "directories_ahead_used": self._looked_into}
+        return {"directories_ahead": self._fetched, "directories_ahead_used": self._used}

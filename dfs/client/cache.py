@@ -326,9 +326,8 @@ class Cache:
     def learn_name(self, token: Token, directory: Ino, name: bytes, ino: Ino | None) -> None:
         """An answer, under a lease: what a name stands for, or that it stands for nothing."""
         if self.is_valid(token, (directory, name)):
-            known = self._directory(directory, token)
-            self._put(known, name, ino)
-            known.misses += 1
+            self._put(self._directory(directory, token), name, ino)
+            self.note_miss(directory)
             self._make_room()
 
     def _directory(self, ino: Ino, token: Token) -> Directory:
@@ -475,6 +474,20 @@ class Cache:
             return False
         return known.names.get(name) == ino and (name in known.names or known.is_complete)
 
+    def covered(self, directory: Ino, entries: Iterable[DirEntry]) -> Iterator[tuple[DirEntry, bool, bool]]:
+        """Entries of a directory with `covers_name` and `covers`, for who takes them all at one moment."""
+        known, changing, inodes = self._directories.get(directory), self._changing, self._inodes
+        names = known.names if known is not None else {}
+        for entry in entries:
+            _, name, attr = entry
+            inode = inodes.get(attr.ino)
+            covers_name = names.get(name) == attr.ino
+            covers_attr = inode is not None and inode.attr.version == attr.version
+            if changing:
+                covers_name = covers_name and (directory, name) not in changing
+                covers_attr = covers_attr and (attr.ino, None) not in changing
+            yield entry, covers_name, covers_attr
+
     def name(self, directory: Ino, name: bytes) -> Ino | Absent | None:
         """What a name stands for; None if that is not known."""
         known = self._directories.get(directory)
@@ -497,6 +510,12 @@ class Cache:
             return False
         known.misses = 0
         return True
+
+    def note_miss(self, directory: Ino) -> None:
+        """Something had to be asked for that its listing leads to."""
+        known = self._directories.get(directory)
+        if known is not None:
+            known.misses += 1
 
     def note_large(self, directory: Ino, fetched: int) -> None:
         """Its listing is too large: before it is tried again so many names must have been asked for as were fetched."""

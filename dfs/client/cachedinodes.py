@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import stat
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -47,8 +47,8 @@ class CachedInodes(Inodes):
         self.owned = Owned(session, cache)
         self._ahead = Ahead(cache)
         cache.on_disowned = self._note_disowned
-        self._fetching: trio.Event | None = None
-        """Set when what is fetched ahead of who walks a tree is there."""
+        self._fetching: dict[Ino, trio.Event] = {}
+        """Directories that are fetched ahead of who walks a tree; set when they are there."""
         self._not_before: dict[Ino, float] = {}
         """When directories that others have wanted may be owned again."""
         self._owning: dict[Ino, trio.Event] = {}
@@ -152,11 +152,13 @@ class CachedInodes(Inodes):
         if self._session.is_trusted:
             found = self._cache.entries(ino, after, limit)
             if found is not None:
-                if after == 0:
-                    self._begin_to_fetch(ino)
+                if after == 0 and self._ahead.come_to(ino):
+                    self._fetch_more(ino)
                 return found
         if after == 0:
             await self._fetch_listing(ino)
+            self._ahead.come_to(ino)
+            self._fetch_more(ino)
             found = self._cache.entries(ino, after, limit) if self._session.is_trusted else None
             if found is not None:
                 return found
@@ -173,12 +175,16 @@ class CachedInodes(Inodes):
 
     async def _fetch_listing(self, ino: Ino) -> None:
         """Learn all names of a directory that is not too large, and of those ahead of who walks a tree."""
-        if self._fetching is not None:
-            await self._fetching.wait()  # bounded: it is a question to the NameNode
+        fetching = self._fetching.get(ino)
+        if fetching is not None:
+            await fetching.wait()  # bounded: it is a question to the NameNode
             if self._cache.lists(ino):
                 return
         if await self._fetch_tree(ino, owns=self._is_in_owned(ino)):
             return
+        known = self._cache.kept(ino)
+        if known is not None and known.parent is not None:
+            self._cache.note_miss(known.parent)  # if that was listed as well, it would have been told ahead
         listing: list[tuple[int, bytes]] = []
         async with self._asking() as token:
             while len(listing) < limits.PREFETCH_MAX_ENTRIES:
@@ -203,45 +209,56 @@ class CachedInodes(Inodes):
         `owns`: and own what nobody else knows of it.
         """
         owns = owns and self._session.owns_directories and not self._is_wanted(ino)
-        plan = self._ahead.plan(ino, self._cache.owns_names if owns else self._cache.lists)
-        if plan is None or not self._session.is_trusted:
+        plan = self._ahead.begin(ino, self._is_known(owns)) if self._session.is_trusted else None
+        if plan is None:
             return False
+        self._fetch_more(ino)
         return ino in await self._ask_tree(plan, ino, owns=owns)
 
-    def _begin_to_fetch(self, ino: Ino) -> None:
-        """Somebody has come to a directory that is known: have what is ahead of him fetched, if it is time for that."""
-        if self._fetching is not None:
-            return
-        owns = self._is_in_owned(ino) and self._session.owns_directories
-        plan = self._ahead.plan_next(ino, self._cache.owns_names if owns else self._cache.lists)
-        if plan is not None:
-            self._fetching = trio.Event()
-            self._session.spawn(partial(tasks.in_advance, self._fetch_ahead, plan, owns))
+    def _is_known(self, owns: bool) -> Callable[[Ino], bool]:
+        """Whether there is nothing to ask of a directory."""
+        return self._cache.owns_names if owns else self._cache.lists
 
-    async def _fetch_ahead(self, plan: Plan, owns: bool) -> None:
+    def _fetch_more(self, ino: Ino) -> None:
+        """Somebody is at a directory: have what is ahead of him fetched, if it is time for that."""
+        owns = self._is_in_owned(ino) and self._session.owns_directories
+        while self._session.is_trusted:
+            plan = self._ahead.go_on(self._is_known(owns))
+            if plan is None:
+                break
+            fetched = trio.Event()
+            self._fetching |= dict.fromkeys(plan.directories, fetched)
+            self._session.spawn(partial(tasks.in_advance, self._fetch_ahead, plan, ino, owns, fetched))
+
+    async def _fetch_ahead(self, plan: Plan, ino: Ino, owns: bool, fetched: trio.Event) -> None:
         try:
             await self._ask_tree(plan, None, owns=owns)
         except errors.DfsError as error:
             log.info("directories are not fetched ahead", count=len(plan.directories), error=str(error))
+        else:
+            self._fetch_more(ino)
         finally:
-            fetched, self._fetching = self._fetching, None
-            if fetched is not None:
-                fetched.set()
+            fetched.set()
+            for directory in plan.directories:
+                if self._fetching.get(directory) is fetched:
+                    del self._fetching[directory]
 
     async def _ask_tree(self, plan: Plan, ino: Ino | None, *, owns: bool) -> list[Ino]:
         """Learn the listings of a plan, of which somebody waits for that of `ino`; those that came."""
         directories = [each for each in plan.directories if not (owns and self._is_wanted(each))]
-        async with self._asking() as token:
-            told = await self._session.leased_query(
-                "leased_tree", directories, plan.entries, owns, about=directories, told=_told_by
-            )
-            listings = [_listing(wire) for wire in told]
-            for listing in listings:
-                if not self._cache.owns_names(listing.attr.ino):  # or nothing is new to us
-                    self._cache.learn_whole(token, listing, is_used=listing.attr.ino == ino)
-        came = [listing.attr.ino for listing in listings]
-        self._ahead.came([each for each in came if each != ino])
-        return came
+        listings: list[Listing] = []
+        try:
+            async with self._asking() as token:
+                told = await self._session.leased_query(
+                    "leased_tree", directories, plan.entries, owns, about=directories, told=_told_by
+                )
+                listings = [_listing(wire) for wire in told]
+                for listing in listings:
+                    if not self._cache.owns_names(listing.attr.ino):  # or nothing is new to us
+                        self._cache.learn_whole(token, listing, is_used=listing.attr.ino == ino)
+        finally:
+            self._ahead.came(plan, listings, ino)
+        return [listing.attr.ino for listing in listings]
 
     async def readlink(self, ino: Ino) -> bytes:
         known = self._known(ino)

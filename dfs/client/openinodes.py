@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
@@ -250,6 +250,10 @@ class OpenInodes:
             return attr
         inode.note(attr)
         return inode.shown() if inode.is_clean or (inode.is_owned and inode.is_simple) else None
+
+    def unsettled(self, attrs: Iterable[Attr]) -> list[Attr]:
+        """Those of which something has to be waited for."""
+        return [attr for attr in attrs if self.seen_now(attr) is None] if self._open else []
 
     async def settle_before_replacing(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes) -> None:
         """A rename is to follow: what was written to the file must not be lost where its target was."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from dfs import errors, limits
 from dfs.client import FileSystem
@@ -97,6 +98,83 @@ async def test_a_walk_costs_a_few_questions(tmp_path: Path) -> None:
         assert await questions(two, look) < _DIRECTORIES / 4
         assert found == expected
         assert len(found) == 4 * _DIRECTORIES
+
+
+async def test_a_walk_is_told_of_what_it_comes_to_and_of_nothing_else(tmp_path: Path) -> None:
+    """Of a deep tree too, and though it is told in parts that end anywhere in it."""
+    async with running_cluster(tmp_path, datanodes=0) as cluster:
+        async with cluster.client(cache=Cache(10_000, 10_000)) as maker:
+            count = await grow(maker, (await maker.mkdir("/top")).ino, levels=5)
+            expected = await walk(maker, (await maker.stat("/top")).ino)
+        async with cluster.client(cache=Cache(10_000, 10_000)) as fs:
+            assert await walk(fs, (await fs.stat("/top")).ino) == expected
+            told = fs.statistics()["cache"]
+            assert told["directories_ahead"] > count - 10, "the first ones are asked for"
+            assert told["directories_ahead_used"] == told["directories_ahead"]
+
+
+async def grow(fs: FileSystem, directory: Ino, *, levels: int) -> int:
+    """Make four directories in one, with a file behind each, and so on in every other one; how many were made."""
+    count = 4
+    for number in range(count):
+        made = (await fs.inodes.mkdir(directory, b"d%d" % number, 0o755, 0, 0)).ino
+        await fs.inodes.create(directory, b"f%d" % number, 0o644, 0, 0)
+        if levels > 1 and number % 2:
+            count += await grow(fs, made, levels=levels - 1)
+    return count
+
+
+async def test_who_stops_soon_is_told_of_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "AHEAD_FIRST", 10)
+    async with tree(tmp_path) as (one, two):
+        await released(one)
+        top = (await two.stat("/top")).ino
+        for entry in (await two.inodes.readdir(top))[:1]:
+            await two.inodes.readdir(entry.attr.ino)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert two.statistics()["cache"]["directories_ahead"] < _DIRECTORIES / 4
+
+
+async def test_two_who_walk_at_once_see_the_same(tmp_path: Path) -> None:
+    async with tree(tmp_path) as (one, two):
+        top = (await two.stat("/top")).ino
+        expected = await walk(one, top)
+        found: list[list[str]] = []
+
+        async def look(after_s: float) -> None:
+            await trio.sleep(after_s)
+            found.append(await walk(two, top))
+
+        async with trio.open_nursery() as nursery:
+            for after_s in (0.0, 0.003, 0.01):
+                nursery.start_soon(look, after_s)
+        assert found == 3 * [expected]
+
+
+async def test_a_walk_goes_on_when_the_namenode_was_away(tmp_path: Path) -> None:
+    async with tree(tmp_path) as (one, two):
+        await released(one)
+        top = (await two.stat("/top")).ino
+        before, asked = two.session._call, 0
+
+        async def failing(method: str, *args: Any, **kwargs: Any) -> Any:
+            nonlocal asked
+            if method == "leased_tree":
+                asked += 1
+                if asked % 3 == 2:
+                    raise errors.NotSupported("as an error that nothing is tried again for")
+            return await before(method, *args, **kwargs)
+
+        two.session._call = failing  # type: ignore[method-assign]
+        names = []
+        for entry in await two.inodes.readdir(top):
+            for attempt in (1, 2):
+                try:
+                    names += [each.name for each in await two.inodes.readdir(entry.attr.ino)]
+                    break
+                except errors.NotSupported:
+                    assert attempt == 1
+        assert names == _DIRECTORIES * [b"inner", b"file"]
 
 
 async def test_removing_a_tree_costs_a_few_questions(tmp_path: Path) -> None:

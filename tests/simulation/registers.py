@@ -132,13 +132,16 @@ class Register:
             why = self._inadmissible(write, writes, grain, called, returned, own)
             if not why:
                 if not write.uncertain:
-                    _, seen, was_from_memory = self._read.get(grain, (0.0, -1, True))
-                    if write.number > seen:
-                        self._read[grain] = (returned, write.number, from_memory)
-                    else:
-                        self._read[grain] = (returned, seen, was_from_memory and from_memory)
+                    self._note_read(write, grain, called, returned, from_memory)
                 return None
         return why
+
+    def _note_read(self, write: Write, grain: int, called: float, returned: float, from_memory: bool) -> None:
+        at, seen, was_from_memory = self._read.get(grain, (-math.inf, -1, True))
+        if write.number == seen:
+            self._read[grain] = (returned, seen, was_from_memory and from_memory)
+        elif write.number > seen or at < called:  # or that one was in the writer's memory only, and is lost
+            self._read[grain] = (returned, write.number, from_memory)
 
     def _content(self, write: Write, grain: int) -> bytes:
         return _ZEROS if write.zeros else stamp(self.number, write.number, grain)

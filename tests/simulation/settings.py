@@ -57,6 +57,7 @@ LIMITS: Final = {
     "TREE_MAX_ENTRIES": 7,
     "TREE_MAX_DIRECTORIES": 3,
     "AHEAD_FIRST": 2,
+    "AHEAD_PART": 4,
     "AHEAD_ENTRIES_SEEN": 6,
     "RECLAIM_MAX_INODES": 16,
     "SPACE_SHORT_BYTES": 2 * limits.MIB,

@@ -76,3 +76,14 @@ def test_what_a_writer_has_read_of_its_memory_may_be_lost_and_what_others_read_m
         assert register.check(0, lost, 5, 6, own=False, from_memory=from_memory) is None
         register.lose()
         assert (register.check(0, old, 7, 8, own=False) is None) is from_memory
+
+
+def test_what_is_lost_is_so_for_all_who_read_later() -> None:
+    register = Register(1)
+    old = written(register, 1, 2)
+    _, lost = register.write(0, 1, 3)
+    register.finish(4, flushed=False)
+    assert register.check(0, lost, 5, 6, own=True, from_memory=True) is None
+    register.lose()
+    for begins in (7, 9):
+        assert register.check(0, old, begins, begins + 1, own=False) is None
