@@ -48,7 +48,7 @@ _NODE: Final = (
     "power_at_write",
 )
 _DAMAGE: Final = ("replace", "flip", "broken_disk", "full_disk")
-_CLUSTER: Final = ("namenode", "namenode", "client", "client", "cut_client", "blackout", "clock", "reset")
+_CLUSTER: Final = ("namenode", "namenode", "client", "client", "cut_client", "outlast", "blackout", "clock", "reset")
 
 PROFILES: Final = {
     profile.name: profile
@@ -101,14 +101,14 @@ class Faults:
         processes = self._cluster.processes
         if kind == "namenode":
             names = [NAMENODE]
-        elif kind in ("client", "cut_client"):
+        elif kind in ("client", "cut_client", "outlast"):
             names = [name for name in processes if name.startswith("c")]
         elif kind in ("blackout", "reset", "clock", "lose_answers"):
             names = [*processes, NAMENODE, NAMENODE]  # who is talked to most
         else:
             names = self._cluster.datanodes
         in_trouble = sum(name in self._troubled for name in self._cluster.datanodes)
-        harmless = kind in ("reset", "lose_answers", "slow", "clock", "client", "cut_client", "namenode")
+        harmless = kind in ("reset", "lose_answers", "slow", "clock", "client", "cut_client", "outlast", "namenode")
         if not harmless and in_trouble >= self._profile.nodes_down:
             return None
         free = [name for name in names if name not in self._troubled and processes[name].is_up]
@@ -226,12 +226,17 @@ class Faults:
         other = self._chance.choice((NAMENODE, NAMENODE, *self._cluster.datanodes))
         await self._cut([(victim.name, other)], both_ways=self._chance.random() < 0.5)
 
-    async def _cut(self, pairs: list[tuple[str, str]], *, both_ways: bool) -> None:
+    async def _outlast(self, victim: Process) -> None:
+        """A client is cut off for longer than its session lasts, and goes on with what it has in memory."""
+        for_s = settings.LIMITS["SESSION_TIMEOUT_S"] + self._chance.uniform(1.0, 5.0)
+        await self._cut([(victim.name, NAMENODE)], both_ways=self._chance.random() < 0.5, for_s=for_s)
+
+    async def _cut(self, pairs: list[tuple[str, str]], *, both_ways: bool, for_s: float | None = None) -> None:
         shown = f"{pairs[0][0]} and {pairs[0][1]}" + (f" and {len(pairs) - 1} more pairs" if pairs[1:] else "")
         self._tell(f"nothing passes between {shown}" + ("" if both_ways else ", one way"))
         for one, other in pairs:
             self._cluster.network.partition(one, other, both_ways=both_ways)
-        await self._pause(self._chance.choice((0.5, 3.0, 8.0, 20.0)))
+        await self._pause(for_s or self._chance.choice((0.5, 3.0, 8.0, 20.0)))
         for one, other in pairs:
             self._cluster.network.heal(one, other)
         self._tell(f"all passes again between {shown}")

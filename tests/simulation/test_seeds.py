@@ -60,6 +60,9 @@ def test_a_run_leaves_nothing_behind_for_the_next() -> None:
         "append-at-known-end",
         "holds-outlive-sessions",
         "recall-not-awaited",
+        "doubt-ignored",
+        "overtaken-answer-kept",
+        "leased-while-committing",
     ],
 )
 def test_a_planted_mistake_is_found(mistake: str) -> None:

@@ -49,6 +49,7 @@ _IN_MEMORY_S: Final = 30.0
 _RUSH_EVERY_S: Final = 1.0
 _RUSH_PAUSE_S: Final = 0.01
 """A few round trips."""
+_GLANCE_S: Final = 0.5
 _KNOWN: Final = (  # errors that say that nothing happened, and are part of POSIX
     errors.NotFound,
     errors.Exists,
@@ -138,9 +139,13 @@ class Failed(Exception):
 
 
 class Client:
-    """One life of one client. `run` ends when the workload does. `_hands`: how much at once where others do too."""
+    """One life of one client. `run` ends when the workload does.
+
+    `_hands`: how much is done at once where others do too; `_eyes`: and how many look only.
+    """
 
     _hands = 1
+    _eyes = 0
 
     def __init__(self, name: str, fs: FileSystem, shared: Shared, chance: random.Random, pause_s: float) -> None:
         self.name = name
@@ -152,16 +157,19 @@ class Client:
         self._serial = 0
         self._unsynced: list[tuple[int, Operation]] = []
         """Operations on shared names that count only if the stream is durable up to a place."""
+        self._named = 0
+        """The place after its own last change of shared names."""
 
     @property
     def stream(self) -> Stream:
         return self.fs.session.stream
 
-    def note_unsynced(self, operation: Operation) -> None:
-        """An operation has returned, whose effect may be lost, or that of another one which it has seen."""
-        self._unsynced.append((self.stream.given, operation))
-        if not self.stream.losses:
-            self._unsynced = [entry for entry in self._unsynced if entry[0] > self.stream.settled]
+    def note_named(self, operation: Operation, *, changes: bool) -> None:
+        """An operation on shared names has returned. Its effect may be lost, or that of an own one that it has seen."""
+        if changes:
+            self._named = self.stream.given
+        self._unsynced.append((self._named, operation))
+        self._unsynced = [entry for entry in self._unsynced if entry[0] > self.stream.settled]
 
     def lost(self) -> None:
         """What was not durable may never have been, and what was seen of it with it."""
@@ -177,6 +185,8 @@ class Client:
                 nursery.start_soon(self._repeat, private.step)
                 for _ in range(self._hands):
                     nursery.start_soon(self._repeat, Common(self).step)
+                for _ in range(self._eyes):
+                    nursery.start_soon(self._repeat, Common(self).look)
             await private.finish()
         except BaseException:
             private.crashed()
@@ -275,6 +285,11 @@ class Common:
         verbs += [self._read_directory]
         await self._chance.choice(verbs)()
 
+    async def look(self) -> None:
+        """What is cached is shown also while the NameNode is away; for what is not, nobody waits here."""
+        with trio.move_on_after(_GLANCE_S):
+            await self._look_at(self._chance.choice((*_SHARED, None)))
+
     async def _rush(self) -> None:
         """Some operations on names in quick succession, at a moment when others do the same."""
         await trio.sleep_until(math.ceil(trio.current_time() / _RUSH_EVERY_S) * _RUSH_EVERY_S)
@@ -301,10 +316,15 @@ class Common:
                 naming.rename(name, other),
                 lambda: inodes.rename(parent, name, parent, other),
             )
-        elif kind == "readlink":
-            await self._do(f"readlink {name!r}", naming.readlink(name), lambda: self._readlink(name))
         else:
-            await self._do("listdir", naming.listdir(), self._list)
+            await self._look_at(name if kind == "readlink" else None)
+
+    async def _look_at(self, name: bytes | None) -> None:
+        """A shared name, or all of them."""
+        if name is not None:
+            await self._do(f"readlink {name!r}", naming.readlink(name), lambda: self._readlink(name), changes=False)
+        else:
+            await self._do("listdir", naming.listdir(), self._list, changes=False)
 
     async def _readlink(self, name: bytes) -> Any:
         found = await self._fs.inodes.lookup(self._shared.names_ino, name)
@@ -317,14 +337,17 @@ class Common:
         entries = await self._fs.inodes.readdir(self._shared.names_ino, 0, len(_SHARED))
         return tuple(sorted(entry.name for entry in entries))
 
-    async def _do(self, what: str, step: naming.Step, work: Callable[[], Awaitable[Any]]) -> None:
+    async def _do(
+        self, what: str, step: naming.Step, work: Callable[[], Awaitable[Any]], *, changes: bool = True
+    ) -> None:
         operation = Operation(f"{self._client.name} {what}", trio.current_time(), step)
         self._shared.names.append(operation)
+        losses = self._client.stream.losses
         result = await self._client.attempt(f"shared {what}", work)
-        if result is UNKNOWN:
+        if result is UNKNOWN or self._client.stream.losses != losses:
             return
         operation.returned = trio.current_time()
-        self._client.note_unsynced(operation)
+        self._client.note_named(operation, changes=changes)
         if isinstance(result, errors.DfsError):
             operation.result = result.code
         else:
@@ -828,6 +851,7 @@ class MountClient(Client):
     """As a mount, on which several programs run."""
 
     _hands = 3
+    _eyes = 1
 
     def __init__(self, *args: Any, inodes: OpenInodes) -> None:
         super().__init__(*args)
