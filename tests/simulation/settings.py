@@ -2,7 +2,8 @@
 
 Importing this module changes `dfs.limits`, so it is imported before any other part of dfs, and only in processes that
 do nothing but simulate. What is kept is the order of the bounds among each other: a client waits longer than a
-NameNode needs to restart, a session lives longer than a call, a node is dead later than it is suspect.
+NameNode needs to restart, a session lives longer than a call and than three DataNodes that do not answer one after the
+other, a node is dead later than it is suspect.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ LIMITS: Final = {
     "LANE_IDLE_S": 3.0,
     "GRANT_VALID_S": 45,  # more than two clocks are apart (faults.CLOCK_JUMP_MAX_S, either way), as in earnest
     "CALL_TIMEOUT_S": 6.0,
+    "DATA_TIMEOUT_S": 2.5,
     "NAMENODE_WAIT_S": 40.0,
     "FREE_SPACE_CHECK_BYTES": 64 * KIB,
     "LEASES_MAX": 32,
