@@ -5,10 +5,10 @@ of appends is the chunk's order), each sent to all at once, or to one that sends
 one after another share a lane, so they become one stream to each disk; files written at the same time use lanes of
 their own.
 
-**When a replica fails** its node is struck from the lane. The others have the bytes, so nothing needs to be sent
-again as long as `min_replicas` of them are left; the lane then takes no more, and what follows goes to a new chunk
-with all its copies. With fewer left, the append that failed is repeated on a new chunk. The commit names the
-nodes that have the bytes; the NameNode has the missing copies made.
+**When a replica fails**, or answers long after enough others (`_hurry`), its node is struck from the lane. The others
+have the bytes, so nothing needs to be sent again as long as `min_replicas` of them are left; the lane then takes no
+more, and what follows goes to a new chunk with all its copies. With fewer left, the append that failed is repeated on a
+new chunk. The commit names the nodes that have the bytes; the NameNode has the missing copies made.
 
 **Durability.** `sync` flushes the replicas of chunks and strikes those that fail or have less than they should.
 If fewer than `min_replicas` remain, the caller must write those bytes again (`FileWriter.flush` does).
@@ -36,6 +36,8 @@ from dfs.types import ChunkId, ChunkPlace, NodeId, SessionId
 
 _AHEAD_MAX = 4  # chunks allocated ahead of need
 _PLACES_MAX = 4  # chunks that an append is tried on before it is given up
+_STRAGGLER_TIMES = 10
+"""As long as the others took a node may take in any case, when these are enough."""
 
 log = structlog.get_logger(__name__)
 
@@ -165,7 +167,7 @@ class ChunkWriter:
                 lane.uncommitted += length  # from now on: a lane with bytes on their way is not sealed
                 began = trio.current_time()
                 try:
-                    failures, is_durable = await self._append_to_all(lane, blocks, data, durably)
+                    failures, is_durable = await self._append_to_all(lane, blocks, data, durably, wanted)
                 except BaseException:
                     lane.uncommitted -= length
                     lane.usable = False  # how far its replicas got is not known
@@ -197,17 +199,19 @@ class ChunkWriter:
             self._append_bytes = min(limits.APPEND_MAX_BYTES, self._append_bytes * 2)
 
     async def _append_to_all(
-        self, lane: Lane, blocks: Sequence[Block], data: Sequence[Buffer], durably: bool
+        self, lane: Lane, blocks: Sequence[Block], data: Sequence[Buffer], durably: bool, wanted: int
     ) -> tuple[dict[NodeId, errors.DfsError], bool]:
         """Why nodes failed, and whether all others have it on their disks, with what was in the chunk before."""
         grant = await self.grant(lane)
         chain = self._chain(lane, blocks) if not durably else None
         if chain is None:
-            return await self._append_at_once(lane, lane.nodes, blocks, data, grant, durably)
+            return await self._append_at_once(lane, lane.nodes, blocks, data, grant, durably, wanted)
         is_chained, outcome = self._routes.begin(), Outcome.UNKNOWN
         try:
             if not is_chained:
-                failures, is_durable = await self._append_at_once(lane, lane.nodes, blocks, data, grant, durably)
+                failures, is_durable = await self._append_at_once(
+                    lane, lane.nodes, blocks, data, grant, durably, wanted
+                )
                 outcome = Outcome.FAILED if failures else Outcome.DONE
                 return failures, is_durable
             left: Collection[NodeId] = ()
@@ -219,10 +223,10 @@ class ChunkWriter:
             async with tasks.open_nursery() as nursery:
                 nursery.start_soon(send)
                 beside = [node for node in lane.nodes if node not in chain]
-                failures, _ = await self._append_at_once(lane, beside, blocks, data, grant, durably)
+                failures, _ = await self._append_at_once(lane, beside, blocks, data, grant, durably, len(beside))
             outcome = Outcome.FAILED if left or failures else Outcome.DONE
             if left:
-                more, _ = await self._append_at_once(lane, left, blocks, data, grant, durably)
+                more, _ = await self._append_at_once(lane, left, blocks, data, grant, durably, len(left))
                 failures |= more
             return failures, False
         finally:
@@ -242,14 +246,17 @@ class ChunkWriter:
     async def _append_at_once(
         self,
         lane: Lane,
-        nodes: Iterable[NodeId],
+        nodes: Collection[NodeId],
         blocks: Sequence[Block],
         data: Sequence[Buffer],
         grant: bytes,
         durably: bool,
+        wanted: int,
     ) -> tuple[dict[NodeId, errors.DfsError], bool]:
-        """As `_append_to_all`, sent to each of `nodes`."""
+        """As `_append_to_all`, sent to each of `nodes`; when `wanted` have it the others are to follow soon."""
+        began = trio.current_time()
         failures: dict[NodeId, errors.DfsError] = {}
+        done: set[NodeId] = set()
         volatile: list[NodeId] = []
 
         async def append_to(node: NodeId) -> None:
@@ -259,15 +266,26 @@ class ChunkWriter:
                 ):
                     volatile.append(node)
             except errors.DfsError as error:
-                failures[node] = error
-                if isinstance(error, errors.DeadlineExceeded | errors.Unreachable):
-                    self._append_bytes = limits.APPEND_SURE_BYTES  # the link may be slow: less at a time arrives sooner
-                if not isinstance(error, errors.ChunkConflict | errors.ChunkFull | errors.GrantExpired):
-                    self._nodes.avoid(node)
+                failed(node, error)
+            else:
+                done.add(node)
+                if len(done) >= wanted:
+                    _hurry(nursery, began)
 
+        def failed(node: NodeId, error: errors.DfsError) -> None:
+            failures[node] = error
+            if isinstance(error, errors.DeadlineExceeded | errors.Unreachable):
+                self._append_bytes = limits.APPEND_SURE_BYTES  # the link may be slow: less at a time arrives sooner
+            if not isinstance(error, errors.ChunkConflict | errors.ChunkFull | errors.GrantExpired):
+                self._nodes.avoid(node)
+
+        nodes = tuple(nodes)
         async with tasks.open_nursery() as nursery:
             for node in nodes:
                 nursery.start_soon(append_to, node)
+        for node in nodes:
+            if node not in done and node not in failures:
+                failed(node, errors.DeadlineExceeded("no answer, long after the others"))
         return failures, not volatile
 
     async def grant(self, lane: Lane) -> bytes:
@@ -392,27 +410,42 @@ class ChunkWriter:
 
         Afterwards each lane's `nodes` hold its bytes durably, up to its length when this was called.
         """
+        began = trio.current_time()
         due = {lane: lane.length for lane in lanes if lane.synced < lane.length}
+        lacking = {lane: min(self.min_replicas, lane.replicas) for lane in due}
         by_node: dict[NodeId, list[Lane]] = {}
         for lane in due:
             for node in lane.nodes:
                 by_node.setdefault(node, []).append(lane)
-        async with tasks.open_nursery() as nursery:
-            for node, flushed in by_node.items():
-                nursery.start_soon(self._sync_node, node, flushed, due)
-        for lane, length in due.items():
-            lane.synced = max(lane.synced, length)
+        unflushed = set(by_node)
 
-    async def _sync_node(self, node: NodeId, lanes: list[Lane], due: dict[Lane, int]) -> None:
-        try:
-            lengths = await self._nodes.sync(node, {lane.chunk: await self.grant(lane) for lane in lanes})
-        except errors.DfsError as error:
-            log.warning("replica not flushed, going on without it", node=node, error=str(error))
-            lengths = [-1] * len(lanes)
-        for lane, length in zip(lanes, lengths, strict=True):
-            if length < due[lane]:
+        async def sync(node: NodeId, held: list[Lane]) -> None:
+            try:
+                lengths = await self._nodes.sync(node, {lane.chunk: await self.grant(lane) for lane in held})
+            except errors.DfsError as error:
+                log.warning("replica not flushed, going on without it", node=node, error=str(error))
+                lengths = [-1] * len(held)
+            unflushed.discard(node)
+            for lane, length in zip(held, lengths, strict=True):
+                if length < due[lane]:
+                    lane.strike(node)
+                    self._struck += 1
+                else:
+                    lacking[lane] -= 1
+            if max(lacking.values()) <= 0:
+                _hurry(nursery, began)
+
+        async with tasks.open_nursery() as nursery:
+            for node, held in by_node.items():
+                nursery.start_soon(sync, node, held)
+        for node in sorted(unflushed):
+            log.warning("replica not flushed long after the others, going on without it", node=node)
+            self._nodes.avoid(node)
+            for lane in by_node[node]:
                 lane.strike(node)
                 self._struck += 1
+        for lane, length in due.items():
+            lane.synced = max(lane.synced, length)
 
     async def make_durable(self, reach: Mapping[Lane, int], wanted: int, locate: Locate) -> None:
         """Return when committed bytes of lanes, up to `reach`, are durable on every live replica, and on `wanted`.
@@ -435,6 +468,7 @@ class ChunkWriter:
             for node in place.nodes:
                 by_node.setdefault(node, []).append(place)
         durable = dict.fromkeys((place.chunk for place in places), 0)
+        began = trio.current_time()
 
         async def sync(node: NodeId, held: list[ChunkPlace]) -> None:
             try:
@@ -444,6 +478,8 @@ class ChunkWriter:
                 return
             for place, length in zip(held, lengths, strict=True):
                 durable[place.chunk] += length >= place.length
+            if min(durable.values()) >= wanted:
+                _hurry(nursery, began)
 
         async with tasks.open_nursery() as nursery:
             for node, held in by_node.items():
@@ -486,3 +522,13 @@ class ChunkWriter:
             "idle_lanes": len(self._idle),
             "struck": self._struck,
         } | self._routes.statistics()
+
+
+def _hurry(nursery: trio.Nursery, began: float) -> None:
+    """Enough nodes have done what the tasks of a nursery have asked of each: not much longer is waited for the others.
+
+    Whoever has not done it by then is taken for hung. His machine may be off, or his disk fail.
+    """
+    now = trio.current_time()
+    patience_s = max(limits.STRAGGLER_S, _STRAGGLER_TIMES * (now - began))
+    nursery.cancel_scope.deadline = min(nursery.cancel_scope.deadline, now + patience_s)

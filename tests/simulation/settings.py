@@ -49,6 +49,7 @@ LIMITS: Final = {
     "GRANT_VALID_S": 45,  # more than two clocks are apart (faults.CLOCK_JUMP_MAX_S, either way), as in earnest
     "CALL_TIMEOUT_S": 6.0,
     "DATA_TIMEOUT_S": 2.5,
+    "STRAGGLER_S": 0.8,
     "NAMENODE_WAIT_S": 40.0,
     "FREE_SPACE_CHECK_BYTES": 64 * KIB,
     "LEASES_MAX": 32,
