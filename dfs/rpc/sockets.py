@@ -31,6 +31,7 @@ from dfs.checksum import Buffer
 from dfs.rpc import address as addresses
 from dfs.rpc import shortcut
 from dfs.rpc.address import TcpAddress, UnixAddress
+from dfs.rpc.connected import ConnectedSocket
 from dfs.rpc.handover import Inbox
 from dfs.rpc.network import Listener, Stream, send_all
 from dfs.rpc.tls import Tls
@@ -47,20 +48,16 @@ _SO_SNDBUFFORCE = 32  # socket(7)
 log = structlog.get_logger(__name__)
 
 
-class SocketStream:
+class SocketStream(ConnectedSocket):
     """A connected socket as a `Stream`: what goes over it is not secured."""
 
     holder: ClassVar[str] = ""
     binding: ClassVar[bytes] = b""
 
-    __slots__ = ("_closed", "_drained", "_expected", "_fd", "_sock", "_waiting", "_watermark", "_watermark_max", "peer")
+    __slots__ = ("_drained", "_expected", "_waiting", "_watermark", "_watermark_max")
 
     def __init__(self, sock: socket.socket, peer: str) -> None:
-        sock.setblocking(False)
-        self.peer = peer
-        self._sock = sock
-        self._fd = sock.fileno()
-        self._closed = False
+        super().__init__(sock, peer)
         self._drained = False  # the last receive emptied the socket, so that the next one would block
         self._expected = 1
         self._watermark = 1  # as the kernel has it: only a wait brings it up to date
@@ -83,15 +80,9 @@ class SocketStream:
         except OSError as error:
             raise self._lost(error) from error
 
-    def _check_open(self) -> None:
-        """Before any wait: once it is closed the descriptor may be another connection's."""
-        if self._closed:
-            raise trio.ClosedResourceError
-
     async def wait_writable(self) -> None:
         try:
-            self._check_open()
-            await trio.lowlevel.wait_writable(self._fd)
+            await self._until_writable()
         except (trio.ClosedResourceError, OSError) as error:
             raise self._lost(error) from error
 
@@ -121,25 +112,17 @@ class SocketStream:
 
     async def _wait_readable(self) -> None:
         """Wait for the bytes that are expected: the kernel wakes early if it can hold no more, and at the end."""
-        self._check_open()
-        if self._watermark != self._expected:
+        if self._watermark != self._expected and not self._closed:
             self._set_watermark()
         self._waiting = True
         try:
-            await trio.lowlevel.wait_readable(self._fd)
+            await self._until_readable()
         finally:
             self._waiting = False
 
     def _set_watermark(self) -> None:
         self._watermark = self._expected
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, self._watermark)
-
-    async def aclose(self) -> None:
-        if not self._closed:
-            self._closed = True
-            trio.lowlevel.notify_closing(self._fd)
-            self._sock.close()
-        await trio.lowlevel.checkpoint()
 
     def _lost(self, error: BaseException) -> errors.ConnectionLost:
         if self._closed:

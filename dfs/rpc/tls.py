@@ -34,6 +34,7 @@ from dfs import certificates, errors, limits
 from dfs.certificates import TlsIdentity
 from dfs.checksum import Buffer
 from dfs.rpc import serialize
+from dfs.rpc.connected import ConnectedSocket
 from dfs.rpc.network import send_all
 from dfs.rpc.protocol import CONNECT_FAIL, JSON, encode
 
@@ -118,35 +119,27 @@ class Tls:
         return TlsStream(sock, peer, self._server, ssl.PEM_cert_to_DER_cert(self._identity.certificate.strip()))
 
 
-class TlsStream:
+class TlsStream(ConnectedSocket):
     """A connected socket as a `Stream`, secured. `certificate`: the server's own, as DER; None at a client."""
 
     __slots__ = (
         "_ahead",
         "_certificate",
-        "_closed",
         "_context",
         "_drained",
-        "_fd",
-        "_sock",
         "_stuck",
         "binding",
         "holder",
-        "peer",
     )
 
     def __init__(
         self, sock: socket.socket, peer: str, context: ssl.SSLContext, certificate: bytes | None = None
     ) -> None:
-        sock.setblocking(False)
-        self.peer = peer
+        super().__init__(sock, peer)
         self.holder = ""
         self.binding = b""
-        self._sock: socket.socket | ssl.SSLSocket = sock
-        self._fd = sock.fileno()
         self._context = context
         self._certificate = certificate
-        self._closed = False
         self._drained = False  # the last receive emptied the socket, and OpenSSL has nothing left
         self._stuck = b""  # a record that OpenSSL has encrypted, and the socket not taken yet
         self._ahead = 0  # bytes that were sent and not reported: its last one, once it has gone
@@ -174,7 +167,7 @@ class TlsStream:
 
     async def _refuse_plain(self) -> None:
         """Tell a client that does not speak TLS why it is not served, in Pyro's own protocol. Raises Refused."""
-        await trio.lowlevel.wait_readable(self._fd)
+        await self._until_readable()
         first = self._sock.recv(1, socket.MSG_PEEK)
         if first in (_HANDSHAKE, b""):
             return
@@ -201,18 +194,18 @@ class TlsStream:
                 sock.do_handshake()
                 return
             except ssl.SSLWantReadError:
-                await trio.lowlevel.wait_readable(self._fd)
+                await self._until_readable()
             except ssl.SSLWantWriteError:
-                await trio.lowlevel.wait_writable(self._fd)
+                await self._until_writable()
 
     async def _linger(self) -> None:
         """Let a client hear why it is refused: if we closed while it still sends, the answer would be lost."""
         gone = (OSError, trio.ClosedResourceError)
         with trio.move_on_after(limits.HANDSHAKE_FAILURE_DELAY_S), contextlib.suppress(*gone):
             self._sock.shutdown(socket.SHUT_WR)
-            await trio.lowlevel.wait_readable(self._fd)
+            await self._until_readable()
             while self._sock.recv(_RECORD_BYTES):
-                await trio.lowlevel.wait_readable(self._fd)
+                await self._until_readable()
 
     def _not_secured(self, error: BaseException) -> errors.RpcError:
         """In words, why there was no handshake. Who hung up may come back; all else is meant."""
@@ -254,19 +247,9 @@ class TlsStream:
             self._sock.send(self._stuck)
             self._stuck, self._ahead = b"", 1
 
-    async def _wait_readable(self) -> None:
-        self._check_open()
-        await trio.lowlevel.wait_readable(self._fd)
-
-    def _check_open(self) -> None:
-        """Before any wait: once it is closed the descriptor may be another connection's."""
-        if self._closed:
-            raise trio.ClosedResourceError
-
     async def wait_writable(self) -> None:
         try:
-            self._check_open()
-            await trio.lowlevel.wait_writable(self._fd)
+            await self._until_writable()
             self._send_stuck()
         except ssl.SSLWantWriteError:
             pass  # as the next send will find
@@ -282,9 +265,9 @@ class TlsStream:
         try:
             if self._drained:
                 self._drained = False
-                await self._wait_readable()
+                await self._until_readable()
             while (count := self._receive_nowait(view)) is None:
-                await self._wait_readable()
+                await self._until_readable()
             return count
         except (trio.ClosedResourceError, OSError) as error:
             raise self._lost(error) from error
@@ -308,13 +291,6 @@ class TlsStream:
         """Any byte wakes the receiver: what is expected may be in OpenSSL's hands, where the kernel does not see it."""
 
     # --- the end --------------------------------------------------------------------------------------------
-
-    async def aclose(self) -> None:
-        if not self._closed:
-            self._closed = True
-            trio.lowlevel.notify_closing(self._fd)
-            self._sock.close()
-        await trio.lowlevel.checkpoint()
 
     def _lost(self, error: BaseException) -> errors.RpcError:
         if self._closed:
