@@ -329,14 +329,23 @@ class Soak:
     def _database(self) -> Path:
         return self._daemons.directory / NAMENODE / "namespace.sqlite"
 
-    def judge_growth(self) -> None:
+    async def judge_growth(self) -> None:
         before, after = _medians([sample.memory_bytes for sample in self.samples["mount"]])
         if after > before + _GROWTH_MAX_BYTES:
             self.wrong.append(f"the mount grew by {(after - before) // MIB} MiB")
+        with trio.move_on_after(2 * limits.LENT_FOR_S):  # until then files of DataNodes are in use
+            while self._left_open():
+                await trio.sleep(1.0)
+        self.wrong += self._left_open()
+
+    def _left_open(self) -> list[str]:
+        """Which processes have more files open than at first."""
+        found = []
         for name, pid in self._pids().items():
             first, last = self.samples[name][0].fds, _look(pid)
             if last is not None and last.fds > first + _FD_GROWTH_MAX:
-                self.wrong.append(f"{name} had {first} files open before the load, and has {last.fds} after it")
+                found.append(f"{name} had {first} files open before the load, and has {last.fds} after it")
+        return found
 
     def _memory(self, name: str) -> tuple[int, int]:
         """Medians of the second third of the time and of the last."""
@@ -395,7 +404,7 @@ async def soak(base: Path, duration_s: float) -> bool:
             await run.run(duration_s)
             async with daemons.client() as fs:
                 await run.check_nothing_left(fs)
-            run.judge_growth()
+            await run.judge_growth()
             run.print_table()
     return not run.wrong
 
