@@ -61,9 +61,15 @@ def is_dead(mountpoint: Path) -> bool:
 
 
 def is_mounted(mountpoint: Path) -> bool:
-    """Whether something is mounted just there. Asks the kernel's table, never the file system."""
-    wanted = str(mountpoint)
+    """Whether something is mounted just there. Asks the kernel's table, never the file system that is mounted."""
+    wanted = as_listed(mountpoint)
     return any(each.mountpoint == wanted for each in mounted())
+
+
+def as_listed(mountpoint: Path) -> str:
+    """A path as the kernel's table has it: through no symbolic link. A mount at its end is not asked."""
+    whole = mountpoint.absolute()
+    return os.path.join(os.path.realpath(whole.parent), whole.name)  # noqa: PTH118 - "/" has no name
 
 
 def mounted() -> list[Mounted]:

@@ -8,29 +8,49 @@ unmounts it, and behind him every sync(2) on the machine.
     python -I -S guard.py ABORT PARENT
 
 PARENT is the mount, whose main thread has started this; ABORT a descriptor of the connection's file `abort` (fusectl),
-opened by the mount. The file means this connection and no later one of the same number. The kernel says with a signal
-that the main thread has gone, whatever other threads do. It is all that this process waits for; signals that programs
-and users send, to the mount's whole group perhaps, are none of its business. When the mount has ended in order there is
-nothing left to abort.
+opened by the mount. The file means this connection and no later one of the same number. When the main thread ends the
+kernel says so with a signal, whatever other threads do. But a process that dumps core, if only into nothing, waits for
+all its threads before: so its state is looked at now and then, too. That state alone counts, not the signal, which
+anybody may send. Signals to the mount's whole group are none of this process's business. When the mount has ended in
+order there is nothing left to abort.
 """
 
 import ctypes
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
 """<linux/prctl.h>."""
 _DEATH: Final = signal.SIGUSR1
+_LOOK_EVERY_S: Final = 2.0
+_SOON_S: Final = 0.01
+_SOON_LOOKS: Final = 100
+"""Once there was a signal: it comes a moment before the state changes."""
+
+
+def has_ended(parent: int) -> bool:
+    """Whether the process that has started this one is no more, but for threads that cannot end."""
+    if os.getppid() != parent:
+        return True
+    try:
+        status = Path(f"/proc/{parent}/status").read_text()
+    except OSError:
+        return True
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    return fields["State"][0] in "ZX" or fields.get("CoreDumping") == "1"
 
 
 def main() -> None:
     abort, parent = map(int, sys.argv[1:])
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, _DEATH, 0, 0, 0)
-    if os.getppid() == parent:  # it may have gone before
-        signal.sigwait([_DEATH])
+    soon = 0
+    while not has_ended(parent):
+        came = signal.sigtimedwait([_DEATH], _SOON_S if soon else _LOOK_EVERY_S)
+        soon = _SOON_LOOKS if came is not None else max(0, soon - 1)
     os.write(abort, b"1")
 
 

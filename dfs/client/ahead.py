@@ -6,11 +6,13 @@ meanwhile what is beside it in its own directory, and so on, part by part in the
 for he has to wait for a whole one when he is faster than they come; up to AHEAD_PARTS_MAX of them are asked for at a
 time, so that the NameNode has one to work at while another is learnt here.
 
-    _frontier   what a walk in this order comes to next and was not told or asked for yet: a stack, the next one on top.
-                An answer puts directories beneath what it tells in their place, and back what it had no room for
+    _frontier   what a walk in this order comes to next and was not told or asked for yet: a stack, the next one last.
+                An answer puts directories beneath what it tells in their place, and back what it had no room for; what
+                was passed over when somebody came to one behind it goes to the bottom
     _untouched  what was told, and nobody has come to yet, with the entries in each
     _window     entries that may be untouched or asked for at a time: as many more as were used, a quarter when a walk
-                ends before it has come to half of what it was told
+                ends before it has come to half of what it was told. Where nothing more fits in though the walk has come
+                to the frontier, it will not come to the oldest: they count no more
 
 When nothing of the frontier is left, the walk goes on beside the directory above. There is one walk at a time: it ends
 when somebody comes to a directory that is neither told nor in the frontier.
@@ -21,12 +23,13 @@ Nothing here needs to be right: what is fetched in vain costs its time.
 from __future__ import annotations
 
 import stat
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from dfs import limits
 from dfs.client.cache import Cache, Listing
-from dfs.types import Ino
+from dfs.types import Attr, Ino
 
 _LEVELS: Final = 4
 """Directories one in the other in which a walk is looked for: it goes on above when it is through with one."""
@@ -48,31 +51,52 @@ class Ahead:
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
         self._walk = 0
-        self._frontier: list[Ino] = []
+        self._frontier: OrderedDict[Ino, None] = OrderedDict()
         self._latest: Ino | None = None
         """The last directory of the topmost level that has been in the frontier."""
         self._untouched: dict[Ino, int] = {}
         self._untouched_entries = self._told = 0
         """In all of them; and how many directories this walk has been told of."""
         self._plans = self._asked_entries = 0
-        """Those that are asked for, of any walk."""
+        """Those of `go_on` that are asked for, of any walk."""
         self._window = limits.AHEAD_FIRST
         self._fetched = self._used = 0
 
     def begin(self, directory: Ino, is_known: Callable[[Ino], bool]) -> Plan | None:
         """What to ask for when somebody comes to a directory; None where nobody is seen to walk.
 
-        `is_known`: whether there is nothing to ask of a directory.
+        `is_known`: whether there is nothing to ask of another one.
         """
-        known = self._cache.kept(directory)
-        if known is None or known.attr.size >= limits.TREE_MAX_ENTRIES or self._cache.place(directory) is None:
+        attr = self._told_whole(directory)
+        if attr is None or self._cache.place(directory) is None:
             return None
-        if directory in self._frontier:
-            self._frontier.remove(directory)
-        else:
+        if directory not in self._frontier or not self._pass_over(directory):
             self._begin_anew(directory)
-        self._frontier.append(directory)
-        return self._plan(1 if known.attr.nlink <= _LINKS_OF_FLAT else limits.AHEAD_FIRST, is_known)
+        entries, beneath = attr.size + 1, 0 if attr.nlink <= _LINKS_OF_FLAT else limits.AHEAD_FIRST - attr.size
+        more, of_more = self._take(beneath, limits.TREE_MAX_DIRECTORIES - 1, is_known)
+        return Plan([directory, *more], min(entries + max(beneath, of_more), limits.TREE_MAX_ENTRIES), self._walk)
+
+    def _told_whole(self, directory: Ino) -> Attr | None:
+        """Its attributes; None of one that is too large to be told with others, or not known."""
+        known = self._cache.kept(directory)
+        return known.attr if known is not None and known.attr.size < limits.TREE_MAX_ENTRIES else None
+
+    def _pass_over(self, directory: Ino) -> bool:
+        """Somebody has come to a directory of the frontier: what was to come before it comes last, or never.
+
+        False if that is too much: it is another walk.
+        """
+        for _ in range(limits.AHEAD_ENTRIES_SEEN):
+            skipped, _ = self._frontier.popitem()
+            if skipped == directory:
+                break
+            self._frontier[skipped] = None
+            self._frontier.move_to_end(skipped, last=False)
+        else:
+            return False
+        while self._untouched and not self._has_room():
+            self._untouched_entries -= self._untouched.pop(next(iter(self._untouched)))
+        return True
 
     def _begin_anew(self, directory: Ino) -> None:
         if 2 * len(self._untouched) > self._told:
@@ -81,7 +105,8 @@ class Ahead:
         self._untouched.clear()
         self._untouched_entries = self._told = 0
         self._latest = directory
-        self._frontier = self._beside()
+        self._frontier.clear()
+        self._push(self._beside())
 
     def come_to(self, directory: Ino) -> bool:
         """Somebody has come to a directory that is known; whether he was told of it ahead."""
@@ -95,42 +120,51 @@ class Ahead:
 
     def go_on(self, is_known: Callable[[Ino], bool]) -> Plan | None:
         """What to ask for next; None if it is not time for more, or there is none."""
-        entries = min(self._window // 2, limits.AHEAD_PART)
-        if self._plans == limits.AHEAD_PARTS_MAX:
+        if self._plans == limits.AHEAD_PARTS_MAX or not self._has_room():
             return None
-        if self._untouched_entries + self._asked_entries + entries > self._window:
-            return None
-        return self._plan(entries, is_known)
-
-    def _plan(self, entries: int, is_known: Callable[[Ino], bool]) -> Plan | None:
-        directories, of_directories = self._take(entries, is_known)
+        directories, of_directories = self._take(self._part_entries, limits.TREE_MAX_DIRECTORIES, is_known)
         if not directories:
             return None
-        plan = Plan(directories, min(max(entries, of_directories), limits.TREE_MAX_ENTRIES), self._walk)
+        entries = min(max(self._part_entries, of_directories), limits.TREE_MAX_ENTRIES)
         self._plans += 1
-        self._asked_entries += plan.entries
-        return plan
+        self._asked_entries += entries
+        return Plan(directories, entries, self._walk)
 
-    def _take(self, entries: int, is_known: Callable[[Ino], bool]) -> tuple[list[Ino], int]:
-        """From the frontier, directories that have so many entries or hardly more, and how many they have."""
+    @property
+    def _part_entries(self) -> int:
+        return min(self._window // 2, limits.AHEAD_PART)
+
+    def _has_room(self) -> bool:
+        """Whether a part more fits into the window."""
+        return self._untouched_entries + self._asked_entries + self._part_entries <= self._window
+
+    def _take(self, entries: int, most: int, is_known: Callable[[Ino], bool]) -> tuple[list[Ino], int]:
+        """From the frontier, `most` directories, which have so many entries or hardly more; and how many they have."""
         taken: list[Ino] = []
-        of_taken = levels = 0
-        while of_taken < entries and len(taken) < limits.TREE_MAX_DIRECTORIES:
+        of_taken = levels = seen = 0
+        while of_taken < entries and len(taken) < most and seen < limits.AHEAD_ENTRIES_SEEN:
             if not self._frontier:
-                self._frontier = self._beside()
+                self._push(self._beside())
             if self._frontier:
-                directory = self._frontier.pop()
-                known = self._cache.kept(directory)
+                directory, _ = self._frontier.popitem()
                 if is_known(directory):
-                    self._frontier += reversed(self._in(directory))
-                elif known is not None:
+                    inside = self._in(directory)
+                    self._push(inside)
+                    seen += 1 + len(inside)
+                elif (attr := self._told_whole(directory)) is not None:
                     taken.append(directory)
-                    of_taken += known.attr.size + 1
+                    of_taken += attr.size + 1
             elif taken or levels == _LEVELS or not self._go_up():
                 break
             else:
                 levels += 1
         return taken, of_taken
+
+    def _push(self, directories: Sequence[Ino]) -> None:
+        """These come next, in this order."""
+        for directory in reversed(directories):
+            self._frontier[directory] = None
+            self._frontier.move_to_end(directory)
 
     def _go_up(self) -> bool:
         """To the directory above; whether that is known."""
@@ -140,12 +174,12 @@ class Ahead:
         return place is not None
 
     def _beside(self) -> list[Ino]:
-        """The next directories in the one that `_latest` is in, which is then the last of them; a frontier."""
+        """The next directories in the one that `_latest` is in, which is then the last of them."""
         place = self._cache.place(self._latest) if self._latest is not None else None
         found = self._directories(*place) if place is not None else []
         if found:
             self._latest = found[-1]
-        return found[::-1]
+        return found
 
     def _in(self, directory: Ino) -> list[Ino]:
         """The first directories in one that is known."""
@@ -160,24 +194,34 @@ class Ahead:
 
     def came(self, plan: Plan, listings: Sequence[Listing], asked: Ino | None) -> None:
         """These were told, and are in the cache. Somebody waits for what he `asked` for; the others came ahead."""
-        self._plans -= 1
-        self._asked_entries -= plan.entries
-        ahead = {listing.attr.ino: listing.attr.size for listing in listings if listing.attr.ino != asked}
-        self._fetched += len(ahead)
+        if asked is None:
+            self._plans -= 1
+            self._asked_entries -= plan.entries
+        told = {listing.attr.ino: listing.attr.size + 1 for listing in listings}
+        self._fetched += len(told) - (asked in told)
         if plan.walk != self._walk:
+            self._window = max(limits.AHEAD_FIRST, self._window // 2)
             return
-        self._told += len(ahead)
-        self._untouched |= ahead
+        self._untouched |= {ino: entries for ino, entries in told.items() if ino != asked}
         self._untouched_entries = sum(self._untouched.values())
-        told = {listing.attr.ino for listing in listings}
-        todo, left = [*reversed(plan.directories)], list[Ino]()
+        self._told += len(told) - (asked in told)
+        self._push(self._left(plan, told))
+
+    def _left(self, plan: Plan, told: dict[Ino, int]) -> list[Ino]:
+        """What of a plan, or beneath it, there was no room for: the same walk as that of `nodes.namenode.trees`."""
+        todo, left, room = [*reversed(plan.directories)], list[Ino](), plan.entries
         while todo:
             directory = todo.pop()
-            if directory in told:
+            entries = told.pop(directory, None)  # each is told once, whatever the listings say
+            if entries is not None:
+                room -= entries
                 todo += reversed(self._in(directory))
-            elif directory != plan.directories[0]:  # for which there was room: it is not to be had
+                continue
+            attr = self._told_whole(directory)
+            if attr is not None and attr.size + 1 > room:  # or it is not to be had
                 left.append(directory)
-        self._frontier += reversed(left)
+            room -= 1
+        return left
 
     def statistics(self) -> dict[str, int]:
         return {"directories_ahead": self._fetched, "directories_ahead_used": self._used}

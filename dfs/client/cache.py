@@ -586,11 +586,6 @@ class Cache:
         directory.is_used = True
         return known, directory
 
-    def is_looked_into(self, ino: Ino) -> bool:
-        """Whether somebody has used what is known of a directory."""
-        directory = self._directories.get(ino)
-        return directory is not None and directory.is_used
-
     def lists(self, ino: Ino) -> bool:
         """Whether all entries of a directory are known."""
         directory = self._directories.get(ino)

@@ -93,7 +93,11 @@ class CachedInodes(Inodes):
         if len(name) > limits.NAME_MAX_BYTES:
             raise errors.NameTooLong(f"a name is longer than {limits.NAME_MAX_BYTES} bytes")
         found = self.cached_lookup(parent, name)
-        if found is None and self._cache.wants_listing(parent, limits.PREFETCH_AFTER_MISSES):
+        if found is not None and self._ahead.come_to(parent):
+            self._fetch_more(parent)
+        if found is None and (
+            parent in self._fetching or self._cache.wants_listing(parent, limits.PREFETCH_AFTER_MISSES)
+        ):
             await self._fetch_listing(parent)
             found = self.cached_lookup(parent, name)
         if found is None:
@@ -175,11 +179,6 @@ class CachedInodes(Inodes):
 
     async def _fetch_listing(self, ino: Ino) -> None:
         """Learn all names of a directory that is not too large, and of those ahead of who walks a tree."""
-        fetching = self._fetching.get(ino)
-        if fetching is not None:
-            await fetching.wait()  # bounded: it is a question to the NameNode
-            if self._cache.lists(ino):
-                return
         if await self._fetch_tree(ino, owns=self._is_in_owned(ino)):
             return
         known = self._cache.kept(ino)
@@ -209,15 +208,27 @@ class CachedInodes(Inodes):
         `owns`: and own what nobody else knows of it.
         """
         owns = owns and self._session.owns_directories and not self._is_wanted(ino)
+        while (fetching := self._fetching.get(ino)) is not None:
+            await fetching.wait()  # bounded: it is a question to the NameNode; and so few, as each has another first
+            if self._cache.owns_names(ino) if owns else self._cache.lists(ino):
+                return True
         plan = self._ahead.begin(ino, self._is_known(owns)) if self._session.is_trusted else None
         if plan is None:
             return False
+        fetched = self._note_fetching(plan)
         self._fetch_more(ino)
-        return ino in await self._ask_tree(plan, ino, owns=owns)
+        return ino in await self._ask_tree(plan, ino, owns, fetched)
 
     def _is_known(self, owns: bool) -> Callable[[Ino], bool]:
         """Whether there is nothing to ask of a directory."""
-        return self._cache.owns_names if owns else self._cache.lists
+        if owns:
+            return lambda ino: self._cache.owns_names(ino) or self._is_wanted(ino)
+        return self._cache.lists
+
+    def _note_fetching(self, plan: Plan) -> trio.Event:
+        fetched = trio.Event()
+        self._fetching |= dict.fromkeys(plan.directories, fetched)
+        return fetched
 
     def _fetch_more(self, ino: Ino) -> None:
         """Somebody is at a directory: have what is ahead of him fetched, if it is time for that."""
@@ -226,27 +237,20 @@ class CachedInodes(Inodes):
             plan = self._ahead.go_on(self._is_known(owns))
             if plan is None:
                 break
-            fetched = trio.Event()
-            self._fetching |= dict.fromkeys(plan.directories, fetched)
+            fetched = self._note_fetching(plan)
             self._session.spawn(partial(tasks.in_advance, self._fetch_ahead, plan, ino, owns, fetched))
 
     async def _fetch_ahead(self, plan: Plan, ino: Ino, owns: bool, fetched: trio.Event) -> None:
         try:
-            await self._ask_tree(plan, None, owns=owns)
+            await self._ask_tree(plan, None, owns, fetched)
         except errors.DfsError as error:
             log.info("directories are not fetched ahead", count=len(plan.directories), error=str(error))
         else:
             self._fetch_more(ino)
-        finally:
-            fetched.set()
-            for directory in plan.directories:
-                if self._fetching.get(directory) is fetched:
-                    del self._fetching[directory]
 
-    async def _ask_tree(self, plan: Plan, ino: Ino | None, *, owns: bool) -> list[Ino]:
+    async def _ask_tree(self, plan: Plan, ino: Ino | None, owns: bool, fetched: trio.Event) -> list[Ino]:
         """Learn the listings of a plan, of which somebody waits for that of `ino`; those that came."""
-        directories = [each for each in plan.directories if not (owns and self._is_wanted(each))]
-        listings: list[Listing] = []
+        directories, listings = plan.directories, list[Listing]()
         try:
             async with self._asking() as token:
                 told = await self._session.leased_query(
@@ -258,6 +262,10 @@ class CachedInodes(Inodes):
                         self._cache.learn_whole(token, listing, is_used=listing.attr.ino == ino)
         finally:
             self._ahead.came(plan, listings, ino)
+            fetched.set()
+            for directory in directories:
+                if self._fetching.get(directory) is fetched:
+                    del self._fetching[directory]
         return [listing.attr.ino for listing in listings]
 
     async def readlink(self, ino: Ino) -> bytes:

@@ -258,6 +258,8 @@ class ChunkWriter:
         failures: dict[NodeId, errors.DfsError] = {}
         done: set[NodeId] = set()
         volatile: list[NodeId] = []
+        nodes = tuple(nodes)
+        distant = {node for node in nodes if not self._nodes.is_on_this_host(node)}
 
         async def append_to(node: NodeId) -> None:
             try:
@@ -269,7 +271,7 @@ class ChunkWriter:
                 failed(node, error)
             else:
                 done.add(node)
-                if len(done) >= wanted:
+                if len(done) >= wanted and (not distant or not done.isdisjoint(distant)):  # those here say little
                     _hurry(nursery, began)
 
         def failed(node: NodeId, error: errors.DfsError) -> None:
@@ -279,7 +281,6 @@ class ChunkWriter:
             if not isinstance(error, errors.ChunkConflict | errors.ChunkFull | errors.GrantExpired):
                 self._nodes.avoid(node)
 
-        nodes = tuple(nodes)
         async with tasks.open_nursery() as nursery:
             for node in nodes:
                 nursery.start_soon(append_to, node)

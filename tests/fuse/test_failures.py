@@ -318,8 +318,14 @@ async def test_a_namenode_away_for_too_long_is_a_timeout_and_the_mount_works_aga
         assert not is_mounted(mounted.path)
 
 
-async def test_a_mount_that_is_killed_while_the_kernel_waits_for_a_page_ends_all_the_same(tmp_path: Path) -> None:
-    """A thread that makes the kernel forget it cannot end before the read of it is answered: the process owed that."""
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGABRT])
+async def test_a_mount_that_is_killed_while_the_kernel_waits_for_a_page_ends_all_the_same(
+    tmp_path: Path, how: signal.Signals
+) -> None:
+    """A thread that makes the kernel forget it cannot end before the read of it is answered: the process owed that.
+
+    SIGABRT is what systemd's watchdog sends: the process is about to dump core, and waits for its threads first.
+    """
     async with mounted_cluster(tmp_path, session_timeout_s=2) as mounted, mounted.daemons.client() as fs:
         async with await fs.open("/file", "x") as file:
             await file.pwrite(os.urandom(MIB), 0)
@@ -339,7 +345,7 @@ async def test_a_mount_that_is_killed_while_the_kernel_waits_for_a_page_ends_all
                     return "fuse_reverse_inval_inode" in stacks(mounted.pid)
 
                 await until(waits_for_a_page, "a thread to wait for a page")
-                os.kill(mounted.pid, signal.SIGKILL)
+                os.kill(mounted.pid, how)
                 with trio.fail_after(10):
                     error, _ = await off(seconds, path.stat)
                 assert error is not None

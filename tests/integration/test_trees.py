@@ -113,6 +113,74 @@ async def test_a_walk_is_told_of_what_it_comes_to_and_of_nothing_else(tmp_path: 
             assert told["directories_ahead_used"] == told["directories_ahead"]
 
 
+async def test_who_looks_at_names_only_is_told_ahead_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As git status does, which has them from its index."""
+    monkeypatch.setattr(limits, "AHEAD_FIRST", 10)
+    async with tree(tmp_path) as (one, two):
+        await released(one)
+        top = (await two.stat("/top")).ino
+
+        async def look() -> None:
+            for number in range(_DIRECTORIES):
+                outer = (await two.inodes.lookup(top, b"%d" % number)).ino
+                for name in (b"inner", b"file", b"inner", b".gitignore"):
+                    try:
+                        await two.inodes.lookup(outer, name)
+                    except errors.NotFound:
+                        assert name == b".gitignore"
+
+        assert await questions(two, look) < _DIRECTORIES
+
+
+async def test_directories_may_be_come_to_in_any_order(tmp_path: Path) -> None:
+    """As by name, where they were made in another order."""
+    async with tree(tmp_path) as (one, two):
+        await released(one)
+        top = (await two.stat("/top")).ino
+
+        async def look() -> None:
+            outer = {entry.name: entry.attr.ino for entry in await two.inodes.readdir(top)}
+            for _, ino in sorted(outer.items()):
+                for entry in await two.inodes.readdir(ino):
+                    if stat.S_ISDIR(entry.attr.mode):
+                        await two.inodes.readdir(entry.attr.ino)
+
+        assert await questions(two, look) < _DIRECTORIES / 4
+
+
+async def test_directories_that_are_too_large_to_be_told_cost_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with tree(tmp_path) as (one, two):
+        await released(one)
+        top = (await two.stat("/top")).ino
+        monkeypatch.setattr(limits, "TREE_MAX_ENTRIES", 2)  # as all of them have
+        listing = await two.inodes.readdir(top)
+
+        async def look() -> None:
+            await two.inodes.readdir(listing[0].attr.ino)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+
+        assert await questions(two, look) == 1
+
+
+async def test_what_is_asked_for_is_told_though_most_of_it_is_known(tmp_path: Path) -> None:
+    """One file of a directory has changed: its listing is asked for again, not that of others."""
+    async with tree(tmp_path) as (one, two):
+        top = (await two.stat("/top")).ino
+        await walk(two, top)
+        outer = (await two.inodes.lookup(top, b"0")).ino
+        file = (await one.inodes.lookup(outer, b"file")).ino
+        await one.inodes.setattr(file, {"mode": 0o600})
+
+        async def look() -> None:
+            listing = await two.inodes.readdir(outer)
+            assert [entry.attr.mode & 0o777 for entry in listing if entry.name == b"file"] == [0o600]
+            await trio.testing.wait_all_tasks_blocked(0.05)
+
+        assert await questions(two, look) <= 2  # what has just been changed may be asked for once more
+
+
 async def grow(fs: FileSystem, directory: Ino, *, levels: int) -> int:
     """Make four directories in one, with a file behind each, and so on in every other one; how many were made."""
     count = 4
