@@ -31,22 +31,24 @@ class Trees:
 
         A directory counts as an entry, and so does what is passed over. Each as `NameNode.own_directory` answers.
         """
-        todo = list(reversed(directories))
+        todo: list[Ino | Attr] = list(reversed(directories))
         while todo and most > 0:
-            ino = todo.pop()
+            directory = todo.pop()
             most -= 1
-            listing = self._listing(ino, most)
+            listing = self._listing(directory, most)
             if listing is not None:
                 entries = listing[3]
                 most -= len(entries)
-                todo.extend(attr.ino for _, _, attr in reversed(entries) if stat.S_ISDIR(attr.mode))
+                todo.extend(attr for _, _, attr in reversed(entries) if stat.S_ISDIR(attr.mode))
                 yield listing
 
-    def _listing(self, directory: Ino, most: int) -> list[Any] | None:
+    def _listing(self, of: Ino | Attr, most: int) -> list[Any] | None:
+        """Of an inode, or of a directory whose attributes have just been read."""
         try:
-            attr = self._queries.getattr(directory)
+            attr = of if isinstance(of, Attr) else self._queries.getattr(of)
         except errors.NotFound:
             return None
+        directory = attr.ino
         if not stat.S_ISDIR(attr.mode) or attr.size > most or self._is_doubtful(directory):
             return None
         entries = self._queries.readdir(directory, 0, attr.size + 1)
