@@ -561,7 +561,10 @@ class Session:
         except errors.DfsError as error:
             log.error("changes of names may be lost", **self.stream.statistics(), error=str(error))
         session, self.session = self.session, None
+        self._caches = self.owns_directories = False
         self._reckon_trust()
+        if self.cache is not None:
+            self.cache.forget_all()
         if session is not None:
             try:
                 await self._call("close_session", session, timeout_s=limits.FIRST_CONTACT_TIMEOUT_S)

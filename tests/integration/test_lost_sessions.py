@@ -23,15 +23,27 @@ MIB = limits.MIB
 
 
 class Door:
-    """What whoever comes to a method waits at, before it or after it. The first one behind it gets the `error`."""
+    """What whoever comes to a method waits at, before it or after it. The first one behind it gets the `error`.
 
-    def __init__(self, patch: pytest.MonkeyPatch, owner: Any, method: str, *, after: bool = False) -> None:
+    With `first` the others need not wait: `overtaken` is set when one of them has done what he came for.
+    """
+
+    def __init__(
+        self, patch: pytest.MonkeyPatch, owner: Any, method: str, *, after: bool = False, first: bool = False
+    ) -> None:
         self.reached = trio.Event()
         self.opened = trio.Event()
+        self.overtaken = trio.Event()
         self.error: errors.DfsError | None = None
         passed: Callable[..., Awaitable[Any]] = getattr(owner, method)
 
         async def wait(*args: Any, **options: Any) -> Any:
+            if first and self.reached.is_set():
+                found = await passed(*args, **options)
+                self.overtaken.set()
+                return found
+            if first:
+                self.reached.set()
             if after:
                 found = await passed(*args, **options)
                 await self._wait()
@@ -328,26 +340,12 @@ async def test_what_overtook_an_append_that_ends_in_another_session_is_forgotten
     monkeypatch.setattr(limits, "SPREAD_FROM_BYTES", 0)
     async with mounted(tmp_path) as (cluster, fs, files), cluster.client() as other:
         file = await a_file(fs, files, b"before")
-        passed, overtaken, go_on = fs.chunks.append, trio.Event(), trio.Event()
-        count = 0
-
-        async def append(*args: Any, **options: Any) -> Any:
-            nonlocal count
-            count += 1
-            number = count
-            written = await passed(*args, **options)
-            if number == 1:
-                await go_on.wait()
-            else:
-                overtaken.set()
-            return written
-
-        monkeypatch.setattr(fs.chunks, "append", append)
+        door = Door(monkeypatch, fs.chunks, "append", after=True, first=True)
         await file.write(0, b"L" * max(limits.WRITE_BACK_AT_BYTES, 2 * fs.chunks.append_bytes))
-        await overtaken.wait()
+        await door.overtaken.wait()
         await end_session(fs, other)
         await write(other, b"OTHERS")
-        go_on.set()
+        door.opened.set()
         await check_what_others_wrote_stays(file, other)
         files.close(file)
 
@@ -363,3 +361,13 @@ async def test_chunks_that_are_asked_for_when_the_session_ends_are_of_the_next_o
                 await end_session(fs, other)
         assert {lane.session for lane in fs.chunks._unsealed} == {fs.session.session}
         files.close(file)
+
+
+async def test_nothing_of_a_session_that_was_closed_is_known_in_the_next_one(tmp_path: Path) -> None:
+    async with mounted(tmp_path) as (cluster, fs, files), cluster.client() as other:
+        file = await a_file(fs, files)
+        files.close(file)
+        await fs.session.close()
+        await other.chmod("/d/f", 0o600)
+        await fs.stat("/")  # in another session
+        assert (await fs.inodes.getattr(file.ino)).mode & 0o777 == 0o600
