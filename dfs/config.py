@@ -44,11 +44,11 @@ def _require(condition: bool, key: str, sentence: str) -> None:
         raise _Bad(key, sentence)
 
 
-class _Bad(Exception):
+class _Bad(errors.InvalidArgument):
     """A value of `key` that cannot be."""
 
     def __init__(self, key: str, sentence: str) -> None:
-        super().__init__(sentence)
+        super().__init__(f"{key} {sentence}")
         self.key = key
         self.sentence = sentence
 

@@ -41,6 +41,7 @@ import base64
 import binascii
 import enum
 import errno
+import fcntl
 import hashlib
 import hmac
 import json
@@ -49,7 +50,8 @@ import re
 import secrets
 import stat
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -65,6 +67,10 @@ _GENERATION_MAX: Final = 2**31
 _KEY_ID_FIELDS: Final = 3
 _FIELDS: Final = frozenset({"cluster", "name", "role", "generation", "claims", "secret", "master", "revoked", "tls"})
 """Of a key file."""
+_NO_KEY_FILE: Final = (
+    *(ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error),
+    errors.InvalidArgument,
+)
 _CLUSTER: Final = re.compile(r"[0-9a-f]{32}")
 CLAIMS: Final = frozenset({"subtree", "grants", "as", "expires", "nonce"})
 """What a key may say of itself beyond its role and name. An unknown one is refused: it may narrow the key's rights.
@@ -317,7 +323,7 @@ def load(path: Path) -> KeyFile:
         if isinstance(error, errors.DfsError):
             raise
         raise errors.ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, binascii.Error, errors.InvalidArgument) as error:
+    except _NO_KEY_FILE as error:
         raise errors.ConfigError(f"{path}: is no key file of dfs: {error}") from None
 
 
@@ -363,28 +369,18 @@ def parse(text: str) -> KeyFile:
     """What `render` made a text of. Raises `ConfigError`."""
     try:
         return _parse(tomllib.loads(text))
-    except (ValueError, KeyError, TypeError, AttributeError, binascii.Error, errors.InvalidArgument) as error:
+    except _NO_KEY_FILE as error:
         raise errors.ConfigError(f"this is no key file of dfs: {error}") from None
 
 
 def save(path: Path, content: KeyFile) -> None:
-    """Write a new file, durably and readable by its owner only. Raises `Exists`: a key is never overwritten."""
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise errors.Exists(f"{path} is there already: a key file is never overwritten") from None
-    _write(fd, path, content)
-
-
-def _write(fd: int, path: Path, content: KeyFile) -> None:
-    try:
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            file.write(render(content))
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
+    """Make a new file, durably, at once, and readable by its owner only. Raises `Exists`: no key is overwritten."""
+    with _drafted(path, content) as new:
+        try:
+            os.link(new, path)
+        except FileExistsError:
+            raise errors.Exists(f"{path} is there already: a key file is never overwritten") from None
+    sync_directory(path.parent)
 
 
 def replace(path: Path, content: KeyFile) -> None:
@@ -393,17 +389,48 @@ def replace(path: Path, content: KeyFile) -> None:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "not a regular file", str(path))
-    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
-    save(new, content)
-    try:
-        if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
-            os.chown(new, status.st_uid, status.st_gid)
-        new.chmod(status.st_mode & 0o640)
+    with _drafted(path, content, status) as new:
         new.replace(path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
     sync_directory(path.parent)
+
+
+@contextmanager
+def _drafted(path: Path, content: KeyFile, status: os.stat_result | None = None) -> Iterator[Path]:
+    """A file beside `path` that is on the disk, with the owner and mode of another if there is one. It goes at the end.
+
+    Both are set by its descriptor: whoever owns the directory may have put something else in its place.
+    """
+    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(render(content))
+            file.flush()
+            if status is not None and (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
+                os.fchown(fd, status.st_uid, status.st_gid)
+            if status is not None:
+                os.fchmod(fd, status.st_mode & 0o640)
+            os.fsync(fd)
+        yield new
+    finally:
+        new.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep others from replacing key files in a directory, from reading one of them to its end. Raises `ConfigError`.
+
+    Those who do so hold it for milliseconds: nothing is waited for meanwhile.
+    """
+    try:
+        fd = os.open(path.resolve().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise errors.ConfigError(f"{path}: cannot be reached: {error.strerror or error}") from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def sync_directory(directory: Path) -> None:

@@ -38,17 +38,31 @@ class KeyStore:
         What else the file says stays. The program goes on with the new key in any case: only its next start would be
         with the old one.
         """
-        self.content = self.content._replace(
-            key=new.key, masters=new.masters, cluster=new.cluster or self.content.cluster, revoked=new.revoked
-        )
+        self.content = _renewed(self.content, new)
         try:
-            keys.replace(self.path, self.content)
+            with keys.locked(self.path):
+                there = keys.load(self.path)
+                if _whose(there) != _whose(self.content):
+                    raise errors.ConfigError("it is another's key file by now")
+                self.content = _renewed(there, new)
+                keys.replace(self.path, self.content)
         except OSError as error:
             raise errors.ConfigError(
                 f"{self.path}: a newer key could not be put there ({error.strerror or error}): let this user write the"
                 " file and its directory, or replace the file before the old key is retired"
             ) from None
         self._seen = _stamp(self.path)
+
+
+def _renewed(content: KeyFile, new: KeyFile) -> KeyFile:
+    return content._replace(
+        key=new.key, masters=new.masters, cluster=new.cluster or content.cluster, revoked=new.revoked
+    )
+
+
+def _whose(content: KeyFile) -> object:
+    """Whose key it is, and what narrows it."""
+    return None if content.key is None else (content.key.id.holder, content.key.id.claims)
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:

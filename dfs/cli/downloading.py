@@ -9,10 +9,11 @@ any error, and on a signal, the draft is removed. A target that is a device or a
 Directories get the modes (and, with `preserve`, the times) that they are to have when all is in them.
 """
 
-# ruff: noqa: PTH102, PTH104, PTH105, PTH108, PTH112, PTH116, PTH120, PTH211 - paths are bytes
+# ruff: noqa: PTH102, PTH104, PTH105, PTH108, PTH116, PTH120, PTH211 - paths are bytes
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
@@ -175,7 +176,7 @@ class Downloading:
             _sync_directory(draft.target)
 
     def _finish_directory(self, job: Job) -> None:
-        fd = os.open(job.target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = os.open(job.target, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             self._finish(fd, job.attr)
         finally:
@@ -250,7 +251,8 @@ class Draft:
         """Close, and remove what was not published."""
         os.close(self.fd)
         if self._path is not None:
-            os.unlink(self._path)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path)
             self._path = None
 
 
@@ -278,11 +280,14 @@ def _is_special(path: bytes) -> bool:
 
 
 def _make_directory(path: bytes, mode: int) -> None:
-    """A directory that we may write to for now; one that is there stays as it is."""
+    """A directory that we may write to for now; one that is there stays as it is.
+
+    A link to one is none: it may have come from the cluster, and lead anywhere.
+    """
     try:
         os.mkdir(path, mode | stat.S_IRWXU)
     except FileExistsError:
-        if not os.path.isdir(path):
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
             raise FileExistsError(errno.EEXIST, "exists already, and is no directory", path) from None
 
 

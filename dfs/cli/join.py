@@ -62,17 +62,17 @@ def _seconds(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
     "--role", type=click.Choice([str(role) for role in Role if role != Role.JOIN]), default="node", show_default=True
 )
 @click.option("--name", default="", help="Of the key; unless given, the new machine's name.")
-@click.option("--subtree", default="", help="Hold a client or a reader to this directory.")
+@click.option("--subtree", help="Hold a client or a reader to this directory.")
 @click.option("--expires", callback=_seconds, default="1h", show_default=True, help="How long the token is good.")
 @click.option("--keys", "file", type=click.Path(path_type=Path), help="The cluster's cluster.keys.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the token and nothing else.")
-def token(role: str, name: str, subtree: str, expires: int, file: Path | None, quiet: bool) -> None:
+def token(role: str, name: str, subtree: str | None, expires: int, file: Path | None, quiet: bool) -> None:
     """Make a token, with which one machine may join, once."""
-    if subtree and role not in (Role.CLIENT, Role.READER):
+    if subtree is not None and role not in (Role.CLIENT, Role.READER):
         raise click.UsageError(f"--subtree holds a client or a reader to a directory, not a key of role {role}")
-    subtree = subtree and subtree_claim(subtree)
+    limit = "" if subtree is None else subtree_claim(subtree)
     path, content = cluster_keys(file)
-    word = tokens.issue(content.masters, Role(role), name, subtree, int(time.time()) + expires, content.authority)
+    word = tokens.issue(content.masters, Role(role), name, limit, int(time.time()) + expires, content.authority)
     if quiet:
         say(word)
         return

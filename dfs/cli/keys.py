@@ -70,12 +70,13 @@ def add(name: str, role: str, subtree: str | None, file: Path | None, out: Path 
 @click.option("--keys", "masters", type=click.Path(path_type=Path), help="The cluster's cluster.keys.")
 def renew(file: Path, masters: Path | None) -> None:
     """Put a new certificate into FILE, a key file or cluster.keys itself. The key stays the same."""
-    found = keys.load(file)
-    authority = found.authority if found.key is None else cluster_keys(masters)[1].authority
-    if authority is None:
-        raise errors.ConfigError("the cluster has no authority that issues certificates: see `dfs key init --tls`")
-    made = found.certified(authority)
-    keys.replace(file, made)
+    with keys.locked(file):
+        found = keys.load(file)
+        authority = found.authority if found.key is None else cluster_keys(masters)[1].authority
+        if authority is None:
+            raise errors.ConfigError("the cluster has no authority that issues certificates: see `dfs key init --tls`")
+        made = found.certified(authority)
+        keys.replace(file, made)
     _say(f"{file}: {_in_words(made)}")
 
 
@@ -96,13 +97,16 @@ def rotate(file: Path | None) -> None:
     The NameNode notices within seconds; it, the DataNodes and all clients get keys of the new generation while they go
     on working. `dfs key status` says how far that is.
     """
-    path, content = cluster_keys(file)
-    if len(content.masters.generations) >= limits.KEY_GENERATIONS_MAX:
-        raise errors.ArgumentTooLarge(
-            f"{path} has {limits.KEY_GENERATIONS_MAX} generations, as many as it may: `dfs key retire` old ones first"
-        )
-    masters = content.masters.with_next()
-    keys.replace(path, content._replace(masters=masters))
+    path, _ = cluster_keys(file)
+    with keys.locked(path):
+        content = keys.load_cluster(path)
+        if len(content.masters.generations) >= limits.KEY_GENERATIONS_MAX:
+            raise errors.ArgumentTooLarge(
+                f"{path} has {limits.KEY_GENERATIONS_MAX} generations, as many as it may: `dfs key retire` old ones"
+                " first"
+            )
+        masters = content.masters.with_next()
+        keys.replace(path, content._replace(masters=masters))
     old, new = masters.generations[-2:]
     _say(f"{path}: has generation {new} now. When `dfs key status` shows that nobody uses generation {old} any more:")
     _say(f"`dfs key retire {old}`.")
@@ -186,7 +190,9 @@ def retire(generation: int, force: bool, file: Path | None) -> int:
 
     if not force and (ended := run(body)):
         return ended
-    keys.replace(path, content._replace(masters=content.masters.without(generation)))
+    with keys.locked(path):
+        content = keys.load_cluster(path)  # as it is now, after the wait: it may have a newer generation
+        keys.replace(path, content._replace(masters=content.masters.without(generation)))
     _say(f"{path}: generation {generation} is retired: its keys are refused as soon as the NameNode has seen this.")
     return 0
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import os
 import select
 import subprocess
 import sys
+import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -21,10 +23,12 @@ import click
 
 from dfs import errors, limits
 from dfs.cli.context import chosen, complain, config_option, sentence
-from dfs.mountpoint import is_mounted, unmount
+from dfs.mountpoint import as_listed, is_mounted, unmount
 
 _LAZY_WAIT_S: Final = 2 * limits.WRITE_BACK_AFTER_S
 """Files that are still open keep the process; by then what was written to them has left it."""
+_NAME_MAX: Final = 200
+"""Of a file for a mount point, without its suffix; a longer one is named by a hash."""
 _STANDARD_PORT: Final = f":{limits.NAMENODE_PORT}"
 
 
@@ -52,7 +56,7 @@ def umount(mountpoint: Path, lazy: bool) -> None:
 
     With --lazy, files that are open stay usable; what was written to them so far is committed.
     """
-    where = mountpoint.absolute()
+    where = Path(as_listed(mountpoint))
     if not is_mounted(where):
         raise errors.NotFound(f"nothing is mounted on {where}")
     unmount(where, lazy=lazy)
@@ -64,13 +68,15 @@ def umount(mountpoint: Path, lazy: bool) -> None:
 
 
 def _command(mountpoint: Path, options: str, subtree: str, which: Sequence[str]) -> list[str]:
-    where = ["--subtree", subtree, "-o", options, str(mountpoint.absolute())]
+    where = ["--subtree", subtree, "-o", options, as_listed(mountpoint)]
     return [sys.executable, "-P", "-m", "mount", *which, *where]
 
 
 def _state_file(mountpoint: Path, suffix: str) -> Path:
     base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    name = str(mountpoint.absolute()).strip("/").replace("-", "--").replace("/", "-") or "root"
+    name = urllib.parse.quote_from_bytes(os.fsencode(as_listed(mountpoint)), safe="")
+    if len(name) > _NAME_MAX:
+        name = hashlib.sha256(name.encode()).hexdigest()
     return base / "dfs" / "mounts" / f"{name}{suffix}"
 
 
@@ -106,7 +112,7 @@ def wait_for_end(mountpoint: Path, timeout_s: float) -> bool:
     try:
         pid = int(file.read_text())
         command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        if os.fsencode(mountpoint) not in command:
+        if os.fsencode(as_listed(mountpoint)) not in command:
             return True
         watched = os.pidfd_open(pid)
     except (OSError, ValueError):

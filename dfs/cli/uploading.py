@@ -132,7 +132,11 @@ class Uploading:
                     await put(job)
 
     async def _make_directory(self, job: Job, waiting: list[Job]) -> None:
-        await self._fs.mkdir(job.target, stat.S_IMODE(job.status.st_mode) & 0o777, exist_ok=True)
+        try:
+            await self._fs.mkdir(job.target, stat.S_IMODE(job.status.st_mode) & 0o777)
+        except (errors.Exists, errors.InvalidArgument):  # a link to a directory is none: it may be anybody's
+            if not stat.S_ISDIR((await self._fs.stat(job.target, follow=False)).mode):
+                raise
         waiting.append(job)
         if self._options.preserve:
             self._kept.append(job)

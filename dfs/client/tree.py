@@ -42,9 +42,17 @@ async def remove_tree(inodes: Inodes, place: Place, attr: Attr, path: bytes, on_
         if directory.emptied:
             removed += await _attempt(inodes.rmdir, directory.place, directory.path, on_error)
             continue
-        stack.append(directory._replace(emptied=True))
-        removed += await _empty(inodes, directory, stack, on_error)
+        try:
+            stack.append(directory._replace(emptied=True))
+            removed += await _empty(inodes, directory, stack, on_error)
+        except (errors.NotFound, errors.NotADirectory):
+            pass  # somebody else was faster
     return removed
+
+
+async def _is_there(inodes: Inodes, directory: _Directory) -> bool:
+    """Whether a directory is still where it was listed: one that was moved away is not to be emptied."""
+    return (await inodes.lookup(directory.place.parent, directory.place.name)).ino == directory.ino
 
 
 async def _empty(inodes: Inodes, directory: _Directory, stack: list[_Directory], on_error: OnError | None) -> int:
@@ -59,6 +67,8 @@ async def _empty(inodes: Inodes, directory: _Directory, stack: list[_Directory],
 
     while entries := await inodes.readdir(directory.ino, after, limits.BATCH_MAX_COMMANDS):
         after = entries[-1].cookie
+        if not await _is_there(inodes, directory):
+            break
         async with tasks.open_nursery() as nursery:
             for entry in entries:
                 if stat.S_ISDIR(entry.attr.mode):

@@ -13,9 +13,10 @@ Between our own ends it is four messages, CONNECT and CONNECT_OK twice:
 over the payloads as they were sent. The binding is SHA-256 of the server's certificate, as each end of a TLS connection
 sees it (tls-server-end-point of RFC 5929), so that no daemon can pass on to another what was meant for itself; without
 TLS it is empty. Both nonces are fresh, so a recorded handshake is of no use; the ends have different names, so a proof
-cannot be sent back to who made it; and all that was said before is covered. The server
-proves itself only to who has proved himself, and a name that nobody gave gets a challenge like any other. No secret
-travels.
+cannot be sent back to who made it; and all that was said before is covered. A client answers challenges of that realm
+only which the object that it calls is in, so no DataNode can pass on to the NameNode what was meant for itself. The
+server proves itself only to who has proved himself, and a name that nobody gave gets a challenge like any other. No
+secret travels.
 
 A stock Pyro5 proxy has one message only. Its handshake (`dfs.login`) names the key, the time and a nonce, with an
 HMAC of these and of the object that is called. It counts for STOCK_LOGIN_MAX_S around the server's clock, not from
@@ -36,10 +37,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from dfs import errors, limits, login
-from dfs.keys import Holder, Key, KeyId, Masters
+from dfs.keys import DATANODE, NAMENODE, Holder, Key, KeyId, Masters
 
 _NONCE_BYTES: Final = login.NONCE_BYTES
 _TIME_MAX_S: Final = 2.0**53
+_NAMENODE_OBJECT: Final = "dfs.namenode"
+_DATANODE_OBJECTS: Final = "dfs.datanode."
 _CLIENT: Final = b"client"
 _SERVER: Final = b"server"
 
@@ -49,17 +52,28 @@ def hello(key: Key) -> dict[str, Any]:
     return {"key": key.id.to_wire(), "nonce": secrets.token_bytes(_NONCE_BYTES)}
 
 
+def realm_of(object_id: str) -> str | None:
+    """The realm of the daemon that serves an object; None for objects that any daemon may have."""
+    if object_id == _NAMENODE_OBJECT:
+        return NAMENODE
+    return DATANODE if object_id.startswith(_DATANODE_OBJECTS) else None
+
+
 def answer(
-    key: Key, challenge: Mapping[str, Any], sent: bytes, received: bytes, binding: bytes = b""
+    key: Key, challenge: Mapping[str, Any], sent: bytes, received: bytes, binding: bytes = b"", realm: str | None = None
 ) -> tuple[dict[str, Any], bytes]:
     """A client's second message, and the proof that the server owes. `sent`, `received`: payloads of the first two;
-    `binding`: the connection's.
+    `binding`: the connection's. `realm`: that of the daemon that was called.
 
-    Raises ProtocolViolation for what is no challenge.
+    Raises ProtocolViolation for what is no challenge, and Refused for that of another kind of daemon: without TLS one
+    might pass it on, to act there as who has answered.
     """
-    secret = key.secrets.get(str(challenge.get("realm")))
+    asked = str(challenge.get("realm"))
+    secret = key.secrets.get(asked)
     if secret is None or not isinstance(challenge.get("nonce"), bytes):
         raise errors.ProtocolViolation("the peer did not ask for a proof as dfs daemons do")
+    if realm not in (None, asked):
+        raise errors.Refused(f"it is no daemon of the {realm}'s kind: it asks for a proof of the {asked}'s")
     said = sent, received, binding
     return {"proof": _mac(secret, _CLIENT, *said)}, _mac(secret, _SERVER, *said)
 

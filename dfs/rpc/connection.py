@@ -111,6 +111,8 @@ class Connection:
         self.address = address
         self.closed = False
         self.version = 0
+        self.realm = ""
+        """In which both ends have proved that they know a key, if they have."""
         self.said: Mapping[str, Any] = {}
         """The server's half of the handshake, where it is one of ours."""
         self.last_used = trio.current_time()
@@ -134,10 +136,12 @@ class Connection:
 
     # --- the handshake --------------------------------------------------------------------------------------
 
-    async def greet(self, handshake: dict[str, Any], key: Key | None, spoken: versions.Versions) -> None:
+    async def greet(
+        self, handshake: dict[str, Any], key: Key | None, spoken: versions.Versions, realm: str | None = None
+    ) -> None:
         """Exchange handshakes, and agree on one of the versions `spoken`; with a key both ends prove that they know it.
 
-        Raises Refused with the peer's reason, or another RpcError.
+        In a `realm`, if one is given. Raises Refused with the peer's reason, or another RpcError.
         """
         proofs = {} if key is None else authentication.hello(key)
         sent, received, said = await self._exchange({**versions.offer(spoken), **handshake, **proofs})
@@ -146,7 +150,8 @@ class Connection:
         if key is not None:
             if "nonce" not in said:
                 raise errors.Refused(f"{self.address} asked for no key: it is no daemon of this cluster")
-            proof, owed = authentication.answer(key, said, sent, received, self._channel.stream.binding)
+            self.realm = str(said.get("realm"))
+            proof, owed = authentication.answer(key, said, sent, received, self._channel.stream.binding, realm)
             _, _, said = await self._exchange(proof)
             if not authentication.is_proved(said, owed):
                 raise errors.Refused(f"{self.address} does not know the key of {key.id}: it is none of this cluster")

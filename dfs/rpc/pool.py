@@ -14,6 +14,7 @@ from dfs import errors, limits
 from dfs.checksum import Buffer
 from dfs.keys import Key
 from dfs.rpc import serialize, versions
+from dfs.rpc.authentication import realm_of
 from dfs.rpc.channel import Rest
 from dfs.rpc.connection import Connection, Exchange
 from dfs.rpc.handover import Inbox
@@ -34,7 +35,8 @@ class PoolStatistics(NamedTuple):
 class _Attempt:
     """A connection being made, for which any number of callers wait."""
 
-    def __init__(self) -> None:
+    def __init__(self, realm: str | None) -> None:
+        self.realm = realm
         self.finished = trio.Event()
         self.connection: Connection | None = None
         self.error: errors.RpcError | None = None
@@ -149,6 +151,9 @@ class Pool:
         now = trio.current_time()
         exchange = Exchange(into, now + timeout_s)
         connection = self._connections.get(address)
+        realm = realm_of(object_id) if self._key is not None else None
+        if connection is not None:
+            _check_kind(address, realm, connection.realm or None)
         rest: Rest | None = None
         if connection is not None and not connection.takes_turns and not connection.closed:
             connection.last_used = now
@@ -161,7 +166,7 @@ class Pool:
                     self._alarm.deadline = exchange.deadline
                 await connection.wait(exchange)
         if not exchange.done and not exchange.expired:
-            connection = await self._call_slowly(address, exchange, payload, parts, rest, sent)
+            connection = await self._call_slowly(address, realm, exchange, payload, parts, rest, sent)
         if exchange.done:
             return exchange.result, exchange.data
         raise self._out_of_time(connection, exchange, f"{object_id}.{method} at {address}", timeout_s)
@@ -169,6 +174,7 @@ class Pool:
     async def _call_slowly(
         self,
         address: str,
+        realm: str | None,
         exchange: Exchange,
         payload: bytes,
         data: Sequence[Buffer] | None,
@@ -183,7 +189,7 @@ class Pool:
         with trio.CancelScope(deadline=exchange.deadline):
             for _ in range(2):  # the first may have been closed for a newer key before we had it
                 if connection is None or connection.closed:
-                    connection = await self._connect(address)
+                    connection = await self._connect(address, realm)
             assert connection is not None
             if rest is None:
                 if connection.takes_turns:
@@ -214,7 +220,7 @@ class Pool:
         """
         connection = self._connections.get(address)
         if connection is None or connection.closed:
-            connection = await self._connect(address)
+            connection = await self._connect(address, None)
         return connection.version
 
     def said(self, address: str) -> Mapping[str, Any]:
@@ -243,24 +249,28 @@ class Pool:
 
     # --- connecting -----------------------------------------------------------------------------------------
 
-    async def _connect(self, address: str) -> Connection:
-        """The connection to `address`; an attempt under way is shared. Raises an RpcError."""
+    async def _connect(self, address: str, realm: str | None) -> Connection:
+        """The connection to `address`; an attempt under way is shared. Raises an RpcError.
+
+        `realm`: that of the daemon which is to be there, None for any.
+        """
         if self._nursery is None:
             raise RuntimeError("the pool is used outside of its `async with`")
         attempt = self._attempts.get(address)
         if attempt is None:
-            attempt = self._attempts[address] = _Attempt()
+            attempt = self._attempts[address] = _Attempt(realm)
             self._nursery.start_soon(self._run, address, attempt, name=f"connection to {address}")
         await attempt.finished.wait()
         if attempt.error is not None:
             raise _copy(attempt.error)
         assert attempt.connection is not None
+        _check_kind(address, realm, attempt.connection.realm or None)
         return attempt.connection
 
     async def _run(self, address: str, attempt: _Attempt) -> None:
         """Connect, say so to those who wait, and receive until the connection ends."""
         try:
-            connection = attempt.connection = await self._make(address)
+            connection = attempt.connection = await self._make(address, attempt.realm)
         except errors.DfsError as error:
             attempt.error = _as_rpc_error(error)
             return
@@ -280,25 +290,25 @@ class Pool:
             if self._connections.get(address) is connection:
                 del self._connections[address]
 
-    async def _make(self, address: str) -> Connection:
+    async def _make(self, address: str, realm: str | None) -> Connection:
         """A connection made with the present key, also where that changed meanwhile."""
         while True:
             key = self._key
-            connection = await self._greeted(address, key)
+            connection = await self._greeted(address, key, realm)
             if self._key is key:
                 self._connections[address] = connection
                 self._made += 1
                 return connection
             await connection.aclose("a newer key is used")
 
-    async def _greeted(self, address: str, key: Key | None) -> Connection:
+    async def _greeted(self, address: str, key: Key | None, realm: str | None) -> Connection:
         assert self._nursery is not None
         self._make_room()
         stream = await self._network.connect(address, limits.CONNECT_TIMEOUT_S)
         connection = Connection(address, stream, self._nursery)
         try:
             with trio.move_on_after(limits.HANDSHAKE_TIMEOUT_S) as scope:
-                await connection.greet(self.handshake, key, self._spoken)
+                await connection.greet(self.handshake, key, self._spoken, realm)
             if scope.cancelled_caught:
                 raise errors.Unreachable(
                     f"{address} did not greet within {limits.HANDSHAKE_TIMEOUT_S:g} s: is it a dfs daemon?"
@@ -321,6 +331,12 @@ class Pool:
         del self._connections[oldest.address]
         oldest.closed = True
         self._nursery.start_soon(oldest.aclose, "closed to make room for another")
+
+
+def _check_kind(address: str, wanted: str | None, found: str | None) -> None:
+    """Raises Refused if the daemon at an address is of another kind than that which is called."""
+    if wanted is not None and found is not None and wanted != found:
+        raise errors.Refused(f"{address} is the address of a {found}, and a {wanted} is called there")
 
 
 def _as_rpc_error(error: errors.DfsError) -> errors.RpcError:

@@ -474,3 +474,13 @@ def test_keys_are_made_and_used_from_the_command_line(tmp_path: Path, resident: 
     (tmp_path / "client.toml").write_text(f'namenode = "{resident.namenode_address}"\nkey = "mallory.key"\n')
     foreign = dfs("ls", "/")
     assert foreign.returncode == 1 and "not of this cluster" in foreign.stderr
+
+
+async def test_a_client_proves_nothing_to_another_kind_of_daemon_than_it_calls(cluster: RealCluster) -> None:
+    """A DataNode could pass the NameNode's challenge on, and act there as whoever has called it."""
+    async with Pool(SocketNetwork(ADMIN.tls), key=ADMIN) as pool:
+        with pytest.raises(errors.Refused, match="no daemon of the datanode's kind"):
+            await pool.call(cluster.namenode_address, "dfs.datanode.n1", "status")
+        await pool.call(cluster.namenode_address, "dfs.namenode", "cluster")
+        with pytest.raises(errors.Refused, match="is the address of a namenode"):
+            await pool.call(cluster.namenode_address, "dfs.datanode.n1", "status")

@@ -125,6 +125,25 @@ def test_a_tree_there_and_back_with_modes_and_times(dfs: Shell, there: str, tree
     assert b"directory" in dfs("upload", tree, f"{there}/flat", status=1)
 
 
+def test_links_lead_nobody_out_of_what_he_copies(dfs: Shell, there: str, tmp_path: Path) -> None:
+    """A link that came from the cluster may be anybody's; so may one that is there already."""
+    outside, here = tmp_path / "outside", tmp_path / "here"
+    outside.mkdir()
+    here.mkdir()
+    (tmp_path / "up" / "link").mkdir(parents=True)
+    (tmp_path / "up" / "link" / "file").write_text("written")
+    dfs("mkdir", f"{there}/a", f"{there}/b", f"{there}/b/link", f"{there}/elsewhere")
+    dfs("ln", "-s", str(outside), f"{there}/a/link")
+    dfs("upload", tmp_path / "up" / "link" / "file", f"{there}/b/link/file")
+    dfs("download", "-r", f"{there}/a/link", here)
+    assert (here / "link").is_symlink()
+    assert b"no directory" in dfs("download", "-r", f"{there}/b/link", here, status=1)
+    assert list(outside.iterdir()) == []
+    dfs("ln", "-s", f"{there}/elsewhere", f"{there}/link")
+    dfs("upload", "-r", tmp_path / "up" / "link", there, status=1)
+    assert dfs("ls", f"{there}/elsewhere") == b""
+
+
 def test_through_pipes(dfs: Shell, there: str) -> None:
     data = os.urandom(5_000_000)
     dfs("upload", "-", f"{there}/piped", stdin=data)

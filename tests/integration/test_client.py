@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -323,6 +324,52 @@ async def test_a_tree_goes_whatever_its_depth(tmp_path: Path) -> None:
             await fs.touch(f"/d/file-{number}")
         assert await fs.remove_tree("/d") == 1230
         assert await fs.listdir("/") == []
+
+
+async def _during_the_listing(fs: FileSystem, of: str, then: Callable[[], Awaitable[Any]]) -> None:
+    """Have something done as soon as a directory has been listed."""
+    inodes, ino = fs.inodes, (await fs.stat(of)).ino
+    readdir = inodes.readdir
+
+    async def listed(directory: Any, *args: Any) -> Any:
+        found = await readdir(directory, *args)
+        if directory == ino:
+            inodes.readdir = readdir  # type: ignore[method-assign]
+            await then()
+        return found
+
+    inodes.readdir = listed  # type: ignore[method-assign]
+
+
+async def _make_three(fs: FileSystem) -> None:
+    for name in ("a", "b", "c"):
+        await fs.mkdir(f"/t/{name}/s", parents=True)
+        await fs.touch(f"/t/{name}/file")
+
+
+async def test_what_others_remove_of_a_tree_keeps_nobody_from_removing_the_rest(tmp_path: Path) -> None:
+    async with (
+        running_cluster(tmp_path, datanodes=1, replicas=1) as cluster,
+        cluster.client() as fs,
+        cluster.client() as other,
+    ):
+        await _make_three(fs)
+        await _during_the_listing(fs, "/t", lambda: other.remove_tree("/t/c"))
+        await fs.remove_tree("/t")
+        assert await fs.listdir("/") == []
+
+
+async def test_what_others_move_out_of_a_tree_is_not_removed_with_it(tmp_path: Path) -> None:
+    async with (
+        running_cluster(tmp_path, datanodes=1, replicas=1) as cluster,
+        cluster.client() as fs,
+        cluster.client() as other,
+    ):
+        await _make_three(fs)
+        await _during_the_listing(fs, "/t", lambda: other.rename("/t/b", "/saved"))
+        await fs.remove_tree("/t")
+        assert [entry.name for entry in await fs.listdir("/")] == [b"saved"]
+        assert {entry.name for entry in await fs.listdir("/saved")} == {b"s", b"file"}
 
 
 async def _make_deep(fs: FileSystem, depth: int) -> None:

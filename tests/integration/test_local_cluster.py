@@ -101,6 +101,13 @@ def test_up_status_down(dfs: Shell, layout: Layout) -> None:
     assert "No cluster runs" in dfs("down", "--dir", str(layout.directory)).stdout
 
 
+def test_nobody_else_may_look_into_a_cluster_or_lock_it(up: Callable[..., dict[str, Any]], layout: Layout) -> None:
+    up()
+    for directory in (layout.directory, layout.directory / "namenode", layout.directory / "n1", layout.logs):
+        assert directory.stat().st_mode & 0o777 == 0o700
+    assert layout.command_lock.stat().st_mode & 0o077 == 0
+
+
 def test_up_twice_starts_nothing_twice(up: Callable[..., dict[str, Any]]) -> None:
     first, second = up(), up("--datanodes", "2")
     assert not first["started"]

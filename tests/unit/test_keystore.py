@@ -75,3 +75,36 @@ def test_a_key_that_cannot_be_kept_is_told_with_what_to_do(path: Path) -> None:
     with pytest.raises(errors.ConfigError, match="replace the file before the old key is retired"):
         store.keep(file_of(BOTH))
     assert store.key.id.generation == 2, "the program goes on with it"
+
+
+def test_a_newer_certificate_in_the_file_stays(path: Path) -> None:
+    store = KeyStore(path)
+    tls = keys.make_cluster(tls=True).tls
+    keys.replace(path, file_of(OLD)._replace(tls=tls))
+    store.keep(file_of(BOTH))
+    assert keys.load(path) == file_of(BOTH)._replace(tls=tls)
+
+
+def test_the_key_of_another_is_not_replaced(path: Path) -> None:
+    """The operator has put a reader's key there, for a client's."""
+    store = KeyStore(path)
+    other = KeyFile(OLD.issue(Role.READER, "n1"), Masters({}), "0" * 32)
+    keys.replace(path, other)
+    with pytest.raises(errors.ConfigError, match="another's"):
+        store.keep(file_of(BOTH))
+    assert keys.load(path) == other
+
+
+def test_a_file_that_is_being_made_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_content: KeyFile) -> str:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space left"):
+        patch.setattr(keys, "render", full)
+        keys.save(tmp_path / "new.key", file_of(OLD))
+    assert list(tmp_path.iterdir()) == []
+    keys.save(tmp_path / "new.key", file_of(OLD))
+    with pytest.raises(errors.Exists):
+        keys.save(tmp_path / "new.key", file_of(BOTH))
+    assert [file.name for file in tmp_path.iterdir()] == ["new.key"]
+    assert keys.load(tmp_path / "new.key") == file_of(OLD)

@@ -71,7 +71,7 @@ class Layout:
         Raises `NotEmpty` if it holds what is not ours, `NotADirectory` if it is a file; `OSError` as the disk does.
         """
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise errors.NotADirectory(
                 f"no local cluster can be kept in {self.directory}: it is, or is below, something that is no"
@@ -82,7 +82,7 @@ class Layout:
                 f"no local cluster can be kept in {self.directory}: the directory holds other files;"
                 " name an empty or a new one with --dir"
             )
-        self.command_lock.touch()
+        self.command_lock.touch(mode=0o600)
 
     def read_cluster(self) -> dict[str, Any]:
         """What cluster.json says; empty if there is none that this version understands."""
@@ -96,7 +96,7 @@ class Layout:
         """Where `dfs up --mount` has mounted this cluster."""
         try:
             return {Path(path) for path in json.loads(self.mounts_file.read_text())}
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):  # or cut short: then nothing is known of mounts
             return set()
 
     def write_mounts(self, mounts: set[Path]) -> None:

@@ -87,11 +87,11 @@ def _make_new(layout: Layout, wish: Wish, ports: FreePorts) -> Made:
     _refuse_tls(layout, wish.tls)
     address = f"{LOOPBACK}:{ports.take(limits.NAMENODE_PORT)}"
     nameserver = f"{LOOPBACK}:{ports.take(limits.NAMESERVER_PORT)}"
-    layout.logs.mkdir(exist_ok=True)
+    layout.logs.mkdir(mode=0o700, exist_ok=True)
     _have_datanodes(layout, range(1, datanodes + 1), address, ports)
     write_file(layout.client, config.render(config.ClientConfig(namenode=address)))
     _have_keys(layout, tls=wish.tls)
-    (layout.directory / "namenode").mkdir(exist_ok=True)
+    (layout.directory / "namenode").mkdir(mode=0o700, exist_ok=True)
     namenode = config.NameNodeConfig(
         state_dir=Path("namenode"), listen=address, nameserver=nameserver, replicas=replicas, min_replicas=min_replicas
     )
@@ -111,7 +111,7 @@ def _add_datanodes(layout: Layout, count: int, namenode: str, ports: FreePorts) 
 def _have_datanodes(layout: Layout, numbers: range, namenode: str, ports: FreePorts) -> None:
     for number in numbers:
         name = f"n{number}"
-        (layout.directory / name).mkdir(exist_ok=True)
+        (layout.directory / name).mkdir(mode=0o700, exist_ok=True)
         listen = f"{LOOPBACK}:{ports.take(limits.DATANODE_PORT + number - 1)}"
         datanode = config.DataNodeConfig(node=name, namenode=namenode, listen=listen, directories=[Path(name)])
         write_file(layout.datanode(number), config.render(datanode))

@@ -10,11 +10,12 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
-from dfs import errors
+from dfs import errors, keys
 from dfs.cli import cluster, context
 from dfs.cli.attributes import parse_owner
 from dfs.cli.main import ALIASES, SECTIONS, VERBS, cli
@@ -304,3 +305,44 @@ def test_pids_come_from_the_local_cluster_that_has_this_namenode(tmp_path: Path)
 def test_every_alias_means_a_verb() -> None:
     assert ALIASES == {"put": "upload", "get": "download", "rm": "delete"}
     assert sum(len(section) for section in SECTIONS.values()) == len(VERBS)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "init --listen foo:bar:1",
+        "init --listen 127.0.0.1:99999",
+        "join 127.0.0.1:99999 --token dfs-join-AAAA",
+        "join h:0:x --token dfs-join-AAAA",
+    ],
+)
+def test_what_is_no_address_is_said_in_a_sentence(line: str, tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "dfs.cli", *line.split(), "--dir", str(tmp_path / "etc")]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stderr and done.stderr
+
+
+def test_a_token_for_no_directory_is_refused(tmp_path: Path) -> None:
+    """As of a variable of a shell that is not set."""
+    keys.save(tmp_path / "cluster.keys", keys.make_cluster())
+    argv = ["join", "token", "--role", "reader", "--subtree", "", "--keys", str(tmp_path / "cluster.keys"), "-q"]
+    done = subprocess.run([sys.executable, "-m", "dfs.cli", *argv], capture_output=True, text=True, timeout=60)
+    assert done.returncode and not done.stdout, done.stdout
+
+
+def test_retiring_keeps_what_has_come_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it waits for those who use the old generation somebody begins another one."""
+    path = tmp_path / "cluster.keys"
+    made = keys.make_cluster()
+    keys.save(path, made._replace(masters=made.masters.with_next()))
+
+    def wait(_body: Any) -> int:
+        subprocess.run([sys.executable, "-m", "dfs.cli", "key", "rotate", "--keys", path], check=True, timeout=60)
+        return 0
+
+    monkeypatch.setattr("dfs.cli.keys.run", wait)
+    with pytest.raises(SystemExit) as ending:
+        cli.main(["key", "retire", "1", "--keys", str(path)], prog_name="dfs")
+    assert not ending.value.code
+    assert keys.load(path).masters.generations == (2, 3)
