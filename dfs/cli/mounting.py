@@ -74,7 +74,8 @@ def _command(mountpoint: Path, options: str, subtree: str, which: Sequence[str])
 
 def _state_file(mountpoint: Path, suffix: str) -> Path:
     base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    name = urllib.parse.quote_from_bytes(os.fsencode(as_listed(mountpoint)), safe="")
+    whole = urllib.parse.quote_from_bytes(os.fsencode(as_listed(mountpoint).strip("/")), safe="/")
+    name = whole.replace("-", "%2D").replace("/", "-") or "-"  # as systemd-escape -p, and no two have the same
     if len(name) > _NAME_MAX:
         name = hashlib.sha256(name.encode()).hexdigest()
     return base / "dfs" / "mounts" / f"{name}{suffix}"

@@ -66,8 +66,9 @@ class Mounted:
     async def mount(self, options: str = "") -> None:
         await off(self._user.dfs, "mount", self.path, "-o", options)
 
-    async def umount(self) -> None:
-        await off(self._user.dfs, "umount", self.path)
+    async def umount(self, written: str = "") -> None:
+        """`written`: its directory's path in another form."""
+        await off(self._user.dfs, "umount", written or self.path)
 
     def kill(self) -> None:
         """End the mount's process as SIGKILL does."""
@@ -316,6 +317,18 @@ async def test_a_namenode_away_for_too_long_is_a_timeout_and_the_mount_works_aga
         await mounted.umount()
         assert time.monotonic() - began < 15
         assert not is_mounted(mounted.path)
+
+
+async def test_a_mount_is_waited_for_however_its_directory_is_written(tmp_path: Path) -> None:
+    async with mounted_cluster(tmp_path) as mounted, mounted.daemons.client() as fs:
+        link = tmp_path / "link"
+        link.symlink_to(tmp_path)
+        data = os.urandom(16 * MIB)
+        await off(write_new, mounted.path / "file", data)
+        await mounted.umount(f"{link}/../{tmp_path.name}/mnt")
+        assert "unmounted" in mounted.log
+        async with await fs.open("/file") as file:
+            assert await file.pread(len(data) + 1, 0) == data
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGABRT])
