@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -341,31 +342,29 @@ async def _during_the_listing(fs: FileSystem, of: str, then: Callable[[], Awaita
     inodes.readdir = listed  # type: ignore[method-assign]
 
 
-async def _make_three(fs: FileSystem) -> None:
-    for name in ("a", "b", "c"):
-        await fs.mkdir(f"/t/{name}/s", parents=True)
-        await fs.touch(f"/t/{name}/file")
-
-
-async def test_what_others_remove_of_a_tree_keeps_nobody_from_removing_the_rest(tmp_path: Path) -> None:
+@asynccontextmanager
+async def _two_at_a_tree(directory: Path) -> AsyncIterator[tuple[FileSystem, FileSystem]]:
+    """Two clients, and /t with three directories that have one, and a file, each."""
     async with (
-        running_cluster(tmp_path, datanodes=1, replicas=1) as cluster,
+        running_cluster(directory, datanodes=1, replicas=1) as cluster,
         cluster.client() as fs,
         cluster.client() as other,
     ):
-        await _make_three(fs)
+        for name in ("a", "b", "c"):
+            await fs.mkdir(f"/t/{name}/s", parents=True)
+            await fs.touch(f"/t/{name}/file")
+        yield fs, other
+
+
+async def test_what_others_remove_of_a_tree_keeps_nobody_from_removing_the_rest(tmp_path: Path) -> None:
+    async with _two_at_a_tree(tmp_path) as (fs, other):
         await _during_the_listing(fs, "/t", lambda: other.remove_tree("/t/c"))
         await fs.remove_tree("/t")
         assert await fs.listdir("/") == []
 
 
 async def test_what_others_move_out_of_a_tree_is_not_removed_with_it(tmp_path: Path) -> None:
-    async with (
-        running_cluster(tmp_path, datanodes=1, replicas=1) as cluster,
-        cluster.client() as fs,
-        cluster.client() as other,
-    ):
-        await _make_three(fs)
+    async with _two_at_a_tree(tmp_path) as (fs, other):
         await _during_the_listing(fs, "/t", lambda: other.rename("/t/b", "/saved"))
         await fs.remove_tree("/t")
         assert [entry.name for entry in await fs.listdir("/")] == [b"saved"]
