@@ -30,6 +30,11 @@ class Mounted(NamedTuple):
     """`fuse.dfs` for ours."""
     source: str
 
+    @property
+    def number(self) -> str:
+        """Of a FUSE file system: that of its connection below /sys/fs/fuse/connections."""
+        return self.device.partition(":")[2]
+
 
 def prepare(mountpoint: Path) -> None:
     """See that something can be mounted there; clear away what a mount that was killed left.
@@ -62,8 +67,13 @@ def is_dead(mountpoint: Path) -> bool:
 
 def is_mounted(mountpoint: Path) -> bool:
     """Whether something is mounted just there. Asks the kernel's table, never the file system that is mounted."""
+    return find(mountpoint) is not None
+
+
+def find(mountpoint: Path) -> Mounted | None:
+    """What was mounted there last."""
     wanted = as_listed(mountpoint)
-    return any(each.mountpoint == wanted for each in mounted())
+    return next((each for each in reversed(mounted()) if each.mountpoint == wanted), None)
 
 
 def as_listed(mountpoint: Path) -> str:

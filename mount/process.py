@@ -25,7 +25,7 @@ from dfs.client.filesystem import FileSystem, open_filesystem
 from dfs.client.openinodes import open_inodes
 from dfs.client.paths import show
 from dfs.keystore import KeyStore
-from dfs.mountpoint import as_listed, is_mounted, mounted, prepare, unmount
+from dfs.mountpoint import find, is_mounted, prepare, unmount
 from dfs.systemd import keep_watchdog
 from dfs.types import Attr
 from mount import guard
@@ -112,14 +112,15 @@ def _guard(mountpoint: Path) -> None:
     """Have the connection end with the thread that calls this, however that ends: `mount.guard`."""
     abort = -1
     try:
-        mounts = mounted()
-        numbers = [each.device.partition(":")[2] for each in mounts if each.mountpoint == as_listed(mountpoint)]
-        if not any(each.mountpoint == str(_CONNECTIONS) for each in mounts):  # systemd would have mounted it; root may
+        if not is_mounted(_CONNECTIONS):  # systemd would have mounted it; root may
             subprocess.run(["mount", "-t", "fusectl", "fusectl", _CONNECTIONS], capture_output=True, check=False)
-        abort = os.open(_CONNECTIONS / numbers[-1] / "abort", os.O_WRONLY | os.O_CLOEXEC)
+        ours = find(mountpoint)
+        if ours is None:
+            raise FileNotFoundError("it is not listed among the mounts")
+        abort = os.open(_CONNECTIONS / ours.number / "abort", os.O_WRONLY | os.O_CLOEXEC)
         program = [sys.executable, "-I", "-S", guard.__file__, str(abort), str(os.getpid())]
         subprocess.Popen(program, stdin=subprocess.DEVNULL, cwd="/", start_new_session=True, pass_fds=[abort])
-    except (OSError, IndexError) as error:
+    except OSError as error:
         log.info("should this process be killed, the mount may hang: nothing can abort it", error=str(error))
     finally:
         if abort >= 0:

@@ -166,16 +166,20 @@ class Ahead:
             self._frontier[directory] = None
             self._frontier.move_to_end(directory)
 
+    def _place(self) -> tuple[Ino, int] | None:
+        """The directory that `_latest` is in, and its cookie there, if that is known."""
+        return self._cache.place(self._latest) if self._latest is not None else None
+
     def _go_up(self) -> bool:
         """To the directory above; whether that is known."""
-        place = self._cache.place(self._latest) if self._latest is not None else None
+        place = self._place()
         if place is not None:
             self._latest = place[0]
         return place is not None
 
     def _beside(self) -> list[Ino]:
         """The next directories in the one that `_latest` is in, which is then the last of them."""
-        place = self._cache.place(self._latest) if self._latest is not None else None
+        place = self._place()
         found = self._directories(*place) if place is not None else []
         if found:
             self._latest = found[-1]
@@ -198,13 +202,14 @@ class Ahead:
             self._plans -= 1
             self._asked_entries -= plan.entries
         told = {listing.attr.ino: listing.attr.size + 1 for listing in listings}
-        self._fetched += len(told) - (asked in told)
+        ahead = {ino: entries for ino, entries in told.items() if ino != asked}
+        self._fetched += len(ahead)
         if plan.walk != self._walk:
             self._window = max(limits.AHEAD_FIRST, self._window // 2)
             return
-        self._untouched |= {ino: entries for ino, entries in told.items() if ino != asked}
+        self._untouched |= ahead
         self._untouched_entries = sum(self._untouched.values())
-        self._told += len(told) - (asked in told)
+        self._told += len(ahead)
         self._push(self._left(plan, told))
 
     def _left(self, plan: Plan, told: dict[Ino, int]) -> list[Ino]:

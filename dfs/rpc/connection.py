@@ -111,7 +111,7 @@ class Connection:
         self.address = address
         self.closed = False
         self.version = 0
-        self.realm = ""
+        self.realm: str | None = None
         """In which both ends have proved that they know a key, if they have."""
         self.said: Mapping[str, Any] = {}
         """The server's half of the handshake, where it is one of ours."""

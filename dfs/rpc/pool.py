@@ -153,7 +153,7 @@ class Pool:
         connection = self._connections.get(address)
         realm = realm_of(object_id) if self._key is not None else None
         if connection is not None:
-            _check_kind(address, realm, connection.realm or None)
+            _check_kind(address, realm, connection.realm)
         rest: Rest | None = None
         if connection is not None and not connection.takes_turns and not connection.closed:
             connection.last_used = now
@@ -264,7 +264,7 @@ class Pool:
         if attempt.error is not None:
             raise _copy(attempt.error)
         assert attempt.connection is not None
-        _check_kind(address, realm, attempt.connection.realm or None)
+        _check_kind(address, realm, attempt.connection.realm)
         return attempt.connection
 
     async def _run(self, address: str, attempt: _Attempt) -> None:

@@ -25,8 +25,7 @@ import pytest
 import trio
 
 from dfs import errors, limits
-from dfs.mountpoint import is_mounted, unmount
-from dfs.mountpoint import mounted as mounts
+from dfs.mountpoint import find, is_mounted, unmount
 from tests.fuse.conftest import Cluster
 from tests.fuse.test_programs import need
 from tests.integration.real import NAMENODE, PATIENCE_S, RealCluster, environment, real_cluster, until
@@ -128,8 +127,9 @@ def stacks(pid: int) -> str:
 @contextmanager
 def aborted_at_last(mountpoint: Path) -> Iterator[None]:
     """A mount whose connection the kernel gives up on leaving."""
-    (number,) = [each.device.partition(":")[2] for each in mounts() if each.mountpoint == str(mountpoint)]
-    with Path(f"/sys/fs/fuse/connections/{number}/abort").open("wb", 0) as abort:
+    ours = find(mountpoint)
+    assert ours is not None
+    with Path(f"/sys/fs/fuse/connections/{ours.number}/abort").open("wb", 0) as abort:
         try:
             yield
         finally:

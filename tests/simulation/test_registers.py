@@ -67,23 +67,24 @@ def test_what_was_synced_must_be_readable_until_it_is_cut_off() -> None:
     assert not register.must_be_readable(0)
 
 
-def test_what_a_writer_has_read_of_its_memory_may_be_lost_and_what_others_read_may_not() -> None:
-    for from_memory in (True, False):
-        register = Register(1)
-        old = written(register, 1, 2)
-        _, lost = register.write(0, 1, 3)
-        register.finish(4, flushed=False)
-        assert register.check(0, lost, 5, 6, own=False, from_memory=from_memory) is None
-        register.lose()
-        assert (register.check(0, old, 7, 8, own=False) is None) is from_memory
-
-
-def test_what_is_lost_is_so_for_all_who_read_later() -> None:
+def lost_after_a_read(*, own: bool, from_memory: bool) -> tuple[Register, bytes]:
+    """A write that somebody has read by 6, and of which nobody knows what became; and what was there before."""
     register = Register(1)
     old = written(register, 1, 2)
     _, lost = register.write(0, 1, 3)
     register.finish(4, flushed=False)
-    assert register.check(0, lost, 5, 6, own=True, from_memory=True) is None
+    assert register.check(0, lost, 5, 6, own=own, from_memory=from_memory) is None
     register.lose()
+    return register, old
+
+
+def test_what_a_writer_has_read_of_its_memory_may_be_lost_and_what_others_read_may_not() -> None:
+    for from_memory in (True, False):
+        register, old = lost_after_a_read(own=False, from_memory=from_memory)
+        assert (register.check(0, old, 7, 8, own=False) is None) is from_memory
+
+
+def test_what_is_lost_is_so_for_all_who_read_later() -> None:
+    register, old = lost_after_a_read(own=True, from_memory=True)
     for begins in (7, 9):
         assert register.check(0, old, begins, begins + 1, own=False) is None
