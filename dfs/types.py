@@ -21,6 +21,9 @@ SessionId = NewType("SessionId", int)
 ClusterId = NewType("ClusterId", str)
 """A cluster's identity: 32 lower-case hexadecimal digits."""
 
+NAMENODE_OBJECT: Final = "dfs.namenode"
+"""What the NameNode is called as; each DataNode has a `datanode_object`."""
+
 ROOT_INO = Ino(1)
 NAMENODE_SESSION = SessionId(0)
 
@@ -29,6 +32,11 @@ Item: TypeAlias = tuple[Ino, bytes | None]
 
 ALL_NAMES: Final = b""
 """In an item of a recall: all that a directory has."""
+
+
+def datanode_object(node: str) -> str:
+    """What a DataNode is called as."""
+    return f"dfs.datanode.{node}"
 
 
 class Attr(NamedTuple):

@@ -16,10 +16,10 @@ from dfs import codec, errors, limits
 from dfs.checksum import Block, Buffer, grouped, verify
 from dfs.client.session import Session
 from dfs.rpc.network import without_first
-from dfs.types import ChunkId, NodeId, NodeView
+from dfs.types import ChunkId, NodeId, NodeView, datanode_object
 
 _AVOID_S = 15.0  # a little more than the NameNode needs to suspect a silent node
-_TRANSPORT = (errors.Unreachable, errors.ConnectionLost, errors.DeadlineExceeded)
+_TRANSPORT = (errors.Unreachable, errors.ConnectionLost, errors.DeadlineExceeded, errors.Refused)
 
 
 class DataNodes:
@@ -120,7 +120,7 @@ class DataNodes:
         try:
             try:
                 return await self._call_once(node, method, args, data, into, sent, timeout_s)
-            except (errors.Unreachable, errors.ConnectionLost):
+            except (errors.Unreachable, errors.ConnectionLost, errors.Refused):  # who refuses may be another
                 if attempts == 1:
                     raise
                 await self.refresh()
@@ -145,7 +145,7 @@ class DataNodes:
         if view is None:
             raise errors.Unreachable(f"the NameNode knows no DataNode {node}")
         return await self._session.pool.call_with_data(
-            *(view.address, f"dfs.datanode.{node}", method, *args),
+            *(view.address, datanode_object(node), method, *args),
             data=data,
             into=into,
             sent=sent,
@@ -221,7 +221,7 @@ class DataNodes:
     def _said(self, node: NodeId, what: str) -> Any:
         """What the node says of itself when it is greeted; None before that, and where it says nothing."""
         view = self._views.get(node)
-        return None if view is None else self._session.pool.said(view.address).get(what)
+        return None if view is None else self._session.pool.said(view.address, datanode_object(node)).get(what)
 
     async def read_into(self, node: NodeId, chunk: ChunkId, offset: int, view: memoryview, grant: bytes) -> None:
         """Fill `view` with the chunk's bytes at `offset`, verified here.

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 from dfs import errors, limits, tasks
 from dfs.client.copies import NOT_THERE, ChunkFacts, Held, Survey, is_up
 from dfs.client.inodes import Inodes, Layout
-from dfs.client.session import NAMENODE_OBJECT, Session
-from dfs.types import ROOT_INO, Attr, ChunkId, ChunkPlace, DirEntry, Ino, NodeId, NodeView
+from dfs.client.session import Session
+from dfs.types import NAMENODE_OBJECT, ROOT_INO, Attr, ChunkId, ChunkPlace, DirEntry, Ino, NodeId, NodeView
 
 _LISTED_MAX = 262_144  # chunks of one slice on all nodes together: some ten MiB
 _SLICE_MIN = 64

@@ -5,9 +5,9 @@ from __future__ import annotations
 import trio
 
 from dfs import errors, keys, limits, sealing, tokens
-from dfs.client.session import NAMENODE_OBJECT
 from dfs.keys import Key, KeyFile, Role
 from dfs.rpc import Network, Pool, SocketNetwork
+from dfs.types import NAMENODE_OBJECT
 
 _MAY_HAVE_HAPPENED = (errors.ConnectionLost, errors.DeadlineExceeded)
 

@@ -37,9 +37,7 @@ from dfs.client.stream import Command, Stream
 from dfs.keys import KeyFile
 from dfs.rpc import Pool
 from dfs.runtime import Runtime
-from dfs.types import ALL_NAMES, ROOT_INO, Ino, Item, SessionId
-
-NAMENODE_OBJECT = "dfs.namenode"
+from dfs.types import ALL_NAMES, NAMENODE_OBJECT, ROOT_INO, Ino, Item, SessionId
 
 _BATCHES_IN_FLIGHT = 4
 _SESSIONS_TRIED = 3

@@ -2,7 +2,7 @@
 
 Between our own ends it is four messages, CONNECT and CONNECT_OK twice:
 
-    client   hello      {dfs, key: [generation, role, name], nonce, and what else it says of itself}
+    client   hello      {dfs, key: [generation, role, name], nonce, calls, and what else it says of itself}
     server   challenge  {dfs, realm, nonce}
     client   proof      {proof: MAC("client")}
     server   greeting   {proof: MAC("server"), and what it says of itself}
@@ -11,12 +11,12 @@ Between our own ends it is four messages, CONNECT and CONNECT_OK twice:
                             "dfs handshake 1 " end | SHA-256(hello) | SHA-256(challenge) | binding)
 
 over the payloads as they were sent. The binding is SHA-256 of the server's certificate, as each end of a TLS connection
-sees it (tls-server-end-point of RFC 5929), so that no daemon can pass on to another what was meant for itself; without
-TLS it is empty. Both nonces are fresh, so a recorded handshake is of no use; the ends have different names, so a proof
-cannot be sent back to who made it; and all that was said before is covered. A client answers challenges of that realm
-only which the object that it calls is in, so no DataNode can pass on to the NameNode what was meant for itself. The
-server proves itself only to who has proved himself, and a name that nobody gave gets a challenge like any other. No
-secret travels.
+sees it (tls-server-end-point of RFC 5929), so that nobody between the ends can pass on what they say; without TLS it is
+empty. Both nonces are fresh, so a recorded handshake is of no use; the ends have different names, so a proof
+cannot be sent back to who made it; and all that was said before is covered. So that no daemon can pass on to another
+what was meant for itself, a client answers challenges of that realm only which the object that it calls is in, and its
+hello names the object: a server with another one refuses it. (Clients of before name none.) The server proves itself
+only to who has proved himself, and a name that nobody gave gets a challenge like any other. No secret travels.
 
 A stock Pyro5 proxy has one message only. Its handshake (`dfs.login`) names the key, the time and a nonce, with an
 HMAC of these and of the object that is called. It counts for STOCK_LOGIN_MAX_S around the server's clock, not from
@@ -38,32 +38,32 @@ from typing import Any, Final
 
 from dfs import errors, limits, login
 from dfs.keys import DATANODE, NAMENODE, Holder, Key, KeyId, Masters
+from dfs.types import NAMENODE_OBJECT, datanode_object
 
 _NONCE_BYTES: Final = login.NONCE_BYTES
 _TIME_MAX_S: Final = 2.0**53
-_NAMENODE_OBJECT: Final = "dfs.namenode"
-_DATANODE_OBJECTS: Final = "dfs.datanode."
+_DATANODE_OBJECTS: Final = datanode_object("")
 _CLIENT: Final = b"client"
 _SERVER: Final = b"server"
 
 
-def hello(key: Key) -> dict[str, Any]:
-    """What a client's first message has beside what it says of itself."""
-    return {"key": key.id.to_wire(), "nonce": secrets.token_bytes(_NONCE_BYTES)}
+def hello(key: Key, object_id: str) -> dict[str, Any]:
+    """What a client's first message has beside what it says of itself. `object_id` is what it calls."""
+    return {"key": key.id.to_wire(), "nonce": secrets.token_bytes(_NONCE_BYTES), "calls": object_id}
 
 
-def realm_of(object_id: str) -> str | None:
+def _realm_of(object_id: str) -> str | None:
     """The realm of the daemon that serves an object; None for objects that any daemon may have."""
-    if object_id == _NAMENODE_OBJECT:
+    if object_id == NAMENODE_OBJECT:
         return NAMENODE
     return DATANODE if object_id.startswith(_DATANODE_OBJECTS) else None
 
 
 def answer(
-    key: Key, challenge: Mapping[str, Any], sent: bytes, received: bytes, binding: bytes = b"", realm: str | None = None
+    key: Key, object_id: str, challenge: Mapping[str, Any], sent: bytes, received: bytes, binding: bytes
 ) -> tuple[dict[str, Any], bytes]:
     """A client's second message, and the proof that the server owes. `sent`, `received`: payloads of the first two;
-    `binding`: the connection's. `realm`: that of the daemon that was called.
+    `binding`: the connection's. `object_id`: what the client calls.
 
     Raises ProtocolViolation for what is no challenge, and Refused for that of another kind of daemon: without TLS one
     might pass it on, to act there as who has answered.
@@ -72,6 +72,7 @@ def answer(
     secret = key.secrets.get(asked)
     if secret is None or not isinstance(challenge.get("nonce"), bytes):
         raise errors.ProtocolViolation("the peer did not ask for a proof as dfs daemons do")
+    realm = _realm_of(object_id)
     if realm not in (None, asked):
         raise errors.Refused(f"it is no daemon of the {realm}'s kind: it asks for a proof of the {asked}'s")
     said = sent, received, binding
@@ -124,6 +125,8 @@ class Gate:
         ):
             raise self._not_known(key)
         self._refuse_revoked(key)
+        if said.get("calls", self._object_id) != self._object_id:
+            raise errors.NotPermitted(f"this is {self._object_id}, and another object is called")
         return key, _mac(secret, _SERVER, received, sent, binding)
 
     def check_stock(self, said: object) -> KeyId:

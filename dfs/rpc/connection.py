@@ -111,8 +111,6 @@ class Connection:
         self.address = address
         self.closed = False
         self.version = 0
-        self.realm: str | None = None
-        """In which both ends have proved that they know a key, if they have."""
         self.said: Mapping[str, Any] = {}
         """The server's half of the handshake, where it is one of ours."""
         self.last_used = trio.current_time()
@@ -137,21 +135,20 @@ class Connection:
     # --- the handshake --------------------------------------------------------------------------------------
 
     async def greet(
-        self, handshake: dict[str, Any], key: Key | None, spoken: versions.Versions, realm: str | None = None
+        self, handshake: dict[str, Any], key: Key | None, spoken: versions.Versions, object_id: str
     ) -> None:
         """Exchange handshakes, and agree on one of the versions `spoken`; with a key both ends prove that they know it.
 
-        In a `realm`, if one is given. Raises Refused with the peer's reason, or another RpcError.
+        `object_id`: what is called. Raises Refused with the peer's reason, or another RpcError.
         """
-        proofs = {} if key is None else authentication.hello(key)
+        proofs = {} if key is None else authentication.hello(key, object_id)
         sent, received, said = await self._exchange({**versions.offer(spoken), **handshake, **proofs})
         # Of the first answer, which the proofs cover: not of the last.
         version = versions.chosen_by(self.address, spoken, said)
         if key is not None:
             if "nonce" not in said:
                 raise errors.Refused(f"{self.address} asked for no key: it is no daemon of this cluster")
-            self.realm = str(said.get("realm"))
-            proof, owed = authentication.answer(key, said, sent, received, self._channel.stream.binding, realm)
+            proof, owed = authentication.answer(key, object_id, said, sent, received, self._channel.stream.binding)
             _, _, said = await self._exchange(proof)
             if not authentication.is_proved(said, owed):
                 raise errors.Refused(f"{self.address} does not know the key of {key.id}: it is none of this cluster")

@@ -1,4 +1,7 @@
-"""The client: a pool of connections, one an address, made at the first call and made anew when they broke."""
+"""The client: a pool of connections, made at the first call and made anew when they broke.
+
+There is one for an address and the object that is called there, since a handshake names it: daemons have one each.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,15 @@ from dfs import errors, limits
 from dfs.checksum import Buffer
 from dfs.keys import Key
 from dfs.rpc import serialize, versions
-from dfs.rpc.authentication import realm_of
 from dfs.rpc.channel import Rest
 from dfs.rpc.connection import Connection, Exchange
 from dfs.rpc.handover import Inbox
 from dfs.rpc.network import Network
 
 log = structlog.get_logger(__name__)
+
+_Place = tuple[str, str]
+"""What calls are made of: an address, and the object there."""
 
 
 class PoolStatistics(NamedTuple):
@@ -35,8 +40,7 @@ class PoolStatistics(NamedTuple):
 class _Attempt:
     """A connection being made, for which any number of callers wait."""
 
-    def __init__(self, realm: str | None) -> None:
-        self.realm = realm
+    def __init__(self) -> None:
         self.finished = trio.Event()
         self.connection: Connection | None = None
         self.error: errors.RpcError | None = None
@@ -68,8 +72,8 @@ class Pool:
         """Made with a key of before: they end when the last of their calls has."""
         self._spoken = spoken
         self._connections_max = connections_max
-        self._connections: dict[str, Connection] = {}
-        self._attempts: dict[str, _Attempt] = {}
+        self._connections: dict[_Place, Connection] = {}
+        self._attempts: dict[_Place, _Attempt] = {}
         self._nursery: trio.Nursery | None = None
         self._nursery_manager = trio.open_nursery()
         self._alarm = trio.CancelScope()
@@ -150,10 +154,8 @@ class Pool:
         parts = [data] if isinstance(data, bytes | bytearray | memoryview) else data
         now = trio.current_time()
         exchange = Exchange(into, now + timeout_s)
-        connection = self._connections.get(address)
-        realm = realm_of(object_id) if self._key is not None else None
-        if connection is not None:
-            _check_kind(address, realm, connection.realm)
+        place = address, object_id
+        connection = self._connections.get(place)
         rest: Rest | None = None
         if connection is not None and not connection.takes_turns and not connection.closed:
             connection.last_used = now
@@ -166,15 +168,14 @@ class Pool:
                     self._alarm.deadline = exchange.deadline
                 await connection.wait(exchange)
         if not exchange.done and not exchange.expired:
-            connection = await self._call_slowly(address, realm, exchange, payload, parts, rest, sent)
+            connection = await self._call_slowly(place, exchange, payload, parts, rest, sent)
         if exchange.done:
             return exchange.result, exchange.data
         raise self._out_of_time(connection, exchange, f"{object_id}.{method} at {address}", timeout_s)
 
     async def _call_slowly(
         self,
-        address: str,
-        realm: str | None,
+        place: _Place,
         exchange: Exchange,
         payload: bytes,
         data: Sequence[Buffer] | None,
@@ -185,11 +186,11 @@ class Pool:
 
         Returns the connection if there is one; the exchange is not done when time is up.
         """
-        connection = self._connections.get(address)
+        connection = self._connections.get(place)
         with trio.CancelScope(deadline=exchange.deadline):
             for _ in range(2):  # the first may have been closed for a newer key before we had it
                 if connection is None or connection.closed:
-                    connection = await self._connect(address, realm)
+                    connection = await self._connect(place)
             assert connection is not None
             if rest is None:
                 if connection.takes_turns:
@@ -213,22 +214,23 @@ class Pool:
             earliest = min((connection.expire(now) for connection in connections), default=math.inf)
             self._alarm = trio.CancelScope(deadline=earliest)
 
-    async def version(self, address: str) -> int:
+    async def version(self, address: str, object_id: str) -> int:
         """The version of our protocol that is spoken with `address`, 0 with a stock peer. Connects if need be.
 
         For a call that has another form in the version before. Raises an RpcError.
         """
-        connection = self._connections.get(address)
+        place = address, object_id
+        connection = self._connections.get(place)
         if connection is None or connection.closed:
-            connection = await self._connect(address, None)
+            connection = await self._connect(place)
         return connection.version
 
-    def said(self, address: str) -> Mapping[str, Any]:
-        """What the server at `address` says of itself in its handshake; nothing while there is no connection with it.
+    def said(self, address: str, object_id: str) -> Mapping[str, Any]:
+        """What the server of an object says of itself in its handshake; nothing while there is no connection with it.
 
         For what newer servers can do and older ones do not mention.
         """
-        connection = self._connections.get(address)
+        connection = self._connections.get((address, object_id))
         return {} if connection is None else connection.said
 
     def statistics(self) -> PoolStatistics:
@@ -249,28 +251,25 @@ class Pool:
 
     # --- connecting -----------------------------------------------------------------------------------------
 
-    async def _connect(self, address: str, realm: str | None) -> Connection:
-        """The connection to `address`; an attempt under way is shared. Raises an RpcError.
-
-        `realm`: that of the daemon which is to be there, None for any.
-        """
+    async def _connect(self, place: _Place) -> Connection:
+        """The connection to a place; an attempt under way is shared. Raises an RpcError."""
         if self._nursery is None:
             raise RuntimeError("the pool is used outside of its `async with`")
-        attempt = self._attempts.get(address)
+        attempt = self._attempts.get(place)
         if attempt is None:
-            attempt = self._attempts[address] = _Attempt(realm)
-            self._nursery.start_soon(self._run, address, attempt, name=f"connection to {address}")
+            attempt = self._attempts[place] = _Attempt()
+            self._nursery.start_soon(self._run, place, attempt, name=f"connection to {place[0]}")
         await attempt.finished.wait()
         if attempt.error is not None:
             raise _copy(attempt.error)
         assert attempt.connection is not None
-        _check_kind(address, realm, attempt.connection.realm)
         return attempt.connection
 
-    async def _run(self, address: str, attempt: _Attempt) -> None:
+    async def _run(self, place: _Place, attempt: _Attempt) -> None:
         """Connect, say so to those who wait, and receive until the connection ends."""
+        address = place[0]
         try:
-            connection = attempt.connection = await self._make(address, attempt.realm)
+            connection = attempt.connection = await self._make(place)
         except errors.DfsError as error:
             attempt.error = _as_rpc_error(error)
             return
@@ -279,7 +278,7 @@ class Pool:
             attempt.error = errors.Unreachable(f"connecting to {address} failed; the log says why")
             return
         finally:
-            del self._attempts[address]
+            del self._attempts[place]
             if attempt.connection is None and attempt.error is None:
                 attempt.error = errors.Unreachable(f"the pool was closed while connecting to {address}")
             attempt.finished.set()
@@ -287,28 +286,29 @@ class Pool:
             await connection.run()
         finally:
             self._leaving.discard(connection)
-            if self._connections.get(address) is connection:
-                del self._connections[address]
+            if self._connections.get(place) is connection:
+                del self._connections[place]
 
-    async def _make(self, address: str, realm: str | None) -> Connection:
+    async def _make(self, place: _Place) -> Connection:
         """A connection made with the present key, also where that changed meanwhile."""
         while True:
             key = self._key
-            connection = await self._greeted(address, key, realm)
+            connection = await self._greeted(place, key)
             if self._key is key:
-                self._connections[address] = connection
+                self._connections[place] = connection
                 self._made += 1
                 return connection
             await connection.aclose("a newer key is used")
 
-    async def _greeted(self, address: str, key: Key | None, realm: str | None) -> Connection:
+    async def _greeted(self, place: _Place, key: Key | None) -> Connection:
+        address, object_id = place
         assert self._nursery is not None
         self._make_room()
         stream = await self._network.connect(address, limits.CONNECT_TIMEOUT_S)
         connection = Connection(address, stream, self._nursery)
         try:
             with trio.move_on_after(limits.HANDSHAKE_TIMEOUT_S) as scope:
-                await connection.greet(self.handshake, key, self._spoken, realm)
+                await connection.greet(self.handshake, key, self._spoken, object_id)
             if scope.cancelled_caught:
                 raise errors.Unreachable(
                     f"{address} did not greet within {limits.HANDSHAKE_TIMEOUT_S:g} s: is it a dfs daemon?"
@@ -324,19 +324,13 @@ class Pool:
         assert self._nursery is not None
         if len(self._connections) + len(self._attempts) <= self._connections_max:
             return
-        idle = [connection for connection in self._connections.values() if connection.idle]
+        idle = [(place, connection) for place, connection in self._connections.items() if connection.idle]
         if not idle:
             raise errors.Unreachable(f"all {self._connections_max} connections of the pool are in use")
-        oldest = min(idle, key=lambda connection: connection.last_used)
-        del self._connections[oldest.address]
+        place, oldest = min(idle, key=lambda one: one[1].last_used)
+        del self._connections[place]
         oldest.closed = True
         self._nursery.start_soon(oldest.aclose, "closed to make room for another")
-
-
-def _check_kind(address: str, wanted: str | None, found: str | None) -> None:
-    """Raises Refused if the daemon at an address is of another kind than that which is called."""
-    if wanted is not None and found is not None and wanted != found:
-        raise errors.Refused(f"{address} is the address of a {found}, and a {wanted} is called there")
 
 
 def _as_rpc_error(error: errors.DfsError) -> errors.RpcError:

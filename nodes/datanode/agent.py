@@ -27,7 +27,7 @@ from dfs import errors, limits
 from dfs.config import DataNodeConfig
 from dfs.rpc import Pool, Server
 from dfs.runtime import Runtime
-from dfs.types import ChunkId, ClusterId, NodeId
+from dfs.types import NAMENODE_OBJECT, ChunkId, ClusterId, NodeId
 from nodes.datanode.bandwidth import TokenBucket
 from nodes.datanode.copier import copy
 from nodes.datanode.keyring import Keyring
@@ -37,7 +37,6 @@ from nodes.datanode.volumes import Volumes
 
 log = structlog.get_logger(__name__)
 
-_NAMENODE: Final = "dfs.namenode"
 _TOLD_AT_ONCE: Final = 4096
 """Orders done, failed, or put off together, and damaged chunks, in one heartbeat: others come with the next."""
 _POSTPONED_AT_ONCE: Final = 4
@@ -87,7 +86,7 @@ class Agent:
         self._short_of_work = trio.Event()
 
     async def _call(self, method: str, *args: Any, timeout_s: float = _HEARTBEAT_TIMEOUT_S) -> Any:
-        return await self._pool.call(self._config.namenode, _NAMENODE, method, *args, timeout_s=timeout_s)
+        return await self._pool.call(self._config.namenode, NAMENODE_OBJECT, method, *args, timeout_s=timeout_s)
 
     # --- registering ------------------------------------------------------------------------------------
 
@@ -127,7 +126,9 @@ class Agent:
         if self.is_registered:
             try:
                 timeout_s = limits.FAREWELL_TIMEOUT_S
-                await pool.call(self._config.namenode, _NAMENODE, "farewell", self._config.node, timeout_s=timeout_s)
+                await pool.call(
+                    self._config.namenode, NAMENODE_OBJECT, "farewell", self._config.node, timeout_s=timeout_s
+                )
             except errors.DfsError as error:
                 log.warning("namenode could not be told of the stop", error=str(error))
 

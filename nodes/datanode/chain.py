@@ -22,7 +22,7 @@ import trio
 from dfs import codec, errors, limits
 from dfs.checksum import Buffer
 from dfs.rpc import Pool
-from dfs.types import NodeId
+from dfs.types import NAMENODE_OBJECT, NodeId, datanode_object
 
 ASKED_AGAIN_S: Final = 2.0
 
@@ -64,7 +64,7 @@ class Chain:
             address = await self._address(first)
             left_s = until - trio.current_time()
             reply, _ = await self._pool.call_with_data(
-                address, f"dfs.datanode.{first}", "append_chain", *args, rest, holder, data=[data], timeout_s=left_s
+                address, datanode_object(first), "append_chain", *args, rest, holder, data=[data], timeout_s=left_s
             )
             return [Failure(*failure) for failure in reply]
         except errors.DfsError as error:
@@ -83,7 +83,7 @@ class Chain:
                 if node not in self._addresses and trio.current_time() >= self._refreshed_at + ASKED_AGAIN_S:
                     self._refreshed_at = trio.current_time()
                     timeout_s = limits.DATA_TIMEOUT_S / 4
-                    views = await self._pool.call(self._namenode, "dfs.namenode", "nodes", timeout_s=timeout_s)
+                    views = await self._pool.call(self._namenode, NAMENODE_OBJECT, "nodes", timeout_s=timeout_s)
                     self._addresses = {view.node: view.address for view in map(codec.node_view, views)}
         address = self._addresses.get(node)
         if address is None:

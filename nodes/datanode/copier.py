@@ -18,7 +18,7 @@ import trio
 
 from dfs import errors, limits
 from dfs.rpc import Pool
-from dfs.types import ChunkId, NodeId
+from dfs.types import ChunkId, NodeId, datanode_object
 from nodes.datanode.bandwidth import TokenBucket
 from nodes.datanode.index import Record, unpack_records
 from nodes.datanode.users import Turns
@@ -105,7 +105,8 @@ async def _read_blocks(
     while True:
         try:
             return await pool.call_with_data(
-                source.address, f"dfs.datanode.{source.node}", "read_blocks", chunk, first, _BLOCKS_AT_ONCE, into=buffer
+                *(source.address, datanode_object(source.node), "read_blocks", chunk, first, _BLOCKS_AT_ONCE),
+                into=buffer,
             )
         except errors.Busy:
             if trio.current_time() >= give_up_at:

@@ -16,7 +16,7 @@ from dfs.daemon import Condition, Health
 from dfs.keys import KeyFile
 from dfs.rpc import SPOKEN, Gate, Network, Pool, Server, Versions
 from dfs.runtime import Runtime
-from dfs.types import NodeId
+from dfs.types import NodeId, datanode_object
 from nodes.datanode.admission import Admission
 from nodes.datanode.agent import Agent
 from nodes.datanode.authorization import authorize
@@ -104,14 +104,14 @@ async def _serve(
     def clock() -> float:
         return runtime.now_ns() / 1e9
 
-    gate = Gate(keys.DATANODE, f"dfs.datanode.{config.node}", key_file.masters, clock)
+    gate = Gate(keys.DATANODE, datanode_object(config.node), key_file.masters, clock)
     admission = Admission(lambda: gate.masters, clock, gate.admits)
     chain = Chain(pool, config.namenode)
     service = DataNode(
         NodeId(config.node), volumes, admission, bandwidth, users, scrub, runtime, chain, lends=config.lend
     )
     server = Server(network, greet=service.greet, gate=gate, authorize=authorize, spoken=spoken)
-    server.register(service, f"dfs.datanode.{config.node}")
+    server.register(service, datanode_object(config.node))
     keyring = Keyring(key_file, gate, pool, server, runtime, keep)
     address = await nursery.start(server.serve, config.listen)
     agent = Agent(config, volumes, pool, server, runtime, address, bandwidth, users, restraint, keyring)

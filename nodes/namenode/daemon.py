@@ -24,7 +24,7 @@ from dfs.rpc import (
     Versions,
 )
 from dfs.runtime import Runtime
-from dfs.types import NodeState, SessionId
+from dfs.types import NAMENODE_OBJECT, NodeState, SessionId, datanode_object
 from nodes.namenode import collector
 from nodes.namenode.authorization import authorize
 from nodes.namenode.issuing import Issuing
@@ -33,7 +33,7 @@ from nodes.namenode.membership import Membership
 from nodes.namenode.names import NameServer
 from nodes.namenode.queries import Queries
 from nodes.namenode.replication import Replication
-from nodes.namenode.service import OBJECT, NameNode
+from nodes.namenode.service import NameNode
 from nodes.namenode.sessions import Sessions
 from nodes.namenode.store import Store, open_store
 from nodes.namenode.writer import Writer
@@ -125,12 +125,12 @@ async def _serve(
             leases.join(session, owns_directories=caches > 1, again=True)
     replication = Replication(store, writer, members, runtime.random, config)
     names, own_names = _name_server(config, pool)
-    gate = Gate(keys.NAMENODE, OBJECT, cluster.masters, lambda: runtime.now_ns() / 1e9)
+    gate = Gate(keys.NAMENODE, NAMENODE_OBJECT, cluster.masters, lambda: runtime.now_ns() / 1e9)
     issuing = Issuing(gate, store, writer, members, sessions, runtime, cluster.authority, reload)
     service = NameNode(config, store, writer, queries, members, sessions, leases, replication, names, runtime, issuing)
     server = Server(network, greet=service.greet, gate=gate, authorize=authorize, spoken=spoken)
     issuing.attach(server)
-    server.register(service, OBJECT)
+    server.register(service, NAMENODE_OBJECT)
     nursery.start_soon(writer.run)
     await writer.decide(
         "configure",
@@ -153,9 +153,9 @@ async def _serve(
         own_names.register_own(NAME_SERVER_OBJECT, f"PYRO:{NAME_SERVER_OBJECT}@{address}")
     try:
         service.address = await nursery.start(server.serve, config.listen)
-        await names.register(OBJECT, service.address)
+        await names.register(NAMENODE_OBJECT, service.address)
         for view in members.views():
-            await names.register(f"dfs.datanode.{view.node}", view.address)
+            await names.register(datanode_object(view.node), view.address)
         log.info("namespace open", cluster=store.cluster, directory=str(store.directory), **store.counters())
         if health is not None:
             health.ask = functools.partial(_condition, store, members)

@@ -10,7 +10,7 @@ import trio
 from dfs import errors
 from dfs.config import NameNodeConfig
 from dfs.runtime import Runtime
-from dfs.types import ChunkId, NodeId, NodeState
+from dfs.types import ChunkId, NodeId, NodeState, datanode_object
 from nodes.namenode import balance
 from nodes.namenode.draining import DrainPlan
 from nodes.namenode.membership import Member, Membership
@@ -83,7 +83,7 @@ class Operations:
         await self._writer.decide("remove_node", name)
         self._members.remove(name)
         self._replication.forget_node(name)
-        await self._names.remove(f"dfs.datanode.{name}")
+        await self._names.remove(datanode_object(name))
         log.info("datanode removed", node=name)
 
     def _check_removable(self, member: Member) -> None:

@@ -25,7 +25,18 @@ from dfs.placement import candidates, choose_nodes
 from dfs.room import Room
 from dfs.rpc import Call, Later, Peer, expose, takes_call
 from dfs.runtime import Runtime
-from dfs.types import NAMENODE_SESSION, Attr, ChunkId, Ino, Item, NodeId, NodeState, SessionId, Statfs
+from dfs.types import (
+    NAMENODE_SESSION,
+    Attr,
+    ChunkId,
+    Ino,
+    Item,
+    NodeId,
+    NodeState,
+    SessionId,
+    Statfs,
+    datanode_object,
+)
 from nodes.namenode import arguments, authorization, commands, reconcile
 from nodes.namenode.beneath import Beneath
 from nodes.namenode.check import Checker
@@ -45,7 +56,6 @@ from nodes.namenode.writer import Writer
 
 log = structlog.get_logger(__name__)
 
-OBJECT: Final = "dfs.namenode"
 _POSTPONE_NS: Final = 60 * 10**9
 """Before an order that failed is given again."""
 _POSTPONE_MAX_NS: Final = 24 * 3600 * 10**9
@@ -746,7 +756,7 @@ class NameNode:
         )
         await self._skip([ChunkId(arguments.integer(info.get("last_chunk", 0), "a chunk number"))])
         self._members.enter(member)
-        await self._names.register(f"dfs.datanode.{member.node}", member.address)
+        await self._names.register(datanode_object(member.node), member.address)
         log.info("datanode registered", node=member.node, address=member.address)
         return {"cluster": self._store.cluster, "keys": self._issuing.told(info)}
 

@@ -20,9 +20,9 @@ from pathlib import Path
 import trio
 
 from dfs import limits
-from dfs.client.session import NAMENODE_OBJECT
 from dfs.config import NameNodeConfig, render
 from dfs.rpc import Pool, SocketNetwork
+from dfs.types import NAMENODE_OBJECT
 from nodes.namenode.store import open_store
 from tests.bench.namenode import until_it_answers
 from tests.keys import ADMIN

@@ -24,9 +24,9 @@ from pathlib import Path
 import trio
 
 from dfs import errors
-from dfs.client.session import NAMENODE_OBJECT
 from dfs.config import NameNodeConfig, render
 from dfs.rpc import Pool, SocketNetwork
+from dfs.types import NAMENODE_OBJECT
 from tests.keys import ADMIN
 from tests.keys import write as write_keys
 

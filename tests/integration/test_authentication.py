@@ -21,7 +21,7 @@ import trio
 
 from dfs import errors, keys, limits
 from dfs.client import open_filesystem
-from dfs.client.session import NAMENODE_OBJECT
+from dfs.client.datanodes import DataNodes
 from dfs.keys import Key, KeyFile, Masters, Role
 from dfs.login import stock_login
 from dfs.rpc import Pool, SocketNetwork, serialize, uri
@@ -40,6 +40,7 @@ from dfs.rpc.protocol import (
     encode,
 )
 from dfs.rpc.tls import client_context
+from dfs.types import NAMENODE_OBJECT, NodeId
 from nodes.datanode import authorization as datanode_policy
 from nodes.datanode.service import DataNode
 from nodes.namenode import authorization as namenode_policy
@@ -178,11 +179,11 @@ def in_it(payload: bytes) -> dict[str, Any]:
 
 def log_in(wire: Wire, key: Key) -> tuple[bytes, bytes]:
     """What a client sends to come in."""
-    first = handshake({"dfs": DFS_PROTOCOL, **hello(key)})
+    first = handshake({"dfs": DFS_PROTOCOL, **hello(key, NAMENODE_OBJECT)})
     wire.send(first)
     kind, challenge = wire.receive()
     assert kind == CONNECT_OK
-    proof, _ = answer(key, in_it(challenge), first, challenge, wire.binding)
+    proof, _ = answer(key, NAMENODE_OBJECT, in_it(challenge), first, challenge, wire.binding)
     wire.send(handshake(proof))
     assert wire.receive()[0] == CONNECT_OK
     return first, handshake(proof)
@@ -200,10 +201,10 @@ def test_a_replayed_handshake_is_refused(wires: Any) -> None:
 def test_a_proof_of_the_server_is_no_proof_of_a_client(wires: Any) -> None:
     """Reflection: what the server proved on one connection, sent back on another."""
     wire = wires()
-    first = handshake({"dfs": DFS_PROTOCOL, **hello(ADMIN)})
+    first = handshake({"dfs": DFS_PROTOCOL, **hello(ADMIN, NAMENODE_OBJECT)})
     wire.send(first)
     _, challenge = wire.receive()
-    proof, owed = answer(ADMIN, in_it(challenge), first, challenge, wire.binding)
+    proof, owed = answer(ADMIN, NAMENODE_OBJECT, in_it(challenge), first, challenge, wire.binding)
     assert proof["proof"] != owed
     wire.send(handshake({"proof": owed}))
     assert wire.receive()[0] == CONNECT_FAIL
@@ -214,7 +215,7 @@ def test_a_proof_of_the_server_is_no_proof_of_a_client(wires: Any) -> None:
 )
 def test_what_is_no_proof_is_refused(wires: Any, proof: Any) -> None:
     wire = wires()
-    wire.send(handshake({"dfs": DFS_PROTOCOL, **hello(ADMIN)}))
+    wire.send(handshake({"dfs": DFS_PROTOCOL, **hello(ADMIN, NAMENODE_OBJECT)}))
     assert wire.receive()[0] == CONNECT_OK
     wire.send(handshake(proof))
     assert wire.receive()[0] == CONNECT_FAIL
@@ -239,7 +240,7 @@ def test_a_strange_greeting_never_comes_in(wires: Any, said: Any) -> None:
     wire.send(handshake(said))
     kind, payload = wire.receive()
     if kind == CONNECT_OK:
-        proof = answer(ADMIN, in_it(payload), handshake(said), payload, wire.binding)[0]["proof"]
+        proof = answer(ADMIN, NAMENODE_OBJECT, in_it(payload), handshake(said), payload, wire.binding)[0]["proof"]
         wire.send(handshake({"proof": proof}))
         kind, _ = wire.receive()
     assert kind == CONNECT_FAIL
@@ -251,7 +252,7 @@ def test_a_call_before_the_proof_ends_the_connection(wires: Any) -> None:
     wire.send(call, INVOKE)
     assert wire.receive() in ((0, b""), (CONNECT_FAIL, b"")) or wire.receive()[0] == 0
     wire = wires()
-    wire.send(handshake({"dfs": DFS_PROTOCOL, **hello(ADMIN)}))
+    wire.send(handshake({"dfs": DFS_PROTOCOL, **hello(ADMIN, NAMENODE_OBJECT)}))
     assert wire.receive()[0] == CONNECT_OK
     wire.send(call, INVOKE)
     assert wire.receive()[0] == CONNECT_FAIL
@@ -476,11 +477,50 @@ def test_keys_are_made_and_used_from_the_command_line(tmp_path: Path, resident: 
     assert foreign.returncode == 1 and "not of this cluster" in foreign.stderr
 
 
-async def test_a_client_proves_nothing_to_another_kind_of_daemon_than_it_calls(cluster: RealCluster) -> None:
-    """A DataNode could pass the NameNode's challenge on, and act there as whoever has called it."""
+async def test_a_client_proves_nothing_to_another_daemon_than_it_calls(cluster: RealCluster) -> None:
+    """A DataNode could pass a challenge of the NameNode or of another DataNode on, and act there as who has called."""
+    n1 = cluster.addresses["n1"]
     async with Pool(SocketNetwork(ADMIN.tls), key=ADMIN) as pool:
-        with pytest.raises(errors.Refused, match="no daemon of the datanode's kind"):
-            await pool.call(cluster.namenode_address, "dfs.datanode.n1", "status")
-        await pool.call(cluster.namenode_address, "dfs.namenode", "cluster")
-        with pytest.raises(errors.Refused, match="is the address of a namenode"):
-            await pool.call(cluster.namenode_address, "dfs.datanode.n1", "status")
+        for _ in range(2):
+            with pytest.raises(errors.Refused, match="no daemon of the datanode's kind"):
+                await pool.call(cluster.namenode_address, "dfs.datanode.n1", "status")
+            with pytest.raises(errors.Refused, match=r"this is dfs\.datanode\.n1, and another object is called"):
+                await pool.call(n1, "dfs.datanode.n2", "status")
+            await pool.call(cluster.namenode_address, NAMENODE_OBJECT, "cluster")
+            await pool.call(n1, "dfs.datanode.n1", "status")
+
+
+def test_who_says_of_before_what_he_calls_or_says_nothing(wires: Any) -> None:
+    """Clients of before name no object."""
+    for calls, kind in (
+        (NAMENODE_OBJECT, CONNECT_OK),
+        (None, CONNECT_OK),
+        ("dfs.datanode.n1", CONNECT_FAIL),
+        (7, CONNECT_FAIL),
+    ):
+        wire = wires()
+        said = {"dfs": DFS_PROTOCOL, **hello(ADMIN, NAMENODE_OBJECT), "calls": calls}
+        if calls is None:
+            del said["calls"]
+        wire.send(handshake(said))
+        _, challenge = wire.receive()
+        wire.send(
+            handshake(answer(ADMIN, NAMENODE_OBJECT, in_it(challenge), handshake(said), challenge, wire.binding)[0])
+        )
+        assert wire.receive()[0] == kind
+
+
+async def test_datanodes_that_change_their_addresses_among_them_are_found(cluster: RealCluster) -> None:
+    async with cluster.client() as fs:
+        nodes = DataNodes(fs.session)
+        await nodes.refresh()
+        fs.session.on_nodes_changed = lambda: None  # it does not hear of it from the NameNode
+        addresses = cluster.addresses
+        addresses["n1"], addresses["n2"] = addresses["n2"], addresses["n1"]
+        for name in ("n1", "n2"):
+            cluster.kill(name)
+            cluster.configure_datanode(name)
+        for name in ("n1", "n2"):
+            await cluster.start(name)
+        for name in ("n1", "n2"):
+            assert (await nodes.call(NodeId(name), "status"))[0]

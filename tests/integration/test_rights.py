@@ -18,11 +18,10 @@ from dfs import codec, errors, grants, limits
 from dfs.checksum import sum_blocks
 from dfs.client import FileSystem, open_filesystem
 from dfs.client.openinodes import open_inodes
-from dfs.client.session import NAMENODE_OBJECT
 from dfs.grants import APPEND
 from dfs.keys import Key, Masters, Role
 from dfs.rpc import Pool, SocketNetwork
-from dfs.types import ROOT_INO, ChunkPlace, Ino
+from dfs.types import NAMENODE_OBJECT, ROOT_INO, ChunkPlace, Ino
 from tests.cluster import running_cluster
 from tests.integration.real import RealCluster, lasting_cluster, make_as_new, until
 from tests.keys import ADMIN, CLIENT, MASTERS, READER

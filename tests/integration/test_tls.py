@@ -19,10 +19,10 @@ import trio
 from dfs import certificates, errors, keys
 from dfs.certificates import TlsIdentity
 from dfs.client import open_filesystem
-from dfs.client.session import NAMENODE_OBJECT
 from dfs.keys import Key, Role
 from dfs.mountpoint import is_mounted, unmount
 from dfs.rpc import Pool, SocketNetwork, Stream
+from dfs.types import NAMENODE_OBJECT
 from tests.integration.hosts import Hosts, hosts, need_namespaces
 from tests.integration.real import RealCluster
 from tests.integration.sites import CLIENT as USER

@@ -46,7 +46,7 @@ async def test_both_ends_speak_the_highest_version_that_both_know(
 ) -> None:
     key, gate_ = (KEY, gate()) if with_keys else (None, None)
     async with world(server_speaks=server, client_speaks=client, key=key, gate=gate_) as here:
-        assert await here.pool.version(here.address) == spoken
+        assert await here.pool.version(here.address, "thing") == spoken
         assert await here.call("version") == spoken
         assert here.pool.statistics().connections_made == 1
 
@@ -191,4 +191,4 @@ async def test_what_the_last_message_says_of_versions_counts_for_nothing() -> No
         world(server_speaks=speaks, client_speaks=speaks, key=KEY, gate=gate()) as here,
         man_in_the_middle(here, 3, say_older) as address,
     ):
-        assert await here.pool.version(address) == 2
+        assert await here.pool.version(address, "thing") == 2
