@@ -74,7 +74,7 @@ class Begun(NamedTuple):
 
 
 class Window:
-    """Appends of one file under way at once, at most APPENDS_AT_ONCE. Get it from `FileWriter.window`.
+    """Appends of one file under way at once. Get it from `FileWriter.window`.
 
     What a file begins with is appended one after the other: unless it is large, it stays in one chunk.
     """
@@ -95,7 +95,7 @@ class Window:
 
     async def room(self) -> None:
         """Return when `write` may be called. For one task."""
-        while self._under_way >= (limits.APPENDS_AT_ONCE if self._writer.is_large else 1):
+        while self._under_way >= self._writer.appends_at_once:
             self._ended = trio.Event()
             await self._ended.wait()  # bounded: appends end by their own deadlines
 
@@ -173,6 +173,11 @@ class FileWriter:
     def is_large(self) -> bool:
         """Whether so much of the file was written here that it may be in several chunks."""
         return self._appended_bytes >= limits.SPREAD_FROM_BYTES
+
+    @property
+    def appends_at_once(self) -> int:
+        """How many appends may be under way."""
+        return self._chunks.appends_at_once if self.is_large else 1
 
     @property
     def _wanted(self) -> int:

@@ -1,12 +1,11 @@
 """Which way large appends go: to all replicas at once, or to the first, which sends them on (`nodes.datanode.chain`).
 
-At once is quicker where links are fast, and costs DataNodes less. But the client sends each copy itself, so where its
-link is the narrow one a chain is as many times as fast as there are copies. Which of them it is shows when both are
-tried: what is appended in TRIAL_BYTES of the one, and then of the other, while any of it is under way, is compared. A
-chain must be _GAIN times as fast to be kept. What is not used is tried again after every TRIED_AGAIN_BYTES. A chain
-that failed is not used until then.
-
-What is appended one at a time gains nothing: it arrives at the last node as late either way.
+At once may be quicker where links are fast, and costs DataNodes less. But the client sends each copy itself, so where
+its link is the narrow one a chain is as many times as fast as there are copies. So a chain is what a client begins
+with: many write less in their lives than it takes to find out. Which of them is better shows when both are tried: what
+is appended in TRIAL_BYTES of the one, and then of the other, while any of it is under way, is compared. A chain must be
+_GAIN times as fast to be kept. What is not used is tried again after every TRIED_AGAIN_BYTES. A chain that failed is
+not used until then.
 """
 
 from __future__ import annotations
@@ -32,10 +31,10 @@ class Routes:
     """Of one client."""
 
     def __init__(self) -> None:
-        self._is_chained = False
+        self._is_chained = True
         self._rates: dict[bool, float] = {}
         """Bytes a second, by whether they went along a chain."""
-        self._until_bytes = limits.TRIAL_BYTES
+        self._until_bytes = limits.TRIED_AGAIN_BYTES
         """So much goes the present way before it is compared."""
         self._bytes = 0
         self._in_work = 0

@@ -123,6 +123,8 @@ class ChunkWriter:
         self._ahead: dict[int, list[Lane]] = {}
         self._allocating = trio.Lock()
         self._append_bytes = limits.APPEND_SURE_BYTES
+        self._is_chaining = False
+        """Whether the last large append went along a chain, or would have."""
         self._appended_bytes = 0
         self._struck = 0
 
@@ -141,7 +143,12 @@ class ChunkWriter:
     @property
     def append_bytes(self) -> int:
         """How much is best appended at a time: more where appends are fast, as each costs the same besides."""
-        return self._append_bytes
+        return min(self._append_bytes, limits.CHAINED_MAX_BYTES) if self._is_chaining else self._append_bytes
+
+    @property
+    def appends_at_once(self) -> int:
+        """How many of one file."""
+        return limits.CHAINED_AT_ONCE if self._is_chaining else limits.APPENDS_AT_ONCE
 
     async def append(
         self, data: Sequence[Buffer], replicas: int, prefer: Lane | None = None, *, durably: bool = False
@@ -207,6 +214,7 @@ class ChunkWriter:
         if chain is None:
             return await self._append_at_once(lane, lane.nodes, blocks, data, grant, durably, wanted)
         is_chained, outcome = self._routes.begin(), Outcome.UNKNOWN
+        self._is_chaining = is_chained
         try:
             if not is_chained:
                 failures, is_durable = await self._append_at_once(
@@ -235,9 +243,12 @@ class ChunkWriter:
     def _chain(self, lane: Lane, blocks: Sequence[Block]) -> list[NodeId] | None:
         """Those of its nodes that can have an append from one another, in their order; None where that is not worth it.
 
-        Nodes on this host have it directly, which costs the link nothing.
+        Nodes on this host have it directly, which costs the link nothing. What is appended alone arrives at the last
+        node no sooner along a chain than at once.
         """
         length = sum(block.length for block in blocks)
+        if self._lanes.borrowed_tokens < 2:
+            return None
         chain = sorted(node for node in lane.nodes if not self._nodes.is_on_this_host(node))
         if length < limits.CHAINED_FROM_BYTES or len(chain) < 2:
             return None

@@ -61,7 +61,7 @@ def test_of_a_large_file_a_client_with_a_narrow_link_sends_one_copy_and_nodes_th
     size = 128 * MIB
     (tmp_path / "file").write_bytes(os.urandom(size))
     by_client, by_datanodes = sent_during(site, "upload", tmp_path / "file", "/")
-    assert by_client < 2 * size, "each way is tried with TRIAL_BYTES"
+    assert by_client < 1.4 * size, "but for its beginning, of which nothing follows yet"
     assert by_client + by_datanodes > 3 * size
     site.dfs("download", "/file", tmp_path / "again", check=True)
     assert (tmp_path / "again").read_bytes() == (tmp_path / "file").read_bytes()
