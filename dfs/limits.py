@@ -16,6 +16,7 @@ FILE_SIZE_MAX_BYTES = 2**63 - 1
 XATTR_NAME_MAX_BYTES = 255
 XATTR_VALUE_MAX_BYTES = 64 * KIB  # as Linux: XATTR_SIZE_MAX
 XATTR_TOTAL_MAX_BYTES = 64 * KIB  # of all names of one inode: XATTR_LIST_MAX
+XATTR_VALUES_MAX_BYTES = 4 * MIB  # of all values of one inode: it goes in one command
 
 # --- chunks ---------------------------------------------------------------------------------------------
 
@@ -98,6 +99,7 @@ JOIN_TIMEOUT_S = 30.0  # `dfs join` waits so long for the NameNode
 TOKEN_EXPIRES_MAX_S = 30 * 24 * 3600.0  # used tokens are remembered until they expire
 SESSIONS_MAX = 10_000  # half of them of one key
 SESSION_TIMEOUT_S = 30.0  # silence that ends a session
+EVENTS_MAX = 8192  # told to a session and not taken note of: then it is ended
 EVENTS_WAIT_S = 10.0  # how long the NameNode holds the event call open
 LEASES_MAX = 262_144  # of one session, on attributes and as many on directories: some 60 MB; the oldest are recalled
 INODES_RESERVED = 8192  # inode numbers that a session asks for at a time, and may: for what it makes by itself

@@ -551,6 +551,8 @@ class Session:
             self.lose(session)
         except errors.DfsError as error:
             log.warning("leases could not be claimed again", session=session, error=str(error))
+            if self._incarnation == incarnation:
+                self.lose(session)  # all others wait until we have said it, or are gone
 
     async def close(self) -> None:
         """End the session, so that the NameNode need not wait for its time-out. Never raises."""

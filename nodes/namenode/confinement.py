@@ -114,6 +114,10 @@ class ConfinedQueries:
         with self._beneath(ino):
             return self._queries.listxattr(ino)
 
+    def xattrs_bytes(self, ino: Any) -> int:
+        with self._beneath(ino):
+            return self._queries.xattrs_bytes(ino)
+
     def extents(self, ino: Any, offset: Any, length: Any) -> list[Any]:
         with self._beneath(ino):
             return self._queries.extents(ino, offset, length)

@@ -132,6 +132,7 @@ async def _serve(
     issuing.attach(server)
     server.register(service, NAMENODE_OBJECT)
     nursery.start_soon(writer.run)
+    await writer.decide("begin_series")
     await writer.decide(
         "configure",
         {

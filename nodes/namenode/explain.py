@@ -18,6 +18,7 @@ from dfs.runtime import Runtime
 from dfs.types import ChunkId, NodeId, NodeState, NodeView
 from nodes.namenode import arguments
 from nodes.namenode.check import Checker, files_of
+from nodes.namenode.commands import skip_chunks
 from nodes.namenode.membership import Membership
 from nodes.namenode.replication import Replication
 from nodes.namenode.store import Database
@@ -126,7 +127,7 @@ def facts_of(db: Database, chunk: ChunkId) -> Facts:
     )
     return Facts(
         chunk,
-        chunk < following,
+        skip_chunks.was_given(db, chunk, following),
         row[0],
         row[1],
         row[2],

@@ -50,6 +50,7 @@ before its command has its turn.
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
@@ -142,7 +143,8 @@ class Leases:
         """Who may show the old, until it acknowledges which command."""
         self._owners: dict[Ino, SessionId] = {}
         """Each has a lease on the inode."""
-        self._reclaiming: set[SessionId] = set()
+        self._reclaiming: dict[SessionId, float] = {}
+        """Since when each has been heard; infinity before that."""
         self._moved = trio.Event()
         self.forgotten: Callable[[Iterable[Item]], None] = lambda _: None
         self._recalls = 0
@@ -154,7 +156,7 @@ class Leases:
         """A session that caches; `again`: it did so before a restart, and has to say what it holds."""
         self._cachers[session] = _Cacher(owns_directories)
         if again:
-            self._reclaiming.add(session)
+            self._reclaiming[session] = math.inf
 
     def leave(self, session: SessionId) -> None:
         """The session has ended: it trusts nothing any more."""
@@ -172,7 +174,7 @@ class Leases:
             del self._doubts[item]
         for ino in [ino for ino, who in self._owners.items() if who == session]:
             del self._owners[ino]
-        self._reclaiming.discard(session)
+        self._reclaiming.pop(session, None)
         self._wake()
         self.forgotten(moved)
 
@@ -187,11 +189,12 @@ class Leases:
         return cacher is not None and bool(cacher.recalls)
 
     def overdue(self, before: float) -> list[SessionId]:
-        """Sessions that were asked before this moment, and have not forgotten."""
+        """Sessions that were asked before this moment, and have not forgotten, or not told what they hold."""
         return [
             session
             for session, cacher in self._cachers.items()
             if any(recall.sent_at < before for recall in cacher.recalls.values())
+            or self._reclaiming.get(session, math.inf) < before
         ]
 
     def forgive(self, late_s: float) -> None:
@@ -199,6 +202,8 @@ class Leases:
         for cacher in self._cachers.values():
             for number, recall in cacher.recalls.items():
                 cacher.recalls[number] = recall._replace(sent_at=recall.sent_at + late_s)
+        for session in self._reclaiming:
+            self._reclaiming[session] += late_s
 
     # --- giving -----------------------------------------------------------------------------------------
 
@@ -546,15 +551,23 @@ class Leases:
             self._give(session, self._attrs, cacher.attrs, ino)
             self._owners[ino] = session
         if last:
-            self._reclaiming.discard(session)
+            self._reclaiming.pop(session)
             self._wake()
+
+    def heard(self, session: SessionId) -> None:
+        """It is there, and so can say what it holds."""
+        if self._reclaiming.get(session) == math.inf:
+            self._reclaiming[session] = trio.current_time()
 
     @property
     def is_reclaiming(self) -> bool:
         return bool(self._reclaiming)
 
     async def reclaimed(self) -> None:
-        """Return when all that was held before the restart is known. Bounded by the session time-out."""
+        """Return when all that was held before the restart is known.
+
+        Bounded by twice the session time-out: who is not heard, or has not told all so long after he was, is ended.
+        """
         while self._reclaiming:
             await self._moved.wait()
 

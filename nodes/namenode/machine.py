@@ -123,10 +123,10 @@ class Machine:
         self._tx = self._fresh()
         self._stored = dict(self._tx.counters)
 
-    def apply(self, command: Command) -> Reply:
+    def apply(self, command: Command, refusal: Reply | None = None) -> Reply:
         """Apply one command; it happens whole or not at all. Errors of ours become replies, bugs are logged.
 
-        Raises `HeldBack`.
+        `refusal`: the answer to a client's that has not happened before, which then does not happen. Raises `HeldBack`.
         """
         if command.session == NAMENODE_SESSION:
             return self._attempt(command, commands.OWN)
@@ -141,6 +141,8 @@ class Machine:
         ).fetchone()
         if stored is not None:
             return list(msgpack.unpackb(stored[0], use_list=True))
+        if refusal is not None:
+            return refusal
         verbs = commands.CLIENT if command.verb in commands.CLIENT else commands.PLANNED
         reply = self._attempt(command, verbs, Subtree(self._db, row[1], row[2]) if row[1] else None)
         self._db.execute("INSERT INTO reply VALUES (?, ?, ?)", (command.session, command.seq, msgpack.packb(reply)))
@@ -240,4 +242,5 @@ def _refusal(command: Command, error: Exception) -> Reply:
 
 
 def _failed(error: errors.DfsError) -> Reply:
-    return (error.errno, error.code, error.message)
+    """It may quote what a client has sent, and is stored: so of text only what can be."""
+    return (error.errno, error.code, error.message.encode("utf-8", "backslashreplace").decode())

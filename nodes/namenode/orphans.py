@@ -39,6 +39,7 @@ ORPHANS: Final = (
     Orphan("replica", "node", "node", "id", "replicas are on DataNode number {}"),
     Orphan("work", "node", "node", "id", "orders are to DataNode number {}"),
     Orphan("reply", "session", "session", "session", "stored replies are of session {}"),
+    Orphan("inode_range", "session", "session", "session", "reserved inode numbers are of session {}"),
 )
 
 BY_KIND: Final = {orphan.kind: orphan for orphan in ORPHANS}

@@ -119,6 +119,12 @@ class Queries:
         self.getattr(ino)
         return [row[0] for row in self._execute("SELECT name FROM xattr WHERE ino = ? ORDER BY name", (ino,))]
 
+    def xattrs_bytes(self, ino: Any) -> int:
+        """Of all names and values of an inode."""
+        self.getattr(ino)
+        sql = "SELECT CAST(total(length(name) + length(value)) AS INTEGER) FROM xattr WHERE ino = ?"
+        return int(self._execute(sql, (ino,)).fetchone()[0])
+
     # --- data -------------------------------------------------------------------------------------------
 
     def extents(self, ino: Any, offset: Any, length: Any) -> list[Any]:
@@ -261,11 +267,7 @@ class Queries:
 
     def skipped(self, first: int, last: int) -> list[tuple[int, int]]:
         """Ranges of chunk numbers in [first, last] that are never given: see the command `skip_chunks`."""
-        return self._execute(
-            "SELECT CAST(substr(name, ?) AS INTEGER) AS first, value FROM setting WHERE name LIKE ? || '%'"
-            " AND first <= ? AND value >= ?",
-            (len(skip_chunks.SETTING) + 1, skip_chunks.SETTING, last, first),
-        ).fetchall()
+        return skip_chunks.ranges(self._store.reads, first, last)
 
     def believed(self, node: str, first: int, last: int, also: Sequence[int]) -> dict[ChunkId, Believed]:
         """What is known of the chunks that `node` is counted for in [first, last], and of those in `also`."""

@@ -349,9 +349,9 @@ class NameNode:
         """[{name: value, ...}, whether they are leased]; None in place of a map that is larger than a page."""
 
         def query(view: Queries | ConfinedQueries) -> list[Any]:
-            values = {name: view.getxattr(ino, name) for name in view.listxattr(ino)}
-            size = sum(len(name) + len(value) for name, value in values.items())
-            return [values if size <= limits.XATTRS_CACHED_MAX_BYTES else None]
+            if view.xattrs_bytes(ino) > limits.XATTRS_CACHED_MAX_BYTES:
+                return [None]
+            return [{name: view.getxattr(ino, name) for name in view.listxattr(ino)}]
 
         return self._leased_about(call, session, ino, query)
 
@@ -422,7 +422,9 @@ class NameNode:
         """What a recall named is forgotten; and all names of `directories`, by the client's own choice."""
         holder = self._sessions.touch(session, _identity(call))
         if incarnation == self._sessions.incarnation:  # or the recall was of a NameNode before
-            self._leases.forgot(holder, arguments.integer(number, "an event's number"), _inos(directories))
+            event = arguments.integer(number, "an event's number")
+            self._sessions.drop_event(holder, event)
+            self._leases.forgot(holder, event, _inos(directories))
 
     @expose
     @takes_call

@@ -33,7 +33,8 @@ log = structlog.get_logger(__name__)
 class _Listener:
     """One session. `events` are (number, kind, payload), numbers growing; `arrived` is set when one is added.
 
-    They are few: news that waits already is not added again, and leases are bounded.
+    They are few: news that waits already is not added again, leases are bounded, and who does not take note of them is
+    ended when there are EVENTS_MAX.
     """
 
     __slots__ = ("arrived", "events", "heard_at", "identity", "last")
@@ -103,6 +104,8 @@ class Sessions:
         if listener.identity != identity:
             raise errors.NotPermitted(f"session {session} was opened with another key")
         listener.heard_at = trio.current_time()
+        if self._leases.is_reclaiming:
+            self._leases.heard(SessionId(session))
         return SessionId(session)
 
     # --- events -----------------------------------------------------------------------------------------
@@ -121,6 +124,14 @@ class Sessions:
         listener.events.append((listener.last, kind, payload))
         listener.arrived.set()
         return listener.last
+
+    def drop_event(self, session: SessionId, number: int) -> None:
+        """The client has done what an event says."""
+        events = self._listeners[session].events
+        for event in events:
+            if event[0] == number:
+                events.remove(event)
+                return
 
     async def events(
         self, session: Any, identity: str, after: int, incarnation: int
@@ -185,13 +196,15 @@ class Sessions:
     def _overdue(self, deadline: float) -> list[SessionId]:
         silent = [session for session, listener in self._listeners.items() if listener.heard_at < deadline]
         stubborn = [session for session in self._leases.overdue(deadline) if session not in silent]
+        deaf = [session for session, listener in self._listeners.items() if len(listener.events) > limits.EVENTS_MAX]
         for sessions, why in (
             (silent, "its client is silent"),
-            (stubborn, "its client does not give up what it caches"),
+            (stubborn, "its client does not give up what it caches, or say what that is"),
+            (deaf, "its client takes no note of what it is told"),
         ):
             for session in sessions:
                 log.warning(f"session ended: {why}", session=session, timeout_s=self._timeout_s)
-        return silent + stubborn
+        return list(dict.fromkeys([*silent, *stubborn, *deaf]))
 
     def _forgive(self, late_s: float) -> None:
         """This process was itself away for so long: nobody could be heard."""

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from nodes.namenode.store import Database, Row
 
 
+_DEPTH_MAX: Final = 4096
+"""Of directories in one another that are looked at, some microseconds each: longer paths than PATH_MAX allows."""
 _FREED_AT_ONCE: Final = 1024
 """Extents in one command: some ten milliseconds."""
 
@@ -275,14 +277,16 @@ class Transaction:
         self.run("UPDATE inode SET ctime_ns = ?, version = version + 1 WHERE ino = ?", self.now_ns, ino)
 
     def is_below(self, ino: Ino, ancestor: Ino) -> bool:
-        """Whether directory `ino` is `ancestor` or somewhere beneath it."""
-        while ino != ancestor:
+        """Whether directory `ino` is `ancestor` or somewhere beneath it. Raises InvalidArgument if it is too deep."""
+        for _ in range(_DEPTH_MAX):
+            if ino == ancestor:
+                return True
             if ino == ROOT_INO:
                 return False
             row = self.one("SELECT parent FROM inode WHERE ino = ?", ino)
             assert row is not None, "a directory has a parent"
             ino = row[0]
-        return True
+        raise errors.InvalidArgument(f"a directory more than {_DEPTH_MAX} below the root is not moved")
 
     # --- extents ----------------------------------------------------------------------------------------
 
@@ -450,6 +454,6 @@ class Transaction:
     def let_go(self, ino: Ino, session: int) -> None:
         """A session holds `ino` no more; if nobody does and it has no name, it goes."""
         self.run("DELETE FROM hold WHERE ino = ? AND session = ?", ino, session)
-        attr = self.attr(ino)
-        if not attr.nlink and not self.one("SELECT 1 FROM hold WHERE ino = ? LIMIT 1", ino):
-            self.remove_inode(attr)
+        row = self.one("SELECT nlink FROM inode WHERE ino = ?", ino)
+        if row and not row[0] and not self.one("SELECT 1 FROM hold WHERE ino = ? LIMIT 1", ino):
+            self.remove_inode(self.attr(ino))

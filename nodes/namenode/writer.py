@@ -273,10 +273,8 @@ class Writer:
 
     def _apply_batch(self, batch: _Batch, is_full: bool) -> None:
         for command in batch.commands[len(batch.replies) :]:
-            if is_full and command.session and command.verb not in commands.FREEING and not self._is_promised(command):
-                batch.replies.append(_FULL)
-            else:
-                batch.replies.append(self._machine.apply(command))
+            is_refused = is_full and command.verb not in commands.FREEING and not self._is_promised(command)
+            batch.replies.append(self._machine.apply(command, _FULL if is_refused else None))
             self._count_applied()
 
     def _is_promised(self, command: Command) -> bool:

@@ -10,7 +10,7 @@ from nodes.namenode.transaction import Transaction
 
 _TOTALS = ("inodes", "directories", "files", "allocated")
 _SERIES = ("next_ino", "next_chunk", "next_session", "next_work")
-_SERIES_MAX = 2**62
+_MAX = 2**62
 """There have to be numbers left to give."""
 
 
@@ -21,7 +21,7 @@ def apply(tx: Transaction, name: Any, value: Any, log_index: Any) -> list[str]:
     so the difference is what it was, unless somebody else has mended it: then this changes nothing.
     """
     if name in _SERIES:
-        least = arguments.integer(value, "a number", most=_SERIES_MAX)
+        least = arguments.integer(value, "a number", most=_MAX)
         if tx.counters[name] >= least:
             return []
         tx.counters[name] = least
@@ -33,6 +33,8 @@ def apply(tx: Transaction, name: Any, value: Any, log_index: Any) -> list[str]:
     mended = tx.one("SELECT value FROM setting WHERE name = ?", key)
     if mended is not None and arguments.integer(log_index, "a log index") <= mended[0]:
         return []
+    if abs(tx.counters[name] + change) > _MAX:
+        raise errors.InvalidArgument(f"{name} cannot be {tx.counters[name] + change}")
     tx.run("INSERT OR REPLACE INTO setting VALUES (?, ?)", key, tx.counters["log_index"])
     tx.counters[name] += change
     return [f"set to {tx.counters[name]}"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nodes.namenode import arguments
-from nodes.namenode.commands import add_replicas, delete_stray
+from nodes.namenode.commands import add_replicas, delete_stray, skip_chunks
 from nodes.namenode.transaction import Transaction
 
 
@@ -20,7 +20,9 @@ def apply(tx: Transaction, node: Any, chunk: Any, length: Any) -> list[str]:
     known = tx.one("SELECT session, length FROM chunk WHERE chunk = ?", number)
     if known is None and tx.one("SELECT 1 FROM extent WHERE chunk = ? LIMIT 1", number):
         return []
-    if (known is not None and known[0]) or number >= tx.counters["next_chunk"]:
+    if known is None and not skip_chunks.was_given(tx.db, number, tx.counters["next_chunk"]):
+        return []
+    if known is not None and known[0]:
         return []
     if known is not None and held >= known[1] and add_replicas.apply(tx, name, [(number, known[1])])[0]:
         return ["counted again"]

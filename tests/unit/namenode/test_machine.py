@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dfs import errors
+from dfs import errors, limits
 from dfs.types import ROOT_INO, SessionId
 from nodes.namenode.machine import Command, HeldBack, Machine
 from tests.unit.namenode.world import Namespace, result_of
@@ -300,3 +300,73 @@ def test_a_series_of_numbers_cannot_be_mended_to_its_end(space: Namespace) -> No
     with pytest.raises(errors.InvalidArgument):
         space.do(session, "mend_counter", "next_ino", 2**63 - 1, 0)
     space.do(session, "mkdir", ROOT_INO, b"d", 0o755, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("verb", "args"),
+    [("rename", (ROOT_INO, b"d", ROOT_INO, b"e", "\ud800")), ("setxattr", (ROOT_INO, b"user.x", b"", "\ud800"))],
+)
+def test_what_a_refusal_quotes_can_be_stored_whatever_was_sent(space: Namespace, verb: str, args: Any) -> None:
+    """A lone surrogate comes in a message of JSON, and cannot be packed."""
+    session = space.open_session()
+    space.do(session, "mkdir", ROOT_INO, b"d", 0o755, 0, 0)
+    command = space.next_command(session, verb, *args)
+    for _ in range(2):
+        with pytest.raises(errors.InvalidArgument, match="ud800"):
+            result_of(space.transact(command)[0])
+
+
+def test_a_name_of_a_verb_that_cannot_be_stored_is_refused(space: Namespace) -> None:
+    with pytest.raises(errors.NotSupported):
+        space.do(space.open_session(), "\ud800")
+
+
+def test_the_end_of_a_session_leaves_nothing_to_who_is_killed_before_its_next_command(space: Namespace) -> None:
+    session = space.open_session()
+    for number in range(256):
+        space.do(session, "create", ROOT_INO, b"%d" % number, 0o644, 0, 0, True, True)
+    assert not space.own("end_session", session)
+    assert space.rows("SELECT count(*) FROM reply WHERE session = ?", session) == [0]
+    assert space.findings() == []
+
+
+def test_a_session_ends_though_an_inode_that_it_holds_is_missing(space: Namespace) -> None:
+    session = space.open_session()
+    file = space.file(session)
+    space.do(session, "hold", file.ino)
+    space.damage("DELETE FROM inode WHERE ino = ?", file.ino)
+    assert not space.own("end_session", session)
+    assert space.rows("SELECT count(*) FROM hold") == [0]
+
+
+def test_a_directory_too_deep_to_look_at_all_that_it_is_in_is_not_moved(
+    space: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nodes.namenode.transaction._DEPTH_MAX", 10)
+    session = space.open_session()
+    parent = ROOT_INO
+    for _ in range(12):
+        parent = space.do(session, "mkdir", parent, b"d", 0o755, 0, 0).ino
+    space.do(session, "mkdir", ROOT_INO, b"other", 0o755, 0, 0)
+    with pytest.raises(errors.InvalidArgument, match="below the root"):
+        space.do(session, "rename", ROOT_INO, b"other", parent, b"moved")
+
+
+def test_a_total_is_not_mended_beyond_what_can_be_stored(space: Namespace) -> None:
+    session = space.open_session()
+    with pytest.raises(errors.InvalidArgument, match="cannot be"):
+        space.do(session, "mend_counter", "inodes", 2**63 - 1, 10**9)
+    space.do(session, "mkdir", ROOT_INO, b"d", 0o755, 0, 0)
+
+
+def test_the_values_of_an_inodes_attributes_are_bounded(space: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "XATTR_VALUES_MAX_BYTES", 100)
+    session = space.open_session()
+    ino = space.file(session).ino
+    space.do(session, "setxattr", ino, b"user.a", bytes(60))
+    space.do(session, "setxattr", ino, b"user.a", bytes(100))
+    with pytest.raises(errors.NoSpace):
+        space.do(session, "setxattr", ino, b"user.b", bytes(1))
+    space.do(session, "setxattr", ino, b"user.a", bytes(60))
+    space.do(session, "setxattr", ino, b"user.b", bytes(40))
+    assert space.queries.xattrs_bytes(ino) == 100 + 2 * len(b"user.a")

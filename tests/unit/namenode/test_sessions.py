@@ -221,3 +221,61 @@ async def test_news_that_go_to_and_fro_end_with_the_latest(autojump_clock: trio.
         sessions.push_all("space", short)
     _, events = await sessions.events(ONE, KEY, 0, LIFE)
     assert [payload for _, kind, payload in events if kind == "space"] == [True, False, True]
+
+
+async def test_who_is_there_and_never_says_what_he_holds_since_a_restart_keeps_nobody_waiting(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ends, leases = Ends(), Leases()
+    sessions = Sessions(TIMEOUT_S, ends.end, leases, LIFE)
+    sessions.add(ONE, KEY)
+    leases.join(ONE, again=True)
+
+    async def listen() -> None:
+        with pytest.raises(errors.SessionExpired):
+            while True:
+                await sessions.events(ONE, KEY, 0, LIFE)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sessions.reap)
+        nursery.start_soon(listen)
+        with trio.fail_after(2 * TIMEOUT_S):
+            await leases.reclaimed()
+        nursery.cancel_scope.cancel()
+    assert ends.ended == [ONE]
+
+
+async def test_who_comes_late_after_a_restart_has_a_time_out_to_say_what_he_holds(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ends, leases = Ends(), Leases()
+    sessions = Sessions(TIMEOUT_S, ends.end, leases, LIFE)
+    sessions.add(ONE, KEY)
+    leases.join(ONE, again=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sessions.reap)
+        for _ in range(2):
+            await trio.sleep(0.8 * TIMEOUT_S)
+            sessions.touch(ONE, KEY)
+        leases.reclaim(ONE, [], [], [], last=True)
+        await trio.sleep(0.5 * TIMEOUT_S)
+        nursery.cancel_scope.cancel()
+    assert not ends.ended and not leases.is_reclaiming
+
+
+async def test_what_a_client_has_done_is_not_told_again_and_who_takes_note_of_nothing_is_ended(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "EVENTS_MAX", 10)
+    ends = Ends()
+    sessions = opened(ends)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sessions.reap)
+        for number in range(1, 13):
+            for session in (ONE, OTHER):
+                sessions.push_all(f"news {number}") if session is OTHER else sessions.drop_event(ONE, number - 1)
+                sessions.touch(session, KEY)
+        await trio.sleep(TIMEOUT_S / 2)
+        nursery.cancel_scope.cancel()
+    assert ends.ended == [OTHER]
+    assert (await sessions.events(ONE, KEY, 0, LIFE))[1] == [(12, "news 12", None)]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 from dfs.types import ChunkId
+from nodes.namenode.explain import facts_of
 from nodes.namenode.reconcile import Held, compare
-from tests.unit.namenode.world import Namespace
+from tests.unit.namenode.world import DAY_NS, MINUTE_NS, Namespace, namespace
 
 
 def strays_and_unknown(space: Namespace, *chunks: int) -> tuple[list[int], list[int]]:
@@ -43,3 +47,44 @@ def test_settings_and_the_check_do_not_mind(space: Namespace) -> None:
     space.configure()
     assert strays_and_unknown(space, 40) == ([], [40])
     assert space.findings() == []
+
+
+def test_a_repair_touches_no_chunk_with_a_skipped_number(space: Namespace) -> None:
+    space.register("n1")
+    session = space.open_session()
+    space.chunk(session, ["n1"])
+    space.own("skip_chunks", 40)
+    assert not facts_of(space.store.reads, ChunkId(30)).given
+    assert facts_of(space.store.reads, ChunkId(1)).given
+    assert space.do(session, "mend_stray", "n1", 30, 500) == []
+    assert space.rows("SELECT count(*) FROM work") == [0]
+
+
+def test_a_life_gives_no_number_that_one_before_it_has_given_whatever_the_database_remembers(tmp_path: Path) -> None:
+    """An old copy of it is put back: sessions and chunks of the time since then are there, and unknown."""
+    old, lost = tmp_path / "old", tmp_path / "lost"
+    with namespace(lost) as space:
+        assert space.chunk(space.open_session()) == 1
+    shutil.copytree(lost, old)
+    with namespace(lost) as space:
+        space.now_ns += MINUTE_NS
+        space.own("begin_series")
+        session = space.open_session()
+        chunk = space.chunk(session)
+        assert session > 1 and chunk > 2
+    with namespace(old) as space:
+        space.now_ns += 2 * MINUTE_NS
+        space.own("begin_series")
+        assert space.open_session() > session
+        assert space.chunk(space.open_session()) > chunk
+        assert strays_and_unknown(space, chunk) == ([], [chunk])
+        assert space.findings() == []
+
+
+def test_a_clock_that_is_behind_takes_no_number_back(space: Namespace) -> None:
+    session = space.open_session()
+    space.own("begin_series")
+    chunk = space.chunk(session)
+    space.now_ns -= DAY_NS
+    space.own("begin_series")
+    assert space.chunk(session) == chunk + 1

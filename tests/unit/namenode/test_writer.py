@@ -698,3 +698,16 @@ async def test_nobody_waits_for_a_writer_that_has_ended(space: Namespace) -> Non
 async def _open_soon(gate: Gate) -> None:
     await trio.testing.wait_all_tasks_blocked()
     gate.opened.set()
+
+
+async def test_what_happened_before_the_disk_was_full_is_answered_when_it_is_asked_again(
+    space: Namespace, autojump_clock: trio.testing.MockClock
+) -> None:
+    session = SessionId(space.open_session())
+    async with writing(space, Gate(), reserve_bytes=1) as writer:
+        first = await writer.apply(CLIENT, session, 0, [mkdir(1, b"a")])
+        writer._reserve_bytes = 1 << 62
+        await trio.sleep(60)
+        again, new = await writer.apply(CLIENT, session, 0, [mkdir(1, b"a"), mkdir(2, b"b")])
+        assert [again[0], list(again[1])] == [first[0][0], list(first[0][1])]
+        assert isinstance(errors.from_wire(*new[1:]), errors.NoSpace)
