@@ -138,7 +138,8 @@ HOLD_SHARE_DEFAULT = 0.5  # configurable; of a node's chunks: orders to delete m
 HOLD_MIN_CHUNKS = 1000  # deletions that are never a mass: small nodes and tests live and die by less
 HOLD_WINDOW_S = 3600.0  # over which deletions are counted
 HOLD_POSTPONE_S = 3600.0  # held orders come again after this, so that they do not stand in the way of others
-HELD_ORDERS_MAX = 65_536  # numbers of held orders that a DataNode remembers: it asks for these again when allowed
+HELD_ORDERS_MAX = 65_536  # numbers of held orders that a DataNode remembers: it asks for these again when allowed;
+# and of orders to delete that it has counted, since those that failed come again
 SCRUB_PERIOD_S = 14 * 24 * 3600.0  # configurable; every block is read once in this time
 SCRUB_BANDWIDTH_BYTES_PER_S = 20 * MIB  # configurable; what a scrub reads at most
 SCRUB_YIELD_MAX_S = 0.5  # a scrub waits for users between two reads, no longer: a busy node is scrubbed too

@@ -94,6 +94,7 @@ class Restraint:
         self._newest_index = memory.log_index
         self._last_index = memory.log_index
         self._deleted: deque[tuple[float, int]] = deque()  # when (trio's clock), how many, within the window
+        self._counted: dict[int, None] = {}  # numbers of orders to delete that are in it, oldest first
         self._held: dict[int, None] = {}  # numbers of orders, oldest first
         self._allowed: set[int] = set()
 
@@ -113,7 +114,7 @@ class Restraint:
                 obeyed.append(order)
             elif self.memory.held_because or self._is_too_many(order, chunks, is_draining):
                 held.append(order[0])
-                self._remember(order[0])
+                _add(self._held, order[0])
             else:
                 obeyed.append(order)
         if log_index is not None and any(order[1] in _DESTRUCTIVE for order in obeyed):
@@ -137,7 +138,7 @@ class Restraint:
         if order[1] != "delete" or is_draining or order[0] in self._allowed:
             self._allowed.discard(order[0])
             return False
-        if not self.memory.mass_because and self._share < 1:
+        if not self.memory.mass_because and self._share < 1 and order[0] not in self._counted:
             self._forget_old()
             deleted = sum(count for _, count in self._deleted)
             if deleted >= max(limits.HOLD_MIN_CHUNKS, self._share * (chunks + deleted)):
@@ -146,10 +147,14 @@ class Restraint:
                 log.error("deletions are held for an operator", reason=reason)
         if self.memory.mass_because:
             return True
-        self._note_deleted()
+        self._note_deleted(order[0])
         return False
 
-    def _note_deleted(self) -> None:
+    def _note_deleted(self, number: int) -> None:
+        """Count an order: once, though it comes again when it failed."""
+        if number in self._counted:
+            return
+        _add(self._counted, number)
         now = trio.current_time()
         if self._deleted and self._deleted[-1][0] > now - 1.0:
             self._deleted[-1] = (self._deleted[-1][0], self._deleted[-1][1] + 1)
@@ -159,11 +164,6 @@ class Restraint:
     def _forget_old(self) -> None:
         while self._deleted and self._deleted[0][0] < trio.current_time() - limits.HOLD_WINDOW_S:
             self._deleted.popleft()
-
-    def _remember(self, number: int) -> None:
-        self._held[number] = None
-        if len(self._held) > limits.HELD_ORDERS_MAX:
-            del self._held[next(iter(self._held))]
 
     # --- deciding ---------------------------------------------------------------------------------------
 
@@ -175,6 +175,7 @@ class Restraint:
         if allow:
             self._allowed.update(numbers)
             self._deleted.clear()
+            self._counted.clear()
             self._newest_index = self._last_index
             self.memory = self.memory._replace(log_index=self._last_index)
         log.warning("an operator decided about held deletions", allowed=allow, orders=len(numbers))
@@ -188,3 +189,10 @@ class Restraint:
         """What a heartbeat says of it: {orders, reason}; None while nothing is held."""
         reason = self.memory.held_because or self.memory.mass_because
         return {"orders": len(self._held), "reason": reason} if reason else None
+
+
+def _add(numbers: dict[int, None], number: int) -> None:
+    """Remember an order's number; of too many the oldest is forgotten."""
+    numbers[number] = None
+    if len(numbers) > limits.HELD_ORDERS_MAX:
+        del numbers[next(iter(numbers))]

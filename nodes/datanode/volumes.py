@@ -2,7 +2,8 @@
 
 A new chunk goes to the directory with the largest share of its space free. A directory that fails is left out: its
 chunks count as gone (though reads still try it), so the NameNode has copies made elsewhere; the node goes on with the
-others, and without any goes on saying so. Directories on one file system share its space, which counts once.
+others, and without any goes on saying so. Changes are for what is in service: a chunk that only a failed directory has
+is deleted already, and can be made anew in another. Directories on one file system share its space, which counts once.
 The same chunk in two directories (a disk that came back) stays where it is longer; the other is set aside.
 """
 
@@ -235,15 +236,20 @@ class Volumes:
 
     def _holder(self, chunk: ChunkId) -> ChunkStore:
         """The directory that holds the chunk, one that failed only if no other does. Raises ChunkNotFound."""
-        found = None
-        for store in self.stores:
-            if chunk in store.chunks:
-                if store.failed is None:
+        try:
+            return self._in_service(chunk)
+        except errors.ChunkNotFound:
+            for store in self.stores:
+                if chunk in store.chunks:
                     return store
-                found = store
-        if found is None:
-            raise errors.ChunkNotFound(f"chunk {chunk_name(chunk)} is not on DataNode {self._node!r}")
-        return found
+            raise
+
+    def _in_service(self, chunk: ChunkId) -> ChunkStore:
+        """The directory in service that holds the chunk. Raises ChunkNotFound, also where one that failed has it."""
+        for store in self._usable():
+            if chunk in store.chunks:
+                return store
+        raise errors.ChunkNotFound(f"chunk {chunk_name(chunk)} is not on DataNode {self._node!r}")
 
     def _chosen(self, length: int) -> ChunkStore:
         """The directory for a new chunk: the emptiest with room for all that it may become, or else for its beginning.
@@ -268,7 +274,7 @@ class Volumes:
     async def append_records(self, chunk: ChunkId, offset: int, records: Sequence[Record], data: Buffer) -> int:
         self._check_limit(chunk, offset, len(data))
         try:
-            return await self._holder(chunk).append_records(chunk, offset, records, data)
+            return await self._in_service(chunk).append_records(chunk, offset, records, data)
         except errors.ChunkNotFound:
             if offset:
                 raise
@@ -323,8 +329,9 @@ class Volumes:
         return [lengths[chunk] for chunk in chunks]
 
     async def delete(self, chunk: ChunkId) -> None:
+        """See `ChunkStore.delete`. In a directory that failed it stays: when that is back, the report tells of it."""
         try:
-            store = self._holder(chunk)
+            store = self._in_service(chunk)
         except errors.ChunkNotFound:
             return
         await store.delete(chunk)

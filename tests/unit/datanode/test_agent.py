@@ -261,6 +261,30 @@ async def test_a_decision_about_very_many_orders_takes_several_heartbeats(
         assert trio.current_time() - began < limits.HEARTBEAT_PERIOD_S
 
 
+async def test_deletions_of_what_was_on_a_disk_that_failed_are_done_and_copies_come_to_the_other(
+    autojump_clock: MockClock,
+    namenode: ScriptedNameNode,
+    node: Node,
+    disks: list[MemoryDisk],
+    network: MemoryNetwork,
+    tmp_path: Path,
+) -> None:
+    source = Node("n2", network, [MemoryDisk()], tmp_path)
+    for each in (node, source):
+        await each.put(1, 20, b"copied")
+    lost = list(node.volumes.stores[0].chunks)
+    assert 0 < len(lost) < 20
+    async with source.running(), node.running():
+        disks[0].fail("space", errno.EIO)
+        await until(lambda: bool(namenode.reports) and namenode.reports[-1]["directories"][0][1] is not None)
+        namenode.orders.update({chunk: [chunk, "delete", chunk] for chunk in lost})
+        await until(lambda: not namenode.orders)
+        namenode.orders[-1] = [-1, "copy", lost[0], 6, [["n2", "n2:9401"]]]
+        await until(lambda: not namenode.orders)
+    assert namenode.failed == []
+    assert node.volumes.length(lost[0]) == 6
+
+
 # --- how it is
 
 

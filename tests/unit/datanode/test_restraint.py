@@ -150,6 +150,15 @@ async def test_small_numbers_and_slow_deletion_are_no_mass(autojump_clock: trio.
         assert sifted(restraint, deletes(hour * 4000, 4000), 1, 10_000) == (4000, 0)
 
 
+async def test_an_order_that_fails_and_comes_again_counts_once(autojump_clock: trio.testing.MockClock) -> None:
+    restraint = Restraint(0.5, Memory())
+    for _ in range(10):
+        assert sifted(restraint, deletes(1, 200), 1, 400) == (200, 0)
+        await trio.sleep(60)
+    count = limits.HOLD_MIN_CHUNKS - 200
+    assert sifted(restraint, deletes(1001, count + 5), 1, 400) == (count, 5)  # others count as ever
+
+
 async def test_an_emptied_node_and_a_share_of_all_know_no_mass() -> None:
     obeyed, _ = Restraint(0.5, Memory()).sift(deletes(1, 9000), 1, 9000, is_draining=True)
     assert len(obeyed) == 9000

@@ -292,6 +292,25 @@ async def test_a_node_goes_on_without_a_directory_that_failed() -> None:
     assert disks[0].exists("clean") and not disks[1].exists("clean")
 
 
+async def test_what_only_a_failed_directory_has_counts_as_deleted_and_can_be_made_anew() -> None:
+    disks = two_disks()
+    volumes = joined(disks)
+    for number in range(1, 11):
+        await put(volumes, number, b"x" * 40 * PAGE)
+    lost = next(iter(volumes.stores[1].chunks))
+    disks[1].fail("sync", errno.EIO)
+    await volumes.sync([lost])
+    await volumes.delete(lost)
+    with pytest.raises(errors.ChunkNotFound):
+        await volumes.append(lost, 40 * PAGE, sum_blocks(b"more"), b"more")
+    await put(volumes, lost, b"y" * PAGE)
+    assert await volumes.sync([lost]) == [PAGE]
+    _, buffers = await volumes.read(lost, 0, PAGE)
+    assert bytes(buffers[0]) == b"y" * PAGE
+    await volumes.delete(lost)
+    assert volumes.length(lost) is None
+
+
 async def test_a_node_starts_without_a_directory_that_cannot_be_used() -> None:
     disks = two_disks()
     await joined(disks).close()
