@@ -4,11 +4,13 @@ Heartbeats go out every HEARTBEAT_PERIOD_S, and as early as HEARTBEAT_EARLY_S af
 off and few are left: many small ones are not bound to one answer a second. Orders come in the answers, again and again
 until they are reported done, so one that is done already is passed over, and so is one for a chunk that has an order in
 work: it comes again. Destructive ones pass the `restraint` first, and none is begun before what that remembers is on
-the disk; held ones are reported as postponed. What was done, what failed and what was found damaged stays in the report
+the disk; held ones are reported as postponed. A cut or punch that finds no copy, or a cut that finds less than is to be
+left, tells of a loss that the NameNode did not see while the chunk was open: a missing copy is reported like a damaged
+one, a short one by a report of all chunks. What was done, what failed and what was found damaged stays in the report
 until a heartbeat with it was answered: the NameNode may restart at any moment.
 
-A report of all chunks, in slices, goes out at the start, after each registration, when a directory fails, and once in
-REPORT_PERIOD_S.
+A report of all chunks, in slices, goes out at the start, after each registration, when a directory fails, when a copy
+is found to be short, and once in REPORT_PERIOD_S.
 
 Invariants: an order's number is in at most one of `_in_work`, `_done`, `_failed`; no two orders in work are for the
 same chunk; an answer to a heartbeat is passed through the restraint whole, before the next one is sent.
@@ -264,7 +266,8 @@ class Agent:
             if kind == "copy":
                 self._failed.append((number, "ChunkNotFound", f"no source has chunk {chunk:x}"))
             else:
-                self._done.append(number)  # nothing is there to delete, cut or punch
+                self._corrupt.append((chunk, "it is not here, or in a directory that failed"))
+                self._done.append(number)
         except errors.DfsError as error:
             self._failed.append((number, error.code, error.message))
         except Exception as error:
@@ -281,8 +284,7 @@ class Agent:
         if kind == "delete":
             await self._volumes.delete(chunk)
         elif kind == "cut":
-            if (self._volumes.length(chunk) or 0) > rest[0]:
-                await self._volumes.cut(chunk, rest[0])
+            await self._cut(chunk, rest[0])
         elif kind == "punch":
             await self._volumes.punch(chunk, [(offset, length) for offset, length in rest[0]])
         elif kind == "copy":
@@ -290,6 +292,15 @@ class Agent:
             await copy(self._pool, self._volumes, self._bandwidth, self._turns, chunk, rest[0], sources)
         else:
             raise errors.NotSupported(f"no such order: {kind!r}: is the NameNode newer than this DataNode?")
+
+    async def _cut(self, chunk: ChunkId, length: int) -> None:
+        """Leave `length` bytes. Raises ChunkNotFound if there should be any and the chunk is not here."""
+        has = self._volumes.length(chunk)
+        if has is None or has > length:
+            await self._volumes.cut(chunk, length)
+        elif has < length:
+            log.error("a chunk is shorter than what was committed", chunk=chunk, has=has, committed=length)
+            self._report_due.set()
 
     # --- reports ----------------------------------------------------------------------------------------
 

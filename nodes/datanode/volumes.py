@@ -3,8 +3,9 @@
 A new chunk goes to the directory with the largest share of its space free. A directory that fails is left out: its
 chunks count as gone (though reads still try it), so the NameNode has copies made elsewhere; the node goes on with the
 others, and without any goes on saying so. Changes are for what is in service: a chunk that only a failed directory has
-is deleted already, and can be made anew in another. Directories on one file system share its space, which counts once.
-The same chunk in two directories (a disk that came back) stays where it is longer; the other is set aside.
+is deleted already, is not found where it is to be cut or punched, and can be made anew in another. Directories on one
+file system share its space, which counts once. The same chunk in two directories (a disk that came back) stays where it
+is longer; the other is set aside.
 """
 
 from __future__ import annotations
@@ -340,10 +341,10 @@ class Volumes:
         if length == 0:
             await self.delete(chunk)
         else:
-            await self._holder(chunk).cut(chunk, length)
+            await self._in_service(chunk).cut(chunk, length)
 
     async def punch(self, chunk: ChunkId, ranges: Sequence[tuple[int, int]]) -> None:
-        await self._holder(chunk).punch(chunk, ranges)
+        await self._in_service(chunk).punch(chunk, ranges)
 
     async def flush_due(self) -> None:
         """See `ChunkStore.flush_due`; a directory that fails at it is out of service, the others go on."""

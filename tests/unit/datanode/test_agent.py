@@ -45,13 +45,16 @@ class ScriptedNameNode:
         self.failed: list[int] = []
         self.answer: dict[str, Any] = {"log_index": 100}
         self.reports: list[Mapping[str, Any]] = []
+        self.chunks: list[list[Any]] = []
+        """What each report of chunks had."""
 
     @expose
     def register(self, _info: Any) -> dict[str, Any]:
         return {"cluster": CLUSTER}
 
     @expose
-    def report_chunks(self, _node: Any, _first: Any, last: Any, _chunks: Any) -> Any:
+    def report_chunks(self, _node: Any, _first: Any, last: Any, chunks: Any) -> Any:
+        self.chunks.append(chunks)
         return last + 1
 
     @expose
@@ -69,6 +72,10 @@ class ScriptedNameNode:
             source, target = (self.orders, self.put_off) if delay_ns else (self.put_off, self.orders)
             target.update({number: source.pop(number) for number in numbers if number in source})
         return {"cluster": CLUSTER, "orders": list(self.orders.values())[: limits.WORK_ORDERS_MAX], **self.answer}
+
+    def damaged(self) -> list[int]:
+        """The chunks of which n1 said that its copies are of no use."""
+        return [chunk for report in self.reports for chunk, _ in report["corrupt"]]
 
     def order_deletions(self, first: int, count: int) -> None:
         self.orders.update({number: [number, "delete", number] for number in range(first, first + count)})
@@ -283,6 +290,51 @@ async def test_deletions_of_what_was_on_a_disk_that_failed_are_done_and_copies_c
         await until(lambda: not namenode.orders)
     assert namenode.failed == []
     assert node.volumes.length(lost[0]) == 6
+
+
+@pytest.mark.parametrize("order", [["cut", 1, 4], ["punch", 1, [[0, 4]]]])
+@pytest.mark.parametrize("loss", ["gone", "its disk failed"])
+async def test_a_copy_that_is_missing_when_its_chunk_is_cut_or_punched_is_reported(
+    autojump_clock: MockClock,
+    namenode: ScriptedNameNode,
+    node: Node,
+    order: list[Any],
+    loss: str,
+) -> None:
+    await node.put(1, 2, b"copied")
+    if loss == "gone":
+        await node.volumes.delete(ChunkId(1))
+    else:
+        next(store for store in node.volumes.stores if ChunkId(1) in store.chunks).fail("Input/output error")
+    async with node.running():
+        namenode.orders[7] = [7, *order]
+        await until(lambda: not namenode.orders)
+        await until(lambda: namenode.damaged() == [1])
+    assert namenode.failed == []
+
+
+async def test_a_copy_that_is_short_when_its_chunk_is_cut_is_told_by_a_report_of_chunks(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node
+) -> None:
+    await node.put(1, 1, b"copied")
+    async with node.running():
+        await trio.sleep(2 * limits.SETTLED_AFTER_S)
+        assert namenode.chunks == [[[1, 6, False]]]  # when it registered
+        namenode.orders[7] = [7, "cut", 1, 100]
+        await until(lambda: len(namenode.chunks) == 2)
+        assert namenode.chunks[-1] == [[1, 6, True]]
+        await until(lambda: not namenode.orders)
+    assert namenode.damaged() == [] and namenode.failed == []
+
+
+async def test_a_chunk_without_committed_bytes_need_not_be_there_to_be_cut(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node
+) -> None:
+    async with node.running():
+        namenode.orders[7] = [7, "cut", 1, 0]
+        await until(lambda: not namenode.orders)
+        await trio.sleep(5)
+    assert namenode.damaged() == [] and len(namenode.chunks) == 1
 
 
 # --- how it is
