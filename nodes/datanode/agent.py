@@ -4,10 +4,10 @@ Heartbeats go out every HEARTBEAT_PERIOD_S, and as early as HEARTBEAT_EARLY_S af
 off and few are left: many small ones are not bound to one answer a second. Orders come in the answers, again and again
 until they are reported done, so one that is done already is passed over, and so is one for a chunk that has an order in
 work: it comes again. Destructive ones pass the `restraint` first, and none is begun before what that remembers is on
-the disk; held ones are reported as postponed. A cut or punch that finds no copy, or a cut that finds less than is to be
-left, tells of a loss that the NameNode did not see while the chunk was open: a missing copy is reported like a damaged
-one, a short one by a report of all chunks. What was done, what failed and what was found damaged stays in the report
-until a heartbeat with it was answered: the NameNode may restart at any moment.
+the disk, while copies do not wait for it; held ones are reported as postponed. A cut or punch that finds no copy, or a
+cut that finds less than is to be left, tells of a loss that the NameNode did not see while the chunk was open: a
+missing copy is reported like a damaged one, a short one by a report of all chunks. What was done, what failed and what
+was found damaged stays in the report until a heartbeat with it was answered: the NameNode may restart at any moment.
 
 A report of all chunks, in slices, goes out at the start, after each registration, when a directory fails, when a copy
 is found to be short, and once in REPORT_PERIOD_S.
@@ -33,7 +33,7 @@ from dfs.types import NAMENODE_OBJECT, ChunkId, ClusterId, NodeId
 from nodes.datanode.bandwidth import TokenBucket
 from nodes.datanode.copier import copy
 from nodes.datanode.keyring import Keyring
-from nodes.datanode.restraint import PATH, Restraint, save
+from nodes.datanode.restraint import DESTRUCTIVE, PATH, Restraint, save
 from nodes.datanode.users import Turns, Users
 from nodes.datanode.volumes import Volumes
 
@@ -216,18 +216,19 @@ class Agent:
         settled = {*self._done, *(number for number, _, _ in self._failed)}
         chunks = set(self._in_work.values())
         new = [order for order in answer["orders"] if order[0] not in settled and order[2] not in chunks]
-        orders, held = self._restraint.sift(
-            new, answer.get("log_index"), self._volumes.chunk_count(), bool(answer.get("draining"))
-        )
+        is_draining = bool(answer.get("draining"))
+        orders, held = self._restraint.sift(new, answer.get("log_index"), self._volumes.chunk_count(), is_draining)
         if held:
             self._postponed.append((int(limits.HOLD_POSTPONE_S * 10**9), held))
         try:
             await self._remember()
         except errors.DiskFailed as error:
-            log.error("no order is obeyed before this can be written down", error=error.message)
-            return
-        for number, kind, chunk, *rest in orders:
+            log.error("nothing is deleted, cut or punched before this can be written down", error=error.message)
+            orders = [order for order in orders if order[1] not in DESTRUCTIVE]
+        for order in orders:
+            number, kind, chunk, *rest = order
             if chunk not in self._in_work.values():
+                self._restraint.note_begun(order, is_draining)
                 self._in_work[number] = chunk
                 nursery.start_soon(self._work, number, kind, chunk, rest, workers)
 

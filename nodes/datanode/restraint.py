@@ -36,8 +36,8 @@ log = structlog.get_logger(__name__)
 PATH: Final = "obeyed.json"
 _FORMAT: Final = 1
 _COPIES: Final = 2
-"""Directories that have the memory, where there are as many: one may fail."""
-_DESTRUCTIVE: Final = ("delete", "cut", "punch")
+"""Directories that have the memory, where as many take it: one may fail."""
+DESTRUCTIVE: Final = ("delete", "cut", "punch")
 
 
 class Memory(NamedTuple):
@@ -73,15 +73,20 @@ def load(disks: Sequence[Disk]) -> Memory:
 
 
 def save(disks: Sequence[Disk], memory: Memory) -> None:
-    """Write it down in some of the directories, durably. Blocks. Raises OSError if none of them has it then."""
-    failure: OSError | None = OSError(errno.EIO, "no data directory is in service")
-    for disk in disks[:_COPIES]:
+    """Write it down, durably, in the first directories that take it. Blocks. Raises OSError if none of them does."""
+    failure = OSError(errno.EIO, "no data directory is in service")
+    written = 0
+    for disk in disks:
         try:
             statefile.write(disk, PATH, _FORMAT, memory._asdict())
-            failure = None
         except OSError as error:
             log.warning("what was obeyed could not be written down", directory=disk.name, error=str(error))
-    if failure is not None:
+            failure = error
+        else:
+            written += 1
+            if written == _COPIES:
+                return
+    if not written:
         raise failure
 
 
@@ -105,19 +110,21 @@ class Restraint:
     ) -> tuple[list[Sequence[Any]], list[int]]:
         """Those of an answer's orders that may be obeyed, and the numbers of those that are held.
 
+        Of the former `note_begun` is to be told as they are begun; those that are not come again, and are sifted again.
         `chunks` is how many the node has. On a node that is being emptied there is no mass of deletions.
         """
         self._note_index(log_index)
-        obeyed, held = [], []
+        obeyed, held, planned = [], [], 0
         for order in orders:
-            if order[1] not in _DESTRUCTIVE:
+            if order[1] not in DESTRUCTIVE:
                 obeyed.append(order)
-            elif self.memory.held_because or self._is_too_many(order, chunks, is_draining):
+            elif self.memory.held_because or self._is_too_many(order, chunks, is_draining, planned):
                 held.append(order[0])
                 _add(self._held, order[0])
             else:
                 obeyed.append(order)
-        if log_index is not None and any(order[1] in _DESTRUCTIVE for order in obeyed):
+                planned += self._counts(order, is_draining)
+        if log_index is not None and any(order[1] in DESTRUCTIVE for order in obeyed):
             self.memory = self.memory._replace(log_index=max(log_index, self.memory.log_index))
         return obeyed, held
 
@@ -134,27 +141,34 @@ class Restraint:
         self._newest_index = max(self._newest_index, log_index)
         self._last_index = log_index
 
-    def _is_too_many(self, order: Sequence[Any], chunks: int, is_draining: bool) -> bool:
-        if order[1] != "delete" or is_draining or order[0] in self._allowed:
-            self._allowed.discard(order[0])
+    def note_begun(self, order: Sequence[Any], is_draining: bool) -> None:
+        """An order is begun. One to delete counts from now on: once, though it comes again if it fails."""
+        if self._counts(order, is_draining):
+            _add(self._counted, order[0])
+            self._note_deleted()
+        self._allowed.discard(order[0])
+
+    def _may_be_too_many(self, order: Sequence[Any], is_draining: bool) -> bool:
+        return order[1] == "delete" and not is_draining and order[0] not in self._allowed
+
+    def _counts(self, order: Sequence[Any], is_draining: bool) -> bool:
+        """Whether the order, once it is begun, is one deletion more."""
+        return self._may_be_too_many(order, is_draining) and self._share < 1 and order[0] not in self._counted
+
+    def _is_too_many(self, order: Sequence[Any], chunks: int, is_draining: bool, planned: int) -> bool:
+        """`planned`: deletions that are about to be begun."""
+        if not self._may_be_too_many(order, is_draining):
             return False
-        if not self.memory.mass_because and self._share < 1 and order[0] not in self._counted:
+        if not self.memory.mass_because and self._counts(order, is_draining):
             self._forget_old()
-            deleted = sum(count for _, count in self._deleted)
+            deleted = sum(count for _, count in self._deleted) + planned
             if deleted >= max(limits.HOLD_MIN_CHUNKS, self._share * (chunks + deleted)):
                 reason = f"the NameNode had {deleted} chunks deleted within an hour, {chunks} are left, and wants more"
                 self.memory = self.memory._replace(mass_because=reason)
                 log.error("deletions are held for an operator", reason=reason)
-        if self.memory.mass_because:
-            return True
-        self._note_deleted(order[0])
-        return False
+        return bool(self.memory.mass_because)
 
-    def _note_deleted(self, number: int) -> None:
-        """Count an order: once, though it comes again when it failed."""
-        if number in self._counted:
-            return
-        _add(self._counted, number)
+    def _note_deleted(self) -> None:
         now = trio.current_time()
         if self._deleted and self._deleted[-1][0] > now - 1.0:
             self._deleted[-1] = (self._deleted[-1][0], self._deleted[-1][1] + 1)

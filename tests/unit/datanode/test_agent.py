@@ -200,6 +200,40 @@ async def test_what_was_obeyed_is_remembered_before_it_is_done(
     assert load(disks).log_index == 100
 
 
+async def test_copies_are_made_though_what_was_obeyed_cannot_be_written_down(
+    autojump_clock: MockClock,
+    namenode: ScriptedNameNode,
+    node: Node,
+    disks: list[MemoryDisk],
+    network: MemoryNetwork,
+    tmp_path: Path,
+) -> None:
+    source = Node("n2", network, [MemoryDisk()], tmp_path)
+    await source.put(9000, 1, b"copied")
+    await node.put(1, 1)
+    for disk in disks:
+        disk.fail("write", errno.ENOSPC, "obeyed.json")
+    namenode.order_deletions(1, 1)
+    namenode.orders[-1] = [-1, "copy", 9000, 6, [["n2", "n2:9401"]]]
+    async with source.running(), node.running():
+        await until(lambda: list(namenode.orders) == [1])
+    assert node.volumes.length(ChunkId(9000)) == 6 and node.volumes.length(ChunkId(1)) == 1
+
+
+async def test_a_node_whose_first_disks_are_full_deletes(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, network: MemoryNetwork, tmp_path: Path
+) -> None:
+    disks = [MemoryDisk(name=f"disk-{number}") for number in (1, 2, 3)]
+    node = Node("n1", network, disks, tmp_path)
+    await node.put(1, 9)
+    for disk in disks[:2]:
+        disk.fail("write", errno.ENOSPC, "obeyed.json")
+    async with node.running():
+        namenode.order_deletions(1, 9)
+        await until(lambda: not namenode.orders)
+    assert node.volumes.chunk_count() == 0 and load(disks).log_index == 100
+
+
 async def test_a_namenode_from_the_past_destroys_nothing_until_an_operator_allows_it(
     autojump_clock: MockClock,
     namenode: ScriptedNameNode,

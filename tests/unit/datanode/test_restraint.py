@@ -19,8 +19,10 @@ def deletes(first: int, count: int) -> list[list[Any]]:
 
 
 def sifted(restraint: Restraint, orders: list[list[Any]], index: int | None, chunks: int = 10) -> tuple[int, int]:
-    """How many of the orders are obeyed, how many held."""
+    """How many of the orders are obeyed, and begun; how many held."""
     obeyed, held = restraint.sift(orders, index, chunks, is_draining=False)
+    for order in obeyed:
+        restraint.note_begun(order, is_draining=False)
     return len(obeyed), len(held)
 
 
@@ -81,6 +83,17 @@ async def test_a_memory_that_cannot_be_written_is_an_error() -> None:
     for disks in ([disk], []):
         with pytest.raises(OSError):
             save(disks, Memory(1))
+
+
+async def test_disks_that_take_no_memory_are_passed_over_for_others() -> None:
+    disks = [MemoryDisk(name=name) for name in "abcd"]
+    for disk in disks[:2]:
+        disk.fail("write", errno.ENOSPC)
+    save(disks[:3], Memory(100, generation=1))
+    assert load(disks[:3]) == Memory(100, generation=1)
+    disks[0].mend()
+    save(disks, Memory(200, generation=2))
+    assert [load([disk]).log_index for disk in disks] == [200, 0, 200, 0]
 
 
 async def test_a_damaged_memory_holds_everything_unless_another_directory_has_it() -> None:
@@ -157,6 +170,28 @@ async def test_an_order_that_fails_and_comes_again_counts_once(autojump_clock: t
         await trio.sleep(60)
     count = limits.HOLD_MIN_CHUNKS - 200
     assert sifted(restraint, deletes(1001, count + 5), 1, 400) == (count, 5)  # others count as ever
+
+
+async def test_orders_that_are_not_begun_do_not_count(autojump_clock: trio.testing.MockClock) -> None:
+    restraint = Restraint(0.5, Memory())
+    for start in range(1, 10 * limits.HOLD_MIN_CHUNKS, 250):  # nothing can be written down
+        obeyed, held = restraint.sift(deletes(start, 250), 1, 400, is_draining=False)
+        assert (len(obeyed), held) == (250, [])
+    count = limits.HOLD_MIN_CHUNKS
+    assert sifted(restraint, deletes(1, count + 5), 1, 400) == (count, 5)
+
+
+async def test_what_an_operator_allowed_is_allowed_until_it_is_begun() -> None:
+    restraint = Restraint(0.5, Memory())
+    count = limits.HOLD_MIN_CHUNKS
+    assert sifted(restraint, deletes(1, count + 5), 1, 400) == (count, 5)
+    numbers = restraint.decide(allow=True)
+    assert sifted(restraint, deletes(10_001, count), 1, 400) == (count, 0)
+    for _ in range(2):
+        obeyed, _ = restraint.sift(deletes(numbers[0], 5), 1, 400, is_draining=False)
+        assert len(obeyed) == 5
+    assert sifted(restraint, deletes(numbers[0], 5), 1, 400) == (5, 0)
+    assert sifted(restraint, deletes(20_001, 1), 1, 400) == (0, 1)
 
 
 async def test_an_emptied_node_and_a_share_of_all_know_no_mass() -> None:
