@@ -19,6 +19,8 @@ from dfs.client.session import Session
 from dfs.types import ChunkId, Ino, NodeId, NodeState, NodeView
 
 NOT_THERE = -1
+_BAD = (errors.Corrupt, errors.ChunkNotFound, errors.InvalidArgument)
+"""What a read says of a copy that is damaged, not there, or too short; any other error says nothing of the copy."""
 
 Held = Mapping[NodeId, Mapping[ChunkId, int]]
 """How many bytes of which chunks each node has, of those that could be asked; `NOT_THERE` for none."""
@@ -65,6 +67,14 @@ class Damage(NamedTuple):
     others: bool
     """The same bytes were read, and right, from another node."""
     error: errors.DfsError
+
+
+class Reading(NamedTuple):
+    """What came of reading all bytes of a part of a file from every node that has them."""
+
+    damages: list[Damage]
+    silent: dict[NodeId, errors.DfsError]
+    """Nodes that could not be asked, and why: not all of their copies were read, and nothing is known of the others."""
 
 
 class Survey:
@@ -124,37 +134,43 @@ class Survey:
             position = found[-1].end
         return found
 
-    async def damaged(self, ino: Ino, layout: Layout, up: Collection[NodeId]) -> list[Damage]:
-        """Read all bytes of a layout from every node that has them and is up; those that were not right."""
+    async def read(self, ino: Ino, layout: Layout, up: Collection[NodeId]) -> Reading:
+        """Read all bytes of a layout from every node that has them and is up. One that is silent is asked no more."""
         damages: list[Damage] = []
+        silent: dict[NodeId, errors.DfsError] = {}
         async with tasks.open_nursery() as nursery:
             for start, piece in _pieces(layout):
                 await self._slots.acquire_on_behalf_of(piece)
-                nursery.start_soon(self._read_everywhere, layout, start, piece, up, damages)
+                nursery.start_soon(self._read_everywhere, layout, start, piece, up, Reading(damages, silent))
         if not damages:
-            return []
+            return Reading([], silent)
         # What was freed while it was read is no damage: then the file does not point there any more.
         try:
             now = await self._reader.layout(ino, layout.extents[0].offset, layout.end - layout.extents[0].offset)
         except errors.NotFound:
-            return []
-        return [damage for damage in damages if isinstance(damage.error, errors.Corrupt) or damage.chunk in now.places]
+            return Reading([], silent)
+        still = [each for each in damages if isinstance(each.error, errors.Corrupt) or each.chunk in now.places]
+        return Reading(still, silent)
 
     async def _read_everywhere(
-        self, layout: Layout, start: int, piece: Piece, up: Collection[NodeId], damages: list[Damage]
+        self, layout: Layout, start: int, piece: Piece, up: Collection[NodeId], found: Reading
     ) -> None:
         try:
-            failed: list[tuple[NodeId, errors.DfsError]] = []
+            bad: list[tuple[NodeId, errors.DfsError]] = []
+            was_right = False
             place = layout.places[piece.chunk]
-            nodes = [node for node in place.nodes if node in up]
             buffer = memoryview(bytearray(piece.length))
-            for node in nodes:
+            for node in place.nodes:
+                if node not in up or node in found.silent:
+                    continue
                 try:
                     await self._nodes.read_into(node, piece.chunk, piece.chunk_offset, buffer, place.grant)
+                    was_right = True
+                except _BAD as error:
+                    bad.append((node, error))
                 except errors.DfsError as error:
-                    failed.append((node, error))
-            others = len(failed) < len(nodes)
-            damages += [Damage(piece.chunk, node, start, others, error) for node, error in failed]
+                    found.silent[node] = error
+            found.damages.extend(Damage(piece.chunk, node, start, was_right, error) for node, error in bad)
         finally:
             self._slots.release_on_behalf_of(piece)
 

@@ -6,7 +6,7 @@ they seem to disagree both are asked once more, as chunks come and go while this
 only if its node had not got it both times and the NameNode counted on it both times, and likewise a stray.
 
 With a path only what is beneath it is looked at, file by file. With `data` every byte of every file is read from every
-copy.
+copy. A node that does not answer is a finding, and no more is asked of it: its copies are not taken for damaged ones.
 
 Mending is a command for each finding (exactly once, and it looks again before it changes anything). What would lose
 data is never mended: of a chunk without a whole copy nothing is dropped, its finding says which files it concerns.
@@ -162,14 +162,21 @@ class Fsck:
             try:
                 held[node] = await self._survey.listed(node, after, last, size)
             except errors.DfsError as error:
-                del self._nodes[node]
-                what = f"DataNode {node} could not be asked for its chunks ({error})"
-                failed.append(Finding("node-away", what, "look into its log, and check again"))
+                failed.append(self._gave_up(node, "its chunks", error))
 
         async with tasks.open_nursery() as nursery:
             for node in self._up():
                 nursery.start_soon(ask, node)
         return failed
+
+    def _gave_up(self, node: NodeId, what: str, error: errors.DfsError) -> Finding:
+        """A node that failed is asked no more. That says nothing of its copies."""
+        del self._nodes[node]
+        return Finding(
+            "node-away",
+            f"DataNode {node} could not be asked for {what} ({error})",
+            "look into its log, and check again",
+        )
 
     async def _look_again(self, chunks: Sequence[ChunkId], before: Held) -> list[Finding]:
         """What is wrong with chunks that seemed to be: ask the NameNode, then the nodes, once more."""
@@ -248,11 +255,14 @@ class Fsck:
     async def _read(self, file: _File, layout: Layout) -> AsyncIterator[Finding]:
         """Every byte from every copy. The DataNodes put damaged copies aside and say so to the NameNode themselves."""
         told: set[tuple[ChunkId, NodeId]] = set()
-        for damage in await self._survey.damaged(file.ino, layout, self._up()):
+        shown = file.path.decode("utf-8", "backslashreplace")
+        reading = await self._survey.read(file.ino, layout, self._up())
+        for node, error in reading.silent.items():
+            yield self._gave_up(node, f"bytes of {shown}", error)
+        for damage in reading.damages:
             if (damage.chunk, damage.node) in told:
                 continue
             told.add((damage.chunk, damage.node))
-            shown = file.path.decode("utf-8", "backslashreplace")
             what = (
                 f"The copy of chunk {damage.chunk:x} on {damage.node} does not give the bytes of {shown} at"
                 f" {damage.offset} ({damage.error.message})"

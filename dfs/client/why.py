@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Collection
 from typing import NamedTuple
 
 from dfs import errors, limits
-from dfs.client.copies import NOT_THERE, ChunkFacts, Survey, is_up
+from dfs.client.copies import NOT_THERE, ChunkFacts, Reading, Survey, is_up
 from dfs.client.inodes import Layout
 from dfs.types import Attr, ChunkId, NodeId, NodeView
 
@@ -75,9 +75,8 @@ async def file_report(survey: Survey, attr: Attr, *, data: bool = False) -> Asyn
             if extent.chunk not in seen:
                 offsets.setdefault(extent.chunk, extent.offset)
         seen |= offsets.keys()
-        damaged: set[tuple[ChunkId, NodeId]] = set()
-        if data:
-            damaged = {(each.chunk, each.node) for each in await survey.damaged(attr.ino, layout, up)}
+        reading = await survey.read(attr.ino, layout, up) if data else Reading([], {})
+        damaged = {(each.chunk, each.node) for each in reading.damages}
         chunks = list(offsets)
         for start in range(0, len(chunks), limits.EXPLAIN_MAX_CHUNKS):
             some = chunks[start : start + limits.EXPLAIN_MAX_CHUNKS]
@@ -85,7 +84,7 @@ async def file_report(survey: Survey, attr: Attr, *, data: bool = False) -> Asyn
             asked = {node for each in facts for node in each.holders}.intersection(up)
             held = await survey.held({chunk: _grant(layout, chunk) for chunk in some}, asked)
             for each in facts:
-                lengths = {node: lengths[each.chunk] for node, lengths in held.items()}
+                lengths = {node: lengths[each.chunk] for node, lengths in held.items() if node not in reading.silent}
                 bad = {node for chunk, node in damaged if chunk == each.chunk}
                 yield report(each, offsets[each.chunk], attr.replicas, nodes, lengths, bad)
 

@@ -255,6 +255,24 @@ async def test_bytes_that_went_bad_are_found_by_reading_them(tmp_path: Path) -> 
         assert await get(fs, "/file") == data
 
 
+async def test_copies_on_a_node_that_does_not_answer_are_not_taken_for_damaged(tmp_path: Path) -> None:
+    async with real_cluster(tmp_path, datanodes=4, node_suspect_after_s=PATIENCE_S) as cluster, cluster.client() as fs:
+        data = os.urandom(MIB)
+        await store(cluster, file=data, other=data)
+        chunk, nodes = await the_chunk(fs, "/file")
+        cluster.kill(nodes[0])  # it counts as up for a while
+        status, said = await dfs(cluster, "fsck", "--data", "--repair", "/")
+        assert status == 1
+        assert said.count(f"DataNode {nodes[0]} could not be asked for bytes of /") == 1  # not for each file
+        assert "copy" not in said
+        status, said = await dfs(cluster, "why", "--data", "/file")
+        assert status == 1
+        assert f"{nodes[0]} counts as up and did not answer" in said
+        await cluster.start(nodes[0])
+        assert await the_chunk(fs, "/file") == (chunk, nodes)
+        await until_it_says(cluster, sound, "fsck", "--data")
+
+
 async def test_why_says_what_keeps_a_copy_from_being_made(tmp_path: Path) -> None:
     async with real_cluster(tmp_path, datanodes=3, node_suspect_after_s=1.0, node_dead_after_s=2.0) as cluster:
         await store(cluster, file=os.urandom(MIB), empty=b"")

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from dfs.client.copies import NOT_THERE, ChunkFacts
+from typing import Any, cast
+
+import pytest
+
+from dfs import errors, limits
+from dfs.client.copies import NOT_THERE, ChunkFacts, Reading, Survey
 from dfs.client.fsck import Finding, compare, disagreeing
+from dfs.client.inodes import Layout
 from dfs.client.why import Condition, report
-from dfs.types import ChunkId, NodeId, NodeState, NodeView
+from dfs.types import ChunkId, ChunkPlace, Extent, Ino, NodeId, NodeState, NodeView
 
 N1, N2, N3, N4 = map(NodeId, ("n1", "n2", "n3", "n4"))
 
@@ -118,3 +124,56 @@ def test_how_each_copy_is_and_what_is_said_of_it() -> None:
     damaged = report(FACTS, 0, 3, ALL, {N1: 100, N2: 100, N3: 100}, [N2])
     assert [copy.condition for copy in damaged.copies][1] == Condition.DAMAGED
     assert not damaged.is_well
+
+
+# --- reading every copy
+
+
+async def read(answers: dict[NodeId, errors.DfsError | None]) -> tuple[Reading, list[NodeId]]:
+    """Read two pieces of a chunk from nodes that answer so, and which nodes were asked."""
+    asked: list[NodeId] = []
+
+    class Played:
+        async def read_into(self, node: NodeId, *_: Any) -> None:
+            asked.append(node)
+            if error := answers[node]:
+                raise error
+
+        async def layout(self, *_: Any) -> Layout:
+            return layout
+
+    size = 2 * limits.READ_MAX_BYTES
+    places = {ChunkId(31): ChunkPlace(ChunkId(31), size, tuple(answers))}
+    layout = Layout(cast(Any, None), [Extent(0, size, ChunkId(31), 0)], places, size)
+    played = cast(Any, Played())
+    return await Survey(played, played, played).read(Ino(7), layout, [N1, N2, N3]), asked
+
+
+@pytest.mark.parametrize("kind", [errors.Corrupt, errors.ChunkNotFound, errors.InvalidArgument])
+async def test_a_copy_is_damaged_whose_node_says_so(kind: type[errors.DfsError]) -> None:
+    reading, _ = await read({N1: None, N2: kind("what is wrong")})
+    assert {(each.chunk, each.node, each.others) for each in reading.damages} == {(31, N2, True)}
+    assert not reading.silent
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        errors.Unreachable,
+        errors.ConnectionLost,
+        errors.DeadlineExceeded,
+        errors.Refused,
+        errors.RemoteFault,
+        errors.Busy,
+        errors.GrantExpired,
+    ],
+)
+async def test_nothing_is_known_of_copies_on_a_node_that_could_not_be_asked(kind: type[errors.DfsError]) -> None:
+    reading, asked = await read({N1: None, N2: kind("why"), N4: None})
+    assert reading.damages == [] and list(reading.silent) == [N2]
+    assert asked.count(N1) == 2 and N4 not in asked  # N4 is not up
+
+
+async def test_a_damaged_copy_is_the_last_one_if_the_others_could_not_be_read() -> None:
+    reading, _ = await read({N1: errors.Unreachable("away"), N2: errors.Corrupt("rot")})
+    assert {(each.node, each.others) for each in reading.damages} == {(N2, False)}
