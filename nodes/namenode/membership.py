@@ -4,6 +4,9 @@ The database knows each node's name, address and rack; what heartbeats say lives
 process. After a start every known node is suspect until it is heard, and dead only after it could have been heard for
 `dead_after_s`: so a NameNode that restarts neither sends data to nodes that are gone nor copies what is only late.
 
+A node may come back with another disk, and says so only in its report of all chunks. Until one is through, counted from
+its registration on, it is `unreported`: what it is believed to hold is no reason to give up a copy elsewhere.
+
 A node that is stopped in order says farewell: it is suspect at once, and not dead before the maintenance window is
 over, so that a restart or a reboot makes no copies. A NameNode that restarts meanwhile knows nothing of it.
 """
@@ -19,7 +22,7 @@ import trio
 
 from dfs import errors, limits
 from dfs.runtime import Runtime
-from dfs.types import NodeId, NodeState, NodeView
+from dfs.types import ChunkId, NodeId, NodeState, NodeView
 from nodes.namenode import arguments
 
 _SETTLING_MAX_S: Final = 10.0
@@ -57,6 +60,7 @@ class Member:
         "load",
         "node",
         "rack",
+        "reported_below",
         "reported_state",
         "used_bytes",
     )
@@ -83,6 +87,8 @@ class Member:
         """Orders to delete that it does not follow until an operator decides."""
         self.chunks = 0
         self.load = 0
+        self.reported_below = ChunkId(1)
+        """It has reported all its chunks with lower numbers since it registered."""
         self.reported_state = NodeState.SUSPECT
         """As the log said last."""
 
@@ -114,6 +120,8 @@ class Membership:
         """Whether so little is left that what is written may find no room, as it was when that was looked at last."""
         self.space_changed = trio.Event()
         """Set, and replaced, when that is another."""
+        self.unreported: set[NodeId] = set()
+        """Nodes of which no whole report has been processed since they registered with this process."""
 
     def load(self, rows: list[tuple[Any, ...]]) -> None:
         """What the database knows, at the start."""
@@ -121,6 +129,7 @@ class Membership:
             member = Member(name, address, host, rack, json.loads(directories), trio.current_time())
             member.draining = bool(draining)
             self._members[name] = member
+            self.unreported.add(name)
 
     # --- what nodes say ---------------------------------------------------------------------------------
 
@@ -160,6 +169,7 @@ class Membership:
             member.reported_state = known.reported_state
             member.draining = known.draining
         self._members[member.node] = member
+        self.unreported.add(member.node)
         self._tell()
 
     def registered(self, node: Any) -> Member:
@@ -187,6 +197,23 @@ class Membership:
             self._note(member, NodeState.UP)
         return member
 
+    def known(self, node: NodeId) -> Member | None:
+        """As it registered last, or as the database knows it."""
+        return self._members.get(node)
+
+    def reported(self, member: Member, first: int, following: int) -> bool:
+        """Its chunks from `first` on, below `following`, are reported; whether that makes its first report whole.
+
+        `member` is what it was as the report came: what it reported before it registered again does not count.
+        """
+        if first <= member.reported_below:
+            member.reported_below = ChunkId(max(member.reported_below, following))
+        is_whole = member.is_registered and member.reported_below > arguments.INTEGER_MAX
+        if not is_whole or member.node not in self.unreported or self._members.get(member.node) is not member:
+            return False
+        self.unreported.discard(member.node)
+        return True
+
     def farewell(self, node: Any) -> None:
         """It stops in order, and means to come back. Raises `NotFound`."""
         member = self.member(node)
@@ -202,6 +229,7 @@ class Membership:
     def remove(self, node: NodeId) -> None:
         """It is forgotten, durably."""
         self._members.pop(node, None)
+        self.unreported.discard(node)
         self._tell()
 
     # --- what is known ----------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import trio
 from dfs import errors
 from dfs.config import NameNodeConfig
 from dfs.runtime import Runtime
-from dfs.types import ChunkId, NodeId, NodeState, datanode_object
+from dfs.types import ChunkId, NodeId, NodeState, NodeView, datanode_object
 from nodes.namenode import balance
 from nodes.namenode.draining import DrainPlan
 from nodes.namenode.membership import Member, Membership
@@ -76,9 +76,8 @@ class Operations:
         member = self._members.member(node)
         name = member.node
         self._check_removable(member)
-        trusted = [view.node for view in self._members.views() if view.state == NodeState.UP and view.node != name]
-        await self._check_copies(name, set(trusted))
-        while await self._writer.decide("forget_replicas", name, trusted, self._replication.short_copies()):
+        await self._check_copies(name)
+        while await self._writer.decide("forget_replicas", name, self._trusted(), self._replication.short_copies()):
             pass
         await self._writer.decide("remove_node", name)
         self._members.remove(name)
@@ -101,8 +100,18 @@ class Operations:
             )
         raise errors.NodeInUse(f"DataNode {member.node} is at work: run `dfs drain {member.node} --wait` first")
 
-    async def _check_copies(self, node: NodeId, trusted: set[NodeId]) -> None:
+    def _trusted(self) -> list[NodeId]:
+        """The nodes that have what they are believed to hold: up, and not with another disk since they reported."""
+        views = self._members.views()
+        return [view.node for view in views if view.state == NodeState.UP and not self._is_late(view)]
+
+    def _is_late(self, view: NodeView) -> bool:
+        """Whether a node is up and has not said yet what it holds."""
+        return view.state == NodeState.UP and view.node in self._members.unreported
+
+    async def _check_copies(self, node: NodeId) -> None:
         """Raises `NodeInUse` if bytes would be lost with `node`: nothing is forgotten then."""
+        trusted = set(self._trusted()) - {node}
         short = set(self._replication.short_copies())
         after = only = 0
         while rows := self._queries.chunks_of(node, after):
@@ -111,6 +120,12 @@ class Operations:
                 good = [each for each in holders if each in trusted and (each, chunk) not in short]
                 only += length > 0 and not good
             await trio.lowlevel.checkpoint()
+        late = [view.node for view in self._members.views() if self._is_late(view) and view.node != node]
+        if only and late:
+            raise errors.NodeInUse(
+                f"DataNode {node} may hold the only copy of {only} chunks: {', '.join(late)} came back and have not"
+                " reported yet what they hold; try again in a minute"
+            )
         if only:
             raise errors.NodeInUse(
                 f"DataNode {node} holds the only copy of {only} chunks: bring it back, and drain it; or remove the"

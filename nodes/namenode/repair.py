@@ -3,10 +3,11 @@
 A copy counts if it is whole, its node is not dead, and its node is not being emptied. A copy that is shorter than what
 was committed (its node lost power before it flushed) still holds what was flushed: it does not count, is no source,
 and is dropped only when there are enough whole ones. If all are short, all stay. A copy on a node that is being emptied
-is a source, and is dropped when enough others are there.
+is a source, and is dropped when enough others are there. A copy on a node that has not reported since it registered
+counts, so that no other is made at once; but no other is dropped for its sake, since its disk may be a new one.
 
-Invariants: as many copies as are wanted, on nodes that are up, stay when any is dropped; so the last one is never
-dropped. A target holds no copy, is up, is not being emptied, and has room.
+Invariants: as many copies as are wanted, on nodes that are up and have reported, stay when any is dropped; so the last
+one is never dropped. A target holds no copy, is up, is not being emptied, and has room.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Plan(NamedTuple):
     targets: list[NodeId]
     surplus: list[NodeId]
     kept: list[NodeId]
-    """Copies on nodes that are up, for whose sake the surplus may go."""
+    """Copies on nodes that are up and have reported, for whose sake the surplus may go."""
     sources: list[NodeId]
     """Whole copies on nodes that are not dead."""
     live: int
@@ -53,10 +54,12 @@ def plan(
     busy: Collection[NodeId] = (),
     short: Collection[NodeId] = (),
     coming: Collection[NodeId] = (),
+    unreported: Collection[NodeId] = (),
 ) -> Plan:
     """What to do for one chunk. Nodes in `busy` take no copy of it now; to those in `coming` one is under way.
 
-    Copies on suspect nodes count, and are sources; copies on `short` nodes are not whole.
+    Copies on suspect nodes count, and are sources; copies on `short` nodes are not whole. Those on `unreported` nodes
+    are believed in, but not relied on.
     """
     there = [node for node in chunk.holders if node in nodes and nodes[node].state != NodeState.DEAD]
     sources = [node for node in there if node not in short]
@@ -65,7 +68,7 @@ def plan(
         return Plan([], [], [], [], 0, 0, False)
     missing = max(0, chunk.wanted - len(staying) - len(coming))
     if not missing:
-        surplus, kept = _surplus(chunk, nodes, there, staying)
+        surplus, kept = _surplus(chunk, nodes, there, staying, unreported)
         if surplus:
             return Plan([], surplus, kept, sources, len(staying), 0, False)
     taken = [nodes[node].rack for node in (*staying, *coming) if node in nodes]
@@ -81,9 +84,13 @@ def plan(
 
 
 def _surplus(
-    chunk: ChunkState, nodes: Mapping[NodeId, NodeView], there: list[NodeId], staying: list[NodeId]
+    chunk: ChunkState,
+    nodes: Mapping[NodeId, NodeView],
+    there: list[NodeId],
+    staying: list[NodeId],
+    unreported: Collection[NodeId],
 ) -> tuple[list[NodeId], list[NodeId]]:
-    up = [node for node in staying if nodes[node].state == NodeState.UP]
+    up = [node for node in staying if nodes[node].state == NodeState.UP and node not in unreported]
     if len(up) < max(1, chunk.wanted):
         return [], []
     leaving = [node for node in there if node not in staying]

@@ -125,7 +125,7 @@ class Replication:
             await self._wait(changed, max(_PERIOD_LEAST_S, 10 * took_s))
 
     async def _wait(self, changed: trio.Event, most_s: float) -> None:
-        """Until a node came or went, there is more to do than the backlog held, or it is time again."""
+        """Until a node came, went or has reported, there is more to do than the backlog held, or it is time again."""
         async with tasks.open_nursery() as nursery:
 
             async def end(event: trio.Event) -> None:
@@ -195,6 +195,7 @@ class Replication:
             busy=busy,
             short=[node for node in chunk.holders if chunk.chunk in self._short.get(node, ())],
             coming=[copy.target for copy in self._copies.of_chunk(chunk.chunk)],
+            unreported=self._members.unreported,
         )
 
     def _is_delayed(self, chunk: ChunkId) -> bool:
@@ -321,6 +322,10 @@ class Replication:
         known = self._short.setdefault(node, set())
         known.difference_update([chunk for chunk in known if first <= chunk <= last])
         known.update(chunks)
+
+    def note_reported(self) -> None:
+        """What a node holds is known now: copies that waited for it may go."""
+        self._hungry.set()
 
     def short_copies(self) -> list[tuple[NodeId, ChunkId]]:
         """Copies that are not whole."""

@@ -850,6 +850,7 @@ class NameNode:
         may be younger than it; or one up to `last`, when the node should have too many of them for one look.
         """
         name = NodeId(arguments.text(node, "a node"))
+        member = self._members.known(name)
         low, high = arguments.integer(first, "a chunk number"), arguments.integer(last, "a chunk number")
         high = min(high, self._queries.end_of_slice(name, low, limits.REPORT_SLICE_CHUNKS))
         held = {
@@ -877,7 +878,10 @@ class NameNode:
                 chunks=len(found.unknown),
             )
             await self._skip(found.unknown)
-        return low if in_doubt else high + 1
+        following = low if in_doubt else high + 1
+        if member is not None and self._members.reported(member, low, following):
+            self._replication.note_reported()
+        return following
 
 
 def _key_of(call: Call) -> KeyId:

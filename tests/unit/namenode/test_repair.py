@@ -25,6 +25,7 @@ def planned(
     busy: tuple[str, ...] = (),
     short: tuple[str, ...] = (),
     coming: tuple[str, ...] = (),
+    unreported: tuple[str, ...] = (),
 ) -> Plan:
     chunk = ChunkState(ChunkId(1), 100, wanted, tuple(map(NodeId, holders)))
     return plan(
@@ -34,6 +35,7 @@ def planned(
         busy=tuple(map(NodeId, busy)),
         short=tuple(map(NodeId, short)),
         coming=tuple(map(NodeId, coming)),
+        unreported=tuple(map(NodeId, unreported)),
     )
 
 
@@ -92,6 +94,15 @@ def test_a_silent_nodes_copy_is_no_reason_to_drop_another() -> None:
     assert decided(planned(nodes, ("n1", "n2", "n3"), wanted=2)) == ([], [], 3)
 
 
+def test_a_copy_that_was_not_reported_yet_counts_but_is_no_reason_to_drop_another() -> None:
+    nodes = views(*map(node_view, ("n1", "n2", "n3", "n4")))
+    assert decided(planned(nodes, ("n1", "n2"), wanted=2, unreported=("n2",))) == ([], [], 2)
+    assert decided(planned(nodes, ("n1", "n2", "n3"), wanted=2, unreported=("n2",))) == ([], [], 3)
+    found = planned(nodes, ("n1", "n2", "n3", "n4"), wanted=2, unreported=("n2",))
+    assert len(found.surplus) == 1
+    assert not {"n2"} & {*found.surplus, *found.kept}
+
+
 def test_a_short_copy_is_replaced_first_and_dropped_then() -> None:
     nodes = views(*map(node_view, ("n1", "n2", "n3")))
     assert decided(planned(nodes, ("n1", "n2"), wanted=2, short=("n2",))) == (["n3"], [], 1)
@@ -134,12 +145,13 @@ NODES = st.lists(
 SOME = st.sets(st.sampled_from(NAMES))
 
 
-@given(NODES, SOME, SOME, SOME, st.integers(1, 4), st.integers(0, 99))
+@given(NODES, SOME, SOME, SOME, SOME, st.integers(1, 4), st.integers(0, 99))
 def test_whatever_the_nodes_no_plan_loses_data_or_asks_too_much(
     properties: list[tuple[NodeState, str, int, bool, bool]],
     holders: set[NodeId],
     short: set[NodeId],
     coming: set[NodeId],
+    unreported: set[NodeId],
     wanted: int,
     seed: int,
 ) -> None:
@@ -150,8 +162,10 @@ def test_whatever_the_nodes_no_plan_loses_data_or_asks_too_much(
     busy = {name for name, (*_, is_busy, _) in zip(NAMES, properties, strict=True) if is_busy}
     coming -= holders
     chunk = ChunkState(ChunkId(1), 100, wanted, tuple(sorted(holders)))
-    result = plan(chunk, nodes, random.Random(seed), busy=busy, short=short, coming=coming)
-    whole = {name for name in holders - short if nodes[name].state == NodeState.UP and not nodes[name].draining}
+    chance = random.Random(seed)
+    result = plan(chunk, nodes, chance, busy=busy, short=short, coming=coming, unreported=unreported)
+    sure = holders - short - unreported
+    whole = {name for name in sure if nodes[name].state == NodeState.UP and not nodes[name].draining}
     if result.surplus:
         assert not result.targets
         assert set(result.surplus) <= holders

@@ -37,6 +37,7 @@ from tests.unit.namenode.world import Namespace, namespace
 
 ROOM = 10**9
 LENGTH = 100
+CHUNK_LAST = 2**63 - 1
 
 
 class World:
@@ -84,6 +85,13 @@ class World:
         return False
 
     async def start(self, *names: str) -> None:
+        """They register, heartbeat and report that they hold what they are believed to."""
+        for name in names:
+            await self.register(name)
+            await self.report(name, *(row[0] for row in self.queries.chunks(0, 4096) if name in row[3]))
+
+    async def register(self, *names: str) -> None:
+        """They register and heartbeat, and have not reported yet."""
         for name in names:
             info = {
                 "node": name,
@@ -94,6 +102,15 @@ class World:
             }
             await self.service.register(info)
             await self.beat(name)
+
+    async def report(self, name: str, *chunks: int) -> None:
+        """All that a node holds, as a DataNode reports it: until it is asked for no more."""
+        held = [[chunk, LENGTH, True] for chunk in chunks]
+        first = 1
+        while first <= CHUNK_LAST:
+            first = await self.service.report_chunks(
+                name, first, CHUNK_LAST, [each for each in held if each[0] >= first]
+            )
 
     async def beat(self, *names: str) -> None:
         """A heartbeat of each; its orders are followed, and reported with its next one."""
@@ -234,6 +251,45 @@ async def test_a_copy_that_came_too_late_is_trimmed_from_the_fullest_node(
         assert cluster.all_holders() == [[N1, N3, N4]]
 
 
+async def test_a_node_that_comes_back_with_an_empty_disk_costs_no_copy_elsewhere(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    places = [[N1, N2]] * 20
+    async with world(tmp_path, lambda space: chunks_on(space, *places), N1, N2, N3, N4) as cluster:
+        await cluster.beat_until(lambda: cluster.all_holders() == [[N1, N2, N3]] * 20, N2, N3)
+        await cluster.beat_until(lambda: cluster.all_holders() == [[N1, N2, N3, N4]] * 20, N3, N4)
+        cluster.used |= {N1: 0, N2: 0}
+        await cluster.register(N1, N2)
+        back_at = trio.current_time()
+        await cluster.beat_until(lambda: trio.current_time() > back_at + 30, N1, N2, N3, N4)
+        assert cluster.all_holders() == [[N1, N2, N3, N4]] * 20
+        await cluster.report(N1)
+        await cluster.report(N2)
+        await cluster.beat_until(lambda: not cluster.replication.under_replicated, N1, N2, N3, N4)
+        assert cluster.all_holders() == [[N3, N4]] * 20
+        assert not [name for name, _ in cluster.ordered("delete") if name in (N3, N4)]
+
+
+async def test_what_a_node_that_comes_back_holds_is_trimmed_once_it_has_reported(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    places = [[N1, N2]] * 20
+    async with world(tmp_path, lambda space: chunks_on(space, *places), N1, N2, N3) as cluster:
+        await cluster.beat_until(lambda: cluster.all_holders() == [[N1, N2, N3]] * 20, N2, N3)
+        await cluster.register(N1)
+        await cluster.service.report_chunks(N1, 1, 10, [[chunk, LENGTH, True] for chunk in range(1, 11)])
+        await cluster.register(N1)  # again: what it has reported before says nothing
+        await cluster.service.report_chunks(N1, 11, CHUNK_LAST, [[chunk, LENGTH, True] for chunk in range(11, 21)])
+        await cluster.beat(N1, N2, N3)
+        await trio.sleep(30)
+        assert cluster.all_holders() == [[N1, N2, N3]] * 20
+        await cluster.beat(N1, N2, N3)
+        await trio.sleep(1)
+        await cluster.report(N1, *range(1, 21))
+        took_s = await cluster.beat_until(lambda: all(len(each) == 2 for each in cluster.all_holders()), N1, N2, N3)
+        assert took_s <= 1
+
+
 async def test_a_copy_that_fails_is_made_elsewhere_after_a_while(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -293,9 +349,9 @@ async def test_copies_that_could_not_be_dropped_are_dropped_after_the_next_repor
 async def test_a_node_that_lost_very_many_copies_reports_them_in_slices(
     tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "REPORT_SLICE_CHUNKS", 4)
     places = [[N1, N2]] * 10
     async with world(tmp_path, lambda space: chunks_on(space, *places), N1, N2, repair=False) as cluster:
+        monkeypatch.setattr(limits, "REPORT_SLICE_CHUNKS", 4)
         began, asked = 1, []
         while began < 100:
             began = await cluster.service.report_chunks(N1, began, 99, [])
@@ -375,7 +431,10 @@ async def test_a_dead_node_is_not_removed_while_it_has_the_only_copy_even_if_oth
         with pytest.raises(errors.NodeInUse, match="only copy of 1 chunks"):
             await cluster.operations.remove(N4)
         assert cluster.all_holders() == [[N3, N4], [N1, N2, N4]]
-        await cluster.beat(N3)
+        await cluster.register(N3)
+        with pytest.raises(errors.NodeInUse, match="n3 came back and have not reported"):
+            await cluster.operations.remove(N4)
+        await cluster.report(N3, 1)
         await cluster.operations.remove(N4)
         assert cluster.all_holders() == [[N3], [N1, N2]]
         with pytest.raises(errors.NotFound):
