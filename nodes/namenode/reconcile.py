@@ -54,12 +54,14 @@ class Believed(NamedTuple):
 class Differences(NamedTuple):
     """What is to be done.
 
-    `lost`: there is no copy. `short`: it has not all that was committed. `back`: count it. `strays`: have them deleted.
-    `unknown`: chunks with numbers that were never given, which nobody touches.
+    `lost`: there is no copy. `short`: it has not all that was committed. `unsure`: likewise, but the rest may have been
+    on its way. `back`: count it. `strays`: have them deleted. `unknown`: chunks with numbers that were never given,
+    which nobody touches.
     """
 
     lost: list[ChunkId]
     short: list[ChunkId]
+    unsure: list[ChunkId]
     back: list[ChunkId]
     strays: list[ChunkId]
     unknown: list[ChunkId]
@@ -75,15 +77,15 @@ def compare(
 
     `skipped` are ranges of lower ones, first and last, that were not given either.
     """
-    found = Differences([], [], [], [], [])
+    found = Differences([], [], [], [], [], [])
     for chunk, known in believed.items():
         copy = held.get(chunk)
         if not known.is_counted or known.is_open or not known.length:
             continue
         if copy is None:
             found.lost.append(chunk)
-        elif copy.settled and copy.length < known.length:
-            found.short.append(chunk)
+        elif copy.length < known.length:
+            (found.short if copy.settled else found.unsure).append(chunk)
     for chunk, copy in held.items():
         known_chunk = believed.get(chunk)
         if known_chunk is None and (chunk >= next_chunk or any(low <= chunk <= high for low, high in skipped)):

@@ -97,6 +97,7 @@ class Replication:
         self._backlog = Backlog(limits.COPY_BACKLOG_MAX)
         self._hungry = trio.Event()
         self._short: dict[NodeId, set[ChunkId]] = {}
+        self._unsure: dict[NodeId, set[ChunkId]] = {}
         self._position = ChunkId(0)  # how far the round is: what finishes below is counted already
         self._now = _Count()
         self._found = _Count()
@@ -195,7 +196,11 @@ class Replication:
             busy=busy,
             short=[node for node in chunk.holders if chunk.chunk in self._short.get(node, ())],
             coming=[copy.target for copy in self._copies.of_chunk(chunk.chunk)],
-            unreported=self._members.unreported,
+            unreported=[
+                node
+                for node in chunk.holders
+                if node in self._members.unreported or chunk.chunk in self._unsure.get(node, ())
+            ],
         )
 
     def _is_delayed(self, chunk: ChunkId) -> bool:
@@ -295,7 +300,8 @@ class Replication:
         await self._trim({copy.chunk for copy in copies})
 
     def _note_copied(self, copy: Copy) -> None:
-        self._short.get(copy.target, set()).discard(copy.chunk)
+        for copies in (self._short, self._unsure):
+            copies.get(copy.target, set()).discard(copy.chunk)
         if copy.extra:
             return
         for count in {self._found, self._now} if copy.chunk <= self._position else {self._found}:
@@ -317,23 +323,28 @@ class Replication:
         """A node could not make a copy: it is planned anew after a while, elsewhere if that can be."""
         self._copies.fail(node, number, why, trio.current_time())
 
-    def note_short(self, node: NodeId, first: int, last: int, chunks: Sequence[ChunkId]) -> None:
-        """In [first, last], these are the chunks of which a node has less than was committed."""
-        known = self._short.setdefault(node, set())
-        known.difference_update([chunk for chunk in known if first <= chunk <= last])
-        known.update(chunks)
+    def note_short(
+        self, node: NodeId, first: int, last: int, short: Sequence[ChunkId], unsure: Sequence[ChunkId] = ()
+    ) -> None:
+        """In [first, last], these are the chunks of which a node has less than was committed, for sure or perhaps."""
+        for copies, chunks in ((self._short, short), (self._unsure, unsure)):
+            known = copies.setdefault(node, set())
+            known.difference_update([chunk for chunk in known if first <= chunk <= last])
+            known.update(chunks)
 
     def note_reported(self) -> None:
         """What a node holds is known now: copies that waited for it may go."""
         self._hungry.set()
 
     def short_copies(self) -> list[tuple[NodeId, ChunkId]]:
-        """Copies that are not whole."""
-        return [(node, chunk) for node, chunks in self._short.items() for chunk in chunks]
+        """Copies that are not whole, or perhaps not."""
+        found = (*self._short.items(), *self._unsure.items())
+        return [(node, chunk) for node, chunks in found for chunk in chunks]
 
     def forget_node(self, node: NodeId) -> None:
         """It was removed."""
         self._short.pop(node, None)
+        self._unsure.pop(node, None)
         self._balance_cursor.pop(node, None)
 
     # --- balance ----------------------------------------------------------------------------------------

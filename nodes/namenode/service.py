@@ -828,19 +828,23 @@ class NameNode:
             await self._writer.decide("finish_work", node, ours)
         await self._replication.finished(node, [number for number in numbers if number not in ours])
 
-    async def _drop(self, chunk: int, node: NodeId) -> None:
-        """A copy is of no use; the last one keeps its place, in case that it comes back."""
+    async def _drop(self, chunk: ChunkId, node: NodeId) -> None:
+        """A copy is of no use; the last one keeps its place, in case that it comes back, and does not count."""
         if not await self._writer.decide("drop_replica", chunk, node, 1):
+            self._replication.note_short(node, chunk, chunk, [chunk])
             log.error("a replica that cannot be spared is damaged or missing", node=node, chunk=chunk)
 
-    async def _drop_all(self, lost: Sequence[ChunkId], node: NodeId) -> None:
-        """Likewise, of many, so many in each transaction as others may have."""
+    async def _drop_all(self, lost: Sequence[ChunkId], node: NodeId) -> list[ChunkId]:
+        """Likewise, of many, so many in each transaction as others may have; those that keep their place."""
+        kept: list[ChunkId] = []
         if lost:
             log.warning("replicas are missing", node=node, count=len(lost), first=lost[0])
         for start in range(0, len(lost), limits.BATCH_MAX_COMMANDS):
             part = lost[start : start + limits.BATCH_MAX_COMMANDS]
-            if kept := await self._writer.decide("drop_replicas", node, part, 1):
-                log.error("replicas that cannot be spared are missing", node=node, count=len(kept), first=kept[0])
+            kept += await self._writer.decide("drop_replicas", node, part, 1)
+        if kept:
+            log.error("replicas that cannot be spared are missing", node=node, count=len(kept), first=kept[0])
+        return kept
 
     @expose
     async def report_chunks(self, node: Any, first: Any, last: Any, chunks: Any) -> int:
@@ -863,10 +867,10 @@ class NameNode:
             held, believed, self._store.counters()["next_chunk"], self._queries.skipped(low, high)
         )
         lost = self._doubts.lost_again(name, found.lost)
-        await self._drop_all(lost, name)
+        kept = await self._drop_all(lost, name)
         in_doubt = set(found.lost).difference(lost)
         self._doubts.note(name, in_doubt)
-        self._replication.note_short(name, low, high, found.short)
+        self._replication.note_short(name, low, high, [*found.short, *kept], [*found.unsure, *sorted(in_doubt)])
         if found.back:
             await self._writer.decide("add_replicas", name, [(chunk, believed[chunk].length) for chunk in found.back])
         if found.strays:

@@ -20,7 +20,7 @@ VERDICTS = [
     (Held(10, settled=True), Believed(10, is_open=False, is_counted=True), ""),
     (Held(20, settled=True), Believed(10, is_open=False, is_counted=True), ""),  # not yet cut
     (Held(9, settled=True), Believed(10, is_open=False, is_counted=True), "short"),
-    (Held(9, settled=False), Believed(10, is_open=False, is_counted=True), ""),  # the rest may be on its way
+    (Held(9, settled=False), Believed(10, is_open=False, is_counted=True), "unsure"),  # the rest may be on its way
     (Held(10, settled=True), Believed(10, is_open=False, is_counted=False), "back"),
     (Held(9, settled=True), Believed(10, is_open=False, is_counted=False), "strays"),
     (Held(10, settled=False), Believed(10, is_open=False, is_counted=False), ""),  # a copy being made

@@ -312,6 +312,37 @@ async def test_a_short_copy_is_replaced_and_then_dropped(
         assert cluster.replication.short_copies() == []
 
 
+async def test_the_last_copy_that_its_node_lacks_is_no_reason_to_drop_the_one_that_comes_back(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world(tmp_path, lambda space: chunks_on(space, [N1], [N1]), N1, N2) as cluster:
+        await cluster.report(N1, 2)
+        damaged = {"capacity_bytes": ROOM, "free_bytes": ROOM, "chunks": 0, "load": 0, "corrupt": [[2, "its sum"]]}
+        await cluster.service.heartbeat(N1, damaged)
+        assert cluster.all_holders() == [[N1], [N1]]
+        cluster.used[N2] = 5000
+        await cluster.beat(N1, N2)
+        await cluster.report(N2, 1, 2)  # of old
+        await cluster.beat_until(lambda: bool(cluster.ordered("delete")), N1, N2)
+        assert cluster.all_holders() == [[N2], [N2]]
+
+
+async def test_a_copy_that_may_be_short_is_no_reason_to_drop_another(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world(tmp_path, lambda space: chunks_on(space, [N1, N2]), N1, N2, N3) as cluster:
+        await cluster.service.report_chunks(N1, 1, CHUNK_LAST, [[1, LENGTH - 10, False]])
+        cluster.used[N2] = 5000
+        await cluster.beat(N2)
+        await cluster.report(N3, 1)
+        back_at = trio.current_time()
+        await cluster.beat_until(lambda: trio.current_time() > back_at + 30, N1, N2, N3)
+        assert cluster.holders(1) == [N1, N2, N3]
+        await cluster.service.report_chunks(N1, 1, CHUNK_LAST, [[1, LENGTH - 10, True]])
+        await cluster.beat_until(lambda: bool(cluster.ordered("delete")), N1, N2, N3)
+        assert cluster.holders(1) == [N2, N3]
+
+
 async def test_a_report_that_is_older_than_a_copy_does_not_take_it_back(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
