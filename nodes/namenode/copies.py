@@ -93,6 +93,9 @@ class Copies:
         self._failures: dict[ChunkId, Failure] = {}
         self._incoming: dict[NodeId, int] = {}
         self._outgoing: dict[NodeId, int] = {}
+        self.ordered = 0
+        self.ended = 0
+        """Copies that were ordered since the start, and those of them that are not under way any more."""
         self.rate = Rate()
         self.made = 0
         self.made_bytes = 0
@@ -113,6 +116,7 @@ class Copies:
     ) -> None:
         """Have `target` make a copy, from the least busy of `sources` if that one can."""
         self._last -= 1
+        self.ordered += 1
         ranked = tuple(sorted(sources, key=lambda node: self._outgoing.get(node, 0)))
         ahead = self._incoming.get(target, 0) + self._outgoing.get(ranked[0], 0) + length
         deadline = now + _COPY_TIMEOUT_S + 4 * ahead / self._per_s
@@ -131,6 +135,7 @@ class Copies:
         ]
 
     def _remove(self, copy: Copy) -> None:
+        self.ended += 1
         ahead = self._orders[copy.target]
         del ahead[copy.number]
         self._incoming[copy.target] -= copy.length

@@ -50,6 +50,8 @@ _PAUSE_AFTER_ERROR_S: Final = 5.0
 """After a round that the disk or a full queue of commands stopped."""
 _TRIES: Final = 512
 """Chunks of the backlog looked at in one `fill`: some ten milliseconds."""
+_VAIN_PAUSE_S: Final = 1.0
+"""Before `fill` looks again after it found nothing to order, unless a copy ended or a node changed."""
 _QUIET_SHARE: Final = 4
 """Background balance keeps to this part of a target's window."""
 _QUIET_S: Final = 60.0
@@ -96,6 +98,8 @@ class Replication:
         self._copies = Copies(chance, config.copy_bandwidth)
         self._backlog = Backlog(limits.COPY_BACKLOG_MAX)
         self._hungry = trio.Event()
+        self._in_vain_until = -1e9  # the last `fill` found nothing to order
+        self._in_vain_with = (0, members.changed)  # copies that had ended by then, and the nodes as they were
         self._short: dict[NodeId, set[ChunkId]] = {}
         self._unsure: dict[NodeId, set[ChunkId]] = {}
         self._position = ChunkId(0)  # how far the round is: what finishes below is counted already
@@ -217,8 +221,9 @@ class Replication:
 
     def fill(self) -> None:
         """Order copies of the most urgent chunks, as far as there are targets that may take another."""
-        if not self._backlog or not self._config.repair:
+        if not self._backlog or not self._config.repair or self._is_in_vain():
             return
+        ordered = self._copies.ordered
         nodes = self._members.by_name()
         full = {node for node in nodes if not self._copies.has_room(node)}
         for chunk in self._backlog.first(_TRIES):
@@ -228,8 +233,16 @@ class Replication:
                 self._backlog.discard(chunk)
             else:
                 self._backlog.defer(chunk)
+        if self._copies.ordered == ordered and self._backlog:
+            self._in_vain_until = trio.current_time() + _VAIN_PAUSE_S
+            self._in_vain_with = (self._copies.ended, self._members.changed)
         if not self._backlog and self._backlog.overflowed:
             self._hungry.set()
+
+    def _is_in_vain(self) -> bool:
+        """Whether looking would most likely find nothing again: nodes that are up take none of the chunks that wait."""
+        unchanged = self._in_vain_with == (self._copies.ended, self._members.changed)
+        return unchanged and trio.current_time() < self._in_vain_until
 
     def _mend(self, number: ChunkId, nodes: Mapping[NodeId, NodeView], full: set[NodeId]) -> bool:
         """Order what a chunk needs; whether that is all it needs. Targets whose windows are full join `full`."""

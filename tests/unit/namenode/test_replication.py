@@ -392,6 +392,31 @@ async def test_a_node_that_lost_very_many_copies_reports_them_in_slices(
         assert cluster.all_holders() == [[N2]] * 10
 
 
+async def test_chunks_that_no_node_takes_now_are_not_looked_at_with_each_heartbeat(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = [[N1, N2]] * 300
+    async with world(tmp_path, lambda space: chunks_on(space, *places, wanted=3), N1, N2, N3, N4) as cluster:
+        cluster.used[N4] = ROOM - LENGTH + 1  # it is up, and has no room for a chunk
+        cluster.stuck.add(N3)
+        await cluster.beat_until(lambda: cluster.replication.is_full(NodeId(N3)), N1, N2, N3, N4)
+        await trio.sleep(3)
+        mend, looked_at = Replication._mend, []
+
+        def counted(self: Replication, number: ChunkId, *rest: Any) -> bool:
+            looked_at.append(number)
+            return mend(self, number, *rest)
+
+        monkeypatch.setattr(Replication, "_mend", counted)
+        await cluster.beat(N4)
+        assert len(looked_at) == 172
+        await cluster.beat(*[N1, N2, N3, N4] * 10)
+        assert len(looked_at) == 172
+        cluster.stuck.clear()
+        took_s = await cluster.beat_until(lambda: len(cluster.ordered("copy")) == 300, N1, N2, N3, N4)
+        assert took_s <= 2  # with each heartbeat of the node that has made its copies, as ever
+
+
 async def test_with_repair_off_nothing_is_ordered_and_all_is_counted(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
