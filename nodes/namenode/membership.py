@@ -114,6 +114,7 @@ class Membership:
         self._started_at = trio.current_time()
         self._views: dict[NodeId, NodeView] = {}
         self._views_until = -1e9
+        self._is_one_rack = True
         self.changed = trio.Event()
         """Set, and replaced, when a node comes, moves, or changes its state."""
         self.is_space_short = False
@@ -251,7 +252,13 @@ class Membership:
         if now >= self._views_until:
             self._views = {node: self.view(member) for node, member in self._members.items()}
             self._views_until = now + _VIEWS_AGE_S
+            self._is_one_rack = len({view.rack for view in self._views.values()}) <= 1
         return self._views
+
+    def is_one_rack(self) -> bool:
+        """Whether all nodes are in the same rack, by the same views as `by_name`."""
+        self.by_name()
+        return self._is_one_rack
 
     def state(self, member: Member) -> NodeState:
         silent_s = trio.current_time() - member.heard_at

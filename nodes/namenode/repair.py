@@ -55,11 +55,13 @@ def plan(
     short: Collection[NodeId] = (),
     coming: Collection[NodeId] = (),
     unreported: Collection[NodeId] = (),
+    is_one_rack: bool = False,
 ) -> Plan:
     """What to do for one chunk. Nodes in `busy` take no copy of it now; to those in `coming` one is under way.
 
     Copies on suspect nodes count, and are sources; copies on `short` nodes are not whole. Those on `unreported` nodes
-    are believed in, but not relied on.
+    are believed in, but not relied on. `is_one_rack`: there is no other rack for a copy to go to. Of a chunk that needs
+    nothing only the holders are looked at, however many nodes there are.
     """
     there = [node for node in chunk.holders if node in nodes and nodes[node].state != NodeState.DEAD]
     sources = [node for node in there if node not in short]
@@ -72,15 +74,16 @@ def plan(
         if surplus:
             return Plan([], surplus, kept, sources, len(staying), 0, False)
     taken = [nodes[node].rack for node in (*staying, *coming) if node in nodes]
+    is_in_one_rack = chunk.wanted > 1 and len(set(taken)) == 1 and not is_one_rack
+    if not missing and not is_in_one_rack:
+        return Plan([], [], [], sources, len(staying), 0, False)
     able = candidates(nodes.values(), {*chunk.holders, *coming}, chunk.length)
     free = [view for view in able if view.node not in busy]
     if missing:
         targets = choose_nodes(free, missing, chance, racks_taken=taken)
         return Plan(targets, [], [], sources, len(staying), missing, not able)
-    if chunk.wanted > 1 and len(set(taken)) == 1:  # what fails together holds all: one more copy, then one goes
-        apart = [view for view in free if view.rack != taken[0]]
-        return Plan(choose_nodes(apart, 1, chance), [], [], sources, len(staying), 0, False)
-    return Plan([], [], [], sources, len(staying), 0, False)
+    apart = [view for view in free if view.rack != taken[0]]  # what fails together holds all: one more, then one goes
+    return Plan(choose_nodes(apart, 1, chance), [], [], sources, len(staying), 0, False)
 
 
 def _surplus(

@@ -42,6 +42,10 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _SLICE: Final = 1024
+_ROWS: Final = 64
+"""Chunks of a round that are read at a time: a millisecond, or some in a very large cluster."""
+_TURN_S: Final = 0.005
+"""For which a round keeps the event loop, but for its last rows."""
 _PERIOD_LEAST_S: Final = 1.0
 """Between two rounds; ten times what a round took, if that is more."""
 _PAUSE_S: Final = 0.2
@@ -147,16 +151,31 @@ class Replication:
         self._now, self._position = _Count(), ChunkId(0)
         self._backlog.overflowed = False
         self._hungry = trio.Event()
-        while rows := self._states(_ALL, self._position, _SLICE):
-            nodes = self._members.by_name()
-            surplus = [todo for chunk in rows if (todo := self._look_at(chunk, nodes))]
-            self._position = rows[-1].chunk
+        is_through = False
+        while not is_through:
+            surplus, is_through = self._look_on()
             await self._drop(surplus)
             self.fill()
             await trio.lowlevel.checkpoint()
         self._found = self._now
         if self._found.to_copy <= self._found.blocked and self._config.repair:
             self._balance()
+
+    def _look_on(self) -> tuple[list[_Surplus], bool]:
+        """Look at the next chunks for a turn; what is surplus of them, and whether they were the last."""
+        nodes = self._members.by_name()
+        surplus: list[_Surplus] = []
+        until = trio.current_time() + _TURN_S
+        for _ in range(_SLICE // _ROWS):
+            rows = self._states(_ALL, self._position, _ROWS)
+            surplus += [todo for chunk in rows if (todo := self._look_at(chunk, nodes))]
+            if rows:
+                self._position = rows[-1].chunk
+            if len(rows) < _ROWS:
+                return surplus, True
+            if trio.current_time() >= until:
+                break
+        return surplus, False
 
     def _states(self, sql: str, *values: Any) -> list[ChunkState]:
         return [
@@ -205,6 +224,7 @@ class Replication:
                 for node in chunk.holders
                 if node in self._members.unreported or chunk.chunk in self._unsure.get(node, ())
             ],
+            is_one_rack=self._members.is_one_rack(),
         )
 
     def _is_delayed(self, chunk: ChunkId) -> bool:
@@ -275,9 +295,11 @@ class Replication:
         """Give up copies that are late, whose target fell silent, or that are not missing any more."""
         self._copies.give_up_overdue(trio.current_time())
         nodes = self._members.by_name()
-        for at, copy in enumerate(self._copies.all()):
-            if at % _SLICE == _SLICE - 1:
+        until = trio.current_time() + _TURN_S
+        for copy in self._copies.all():
+            if trio.current_time() >= until:
                 await trio.lowlevel.checkpoint()
+                until = trio.current_time() + _TURN_S
             if not self._is_needed(copy, nodes):
                 self._copies.cancel(copy)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -133,6 +134,21 @@ def test_copies_that_are_all_in_one_rack_move_apart_when_another_rack_is_there()
     assert (found.targets, found.missing) == (["n3"], 0)
     assert planned(nodes, ("n1", "n2", "n3"), wanted=2).surplus == ["n2"]
     assert planned(nodes, ("n1", "n3"), wanted=2).targets == []
+
+
+class OnlyLookedUp(dict[NodeId, NodeView]):
+    """Nodes that are too many to be gone through."""
+
+    def values(self) -> Any:
+        raise AssertionError("all nodes were gone through")
+
+
+def test_of_a_chunk_that_needs_nothing_only_its_holders_are_looked_at() -> None:
+    racks = {"n1": "a", "n2": "b", "n3": "b"}
+    nodes = OnlyLookedUp(views(*(node_view(name, rack=rack) for name, rack in racks.items())))
+    assert decided(planned(nodes, ("n1", "n2"), wanted=2)) == ([], [], 2)
+    chunk = ChunkState(ChunkId(1), 100, 2, (NodeId("n2"), NodeId("n3")))
+    assert decided(plan(chunk, nodes, random.Random(1), is_one_rack=True)) == ([], [], 2)
 
 
 NODES = st.lists(

@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -415,6 +416,28 @@ async def test_chunks_that_no_node_takes_now_are_not_looked_at_with_each_heartbe
         cluster.stuck.clear()
         took_s = await cluster.beat_until(lambda: len(cluster.ordered("copy")) == 300, N1, N2, N3, N4)
         assert took_s <= 2  # with each heartbeat of the node that has made its copies, as ever
+
+
+async def test_a_round_lets_others_go_on_every_few_milliseconds(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path, lambda space: chunks_on(space, *([[N1, N2]] * 300)), N1, N2) as cluster:
+        config = NameNodeConfig(state_dir=tmp_path, balance=False)
+        replication = Replication(cluster.store, cluster.writer, cluster.members, random.Random(1), config)
+        look_at = replication._look_at
+        seen = [trio.current_time()]
+
+        def slowly(*chunk: Any) -> Any:
+            autojump_clock.jump(0.001)
+            return look_at(*chunk)
+
+        monkeypatch.setattr(replication, "_look_at", slowly)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(replication.run_once)
+            while seen[-1] < seen[0] + 0.3:
+                await trio.lowlevel.checkpoint()
+                seen.append(trio.current_time())
+        assert max(later - earlier for earlier, later in pairwise(seen)) < 0.15  # two turns
 
 
 async def test_with_repair_off_nothing_is_ordered_and_all_is_counted(
