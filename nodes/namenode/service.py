@@ -826,7 +826,7 @@ class NameNode:
         ours = [number for number in numbers if isinstance(number, int) and number > 0]
         if ours:
             await self._writer.decide("finish_work", node, ours)
-        await self._replication.finished(node, [number for number in numbers if number not in ours])
+        await self._replication.finished(node, [number for number in numbers if isinstance(number, int) and number < 0])
 
     async def _drop(self, chunk: ChunkId, node: NodeId) -> None:
         """A copy is of no use; the last one keeps its place, in case that it comes back, and does not count."""

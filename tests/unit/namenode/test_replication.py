@@ -613,6 +613,24 @@ async def test_what_a_node_holds_back_is_shown_until_it_is_decided(
         assert cluster.service.status()["held"] == {}
 
 
+async def test_many_orders_done_are_not_compared_with_one_another(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    compared = []
+
+    class Number(int):
+        __hash__ = int.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            compared.append(other)
+            return int(self) == other
+
+    async with world(tmp_path, lambda space: chunks_on(space, [N1, N2]), N1, N2) as cluster:
+        report = {"capacity_bytes": ROOM, "free_bytes": ROOM, "chunks": 0, "load": 0}
+        await cluster.service.heartbeat(N1, report | {"done": [Number(each) for each in range(-300, 300)]})
+        assert len(compared) < 1000
+
+
 async def test_a_heartbeat_brings_the_limit_and_no_more_orders_than_fit(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
