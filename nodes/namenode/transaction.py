@@ -423,6 +423,14 @@ class Transaction:
 
     def trim_gaps(self, chunk: ChunkId) -> None:
         """Committed bytes that never became a file's, since their writer gave them up, are freed as well."""
+        for offset, length in self.gaps(chunk):
+            self.run("INSERT INTO trim VALUES (?, ?, ?, ?)", chunk, offset, length, self.clock_ns + self.grace_ns)
+
+    def gaps(self, chunk: ChunkId) -> list[tuple[int, int]]:
+        """Ranges of committed bytes, (offset, length) in order, that are no file's and are not to be freed later.
+
+        Of a sealed chunk they were freed before.
+        """
         row = self.one(
             "SELECT length, live + (SELECT total(length) FROM trim WHERE chunk = c.chunk) FROM chunk c WHERE chunk = ?",
             chunk,
@@ -430,18 +438,19 @@ class Transaction:
         assert row is not None, "the caller has read it"
         length, accounted = row
         if accounted == length:
-            return
+            return []
         taken = self.all(
             "SELECT chunk_offset, length FROM extent WHERE chunk = ? UNION ALL"
             " SELECT offset, length FROM trim WHERE chunk = ? ORDER BY 1",
             *(chunk, chunk),
         )
         position = 0
+        found = []
         for offset, size in [*taken, (length, 0)]:
             if offset > position:
-                due_ns = self.clock_ns + self.grace_ns
-                self.run("INSERT INTO trim VALUES (?, ?, ?, ?)", chunk, position, offset - position, due_ns)
+                found.append((position, offset - position))
             position = offset + size
+        return found
 
     # --- holds ------------------------------------------------------------------------------------------
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from nodes.namenode.transaction import Transaction
 
 _CHUNKS = 64
-_RANGES = 4096
+RANGES = 4096
+"""In one order."""
 
 
 def apply(tx: Transaction) -> bool:
@@ -20,7 +21,7 @@ def apply(tx: Transaction) -> bool:
     for (chunk,) in chunks:
         rows = tx.all(
             "SELECT offset, length FROM trim WHERE chunk = ? AND due_ns <= ? ORDER BY offset LIMIT ?",
-            *(chunk, tx.now_ns, _RANGES),
+            *(chunk, tx.now_ns, RANGES),
         )
         ranges = joined(rows)
         for node in tx.holders(chunk):

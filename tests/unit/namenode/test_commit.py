@@ -266,6 +266,36 @@ def test_nothing_is_punched_before_readers_of_old_extents_are_done(space: Namesp
     assert trims(space, chunk) == [(50, 50)]
 
 
+def test_what_is_punched_while_a_copy_is_made_is_punched_in_the_copy_too(space: Namespace) -> None:
+    session = space.open_session()
+    ino = space.file(session).ino
+    chunk = space.written(session, ino, 100, ["n1", "n2"])
+    space.do(session, "seal", [chunk])
+    space.do(session, "truncate", ino, 80)
+    space.now_ns += 2 * MINUTE_NS
+    space.own("plan_punches")  # of the holders; n3 is making its copy, and has read these bytes
+    space.do(session, "truncate", ino, 50)
+    assert space.own("add_replicas", "n3", [(chunk, 100)]) == [True]
+    assert [order[:4] for order in orders(space) if order[0] == "n3"] == [
+        ("n3", "cut", chunk, 100),
+        ("n3", "punch", chunk, [[80, 20]]),
+    ]
+    space.now_ns += 2 * MINUTE_NS
+    space.own("plan_punches")
+    assert orders(space)[-1][:4] == ("n3", "punch", chunk, [[50, 30]])
+    assert space.findings() == []
+
+
+def test_a_copy_of_a_chunk_of_which_all_is_used_is_not_punched(space: Namespace) -> None:
+    session = space.open_session()
+    ino = space.file(session).ino
+    chunk = space.written(session, ino, 100, ["n1", "n2"])
+    space.do(session, "seal", [chunk])
+    space.do(session, "truncate", ino, 50)
+    assert space.own("add_replicas", "n3", [(chunk, 100)]) == [True]
+    assert [order[1] for order in orders(space) if order[0] == "n3"] == ["cut"]
+
+
 def test_a_removed_files_chunk_is_deleted_after_the_grace_period(space: Namespace) -> None:
     session = space.open_session()
     chunk = space.written(session, space.file(session).ino, 100)
