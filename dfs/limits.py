@@ -107,6 +107,7 @@ RECLAIM_MAX_INODES = 32_768  # in one call of a client that says what it held be
 GRANT_VALID_S = 3600  # a grant for a chunk: how long a DataNode serves who lost the right to it
 GARBAGE_GRACE_S = 60.0  # from the last reference to deletion on the DataNodes; readers of old extents finish
 WORK_ORDERS_MAX = 256  # in one heartbeat's reply
+WORK_POSTPONE_MAX_S = 24 * 3600.0  # the longest that a DataNode may put an order off
 COPIES_AHEAD_MAX = 128  # copies ordered of one DataNode and not yet made: half of what an answer may order
 COPIES_AHEAD_MAX_BYTES = 256 * MIB  # and their bytes: seconds of work for a disk, or one chunk where that is more
 COPY_BANDWIDTH_BYTES_PER_S = 100 * MIB  # configurable; what copies may take of one DataNode's network and disks

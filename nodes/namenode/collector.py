@@ -1,4 +1,7 @@
-"""What is freed in the background: the bytes of doomed inodes, and the punches whose grace period is over."""
+"""What is freed in the background: the bytes of doomed inodes, and the punches whose grace period is over.
+
+What would be due only in the far future, since the clock was ahead for a while, is brought forward.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ async def run(writer: Writer, period_s: float) -> None:
     """Look every `period_s` seconds, until cancelled."""
     while True:
         try:
-            for verb in ("free_doomed", "plan_punches"):
+            for verb in ("free_doomed", "bring_forward", "plan_punches"):
                 while await writer.decide(verb):
                     pass
         except errors.DfsError as error:

@@ -58,8 +58,7 @@ log = structlog.get_logger(__name__)
 
 _POSTPONE_NS: Final = 60 * 10**9
 """Before an order that failed is given again."""
-_POSTPONE_MAX_NS: Final = 24 * 3600 * 10**9
-"""The longest that a DataNode may put an order off."""
+_POSTPONE_MAX_NS: Final = int(limits.WORK_POSTPONE_MAX_S * 10**9)
 _HANDSHAKE_MAX: Final = 16
 """Items in a handshake."""
 _HEARINGS: Final = 2

@@ -9,7 +9,7 @@ import pytest
 
 from dfs import errors, limits
 from dfs.types import ROOT_INO
-from tests.unit.namenode.world import MINUTE_NS, Namespace
+from tests.unit.namenode.world import DAY_NS, MINUTE_NS, Namespace
 
 ALL = ["n1", "n2", "n3"]
 
@@ -308,6 +308,26 @@ def test_a_removed_files_chunk_is_deleted_after_the_grace_period(space: Namespac
     assert [order[1] for order in space.queries.due_work("n1", later, 256)] == ["delete"]
     space.own("finish_work", "n1", [order[0] for order in space.queries.due_work("n1", later, 256)])
     assert [order[0] for order in orders(space)] == ["n2", "n3"]
+
+
+def test_orders_and_punches_of_a_clock_that_was_a_year_ahead_are_due_soon_once_it_is_right(space: Namespace) -> None:
+    session = space.open_session()
+    ino = space.file(session).ino
+    chunk = space.written(session, ino, 100)
+    space.do(session, "seal", [chunk])
+    space.own("finish_work", "n1", space.rows("SELECT id FROM work"))
+    space.now_ns += 365 * DAY_NS
+    space.do(session, "truncate", ino, 50)
+    space.own("drop_replica", chunk, "n2", 1)
+    space.now_ns -= 365 * DAY_NS
+    postponed = space.rows("SELECT w.id FROM work w JOIN node n ON n.id = w.node WHERE n.name = 'n3'")
+    space.own("postpone_work", "n3", postponed, DAY_NS - 1)
+    assert not space.own("bring_forward")
+    assert [order for order in orders(space) if order[0] != "n1"] == [
+        ("n2", "delete", chunk, None, 60),
+        ("n3", "cut", chunk, 100, 86399),
+    ]
+    assert space.rows("SELECT due_ns FROM trim") == [space.now_ns + MINUTE_NS]
 
 
 def test_an_order_is_finished_by_the_node_that_had_it_and_no_other(space: Namespace) -> None:

@@ -21,6 +21,7 @@ from dfs import errors, keys, limits
 from dfs.config import NameNodeConfig
 from dfs.rpc import Gate
 from dfs.types import ChunkId, NodeId, NodeState
+from nodes.namenode import collector
 from nodes.namenode.issuing import Issuing
 from nodes.namenode.leases import Leases
 from nodes.namenode.membership import Membership
@@ -34,7 +35,7 @@ from nodes.namenode.store import Store, open_store
 from nodes.namenode.writer import Writer
 from tests.keys import MASTERS
 from tests.simulation.disk import InlineRuntime
-from tests.unit.namenode.world import Namespace, namespace
+from tests.unit.namenode.world import DAY_NS, Namespace, namespace
 
 ROOM = 10**9
 LENGTH = 100
@@ -438,6 +439,20 @@ async def test_a_round_lets_others_go_on_every_few_milliseconds(
                 await trio.lowlevel.checkpoint()
                 seen.append(trio.current_time())
         assert max(later - earlier for earlier, later in pairwise(seen)) < 0.15  # two turns
+
+
+async def test_a_node_is_a_target_again_soon_after_a_clock_that_was_ahead_is_right(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path, lambda space: chunks_on(space, [N1, N2, N3]), N1, N2, N3) as cluster:
+        ahead_ns = time.time_ns() + 365 * DAY_NS
+        monkeypatch.setattr(cluster.runtime, "now_ns", lambda: ahead_ns + int(trio.current_time() * 1e9))
+        await cluster.writer.decide("drop_replica", 1, N3, 1)
+        monkeypatch.setattr(cluster.runtime, "now_ns", lambda: ahead_ns - 365 * DAY_NS + int(trio.current_time() * 1e9))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(collector.run, cluster.writer, 1.0)
+            await cluster.beat_until(lambda: cluster.holders(1) == [N1, N2, N3], N1, N2, N3, most_s=120)
+            nursery.cancel_scope.cancel()
 
 
 async def test_with_repair_off_nothing_is_ordered_and_all_is_counted(
