@@ -6,6 +6,7 @@ rest of the process. `python -m tests.simulation --mistake NAME` runs seeds unti
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from dfs.client.filewriter import FileWriter
 from dfs.client.openinode import OpenInode
 from dfs.client.session import Session
 from dfs.client.writer import Lane
-from dfs.types import Attr, ChunkId, Ino, Item, SessionId
+from dfs.types import Attr, ChunkId, Item, SessionId
 from nodes.datanode import chunkfiles
 from nodes.datanode import store as datanode_store
 from nodes.datanode.chain import Chain
@@ -62,9 +63,9 @@ def reply_not_stored() -> None:
     """A command that comes again happens again."""
     apply = Machine.apply
 
-    def forgetful(self: Machine, command: Command) -> Reply:
+    def forgetful(self: Machine, command: Command, refusal: Reply | None = None) -> Reply:
         self._db.execute("DELETE FROM reply WHERE session = ? AND seq = ?", (command.session, command.seq))
-        return apply(self, command)
+        return apply(self, command, refusal)
 
     _put(Machine, "apply", forgetful)
 
@@ -72,7 +73,7 @@ def reply_not_stored() -> None:
 def stale_copy_counts() -> None:
     """Repair counts copies that lack committed bytes."""
 
-    def note_short(_self: Replication, _node: str, _first: int, _last: int, _chunks: Sequence[int]) -> None:
+    def note_short(*_: Any) -> None:
         pass
 
     _put(Replication, "note_short", note_short)
@@ -192,8 +193,8 @@ def leased_while_committing() -> None:
     def committed(_self: Leases) -> None:
         pass
 
-    def applied(self: Leases, author: SessionId, seq: int, items: Sequence[Item], result: Ino | None) -> None:
-        apply(self, author, seq, items, result)
+    def applied(self: Leases, *args: Any, **options: Any) -> None:
+        apply(self, *args, **options)
         self._applying.clear()
         self._applying_in.clear()
 
@@ -221,7 +222,13 @@ def trusted_for_ever() -> None:
 
 
 def _put(where: Any, name: str, what: Any) -> None:
-    assert hasattr(where, name), (where, name)
+    """Raises TypeError if it cannot be called as what was there: that would be found, and be no such mistake."""
+    was = getattr(where, name)
+    if inspect.isfunction(was):
+        parameters = inspect.signature(was).parameters.values()
+        named = {each.name: None for each in parameters if each.kind is each.KEYWORD_ONLY}
+        plain = [each for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
+        inspect.signature(what).bind(*plain, **named)
     setattr(where, name, what)
 
 

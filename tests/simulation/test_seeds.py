@@ -11,6 +11,8 @@ import sys
 
 import pytest
 
+from tests.simulation.mistakes import MISTAKES
+
 
 def simulate(*arguments: str, hash_seed: str = "0") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tests.simulation", *arguments]
@@ -62,9 +64,16 @@ def test_a_run_leaves_nothing_behind_for_the_next() -> None:
         "recall-not-awaited",
         "doubt-ignored",
         "overtaken-answer-kept",
-        "leased-while-committing",
     ],
 )
 def test_a_planted_mistake_is_found(mistake: str) -> None:
     done = simulate("--mistake", mistake, "--seeds", "60", "--jobs", "2")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_can_be_planted_in_the_code_as_it_is(mistake: str) -> None:
+    """One that cannot be called is found at once, by its crash: that says nothing."""
+    plant = f"from tests.simulation.mistakes import MISTAKES; MISTAKES[{mistake!r}]()"
+    done = subprocess.run([sys.executable, "-c", plant], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
