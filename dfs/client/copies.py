@@ -136,21 +136,20 @@ class Survey:
 
     async def read(self, ino: Ino, layout: Layout, up: Collection[NodeId]) -> Reading:
         """Read all bytes of a layout from every node that has them and is up. One that is silent is asked no more."""
-        damages: list[Damage] = []
-        silent: dict[NodeId, errors.DfsError] = {}
+        found = Reading([], {})
         async with tasks.open_nursery() as nursery:
             for start, piece in _pieces(layout):
                 await self._slots.acquire_on_behalf_of(piece)
-                nursery.start_soon(self._read_everywhere, layout, start, piece, up, Reading(damages, silent))
-        if not damages:
-            return Reading([], silent)
+                nursery.start_soon(self._read_everywhere, layout, start, piece, up, found)
+        if not found.damages:
+            return found
         # What was freed while it was read is no damage: then the file does not point there any more.
         try:
             now = await self._reader.layout(ino, layout.extents[0].offset, layout.end - layout.extents[0].offset)
         except errors.NotFound:
-            return Reading([], silent)
-        still = [each for each in damages if isinstance(each.error, errors.Corrupt) or each.chunk in now.places]
-        return Reading(still, silent)
+            return found._replace(damages=[])
+        still = [each for each in found.damages if isinstance(each.error, errors.Corrupt) or each.chunk in now.places]
+        return found._replace(damages=still)
 
     async def _read_everywhere(
         self, layout: Layout, start: int, piece: Piece, up: Collection[NodeId], found: Reading

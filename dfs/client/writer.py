@@ -124,7 +124,7 @@ class ChunkWriter:
         self._allocating = trio.Lock()
         self._append_bytes = limits.APPEND_SURE_BYTES
         self._is_chaining = False
-        """Whether the last large append went along a chain, or would have."""
+        """Whether the last append that could go along a chain did."""
         self._appended_bytes = 0
         self._struck = 0
 
@@ -246,9 +246,9 @@ class ChunkWriter:
         Nodes on this host have it directly, which costs the link nothing. What is appended alone arrives at the last
         node no sooner along a chain than at once.
         """
-        length = sum(block.length for block in blocks)
         if self._lanes.borrowed_tokens < 2:
             return None
+        length = sum(block.length for block in blocks)
         chain = sorted(node for node in lane.nodes if not self._nodes.is_on_this_host(node))
         if length < limits.CHAINED_FROM_BYTES or len(chain) < 2:
             return None

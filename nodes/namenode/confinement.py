@@ -114,9 +114,9 @@ class ConfinedQueries:
         with self._beneath(ino):
             return self._queries.listxattr(ino)
 
-    def xattrs_bytes(self, ino: Any) -> int:
+    def xattrs(self, ino: Any, most_bytes: int) -> dict[bytes, bytes] | None:
         with self._beneath(ino):
-            return self._queries.xattrs_bytes(ino)
+            return self._queries.xattrs(ino, most_bytes)
 
     def extents(self, ino: Any, offset: Any, length: Any) -> list[Any]:
         with self._beneath(ino):

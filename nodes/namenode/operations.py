@@ -10,7 +10,7 @@ import trio
 from dfs import errors
 from dfs.config import NameNodeConfig
 from dfs.runtime import Runtime
-from dfs.types import ChunkId, NodeId, NodeState, NodeView, datanode_object
+from dfs.types import ChunkId, NodeId, NodeState, datanode_object
 from nodes.namenode import balance
 from nodes.namenode.draining import DrainPlan
 from nodes.namenode.membership import Member, Membership
@@ -77,7 +77,9 @@ class Operations:
         name = member.node
         self._check_removable(member)
         await self._check_copies(name)
-        while await self._writer.decide("forget_replicas", name, self._trusted(), self._replication.short_copies()):
+        while await self._writer.decide(
+            "forget_replicas", name, self._up(reported=True), self._replication.short_copies()
+        ):
             pass
         await self._writer.decide("remove_node", name)
         self._members.remove(name)
@@ -100,18 +102,14 @@ class Operations:
             )
         raise errors.NodeInUse(f"DataNode {member.node} is at work: run `dfs drain {member.node} --wait` first")
 
-    def _trusted(self) -> list[NodeId]:
-        """The nodes that have what they are believed to hold: up, and not with another disk since they reported."""
-        views = self._members.views()
-        return [view.node for view in views if view.state == NodeState.UP and not self._is_late(view)]
-
-    def _is_late(self, view: NodeView) -> bool:
-        """Whether a node is up and has not said yet what it holds."""
-        return view.state == NodeState.UP and view.node in self._members.unreported
+    def _up(self, *, reported: bool) -> list[NodeId]:
+        """The nodes that are up, and have said since they came what they hold: only these have it. Or have not yet."""
+        up = [view.node for view in self._members.views() if view.state == NodeState.UP]
+        return [node for node in up if (node not in self._members.unreported) == reported]
 
     async def _check_copies(self, node: NodeId) -> None:
         """Raises `NodeInUse` if bytes would be lost with `node`: nothing is forgotten then."""
-        trusted = set(self._trusted()) - {node}
+        trusted = set(self._up(reported=True)) - {node}
         short = set(self._replication.short_copies())
         after = only = 0
         while rows := self._queries.chunks_of(node, after):
@@ -120,7 +118,7 @@ class Operations:
                 good = [each for each in holders if each in trusted and (each, chunk) not in short]
                 only += length > 0 and not good
             await trio.lowlevel.checkpoint()
-        late = [view.node for view in self._members.views() if self._is_late(view) and view.node != node]
+        late = [each for each in self._up(reported=False) if each != node]
         if only and late:
             raise errors.NodeInUse(
                 f"DataNode {node} may hold the only copy of {only} chunks: {', '.join(late)} came back and have not"

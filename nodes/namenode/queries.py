@@ -119,11 +119,13 @@ class Queries:
         self.getattr(ino)
         return [row[0] for row in self._execute("SELECT name FROM xattr WHERE ino = ? ORDER BY name", (ino,))]
 
-    def xattrs_bytes(self, ino: Any) -> int:
-        """Of all names and values of an inode."""
+    def xattrs(self, ino: Any, most_bytes: int) -> dict[bytes, bytes] | None:
+        """All by their names; None, and no value is read, where names and values are more than `most_bytes`."""
         self.getattr(ino)
-        sql = "SELECT CAST(total(length(name) + length(value)) AS INTEGER) FROM xattr WHERE ino = ?"
-        return int(self._execute(sql, (ino,)).fetchone()[0])
+        sizes = self._execute("SELECT length(name) + length(value) FROM xattr WHERE ino = ?", (ino,))
+        if sum(size for (size,) in sizes) > most_bytes:
+            return None
+        return dict(self._execute("SELECT name, value FROM xattr WHERE ino = ? ORDER BY name", (ino,)).fetchall())
 
     # --- data -------------------------------------------------------------------------------------------
 

@@ -348,9 +348,7 @@ class NameNode:
         """[{name: value, ...}, whether they are leased]; None in place of a map that is larger than a page."""
 
         def query(view: Queries | ConfinedQueries) -> list[Any]:
-            if view.xattrs_bytes(ino) > limits.XATTRS_CACHED_MAX_BYTES:
-                return [None]
-            return [{name: view.getxattr(ino, name) for name in view.listxattr(ino)}]
+            return [view.xattrs(ino, limits.XATTRS_CACHED_MAX_BYTES)]
 
         return self._leased_about(call, session, ino, query)
 

@@ -104,8 +104,7 @@ class Sessions:
         if listener.identity != identity:
             raise errors.NotPermitted(f"session {session} was opened with another key")
         listener.heard_at = trio.current_time()
-        if self._leases.is_reclaiming:
-            self._leases.heard(SessionId(session))
+        self._leases.heard(SessionId(session))
         return SessionId(session)
 
     # --- events -----------------------------------------------------------------------------------------

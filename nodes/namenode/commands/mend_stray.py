@@ -18,11 +18,11 @@ def apply(tx: Transaction, node: Any, chunk: Any, length: Any) -> list[str]:
     name, number = arguments.text(node, "a node"), arguments.chunk(chunk)
     held = arguments.integer(length, "a length")
     known = tx.one("SELECT session, length FROM chunk WHERE chunk = ?", number)
-    if known is None and tx.one("SELECT 1 FROM extent WHERE chunk = ? LIMIT 1", number):
-        return []
-    if known is None and not skip_chunks.was_given(tx.db, number, tx.counters["next_chunk"]):
-        return []
-    if known is not None and known[0]:
+    if known is None:
+        is_told_of = tx.one("SELECT 1 FROM extent WHERE chunk = ? LIMIT 1", number)
+        if is_told_of or not skip_chunks.was_given(tx.db, number, tx.counters["next_chunk"]):
+            return []
+    elif known[0]:
         return []
     if known is not None and held >= known[1] and add_replicas.apply(tx, name, [(number, known[1])])[0]:
         return ["counted again"]

@@ -17,7 +17,7 @@ def apply(tx: Transaction, parent: Any, name: Any, new_parent: Any, new_name: An
     source = tx.directory(arguments.ino(parent))
     target = source if new_parent == parent else tx.directory(arguments.ino(new_parent))
     if flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
-        raise errors.InvalidArgument(f"rename does not know flags {flags!r}")
+        raise errors.InvalidArgument(f"rename does not know flags {flags}")
     attr = tx.get(source.ino, arguments.name(name))
     old = tx.find(target.ino, arguments.name(new_name))
     if old is not None and flags == RENAME_NOREPLACE:

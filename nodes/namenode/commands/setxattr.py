@@ -15,7 +15,7 @@ def apply(tx: Transaction, ino: Any, name: Any, value: Any, flags: Any = 0) -> N
     attr = tx.attr(arguments.ino(ino))
     key, content = arguments.xattr_name(name), arguments.xattr_value(value)
     if flags not in (0, CREATE, REPLACE):
-        raise errors.InvalidArgument(f"setxattr does not know flags {flags!r}")
+        raise errors.InvalidArgument(f"setxattr does not know flags {flags}")
     there = tx.one("SELECT 1 FROM xattr WHERE ino = ? AND name = ?", attr.ino, key)
     if flags == CREATE and there:
         raise errors.Exists("the extended attribute exists already")

@@ -77,6 +77,10 @@ class ScriptedNameNode:
         """The chunks of which n1 said that its copies are of no use."""
         return [chunk for report in self.reports for chunk, _ in report["corrupt"]]
 
+    def order_copy(self, chunk: int, length: int) -> None:
+        """From n2."""
+        self.orders[-1] = [-1, "copy", chunk, length, [["n2", "n2:9401"]]]
+
     def order_deletions(self, first: int, count: int) -> None:
         self.orders.update({number: [number, "delete", number] for number in range(first, first + count)})
 
@@ -153,6 +157,12 @@ async def node(network: MemoryNetwork, disks: list[MemoryDisk], tmp_path: Path) 
     return Node("n1", network, disks, tmp_path)
 
 
+@pytest.fixture
+async def source(network: MemoryNetwork, tmp_path: Path) -> Node:
+    """Another, to make copies from."""
+    return Node("n2", network, [MemoryDisk()], tmp_path)
+
+
 async def until(condition: Callable[[], bool]) -> None:
     with trio.fail_after(100):  # of virtual time
         while not condition():
@@ -204,17 +214,15 @@ async def test_copies_are_made_though_what_was_obeyed_cannot_be_written_down(
     autojump_clock: MockClock,
     namenode: ScriptedNameNode,
     node: Node,
+    source: Node,
     disks: list[MemoryDisk],
-    network: MemoryNetwork,
-    tmp_path: Path,
 ) -> None:
-    source = Node("n2", network, [MemoryDisk()], tmp_path)
     await source.put(9000, 1, b"copied")
     await node.put(1, 1)
     for disk in disks:
         disk.fail("write", errno.ENOSPC, "obeyed.json")
     namenode.order_deletions(1, 1)
-    namenode.orders[-1] = [-1, "copy", 9000, 6, [["n2", "n2:9401"]]]
+    namenode.order_copy(9000, 6)
     async with source.running(), node.running():
         await until(lambda: list(namenode.orders) == [1])
     assert node.volumes.length(ChunkId(9000)) == 6 and node.volumes.length(ChunkId(1)) == 1
@@ -262,13 +270,12 @@ async def test_a_namenode_from_the_past_destroys_nothing_until_an_operator_allow
 
 
 async def test_held_deletions_do_not_keep_copies_waiting(
-    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node, network: MemoryNetwork, tmp_path: Path
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node, source: Node
 ) -> None:
-    source = Node("n2", network, [MemoryDisk()], tmp_path)
     await source.put(9000, 1, b"copied")
     node.restraint = Restraint(0.5, Memory(log_index=1000))
     namenode.order_deletions(1, 2000)
-    namenode.orders[-1] = [-1, "copy", 9000, 6, [["n2", "n2:9401"]]]
+    namenode.order_copy(9000, 6)
     async with source.running(), node.running():
         await until(lambda: node.volumes.length(ChunkId(9000)) == 6)
         await until(lambda: len(namenode.put_off) == 2000)
@@ -306,11 +313,9 @@ async def test_deletions_of_what_was_on_a_disk_that_failed_are_done_and_copies_c
     autojump_clock: MockClock,
     namenode: ScriptedNameNode,
     node: Node,
+    source: Node,
     disks: list[MemoryDisk],
-    network: MemoryNetwork,
-    tmp_path: Path,
 ) -> None:
-    source = Node("n2", network, [MemoryDisk()], tmp_path)
     for each in (node, source):
         await each.put(1, 20, b"copied")
     lost = list(node.volumes.stores[0].chunks)
@@ -320,7 +325,7 @@ async def test_deletions_of_what_was_on_a_disk_that_failed_are_done_and_copies_c
         await until(lambda: bool(namenode.reports) and namenode.reports[-1]["directories"][0][1] is not None)
         namenode.orders.update({chunk: [chunk, "delete", chunk] for chunk in lost})
         await until(lambda: not namenode.orders)
-        namenode.orders[-1] = [-1, "copy", lost[0], 6, [["n2", "n2:9401"]]]
+        namenode.order_copy(lost[0], 6)
         await until(lambda: not namenode.orders)
     assert namenode.failed == []
     assert node.volumes.length(lost[0]) == 6
@@ -405,19 +410,18 @@ async def copied(node: Node, length: int) -> float:
 
 @pytest.mark.parametrize("limited", ["target", "source", "neither"])
 async def test_a_copy_takes_no_more_than_its_bandwidth_at_either_end(
-    autojump_clock: MockClock, network: MemoryNetwork, disks: list[MemoryDisk], tmp_path: Path, limited: str
+    autojump_clock: MockClock, node: Node, source: Node, limited: str
 ) -> None:
-    target, source = Node("n1", network, disks, tmp_path), Node("n2", network, [MemoryDisk()], tmp_path)
     await source.put(1, 1, bytes(4 * limits.MIB))
-    async with source.pool, target.pool, trio.open_nursery() as nursery:
+    async with source.pool, node.pool, trio.open_nursery() as nursery:
         scrub, chain = Scrub(*scrub_parts(source)), Chain(source.pool, source.config.namenode)
         server = Server(source.host)
         parts = (source.volumes, ADMISSION, source.bandwidth, source.users, scrub, source.runtime, chain)
         server.register(DataNode(NodeId("n2"), *parts), "dfs.datanode.n2")
         await nursery.start(server.serve, "n2:9401")
-        for node, name in ((target, "target"), (source, "source")):
-            node.bandwidth.rate_bytes_per_s = float(limits.MIB) if name == limited else None
-        took_s = await copied(target, 4 * limits.MIB)
+        for each, name in ((node, "target"), (source, "source")):
+            each.bandwidth.rate_bytes_per_s = float(limits.MIB) if name == limited else None
+        took_s = await copied(node, 4 * limits.MIB)
         assert took_s < 1 if limited == "neither" else 2.8 <= took_s <= 4.5
         began = trio.current_time()
         await source.volumes.read(ChunkId(1), 0, limits.MIB)  # users are not held back
@@ -444,27 +448,23 @@ async def test_nodes_that_copy_from_each_other_while_users_are_at_both_get_done(
 
 async def test_a_copy_that_is_cut_short_leaves_nothing(
     autojump_clock: MockClock,
-    network: MemoryNetwork,
+    node: Node,
+    source: Node,
     disks: list[MemoryDisk],
-    tmp_path: Path,
     namenode: ScriptedNameNode,
 ) -> None:
-    target, source = Node("n1", network, disks, tmp_path), Node("n2", network, [MemoryDisk()], tmp_path)
     await source.put(1, 1, bytes(8 * limits.MIB))
     async with source.running():
         namenode.answer["copy_bytes_per_s"] = float(limits.MIB)
-        async with target.running():
-            namenode.orders[-1] = [-1, "copy", 1, 8 * limits.MIB, [["n2", "n2:9401"]]]
-            await until(lambda: (target.volumes.length(ChunkId(1)) or 0) > limits.MIB)
-    assert target.volumes.length(ChunkId(1)) is None
-    await target.volumes.close()
+        async with node.running():
+            namenode.order_copy(1, 8 * limits.MIB)
+            await until(lambda: (node.volumes.length(ChunkId(1)) or 0) > limits.MIB)
+    assert node.volumes.length(ChunkId(1)) is None
+    await node.volumes.close()
     assert not any("chunks/01/" in path for disk in disks for path in disk.paths())
 
 
-async def test_a_source_that_has_too_many_copies_to_serve_says_so(
-    autojump_clock: MockClock, network: MemoryNetwork, tmp_path: Path
-) -> None:
-    source = Node("n2", network, [MemoryDisk()], tmp_path)
+async def test_a_source_that_has_too_many_copies_to_serve_says_so(autojump_clock: MockClock, source: Node) -> None:
     await source.put(1, 1, bytes(limits.MIB))
     service = DataNode(
         NodeId("n2"),

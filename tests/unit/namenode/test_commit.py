@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
@@ -25,6 +26,15 @@ def orders(space: Namespace) -> list[tuple[str, str, int, Any, int]]:
 
 def trims(space: Namespace, chunk: int) -> list[tuple[int, int]]:
     return space.rows("SELECT offset, length FROM trim WHERE chunk = ? ORDER BY offset", chunk)
+
+
+def sealed(space: Namespace, nodes: Sequence[str] = ALL) -> tuple[int, int, int]:
+    """A session, a file of it, and the chunk that has the file's 100 bytes and takes no more."""
+    session = space.open_session()
+    ino = space.file(session).ino
+    chunk = space.written(session, ino, 100, nodes)
+    space.do(session, "seal", [chunk])
+    return session, ino, chunk
 
 
 def test_two_writers_append_to_one_file_and_each_learns_where(space: Namespace) -> None:
@@ -255,10 +265,7 @@ def test_freed_bytes_are_punched_after_the_grace_period_once(space: Namespace) -
 
 
 def test_nothing_is_punched_before_readers_of_old_extents_are_done(space: Namespace) -> None:
-    session = space.open_session()
-    ino = space.file(session).ino
-    chunk = space.written(session, ino, 100)
-    space.do(session, "seal", [chunk])
+    session, ino, chunk = sealed(space)
     space.do(session, "truncate", ino, 50)
     space.now_ns += MINUTE_NS // 2
     space.own("plan_punches")
@@ -267,10 +274,7 @@ def test_nothing_is_punched_before_readers_of_old_extents_are_done(space: Namesp
 
 
 def test_what_is_punched_while_a_copy_is_made_is_punched_in_the_copy_too(space: Namespace) -> None:
-    session = space.open_session()
-    ino = space.file(session).ino
-    chunk = space.written(session, ino, 100, ["n1", "n2"])
-    space.do(session, "seal", [chunk])
+    session, ino, chunk = sealed(space, ["n1", "n2"])
     space.do(session, "truncate", ino, 80)
     space.now_ns += 2 * MINUTE_NS
     space.own("plan_punches")  # of the holders; n3 is making its copy, and has read these bytes
@@ -287,10 +291,7 @@ def test_what_is_punched_while_a_copy_is_made_is_punched_in_the_copy_too(space: 
 
 
 def test_a_copy_of_a_chunk_of_which_all_is_used_is_not_punched(space: Namespace) -> None:
-    session = space.open_session()
-    ino = space.file(session).ino
-    chunk = space.written(session, ino, 100, ["n1", "n2"])
-    space.do(session, "seal", [chunk])
+    session, ino, chunk = sealed(space, ["n1", "n2"])
     space.do(session, "truncate", ino, 50)
     assert space.own("add_replicas", "n3", [(chunk, 100)]) == [True]
     assert [order[1] for order in orders(space) if order[0] == "n3"] == ["cut"]
@@ -311,10 +312,7 @@ def test_a_removed_files_chunk_is_deleted_after_the_grace_period(space: Namespac
 
 
 def test_orders_and_punches_of_a_clock_that_was_a_year_ahead_are_due_soon_once_it_is_right(space: Namespace) -> None:
-    session = space.open_session()
-    ino = space.file(session).ino
-    chunk = space.written(session, ino, 100)
-    space.do(session, "seal", [chunk])
+    session, ino, chunk = sealed(space)
     space.own("finish_work", "n1", space.rows("SELECT id FROM work"))
     space.now_ns += 365 * DAY_NS
     space.do(session, "truncate", ino, 50)

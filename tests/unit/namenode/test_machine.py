@@ -369,4 +369,6 @@ def test_the_values_of_an_inodes_attributes_are_bounded(space: Namespace, monkey
         space.do(session, "setxattr", ino, b"user.b", bytes(1))
     space.do(session, "setxattr", ino, b"user.a", bytes(60))
     space.do(session, "setxattr", ino, b"user.b", bytes(40))
-    assert space.queries.xattrs_bytes(ino) == 100 + 2 * len(b"user.a")
+    size = 100 + 2 * len(b"user.a")
+    assert space.queries.xattrs(ino, size) == {b"user.a": bytes(60), b"user.b": bytes(40)}
+    assert space.queries.xattrs(ino, size - 1) is None

@@ -41,6 +41,15 @@ def opened(ends: Ends) -> Sessions:
     return sessions
 
 
+def restarted(ends: Ends) -> tuple[Sessions, Leases]:
+    """Of a NameNode that was started again: one session was there before, and has to say what it holds."""
+    leases = Leases()
+    sessions = Sessions(TIMEOUT_S, ends.end, leases, LIFE)
+    sessions.add(ONE, KEY)
+    leases.join(ONE, again=True)
+    return sessions, leases
+
+
 async def test_events_arrive_in_order_until_they_are_acknowledged(autojump_clock: trio.testing.MockClock) -> None:
     sessions = opened(Ends())
     sessions.push_all("nodes")
@@ -226,10 +235,8 @@ async def test_news_that_go_to_and_fro_end_with_the_latest(autojump_clock: trio.
 async def test_who_is_there_and_never_says_what_he_holds_since_a_restart_keeps_nobody_waiting(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    ends, leases = Ends(), Leases()
-    sessions = Sessions(TIMEOUT_S, ends.end, leases, LIFE)
-    sessions.add(ONE, KEY)
-    leases.join(ONE, again=True)
+    ends = Ends()
+    sessions, leases = restarted(ends)
 
     async def listen() -> None:
         with pytest.raises(errors.SessionExpired):
@@ -248,10 +255,8 @@ async def test_who_is_there_and_never_says_what_he_holds_since_a_restart_keeps_n
 async def test_who_comes_late_after_a_restart_has_a_time_out_to_say_what_he_holds(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    ends, leases = Ends(), Leases()
-    sessions = Sessions(TIMEOUT_S, ends.end, leases, LIFE)
-    sessions.add(ONE, KEY)
-    leases.join(ONE, again=True)
+    ends = Ends()
+    sessions, leases = restarted(ends)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(sessions.reap)
         for _ in range(2):
@@ -272,8 +277,9 @@ async def test_what_a_client_has_done_is_not_told_again_and_who_takes_note_of_no
     async with trio.open_nursery() as nursery:
         nursery.start_soon(sessions.reap)
         for number in range(1, 13):
+            sessions.drop_event(ONE, number - 1)
+            sessions.push_all(f"news {number}")
             for session in (ONE, OTHER):
-                sessions.push_all(f"news {number}") if session is OTHER else sessions.drop_event(ONE, number - 1)
                 sessions.touch(session, KEY)
         await trio.sleep(TIMEOUT_S / 2)
         nursery.cancel_scope.cancel()
