@@ -248,6 +248,7 @@ async def test_who_is_there_and_never_says_what_he_holds_since_a_restart_keeps_n
         nursery.start_soon(listen)
         with trio.fail_after(2 * TIMEOUT_S):
             await leases.reclaimed()
+        await trio.testing.wait_all_tasks_blocked()  # its end goes on beside it
         nursery.cancel_scope.cancel()
     assert ends.ended == [ONE]
 
