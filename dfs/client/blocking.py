@@ -7,9 +7,10 @@
         print(fs.listdir("/"))
 
 A trio loop in a thread of its own runs the asynchronous client; every method here hands its work to that loop and
-waits. Methods may be called from any number of threads. `open` gives Python's own file objects (text or
-binary, buffered), so `shutil`, `csv`, `tarfile` and `zipfile` work with them; `flush` makes what was
-written visible to all clients, and `os.fsync`'s counterpart is `file.raw.fsync()` (binary) or `fs.fsync(file)`.
+waits. Methods may be called from any number of threads, of the process that connected: one that was forked from it has
+no such loop, and every call there raises `ValueError`. `open` gives Python's own file objects (text or binary,
+buffered), so `shutil`, `csv`, `tarfile` and `zipfile` work with them; `flush` makes what was written visible to all
+clients, and `os.fsync`'s counterpart is `file.raw.fsync()` (binary) or `fs.fsync(file)`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import os
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from types import TracebackType
-from typing import IO, Any, TypeVar
+from typing import IO, Any, NoReturn, TypeVar
 
 import outcome
 import trio
@@ -34,12 +35,17 @@ from dfs.types import Attr, ChunkPlace, DirEntry, NodeView, Statfs
 T = TypeVar("T")
 
 _BUFFER_BYTES = 1 * limits.MIB
+_ELSEWHERE = "this connection to the cluster was opened in another process: call dfs.connect() in this one"
 
 
 class _Loop:
-    """A trio loop in a thread, with one client in it, from `start` to `stop`."""
+    """A trio loop in a thread, with one client in it, from `start` to `stop`.
+
+    A fork takes the thread that called it and no other, so a child has no loop, though it has a copy of this object.
+    """
 
     def __init__(self, namenode: str, store: KeyStore, wait_s: float | None) -> None:
+        self._pid = os.getpid()
         self._namenode = namenode
         self._store = store
         self._wait_s = wait_s
@@ -71,7 +77,19 @@ class _Loop:
             self._ready.set()
             await self._stop.wait()  # as long as the caller keeps the connection
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process started it."""
+        return os.getpid() == self._pid
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(_ELSEWHERE)
+
     def call(self, work: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
+        """Raises `ValueError` after `stop`, and in another process."""
+        if not self.is_ours:
+            raise ValueError(_ELSEWHERE)
+
         async def run() -> T:
             return await work(*args, **kwargs)
 
@@ -81,7 +99,8 @@ class _Loop:
             raise ValueError("the connection to the cluster is closed") from None
 
     def stop(self) -> None:
-        if self._stop is not None and self._thread.is_alive():
+        """End the client and its thread; in another process do nothing, as neither is there."""
+        if self.is_ours and self._stop is not None and self._thread.is_alive():
             self._token.run_sync_soon(self._stop.set)
             self._thread.join()
 
@@ -152,7 +171,8 @@ class RawFile(io.RawIOBase):
             try:
                 super().close()
             finally:
-                self._loop.call(self._file.aclose)
+                if self._loop.is_ours:  # in another process it is not ours to close
+                    self._loop.call(self._file.aclose)
 
 
 def _buffered(raw: RawFile) -> io.BufferedIOBase:
@@ -210,7 +230,7 @@ class BlockingFileSystem:
         self.close()
 
     def close(self) -> None:
-        """End the session. Open files must be closed before."""
+        """End the session. Open files must be closed before. In a process that was forked since, this does nothing."""
         self._loop.stop()
 
     # --- files ------------------------------------------------------------------------------------------

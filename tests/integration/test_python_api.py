@@ -6,7 +6,10 @@ import csv
 import io
 import json
 import os
+import pickle
 import shutil
+import subprocess
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -19,7 +22,15 @@ import trio
 import dfs
 from dfs import errors
 from dfs.client import BlockingFileSystem, open_filesystem
-from tests.integration.real import NAMENODE, RealCluster, dead_at_last, lasting_cluster, make_as_new, real_cluster
+from tests.integration.real import (
+    NAMENODE,
+    PATIENCE_S,
+    RealCluster,
+    dead_at_last,
+    lasting_cluster,
+    make_as_new,
+    real_cluster,
+)
 from tests.keys import ADMIN
 
 Script = Callable[[BlockingFileSystem], None]
@@ -224,6 +235,68 @@ async def test_a_closed_connection_says_so(cluster: RealCluster) -> None:
             fs.listdir("/")
 
     await trio.to_thread.run_sync(script)
+
+
+_FORKS = """
+import multiprocessing, os, signal, sys
+import dfs
+
+def in_child(path):
+    signal.alarm(30)  # a child that hangs outlives no test
+    try:
+        fs.listdir(path)
+    except ValueError as error:
+        refusal = str(error)
+    with fs:
+        pass
+    with dfs.connect() as own:
+        return refusal, own.read_bytes("/file")
+
+if __name__ == "__main__":
+    fs = dfs.connect()
+    fs.write_bytes("/file", b"data")
+    file = fs.open("/written", "w")
+    file.write("once")
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        refusal, data = pool.map(in_child, ["/"])[0]
+    assert "opened in another process: call dfs.connect() in this one" in refusal, refusal
+    assert data == b"data", data
+    if not (child := os.fork()):
+        signal.alarm(30)
+        try:
+            file.close()
+        except ValueError:
+            del file, fs
+            sys.exit(7)  # as a program ends: what it holds is finalized
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    file.close()
+    assert fs.read_bytes("/written") == b"once"
+    fs.close()
+"""
+
+
+async def test_a_connection_in_a_forked_process_says_so_and_keeps_nobody(cluster: RealCluster) -> None:
+    """The thread that does its work is not there: whoever waits for it waits for ever."""
+    done = await trio.to_thread.run_sync(
+        lambda: subprocess.run(
+            [sys.executable, "-c", _FORKS],
+            env={**os.environ, "DFS_CONFIG": str(cluster.client_config)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_S,
+        )
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+async def test_a_connection_is_not_sent_to_another_process(cluster: RealCluster) -> None:
+    def script(fs: BlockingFileSystem) -> None:
+        for each in (fs, fs.listdir):
+            with pytest.raises(TypeError, match=r"call dfs\.connect\(\) in this one"):
+                pickle.dumps(each)
+
+    await run(cluster, script)
 
 
 async def test_connect_finds_the_cluster_that_the_environment_names(
