@@ -3,6 +3,9 @@
 One task walks the local tree, makes each directory before anything goes into it, and hands files and symbolic links
 to a fixed crew of workers; it waits while they are busy, so memory does not grow with the tree. Directories of one
 listing are made many at once. With `preserve`, directories get their times when all is in them, the deepest first.
+
+The local tree may be a mount of the cluster that it is copied to, and hold the directory that it is copied to, which
+would have no end: a mount tells cluster and inode of each of its directories, so that this one is known when it is met.
 """
 
 # ruff: noqa: PTH116 - paths are bytes, which pathlib does not take
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from dfs.cli.meter import Meter
     from dfs.cli.transfer import Options
     from dfs.client import FileSystem
+    from dfs.types import Attr
 
 _DASH: Final = b"-"
 _SLICE: Final = limits.BATCH_MAX_COMMANDS  # directory entries read at once
@@ -98,12 +102,32 @@ class Uploading:
     async def _copy_tree(self, top: Job, put: Put) -> None:
         if not self._options.recursive:
             raise IsADirectoryError(errno.EISDIR, "is a directory (-r copies it and all beneath)", top.source)
+        await self._refuse_into_itself(top)
         waiting: list[Job] = []
-        await self._make_directory(top, waiting)
+        made = await self._make_directory(top, waiting)
         while waiting:
             directory = waiting.pop()
             with self._report.catching():
+                if await self._ino_of(directory.source) == made.ino:
+                    raise _into_itself(directory.source)
                 await self._copy_directory(directory, waiting, put)
+
+    async def _refuse_into_itself(self, top: Job) -> None:
+        """Refuse, before anything is made, a directory that the target is in. Raises `InvalidArgument`."""
+        ino = await self._ino_of(top.source)
+        if ino is None:
+            return
+        above = await self._fs.stat(top.target.rstrip(b"/").rpartition(b"/")[0] or b"/")
+        while above.ino != ino:
+            if above.ino == self._fs.session.root:
+                return
+            above = await self._fs.inodes.parent(above.ino)
+        raise _into_itself(top.source)
+
+    async def _ino_of(self, directory: bytes) -> int | None:
+        """Which directory of this cluster a local one is; None if it is none, or no mount says so."""
+        cluster = str(self._fs.session.cluster["cluster"]).encode()
+        return await trio.to_thread.run_sync(_mounted_ino, directory, cluster)
 
     async def _copy_directory(self, directory: Job, waiting: list[Job], put: Put) -> None:
         """Hand on what is in a directory; the directories in it are made, and added to `waiting`."""
@@ -131,15 +155,17 @@ class Uploading:
                 for job in jobs:
                     await put(job)
 
-    async def _make_directory(self, job: Job, waiting: list[Job]) -> None:
+    async def _make_directory(self, job: Job, waiting: list[Job]) -> Attr:
         try:
-            await self._fs.mkdir(job.target, stat.S_IMODE(job.status.st_mode) & 0o777)
+            made = await self._fs.mkdir(job.target, stat.S_IMODE(job.status.st_mode) & 0o777)
         except (errors.Exists, errors.InvalidArgument):  # a link to a directory is none: it may be anybody's
-            if not stat.S_ISDIR((await self._fs.stat(job.target, follow=False)).mode):
+            made = await self._fs.stat(job.target, follow=False)
+            if not stat.S_ISDIR(made.mode):
                 raise
         waiting.append(job)
         if self._options.preserve:
             self._kept.append(job)
+        return made
 
     # --- doing it ---------------------------------------------------------------------------------------
 
@@ -224,7 +250,21 @@ class Uploading:
             )
 
 
+def _into_itself(directory: bytes) -> errors.InvalidArgument:
+    return errors.InvalidArgument(f"cannot upload a directory into itself: {show.escaped(directory)}")
+
+
 # --- in worker threads ----------------------------------------------------------------------------------
+
+
+def _mounted_ino(directory: bytes, cluster: bytes) -> int | None:
+    """The inode number of a directory on a mount of a cluster; None for another, and where that is not told."""
+    try:
+        if os.getxattr(directory, b"dfs.cluster") == cluster:
+            return int(os.getxattr(directory, b"dfs.ino"))
+    except OSError:
+        pass  # as on any other file system; one that cannot be read is told of when it is
+    return None
 
 
 def _open_source(path: bytes, plain: bool) -> tuple[int, os.stat_result]:

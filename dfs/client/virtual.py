@@ -1,6 +1,7 @@
 """Extended attributes that nobody set: what the cluster knows of a file, for people who want to look.
 
     dfs.ino          its inode number
+    dfs.cluster      the id of its cluster, within which inode numbers are unique
     dfs.replicas     of a regular file: a line a chunk, with the nodes that hold it
     dfs.chunks       of a regular file: a line an extent: offset, length, chunk, offset in chunk
     dfs.files, dfs.directories, dfs.bytes, dfs.allocated        of a directory: all that is beneath it
@@ -30,6 +31,8 @@ async def read(fs: FileSystem, attr: Attr, name: bytes) -> bytes:
     what = name.removeprefix(PREFIX)
     if what == b"ino":
         return b"%d" % attr.ino
+    if what == b"cluster":
+        return str(fs.session.cluster["cluster"]).encode()
     if stat.S_ISDIR(attr.mode) and what in _BENEATH:
         return b"%d" % (await fs.inodes.summarize(attr.ino))[what.decode()]
     render = _OF_FILES.get(what)

@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import random
+import re
 import socket
 import stat
 import struct
@@ -606,6 +607,7 @@ def test_what_the_cluster_tells_in_extended_attributes(here: Path) -> None:
     path = here / "file"
     path.write_bytes(b"x" * 100_000)
     assert int(os.getxattr(path, "dfs.ino")) == path.stat().st_ino
+    assert re.fullmatch(rb"[0-9a-f]{32}", os.getxattr(path, "dfs.cluster"))
     chunk, nodes = os.getxattr(path, "dfs.replicas").decode().split()
     assert sorted(nodes.split(",")) == ["n1", "n2", "n3"]
     assert os.getxattr(path, "dfs.chunks").decode().split()[:3] == ["0", "100000", chunk]

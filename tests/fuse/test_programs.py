@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from dfs import limits
-from tests.fuse.conftest import Cluster
+from tests.fuse.conftest import Cluster, mounted
 
 pytestmark = pytest.mark.fuse
 
@@ -337,6 +337,27 @@ def test_du_agrees_with_dfs_du(here: Path, tree: Path, cluster: Cluster) -> None
 
 def _of_links(root: Path) -> int:
     return sum(path.lstat().st_size for path in root.rglob("*") if path.is_symlink())
+
+
+def test_dfs_upload_refuses_a_directory_that_the_target_is_in(here: Path, cluster: Cluster) -> None:
+    (here / "tree" / "inner").mkdir(parents=True)
+    (here / "tree" / "file").write_bytes(b"data")
+    for target in (f"/{here.name}", f"/{here.name}/tree", f"/{here.name}/tree/inner/copy"):
+        done = cluster.dfs("upload", "-r", here / "tree", target, status=1)
+        assert "cannot upload a directory into itself" in done.stderr
+    assert sorted(path.name for path in here.rglob("*")) == ["file", "inner", "tree"]
+    cluster.dfs("upload", "-r", here / "tree", f"/{here.name}/copy")
+    assert (here / "copy" / "file").read_bytes() == b"data"
+
+
+def test_dfs_upload_leaves_out_its_target_where_it_comes_to_it(here: Path, cluster: Cluster, tmp_path: Path) -> None:
+    """The mount is somewhere beneath what is copied: that shows when the walk is there."""
+    (tmp_path / "file").write_bytes(b"data")
+    with mounted(cluster, tmp_path / "m", subtree=f"/{here.name}"):
+        done = cluster.dfs("upload", "-r", tmp_path, f"/{here.name}/copy", status=1)
+    assert f"cannot upload a directory into itself: {tmp_path}/m/copy" in done.stderr
+    found = sorted(str(path.relative_to(here)) for path in here.rglob("*"))
+    assert found == ["copy", "copy/file", "copy/m", "copy/m/copy"], "nothing is in the last"
 
 
 def test_df_agrees_with_dfs_df(here: Path, cluster: Cluster) -> None:
