@@ -68,7 +68,7 @@ _KEY_ID_FIELDS: Final = 3
 _FIELDS: Final = frozenset({"cluster", "name", "role", "generation", "claims", "secret", "master", "revoked", "tls"})
 """Of a key file."""
 _NO_KEY_FILE: Final = (
-    *(ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error),
+    *(ValueError, KeyError, TypeError, RecursionError, binascii.Error),
     errors.InvalidArgument,
 )
 _CLUSTER: Final = re.compile(r"[0-9a-f]{32}")
@@ -327,9 +327,10 @@ def load(path: Path) -> KeyFile:
         raise errors.ConfigError(f"{path}: is no key file of dfs: {error}") from None
 
 
-def load_key(path: Path) -> Key:
+def load_key(path: str | os.PathLike[str]) -> Key:
     """The key in a file, with its holder's certificate. Raises `ConfigError`."""
-    return key_in(path, load(path))
+    file = Path(path)
+    return key_in(file, load(file))
 
 
 def key_in(path: Path, content: KeyFile) -> Key:
@@ -452,9 +453,10 @@ def _parse(values: Mapping[str, Any]) -> KeyFile:
     unknown = sorted(set(values) - _FIELDS)
     if unknown:
         raise ValueError(f"{unknown[0]!r} is not known: if a newer release wrote it, run that one")
+    tables = _table(values, "master") or {}
     masters = {
-        realm: {int(generation): _decode(text) for generation, text in generations.items()}
-        for realm, generations in values.get("master", {}).items()
+        realm: {int(generation): _decode(text) for generation, text in (_table(tables, realm) or {}).items()}
+        for realm in tables
     }
     if not set(masters) <= set(REALMS):
         raise ValueError(f"a realm is one of {', '.join(REALMS)}")
@@ -468,7 +470,15 @@ def _parse(values: Mapping[str, Any]) -> KeyFile:
     if cluster is not None and not (isinstance(cluster, str) and _CLUSTER.fullmatch(cluster)):
         raise ValueError("the id of a cluster is 32 hexadecimal digits")
     revoked = frozenset(map(Holder.from_wire, values.get("revoked", [])))
-    return KeyFile(key, Masters(masters), cluster, revoked, *_parse_tls(values.get("tls")))
+    return KeyFile(key, Masters(masters), cluster, revoked, *_parse_tls(_table(values, "tls")))
+
+
+def _table(values: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    """A table of a file, None if it has none. Raises `ValueError` for what is no table."""
+    found = values.get(name)
+    if found is not None and not isinstance(found, dict):
+        raise ValueError(f"{name!r} is no table")
+    return found
 
 
 def _parse_tls(table: Mapping[str, str] | None) -> tuple[TlsIdentity | None, Authority | None]:

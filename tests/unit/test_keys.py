@@ -98,6 +98,7 @@ def test_root_may_let_a_group_read(tmp_path: Path, masters: Masters) -> None:
 
 
 NO_FILES = ["", "x", "name = 1", "secret = 1", "master = 1", "\xff", 'other = "x"', '[master]\nnamenode = "x"']
+NO_FILES += ["tls = 1", 'tls = ["authority"]', "[master]\nnamenode = [1]", "claims = 1"]
 NO_FILES += [
     f'[{table}]\n{name} = "AA=="' for table in ("secret", "master.namenode", "master.moon") for name in ("1", "a")
 ]
@@ -110,6 +111,22 @@ def test_what_is_no_key_file_is_refused(tmp_path: Path, text: str) -> None:
     path.chmod(0o600)
     with pytest.raises(errors.ConfigError, match="no key file"):
         keys.load(path)
+
+
+def test_a_key_is_loaded_from_a_path_as_a_script_writes_it(tmp_path: Path, masters: Masters) -> None:
+    made = masters.issue(Role.CLIENT, "alice")
+    keys.save(tmp_path / "office.key", KeyFile(made, Masters({})))
+    for path in (tmp_path / "office.key", str(tmp_path / "office.key")):
+        assert keys.load_key(path) == made
+    with pytest.raises(errors.ConfigError, match="no such key file"):
+        keys.load_key(str(tmp_path / "none"))
+
+
+def test_a_bug_is_not_taken_for_a_file_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys.save(tmp_path / "key", keys.make_cluster())
+    monkeypatch.setattr(keys, "_decode", lambda text: text.no_such_method())
+    with pytest.raises(AttributeError):
+        keys.load(tmp_path / "key")
 
 
 def test_a_file_of_another_kind_is_refused_with_what_it_is(tmp_path: Path, masters: Masters) -> None:
