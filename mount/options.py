@@ -35,6 +35,8 @@ _FOR_OTHERS: Final = {
 }
 """Meant for mount(8), systemd or nobody, or what a mount does anyway: accepted and passed over."""
 _NUMBERS: Final = {"uid": "uid", "gid": "gid", "wait": "wait_s", "cache": "cache_entries"}
+_LEAST: Final = {"wait": 1, "cache": limits.CACHE_ENTRIES_MIN}
+"""The smallest number with which a mount works."""
 NOBODY: Final = 65534
 
 
@@ -75,7 +77,7 @@ class Options:
 
 
 def parse(text: str) -> Options:
-    """Options as after `-o`, separated by commas. Raises `InvalidArgument` for one that is not known."""
+    """Options as after `-o`, separated by commas. Raises `InvalidArgument` for one that is not known or cannot be."""
     values: dict[str, object] = {}
     kernel: set[str] = set()
     for option in filter(None, text.split(",")):
@@ -99,6 +101,9 @@ def parse(text: str) -> Options:
 
 
 def _number(name: str, value: str) -> int:
-    if not value.isdigit():
+    if not (value.isascii() and value.isdecimal()):
         raise errors.InvalidArgument(f"the option {name} takes a number, not {value!r}")
+    least = _LEAST.get(name, 0)
+    if int(value) < least:
+        raise errors.InvalidArgument(f"the option {name} is {least} or more, and not {value}")
     return int(value)
