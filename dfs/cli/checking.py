@@ -113,19 +113,22 @@ def why(path: bytes, data: bool, as_json: bool) -> int:
 
 async def _why_file(fs: FileSystem, path: bytes, attr: Attr, data: bool) -> int:
     chunks = well = 0
+    unseen = ""
     async for report in fs.why(attr, data=data):
         chunks += 1
         well += report.is_well
+        unseen = unseen or report.unseen
         _print_chunk(report)
     if not chunks:
         show.echo(f"{show.escaped(path)} has no data, so there are no copies of it")
         return 0
-    show.echo(_tally(chunks, well))
+    show.echo(_tally(chunks, well, unseen))
     return int(well < chunks)
 
 
 async def _why_directory(fs: FileSystem, path: bytes, attr: Attr, data: bool) -> int:
     files = chunks = well = size = 0
+    unseen = ""
     async for met in walk(fs, path, attr):
         if not stat.S_ISREG(met.attr.mode):
             continue
@@ -135,13 +138,14 @@ async def _why_directory(fs: FileSystem, path: bytes, attr: Attr, data: bool) ->
             chunks += 1
             size += report.length
             well += report.is_well
+            unseen = unseen or report.unseen
             if not report.is_well:
                 if not is_named:
                     show.echo(f"{show.name(met.path)}:")
                 is_named = True
                 _print_chunk(report)
     show.echo(f"{files} file{'s' * (files != 1)}, chunks of {show.human(size)}")
-    show.echo(_tally(chunks, well))
+    show.echo(_tally(chunks, well, unseen))
     return int(well < chunks)
 
 
@@ -180,8 +184,12 @@ def chunk_lines(report: ChunkReport) -> list[str]:
     return [head, *show.table(rows, right=(3,)), *(f"  {sentence}" for sentence in report.reasons)]
 
 
-def _tally(chunks: int, well: int) -> str:
+def _tally(chunks: int, well: int, unseen: str) -> str:
     count = "1 chunk" if chunks == 1 else f"{chunks} chunks"
-    if chunks == well:
-        return f"{count}, all well"
-    return f"{count}, {chunks - well} not well"
+    words = f"{count}, all well" if chunks == well else f"{count}, {chunks - well} not well"
+    if not unseen:
+        return words
+    return (
+        f"{words}, as far as the NameNode knows; whether DataNodes have the copies was not looked at, since"
+        f" {unseen}: use a client's or an admin's"
+    )

@@ -30,6 +30,8 @@ class _Answer:
     node: NodeId
     status: dict[str, Any] | None
     error: str = ""
+    is_refused: bool = False
+    """It answered, and our key does not let us know."""
 
     @property
     def is_running(self) -> bool:
@@ -86,6 +88,8 @@ async def _ask(fs: FileSystem, nodes: list[NodeId]) -> list[_Answer]:
         try:
             status, _ = await fs.nodes_known.call(node, "scrub_status")
             answers[node] = _Answer(node, status)
+        except errors.NotPermitted as error:
+            answers[node] = _Answer(node, None, error.message, is_refused=True)
         except errors.DfsError as error:
             answers[node] = _Answer(node, None, error.message)
 
@@ -119,8 +123,10 @@ def _tell(answers: list[_Answer], wait: bool, as_json: bool) -> int:
     else:
         _print_table(answers)
     for answer in answers:
-        if answer.status is None:
+        if answer.status is None and not answer.is_refused:
             report.fail(f"{answer.node}: {answer.error}")
+    for refusal in sorted({answer.error for answer in answers if answer.is_refused}):
+        report.fail(f"{refusal}: use an admin's")
     damaged = any(answer.status["found"] for answer in answers if answer.status is not None)
     return 1 if wait and damaged else report.status
 
@@ -137,7 +143,7 @@ def _print_table(answers: list[_Answer]) -> None:
 def _row(answer: _Answer, now_ns: int) -> list[str]:
     status = answer.status
     if status is None:
-        return [answer.node, "no answer", *["-"] * 6]
+        return [answer.node, "not allowed" if answer.is_refused else "no answer", *["-"] * 6]
     finished = status["last_finished_ns"]
     return [
         answer.node,

@@ -96,20 +96,25 @@ class Survey:
     async def held(self, chunks: Sequence[ChunkId] | Mapping[ChunkId, bytes], nodes: Collection[NodeId]) -> Held:
         """What `nodes` have of these chunks on their disks; who needs grants gives them.
 
-        A node that does not answer is not in the answer.
+        A node that does not answer is not in the answer. Raises `NotPermitted` where our key lets us ask none of them.
         """
         asked = chunks if isinstance(chunks, Mapping) else dict.fromkeys(chunks, b"")
         found: dict[NodeId, dict[ChunkId, int]] = {}
+        refusals: list[errors.NotPermitted] = []
 
         async def ask(node: NodeId) -> None:
             try:
                 found[node] = dict(zip(asked, await self._nodes.sync(node, asked), strict=True))
+            except errors.NotPermitted as error:
+                refusals.append(error)
             except errors.DfsError:
                 return  # as a node that is not up
 
         async with tasks.open_nursery() as nursery:
             for node in nodes:
                 nursery.start_soon(ask, node)
+        if refusals and not found:
+            raise refusals[0]
         return found
 
     async def listed(self, node: NodeId, after: int, last: int | None, slice_chunks: int) -> dict[ChunkId, int]:

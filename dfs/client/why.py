@@ -2,7 +2,8 @@
 
 The NameNode says what it believes and what it is doing about it (`explain`); the DataNodes that are up are asked what
 they have. A copy is `whole`; `short` (its node lost power before it flushed); `damaged` (found only by reading it);
-`not there`; or `unknown`, as its node does not answer.
+`not there`; `unknown`, as its node does not answer; or `not looked at`, as our key does not let us ask its node (a
+reader's), so that all that is known of it is that the NameNode counts on it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import AsyncIterator, Collection
 from typing import NamedTuple
 
 from dfs import errors, limits
-from dfs.client.copies import NOT_THERE, ChunkFacts, Reading, Survey, is_up
+from dfs.client.copies import NOT_THERE, ChunkFacts, Held, Reading, Survey, is_up
 from dfs.client.inodes import Layout
 from dfs.types import Attr, ChunkId, NodeId, NodeView
 
@@ -25,10 +26,11 @@ class Condition(enum.StrEnum):
     DAMAGED = "damaged"
     NOT_THERE = "not there"
     UNKNOWN = "unknown"
+    UNSEEN = "not looked at"
 
 
 class Copy(NamedTuple):
-    """A copy that the NameNode counts on; `length` is None where its node does not answer."""
+    """A copy that the NameNode counts on; `length` is None where its node does not answer, or was not asked."""
 
     node: NodeId
     state: str
@@ -46,14 +48,17 @@ class ChunkReport(NamedTuple):
     wanted: int
     copies: tuple[Copy, ...]
     reasons: tuple[str, ...]
+    unseen: str = ""
+    """Why copies were not looked at, where our key does not let us ask DataNodes."""
 
     @property
     def whole(self) -> int:
-        return sum(copy.condition == Condition.WHOLE for copy in self.copies)
+        """How many copies are whole; of those that were not looked at the NameNode says so."""
+        return sum(copy.condition in (Condition.WHOLE, Condition.UNSEEN) for copy in self.copies)
 
     @property
     def is_well(self) -> bool:
-        """It has all the copies that it is to have, and all are whole."""
+        """It has all the copies that it is to have, and all are whole, as far as they were looked at."""
         return self.whole == len(self.copies) >= self.wanted
 
 
@@ -82,11 +87,16 @@ async def file_report(survey: Survey, attr: Attr, *, data: bool = False) -> Asyn
             some = chunks[start : start + limits.EXPLAIN_MAX_CHUNKS]
             facts = await survey.facts(some)
             asked = {node for each in facts for node in each.holders}.intersection(up)
-            held = await survey.held({chunk: _grant(layout, chunk) for chunk in some}, asked)
+            held: Held = {}
+            unseen = ""
+            try:
+                held = await survey.held({chunk: _grant(layout, chunk) for chunk in some}, asked)
+            except errors.NotPermitted as error:
+                unseen = error.message
             for each in facts:
                 lengths = {node: lengths[each.chunk] for node, lengths in held.items() if node not in reading.silent}
                 bad = {node for chunk, node in damaged if chunk == each.chunk}
-                yield report(each, offsets[each.chunk], attr.replicas, nodes, lengths, bad)
+                yield report(each, offsets[each.chunk], attr.replicas, nodes, lengths, bad, unseen)
 
 
 def _grant(layout: Layout, chunk: ChunkId) -> bytes:
@@ -101,13 +111,19 @@ def report(
     nodes: dict[NodeId, NodeView],
     lengths: dict[NodeId, int],
     damaged: Collection[NodeId],
+    unseen: str = "",
 ) -> ChunkReport:
-    """What is to be said of a chunk: `lengths` is what nodes that answered have of it, `replicas` the file's wish."""
+    """What is to be said of a chunk: `lengths` is what nodes that answered have of it, `replicas` the file's wish.
+
+    `unseen` says why no node could be asked, if that is so.
+    """
     copies = []
     said = list(facts.reasons)
     for node in (*facts.holders, *(node for node in damaged if node not in facts.holders)):
         view = nodes.get(node)
         condition = _condition(facts, lengths.get(node), node in damaged)
+        if unseen and condition == Condition.UNKNOWN and is_up(view):
+            condition = Condition.UNSEEN
         copies.append(Copy(node, str(view.state) if view else "unknown", condition, _bytes(lengths.get(node))))
         if sentence := _SENTENCES.get(condition):
             said.append(sentence.format(node=node, has=lengths.get(node, 0), length=facts.length))
@@ -115,7 +131,7 @@ def report(
             said.append(f"{node} counts as up and did not answer: look into its log, and at the network between.")
     if replicas != facts.wanted and not facts.session:
         said.append(f"The file is to have {replicas} copies now; this chunk was written to have {facts.wanted}.")
-    return ChunkReport(facts.chunk, offset, facts.length, facts.wanted, tuple(copies), tuple(said))
+    return ChunkReport(facts.chunk, offset, facts.length, facts.wanted, tuple(copies), tuple(said), unseen)
 
 
 def _condition(facts: ChunkFacts, length: int | None, is_damaged: bool) -> Condition:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import socket
 import ssl
@@ -46,7 +47,7 @@ from nodes.datanode.service import DataNode
 from nodes.namenode import authorization as namenode_policy
 from nodes.namenode.service import NameNode
 from tests.integration.real import RealCluster, real_cluster
-from tests.keys import ADMIN, CLIENT, MASTERS, READER
+from tests.keys import ADMIN, CLIENT, MASTERS, PLAIN, READER
 
 NODE = MASTERS.issue(Role.NODE, "a-node")
 STRANGER = Masters.make().issue(Role.ADMIN, "tests")
@@ -475,6 +476,40 @@ def test_keys_are_made_and_used_from_the_command_line(tmp_path: Path, resident: 
     (tmp_path / "client.toml").write_text(f'namenode = "{resident.namenode_address}"\nkey = "mallory.key"\n')
     foreign = dfs("ls", "/")
     assert foreign.returncode == 1 and "not of this cluster" in foreign.stderr
+
+
+async def test_a_reader_is_not_told_that_datanodes_do_not_answer(cluster: RealCluster) -> None:
+    """They do: they say that a reader's key is not enough."""
+    keys.save(cluster.directory / "reader.key", PLAIN.issue(Role.READER, "eve"))
+    config = cluster.directory / "reader.toml"
+    config.write_text(f'namenode = "{cluster.namenode_address}"\nkey = "reader.key"\n')
+    async with cluster.client() as fs, await fs.open("/seen", "w") as file:
+        await file.pwrite(b"data", 0)
+        await file.fsync()
+
+    async def dfs(*arguments: str) -> tuple[int, str, str]:
+        done = await trio.run_process(
+            [sys.executable, "-m", "dfs.cli", *arguments],
+            env={**os.environ, "DFS_CONFIG": str(config)},
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+        )
+        return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+    for path in ("/seen", "/"):
+        status, said, _ = await dfs("why", path)
+        assert status == 0, said
+        assert "did not answer" not in said
+        assert "1 chunk, all well, as far as the NameNode knows" in said
+        assert "does not allow 'sync' at a DataNode: use a client's or an admin's" in said
+    (chunk,) = json.loads((await dfs("why", "--json", "/seen"))[1])
+    assert [copy["condition"] for copy in chunk["copies"]] == ["not looked at"] * 2
+    status, said, complaint = await dfs("scrub")
+    assert status == 1
+    assert "no answer" not in said and said.count("not allowed") == 2
+    assert complaint.count("\n") == 1
+    assert complaint.endswith("does not allow 'scrub_status' at a DataNode: use an admin's\n")
 
 
 async def test_a_client_proves_nothing_to_another_daemon_than_it_calls(cluster: RealCluster) -> None:

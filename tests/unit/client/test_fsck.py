@@ -126,6 +126,14 @@ def test_how_each_copy_is_and_what_is_said_of_it() -> None:
     assert not damaged.is_well
 
 
+def test_a_copy_that_may_not_be_looked_at_is_as_the_namenode_says() -> None:
+    nodes = ALL | {N3: view(N3, NodeState.DEAD)}
+    found = report(FACTS, 0, 3, nodes, {}, (), "the key does not allow it")
+    assert [copy.condition for copy in found.copies] == [Condition.UNSEEN, Condition.UNSEEN, Condition.UNKNOWN]
+    assert (found.whole, found.is_well, found.reasons) == (2, False, ())
+    assert report(FACTS, 0, 3, ALL, {}, (), "the key does not allow it").is_well
+
+
 # --- reading every copy
 
 
