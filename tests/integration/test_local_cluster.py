@@ -189,7 +189,10 @@ def test_restart_ends_at_the_first_daemon_that_cannot_start(
 
 
 def test_restart_where_nothing_runs(dfs: Shell, layout: Layout) -> None:
-    assert "`dfs up` starts it" in dfs("restart", "--dir", str(layout.directory), status=1).stderr
+    assert (
+        f"`dfs up --dir {layout.directory}` starts it"
+        in dfs("restart", "--dir", str(layout.directory), status=1).stderr
+    )
 
 
 @pytest.mark.usefixtures("_kept_ports")

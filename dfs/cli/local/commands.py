@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -142,13 +144,22 @@ def _welcome(layout: Layout, made: making.Made, started: bool) -> str:
         f"It is kept in {where}, its logs in {layout.logs}.",
         "",
     ]
-    down = "dfs down"
-    if layout.directory != Layout(config.local_cluster_dir()).directory:
-        down += f" --dir {shlex.quote(where)}"
-    if not _is_chosen(layout):
-        lines += ["To use it in this shell:", "", f"    export DFS_CONFIG={shlex.quote(str(layout.client))}", ""]
-    lines += ["Try:", "", "    dfs status", "    dfs upload FILE /", "    dfs ls -l /", f"    {down}"]
+    exports = _exports(layout)
+    if exports:
+        lines += ["To use it in this shell:", "", *(f"    export {each}" for each in exports), ""]
+    lines += ["Try:", "", "    dfs status", "    dfs upload FILE /", "    dfs ls -l /", f"    {layout.command('down')}"]
     return "\n".join(lines)
+
+
+def _exports(layout: Layout) -> list[str]:
+    """What a shell has to set before it finds the command `dfs`, and that finds this cluster."""
+    programs = Path(sys.executable).parent
+    exports = []
+    if shutil.which("dfs") is None and (programs / "dfs").exists():
+        exports.append(f"PATH={shlex.quote(str(programs))}:$PATH")
+    if not _is_chosen(layout):
+        exports.append(f"DFS_CONFIG={shlex.quote(str(layout.client))}")
+    return exports
 
 
 def _is_chosen(layout: Layout) -> bool:
@@ -182,6 +193,8 @@ def down(directory: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"dir": os.fspath(layout.directory), "stopped": stopped}))
     elif stopped:
-        click.echo(f"The cluster is down. Its data stays in {layout.directory}; `dfs up` starts it again.")
+        click.echo(
+            f"The cluster is down. Its data stays in {layout.directory}; `{layout.command('up')}` starts it again."
+        )
     else:
         click.echo(f"No cluster runs in {layout.directory}: there is nothing to stop.")

@@ -17,10 +17,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Any, Final
 
-from dfs import errors
+from dfs import config, errors
 
 CLUSTER_FILE_VERSION: Final = 1
 """Of cluster.json. Keys may be added within a version; a reader takes another version for no cluster."""
@@ -43,6 +44,11 @@ class Layout:
         self.socket = self.directory / "supervisor.sock"
         self.cluster_file = self.directory / "cluster.json"
         self.mounts_file = self.directory / "mounts.json"
+
+    def command(self, verb: str) -> str:
+        """What a person types to have `dfs VERB` act on this cluster. Its directory is named if it is not the usual."""
+        usual = Layout(config.local_cluster_dir()).directory == self.directory
+        return f"dfs {verb}" if usual else f"dfs {verb} --dir {shlex.quote(str(self.directory))}"
 
     def log(self, name: str) -> Path:
         """The log of the daemon `name`, or of the supervisor."""

@@ -156,7 +156,7 @@ def _refuse_change(layout: Layout, key: str, there: int, wished: int | None) -> 
     if wished is not None and wished != there:
         raise errors.InvalidArgument(
             f"the cluster in {layout.directory} has {key} = {there}, not {wished}: to change it, edit"
-            f" {layout.namenode}, then `dfs down` and `dfs up`"
+            f" {layout.namenode}, then `{layout.command('down')}` and `{layout.command('up')}`"
         )
 
 

@@ -49,7 +49,7 @@ def _status(layout: Layout) -> dict[str, Any]:
     """What the supervisor knows. Raises `DfsError` where none runs."""
     reply = running.ask(layout, "status") if layout.is_ours() else None
     if reply is None:
-        raise errors.DfsError(f"no cluster runs in {layout.directory}: `dfs up` starts it")
+        raise errors.DfsError(f"no cluster runs in {layout.directory}: `{layout.command('up')}` starts it")
     found: dict[str, Any] = reply["cluster"]
     return found
 

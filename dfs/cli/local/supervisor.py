@@ -205,7 +205,8 @@ async def supervise(
     lock = locks.take(layout.supervisor_lock)
     if lock is None:
         raise errors.DirectoryInUse(
-            f"another supervisor, or a daemon that one left, still runs in {layout.directory}: `dfs down` stops it"
+            f"another supervisor, or a daemon that one left, still runs in {layout.directory}:"
+            f" `{layout.command('down')}` stops it"
         )
     try:
         await Supervisor(layout, read, lock).run(task_status=task_status)

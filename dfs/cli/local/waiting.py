@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import trio
@@ -66,7 +67,7 @@ def _cluster(layout: Layout) -> dict[str, Any]:
         last = last_line(layout.log("supervisor"))
         raise errors.DfsError(
             f"the cluster in {layout.directory} was stopped while it started: its supervisor's last words are"
-            f" {last!r}; `dfs up` starts it again"
+            f" {last!r}; `{layout.command('up')}` starts it again"
         )
     found: dict[str, Any] = reply["cluster"]
     return found
@@ -99,8 +100,11 @@ def _failure(layout: Layout, sizes: dict[str, int]) -> str:
     if not missing:
         return (
             f"the daemons in {layout.directory} run, but the NameNode does not count every DataNode as up:"
-            f" `dfs status` shows which; their logs are in {layout.logs}"
+            f" `dfs status --config {shlex.quote(str(layout.client))}` shows which; their logs are in {layout.logs}"
         )
     name = missing[0]
     words = last_line(layout.log(name), sizes.get(name, 0)) or "it says nothing"
-    return f"{name} does not run: {words}; its log is {layout.log(name)}; it is tried again until `dfs down`"
+    return (
+        f"{name} does not run: {words}; its log is {layout.log(name)}; it is tried again until"
+        f" `{layout.command('down')}`"
+    )

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from dfs import errors
 from dfs.cli.local import commands, making
 from dfs.cli.local.commands import down, up
 from dfs.cli.local.layout import Layout
+from dfs.cli.local.restarting import restart
 from tests.unit.cli_local.made import make
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "DFS_CONFIG"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
@@ -74,6 +80,39 @@ def test_welcome_says_how_to_use_a_cluster_that_is_not_the_usual_one(home: Path)
     assert "1 DataNode, 1 copy of all data" in text
     assert f"export DFS_CONFIG='{layout.client}'" in text
     assert f"dfs down --dir '{layout.directory}'" in text
+
+
+def test_every_hint_is_about_the_cluster_it_is_given_for(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`dfs up` alone starts another one, an empty one, in the usual directory."""
+    layout = Layout(home / "my cluster")
+    layout.claim()
+    make(layout, making.Wish(datanodes=1))
+    wanted = f"`dfs up --dir '{layout.directory}'`"
+    assert f"{wanted} starts it" in str(run(restart, "--dir", str(layout.directory)).exception)
+    with pytest.raises(errors.InvalidArgument, match=re.escape(wanted)):
+        make(layout, making.Wish(replicas=2))
+    monkeypatch.setattr(commands.running, "stop", lambda _layout: True)
+    assert f"{wanted} starts it again" in run(down, "--dir", str(layout.directory)).output
+    monkeypatch.setenv("XDG_DATA_HOME", str(home))
+    (home / "dfs").mkdir()
+    (home / "dfs" / "local").symlink_to(layout.directory)
+    assert "`dfs up` starts it again" in run(down).output
+
+
+def test_welcome_says_where_the_command_is_if_the_shell_does_not_know(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = home / "bin"
+    programs.mkdir()
+    (programs / "dfs").touch(0o755)
+    monkeypatch.setattr(sys, "executable", str(programs / "python"))
+    layout = Layout(home / "cluster")
+    layout.claim()
+    made = make(layout, making.Wish(datanodes=1))
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert f"    export PATH={programs}:$PATH\n" in commands._welcome(layout, made, True)
+    monkeypatch.setenv("PATH", f"/nowhere:{programs}")
+    assert "export PATH" not in commands._welcome(layout, made, True)
 
 
 def test_welcome_of_the_usual_cluster_needs_no_more(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
