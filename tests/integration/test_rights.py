@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -488,6 +489,10 @@ def test_keys_for_subtrees_are_made_from_the_command_line(lasting: RealCluster, 
     )
     assert dfs("ls", "/").stdout.split() == ["one"]
     assert dfs("cat", "/one").stdout == "a picture"
+    nodes = dfs("nodes")
+    assert (nodes.returncode, nodes.stderr) == (0, "")
+    assert [line.split()[:2] for line in nodes.stdout.splitlines()[1:]] == [["n1", "up"], ["n2", "up"]]
+    assert {each["busy"] == {} for each in json.loads(dfs("nodes", "--json").stdout)} == {True}
     missing = dfs("ls", "/photos")
     assert missing.returncode == 1 and "no such file" in missing.stderr
     for wrong in ("photos", "/", "/a/../b", ""):
