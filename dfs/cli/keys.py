@@ -202,14 +202,20 @@ def retire(generation: int, force: bool, file: Path | None) -> int:
 @_role_option
 @config_option
 def revoke(name: str, role: str) -> int:
-    """Refuse the key called NAME from now on: its connections are closed, its sessions end."""
+    """Refuse the key called NAME from now on: its connections are closed, its sessions end.
+
+    Says so if nobody was seen with such a key since the NameNode's start, as the name may be a slip.
+    """
 
     async def body(fs: FileSystem) -> None:
+        known = await fs.session.query("key_status")
         closed = await fs.session.query("revoke_key", [role, name])
         _say(
             f"the key of {role} {name} is refused from now on; {show.counted(closed, 'connection')} with the NameNode"
             " closed, those with DataNodes within seconds"
         )
+        if doubt := never_seen(known, role, name):
+            complain(doubt)
 
     return run(body)
 
@@ -226,6 +232,21 @@ def restore(name: str, role: str) -> int:
         _say(f"the key of {role} {name} counts again")
 
     return run(body)
+
+
+def never_seen(found: Mapping[str, Any], role: str, name: str) -> str:
+    """What makes a name that is revoked look like a slip: nobody was seen with such a key. "" if somebody was."""
+    seen = {(each.role, each.name) for each in _holders(found)} | {
+        (str(Role.NODE), node) for node, _, _ in found["nodes"]
+    }
+    if (role, name) in seen:
+        return ""
+    others = ", ".join(f"{other} {name}" for other, known in sorted(seen) if known == name)
+    return (
+        f"nobody was seen with the key of {role} {name} since the NameNode's start"
+        + (f", but with that of {others} (--role)" if others else "")
+        + f": if it is the wrong one, `dfs key restore {name} --role {role}` takes this back"
+    )
 
 
 async def _wait_until_unused(fs: FileSystem, generation: int) -> None:

@@ -468,5 +468,12 @@ def test_who_is_revoked_is_cut_off_in_the_middle_of_his_work(cluster: Lab) -> No
         lab.until(lambda: rounds() < 0, "the end of the work")
 
 
+def test_who_revokes_a_name_that_nobody_has_is_told_so(cluster: Lab) -> None:
+    slip = cluster.dfs(NAMENODE, "key", "revoke", "n1")
+    assert (slip.returncode, slip.stdout.startswith("the key of client n1 is refused")) == (0, True)
+    assert "nobody was seen with the key of client n1" in slip.stderr and "that of node n1 (--role)" in slip.stderr
+    assert cluster.dfs(NAMENODE, "key", "revoke", "alice").stderr == ""
+
+
 def test_an_admin_does_not_revoke_the_key_that_he_uses(cluster: Lab) -> None:
     assert "use another admin's" in cluster.badly(NAMENODE, "key", "revoke", "admin", "--role", "admin")
