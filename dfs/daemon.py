@@ -17,7 +17,8 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import structlog
@@ -96,6 +97,17 @@ def run_daemon(main: Main, *, name: str, log_level: str, health: Health | None =
         print(f"dfs {name}: {first}", file=sys.stderr)  # noqa: T201 - the sentence for whoever started it
         return 1
     return 0
+
+
+@contextmanager
+def named(setting: str, file: str) -> Iterator[None]:
+    """Listening where a setting of a configuration says. Raises `Unreachable`, which names both."""
+    try:
+        yield
+    except errors.Unreachable as error:
+        raise errors.Unreachable(
+            f"{error.message}: `{setting}` in the daemon's configuration ({file}) says which address it is to be"
+        ) from error
 
 
 async def _until_signal(main: Main, name: str, health: Health) -> None:

@@ -12,7 +12,7 @@ import trio
 
 from dfs import errors, keys, limits, tasks
 from dfs.config import DataNodeConfig
-from dfs.daemon import Condition, Health
+from dfs.daemon import Condition, Health, named
 from dfs.keys import KeyFile
 from dfs.rpc import SPOKEN, Gate, Network, Pool, Server, Versions
 from dfs.runtime import Runtime
@@ -113,7 +113,8 @@ async def _serve(
     server = Server(network, greet=service.greet, gate=gate, authorize=authorize, spoken=spoken)
     server.register(service, datanode_object(config.node))
     keyring = Keyring(key_file, gate, pool, server, runtime, keep)
-    address = await nursery.start(server.serve, config.listen)
+    with named("listen", "datanode.toml"):
+        address = await nursery.start(server.serve, config.listen)
     agent = Agent(config, volumes, pool, server, runtime, address, bandwidth, users, restraint, keyring)
     service.decide = agent.decide
     nursery.start_soon(_flush, volumes)

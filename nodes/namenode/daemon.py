@@ -10,7 +10,7 @@ import trio
 
 from dfs import keys, tasks
 from dfs.config import NameNodeConfig
-from dfs.daemon import Condition, Health
+from dfs.daemon import Condition, Health, named
 from dfs.keys import KeyFile
 from dfs.rpc import (
     NAME_SERVER_OBJECT,
@@ -41,6 +41,7 @@ from nodes.namenode.writer import Writer
 log = structlog.get_logger(__name__)
 
 _GRACEFUL_S = 5.0
+_CONFIGURATION = "namenode.toml"
 
 
 async def run_namenode(
@@ -150,10 +151,12 @@ async def _serve(
     nursery.start_soon(collector.run, writer, max(0.1, min(10.0, config.garbage_grace_s / 4)))
     if own_names is not None:
         name_server.register(own_names, NAME_SERVER_OBJECT)
-        address = await nursery.start(name_server.serve, config.nameserver)
+        with named("nameserver", _CONFIGURATION):
+            address = await nursery.start(name_server.serve, config.nameserver)
         own_names.register_own(NAME_SERVER_OBJECT, f"PYRO:{NAME_SERVER_OBJECT}@{address}")
     try:
-        service.address = await nursery.start(server.serve, config.listen)
+        with named("listen", _CONFIGURATION):
+            service.address = await nursery.start(server.serve, config.listen)
         await names.register(NAMENODE_OBJECT, service.address)
         for view in members.views():
             await names.register(datanode_object(view.node), view.address)

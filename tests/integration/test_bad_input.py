@@ -289,7 +289,17 @@ async def test_two_daemons_on_one_directory(cluster: RealCluster) -> None:
 
 async def test_two_daemons_at_one_address(cluster: RealCluster, tmp_path: Path) -> None:
     cluster.configure_datanode("n3", listen=cluster.addresses["n1"])
-    assert cluster.addresses["n1"] in refusal(cluster, "n3")
+    assert cluster.addresses["n1"] in (said := refusal(cluster, "n3"))
+    assert "`listen` in the daemon's configuration (datanode.toml)" in said
+    (tmp_path / "other").mkdir()
+    with dead_at_last(RealCluster(tmp_path / "other")) as other:
+        other.configure_namenode(nameserver=cluster.nameserver_address)
+        assert cluster.nameserver_address in (said := refusal(other, NAMENODE))
+        assert "`nameserver` in the daemon's configuration (namenode.toml)" in said
+        other.namenode_address = cluster.namenode_address
+        other.configure_namenode()
+        assert cluster.namenode_address in (said := refusal(other, NAMENODE))
+        assert "`listen` in the daemon's configuration (namenode.toml)" in said
     assert await is_sound(cluster)
 
 
