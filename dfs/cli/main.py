@@ -163,8 +163,9 @@ def _abandon_stdout() -> None:
 def cli(ctx: click.Context, verbose: bool) -> None:
     """A distributed file system: its files, its transfers and its daemons.
 
-    Paths in the cluster are absolute. Which cluster: --config FILE, else $DFS_CONFIG, else
-    ~/.config/dfs/client.toml, else /etc/dfs/client.toml, else the local one that `dfs up` starts.
+    Paths in the cluster begin at its root, with a slash or without: there is no current directory.
+    Which cluster: --config FILE, else $DFS_CONFIG, else ~/.config/dfs/client.toml, else
+    /etc/dfs/client.toml, else the local one that `dfs up` starts.
     """
     ctx.ensure_object(Chosen).verbose = verbose
 

@@ -47,6 +47,8 @@ def _copying(command: F) -> F:
 def upload(sources: tuple[bytes, ...], target: bytes, no_sync: bool, quiet: bool, **options: Any) -> int:
     """Copy local files into the cluster: to DST, or into it if it is a directory. `-` is standard input.
 
+    DST begins at the cluster's root, with a slash or without. Pipes and devices are read as standard input only.
+
     A file appears under its name when all of it is there. One that fails is reported, the others are copied.
     """
     if sources.count(DASH) > 1 or (DASH in sources and target.endswith(b"/")):
@@ -71,6 +73,8 @@ async def _upload(fs: FileSystem, sources: tuple[bytes, ...], target: bytes, opt
 @_copying
 def download(sources: tuple[bytes, ...], target: bytes, quiet: bool, **options: Any) -> int:
     """Copy files out of the cluster: to DST, or into it if it is a directory. `-` is standard output.
+
+    SRC begins at the cluster's root, with a slash or without.
 
     A file appears under its name when all of it is there. One that fails is reported, the others are copied.
     """

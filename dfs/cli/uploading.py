@@ -44,8 +44,8 @@ class Job(NamedTuple):
     source: bytes
     target: bytes
     status: os.stat_result
-    named: bool = False
-    """On the command line: may then be a pipe or a device, which is read to its end."""
+    is_open: bool = False
+    """On the command line, and open already (`_is_descriptor`): a pipe or a device, too, is read to its end."""
 
 
 Put = Callable[[Job], Awaitable[None]]
@@ -91,7 +91,7 @@ class Uploading:
         name = base_name(source)
         if name == b"..":
             name = base_name(await trio.to_thread.run_sync(os.path.realpath, source))
-        job = Job(source, join(target, name) if into else target, status, named=True)
+        job = Job(source, join(target, name) if into else target, status, is_open=_is_descriptor(source))
         if stat.S_ISDIR(status.st_mode):
             await self._copy_tree(job, put)
         elif target.endswith(b"/") and not into:
@@ -174,10 +174,13 @@ class Uploading:
             mode = job.status.st_mode
             if stat.S_ISLNK(mode):
                 await self._copy_symlink(job)
-            elif stat.S_ISREG(mode) or (job.named and not self._options.recursive):
+            elif stat.S_ISREG(mode) or (job.is_open and not self._options.recursive):
                 await self._copy_file(job)
             else:
-                self._report.fail(f"skipped, for it is a {show.type_of(mode)}: {show.escaped(job.source)}")
+                self._report.fail(
+                    f"skipped, for it is a {show.type_of(mode)} (`dfs upload - DST` reads one from standard input):"
+                    f" {show.escaped(job.source)}"
+                )
 
     async def _copy_file(self, job: Job) -> None:
         plain = stat.S_ISREG(job.status.st_mode)
@@ -248,6 +251,11 @@ class Uploading:
             self._meter.total_bytes = await trio.to_thread.run_sync(
                 _total_bytes, sources, self._options.recursive, abandon_on_cancel=True
             )
+
+
+def _is_descriptor(path: bytes) -> bool:
+    """Whether a path names what this process has open, as a shell writes `<(...)`: opening it waits for nobody."""
+    return path == b"/dev/stdin" or path.startswith((b"/dev/fd/", b"/proc/self/fd/"))
 
 
 def _into_itself(directory: bytes) -> errors.InvalidArgument:

@@ -156,6 +156,24 @@ async def test_a_local_source_that_cannot_be_uploaded_is_named(cluster: RealClus
     assert (await run(cluster, "ls", "/")).stdout == b""
 
 
+async def test_a_pipe_or_device_that_is_named_is_not_waited_for(cluster: RealCluster, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with trio.fail_after(30):
+        for name in (str(tmp_path / "fifo"), "/dev/zero"):
+            said = await complaint(cluster, "upload", name, "/z")
+            assert name in said and "`dfs upload - DST`" in said
+    assert (await run(cluster, "ls", "/")).stdout == b""
+    for name in ("-", "/dev/stdin"):  # as a shell writes <(...): it is open already
+        assert (await run(cluster, "upload", "-f", name, "z", stdin=b"piped")).returncode == 0
+        assert (await run(cluster, "cat", "/z")).stdout == b"piped"
+
+
+async def test_help_says_where_paths_of_the_cluster_begin(cluster: RealCluster) -> None:
+    for command in ([], ["upload"], ["download"]):
+        said = " ".join((await run(cluster, *command, "--help")).stdout.decode().split())
+        assert "root, with a slash or without" in said
+
+
 async def until_empty(cluster: RealCluster) -> None:
     """No client has anything there: wait until no DataNode has anything either."""
 
