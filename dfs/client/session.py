@@ -105,6 +105,8 @@ class Session:
         self.held_besides: list[Callable[[], tuple[Iterable[Ino], Iterable[Ino]]]] = []
         """Inodes, and directories for their names, that count on leases though the cache has forgotten them."""
         self._recalls: dict[tuple[SessionId, int, int], tuple[float, Sequence[Item]]] = {}
+        self._claiming_since = math.inf
+        """When the NameNode began to wait for what we hold (`reclaim`), if it does: as for a recall, not for ever."""
         """Recalls, by session, incarnation and number, that are not answered yet, and when they came."""
         self._nursery = nursery
         self._opening = trio.Lock()
@@ -197,8 +199,9 @@ class Session:
         return trio.current_time() < self._trusted_until
 
     def _reckon_trust(self) -> None:
-        """The session has been heard, or is another one, or there are other recalls."""
+        """The session has been heard, or is another one, or the NameNode waits for other things that we are to say."""
         oldest = min((at for at, _ in self._recalls.values()), default=math.inf)
+        oldest = min(oldest, self._claiming_since)
         is_there = self._caches and self.session is not None
         self._trusted_until = min(self._heard_at, oldest) + self._timeout_s / 2 if is_there else -math.inf
 
@@ -446,6 +449,7 @@ class Session:
             self.is_space_short = bool(opened.get("space_is_short"))
             self._heard_at = sent_at
             self._recalls.clear()
+            self._claiming_since = math.inf
             self._reckon_trust()
             self._nursery.start_soon(self._listen, self.session)
             if again:
@@ -463,10 +467,10 @@ class Session:
                 incarnation, events = await self._call("events", session, after, self._incarnation, timeout_s=timeout_s)
                 if self.session != session:
                     return
-                self._hear(session, sent_at)
                 if incarnation != self._incarnation:
                     after = 0
-                    self._begin_again(session, incarnation)
+                    self._begin_again(session, incarnation, sent_at)
+                self._hear(session, sent_at)
                 for number, kind, payload in events:
                     after = max(after, number)
                     self._on_event(session, number, kind, payload)
@@ -516,12 +520,13 @@ class Session:
             self._recalls.pop((session, incarnation, number), None)
             self._reckon_trust()
 
-    def _begin_again(self, session: SessionId, incarnation: int) -> None:
-        """The NameNode has restarted, and does not know what we hold."""
+    def _begin_again(self, session: SessionId, incarnation: int, asked_at: float) -> None:
+        """The NameNode has restarted, and waits since then for us to say what we hold."""
         self._incarnation = incarnation
         self.is_space_short = False  # it says so again if it is
         if self.cache is not None and self._caches:
             self.cache.void_questions()
+            self._claiming_since = asked_at
             self._nursery.start_soon(self._reclaim, session, incarnation)
 
     async def _reclaim(self, session: SessionId, incarnation: int) -> None:
@@ -547,12 +552,24 @@ class Session:
                 parts = (part[start : start + size] for part in lists)
                 args = (incarnation, *parts, start + size >= longest)
                 await self._persistently("reclaim", partial(_with, session, args))
+            if self.session == session and self._incarnation == incarnation:
+                self._claiming_since = math.inf
+                self._reckon_trust()
         except errors.SessionExpired:
             self.lose(session)
         except errors.DfsError as error:
             log.warning("leases could not be claimed again", session=session, error=str(error))
-            if self._incarnation == incarnation:
-                self.lose(session)  # all others wait until we have said it, or are gone
+            if self.session == session and self._incarnation == incarnation:
+                await self._give_up(session)  # all others wait until we have said it, or are gone
+
+    async def _give_up(self, session: SessionId) -> None:
+        """End a session whose leases others may think that we do not have. Never raises."""
+        self._claiming_since = -math.inf  # nothing is shown any more, or told to the kernel
+        self._reckon_trust()
+        if self.on_forget_all is not None:
+            await self.on_forget_all()
+        self.lose(session)
+        await self._end(session)
 
     async def close(self) -> None:
         """End the session, so that the NameNode need not wait for its time-out. Never raises."""
@@ -566,10 +583,14 @@ class Session:
         if self.cache is not None:
             self.cache.forget_all()
         if session is not None:
-            try:
-                await self._call("close_session", session, timeout_s=limits.FIRST_CONTACT_TIMEOUT_S)
-            except errors.DfsError as error:
-                log.info("session left to its time-out", session=session, error=str(error))
+            await self._end(session)
+
+    async def _end(self, session: SessionId) -> None:
+        """Tell the NameNode that this session is not used any more. Never raises."""
+        try:
+            await self._call("close_session", session, timeout_s=limits.FIRST_CONTACT_TIMEOUT_S)
+        except errors.DfsError as error:
+            log.info("session left to its time-out", session=session, error=str(error))
 
     def statistics(self) -> dict[str, int]:
         return {"commands": self._commands, "retries": self._retries, "waiting": len(self._unanswered)}

@@ -420,6 +420,56 @@ async def test_changes_that_were_answered_survive_a_namenode_that_restarts(tmp_p
         assert fs.session.stream.losses == 0
 
 
+async def test_who_cannot_say_what_he_holds_gives_up_his_session_and_others_wait_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with owners(tmp_path, clients=2, session_timeout_s=_PATIENCE_S * 3) as (cluster, (fs, other)):
+        await fs.inodes.create((await fs.mkdir("/d")).ino, b"before", 0o644, 0, 0)
+        await fs.session.stream.flush()
+        session, call = fs.session.session, fs.session.pool.call
+
+        async def refused(address: str, name: str, method: str, *args: Any, **options: Any) -> Any:
+            if method == "reclaim":
+                raise errors.InvalidArgument("as of another release")
+            return await call(address, name, method, *args, **options)
+
+        monkeypatch.setattr(fs.session.pool, "call", refused)
+        with capture_logs() as logs, trio.fail_after(_PATIENCE_S):
+            await cluster.stop("namenode")
+            await cluster.start_namenode()
+            await other.mkdir("/d/of the other")
+            assert "leases could not be claimed again" in [entry["event"] for entry in logs]
+            await fs.mkdir("/d/after")
+            assert fs.session.session not in (None, session)
+            assert {entry.name for entry in await fs.listdir("/d")} == {b"before", b"of the other", b"after"}
+
+
+async def test_who_has_not_said_what_he_holds_stops_showing_it_before_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though he hears the NameNode all the time, which gives him up when he has kept it waiting for long enough."""
+    async with owners(tmp_path, session_timeout_s=5.0) as (cluster, (fs,)):
+        await fs.mkdir("/d")
+        session, call, has_asked = await fs.session.ensure(), fs.session.pool.call, trio.Event()
+
+        async def stuck(address: str, name: str, method: str, *args: Any, **options: Any) -> Any:
+            if method == "reclaim":
+                has_asked.set()
+                await trio.sleep_forever()
+            return await call(address, name, method, *args, **options)
+
+        monkeypatch.setattr(fs.session.pool, "call", stuck)
+        with trio.fail_after(_PATIENCE_S):
+            await cluster.stop("namenode")
+            await cluster.start_namenode()
+            await has_asked.wait()
+            while fs.session.is_trusted:
+                await trio.sleep(0.01)
+            assert fs.session.session == session
+            while fs.session.session == session:
+                await trio.sleep(0.01)
+
+
 async def test_changes_are_lost_with_the_session_and_who_syncs_hears_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -529,7 +579,7 @@ async def test_what_is_refused_because_the_session_has_ended_is_lost_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its end reaches the NameNode's tables just before a batch does: then each command is refused, not the batch."""
-    async with owners(tmp_path) as (_, (fs,)):
+    async with owners(tmp_path, session_timeout_s=2.0) as (_, (fs,)):
         d = (await fs.mkdir("/d")).ino
         await fs.session.stream.flush()
         monkeypatch.setattr(limits, "STREAM_DELAY_S", _PATIENCE_S)
