@@ -9,8 +9,9 @@
 A trio loop in a thread of its own runs the asynchronous client; every method here hands its work to that loop and
 waits. Methods may be called from any number of threads, of the process that connected: one that was forked from it has
 no such loop, and every call there raises `ValueError`. `open` gives Python's own file objects (text or binary,
-buffered), so `shutil`, `csv`, `tarfile` and `zipfile` work with them; `flush` makes what was written visible to all
-clients, and `os.fsync`'s counterpart is `file.raw.fsync()` (binary) or `fs.fsync(file)`.
+buffered), so `shutil`, `csv`, `tarfile` and `zipfile` work with them; `flush` and `close` return when what was written
+is visible to all clients, and say what went wrong with it, and `os.fsync`'s counterpart is `file.raw.fsync()` (binary)
+or `fs.fsync(file)`. What a buffered file has given out of its buffer is written while the program goes on.
 """
 
 from __future__ import annotations
@@ -72,10 +73,14 @@ class _Loop:
 
     async def _main(self) -> None:
         self._stop = trio.Event()
-        async with open_filesystem(self._namenode, self._store.key, wait_s=self._wait_s, keep=self._store.keep) as fs:
+        async with (
+            open_filesystem(self._namenode, self._store.key, wait_s=self._wait_s, keep=self._store.keep) as fs,
+            tasks.open_nursery() as self._nursery,
+        ):
             self._opened = outcome.Value((fs, trio.lowlevel.current_trio_token()))
             self._ready.set()
             await self._stop.wait()  # as long as the caller keeps the connection
+            self._nursery.cancel_scope.cancel()
 
     @property
     def is_ours(self) -> bool:
@@ -98,6 +103,14 @@ class _Loop:
         except trio.RunFinishedError:
             raise ValueError("the connection to the cluster is closed") from None
 
+    def spawn(self, work: Callable[[], Awaitable[Any]]) -> None:
+        """Have the loop do something that raises nothing, and do not wait for it."""
+
+        async def start() -> None:
+            self._nursery.start_soon(work)
+
+        self.call(start)
+
     def stop(self) -> None:
         """End the client and its thread; in another process do nothing, as neither is there."""
         if self.is_ours and self._stop is not None and self._thread.is_alive():
@@ -105,13 +118,57 @@ class _Loop:
             self._thread.join()
 
 
-class RawFile(io.RawIOBase):
-    """An unbuffered file of the cluster, as `io` wants it. Made by `BlockingFileSystem.open`."""
+class _Behind:
+    """Bytes of a file that are written after `write` has returned; `settle` says what became of them. Used once."""
 
-    def __init__(self, loop: _Loop, file: File, name: str, mode: str) -> None:
+    def __init__(self, loop: _Loop, file: File) -> None:
+        self._loop = loop
+        self._file = file
+        self._pieces, self._incoming = trio.open_memory_channel[tuple[int, bytes]](0)
+        self._done = threading.Event()
+        self._error: Exception | None = ValueError("the connection to the cluster was closed before the file")
+        loop.spawn(self._run)
+
+    async def _run(self) -> None:
+        try:
+            with self._incoming:
+                await self._file.write_behind(self._incoming)
+            self._error = None
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is for who writes
+            self._error = error
+        finally:
+            self._done.set()
+
+    def write(self, data: memoryview, offset: int) -> bool:
+        """Take bytes to write at `offset`, waiting for room. False if it has ended: `settle` says why."""
+        try:
+            for start in range(0, len(data), _BUFFER_BYTES):
+                piece = bytes(data[start : start + _BUFFER_BYTES])
+                self._loop.call(self._pieces.send, (offset + start, piece))
+        except trio.BrokenResourceError:
+            return False
+        return True
+
+    def settle(self) -> None:
+        """Return when all is in the file. Raises what went wrong."""
+        self._loop.call(self._pieces.aclose)
+        self._done.wait()  # bounded as any write is
+        if self._error is not None:
+            raise self._error
+
+
+class RawFile(io.RawIOBase):
+    """An unbuffered file of the cluster, as `io` wants it. Made by `BlockingFileSystem.open`.
+
+    Beneath a buffer it writes behind, from the first full buffer until anything else is asked of it.
+    """
+
+    def __init__(self, loop: _Loop, file: File, name: str, mode: str, *, is_buffered: bool) -> None:
         super().__init__()
         self._loop = loop
         self._file = file
+        self._may_write_behind = is_buffered and not file.append
+        self._behind: _Behind | None = None
         self._position = 0
         self.name = name
         self.mode = mode
@@ -128,6 +185,7 @@ class RawFile(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         if not self._file.readable:
             raise io.UnsupportedOperation("not readable")
+        self._settle()
         count = self._loop.call(self._file.pread_into, memoryview(buffer).cast("B"), self._position)
         self._position += count
         return count
@@ -136,11 +194,28 @@ class RawFile(io.RawIOBase):
         if not self._file.writable:
             raise io.UnsupportedOperation("not writable")
         view = memoryview(data).cast("B")
+        if self._may_write_behind and (self._behind or len(view) >= _BUFFER_BYTES):
+            self._behind = self._behind or _Behind(self._loop, self._file)
+            if not self._behind.write(view, self._position):
+                self._settle()
+            self._position += len(view)
+            return len(view)
         attr = self._loop.call(self._file.pwrite, view, self._position)
         self._position = attr.size if self._file.append and attr else self._position + len(view)
         return len(view)
 
+    def flush(self) -> None:
+        """Return when all that was written is visible to all clients. Raises what went wrong with it."""
+        super().flush()
+        self._settle()
+
+    def _settle(self) -> None:
+        behind, self._behind = self._behind, None
+        if behind is not None:
+            behind.settle()
+
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._settle()
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position}.get(whence)
         if whence == os.SEEK_END:
             base = self._loop.call(self._file.stat).size
@@ -155,15 +230,18 @@ class RawFile(io.RawIOBase):
         return self._position
 
     def truncate(self, size: int | None = None) -> int:
+        self._settle()
         size = self._position if size is None else size
         self._loop.call(self._file.truncate, size)
         return size
 
     def fsync(self) -> None:
         """Return when all that was written is on stable storage on the replicas."""
+        self._settle()
         self._loop.call(self._file.fsync)
 
     def stat(self) -> Attr:
+        self._settle()
         return self._loop.call(self._file.stat)
 
     def close(self) -> None:
@@ -175,10 +253,26 @@ class RawFile(io.RawIOBase):
                     self._loop.call(self._file.aclose)
 
 
+class _BufferedWriter(io.BufferedWriter):
+    """Its `flush` is that of the raw file too."""
+
+    def flush(self) -> None:
+        super().flush()
+        self.raw.flush()
+
+
+class _BufferedRandom(io.BufferedRandom):
+    """Likewise."""
+
+    def flush(self) -> None:
+        super().flush()
+        self.raw.flush()
+
+
 def _buffered(raw: RawFile) -> io.BufferedIOBase:
     if raw.readable() and raw.writable():
-        return io.BufferedRandom(raw, _BUFFER_BYTES)
-    return io.BufferedWriter(raw, _BUFFER_BYTES) if raw.writable() else io.BufferedReader(raw, _BUFFER_BYTES)
+        return _BufferedRandom(raw, _BUFFER_BYTES)
+    return _BufferedWriter(raw, _BUFFER_BYTES) if raw.writable() else io.BufferedReader(raw, _BUFFER_BYTES)
 
 
 class _FileSource:
@@ -252,7 +346,7 @@ class BlockingFileSystem:
         if binary and (encoding or errors or newline):
             raise ValueError("a binary file has no encoding, errors or newline")
         file = self._loop.call(self._fs.open, path, mode.replace("b", "").replace("t", ""), perm)
-        raw = RawFile(self._loop, file, show(path), mode)
+        raw = RawFile(self._loop, file, show(path), mode, is_buffered=buffering != 0)
         if file.append:
             raw.seek(0, os.SEEK_END)
         if buffering == 0:

@@ -6,6 +6,7 @@ it. The handle holds its inode: the file stays readable and writable though its 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import trio
@@ -70,6 +71,41 @@ class File:
                 with trio.move_on_after(limits.CALL_TIMEOUT_S, shield=True):
                     await self._writer.discard()  # or the next commit would bring these bytes back
                 raise
+
+    async def write_behind(self, pieces: trio.MemoryReceiveChannel[tuple[int, bytes]]) -> None:
+        """Write what comes (offset, at most APPEND_SURE_BYTES) until its end, several appends at a time.
+
+        It is in the file, for everybody, on return; none of it waits longer than WRITE_BACK_AFTER_S for that to begin.
+        After an error what was not committed yet is given up.
+        """
+        self._check(self.writable and not self.append, "writing at offsets")
+        async with self._writing:
+            try:
+                async for first in pieces:
+                    await self._write_some(first, pieces)
+                    await self._writer.commit()
+            except BaseException:
+                with trio.move_on_after(limits.CALL_TIMEOUT_S, shield=True):
+                    await self._writer.discard()
+                raise
+
+    async def _write_some(self, first: tuple[int, bytes], pieces: trio.MemoryReceiveChannel[tuple[int, bytes]]) -> None:
+        """Write what comes from `first` on, as long as it may wait to be committed."""
+        deadline = trio.current_time() + limits.WRITE_BACK_AFTER_S
+        group, length = [first], len(first[1])
+        async with self._writer.window(self._writer.commit) as window:
+            while True:
+                piece = None
+                with trio.move_on_at(deadline), suppress(trio.EndOfChannel):
+                    piece = await pieces.receive()
+                if piece is None or length + len(piece[1]) > self._writer.append_bytes:
+                    await window.room()
+                    window.write(group)
+                    group, length = [], 0
+                if piece is None:
+                    return
+                group.append(piece)
+                length += len(piece[1])
 
     async def truncate(self, size: int) -> Attr:
         self._check(self.writable, "writing")

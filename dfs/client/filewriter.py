@@ -190,8 +190,6 @@ class FileWriter:
 
     async def write(self, offset: int, data: Buffer) -> None:
         """Append `data`, to become the file's bytes at `offset` with the next commit."""
-        if offset + len(data) > limits.FILE_SIZE_MAX_BYTES:
-            raise errors.FileTooLarge(f"a file cannot be larger than {limits.FILE_SIZE_MAX_BYTES} bytes")
         if 0 < len(data) <= self.append_bytes:
             await self.write_pieces([(offset, data)])
             return
@@ -221,6 +219,8 @@ class FileWriter:
 
     async def append(self, pieces: Sequence[tuple[int, Buffer]], *, durably: bool = False) -> list[_Run]:
         """As `write_pieces`, but `take` is to be given what this returns."""
+        if any(offset + len(piece) > limits.FILE_SIZE_MAX_BYTES for offset, piece in pieces):
+            raise errors.FileTooLarge(f"a file cannot be larger than {limits.FILE_SIZE_MAX_BYTES} bytes")
         epoch = self.epoch
         data = [piece for _, piece in pieces]
         if any(len(piece) % limits.BLOCK_MAX_BYTES for piece in data[:-1]):
