@@ -155,6 +155,7 @@ DIRECTORIES_MAX = 64  # of one DataNode
 CALLS_AT_ONCE_MAX = 48  # of clients, at the disks or being answered: a third for one alone, a worker thread for each
 SYNCED_AT_ONCE_MAX = 8  # chunks of one call, which counts as one all the same: worker threads are few
 GRANTS_REMEMBERED_MAX = 1024  # of one connection, once checked: some 200 KB
+GRANT_RANGES_REMEMBERED_MAX = 32  # of one of these: with more it is checked anew each time
 OPEN_CHUNKS_MAX = 512  # chunk files kept open, with their block index, per data directory
 INLINE_IO_MAX_BYTES = 64 * KIB  # written to the page cache without a worker thread, whose hop costs more
 UNCACHED_WRITE_MIN_BYTES = 256 * KIB  # written at once: part of a stream, which would push out what is read often

@@ -39,7 +39,7 @@ import structlog
 import trio
 from crc32c import crc32c
 
-from dfs import errors, limits
+from dfs import errors, grants, limits
 from dfs.client.datanodes import DataNodes
 from dfs.rpc import Inbox
 from dfs.runtime import Runtime
@@ -232,6 +232,8 @@ class LentChunks:
         Raises what the node says when it is asked for the file.
         """
         if self._inbox is None or not self._nodes.is_on_this_host(node) or self._is_held_up():
+            return False
+        if grants.is_for_ranges(grant):
             return False
         key = _Key(node, chunk)
         lent = await self._borrow(key, offset + len(view), grant)

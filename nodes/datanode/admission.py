@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from dfs import errors, grants, limits
-from dfs.grants import APPEND, READ, Terms
+from dfs.grants import APPEND, READ, READ_RANGES, Terms
 from dfs.keys import DATANODE, KeyId, Masters, Role
 from dfs.rpc import Peer
 from dfs.types import ChunkId
@@ -27,11 +27,21 @@ class Admission:
         self._admits = admits
         self._clock = clock
 
-    def read(self, peer: Peer, chunk: ChunkId, grant: object) -> None:
-        """Raises `NotPermitted`, `GrantExpired`."""
+    def read(self, peer: Peer, chunk: ChunkId, grant: object, start: int, end: int) -> None:
+        """These bytes of it. Raises `NotPermitted`, `GrantExpired`."""
         terms = self._terms(peer, chunk, grant)
         if terms is not None:
             self._refuse_expired(terms)
+            if not terms.covers(start, end):
+                raise errors.NotPermitted(f"the grant is for other bytes of chunk {chunk:x} than {start} to {end}")
+
+    def lend(self, peer: Peer, chunk: ChunkId, grant: object) -> None:
+        """All bytes that it has, or will have. Raises `NotPermitted`, `GrantExpired`."""
+        terms = self._terms(peer, chunk, grant)
+        if terms is not None:
+            self._refuse_expired(terms)
+            if terms.rights == READ_RANGES:
+                raise errors.NotPermitted(f"the grant is for a part of chunk {chunk:x}: it is not lent")
 
     def append(self, peer: Peer, chunk: ChunkId, grant: object, holder: object = None) -> None:
         """Raises `NotPermitted`, `GrantExpired`. A DataNode shows the grant of a `holder`, who has it append."""
@@ -70,11 +80,12 @@ class Admission:
         if known is not None and masters.knows(DATANODE, known.generation):
             return known
         terms = grants.check(masters, key, chunk, grant)
-        if terms.rights not in (READ, APPEND):
+        if terms.rights not in (READ, APPEND, READ_RANGES):
             raise errors.NotPermitted("the grant gives rights that are not known here: is the NameNode newer?")
-        if len(peer.remembered) >= limits.GRANTS_REMEMBERED_MAX:
-            peer.remembered.clear()
-        peer.remembered[shown] = terms
+        if len(terms.ranges) <= limits.GRANT_RANGES_REMEMBERED_MAX:
+            if len(peer.remembered) >= limits.GRANTS_REMEMBERED_MAX:
+                peer.remembered.clear()
+            peer.remembered[shown] = terms
         return terms
 
     def _refuse_expired(self, terms: Terms) -> None:

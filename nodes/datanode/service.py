@@ -159,13 +159,12 @@ class DataNode:
     @takes_call
     async def read(self, call: Call, chunk: Any, offset: Any, length: Any, grant: Any = b"") -> WithData:
         """Bytes of a chunk, and the checksums of the pieces in which they are sent."""
-        number = _chunk(chunk)
-        self._admission.read(call.peer, number, grant)
-        count = _number(length, "a length")
+        number, start, count = _chunk(chunk), _number(offset, "an offset"), _number(length, "a length")
+        self._admission.read(call.peer, number, grant, start, start + count)
         if not 0 < count <= limits.READ_MAX_BYTES:
             raise errors.InvalidArgument(f"a read is of 1 to {limits.READ_MAX_BYTES} bytes")
         async with self._work(call.peer) as place:
-            blocks, buffers = await self._volumes.read(number, _number(offset, "an offset"), count)
+            blocks, buffers = await self._volumes.read(number, start, count)
             packed = codec.pack_blocks(blocks)
             until_sent = place.pop_all()  # from here on nothing may fail
         return WithData(packed, buffers, until_sent.close)
@@ -179,7 +178,7 @@ class DataNode:
         be handed over, `Busy` where it cannot now, and what `read` raises.
         """
         number = _chunk(chunk)
-        self._admission.read(call.peer, number, grant)
+        self._admission.lend(call.peer, number, grant)
         if not isinstance(inbox, str) or not isinstance(ticket, bytes):
             raise errors.InvalidArgument("an inbox has a name, and a ticket is bytes")
         if not self._lends:

@@ -24,7 +24,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -32,6 +32,7 @@ import trio
 
 from dfs import errors, grants, keys, limits, sealing, tokens
 from dfs.certificates import Authority
+from dfs.grants import Range
 from dfs.keys import Holder, KeyFile, KeyId, Role
 from dfs.rpc import Gate, Peer, Server
 from dfs.runtime import Runtime
@@ -160,9 +161,9 @@ class Issuing:
         cluster = KeyFile(None, self._gate.masters, self._store.cluster)
         return cluster.issue(role, name, claims, self.in_use)
 
-    def grant(self, key: KeyId, chunk: ChunkId, rights: int, expiry_s: int) -> bytes:
+    def grant(self, key: KeyId, chunk: ChunkId, rights: int, expiry_s: int, ranges: Sequence[Range] = ()) -> bytes:
         """The word for DataNodes, which all know the generation in use."""
-        return grants.make(self._gate.masters, key, chunk, rights, expiry_s, self.in_use)
+        return grants.make(self._gate.masters, key, chunk, rights, expiry_s, self.in_use, ranges)
 
     def _secret(self, key: KeyId) -> bytes:
         secret = self._gate.masters.secret(keys.NAMENODE, key)

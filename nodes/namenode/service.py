@@ -20,6 +20,7 @@ import trio
 import dfs
 from dfs import errors, grants, limits
 from dfs.config import NameNodeConfig
+from dfs.grants import Range
 from dfs.keys import KeyId, Role
 from dfs.placement import candidates, choose_nodes
 from dfs.room import Room
@@ -272,7 +273,8 @@ class NameNode:
 
     def _extents(self, call: Call, view: Queries | ConfinedQueries, ino: Any, offset: Any, length: Any) -> list[Any]:
         attr, extents, places = view.extents(arguments.ino(ino), offset, length)
-        return [attr, extents, self._granted(call, places, grants.READ)]
+        pieces = ((chunk, start, size) for _, size, chunk, start in extents)
+        return [attr, extents, self._readable(call, places, pieces)]
 
     @expose
     @takes_call
@@ -284,7 +286,8 @@ class NameNode:
         """
         wanted = [arguments.ino(ino) for ino in arguments.array(inos, "a list of inodes", limits.WHOLE_FILES_MAX)]
         files, places = self._view(call).whole_files(wanted)
-        return [files, self._granted(call, places, grants.READ)]
+        pieces = ((chunk, start, size) for _, chunk, start, size in filter(None, files))
+        return [files, self._readable(call, places, pieces)]
 
     # --- the namespace, for those who cache it (nodes.namenode.leases) ----------------------------------
 
@@ -601,16 +604,31 @@ class NameNode:
         own = self._queries.open_chunks(number, wanted)
         return [self._grant(call, chunk, grants.APPEND) if chunk in own else b"" for chunk in wanted]
 
+    def _readable(
+        self, call: Call, places: Iterable[list[Any]], pieces: Iterable[tuple[int, int, int]]
+    ) -> list[list[Any]]:
+        """As `_granted`, to read. Who is limited to a subtree gets these pieces (chunk, start, length) and no more."""
+        key = call.peer.key
+        if key is None or key.claim("subtree") is None:
+            return self._granted(call, places, grants.READ)
+        ranges: dict[int, list[Range]] = {}
+        for chunk, start, length in pieces:
+            ranges.setdefault(chunk, []).append((start, start + length))
+        return [
+            [*place, self._grant(call, place[0], grants.READ_RANGES, grants.merged(ranges[place[0]]))]
+            for place in places
+        ]
+
     def _granted(self, call: Call, places: Iterable[list[Any]], rights: int) -> list[list[Any]]:
         """Each place, of which the chunk comes first, with what the caller is to show DataNodes for it."""
         return [[*place, self._grant(call, place[0], rights)] for place in places]
 
-    def _grant(self, call: Call, chunk: ChunkId, rights: int) -> bytes:
+    def _grant(self, call: Call, chunk: ChunkId, rights: int, ranges: Sequence[Range] = ()) -> bytes:
         key = call.peer.key
         if key is None or (key.role == Role.ADMIN and rights != grants.APPEND):  # who may use every chunk himself
             return b""
         expiry_s = -(-self._runtime.now_ns() // 10**9) + limits.GRANT_VALID_S
-        return self._issuing.grant(key, chunk, rights, expiry_s)
+        return self._issuing.grant(key, chunk, rights, expiry_s, ranges)
 
     async def _place_all(self, count: int, copies: int, shunned: set[str], near_host: str) -> list[list[NodeId]]:
         while True:

@@ -421,6 +421,35 @@ async def test_the_rest_of_the_cluster_is_not_told_of(cluster: RealCluster, home
             await wire.read(homes.place, wide)
 
 
+async def test_what_lies_beside_his_files_in_their_chunks_is_not_given(cluster: RealCluster, homes: Homes) -> None:
+    async with cluster.client() as fs:
+        for path, data in (("/home/bob/1", b"bob's"), ("/home/alice/2", b"alice's"), ("/home/bob/3", b"bob's too")):
+            async with await fs.open(path, "w") as file:
+                await file.pwrite(data, 0)
+        (theirs,), (hers,) = [await fs.replicas(path) for path in ("/home/bob/1", "/home/alice/2")]
+        assert theirs.chunk == hers.chunk, "they share one"
+    ino = await ino_of(cluster, "/home/alice/2")
+    for key in (LIMITED, LIMITED_READER):
+        async with by_hand(cluster, key) as wire:
+            _, [(_, size, chunk, start)], [(_, _, nodes, grant)] = await wire.namenode("extents", ino, 0, 100)
+            _, [(_, _, _, at_once)] = await wire.namenode("whole_files", [ino])
+            for shown in (grant, at_once):
+                assert await wire.datanode(nodes[0], "read", chunk, start, size, shown)
+                for first, length in (
+                    (0, 1),
+                    (start - 1, size),
+                    (start, size + 1),
+                    (start + size, 1),
+                    (0, start + size),
+                ):
+                    with pytest.raises(errors.NotPermitted, match="other bytes"):
+                        await wire.datanode(nodes[0], "read", chunk, first, length, shown)
+                with pytest.raises(errors.NotPermitted, match="not lent"):
+                    await wire.datanode(nodes[0], "lend", chunk, shown, "inbox", b"ticket")
+        async with limited(cluster, key) as fs, await fs.open("/2") as file:
+            assert await file.pread(100, 0) == b"alice's"
+
+
 async def test_a_claim_cannot_be_widened(cluster: RealCluster, homes: Homes) -> None:
     for claims in ((), (("subtree", "/"),), (("subtree", "/home"),)):
         with pytest.raises(errors.Unreachable, match="not of this cluster"):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dfs import errors, grants, keys
-from dfs.grants import APPEND, GRANT_BYTES, READ
+from dfs.grants import APPEND, GRANT_BYTES, READ, READ_RANGES, Range
 from dfs.keys import KeyId, Masters, Role
 from dfs.types import ChunkId
 
@@ -25,7 +25,37 @@ def given(holder: KeyId = ALICE, chunk: int = CHUNK, rights: int = READ, masters
 def test_a_grant_says_what_was_granted(rights: int) -> None:
     grant = given(rights=rights)
     assert len(grant) == GRANT_BYTES
-    assert grants.check(MASTERS.of(keys.DATANODE), ALICE, CHUNK, grant) == (1, EXPIRY_S, rights)
+    assert grants.check(MASTERS.of(keys.DATANODE), ALICE, CHUNK, grant) == (1, EXPIRY_S, rights, ())
+    assert not grants.is_for_ranges(grant)
+
+
+def of_ranges(ranges: list[Range], holder: KeyId = ALICE) -> bytes:
+    return grants.make(MASTERS, holder, CHUNK, READ_RANGES, EXPIRY_S, ranges=grants.merged(ranges))
+
+
+def test_a_grant_for_ranges_covers_them_and_nothing_beside() -> None:
+    grant = of_ranges([(100, 200), (10, 20), (200, 250), (15, 30), (1000, 1001)])
+    assert grants.is_for_ranges(grant)
+    terms = grants.check(MASTERS, ALICE, CHUNK, grant)
+    assert terms == (1, EXPIRY_S, READ_RANGES, ((10, 30), (100, 250), (1000, 1001)))
+    for start, end in ((10, 30), (10, 11), (29, 30), (100, 250), (199, 201), (1000, 1001)):
+        assert terms.covers(start, end)
+    for start, end in ((9, 30), (10, 31), (0, 5), (30, 31), (40, 50), (29, 101), (99, 100), (1000, 1002), (5000, 5001)):
+        assert not terms.covers(start, end)
+    assert not grants.check(MASTERS, ALICE, CHUNK, of_ranges([])).covers(0, 1)
+    assert grants.check(MASTERS, ALICE, CHUNK, given()).covers(0, 2**63)
+
+
+def test_a_grant_for_ranges_is_not_to_be_changed_cut_or_read_as_another() -> None:
+    grant = of_ranges([(0, 5), (7, 9)])
+    for bit in range(8 * len(grant)):
+        forged = bytearray(grant)
+        forged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(errors.NotPermitted):
+            grants.check(MASTERS, ALICE, CHUNK, bytes(forged))
+    for length in range(len(grant)):
+        with pytest.raises(errors.NotPermitted):
+            grants.check(MASTERS, ALICE, CHUNK, grant[:length])
 
 
 def test_it_is_of_one_chunk_and_one_holder() -> None:
