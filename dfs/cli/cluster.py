@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dfs.client import FileSystem
 
 _STATE_COLOURS: Final = {"up": "green", "suspect": "yellow", "dead": "red"}
-_HEADINGS: Final = ("DataNode", "Address", "PID", "State", "Rack", "Used", "Capacity", "Use%", "Chunks", "Load", "Seen")
+_HEADINGS: Final = ("DataNode", "Address", "PID", "State", "Rack", "Used", "Free", "Use%", "Chunks", "Load", "Seen")
 _NUMBERS: Final = (2, 5, 6, 7, 8, 9)
 _STATE: Final = 3
 _COUNTS: Final = (
@@ -39,6 +39,8 @@ _COUNTS: Final = (
     ("sessions", "Clients"),
 )
 _BAD_IF_ANY: Final = ("under_replicated", "lost")
+_DISK_LOW: Final = 4
+"""Times `reserve_bytes`: with less than that free the NameNode's disk is one to look at."""
 
 # --- local daemons --------------------------------------------------------------------------------------
 
@@ -108,6 +110,9 @@ def _print_status(found: Mapping[str, Any], pids: Mapping[str, int]) -> None:
     show.echo("")
     for line in [*count_lines(found), *progress_lines(found)]:
         show.echo(line)
+    warnings = warning_lines(found)
+    for line in ["", *warnings] if warnings else []:
+        show.echo(line)
 
 
 def namenode_lines(found: Mapping[str, Any], pids: Mapping[str, int]) -> list[str]:
@@ -120,6 +125,7 @@ def namenode_lines(found: Mapping[str, Any], pids: Mapping[str, int]) -> list[st
         ("Copies", _copies(found)),
         ("Commands", _commands(found.get("writer") or {})),
         ("Leases", _leases(found.get("leases") or {})),
+        ("Disk", _disk(found.get("disk") or {})),
     ]
     return [f"{label + ':':10}{value}" for label, value in facts if value]
 
@@ -150,12 +156,43 @@ def _leases(leases: Mapping[str, int]) -> str:
     )
 
 
+def _disk(disk: Mapping[str, Any]) -> str:
+    if not disk:
+        return ""
+    return f"{show.human(disk['free_bytes'])} free where {show.printable(disk['directory'])} is"
+
+
+def warning_lines(found: Mapping[str, Any]) -> list[str]:
+    """What an operator has to look at before he does anything else."""
+    lines = []
+    disk = found.get("disk") or {}
+    if disk and disk["free_bytes"] < _DISK_LOW * max(disk["reserve_bytes"], 1):
+        state = "is nearly full: only what frees space is accepted, till" if disk["is_full"] else "fills up: below"
+        lines.append(
+            f"WARNING: the NameNode's disk {state} {show.human(disk['reserve_bytes'])}"
+            + (" are free" if disk["is_full"] else " free changes are refused")
+        )
+    never_given = _sorted(found, "never_given")
+    if never_given:
+        nodes = ", ".join(f"{show.printable(node)} {count}" for node, count in never_given)
+        lines.append(
+            f"WARNING: DataNodes have chunks that this NameNode never gave ({nodes}): its state_dir is an old copy, or"
+            " new and empty. Nothing of them is deleted. Bring back the newest state_dir before anybody goes on"
+        )
+    for node, held in _sorted(found, "held"):
+        lines.append(
+            f"WARNING: {show.printable(node)} holds back {show.counted(held['orders'], 'deletion')}:"
+            f" {show.printable(held['reason'])} (decide with `dfs deletions {show.printable(node)} --allow|--discard`)"
+        )
+    return lines
+
+
 def node_row(view: NodeView, pids: Mapping[str, int], now_ns: int) -> list[str]:
     """The cells of a DataNode's row, as `_HEADINGS` has them."""
-    used = max(0, view.capacity_bytes - view.free_bytes)
     seen = show.age((now_ns - view.last_heartbeat_ns) / 10**9) + " ago" if view.last_heartbeat_ns else "never"
     cells = [view.node, view.address, str(pids.get(view.node, "-")), str(view.state), view.rack or "-"]
-    cells += [show.human(used), show.human(view.capacity_bytes), show.share(used, view.capacity_bytes)]
+    cells += [show.human(view.used_bytes), show.human(view.free_bytes)]
+    cells.append(show.share(view.used_bytes, view.used_bytes + view.free_bytes))
     cells += [str(view.chunks), str(view.load), seen]
     return [show.printable(cell) for cell in cells]
 
@@ -184,7 +221,7 @@ def count_lines(found: Mapping[str, Any]) -> list[str]:
 
 
 def progress_lines(found: Mapping[str, Any]) -> list[str]:
-    """What is being copied and moved, how fast, how long it takes still; and what waits for an operator."""
+    """What is being copied and moved, how fast, how long it takes still."""
     lines = []
     repair = found.get("repair") or {}
     if repair.get("copies"):
@@ -194,11 +231,6 @@ def progress_lines(found: Mapping[str, Any]) -> list[str]:
     lines += [f"Drain of {show.printable(node)}: {drain_words(drain)}" for node, drain in _sorted(found, "drains")]
     if (found.get("balance") or {}).get("moving") or (found.get("balance") or {}).get("asked"):
         lines.append(f"Balance: under way, {show.counted(found['balance']['moving'], 'copy', 'copies')} being moved")
-    for node, held in _sorted(found, "held"):
-        lines.append(
-            f"WARNING: {show.printable(node)} holds back {show.counted(held['orders'], 'deletion')}:"
-            f" {show.printable(held['reason'])} (decide with `dfs deletions {show.printable(node)} --allow|--discard`)"
-        )
     return ["", *lines] if lines else []
 
 

@@ -58,6 +58,8 @@ class Member:
         "is_registered",
         "last_heartbeat_ns",
         "load",
+        "never_given",
+        "never_given_below",
         "node",
         "rack",
         "reported_below",
@@ -87,6 +89,10 @@ class Member:
         """Orders to delete that it does not follow until an operator decides."""
         self.chunks = 0
         self.load = 0
+        self.never_given = 0
+        """Chunks in its last whole report that nobody here has ever given: the database is new, or an old copy."""
+        self.never_given_below = 0
+        """Likewise in the report under way, as far as that has come."""
         self.reported_below = ChunkId(1)
         """It has reported all its chunks with lower numbers since it registered."""
         self.reported_state = NodeState.SUSPECT
@@ -202,11 +208,16 @@ class Membership:
         """As it registered last, or as the database knows it."""
         return self._members.get(node)
 
-    def reported(self, member: Member, first: int, following: int) -> bool:
+    def reported(self, member: Member, first: int, following: int, never_given: int = 0) -> bool:
         """Its chunks from `first` on, below `following`, are reported; whether that makes its first report whole.
 
-        `member` is what it was as the report came: what it reported before it registered again does not count.
+        `member` is what it was as the report came: what it reported before it registered again does not count. Of these
+        chunks `never_given` have numbers that were never given.
         """
+        if following > first:
+            member.never_given_below = never_given + (member.never_given_below if first > 1 else 0)
+            if following > arguments.INTEGER_MAX:
+                member.never_given = member.never_given_below
         if first <= member.reported_below:
             member.reported_below = ChunkId(max(member.reported_below, following))
         is_whole = member.is_registered and member.reported_below > arguments.INTEGER_MAX

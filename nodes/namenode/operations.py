@@ -176,6 +176,7 @@ class Operations:
             "balance": self._replication.balance_status(),
             "drains": {member.node: self._drain(member) for member in members if member.draining},
             "held": {member.node: member.held._asdict() for member in members if member.held},
+            "never_given": {member.node: member.never_given for member in members if member.never_given},
             "busy": {
                 member.node: {**self._replication.busy(member.node), "deletions": deletions.get(member.node, 0)}
                 for member in members

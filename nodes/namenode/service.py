@@ -692,7 +692,7 @@ class NameNode:
         totals = self._store.counters()
         live = [view for view in self._members.views() if view.state != NodeState.DEAD]
         return Statfs(
-            sum(view.capacity_bytes for view in live),
+            sum(view.used_bytes + view.free_bytes for view in live),  # what else is on their disks is not the cluster's
             sum(view.free_bytes for view in live),
             totals["allocated"],
             totals["inodes"],
@@ -723,6 +723,7 @@ class NameNode:
             "sessions": len(self._sessions),
             "leases": self._leases.statistics(),
             "writer": self._writer.statistics(),
+            "disk": self._writer.disk_status(),
             "orders": totals["orders"],
             "under_replicated": self._replication.under_replicated,
             "lost": self._replication.lost,
@@ -898,7 +899,7 @@ class NameNode:
             )
             await self._skip(found.unknown)
         following = low if in_doubt else high + 1
-        if member is not None and self._members.reported(member, low, following):
+        if member is not None and self._members.reported(member, low, following, len(found.unknown)):
             self._replication.note_reported()
         return following
 

@@ -339,6 +339,16 @@ class Writer:
                 self._leases.recall_owned()  # what is made in these is answered before it comes here
         return self._is_full
 
+    def disk_status(self) -> dict[str, Any]:
+        """Of the disk that the database is on; below `reserve_bytes` free, only what frees space is accepted."""
+        free_bytes = self._store.free_bytes()
+        return {
+            "directory": str(self._store.directory),
+            "free_bytes": free_bytes,
+            "reserve_bytes": self._reserve_bytes,
+            "is_full": free_bytes < self._reserve_bytes,
+        }
+
     @property
     def is_full(self) -> bool:
         """Whether only what frees space is accepted, and what was answered before that was so."""

@@ -340,6 +340,11 @@ async def test_a_namenode_restored_from_an_old_copy_destroys_nothing_and_gives_n
             (place,) = await fs.replicas("/after")
             assert place.chunk > number
             await until(lambda: _says(cluster, NAMENODE, "never gave"), "the NameNode to see unknown chunks")
+
+            async def status_says_so() -> bool:
+                return set((await fs.status())["never_given"]) == set(cluster.datanodes)
+
+            await until(status_says_so, "the status to say so of all DataNodes")
             old = {name: await chunk_file(cluster, fs, "/old", name) for name in cluster.datanodes}
             await fs.remove("/old")  # an order that is in the past, too
             await until(lambda: _says(cluster, "n1", "deletions are held"), "deletions to be held")

@@ -270,8 +270,22 @@ NODE = NodeView(NodeId("n1"), "127.0.0.1:9401", "host", "", NodeState.UP, 10 * 2
 
 
 def test_the_status_of_a_node_is_a_row_for_a_person() -> None:
-    row = cluster.node_row(NODE, {"n1": 77}, 10**18 + 400_000_000)
-    assert row == ["n1", "127.0.0.1:9401", "77", "up", "-", "9.0G", "10G", "90%", "42", "3", "0.4 s ago"]
+    row = cluster.node_row(NODE._replace(used_bytes=3 * 2**30), {"n1": 77}, 10**18 + 400_000_000)
+    assert row == ["n1", "127.0.0.1:9401", "77", "up", "-", "3.0G", "1.0G", "75%", "42", "3", "0.4 s ago"]
+
+
+def test_what_an_operator_has_to_look_at_is_a_warning() -> None:
+    disk = {"directory": "/var/lib/dfs", "free_bytes": 9 * 2**30, "reserve_bytes": 2**30, "is_full": False}
+    assert cluster.warning_lines({"disk": disk, "never_given": {}, "held": {}}) == []
+    (filling,) = cluster.warning_lines({"disk": {**disk, "free_bytes": 2 * 2**30}})
+    assert filling == "WARNING: the NameNode's disk fills up: below 1.0G free changes are refused"
+    (full,) = cluster.warning_lines({"disk": {**disk, "free_bytes": 5, "is_full": True}})
+    assert full == "WARNING: the NameNode's disk is nearly full: only what frees space is accepted, till 1.0G are free"
+    strange, held = cluster.warning_lines(
+        {"never_given": {"n2": 5, "n1": 7}, "held": {"n1": {"orders": 1, "reason": "too many"}}}
+    )
+    assert "never gave (n1 7, n2 5)" in strange
+    assert "n1 holds back 1 deletion: too many (decide with `dfs deletions n1 --allow|--discard`)" in held
 
 
 def test_the_status_as_json_has_nodes_as_objects_and_the_local_pids() -> None:
