@@ -410,6 +410,8 @@ def render(config: NameNodeConfig | DataNodeConfig | ClientConfig) -> str:
 
 # --- which cluster --------------------------------------------------------------------------------------
 
+_KEY_VARIABLE: Final = "DFS_KEY"
+
 
 def local_cluster_dir() -> Path:
     """Where `dfs up` keeps its cluster when it is told nothing else."""
@@ -437,16 +439,21 @@ def find_key_file(explicit: str | os.PathLike[str] | None = None) -> Path:
 
     Raises `ConfigError` if there is none.
     """
-    chosen = explicit or os.environ.get("DFS_KEY")
+    chosen = explicit or os.environ.get(_KEY_VARIABLE)
     return Path(chosen) if chosen else find_client_config().key
 
 
 def find_client_config(explicit: str | os.PathLike[str] | None = None) -> ClientConfig:
-    """The client's configuration. Raises `ConfigError` if there is none, saying how to get one."""
+    """The client's configuration, with the key that DFS_KEY names instead of its own, unless it is `explicit`.
+
+    Raises `ConfigError` if there is none, saying how to get one.
+    """
     path = client_config_path(explicit)
     if path is None:
         raise errors.ConfigError(
             "no cluster is configured: start one here with `dfs up`, or write ~/.config/dfs/client.toml"
             " (see `dfs config example client`)"
         )
-    return load_client(path)
+    found = load_client(path)
+    key = None if explicit else os.environ.get(_KEY_VARIABLE)
+    return dataclasses.replace(found, key=Path(key)) if key else found

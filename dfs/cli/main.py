@@ -165,7 +165,8 @@ def cli(ctx: click.Context, verbose: bool) -> None:
 
     Paths in the cluster begin at its root, with a slash or without: there is no current directory.
     Which cluster: --config FILE, else $DFS_CONFIG, else ~/.config/dfs/client.toml, else
-    /etc/dfs/client.toml, else the local one that `dfs up` starts.
+    /etc/dfs/client.toml, else the local one that `dfs up` starts. With which key: $DFS_KEY, unless
+    --config is given, else the one that the configuration names.
     """
     ctx.ensure_object(Chosen).verbose = verbose
 

@@ -203,7 +203,7 @@ def test_any_text_is_a_configuration_or_refused(tmp_path_factory: pytest.TempPat
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("DFS_CONFIG", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+    for name in ("DFS_CONFIG", "DFS_KEY", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 
@@ -219,6 +219,19 @@ def test_the_nearest_configuration_counts(home: Path, monkeypatch: pytest.Monkey
     named = home / "named.toml"
     named.write_text('namenode = "h:4"')
     assert config.find_client_config(named).namenode == "h:4"
+
+
+def test_the_environment_names_a_key_for_the_configuration_that_it_or_a_place_names(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = home / "client.toml"
+    path.write_text('namenode = "h:1"\nkey = "usual.key"')
+    monkeypatch.setenv("DFS_CONFIG", str(path))
+    assert config.find_client_config().key == config.find_key_file() == home / "usual.key"
+    monkeypatch.setenv("DFS_KEY", str(home / "other.key"))
+    assert config.find_client_config().key == config.find_key_file() == home / "other.key"
+    assert config.find_client_config(path).key == home / "usual.key", "what is said on the command line is meant"
+    assert config.find_key_file(home / "third.key") == home / "third.key"
 
 
 def test_no_cluster_is_told_with_how_to_get_one(home: Path) -> None:
