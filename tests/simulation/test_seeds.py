@@ -53,21 +53,22 @@ def test_a_run_leaves_nothing_behind_for_the_next() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "mistake",
-    [
-        "stale-copy-counts",
-        "chain-ends-early",
-        "unverified-read",
-        "answer-before-commit",
-        "append-at-known-end",
-        "holds-outlive-sessions",
-        "recall-not-awaited",
-        "doubt-ignored",
-        "overtaken-answer-kept",
+    ("mistake", "profile"),
+    [  # with a profile where the mixture takes many seeds
+        ("stale-copy-counts", ""),
+        ("chain-ends-early", ""),
+        ("unverified-read", "one-node"),
+        ("answer-before-commit", "storm"),
+        ("append-at-known-end", ""),
+        ("holds-outlive-sessions", ""),
+        ("recall-not-awaited", ""),
+        ("doubt-ignored", ""),
+        ("overtaken-answer-kept", ""),
     ],
 )
-def test_a_planted_mistake_is_found(mistake: str) -> None:
-    done = simulate("--mistake", mistake, "--seeds", "60", "--jobs", "2")
+def test_a_planted_mistake_is_found(mistake: str, profile: str) -> None:
+    chosen = ["--profile", profile] if profile else []
+    done = simulate("--mistake", mistake, "--seeds", "60", "--jobs", "2", *chosen)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
