@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -44,8 +45,8 @@ class Job(NamedTuple):
     source: bytes
     target: bytes
     status: os.stat_result
-    is_open: bool = False
-    """On the command line, and open already (`_is_descriptor`): a pipe or a device, too, is read to its end."""
+    descriptor: int | None = None
+    """On the command line, and open already: a pipe or a device, too, is read to its end. Opening it again may wait."""
 
 
 Put = Callable[[Job], Awaitable[None]]
@@ -91,7 +92,7 @@ class Uploading:
         name = base_name(source)
         if name == b"..":
             name = base_name(await trio.to_thread.run_sync(os.path.realpath, source))
-        job = Job(source, join(target, name) if into else target, status, is_open=_is_descriptor(source))
+        job = Job(source, join(target, name) if into else target, status, descriptor=_descriptor(source))
         if stat.S_ISDIR(status.st_mode):
             await self._copy_tree(job, put)
         elif target.endswith(b"/") and not into:
@@ -174,7 +175,7 @@ class Uploading:
             mode = job.status.st_mode
             if stat.S_ISLNK(mode):
                 await self._copy_symlink(job)
-            elif stat.S_ISREG(mode) or (job.is_open and not self._options.recursive):
+            elif stat.S_ISREG(mode) or (job.descriptor is not None and not self._options.recursive):
                 await self._copy_file(job)
             else:
                 self._report.fail(
@@ -184,7 +185,9 @@ class Uploading:
 
     async def _copy_file(self, job: Job) -> None:
         plain = stat.S_ISREG(job.status.st_mode)
-        fd, status = await trio.to_thread.run_sync(_open_source, job.source, plain, abandon_on_cancel=not plain)
+        fd, status = await trio.to_thread.run_sync(
+            _open_source, job.source, job.descriptor, plain, abandon_on_cancel=not plain
+        )
         try:
             await self._fs.upload(
                 FileSource(fd, job.source, may_block=not plain),
@@ -253,9 +256,12 @@ class Uploading:
             )
 
 
-def _is_descriptor(path: bytes) -> bool:
-    """Whether a path names what this process has open, as a shell writes `<(...)`: opening it waits for nobody."""
-    return path == b"/dev/stdin" or path.startswith((b"/dev/fd/", b"/proc/self/fd/"))
+def _descriptor(path: bytes) -> int | None:
+    """What this process has open, and a path names, as a shell writes `<(...)`; None if it does not."""
+    if path == b"/dev/stdin":
+        return 0
+    found = re.fullmatch(rb"/(?:dev|proc/self)/fd/(\d{1,9})", path)
+    return int(found[1]) if found else None
 
 
 def _into_itself(directory: bytes) -> errors.InvalidArgument:
@@ -275,9 +281,12 @@ def _mounted_ino(directory: bytes, cluster: bytes) -> int | None:
     return None
 
 
-def _open_source(path: bytes, plain: bool) -> tuple[int, os.stat_result]:
+def _open_source(path: bytes, descriptor: int | None, plain: bool) -> tuple[int, os.stat_result]:
     """A descriptor and what it is of. `plain`: a regular file is expected, and anything else refused unread."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (os.O_NONBLOCK if plain else 0))
+    if descriptor is not None and not plain:
+        fd = os.dup(descriptor)
+    else:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (os.O_NONBLOCK if plain else 0))
     try:
         status = os.fstat(fd)
         if plain and not stat.S_ISREG(status.st_mode):

@@ -18,261 +18,18 @@ from __future__ import annotations
 
 import io
 import os
-import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from types import TracebackType
-from typing import IO, Any, NoReturn, TypeVar
+from typing import IO, Any
 
-import outcome
 import trio
 
-from dfs import config, errors, limits, tasks
-from dfs.client.file import File
-from dfs.client.filesystem import FileSystem, open_filesystem
+from dfs import config
+from dfs.client.loopthread import LoopThread
 from dfs.client.paths import Path, show
+from dfs.client.rawfile import BUFFER_BYTES, opened
 from dfs.keystore import KeyStore
 from dfs.types import Attr, ChunkPlace, DirEntry, NodeView, Statfs
-
-T = TypeVar("T")
-
-_BUFFER_BYTES = 1 * limits.MIB
-_ELSEWHERE = "this connection to the cluster was opened in another process: call dfs.connect() in this one"
-
-
-class _Loop:
-    """A trio loop in a thread, with one client in it, from `start` to `stop`.
-
-    A fork takes the thread that called it and no other, so a child has no loop, though it has a copy of this object.
-    """
-
-    def __init__(self, namenode: str, store: KeyStore, wait_s: float | None) -> None:
-        self._pid = os.getpid()
-        self._namenode = namenode
-        self._store = store
-        self._wait_s = wait_s
-        self._ready = threading.Event()
-        self._opened: outcome.Maybe[tuple[FileSystem, trio.lowlevel.TrioToken]] | None = None
-        self._stop: trio.Event | None = None
-        self._thread = threading.Thread(target=self._run, name="dfs-client", daemon=True)
-
-    def start(self) -> FileSystem:
-        self._thread.start()
-        self._ready.wait()
-        assert self._opened is not None
-        fs, self._token = self._opened.unwrap()
-        return fs
-
-    def _run(self) -> None:
-        try:
-            trio.run(self._main)
-        except BaseException as error:
-            if self._ready.is_set():
-                raise
-            self._opened = outcome.Error(tasks.leaves(error)[0])
-            self._ready.set()
-
-    async def _main(self) -> None:
-        self._stop = trio.Event()
-        async with (
-            open_filesystem(self._namenode, self._store.key, wait_s=self._wait_s, keep=self._store.keep) as fs,
-            tasks.open_nursery() as self._nursery,
-        ):
-            self._opened = outcome.Value((fs, trio.lowlevel.current_trio_token()))
-            self._ready.set()
-            await self._stop.wait()  # as long as the caller keeps the connection
-            self._nursery.cancel_scope.cancel()
-
-    @property
-    def is_ours(self) -> bool:
-        """Whether this process started it."""
-        return os.getpid() == self._pid
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(_ELSEWHERE)
-
-    def call(self, work: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
-        """Raises `ValueError` after `stop`, and in another process."""
-        if not self.is_ours:
-            raise ValueError(_ELSEWHERE)
-
-        async def run() -> T:
-            return await work(*args, **kwargs)
-
-        try:
-            return trio.from_thread.run(run, trio_token=self._token)
-        except trio.RunFinishedError:
-            raise ValueError("the connection to the cluster is closed") from None
-
-    def spawn(self, work: Callable[[], Awaitable[Any]]) -> None:
-        """Have the loop do something that raises nothing, and do not wait for it."""
-
-        async def start() -> None:
-            self._nursery.start_soon(work)
-
-        self.call(start)
-
-    def stop(self) -> None:
-        """End the client and its thread; in another process do nothing, as neither is there."""
-        if self.is_ours and self._stop is not None and self._thread.is_alive():
-            self._token.run_sync_soon(self._stop.set)
-            self._thread.join()
-
-
-class _Behind:
-    """Bytes of a file that are written after `write` has returned; `settle` says what became of them. Used once."""
-
-    def __init__(self, loop: _Loop, file: File) -> None:
-        self._loop = loop
-        self._file = file
-        self._pieces, self._incoming = trio.open_memory_channel[tuple[int, bytes]](0)
-        self._done = threading.Event()
-        self._error: Exception | None = ValueError("the connection to the cluster was closed before the file")
-        loop.spawn(self._run)
-
-    async def _run(self) -> None:
-        try:
-            with self._incoming:
-                await self._file.write_behind(self._incoming)
-            self._error = None
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is for who writes
-            self._error = error
-        finally:
-            self._done.set()
-
-    def write(self, data: memoryview, offset: int) -> bool:
-        """Take bytes to write at `offset`, waiting for room. False if it has ended: `settle` says why."""
-        try:
-            for start in range(0, len(data), _BUFFER_BYTES):
-                piece = bytes(data[start : start + _BUFFER_BYTES])
-                self._loop.call(self._pieces.send, (offset + start, piece))
-        except trio.BrokenResourceError:
-            return False
-        return True
-
-    def settle(self) -> None:
-        """Return when all is in the file. Raises what went wrong."""
-        self._loop.call(self._pieces.aclose)
-        self._done.wait()  # bounded as any write is
-        if self._error is not None:
-            raise self._error
-
-
-class RawFile(io.RawIOBase):
-    """An unbuffered file of the cluster, as `io` wants it. Made by `BlockingFileSystem.open`.
-
-    Beneath a buffer it writes behind, from the first full buffer until anything else is asked of it.
-    """
-
-    def __init__(self, loop: _Loop, file: File, name: str, mode: str, *, is_buffered: bool) -> None:
-        super().__init__()
-        self._loop = loop
-        self._file = file
-        self._may_write_behind = is_buffered and not file.append
-        self._behind: _Behind | None = None
-        self._position = 0
-        self.name = name
-        self.mode = mode
-
-    def readable(self) -> bool:
-        return self._file.readable
-
-    def writable(self) -> bool:
-        return self._file.writable
-
-    def seekable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        if not self._file.readable:
-            raise io.UnsupportedOperation("not readable")
-        self._settle()
-        count = self._loop.call(self._file.pread_into, memoryview(buffer).cast("B"), self._position)
-        self._position += count
-        return count
-
-    def write(self, data: Any) -> int:
-        if not self._file.writable:
-            raise io.UnsupportedOperation("not writable")
-        view = memoryview(data).cast("B")
-        if self._may_write_behind and (self._behind or len(view) >= _BUFFER_BYTES):
-            self._behind = self._behind or _Behind(self._loop, self._file)
-            if not self._behind.write(view, self._position):
-                self._settle()
-            self._position += len(view)
-            return len(view)
-        attr = self._loop.call(self._file.pwrite, view, self._position)
-        self._position = attr.size if self._file.append and attr else self._position + len(view)
-        return len(view)
-
-    def flush(self) -> None:
-        """Return when all that was written is visible to all clients. Raises what went wrong with it."""
-        super().flush()
-        self._settle()
-
-    def _settle(self) -> None:
-        behind, self._behind = self._behind, None
-        if behind is not None:
-            behind.settle()
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._settle()
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position}.get(whence)
-        if whence == os.SEEK_END:
-            base = self._loop.call(self._file.stat).size
-        if base is None:
-            raise ValueError(f"not a place to seek from: {whence}")
-        if base + offset < 0:
-            raise errors.InvalidArgument(f"cannot seek before the beginning of {self.name}")
-        self._position = base + offset
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def truncate(self, size: int | None = None) -> int:
-        self._settle()
-        size = self._position if size is None else size
-        self._loop.call(self._file.truncate, size)
-        return size
-
-    def fsync(self) -> None:
-        """Return when all that was written is on stable storage on the replicas."""
-        self._settle()
-        self._loop.call(self._file.fsync)
-
-    def stat(self) -> Attr:
-        self._settle()
-        return self._loop.call(self._file.stat)
-
-    def close(self) -> None:
-        if not self.closed:
-            try:
-                super().close()
-            finally:
-                if self._loop.is_ours:  # in another process it is not ours to close
-                    self._loop.call(self._file.aclose)
-
-
-class _BufferedWriter(io.BufferedWriter):
-    """Its `flush` is that of the raw file too."""
-
-    def flush(self) -> None:
-        super().flush()
-        self.raw.flush()
-
-
-class _BufferedRandom(io.BufferedRandom):
-    """Likewise."""
-
-    def flush(self) -> None:
-        super().flush()
-        self.raw.flush()
-
-
-def _buffered(raw: RawFile) -> io.BufferedIOBase:
-    if raw.readable() and raw.writable():
-        return _BufferedRandom(raw, _BUFFER_BYTES)
-    return _BufferedWriter(raw, _BUFFER_BYTES) if raw.writable() else io.BufferedReader(raw, _BUFFER_BYTES)
 
 
 class _FileSource:
@@ -303,8 +60,8 @@ class _FileSink:
         await trio.to_thread.run_sync(self._file.write, view)
 
     async def skip(self, length: int) -> None:
-        zeros = bytes(min(length, _BUFFER_BYTES))
-        for start in range(0, length, _BUFFER_BYTES):
+        zeros = bytes(min(length, BUFFER_BYTES))
+        for start in range(0, length, BUFFER_BYTES):
             await trio.to_thread.run_sync(self._file.write, zeros[: length - start])
 
 
@@ -312,7 +69,7 @@ class BlockingFileSystem:
     """A connection to a cluster for synchronous code: made by `connect`, ended by `close` or `with`."""
 
     def __init__(self, namenode: str, store: KeyStore, wait_s: float | None = None) -> None:
-        self._loop = _Loop(namenode, store, wait_s)
+        self._loop = LoopThread(namenode, store, wait_s)
         self._fs = self._loop.start()
 
     def __enter__(self) -> BlockingFileSystem:
@@ -346,15 +103,11 @@ class BlockingFileSystem:
         if binary and (encoding or errors or newline):
             raise ValueError("a binary file has no encoding, errors or newline")
         file = self._loop.call(self._fs.open, path, mode.replace("b", "").replace("t", ""), perm)
-        raw = RawFile(self._loop, file, show(path), mode, is_buffered=buffering != 0)
-        if file.append:
-            raw.seek(0, os.SEEK_END)
-        if buffering == 0:
-            return raw  # type: ignore[return-value]
-        buffer = _buffered(raw)
-        if binary:
-            return buffer  # type: ignore[return-value]
-        return io.TextIOWrapper(buffer, encoding or "utf-8", errors, newline)  # type: ignore[type-var]
+        made: Any = opened(self._loop, file, show(path), mode, is_buffered=buffering != 0)
+        if not binary:
+            made = io.TextIOWrapper(made, encoding or "utf-8", errors, newline)
+        self._loop.left_open.add(made)
+        return made  # type: ignore[no-any-return]
 
     def fsync(self, file: IO[Any]) -> None:
         """Flush a file that `open` gave, and return when it is on stable storage on the replicas."""

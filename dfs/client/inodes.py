@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from dfs import codec, limits
+from dfs import codec, errors, limits
 from dfs.client.session import Session
 from dfs.types import Attr, ChunkId, ChunkPlace, DirEntry, Extent, Ino, Statfs
 
@@ -38,12 +38,13 @@ class WholeFile(NamedTuple):
 
 
 def layout_of(wire: Sequence[Any], offset: int, length: int) -> Layout:
-    """What came as [attr, extents, places] to a question for [offset, offset + length)."""
-    extents = [codec.extent(extent) for extent in wire[1]]
-    end = offset + length
-    if len(extents) >= limits.EXTENTS_MAX:
-        end = min(end, extents[-1].offset + extents[-1].length)
-    return Layout(codec.attr(wire[0]), extents, _by_chunk(wire[2]), end)
+    """What came as [attr, extents, places, end] to a question for [offset, offset + length)."""
+    attr, extents, places, end = wire
+    if not offset + min(length, 1) <= end <= offset + length:
+        raise errors.ProtocolViolation(
+            f"the NameNode tells of a file up to {end}, where {length} from {offset} were meant"
+        )
+    return Layout(codec.attr(attr), list(map(codec.extent, extents)), _by_chunk(places), end)
 
 
 def _by_chunk(places: Sequence[Any]) -> dict[ChunkId, ChunkPlace]:

@@ -105,9 +105,9 @@ class Session:
         self.held_besides: list[Callable[[], tuple[Iterable[Ino], Iterable[Ino]]]] = []
         """Inodes, and directories for their names, that count on leases though the cache has forgotten them."""
         self._recalls: dict[tuple[SessionId, int, int], tuple[float, Sequence[Item]]] = {}
+        """Recalls, by session, incarnation and number, that are not answered yet, and when they came."""
         self._claiming_since = math.inf
         """When the NameNode began to wait for what we hold (`reclaim`), if it does: as for a recall, not for ever."""
-        """Recalls, by session, incarnation and number, that are not answered yet, and when they came."""
         self._nursery = nursery
         self._opening = trio.Lock()
         self._next_seq = 1

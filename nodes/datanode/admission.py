@@ -82,10 +82,9 @@ class Admission:
         terms = grants.check(masters, key, chunk, grant)
         if terms.rights not in (READ, APPEND, READ_RANGES):
             raise errors.NotPermitted("the grant gives rights that are not known here: is the NameNode newer?")
-        if len(terms.ranges) <= limits.GRANT_RANGES_REMEMBERED_MAX:
-            if len(peer.remembered) >= limits.GRANTS_REMEMBERED_MAX:
-                peer.remembered.clear()
-            peer.remembered[shown] = terms
+        if len(peer.remembered) >= limits.GRANTS_REMEMBERED_MAX:
+            peer.remembered.clear()
+        peer.remembered[shown] = terms
         return terms
 
     def _refuse_expired(self, terms: Terms) -> None:

@@ -37,6 +37,7 @@ METHODS: Final[Mapping[str, frozenset[Role]]] = {
 SUBTREE_METHODS: Final = frozenset(
     {"cluster", "lookup", "getattr", "walk", "parent", "readdir", "readlink", "getxattr", "listxattr", "extents"}
     | {"summarize", "statfs", "nodes", "open_session", "close_session", "events", "apply", "allocate", "renew_grants"}
+    | {"leased_lookup", "leased_getattr", "leased_readdir", "leased_xattrs", "leased_extents"}  # but no lease with them
     | {"renew", "join", "whole_files"}
 )
 """What a key that is limited to a subtree may call, of what its role allows: nothing that tells of the rest."""

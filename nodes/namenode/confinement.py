@@ -118,9 +118,9 @@ class ConfinedQueries:
         with self._beneath(ino):
             return self._queries.xattrs(ino, most_bytes)
 
-    def extents(self, ino: Any, offset: Any, length: Any) -> list[Any]:
+    def extents(self, ino: Any, offset: Any, length: Any, most: int) -> list[Any]:
         with self._beneath(ino):
-            return self._queries.extents(ino, offset, length)
+            return self._queries.extents(ino, offset, length, most)
 
     def whole_files(self, inos: Sequence[Ino]) -> tuple[list[list[int] | None], list[list[Any]]]:
         """Those outside are as those that are no files in one piece."""

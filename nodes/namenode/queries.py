@@ -129,18 +129,18 @@ class Queries:
 
     # --- data -------------------------------------------------------------------------------------------
 
-    def extents(self, ino: Any, offset: Any, length: Any) -> list[Any]:
-        """[attr, [extent, ...], [[chunk, length, [node, ...]], ...]]: what touches the range, at most EXTENTS_MAX."""
+    def extents(self, ino: Any, offset: Any, length: Any, most: int = limits.EXTENTS_MAX) -> list[Any]:
+        """[attr, [extent, ...], [[chunk, length, [node, ...]], ...]]: what touches the range, at most so many."""
         start, count = arguments.integer(offset, "an offset"), arguments.integer(length, "a length")
         with self._store.reading():
             attr = self.getattr(ino)
             rows = self._execute(
                 "SELECT offset, length, chunk, chunk_offset FROM extent WHERE ino = ? AND offset >= ifnull((SELECT"
                 " max(offset) FROM extent WHERE ino = ? AND offset <= ?), 0) AND offset < ? ORDER BY offset LIMIT ?",
-                (ino, ino, start, min(start + count, limits.FILE_SIZE_MAX_BYTES), limits.EXTENTS_MAX + 1),
+                (ino, ino, start, min(start + count, limits.FILE_SIZE_MAX_BYTES), most + 1),
             ).fetchall()
             # One row more than fits, since the first may end before the range: a full page says that there is more.
-            extents = [row for row in rows if row[0] + row[1] > start][: limits.EXTENTS_MAX]
+            extents = [row for row in rows if row[0] + row[1] > start][:most]
             places = self._places_of({row[2] for row in extents})
         return [attr, extents, places]
 

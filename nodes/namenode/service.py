@@ -268,13 +268,15 @@ class NameNode:
     @expose
     @takes_call
     def extents(self, call: Call, ino: Any, offset: Any, length: Any) -> Any:
-        """[Attr, [Extent, ...], [[chunk, length, [node, ...], grant], ...]]"""
+        """[Attr, [Extent, ...], [[chunk, length, [node, ...], grant], ...], up to where the extents are complete]"""
         return self._about(call, ino, lambda view: self._extents(call, view, ino, offset, length))
 
     def _extents(self, call: Call, view: Queries | ConfinedQueries, ino: Any, offset: Any, length: Any) -> list[Any]:
-        attr, extents, places = view.extents(arguments.ino(ino), offset, length)
+        most = limits.GRANT_RANGES_MAX if _is_limited(call) else limits.EXTENTS_MAX
+        attr, extents, places = view.extents(arguments.ino(ino), offset, length, most)
+        end = extents[-1][0] + extents[-1][1] if len(extents) >= most else offset + length
         pieces = ((chunk, start, size) for _, size, chunk, start in extents)
-        return [attr, extents, self._readable(call, places, pieces)]
+        return [attr, extents, self._readable(call, places, pieces), min(end, offset + length)]
 
     @expose
     @takes_call
@@ -608,8 +610,7 @@ class NameNode:
         self, call: Call, places: Iterable[list[Any]], pieces: Iterable[tuple[int, int, int]]
     ) -> list[list[Any]]:
         """As `_granted`, to read. Who is limited to a subtree gets these pieces (chunk, start, length) and no more."""
-        key = call.peer.key
-        if key is None or key.claim("subtree") is None:
+        if not _is_limited(call):
             return self._granted(call, places, grants.READ)
         ranges: dict[int, list[Range]] = {}
         for chunk, start, length in pieces:
@@ -909,6 +910,11 @@ def _key_of(call: Call) -> KeyId:
     if call.peer.key is None:
         raise errors.NotPermitted("nobody is served without a key")
     return call.peer.key
+
+
+def _is_limited(call: Call) -> bool:
+    """Whether the caller's key is limited to a subtree."""
+    return call.peer.key is not None and call.peer.key.claim("subtree") is not None
 
 
 def _identity(call: Call) -> str:

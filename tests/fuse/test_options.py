@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -126,6 +127,38 @@ def test_mount_tells_of_what_it_read_before_it_ends(cluster: Cluster, here: Path
         cluster.dfs("umount", shown)
     found = (here / "file").stat()
     assert found.st_atime_ns == read.st_atime_ns > found.st_mtime_ns
+
+
+@pytest.mark.parametrize("role", ["client", "reader"])
+def test_mount_with_a_key_for_a_subtree(cluster: Cluster, here: Path, role: str) -> None:
+    """What it holds is all that there is, and is seen as it is; small files share chunks with those of others."""
+    (here / "mine").mkdir()
+    for number in range(30):
+        (here / (f"beside {number}" if number % 2 else f"mine/{number}")).write_bytes(b"%d" % number * 1000)
+    key = cluster.base / f"{role}.key"
+    masters = cluster.directory / "cluster.keys"
+    limited = ("--role", role, "--subtree", f"/{here.name}/mine")
+    cluster.dfs("key", "add", f"guest-{role}", *limited, "--keys", masters, "--out", key)
+    with mounted(cluster, cluster.base / f"for the {role}", options=f"allow_other,key={key}") as shown:
+        assert sorted(os.listdir(shown)) == sorted(str(number) for number in range(0, 30, 2))
+        for number in range(0, 30, 2):
+            assert (shown / str(number)).read_bytes() == b"%d" % number * 1000
+        (here / "mine" / "0").write_bytes(b"other")
+        assert (shown / "0").read_bytes() == b"other"
+        (here / "mine" / "2").unlink()
+        assert not (shown / "2").exists()
+        if role == "reader":
+            with pytest.raises(OSError, match=r"Operation not permitted|Permission denied|Read-only"):
+                (shown / "new").mkdir()
+            return
+        with (shown / "new").open("wb") as file:
+            file.write(b"new")
+            os.fsync(file.fileno())
+        assert (here / "mine" / "new").read_bytes() == b"new"
+        shutil.copytree(shown, shown / "copy", ignore=shutil.ignore_patterns("copy"))
+        assert (here / "mine" / "copy" / "4").read_bytes() == b"4" * 1000
+        (shown / "4").rename(shown / "five")
+        assert (here / "mine" / "five").exists() and not (here / "mine" / "4").exists()
 
 
 def test_unknown_option_is_refused(cluster: Cluster, mountpoint: Path) -> None:

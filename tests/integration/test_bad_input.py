@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import trio
@@ -37,7 +37,9 @@ from tests.keys import ADMIN
 MIB = limits.MIB
 
 
-async def run(cluster: RealCluster, *arguments: str | bytes, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+async def run(
+    cluster: RealCluster, *arguments: str | bytes, stdin: bytes | IO[bytes] = b""
+) -> subprocess.CompletedProcess[bytes]:
     """`dfs ARGUMENTS` as a user of this cluster types it."""
     argv = [sys.executable, "-m", "dfs.cli", *arguments]
     return await trio.run_process(
@@ -163,6 +165,15 @@ async def test_a_pipe_or_device_that_is_named_is_not_waited_for(cluster: RealClu
             said = await complaint(cluster, "upload", name, "/z")
             assert name in said and "`dfs upload - DST`" in said
     assert (await run(cluster, "ls", "/")).stdout == b""
+    for name in ("/dev/fd/../zero", "/dev/fd/77"):
+        assert name in await complaint(cluster, "upload", name, "/z")
+    with trio.fail_after(30):
+        end = os.open(tmp_path / "fifo", os.O_RDWR)
+        os.write(end, b"through a name")
+        with (tmp_path / "fifo").open("rb") as given:  # opened again it would wait for somebody who writes
+            os.close(end)
+            assert (await run(cluster, "upload", "/dev/stdin", "z", stdin=given)).returncode == 0
+    assert (await run(cluster, "cat", "/z")).stdout == b"through a name"
     for name in ("-", "/dev/stdin"):  # as a shell writes <(...): it is open already
         assert (await run(cluster, "upload", "-f", name, "z", stdin=b"piped")).returncode == 0
         assert (await run(cluster, "cat", "/z")).stdout == b"piped"

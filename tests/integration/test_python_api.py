@@ -7,12 +7,10 @@ import io
 import json
 import os
 import pickle
-import random
 import shutil
 import subprocess
 import sys
 import tarfile
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +20,7 @@ import pytest
 import trio
 
 import dfs
-from dfs import errors, limits
+from dfs import errors
 from dfs.client import BlockingFileSystem, open_filesystem
 from tests.integration.real import (
     NAMENODE,
@@ -303,95 +301,6 @@ async def test_a_connection_is_not_sent_to_another_process(cluster: RealCluster)
                 pickle.dumps(each)
 
     await run(cluster, script)
-
-
-def test_what_is_written_behind_is_there_when_flush_or_close_returns(daemons: RealCluster) -> None:
-    data = os.urandom(9 * limits.MIB + 17)
-    with connected(daemons) as fs, connected(daemons) as other:
-        with fs.open("/behind", "wb") as file:
-            for start in range(0, len(data), limits.MIB):
-                file.write(data[start : start + limits.MIB])
-            file.flush()
-            assert other.read_bytes("/behind") == data
-            file.write(data)
-            file.write(b"end")
-        assert other.read_bytes("/behind") == data + data + b"end"
-        with fs.open("/text", "w") as text:
-            text.write("ä" * 3_000_000)
-            text.flush()
-            assert other.stat("/text").size == 6_000_000
-
-
-def test_what_is_written_behind_is_there_soon_though_nobody_asks(daemons: RealCluster) -> None:
-    with connected(daemons) as fs, connected(daemons) as other, fs.open("/slow", "wb") as file:
-        for size in (3 * limits.MIB, 6 * limits.MIB):
-            file.write(bytes(3 * limits.MIB))
-            deadline = time.monotonic() + PATIENCE_S
-            while other.stat("/slow").size < size:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_a_file_behaves_as_one_in_memory_does(daemons: RealCluster, seed: int) -> None:
-    """Whatever of it is written behind, read, cut and sought in between."""
-    rng = random.Random(seed)
-    model = io.BytesIO()
-    with connected(daemons) as fs, fs.open(f"/model{seed}", "w+b") as file:
-        for _ in range(60):
-            what = rng.choice(["write", "write", "write", "seek", "read", "truncate", "flush", "stat", "rewind"])
-            if what == "write":
-                data = rng.randbytes(rng.choice([10, 70_000, limits.MIB, 2 * limits.MIB + 5]))
-                assert file.write(data) == model.write(data)
-            elif what == "seek":
-                place = rng.randrange(len(model.getvalue()) + 100_000)
-                assert file.seek(place) == model.seek(place)
-            elif what == "rewind":
-                assert file.seek(-model.tell() // 2, os.SEEK_CUR) == model.seek(-model.tell() // 2, os.SEEK_CUR)
-            elif what == "read":
-                size = rng.choice([1, 50_000, 3 * limits.MIB])
-                assert file.read(size) == model.read(size)
-            elif what == "truncate":
-                size = rng.randrange(len(model.getvalue()) + 1)
-                assert file.truncate(size) == model.truncate(size)
-            elif what == "flush":
-                file.flush()
-                assert fs.read_bytes(f"/model{seed}") == model.getvalue()
-            else:
-                file.flush()
-                assert fs.stat(f"/model{seed}").size == len(model.getvalue())
-            assert file.tell() == model.tell()
-    with connected(daemons) as fs:
-        assert fs.read_bytes(f"/model{seed}") == model.getvalue()
-
-
-def test_what_goes_wrong_behind_is_told_and_the_file_works_on(daemons: RealCluster) -> None:
-    with connected(daemons) as fs:
-        file = fs.open("/too far", "w+b", perm=0o600)
-        file.seek(limits.FILE_SIZE_MAX_BYTES - limits.MIB)
-        with pytest.raises(errors.FileTooLarge):
-            for _ in range(100):
-                file.write(bytes(limits.MIB))
-        with pytest.raises(errors.FileTooLarge):
-            file.close()
-        assert file.closed
-        file = fs.open("/too far", "r+b")
-        file.seek(limits.FILE_SIZE_MAX_BYTES - limits.MIB)
-        file.write(bytes(2 * limits.MIB))
-        with pytest.raises(errors.FileTooLarge):
-            file.flush()
-        file.seek(3)
-        file.write(bytes(2 * limits.MIB) + b"works")
-        file.close()
-        assert fs.read_bytes("/too far") == bytes(2 * limits.MIB + 3) + b"works"
-
-
-def test_a_connection_that_is_closed_before_its_file_loses_nothing_silently(daemons: RealCluster) -> None:
-    with connected(daemons) as fs:
-        file = fs.open("/open", "wb")
-        file.write(bytes(5 * limits.MIB))
-    with pytest.raises(ValueError, match="the connection to the cluster is closed"):
-        file.close()
 
 
 async def test_connect_finds_the_cluster_that_the_environment_names(

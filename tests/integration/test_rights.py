@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -126,7 +127,7 @@ async def test_the_number_of_a_chunk_is_of_no_use(cluster: RealCluster) -> None:
 async def test_a_grant_for_reading_is_not_one_for_writing(cluster: RealCluster) -> None:
     place = await written(cluster, "/file")
     async with by_hand(cluster, CLIENT) as wire:
-        _, _, ((_, _, _, grant),) = await wire.namenode("extents", await ino_of(cluster, "/file"), 0, 10)
+        _, _, ((_, _, _, grant),), _ = await wire.namenode("extents", await ino_of(cluster, "/file"), 0, 10)
         await wire.read(place, grant)
         with pytest.raises(errors.NotPermitted, match="not appending"):
             await wire.append(place, b"x", grant)
@@ -248,7 +249,7 @@ async def test_a_reader_writes_nothing_whatever_it_sends(cluster: RealCluster) -
         for method in ("allocate", "renew_grants"):
             with pytest.raises(errors.NotPermitted):
                 await wire.namenode(method, session, [place.chunk])
-        _, _, ((*_, grant),) = await wire.namenode("extents", ino, 0, 10)
+        _, _, ((*_, grant),), _ = await wire.namenode("extents", ino, 0, 10)
         await wire.read(place, grant)
         for shown in (grant, grants.make(MASTERS, READER.id, place.chunk, APPEND, int(time.time()) + 60)):
             with pytest.raises(errors.NotPermitted):
@@ -431,7 +432,7 @@ async def test_what_lies_beside_his_files_in_their_chunks_is_not_given(cluster: 
     ino = await ino_of(cluster, "/home/alice/2")
     for key in (LIMITED, LIMITED_READER):
         async with by_hand(cluster, key) as wire:
-            _, [(_, size, chunk, start)], [(_, _, nodes, grant)] = await wire.namenode("extents", ino, 0, 100)
+            _, [(_, size, chunk, start)], [(_, _, nodes, grant)], _ = await wire.namenode("extents", ino, 0, 100)
             _, [(_, _, _, at_once)] = await wire.namenode("whole_files", [ino])
             for shown in (grant, at_once):
                 assert await wire.datanode(nodes[0], "read", chunk, start, size, shown)
@@ -448,6 +449,26 @@ async def test_what_lies_beside_his_files_in_their_chunks_is_not_given(cluster: 
                     await wire.datanode(nodes[0], "lend", chunk, shown, "inbox", b"ticket")
         async with limited(cluster, key) as fs, await fs.open("/2") as file:
             assert await file.pread(100, 0) == b"alice's"
+
+
+async def test_a_file_in_many_pieces_is_read_with_as_many_grants_as_it_takes(
+    cluster: RealCluster, homes: Homes
+) -> None:
+    """Every second page in the chunk is of somebody else's file."""
+    mine, others = random.Random(1).randbytes(300 * 4096), bytes(4096)
+    async with cluster.client() as fs:
+        async with await fs.open("/home/alice/pieces", "w") as file, await fs.open("/home/bob/pieces", "w") as other:
+            for start in range(0, len(mine), 4096):
+                await file.pwrite(mine[start : start + 4096], start)
+                await other.pwrite(others, start)
+        assert len((await fs.inodes.layout((await fs.stat("/home/alice/pieces")).ino, 0, len(mine))).extents) == 300
+    async with limited(cluster) as fs:
+        async with await fs.open("/pieces", "r+") as file:
+            assert await file.pread(len(mine), 0) == mine
+            assert await file.pread(10_000, 150 * 4096 - 5_000) == mine[150 * 4096 - 5_000 : 150 * 4096 + 5_000]
+            await file.fsync()
+            layout = await fs.inodes.layout(file.ino, 5 * 4096, len(mine))
+            assert (len(layout.extents), layout.end) == (limits.GRANT_RANGES_MAX, (5 + limits.GRANT_RANGES_MAX) * 4096)
 
 
 async def test_a_claim_cannot_be_widened(cluster: RealCluster, homes: Homes) -> None:

@@ -72,13 +72,9 @@ def test_a_part_of_a_chunk_is_read_and_flushed_and_nothing_else(clock: Clock) ->
             admission.lend(connection, CHUNK, shown)
         with pytest.raises(errors.NotPermitted, match="not appending"):
             admission.append(connection, CHUNK, shown)
-    many = [(each, each + 1) for each in range(0, 10_000, 2)]
-    shown = grants.make(MASTERS, CLIENT.id, CHUNK, READ_RANGES, expiry_s, ranges=many)
-    admission.read(connection, CHUNK, shown, 9_998, 9_999)
-    assert len(connection.remembered) == 1, "long ones are not kept"
     clock.now_s += 10
     with pytest.raises(errors.GrantExpired):
-        admission.read(connection, CHUNK, shown, 9_998, 9_999)
+        admission.read(connection, CHUNK, shown, 30, 40)
 
 
 def test_an_expired_grant_is_told_from_a_wrong_one(clock: Clock) -> None:

@@ -95,7 +95,7 @@ def test_nothing_outside_can_be_asked_for(home: Home) -> None:
         (home.queries.readlink, ()),
         (home.queries.getxattr, (b"user.secret",)),
         (home.queries.listxattr, ()),
-        (home.queries.extents, (0, 10)),
+        (home.queries.extents, (0, 10, 10)),
     ]
     for query, args in asked:
         for ino in (ROOT_INO, home.home, home.bob, home.his, 999):
@@ -170,7 +170,7 @@ def test_bytes_of_a_chunk_of_others_cannot_be_made_ones_own(home: Home) -> None:
 
 def test_a_file_that_has_a_name_inside_is_inside(home: Home) -> None:
     home.space.do(home.admin, "link", home.his, home.inside, b"shared")
-    assert home.queries.extents(home.his, 0, 10)[0].ino == home.his
+    assert home.queries.extents(home.his, 0, 10, 10)[0].ino == home.his
     home.do("setxattr", home.his, b"user.x", b"y")
     home.do("unlink", home.inside, b"shared")
     assert not home.sees(home.his)

@@ -1,0 +1,139 @@
+"""A trio loop in a thread of its own, with one client in it, for synchronous code (`dfs.client.blocking`).
+
+A fork takes the thread that called it and no other, so a child has no loop, though it has a copy of the object: every
+call there raises. When a program ends, what it has left open is closed, and the session ended: a thread that is a
+daemon stands still from then on, and who called it would wait for ever.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn, Protocol, TypeVar
+
+import outcome
+import structlog
+import trio
+
+from dfs import errors, tasks
+from dfs.client.filesystem import FileSystem, open_filesystem
+from dfs.keystore import KeyStore
+
+T = TypeVar("T")
+
+_CLOSED = "the connection to the cluster is closed"
+_ELSEWHERE = "this connection to the cluster was opened in another process: call dfs.connect() in this one"
+_ALL: weakref.WeakSet[LoopThread] = weakref.WeakSet()
+
+log = structlog.get_logger(__name__)
+
+
+class Closable(Protocol):
+    def close(self) -> None: ...
+
+
+class LoopThread:
+    """From `start` to `stop`. Its methods may be called by any other thread."""
+
+    def __init__(self, namenode: str, store: KeyStore, wait_s: float | None) -> None:
+        self._pid = os.getpid()
+        self._namenode = namenode
+        self._store = store
+        self._wait_s = wait_s
+        self._ready = threading.Event()
+        self._opened: outcome.Maybe[tuple[FileSystem, trio.lowlevel.TrioToken]] | None = None
+        self._stop: trio.Event | None = None
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._run, name="dfs-client", daemon=True)
+        self.left_open: weakref.WeakSet[Closable] = weakref.WeakSet()
+        """What is to be closed before the program ends."""
+
+    def start(self) -> FileSystem:
+        """Raises what `open_filesystem` raises."""
+        self._thread.start()
+        self._ready.wait()
+        assert self._opened is not None
+        fs, self._token = self._opened.unwrap()
+        _ALL.add(self)
+        return fs
+
+    def _run(self) -> None:
+        try:
+            trio.run(self._main)
+        except BaseException as error:
+            if self._ready.is_set():
+                raise
+            self._opened = outcome.Error(tasks.leaves(error)[0])
+            self._ready.set()
+
+    async def _main(self) -> None:
+        self._stop = trio.Event()
+        async with (
+            open_filesystem(self._namenode, self._store.key, wait_s=self._wait_s, keep=self._store.keep) as fs,
+            tasks.open_nursery() as self._nursery,
+        ):
+            self._opened = outcome.Value((fs, trio.lowlevel.current_trio_token()))
+            self._ready.set()
+            await self._stop.wait()  # as long as the caller keeps the connection
+            self._nursery.cancel_scope.cancel()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process started it."""
+        return os.getpid() == self._pid
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether the caller is the loop's own thread, where nobody can wait: so the garbage collector may call."""
+        return threading.current_thread() is self._thread
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(_ELSEWHERE)
+
+    def call(self, work: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
+        """Raises what `work` raises, and `ValueError` from `stop` on, and in another process."""
+        if not self.is_ours:
+            raise ValueError(_ELSEWHERE)
+
+        async def run() -> T:
+            return await work(*args, **kwargs)
+
+        try:
+            return trio.from_thread.run(run, trio_token=self._token)
+        except (RuntimeError, trio.Cancelled, errors.DfsError) as error:
+            if self._is_stopping:  # and with it whatever was under way
+                raise ValueError(_CLOSED) from error
+            raise
+
+    def spawn(self, work: Callable[..., Awaitable[Any]], *args: Any) -> None:
+        """Begin something that raises nothing; it ends with the loop. For what runs in the loop."""
+        self._nursery.start_soon(work, *args)
+
+    def stop(self) -> None:
+        """End the client and its thread; in another process do nothing, as neither is there."""
+        if self.is_ours and self._stop is not None and self._thread.is_alive():
+            self._is_stopping = True
+            with contextlib.suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._stop.set)
+            self._thread.join()
+
+    def end(self) -> None:
+        """Close what was left open, then stop."""
+        if not self.is_ours:
+            return
+        for each in list(self.left_open):
+            try:
+                each.close()
+            except (OSError, ValueError) as error:
+                log.error("a file that was left open could not be closed when the program ended", error=str(error))
+        self.stop()
+
+
+@atexit.register
+def _end_all() -> None:
+    for loop in list(_ALL):
+        loop.end()
