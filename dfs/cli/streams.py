@@ -6,6 +6,7 @@ on a file is waited for.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -30,6 +31,39 @@ class FileSource:
         except OSError as error:
             error.filename = self._path
             raise
+
+
+class SparseFileSource(FileSource):
+    """A regular file that takes less space than it is long: its holes are left out."""
+
+    def __init__(self, fd: int, path: bytes) -> None:
+        super().__init__(fd, path)
+        self._data_left = 0
+
+    async def skip(self) -> int:
+        if self._data_left:
+            return 0
+        gap, self._data_left = await trio.to_thread.run_sync(_to_data, self._fd)
+        return gap
+
+    async def readinto(self, view: memoryview) -> int:
+        count = await super().readinto(view[: self._data_left])
+        self._data_left -= count
+        return count
+
+
+def _to_data(fd: int) -> tuple[int, int]:
+    """Go to where bytes are next, or to the end: how far that was, and how many bytes are there before a hole."""
+    position = os.lseek(fd, 0, os.SEEK_CUR)
+    try:
+        start = os.lseek(fd, position, os.SEEK_DATA)
+        end = os.lseek(fd, start, os.SEEK_HOLE)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        start = end = max(position, os.fstat(fd).st_size)
+    os.lseek(fd, start, os.SEEK_SET)
+    return start - position, end - start
 
 
 def standard_input() -> FileSource:

@@ -26,7 +26,7 @@ from dfs.cli import show
 from dfs.cli.arguments import base_name, join
 from dfs.cli.changing import is_directory, make_symlink
 from dfs.cli.crew import crew
-from dfs.cli.streams import FileSource, standard_input
+from dfs.cli.streams import FileSource, SparseFileSource, standard_input
 
 if TYPE_CHECKING:
     from dfs.cli.context import Report
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from dfs.types import Attr
 
 _DASH: Final = b"-"
+_BLOCK_BYTES: Final = 512  # of st_blocks
 _SLICE: Final = limits.BATCH_MAX_COMMANDS  # directory entries read at once
 
 
@@ -188,9 +189,10 @@ class Uploading:
         fd, status = await trio.to_thread.run_sync(
             _open_source, job.source, job.descriptor, plain, abandon_on_cancel=not plain
         )
+        is_sparse = plain and status.st_blocks * _BLOCK_BYTES < status.st_size
         try:
             await self._fs.upload(
-                FileSource(fd, job.source, may_block=not plain),
+                SparseFileSource(fd, job.source) if is_sparse else FileSource(fd, job.source, may_block=not plain),
                 job.target,
                 mode=self._mode(status),
                 replace=self._options.force,

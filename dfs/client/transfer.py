@@ -11,7 +11,7 @@ import stat
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import trio
 
@@ -33,6 +33,15 @@ class Source(Protocol):
 
     async def readinto(self, view: memoryview) -> int:
         """Fill part of `view`; how much, 0 at the end."""
+        ...
+
+
+@runtime_checkable
+class SparseSource(Source, Protocol):
+    """One that knows its holes: `readinto` ends before each, as at the end."""
+
+    async def skip(self) -> int:
+        """Pass over the hole that is next; how long it is: 0 where bytes are next, or the end."""
         ...
 
 
@@ -62,7 +71,11 @@ async def _read_full(source: Source, buffer: memoryview) -> int:
 
 
 async def pour(source: Source, writer: FileWriter, progress: Progress | None = None) -> int:
-    """Write all of `source` at the file's beginning; the next bytes are read while some are written. Its length."""
+    """Write all of `source` at the file's beginning; the next bytes are read while some are written. Its length.
+
+    Holes are left out, also at the end: the file may be shorter then.
+    """
+    holes = source if isinstance(source, SparseSource) else None
     free: list[memoryview] = []
 
     def is_written(buffer: memoryview, length: int) -> None:
@@ -76,10 +89,19 @@ async def pour(source: Source, writer: FileWriter, progress: Progress | None = N
             await window.room()
             size = writer.append_bytes
             buffer = free.pop() if free else memoryview(bytearray(limits.APPEND_MAX_BYTES))
-            length = await _read_full(source, buffer[:size])
-            if length:
-                window.write([(offset, buffer[:length])], partial(is_written, buffer, length))
-            offset, is_at_end = offset + length, length < size
+            pieces: list[tuple[int, memoryview]] = []
+            filled = 0
+            while filled < size and not is_at_end:
+                gap = await holes.skip() if holes else 0
+                piece = buffer[filled : filled + await _read_full(source, buffer[filled:size])]
+                if gap and progress:
+                    progress(gap)
+                if piece:
+                    pieces.append((offset + gap, piece))
+                offset, filled = offset + gap + len(piece), filled + len(piece)
+                is_at_end = not gap and not piece if holes else filled < size
+            if pieces:
+                window.write(pieces, partial(is_written, buffer, filled))
     return offset
 
 
@@ -109,8 +131,10 @@ async def upload(
     attr = await inodes.create_unnamed(place.parent, wanted.mode, wanted.uid, wanted.gid)
     writer = writer_for(attr)
     try:
-        await pour(source, writer, progress)
-        await (writer.flush() if wanted.sync else writer.commit())
+        length = await pour(source, writer, progress)
+        written = await (writer.flush() if wanted.sync else writer.commit())
+        if length > (written.size if written else 0):
+            await inodes.truncate(attr.ino, length)
         if wanted.times_ns:
             atime_ns, mtime_ns = wanted.times_ns
             await inodes.setattr(attr.ino, {"atime_ns": atime_ns, "mtime_ns": mtime_ns})

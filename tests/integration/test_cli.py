@@ -195,6 +195,46 @@ def test_stat_tree_du_and_df(dfs: Shell, there: str, tree: Path) -> None:
     assert b"Use%" in dfs("df", "-h")
 
 
+@pytest.mark.parametrize(
+    ("size", "pieces"),
+    [
+        (1 << 40, {0: b"first", 1 << 39: b"middle", (1 << 40) - 4: b"last"}),
+        (300_000_000, {100_000_000: b"x" * 9_000_000, 200_000_000: b"y"}),
+        (50_000_000, {}),
+    ],
+)
+def test_upload_leaves_holes_out_and_download_too(
+    dfs: Shell, there: str, tmp_path: Path, size: int, pieces: dict[int, bytes]
+) -> None:
+    with (tmp_path / "sparse").open("wb") as file:
+        for offset, data in pieces.items():
+            file.seek(offset)
+            file.write(data)
+        file.truncate(size)
+    dfs("upload", tmp_path / "sparse", there)
+    (found,) = json.loads(dfs("stat", "--json", f"{there}/sparse"))
+    assert found["size"] == size
+    assert found["allocated"] <= sum(map(len, pieces.values())) + len(pieces) * 8192
+    dfs("download", f"{there}/sparse", tmp_path / "back")
+    assert (tmp_path / "back").stat().st_size == size
+    assert (tmp_path / "back").stat().st_blocks * 512 <= found["allocated"] + len(pieces) * 8192
+    with (tmp_path / "back").open("rb") as file:
+        for offset, data in pieces.items():
+            file.seek(max(0, offset - 10))
+            assert file.read(len(data) + 10 + min(0, offset - 10)).endswith(data)
+
+
+def test_upload_of_a_file_with_every_second_page_missing(dfs: Shell, there: str, tmp_path: Path) -> None:
+    data = b"".join(bytes([number % 255 + 1]) * 4096 + bytes(4096) for number in range(500))
+    with (tmp_path / "sparse").open("wb") as file:
+        for start in range(0, len(data), 8192):
+            file.seek(start)
+            file.write(data[start : start + 4096])
+        file.truncate(len(data))
+    dfs("upload", tmp_path / "sparse", there)
+    assert dfs("cat", f"{there}/sparse") == data
+
+
 def test_status_names_every_daemon(dfs: Shell) -> None:
     status = json.loads(dfs("status", "--json"))
     assert {node["node"]: node["state"] for node in status["nodes"]} == {"n1": "up", "n2": "up", "n3": "up"}
