@@ -265,8 +265,19 @@ def _guess_kind(path: Path, values: Mapping[str, Any]) -> str:
     for kind in KINDS:
         if kind in path.name:
             return kind
-    keys = {kind: {field.name for field in dataclasses.fields(cls)} for kind, cls in KINDS.items()}
-    return max(keys, key=lambda kind: len(keys[kind] & set(values)) - len(set(values) - keys[kind]))
+    given = set(values)
+
+    def likeness(kind: str) -> int:
+        fields = dataclasses.fields(KINDS[kind])
+        missing = sum(_is_required(field) and field.name not in given for field in fields)
+        known = len(given.intersection(field.name for field in fields))
+        return known - (len(given) - known) - missing
+
+    return max(KINDS, key=likeness)
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _read(path: Path) -> tuple[str, dict[str, Any]]:
@@ -288,7 +299,7 @@ def _load(path: Path, kind: type[C]) -> C:
         if key not in fields:
             raise errors.ConfigError(f"{_where(path, text, key)}: unknown key {key!r}{_suggestion(key, fields)}")
     for key, field in fields.items():
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        required = _is_required(field)
         if required and key not in values:
             raise errors.ConfigError(f"{path}: {key} is missing: {_one_line(field)}")
     try:

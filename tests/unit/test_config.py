@@ -72,6 +72,20 @@ def test_an_example_without_its_comment_signs_is_valid_too(tmp_path: Path, kind:
     assert config.check(write(tmp_path, kind, "\n".join(given))) == kind
 
 
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ('namenode = "h:1"', "client"),
+        ('namenode = "h:1"\nnamenode_wait_s = 5', "client"),
+        ('namenode = "h:1"\nnode = "n1"\ndirectories = ["d"]', "datanode"),
+        ('state_dir = "d"', "namenode"),
+    ],
+)
+def test_the_kind_of_a_file_shows_in_its_keys_where_its_name_does_not_say(tmp_path: Path, text: str, kind: str) -> None:
+    (tmp_path / "mine.toml").write_text(text)
+    assert config.check(tmp_path / "mine.toml") == kind
+
+
 def test_what_is_rendered_reads_as_it_was(tmp_path: Path) -> None:
     odd = tmp_path / 'with "quotes" and \\ and ü'
     configs: list[Any] = [
