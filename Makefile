@@ -45,9 +45,10 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/mypy
 
-# Many tests wait for timeouts: with more workers than processors none is idle. Tests of a file share its cluster.
+# Many tests wait for timeouts: with more workers than processors none is idle. Tests of a file share its cluster. In the
+# order of their directories the quick ones, of tests/unit, come last: no worker is left alone with a long one.
 unit: compiled $(PROGRAMS)
-	$(BIN)/python -m pytest -q --numprocesses 3 --dist loadfile
+	$(BIN)/python -m pytest -q --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix-only .
