@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import traceback
 from collections.abc import Iterator, MutableMapping
@@ -12,7 +13,12 @@ import structlog
 
 
 def pytest_configure() -> None:
-    """A job that a shell started with `&` ignores Ctrl-C, and so would every process that a test starts."""
+    """What the shell has that starts the tests is not for the processes that they start.
+
+    A job that it started with `&` ignores Ctrl-C; and its user may have said which cluster is his.
+    """
+    for name in ("DFS_CONFIG", "DFS_KEY"):
+        os.environ.pop(name, None)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
