@@ -40,7 +40,7 @@ class SparseFileSource(FileSource):
         super().__init__(fd, path)
         self._data_left = 0
 
-    async def skip(self) -> int:
+    async def pass_hole(self) -> int:
         if self._data_left:
             return 0
         gap, self._data_left = await trio.to_thread.run_sync(_to_data, self._fd)

@@ -40,7 +40,7 @@ class Source(Protocol):
 class SparseSource(Source, Protocol):
     """One that knows its holes: `readinto` ends before each, as at the end."""
 
-    async def skip(self) -> int:
+    async def pass_hole(self) -> int:
         """Pass over the hole that is next; how long it is: 0 where bytes are next, or the end."""
         ...
 
@@ -92,7 +92,7 @@ async def pour(source: Source, writer: FileWriter, progress: Progress | None = N
             pieces: list[tuple[int, memoryview]] = []
             filled = 0
             while filled < size and not is_at_end:
-                gap = await holes.skip() if holes else 0
+                gap = await holes.pass_hole() if holes else 0
                 piece = buffer[filled : filled + await _read_full(source, buffer[filled:size])]
                 if gap and progress:
                     progress(gap)
