@@ -21,13 +21,17 @@ _PAGE_ENTRIES: Final = 1024
 
 
 class FileHandle:
-    """One open(2): its inode, whether it appends, and how many of the inode's late errors it has heard of."""
+    """One open(2): its inode, whether it appends, and how many of the inode's late errors it has heard of.
 
-    __slots__ = ("_told", "append", "inode")
+    `is_durable`: what it writes is on the disks when the write returns (O_SYNC, O_DSYNC).
+    """
 
-    def __init__(self, inode: OpenInode, append: bool) -> None:
+    __slots__ = ("_told", "append", "inode", "is_durable")
+
+    def __init__(self, inode: OpenInode, append: bool, is_durable: bool) -> None:
         self.inode = inode
         self.append = append
+        self.is_durable = is_durable
         self._told = inode.late_errors
 
     async def flush(self) -> None:

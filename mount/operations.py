@@ -226,12 +226,16 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
 
     async def _set(self, ino: Ino, opened: OpenInode | None, changes: dict[str, int | str]) -> Attr:
         mtime_ns = changes.get("mtime_ns")
-        before = opened.expect_mtime(mtime_ns) if opened is not None and isinstance(mtime_ns, int) else None
+        expecting, before = opened if isinstance(mtime_ns, int) else None, None
+        if expecting is not None and isinstance(mtime_ns, int):
+            if mtime_ns > self._open.now_ns():
+                await expecting.settle()  # what is committed with a time of modification is not changed before it
+            before = expecting.expect_mtime(mtime_ns)
         try:
             now = await self._fs.inodes.setattr(ino, changes)
         except BaseException:
-            if opened is not None and before is not None:
-                opened.expect_mtime(before)
+            if expecting is not None:
+                expecting.expect_mtime(before)
             raise
         self._kernel.changed(now)
         if opened is not None:
@@ -342,7 +346,8 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
         """A handle that appends is used past the page cache: there, the kernel may cut one write(2) in two."""
         append = bool(flags & os.O_APPEND)
         keep = self._kernel.keeps_pages(inode.attr)
-        return pyfuse3.FileInfo(fh=self._handles.add_file(FileHandle(inode, append)), direct_io=append, keep_cache=keep)
+        handle = FileHandle(inode, append, is_durable=bool(flags & os.O_DSYNC))
+        return pyfuse3.FileInfo(fh=self._handles.add_file(handle), direct_io=append, keep_cache=keep)
 
     @_handler
     async def read(self, fh: int, off: int, size: int) -> Any:
@@ -359,6 +364,8 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
         handle.tell_late_error()
         if handle.append:
             await handle.inode.append(buf)
+            if handle.is_durable:  # the kernel asks for an fsync of its own for what goes through its page cache only
+                await handle.fsync()
         else:
             await handle.inode.write(off, buf)
         return len(buf)

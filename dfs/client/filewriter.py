@@ -365,6 +365,10 @@ class FileWriter:
         self._size = attr.size
         return attr
 
+    def note_size(self, size: int) -> None:
+        """The file was seen to be so large, whoever wrote it."""
+        self._size = max(self._size, size)
+
     def note_change(self, attr: Attr) -> None:
         """A change of this client's, which brought in no bytes of anybody else's, made the inode this, or will."""
         if attr.version == self._vouched + 1:

@@ -68,7 +68,7 @@ class Layouts:
         self._extents -= len(self._kept.pop(start).extents)
 
     def forget(self) -> None:
-        """The file has another version now, with about as many extents."""
+        """The file has another version now, with about as many extents; or its bytes are elsewhere."""
         self._starts.clear()
         self._kept.clear()
         self._order.clear()

@@ -76,7 +76,8 @@ class OpenInode:
         self._stirred = trio.Event()
         """There is more to leave, or something has left."""
         self._dirty_since = float("inf")
-        self._written_ns = 0
+        self._written_ns: int | None = None
+        """When it was written to last, or the time that was set since; None: never here."""
         self._end = 0
         """How far what was written reaches that is not committed."""
         self._passing = 0
@@ -103,6 +104,7 @@ class OpenInode:
             return
         self.attr = attr
         self._ahead.note(attr)
+        self._writer.note_size(attr.size)
 
     # --- writing ----------------------------------------------------------------------------------------
 
@@ -186,10 +188,11 @@ class OpenInode:
             return attr
         size = self._size
         more = min(size - attr.size, self._dirty.length_bytes + self._writer.uncommitted_bytes)
-        ctime_ns = max(attr.ctime_ns, self._written_ns)
-        return attr._replace(size=size, allocated=attr.allocated + more, mtime_ns=self._written_ns, ctime_ns=ctime_ns)
+        mtime_ns = attr.mtime_ns if self._written_ns is None else self._written_ns
+        ctime_ns = max(attr.ctime_ns, mtime_ns)
+        return attr._replace(size=size, allocated=attr.allocated + more, mtime_ns=mtime_ns, ctime_ns=ctime_ns)
 
-    def expect_mtime(self, mtime_ns: int) -> int:
+    def expect_mtime(self, mtime_ns: int | None) -> int | None:
         """What is dirty is to be committed with this time, which is being set; what it was to be."""
         before, self._written_ns = self._written_ns, mtime_ns
         return before
@@ -323,7 +326,7 @@ class OpenInode:
 
     async def _commit(self, *, durable: bool, append: bool = False) -> None:
         self._check_session()
-        attr = await self._writer.commit(append=append, mtime_ns=self._written_ns or None, durable=durable)
+        attr = await self._writer.commit(append=append, mtime_ns=self._written_ns, durable=durable)
         if attr is not None:
             self.note_own(attr)
 
@@ -451,7 +454,7 @@ class OpenInode:
         self._writer.adopt([(offset, len(data)) for offset, data in pieces], lane, position)
         if self._generation != self._owner.generation:
             return None
-        return self._writer.begin_commit(self._written_ns or None)
+        return self._writer.begin_commit(self._written_ns)
 
     async def end_commit(self, begun: Begun) -> bool:
         """Return when what `begin_commit` has begun is done, or could not be; False if `commit_rest` is to do it."""

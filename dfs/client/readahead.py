@@ -114,7 +114,8 @@ class ReadAhead:
             if offset + len(view) > layout.end:
                 await self._reader.read_into(self._attr.ino, offset, view)
                 return
-        await self._reader.fill(self._attr.ino, layout, offset, view)
+        if not await self._reader.fill(self._attr.ino, layout, offset, view):
+            self._layouts.forget()
 
     def _segment(self, number: int) -> _Segment:
         segment = self._segments.get(number)

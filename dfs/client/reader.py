@@ -158,12 +158,15 @@ class Reader:
             done += length
         return done
 
-    async def fill(self, ino: Ino, layout: Layout, offset: int, view: memoryview) -> None:
-        """Fill all of `view` from `layout`, which covers it; asks for a newer layout where that one fails."""
+    async def fill(self, ino: Ino, layout: Layout, offset: int, view: memoryview) -> bool:
+        """Fill all of `view` from `layout`, which covers it, or from a newer one that is asked for where that fails.
+
+        Whether it was good: if it was not, who keeps it forgets it.
+        """
         for remaining in reversed(range(_ROUNDS)):
             try:
                 await self._fill(layout, offset, view)
-                return
+                return remaining == _ROUNDS - 1
             except errors.GrantExpired:
                 if not remaining:
                     raise
@@ -177,7 +180,8 @@ class Reader:
                 half = layout.end - offset
                 await self.fill(ino, layout, offset, view[:half])
                 await self.read_into(ino, offset + half, view[half:])
-                return
+                return False
+        raise AssertionError("the last round returns or raises")
 
     async def read_whole(self, layout: Layout, offset: int, length: int) -> memoryview | None:
         """Bytes that are whole blocks of one chunk on this host's disks, in memory of their own, without a copy.

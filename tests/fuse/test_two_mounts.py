@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +32,42 @@ def opened(path: Path, flags: int, mode: int = 0o666) -> Iterator[int]:
 
 CAPABILITIES = struct.pack("<IIIII", 0x02000000, 1 << 10, 0, 0, 0)
 """Of a program: <linux/capability.h>, revision 2."""
+
+
+# --- times, and promises of open(2) -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mtime_ns", [0, 1, -5_000_000_000, 1_500_000_000_000_000_000, 2_000_000_000_000_000_000])
+def test_a_time_that_is_set_while_bytes_are_on_their_way_stays_and_changes_no_other(
+    here: Path, there: Path, mtime_ns: int
+) -> None:
+    with opened(here / "file", os.O_RDWR | os.O_CREAT) as fd:
+        os.write(fd, b"x" * 100_000)
+        os.utime(fd, ns=(mtime_ns, mtime_ns))
+    for path in (here / "file", there / "file", here / "file"):
+        assert path.stat().st_mtime_ns == mtime_ns
+        assert abs(path.stat().st_ctime - time.time()) < PATIENCE_S
+    with opened(here / "file", os.O_RDWR) as fd:
+        os.fsync(fd)
+    assert (there / "file").stat().st_mtime_ns == mtime_ns
+
+
+@pytest.mark.parametrize("sync", [os.O_SYNC, os.O_DSYNC])
+@pytest.mark.parametrize("append", [0, os.O_APPEND])
+def test_what_is_written_to_a_file_that_is_opened_so_is_on_the_disks(here: Path, sync: int, append: int) -> None:
+
+    def dirty_bytes() -> int:
+        return int(json.loads(os.getxattr(here, "dfs.statistics"))["open_files"]["dirty_bytes"])
+
+    deadline = time.monotonic() + PATIENCE_S
+    while dirty_bytes():  # of other tests' files
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    with opened(here / "log", os.O_WRONLY | os.O_CREAT | sync | append) as fd:
+        for number in range(3):
+            os.write(fd, b"%d" % number * 4096)
+            assert dirty_bytes() == 0
+    assert (here / "log").stat().st_size == 3 * 4096
 
 
 # --- names ----------------------------------------------------------------------------------------------

@@ -404,6 +404,60 @@ async def test_an_fsynced_file_has_its_names_on_disk(tmp_path: Path) -> None:
             files.close(opened)
 
 
+async def test_an_overwrite_of_what_another_client_added_is_flushed_before_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It frees bytes that may be durable."""
+    async with mounted(tmp_path) as (cluster, fs, files), cluster.client() as other:
+        file = await files.create((await fs.mkdir("/d")).ino, b"f", 0o644, 0, 0, exclusive=True)
+        await fs.session.stream.flush()
+        async with await other.open("/d/f", "r+") as theirs:
+            await theirs.pwrite(b"o" * 300_000, 0)
+            await theirs.fsync()
+        assert bytes(await file.read(0, 1)) == b"o"
+        flushed, sync = [], fs.chunks.sync
+
+        async def counting(reach: dict[Any, int]) -> Any:
+            flushed.extend(reach)
+            return await sync(reach)
+
+        monkeypatch.setattr(fs.chunks, "sync", counting)
+        await file.write(0, b"n" * 300_000)
+        await file.settle()
+        assert flushed
+        files.close(file)
+
+
+async def test_a_layout_that_failed_is_not_tried_again_for_each_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its grants have expired, or all replicas have moved."""
+    async with mounted(tmp_path) as (cluster, fs, files), cluster.client() as other:
+        d = (await fs.mkdir("/d")).ino
+        await fs.session.stream.flush()
+        async with await other.open("/d/f", "w") as theirs:
+            await theirs.pwrite(bytes(limits.MIB), 0)
+        attr = await fs.inodes.lookup(d, b"f")
+        assert attr is not None
+        file = await files.acquire(attr.ino, "f")
+        await file.read(0, 4096)
+        stale = list(file._ahead._layouts._kept.values())
+        assert stale
+        fill, tried = fs.reader._fill, []
+
+        async def refused(layout: Any, offset: int, view: memoryview) -> None:
+            if layout in stale:
+                tried.append(offset)
+                raise errors.GrantExpired("as after an hour")
+            await fill(layout, offset, view)
+
+        monkeypatch.setattr(fs.reader, "_fill", refused)
+        for page in (100, 200, 50, 150):
+            await file._ahead._read_directly(page * 4096, 4096)
+        assert len(tried) == 1
+        files.close(file)
+
+
 # --- what goes wrong ------------------------------------------------------------------------------------
 
 
