@@ -226,17 +226,17 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
 
     async def _set(self, ino: Ino, opened: OpenInode | None, changes: dict[str, int | str]) -> Attr:
         mtime_ns = changes.get("mtime_ns")
-        expecting, before = opened if isinstance(mtime_ns, int) else None, None
-        if expecting is not None and isinstance(mtime_ns, int):
-            if mtime_ns > self._open.now_ns():
-                await expecting.settle()  # what is committed with a time of modification is not changed before it
-            before = expecting.expect_mtime(mtime_ns)
-        try:
+        if opened is None or not isinstance(mtime_ns, int):
             now = await self._fs.inodes.setattr(ino, changes)
-        except BaseException:
-            if expecting is not None:
-                expecting.expect_mtime(before)
-            raise
+        else:
+            if mtime_ns > self._open.now_ns():
+                await opened.settle()  # what is committed with a time of modification is not changed before it
+            before = opened.expect_mtime(mtime_ns)
+            try:
+                now = await self._fs.inodes.setattr(ino, changes)
+            except BaseException:
+                opened.expect_mtime(before)
+                raise
         self._kernel.changed(now)
         if opened is not None:
             opened.note_own(now)

@@ -167,10 +167,11 @@ def warning_lines(found: Mapping[str, Any]) -> list[str]:
     lines = []
     disk = found.get("disk") or {}
     if disk and disk["free_bytes"] < _DISK_LOW * max(disk["reserve_bytes"], 1):
-        state = "is nearly full: only what frees space is accepted, till" if disk["is_full"] else "fills up: below"
+        least = show.human(disk["reserve_bytes"])
         lines.append(
-            f"WARNING: the NameNode's disk {state} {show.human(disk['reserve_bytes'])}"
-            + (" are free" if disk["is_full"] else " free changes are refused")
+            f"WARNING: the NameNode's disk is nearly full: only what frees space is accepted, till {least} are free"
+            if disk["is_full"]
+            else f"WARNING: the NameNode's disk fills up: below {least} free changes are refused"
         )
     never_given = _sorted(found, "never_given")
     if never_given:
@@ -191,10 +192,14 @@ def node_row(view: NodeView, pids: Mapping[str, int], now_ns: int) -> list[str]:
     """The cells of a DataNode's row, as `_HEADINGS` has them."""
     seen = show.age((now_ns - view.last_heartbeat_ns) / 10**9) + " ago" if view.last_heartbeat_ns else "never"
     cells = [view.node, view.address, str(pids.get(view.node, "-")), str(view.state), view.rack or "-"]
-    cells += [show.human(view.used_bytes), show.human(view.free_bytes)]
-    cells.append(show.share(view.used_bytes, view.used_bytes + view.free_bytes))
-    cells += [str(view.chunks), str(view.load), seen]
+    cells += [*space_cells(view), str(view.chunks), str(view.load), seen]
     return [show.printable(cell) for cell in cells]
+
+
+def space_cells(view: NodeView) -> list[str]:
+    """What a node's chunks take, what is free for more, and the share that is taken of both."""
+    used, free = view.used_bytes, view.free_bytes
+    return [show.human(used), show.human(free), show.share(used, used + free)]
 
 
 def _draw_nodes(rows: list[list[str]]) -> None:

@@ -12,7 +12,7 @@ import click
 from dfs import codec, errors, limits
 from dfs.cli import show
 from dfs.cli.arguments import ArgumentType
-from dfs.cli.cluster import drain_words, repair_words
+from dfs.cli.cluster import drain_words, repair_words, space_cells
 from dfs.cli.context import complain, config_option, run
 from dfs.types import NodeState, NodeView
 
@@ -110,8 +110,7 @@ def row(view: NodeView, found: Status, now_ns: int) -> list[str]:
     """The cells of a node's row, as `_HEADINGS` has them."""
     seen = show.age((now_ns - view.last_heartbeat_ns) / _SECOND_NS) + " ago" if view.last_heartbeat_ns else "never"
     cells = [view.node, state_of(view, found), view.address, view.rack or "-"]
-    cells += [show.human(view.used_bytes), show.human(view.free_bytes)]
-    cells += [show.share(view.used_bytes, view.used_bytes + view.free_bytes), str(view.chunks), seen]
+    cells += [*space_cells(view), str(view.chunks), seen]
     cells.append(doing(view, found))
     return [show.printable(cell) for cell in cells]
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 import io
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import trio
@@ -106,8 +108,7 @@ class RawFile(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         if not self._file.readable:
             raise io.UnsupportedOperation("not readable")
-        with self._lock:
-            self._settle()
+        with self._settled():
             count = self._loop.call(self._file.pread_into, memoryview(buffer).cast("B"), self._position)
             self._position += count
         return count
@@ -135,6 +136,13 @@ class RawFile(io.RawIOBase):
         if not self._behind.take(view, self._position):
             self._settle()
 
+    @contextmanager
+    def _settled(self) -> Iterator[None]:
+        """Alone with the file, when all that was written is in it. Raises what went wrong."""
+        with self._lock:
+            self._settle()
+            yield
+
     def _settle(self) -> None:
         """Return when all that was written is in the file. Raises what went wrong."""
         if self._behind is not None:
@@ -147,12 +155,11 @@ class RawFile(io.RawIOBase):
         """Return when all that was written is visible to all clients. Raises what went wrong with it."""
         super().flush()
         if not self._loop.is_inside:
-            with self._lock:
-                self._settle()
+            with self._settled():
+                pass
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        with self._lock:
-            self._settle()
+        with self._settled():
             base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position}.get(whence)
             if whence == os.SEEK_END:
                 base = self._loop.call(self._file.stat).size
@@ -167,21 +174,18 @@ class RawFile(io.RawIOBase):
         return self._position
 
     def truncate(self, size: int | None = None) -> int:
-        with self._lock:
-            self._settle()
+        with self._settled():
             size = self._position if size is None else size
             self._loop.call(self._file.truncate, size)
             return size
 
     def fsync(self) -> None:
         """Return when all that was written is on stable storage on the replicas."""
-        with self._lock:
-            self._settle()
+        with self._settled():
             self._loop.call(self._file.fsync)
 
     def stat(self) -> Attr:
-        with self._lock:
-            self._settle()
+        with self._settled():
             return self._loop.call(self._file.stat)
 
     def close(self) -> None:

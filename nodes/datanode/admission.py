@@ -29,19 +29,15 @@ class Admission:
 
     def read(self, peer: Peer, chunk: ChunkId, grant: object, start: int, end: int) -> None:
         """These bytes of it. Raises `NotPermitted`, `GrantExpired`."""
-        terms = self._terms(peer, chunk, grant)
-        if terms is not None:
-            self._refuse_expired(terms)
-            if not terms.covers(start, end):
-                raise errors.NotPermitted(f"the grant is for other bytes of chunk {chunk:x} than {start} to {end}")
+        terms = self._in_force(peer, chunk, grant)
+        if terms is not None and not terms.covers(start, end):
+            raise errors.NotPermitted(f"the grant is for other bytes of chunk {chunk:x} than {start} to {end}")
 
     def lend(self, peer: Peer, chunk: ChunkId, grant: object) -> None:
         """All bytes that it has, or will have. Raises `NotPermitted`, `GrantExpired`."""
-        terms = self._terms(peer, chunk, grant)
-        if terms is not None:
-            self._refuse_expired(terms)
-            if terms.rights == READ_RANGES:
-                raise errors.NotPermitted(f"the grant is for a part of chunk {chunk:x}: it is not lent")
+        terms = self._in_force(peer, chunk, grant)
+        if terms is not None and terms.rights == READ_RANGES:
+            raise errors.NotPermitted(f"the grant is for a part of chunk {chunk:x}: it is not lent")
 
     def append(self, peer: Peer, chunk: ChunkId, grant: object, holder: object = None) -> None:
         """Raises `NotPermitted`, `GrantExpired`. A DataNode shows the grant of a `holder`, who has it append."""
@@ -56,6 +52,13 @@ class Admission:
         than how many of them are safe. So an fsync long after the last write needs no question. Raises `NotPermitted`.
         """
         self._terms(peer, chunk, grant)
+
+    def _in_force(self, peer: Peer, chunk: ChunkId, grant: object) -> Terms | None:
+        """As `_terms`. Raises `GrantExpired`, too."""
+        terms = self._terms(peer, chunk, grant)
+        if terms is not None:
+            self._refuse_expired(terms)
+        return terms
 
     def _terms(self, peer: Peer, chunk: ChunkId, grant: object) -> Terms | None:
         """None: the peer needs no grant."""

@@ -15,10 +15,9 @@ from typing import Any
 
 import pytest
 
-import dfs
 from dfs import errors, limits
-from dfs.client import BlockingFileSystem
 from tests.integration.real import PATIENCE_S, RealCluster, lasting_cluster
+from tests.integration.test_python_api import connected
 
 MIB = limits.MIB
 
@@ -27,10 +26,6 @@ MIB = limits.MIB
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCluster]:
     with lasting_cluster(tmp_path_factory.mktemp("cluster"), datanodes=2, replicas=2) as made:
         yield made
-
-
-def connected(cluster: RealCluster) -> BlockingFileSystem:
-    return dfs.connect(cluster.namenode_address, key=cluster.client_key)
 
 
 def run_program(cluster: RealCluster, text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
