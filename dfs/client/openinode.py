@@ -252,11 +252,12 @@ class OpenInode:
         async with self._move():
             await self._discard()
 
-    def begin_to_drain(self) -> None:
-        """Have what is dirty leave, unless it does so already."""
+    def begin_to_drain(self) -> bool:
+        """Have what is dirty leave, unless it does so already; whether it does."""
         if self._dirty and not self._draining:
             self._draining = True
             self._owner.start(self._drain)
+        return self._draining
 
     async def _drain(self) -> None:
         """Move what fills appends to the DataNodes, or all where there is no room for more; commit it if it is much.

@@ -5,8 +5,8 @@ before anybody removes the name the lease is recalled, and before that is answer
 is not leased is held when it is opened. One hold serves all users of an inode.
 
 **Writing back.** What has been dirty for WRITE_BACK_AFTER_S leaves (`write_back_when_due`); what small files have in
-memory leaves together, in one append and one batch of commands. Where all together have DIRTY_MAX_BYTES writers wait. A
-file that nobody has open any more lingers until its bytes have left.
+memory leaves together, in one append and one batch of commands. Where all together have more than can leave in time
+(`throttle`) writers wait. A file that nobody has open any more lingers until its bytes have left.
 
 **A lost session** (`_lost`) takes with it what is in memory: by then others may have changed the files.
 
@@ -287,6 +287,11 @@ class OpenInodes:
 
     # --- bounds -----------------------------------------------------------------------------------------
 
+    @property
+    def _dirty_max_bytes(self) -> int:
+        """Recalls wait for what is dirty where there are leases; elsewhere memory is the only bound."""
+        return self.fs.chunks.throttle.limit_bytes if self.is_coherent else limits.DIRTY_MAX_BYTES
+
     def count_dirty(self, change: int) -> None:
         self._dirty_bytes += change
         if self._room is not None and not (self.is_full and self._dirty_bytes):
@@ -296,7 +301,7 @@ class OpenInodes:
     @property
     def is_full(self) -> bool:
         """Whether whoever writes waits until something has left."""
-        return self._dirty_bytes >= limits.DIRTY_MAX_BYTES or len(self._lingering) >= 2 * limits.LINGERING_MAX
+        return self._dirty_bytes >= self._dirty_max_bytes or len(self._lingering) >= 2 * limits.LINGERING_MAX
 
     async def wait_for_room(self) -> None:
         """Return when one more write may be taken."""
@@ -304,10 +309,11 @@ class OpenInodes:
             if self._room is None:
                 self._room = trio.Event()
             room = self._room
-            if self._dirty_bytes >= limits.DIRTY_MAX_BYTES:
-                for inode in list(self._open.values()):
-                    inode.begin_to_drain()
-            else:
+            draining: list[OpenInode] = []
+            if self._dirty_bytes >= self._dirty_max_bytes:
+                large = [inode for inode in self._open.values() if not inode.is_small]
+                draining = [inode for inode in large if inode.begin_to_drain()]
+            if not draining:
                 self._hurry.set()
             await room.wait()  # bounded: draining ends, with an error at worst
 
@@ -327,7 +333,11 @@ class OpenInodes:
             now = trio.current_time()
             hurries = self._hurry.is_set()
             self._hurry = trio.Event()
-            due = [inode for inode in self._open.values() if inode.is_due(now) or (hurries and not inode.users)]
+            due = [
+                inode
+                for inode in self._open.values()
+                if inode.is_due(now) or (hurries and (inode.is_small or not inode.users))
+            ]
             small: dict[int, list[OpenInode]] = {}
             for inode in due:
                 if inode.is_small:
@@ -399,6 +409,7 @@ class OpenInodes:
         return {
             "open": len(self._open),
             "dirty_bytes": self._dirty_bytes,
+            "dirty_max_bytes": self._dirty_max_bytes,
             "read_ahead_bytes": self._read_ahead_bytes,
             **{f"small_files_{name}": value for name, value in ahead.items()},
         }

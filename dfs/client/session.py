@@ -92,7 +92,8 @@ class Session:
         self.replicas = 0
         """Copies of a new file's data, unless its directory says otherwise."""
         self._caches = False
-        self._timeout_s = 0.0
+        self.timeout_s = 0.0
+        """The silence after which the NameNode ends the session; 0 before the first one."""
         self._heard_at = -math.inf
         """When the latest call of our session was sent that the NameNode has answered."""
         self._trusted_until = -math.inf
@@ -203,12 +204,12 @@ class Session:
         oldest = min((at for at, _ in self._recalls.values()), default=math.inf)
         oldest = min(oldest, self._claiming_since)
         is_there = self._caches and self.session is not None
-        self._trusted_until = min(self._heard_at, oldest) + self._timeout_s / 2 if is_there else -math.inf
+        self._trusted_until = min(self._heard_at, oldest) + self.timeout_s / 2 if is_there else -math.inf
 
     @property
     def kernel_timeout_s(self) -> float:
         """For how long a kernel may show what the cache has, without asking again; see `is_trusted`."""
-        return self._timeout_s / 3 if self.is_trusted else 0.0
+        return self.timeout_s / 3 if self.is_trusted else 0.0
 
     async def _persistently(self, method: str, arguments: Callable[[], Iterable[Any]]) -> Any:
         """Call until there is an answer, with what `arguments` says at that moment, for at most `wait_s`."""
@@ -444,7 +445,7 @@ class Session:
             self._caches = bool(opened["caches"])
             self.owns_directories = bool(opened.get("directories"))  # a NameNode one version older does not say
             self.replicas = int(opened.get("replicas", 0))
-            self._timeout_s = float(opened["timeout_s"])
+            self.timeout_s = float(opened["timeout_s"])
             self._incarnation = int(opened["incarnation"])
             self.is_space_short = bool(opened.get("space_is_short"))
             self._heard_at = sent_at

@@ -31,6 +31,7 @@ from dfs.checksum import Block, Buffer, sum_blocks
 from dfs.client.datanodes import DataNodes
 from dfs.client.routes import Outcome, Routes
 from dfs.client.session import Session
+from dfs.client.throttle import DirtyThrottle
 from dfs.room import Room
 from dfs.types import ChunkId, ChunkPlace, NodeId, SessionId
 
@@ -120,6 +121,7 @@ class ChunkWriter:
         self._routes = Routes()
         self._in_flight = Room(limits.BYTES_IN_FLIGHT_MAX)
         """Of bytes that are being appended. Each append is a party of its own, so they have it in order."""
+        self.throttle = DirtyThrottle()
         self._ahead: dict[int, list[Lane]] = {}
         self._allocating = trio.Lock()
         self._append_bytes = limits.APPEND_SURE_BYTES
@@ -164,38 +166,44 @@ class ChunkWriter:
         length = sum(map(len, data))
         if not 0 < length <= limits.APPEND_MAX_BYTES:
             raise errors.InvalidArgument(f"an append has 1 to {limits.APPEND_MAX_BYTES} bytes, not {length}")
+        async with self._lanes, self._in_flight.entered(object(), None, length):
+            with self.throttle.measured(length, self._session.timeout_s):
+                return await self._append_somewhere(data, length, replicas, prefer, durably=durably)
+
+    async def _append_somewhere(
+        self, data: Sequence[Buffer], length: int, replicas: int, prefer: Lane | None, *, durably: bool
+    ) -> Written:
         blocks = [block for buffer in data for block in sum_blocks(buffer)]
         wanted = min(self.min_replicas, replicas)
         struck: set[NodeId] = set()
         failures: dict[NodeId, errors.DfsError] = {}
-        async with self._lanes, self._in_flight.entered(object(), None, length):
-            for _ in range(_PLACES_MAX):
-                lane = await self._take(length, replicas, prefer, struck)
-                lane.uncommitted += length  # from now on: a lane with bytes on their way is not sealed
-                began = trio.current_time()
-                try:
-                    failures, is_durable = await self._append_to_all(lane, blocks, data, durably, wanted)
-                except BaseException:
-                    lane.uncommitted -= length
-                    lane.usable = False  # how far its replicas got is not known
-                    raise
-                for node, error in failures.items():
-                    log.warning("replica failed, going on without it", node=node, chunk=lane.chunk, error=str(error))
-                    lane.strike(node)
-                    struck.add(node)
-                    self._struck += 1
-                if len(lane.nodes) >= wanted:
-                    written = Written(lane, lane.length, length)
-                    lane.length += length
-                    lane.blocks += len(blocks)
-                    self._appended_bytes += length
-                    if is_durable:
-                        lane.synced = lane.length
-                    if not durably:  # or it tells of the disk
-                        self._adapt(length, trio.current_time() - began)
-                    self._put_back(lane)
-                    return written
+        for _ in range(_PLACES_MAX):
+            lane = await self._take(length, replicas, prefer, struck)
+            lane.uncommitted += length  # from now on: a lane with bytes on their way is not sealed
+            began = trio.current_time()
+            try:
+                failures, is_durable = await self._append_to_all(lane, blocks, data, durably, wanted)
+            except BaseException:
                 lane.uncommitted -= length
+                lane.usable = False  # how far its replicas got is not known
+                raise
+            for node, error in failures.items():
+                log.warning("replica failed, going on without it", node=node, chunk=lane.chunk, error=str(error))
+                lane.strike(node)
+                struck.add(node)
+                self._struck += 1
+            if len(lane.nodes) >= wanted:
+                written = Written(lane, lane.length, length)
+                lane.length += length
+                lane.blocks += len(blocks)
+                self._appended_bytes += length
+                if is_durable:
+                    lane.synced = lane.length
+                if not durably:  # or it tells of the disk
+                    self._adapt(length, trio.current_time() - began)
+                self._put_back(lane)
+                return written
+            lane.uncommitted -= length
         raise next(iter(failures.values()))
 
     def _adapt(self, length: int, took_s: float) -> None:

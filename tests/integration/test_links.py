@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 from tests.integration.hosts import Hosts, hosts, need_namespaces
-from tests.integration.sites import CLIENT, NAMENODE, Site
+from tests.integration.sites import CLIENT, NAMENODE, PATIENCE_S, PYTHON, Site
+from tests.integration.test_partitions import mounted
+
+OTHER: Final = f"{CLIENT}-other"
+TIMEOUT_S: Final = 10.0
 
 MIB = 1 << 20
 
@@ -66,3 +74,45 @@ def test_of_a_large_file_a_client_with_a_narrow_link_sends_one_copy_and_nodes_th
     site.dfs("download", "/file", tmp_path / "again", check=True)
     assert (tmp_path / "again").read_bytes() == (tmp_path / "file").read_bytes()
     site.until_sound()
+
+
+# Writes to a file in pieces, without one fsync before the end; prints how far it has come, and leaves the digest.
+STREAM: Final = """
+import hashlib, os, sys, time
+digest, size, end = hashlib.sha256(), 0, time.monotonic() + float(sys.argv[2])
+with open(sys.argv[1], "wb", buffering=0) as file:
+    while time.monotonic() < end:
+        data = os.urandom(256 * 1024)
+        file.write(data)
+        digest.update(data)
+        size += len(data)
+        print(size, flush=True)
+    os.fsync(file.fileno())
+with open(sys.argv[3], "w") as file:
+    file.write(digest.hexdigest())
+"""
+
+
+def test_who_writes_over_a_slow_link_keeps_his_bytes_and_nobody_waiting_when_others_look(tmp_path: Path) -> None:
+    need_namespaces()
+    with hosts(NAMENODE, "n1", "n2", "n3", CLIENT, OTHER) as network:
+        site = Site(network, tmp_path, session_timeout_s=TIMEOUT_S)
+        site.start(NAMENODE, *site.datanodes)
+        site.until(lambda: list(site.states().values()) == ["up"] * 3, "three DataNodes")
+        network.limit(CLIENT, 16)
+        with mounted(site) as here, mounted(site, OTHER) as there:
+            log = tmp_path / "stream"
+            with log.open("wb") as out:
+                argv = [PYTHON, "-c", STREAM, str(here / "file"), str(1.5 * TIMEOUT_S), tmp_path / "digest"]
+                process = subprocess.Popen(argv, stdout=out)
+            try:
+                while process.poll() is None:
+                    time.sleep(TIMEOUT_S / 4)
+                    written = log.read_text().splitlines()[-1]
+                    assert (there / "file").stat().st_size >= int(written)
+                assert process.wait(PATIENCE_S) == 0, "fsync succeeds"
+            finally:
+                process.kill()
+                process.wait(PATIENCE_S)
+            digest = hashlib.sha256((there / "file").read_bytes()).hexdigest()
+            assert digest == (tmp_path / "digest").read_text()
