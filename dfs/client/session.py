@@ -3,7 +3,12 @@
 A command is sent as (session, sequence number, verb, arguments), and sent again, the same, until an answer
 arrives: the NameNode stores its reply with the change, so a repeat finds the reply and changes nothing.
 Commands that are issued while others are on their way travel together: at most `_BATCHES_IN_FLIGHT` apply calls
-are open, and what queues behind them leaves as one batch.
+are open, and what queues behind them leaves as one batch. A call that takes long, since the NameNode waits for other
+clients to forget what it changes, does not count for that, and while there is one each command travels alone: a batch
+waits for the one of its commands that waits longest.
+
+What others may wait for themselves is apart (`_Outbox`): the answer to a recall may need commands, and those must not
+wait behind commands that wait for the other client, which may be in the same position. Each of them travels alone.
 
 While the NameNode is away, queries and commands wait and are tried again with growing delays, for at most
 `wait_s`; then `Unreachable` or `DeadlineExceeded` is raised. The events call that this client keeps open
@@ -14,15 +19,18 @@ A session that caches (`cache`) keeps what the NameNode answers under leases, an
 `dfs.client.cache`. It trusts that only while it has heard the NameNode, counted from when it asked, for half the time
 after which its own silence would end it.
 
-Invariants: a sequence number is used for one command only; `acked` is never above a command that still
+Invariants: a command that the answer to a recall needs never waits for one that it does not need;
+a sequence number is used for one command only; `acked` is never above a command that still
 awaits its reply; `_unanswered` has the number of every command for which a task waits.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -40,12 +48,44 @@ from dfs.runtime import Runtime
 from dfs.types import ALL_NAMES, NAMENODE_OBJECT, ROOT_INO, Ino, Item, SessionId
 
 _BATCHES_IN_FLIGHT = 4
+_PARKED_AFTER_S = 0.5
+"""A call that is not answered by then is taken for one that waits for other clients."""
+_CALLS_MAX = 64
+"""Calls of an outbox in all: a server takes CALLS_IN_FLIGHT_MAX of a connection."""
+_YIELDS = frozenset({"hold", "release", "seal"})
+"""Commands that a client gives when it gives something up."""
 _SESSIONS_TRIED = 3
 _ABOUT_ONE_INODE = verbs.CHANGES_INODE - {"link"}
 """Commands that touch their first argument and nothing else."""
 _TRY_AGAIN = (errors.Unreachable, errors.ConnectionLost, errors.DeadlineExceeded, errors.Busy)
 
 log = structlog.get_logger(__name__)
+
+
+class _Outbox:
+    """Commands that wait to be sent, and since when calls with others are under way; `alone`: each in its own."""
+
+    def __init__(self, *, alone: bool) -> None:
+        self._alone = alone
+        self.queue: list[Command] = []
+        self.calls: dict[object, float] = {}
+        """In the order of their times."""
+        self.is_watched = False
+
+    @property
+    def is_busy(self) -> bool:
+        parked = trio.current_time() - _PARKED_AFTER_S
+        young = itertools.takewhile(lambda since: since > parked, reversed(self.calls.values()))
+        return len(self.calls) >= _CALLS_MAX or len(list(young)) >= _BATCHES_IN_FLIGHT
+
+    def take(self) -> list[Command]:
+        """What the next call has."""
+        oldest = next(iter(self.calls.values()), math.inf)
+        is_parked = oldest <= trio.current_time() - _PARKED_AFTER_S
+        count = 1 if self._alone or is_parked else limits.BATCH_MAX_COMMANDS
+        batch, self.queue = self.queue[:count], self.queue[count:]
+        self.calls[batch[0]] = trio.current_time()
+        return batch
 
 
 def _with(session: SessionId, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -55,7 +95,7 @@ def _with(session: SessionId, args: tuple[Any, ...]) -> tuple[Any, ...]:
 class Session:
     """Use `open_session`. One per client process is enough: everything here may be called concurrently.
 
-    Fields that change between awaits only: `session`, `_next_seq`, `_queue`, `_unanswered`, `_batches`.
+    Fields that change between awaits only: `session`, `_next_seq`, `_unanswered`, and those of outboxes.
     """
 
     def __init__(
@@ -112,9 +152,11 @@ class Session:
         self._nursery = nursery
         self._opening = trio.Lock()
         self._next_seq = 1
-        self._queue: list[Command] = []
+        self._outbox = _Outbox(alone=False)
+        self._yielding = _Outbox(alone=True)
         self._unanswered: dict[int, None] = {}  # in their order
-        self._batches = 0
+        self._recalled: Counter[Ino] = Counter()
+        """Inodes in `_recalls`, and how often."""
         self._commands = 0
         self._retries = 0
 
@@ -306,8 +348,9 @@ class Session:
         except BaseException:
             self.end(command)
             raise
-        self._queue.append(command)
-        self._pump()
+        outbox = self._yielding if command.verb in _YIELDS or self._is_recalled(command) else self._outbox
+        outbox.queue.append(command)
+        self._pump(outbox)
         assert command.done is not None, "it has begun"
         await command.done.wait()  # bounded: the batch that carries it ends within wait_s
 
@@ -318,14 +361,29 @@ class Session:
         known = self.cache.kept(args[0])
         return known is not None and known.is_owned
 
-    def _pump(self) -> None:
-        if not self._queue or self._batches >= _BATCHES_IN_FLIGHT:
-            return
-        batch, self._queue = self._queue[: limits.BATCH_MAX_COMMANDS], self._queue[limits.BATCH_MAX_COMMANDS :]
-        self._batches += 1
-        self._nursery.start_soon(self._send, batch)
+    def _is_recalled(self, command: Command) -> bool:
+        """Whether it changes an inode that others wait for us to give up: as it was ours, they do not keep it up."""
+        return bool(self._recalled) and command.verb in _ABOUT_ONE_INODE and command.args[0] in self._recalled
 
-    async def _send(self, batch: list[Command]) -> None:
+    def _pump(self, outbox: _Outbox) -> None:
+        if not outbox.queue:
+            return
+        if outbox.is_busy:
+            if not outbox.is_watched:
+                outbox.is_watched = True
+                self._nursery.start_soon(self._watch, outbox)
+            return
+        self._nursery.start_soon(self._send, outbox.take(), outbox)
+
+    async def _watch(self, outbox: _Outbox) -> None:
+        """Send what waits when calls that are under way turn out to be parked."""
+        while outbox.queue:
+            await trio.sleep(_PARKED_AFTER_S / 4)
+            while outbox.queue and not outbox.is_busy:
+                self._pump(outbox)
+        outbox.is_watched = False
+
+    async def _send(self, batch: list[Command], outbox: _Outbox) -> None:
         session = None
         try:
             session = await self.ensure()
@@ -336,8 +394,8 @@ class Session:
         except errors.DfsError as error:
             self._fail(batch, error)
         finally:
-            self._batches -= 1
-            self._pump()
+            del outbox.calls[batch[0]]
+            self._pump(outbox)
 
     async def _send_until_answered(self, batch: list[Command], session: SessionId) -> None:
         replies = await self.send(session, [command.wire() for command in batch])
@@ -450,6 +508,7 @@ class Session:
             self.is_space_short = bool(opened.get("space_is_short"))
             self._heard_at = sent_at
             self._recalls.clear()
+            self._recalled.clear()
             self._claiming_since = math.inf
             self._reckon_trust()
             self._nursery.start_soon(self._listen, self.session)
@@ -491,11 +550,21 @@ class Session:
         elif kind == "recall" and self.cache is not None:
             items: list[Item] = [(ino, name) for ino, name in payload]
             self._recalls[session, self._incarnation, number] = trio.current_time(), items
+            self._recalled.update(ino for ino, _ in items)
+            self._yield_queued()
             self._reckon_trust()
             self.cache.recall(items)
             self.stream.hurry()
             unused = self.cache.give_up_unused(items)
             self._nursery.start_soon(self._forget, session, number, items, unused)
+
+    def _yield_queued(self) -> None:
+        """What waits to be sent may be what others wait for by now."""
+        queued, self._outbox.queue = self._outbox.queue, []
+        for command in queued:
+            (self._yielding if self._is_recalled(command) else self._outbox).queue.append(command)
+        for _ in range(len(self._yielding.queue)):
+            self._pump(self._yielding)
 
     # --- leases -----------------------------------------------------------------------------------------
 
@@ -518,7 +587,9 @@ class Session:
             log.warning("a recall could not be answered", session=session, error=str(error))
         finally:
             cache.gave_up(unused)
-            self._recalls.pop((session, incarnation, number), None)
+            if self._recalls.pop((session, incarnation, number), None) is not None:
+                self._recalled.subtract(ino for ino, _ in items)
+                self._recalled = +self._recalled
             self._reckon_trust()
 
     def _begin_again(self, session: SessionId, incarnation: int, asked_at: float) -> None:

@@ -1,0 +1,82 @@
+"""Clients that wait for one another: what a recall's answer needs does not wait behind what waits for others."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from dfs.client import FileSystem
+from dfs.client.cache import Cache
+from dfs.client.openinodes import OpenInodes, open_inodes
+from dfs.types import Item
+from tests.cluster import Cluster, running_cluster
+
+TIMEOUT_S = 20.0
+AT_ONCE = 16
+
+
+@asynccontextmanager
+async def mounted(cluster: Cluster) -> AsyncIterator[tuple[FileSystem, OpenInodes]]:
+    """A client as a mount has it."""
+    async with cluster.client(cache=Cache(10_000, 10_000)) as fs, open_inodes(fs) as files:
+        yield fs, files
+
+
+@pytest.mark.parametrize("bytes_of_each", [0, 10])
+async def test_two_who_change_each_others_open_files(tmp_path: Path, bytes_of_each: int) -> None:
+    """More commands of each at a time than calls are open."""
+    async with (
+        running_cluster(tmp_path, session_timeout_s=TIMEOUT_S) as cluster,
+        mounted(cluster) as (one, ones),
+        mounted(cluster) as (two, twos),
+    ):
+        made = {}
+        for fs, files, letter in ((one, ones, b"a"), (two, twos, b"b")):
+            top = await fs.mkdir(f"/{letter.decode()}")
+            made[letter] = [
+                await files.create(top.ino, b"%d" % number, 0o644, 0, 0, exclusive=True) for number in range(AT_ONCE)
+            ]
+            await fs.session.stream.flush()
+            for inode in made[letter]:
+                if bytes_of_each:
+                    await inode.write(0, bytes(bytes_of_each))
+        sessions = one.session.session, two.session.session
+        with trio.fail_after(TIMEOUT_S / 2):
+            async with trio.open_nursery() as nursery:
+                for mine, his in zip(made[b"a"], made[b"b"], strict=True):
+                    nursery.start_soon(one.inodes.setattr, his.ino, {"mode": 0o600})
+                    nursery.start_soon(two.inodes.setattr, mine.ino, {"mode": 0o600})
+        assert (one.session.session, two.session.session) == sessions
+        for inode in (*made[b"a"], *made[b"b"]):
+            attr = await one.inodes.getattr(inode.ino)
+            assert (attr.mode & 0o777, attr.size) == (0o600, bytes_of_each)
+
+
+async def test_who_waits_for_a_client_that_hangs_can_do_other_things_meanwhile(tmp_path: Path) -> None:
+    async with (
+        running_cluster(tmp_path, datanodes=0, session_timeout_s=TIMEOUT_S) as cluster,
+        mounted(cluster) as (fs, _),
+        mounted(cluster) as (hung, his_files),
+        cluster.client() as other,
+    ):
+        top = await hung.mkdir("/his")
+        his = [await his_files.create(top.ino, b"%d" % n, 0o644, 0, 0, exclusive=True) for n in range(AT_ONCE)]
+        await hung.session.stream.flush()
+        await other.mkdir("/apart")
+        apart = await other.mkdir("/apart/from")
+
+        async def never(items: Sequence[Item]) -> None:
+            await trio.sleep_forever()
+
+        hung.session.on_recall = never
+        async with trio.open_nursery() as nursery:
+            for inode in his:
+                nursery.start_soon(fs.inodes.setattr, inode.ino, {"mode": 0o600})
+            await trio.sleep(0.1)
+            with trio.fail_after(TIMEOUT_S / 2):
+                await fs.inodes.setxattr(apart.ino, b"user.a", b"b", 0)
+            nursery.cancel_scope.cancel()
