@@ -1,4 +1,4 @@
-"""What the arguments of commands are about, as far as both ends have to know it."""
+"""What both ends have to know of commands, and of events."""
 
 from __future__ import annotations
 
@@ -11,5 +11,7 @@ NAMES: Final[Mapping[str, tuple[int, ...]]] = {
     "rename": (0, 2),
 }
 """Where among a command's arguments there are a directory and a name in it."""
+MORE: Final = "more"
+"""Instead of an event: there are more of them than one answer has."""
 CHANGES_INODE: Final = frozenset({"link", "setattr", "truncate", "setxattr", "removexattr", "commit"})
 """Commands whose first argument is an inode that they change."""

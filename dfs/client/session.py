@@ -16,8 +16,8 @@ shows the NameNode that it lives; should it have been silent for too long all th
 ended: commands under way raise `SessionExpired`, and the next one opens a new session.
 
 A session that caches (`cache`) keeps what the NameNode answers under leases, and forgets what it is told to; see
-`dfs.client.cache`. It trusts that only while it has heard the NameNode, counted from when it asked, for half the time
-after which its own silence would end it.
+`dfs.client.cache`. It trusts that only while it has heard all events, counted from when it asked for them, for half the
+time after which its own silence would end it. Other answers count for nothing: a recall may wait to be fetched.
 
 Invariants: a command that the answer to a recall needs never waits for one that it does not need;
 a sequence number is used for one command only; `acked` is never above a command that still
@@ -135,7 +135,7 @@ class Session:
         self.timeout_s = 0.0
         """The silence after which the NameNode ends the session; 0 before the first one."""
         self._heard_at = -math.inf
-        """When the latest call of our session was sent that the NameNode has answered."""
+        """When our session asked last for what has come: all events until then."""
         self._trusted_until = -math.inf
         """See `is_trusted`."""
         self._incarnation = 0
@@ -213,20 +213,16 @@ class Session:
     async def _leased_query(self, method: str, args: tuple[Any, ...]) -> Any:
         for left in reversed(range(_SESSIONS_TRIED)):
             session = await self.ensure()
-            sent_at = trio.current_time()
             try:
-                answer = await self._persistently(method, partial(_with, session, args))
+                return await self._persistently(method, partial(_with, session, args))
             except errors.SessionExpired:
                 self.lose(session)
                 if not left:
                     raise
-            else:
-                self._hear(session, sent_at)
-                return answer
         raise AssertionError("the last try returns or raises")
 
     def _hear(self, session: SessionId, sent_at: float) -> None:
-        """A call of this session was answered, of which the last attempt was sent then or later."""
+        """All events that there were when this session asked for them, then or later, are here."""
         if self.session == session:
             self._heard_at = max(self._heard_at, sent_at)
             self._reckon_trust()
@@ -417,9 +413,7 @@ class Session:
     async def send(self, session: SessionId, wire: Sequence[Any]) -> Sequence[Any]:
         """Have a batch of commands applied; their replies. Raises as `query`, `SessionExpired`."""
         self._commands += len(wire)
-        sent_at = trio.current_time()
         replies: Sequence[Any] = await self._persistently("apply", lambda: (session, self._acked(), wire))
-        self._hear(session, sent_at)
         return replies
 
     def end(self, command: Command) -> None:
@@ -530,10 +524,11 @@ class Session:
                 if incarnation != self._incarnation:
                     after = 0
                     self._begin_again(session, incarnation, sent_at)
-                self._hear(session, sent_at)
                 for number, kind, payload in events:
                     after = max(after, number)
                     self._on_event(session, number, kind, payload)
+                if not events or events[-1][1] != verbs.MORE:
+                    self._hear(session, sent_at)
                 await self._renew_key()
             except errors.SessionExpired:
                 self.lose(session)

@@ -10,7 +10,8 @@ missing copy is reported like a damaged one, a short one by a report of all chun
 was found damaged stays in the report until a heartbeat with it was answered: the NameNode may restart at any moment.
 
 A report of all chunks, in slices, goes out at the start, after each registration, when a directory fails, when a copy
-is found to be short, and once in REPORT_PERIOD_S.
+is found to be short, and once in REPORT_PERIOD_S. What was done since a slice was put together is not told before that
+slice is answered: the NameNode would count a copy that was there then, and is deleted since.
 
 Invariants: an order's number is in at most one of `_in_work`, `_done`, `_failed`; no two orders in work are for the
 same chunk; an answer to a heartbeat is passed through the restraint whole, before the next one is sent.
@@ -72,6 +73,8 @@ class Agent:
         self._address = config.advertise or address
         self._in_work: dict[int, ChunkId] = {}
         self._done: list[int] = []
+        self._done_before_report: int | None = None
+        """How many of these were done when the slice of a report that is under way was put together."""
         self._failed: list[tuple[int, str, str]] = []
         self._corrupt: list[tuple[ChunkId, str]] = []
         self.is_registered = False
@@ -165,7 +168,8 @@ class Agent:
         if not self.is_registered:
             await self.register()
         self._corrupt += self._volumes.take_corrupt()
-        done, failed, corrupt = self._done[:_TOLD_AT_ONCE], self._failed[:_TOLD_AT_ONCE], self._corrupt[:_TOLD_AT_ONCE]
+        done = self._done[: self._done_before_report][:_TOLD_AT_ONCE]
+        failed, corrupt = self._failed[:_TOLD_AT_ONCE], self._corrupt[:_TOLD_AT_ONCE]
         postponed = self._postponed[:_POSTPONED_AT_ONCE]
         report = self._condition() | {"done": done, "failed": failed, "corrupt": corrupt, "postponed": postponed}
         try:
@@ -174,6 +178,8 @@ class Agent:
             self.is_registered = False
             return
         del self._done[: len(done)], self._failed[: len(failed)], self._corrupt[: len(corrupt)]
+        if self._done_before_report is not None:
+            self._done_before_report = max(0, self._done_before_report - len(done))
         del self._postponed[: len(postponed)]
         if self._failed or self._postponed:  # more than one report takes
             self._short_of_work.set()
@@ -323,6 +329,10 @@ class Agent:
             entries = self._volumes.list_chunks(ChunkId(first - 1), limits.REPORT_SLICE_CHUNKS)
             is_last = len(entries) < limits.REPORT_SLICE_CHUNKS
             last = _CHUNK_LAST if is_last else entries[-1][0]
-            first = await self._call(
-                "report_chunks", self._config.node, first, last, entries, timeout_s=limits.CALL_TIMEOUT_S
-            )
+            self._done_before_report = len(self._done)
+            try:
+                first = await self._call(
+                    "report_chunks", self._config.node, first, last, entries, timeout_s=limits.CALL_TIMEOUT_S
+                )
+            finally:
+                self._done_before_report = None

@@ -483,9 +483,11 @@ class Leases:
         return item in self._cachers[session].asked
 
     def _ask(self, session: SessionId, items: Sequence[Item]) -> None:
-        self._recalls += 1
-        number = self.push(session, RECALL, items)
-        self._cachers[session].ask(number, _Recall(items, trio.current_time()))
+        for start in range(0, len(items), limits.RECALL_MAX_ITEMS):
+            part = items[start : start + limits.RECALL_MAX_ITEMS]
+            self._recalls += 1
+            number = self.push(session, RECALL, part)
+            self._cachers[session].ask(number, _Recall(part, trio.current_time()))
 
     def tell(self, author: SessionId, inos: Iterable[Ino]) -> None:
         """Inodes changed in a way for which nobody waits: others who have leases on them hear of it."""

@@ -6,7 +6,7 @@ their copies, as long as any target's window has room; it runs whenever there ma
 and with every heartbeat, before its answer takes the orders along. What is to be done is decided by `repair.plan` and
 `balance.plan_moves`, from the state that the database has at that moment; copies under way are in `copies.Copies`.
 
-A copy that was made is registered (one command for all of a heartbeat), then its chunk is looked at once more: that is
+A copy that was made is registered (a few in one command), then its chunk is looked at once more: that is
 how the copy that a drain or a balance left behind is dropped. A copy under way that is not needed any more, since a
 node came back or the chunk is gone, is cancelled by the next round.
 
@@ -54,6 +54,8 @@ _PAUSE_AFTER_ERROR_S: Final = 5.0
 """After a round that the disk or a full queue of commands stopped."""
 _TRIES: Final = 512
 """Chunks of the backlog looked at in one `fill`: some ten milliseconds."""
+_COUNTED_AT_ONCE: Final = 8
+"""Copies that one command counts: some milliseconds for each whose chunk is in pieces."""
 _VAIN_PAUSE_S: Final = 1.0
 """Before `fill` looks again after it found nothing to order, unless a copy ended or a node changed."""
 _QUIET_SHARE: Final = 4
@@ -326,12 +328,14 @@ class Replication:
         copies = self._copies.reported(node, numbers)
         if not copies:
             return
-        counted = await self._writer.decide("add_replicas", node, [(copy.chunk, copy.length) for copy in copies])
-        now = trio.current_time()
-        for copy, counts in zip(copies, counted, strict=True):
-            self._copies.finish(copy, counts=counts, now=now)
-            if counts:
-                self._note_copied(copy)
+        for start in range(0, len(copies), _COUNTED_AT_ONCE):
+            part = copies[start : start + _COUNTED_AT_ONCE]
+            counted = await self._writer.decide("add_replicas", node, [(copy.chunk, copy.length) for copy in part])
+            now = trio.current_time()
+            for copy, counts in zip(part, counted, strict=True):
+                self._copies.finish(copy, counts=counts, now=now)
+                if counts:
+                    self._note_copied(copy)
         await self._trim({copy.chunk for copy in copies})
 
     def _note_copied(self, copy: Copy) -> None:

@@ -833,8 +833,11 @@ class NameNode:
 
     def _orders(self, node: NodeId) -> list[list[Any]]:
         orders = self._replication.orders(node)
-        room = limits.WORK_ORDERS_MAX - len(orders)
+        room, room_bytes = limits.WORK_ORDERS_MAX - len(orders), limits.WORK_ORDERS_MAX_BYTES
         for number, kind, chunk, packed in self._queries.due_work(node, self._runtime.now_ns(), room):
+            if room_bytes <= 0:
+                break  # the next heartbeat's answer has more
+            room_bytes -= len(packed)
             argument = msgpack.unpackb(packed)
             orders.append([number, kind, chunk] if argument is None else [number, kind, chunk, argument])
         return orders
@@ -883,13 +886,13 @@ class NameNode:
         found = reconcile.compare(
             held, believed, self._store.counters()["next_chunk"], self._queries.skipped(low, high)
         )
+        if found.back:  # before anything is waited for: what the node deletes meanwhile must not be counted
+            await self._writer.decide("add_replicas", name, [(chunk, believed[chunk].length) for chunk in found.back])
         lost = self._doubts.lost_again(name, found.lost)
         kept = await self._drop_all(lost, name)
         in_doubt = set(found.lost).difference(lost)
         self._doubts.note(name, in_doubt)
         self._replication.note_short(name, low, high, [*found.short, *kept], [*found.unsure, *sorted(in_doubt)])
-        if found.back:
-            await self._writer.decide("add_replicas", name, [(chunk, believed[chunk].length) for chunk in found.back])
         if found.strays:
             await self._writer.decide("delete_stray", name, found.strays)
         if found.unknown:

@@ -15,17 +15,17 @@ Invariant: a session in `_heard` has a row in the database, or had until an `end
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from typing import Any
 
 import structlog
 import trio
 
-from dfs import errors, limits
+from dfs import errors, limits, verbs
 from dfs.keys import Holder
 from dfs.types import SessionId
 from nodes.namenode import arguments
-from nodes.namenode.leases import Leases
+from nodes.namenode.leases import RECALL, Leases
 
 log = structlog.get_logger(__name__)
 
@@ -137,11 +137,12 @@ class Sessions:
     ) -> tuple[int, list[tuple[int, str, Any]]]:
         """Our incarnation, and events with numbers above `after`; all of another incarnation are new.
 
-        Waits for one, for at most `EVENTS_WAIT_S`. Raises as `touch`.
+        Waits for one, for at most `EVENTS_WAIT_S`. Where there are more than one answer has, the last one is
+        `verbs.MORE`, with the number of the one before. Raises as `touch`.
         """
         listener = self._listeners[self.touch(session, identity)]
         if incarnation != self.incarnation:
-            return self.incarnation, list(listener.events)
+            return self.incarnation, _first(listener.events)
         while listener.events and listener.events[0][0] <= after:
             listener.events.popleft()
         if not listener.events:
@@ -151,7 +152,7 @@ class Sessions:
         if self._listeners.get(session) is not listener:
             raise errors.SessionExpired(f"session {session} has ended")
         listener.heard_at = trio.current_time()
-        return self.incarnation, list(listener.events)
+        return self.incarnation, _first(listener.events)
 
     # --- ending -----------------------------------------------------------------------------------------
 
@@ -219,3 +220,16 @@ class Sessions:
             log.warning("session not ended yet: trying again", session=session, error=str(error))
         finally:
             self._under_way.discard(session)
+
+
+def _first(events: Iterable[tuple[int, str, Any]]) -> list[tuple[int, str, Any]]:
+    """As many as fit an answer, at least one if there is any: those that recall much are large."""
+    found: list[tuple[int, str, Any]] = []
+    room = limits.EVENTS_ANSWER_ITEMS
+    for event in events:
+        if room <= 0:
+            found.append((found[-1][0], verbs.MORE, None))
+            break
+        found.append(event)
+        room -= len(event[2]) if event[1] == RECALL else 1
+    return found

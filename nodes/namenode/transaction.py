@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import stat
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgpack  # type: ignore[import-untyped]
@@ -236,7 +237,7 @@ class Transaction:
             self.run("UPDATE inode SET nlink = 0, version = version + 1 WHERE ino = ?", attr.ino)
             return
         if stat.S_ISREG(attr.mode):
-            self.free(attr.ino, 0, None)
+            self.free(attr.ino, 0)
         self.run("DELETE FROM xattr WHERE ino = ?", attr.ino)
         self.run("DELETE FROM inode WHERE ino = ?", attr.ino)
         self.count(attr.mode, -1)
@@ -254,7 +255,7 @@ class Transaction:
             "SELECT offset FROM extent WHERE ino = ? ORDER BY offset DESC LIMIT 1 OFFSET ?", ino, _FREED_AT_ONCE
         )
         if row is not None:
-            self.free(ino, row[0], None)
+            self.free(ino, row[0])
             return
         self.run("DELETE FROM doomed WHERE ino = ?", ino)
         self.remove_inode(self.attr(ino))
@@ -290,30 +291,44 @@ class Transaction:
 
     # --- extents ----------------------------------------------------------------------------------------
 
-    def free(self, ino: Ino, start: int, end: int | None) -> None:
-        """Make [start, end) of a file a hole; `end` None is infinity."""
-        freed = self.make_hole(ino, start, end)
-        if freed:
-            length = sum(part.length for part in freed)
+    def free(self, ino: Ino, start: int) -> None:
+        """Make what a file has from `start` on a hole; there may be very many extents."""
+        whole = self._free_whole(ino, start)
+        freed = self.make_hole(ino, start, limits.FILE_SIZE_MAX_BYTES)
+        length = sum(part.length for part in freed) + whole.total()
+        if length:
             self.run("UPDATE inode SET allocated = allocated - ? WHERE ino = ?", length, ino)
-            self.give_back(freed)
+            self.give_back(freed, whole)
 
-    def make_hole(self, ino: Ino, start: int, end: int | None) -> list[Freed]:
-        """As `free`, but the caller has what was there given back, and writes down how much less the file takes."""
+    def _free_whole(self, ino: Ino, start: int) -> Counter[ChunkId]:
+        """Free the extents from `start` on; how many bytes of each chunk that was, which are not live any more."""
+        beyond = (ino, start)
+        chunks = self.all("SELECT chunk, sum(length) FROM extent WHERE ino = ? AND offset >= ? GROUP BY chunk", *beyond)
+        lengths: Counter[ChunkId] = Counter(dict(chunks))
+        if lengths:
+            self.run(
+                "INSERT INTO trim SELECT chunk, chunk_offset, length, ? FROM extent WHERE ino = ? AND offset >= ?"
+                " ORDER BY chunk, chunk_offset",
+                *(self.clock_ns + self.grace_ns, *beyond),
+            )
+            self.run("DELETE FROM extent WHERE ino = ? AND offset >= ?", *beyond)
+        return lengths
+
+    def make_hole(self, ino: Ino, start: int, end: int) -> list[Freed]:
+        """Make [start, end) a hole. The caller has what was there given back, and counts how much less the file has."""
         freed = []
         for extent in self._touching(ino, start, end):
             first = max(start, extent.offset)
-            last = extent.offset + extent.length
-            last = last if end is None else min(end, last)
+            last = min(end, extent.offset + extent.length)
             self._cut_out(ino, extent, first, last)
             freed.append(Freed(extent.chunk, extent.chunk_offset + first - extent.offset, last - first))
         return freed
 
-    def give_back(self, freed: Sequence[Freed]) -> None:
-        """No extent points at these bytes any more."""
+    def give_back(self, freed: Sequence[Freed], trimmed: Mapping[ChunkId, int] = MappingProxyType({})) -> None:
+        """No extent points at these bytes any more, nor at so many others of chunks, which wait in `trim` already."""
         due_ns = self.clock_ns + self.grace_ns
         self.db.executemany("INSERT INTO trim VALUES (?, ?, ?, ?)", [(*part, due_ns) for part in freed])
-        lengths: Counter[ChunkId] = Counter()
+        lengths = Counter(trimmed)
         for part in freed:
             lengths[part.chunk] += part.length
         for chunk, length in lengths.items():
@@ -323,7 +338,7 @@ class Transaction:
                 self.collect(chunk)
         self.counters["allocated"] -= lengths.total()
 
-    def _touching(self, ino: Ino, start: int, end: int | None) -> list[Extent]:
+    def _touching(self, ino: Ino, start: int, end: int) -> list[Extent]:
         first = self.one(
             "SELECT offset, length, chunk, chunk_offset FROM extent WHERE ino = ? AND offset < ?"
             " ORDER BY offset DESC LIMIT 1",
@@ -333,7 +348,7 @@ class Transaction:
         rows += self.all(
             "SELECT offset, length, chunk, chunk_offset FROM extent WHERE ino = ? AND offset >= ? AND offset < ?"
             " ORDER BY offset",
-            *(ino, start, limits.FILE_SIZE_MAX_BYTES if end is None else end),
+            *(ino, start, end),
         )
         return [Extent._make(row) for row in rows]
 

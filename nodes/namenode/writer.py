@@ -233,6 +233,8 @@ class Writer:
             for batch in batches:
                 batch.fail(error)
         self._leases.committed()
+        if self._is_full:
+            self._leases.recall_owned()  # what was promised before may have made directories, and those are owned
         for batch in batches:
             batch.durable = len(batch.replies)
             if batch.is_held:

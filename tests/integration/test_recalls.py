@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -79,4 +80,38 @@ async def test_who_waits_for_a_client_that_hangs_can_do_other_things_meanwhile(t
             await trio.sleep(0.1)
             with trio.fail_after(TIMEOUT_S / 2):
                 await fs.inodes.setxattr(apart.ino, b"user.a", b"b", 0)
+            nursery.cancel_scope.cancel()
+
+
+async def test_who_does_not_hear_of_recalls_trusts_nothing_though_all_else_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """His session is ended then, and others change what he knows, before he is told so."""
+    timeout_s = 4.0
+    async with (
+        running_cluster(tmp_path, datanodes=0, session_timeout_s=timeout_s) as cluster,
+        mounted(cluster) as (fs, _),
+        cluster.client() as other,
+    ):
+        made = await fs.mkdir("/made")
+        await fs.session.stream.flush()
+        call = fs.session._call
+
+        async def deaf(method: str, *args: Any, **options: Any) -> Any:
+            if method == "events":
+                await trio.sleep_forever()
+            return await call(method, *args, **options)
+
+        monkeypatch.setattr(fs.session, "_call", deaf)
+        async with trio.open_nursery() as nursery:
+
+            async def go_on() -> None:
+                while True:
+                    await fs.session.leased_query("leased_getattr", fs.inodes.root)
+                    await trio.sleep(0.05)
+
+            nursery.start_soon(go_on)
+            await trio.sleep(timeout_s / 4)  # the call that was open then has ended
+            await other.inodes.setattr(made.ino, {"mode": 0o700})
+            assert (await fs.inodes.getattr(made.ino)).mode & 0o777 == 0o700
             nursery.cancel_scope.cancel()

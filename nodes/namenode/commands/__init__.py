@@ -120,5 +120,5 @@ OWN: Final[Mapping[str, Callable[..., Any]]] = {
     "use_generation": use_generation.apply,
 }
 
-FREEING: Final = frozenset({"unlink", "rmdir", "truncate", "release", "seal", "removexattr"})
-"""Client verbs that are accepted though the NameNode's disk is nearly full: they make room."""
+FREEING: Final = frozenset({"unlink", "rmdir", "truncate", "release", "seal", "removexattr", "hold"})
+"""Client verbs that are accepted though the NameNode's disk is nearly full: they make room, or keep an open file."""

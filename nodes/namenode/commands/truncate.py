@@ -19,7 +19,7 @@ def apply(tx: Transaction, ino: Any, size: Any) -> Attr:
     if not stat.S_ISREG(attr.mode):
         raise errors.InvalidArgument("not a regular file")
     if arguments.size(size) < attr.size:
-        tx.free(attr.ino, size, None)
+        tx.free(attr.ino, size)
     tx.run(
         "UPDATE inode SET mode = ?, size = ?, mtime_ns = ?, ctime_ns = ?, version = version + 1 WHERE ino = ?",
         *(without_set_id(attr.mode), size, tx.now_ns, tx.now_ns, attr.ino),

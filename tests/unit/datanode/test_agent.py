@@ -47,14 +47,17 @@ class ScriptedNameNode:
         self.reports: list[Mapping[str, Any]] = []
         self.chunks: list[list[Any]] = []
         """What each report of chunks had."""
+        self.may_answer_reports = trio.Event()
+        self.may_answer_reports.set()
 
     @expose
     def register(self, _info: Any) -> dict[str, Any]:
         return {"cluster": CLUSTER}
 
     @expose
-    def report_chunks(self, _node: Any, _first: Any, last: Any, chunks: Any) -> Any:
+    async def report_chunks(self, _node: Any, _first: Any, last: Any, chunks: Any) -> Any:
         self.chunks.append(chunks)
+        await self.may_answer_reports.wait()
         return last + 1
 
     @expose
@@ -364,6 +367,22 @@ async def test_a_copy_that_is_short_when_its_chunk_is_cut_is_told_by_a_report_of
         assert namenode.chunks[-1] == [[1, 6, True]]
         await until(lambda: not namenode.orders)
     assert namenode.damaged() == [] and namenode.failed == []
+
+
+async def test_what_is_deleted_while_a_report_with_it_is_on_its_way_is_told_after_that_was_answered(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node
+) -> None:
+    """The NameNode would count the copy again."""
+    await node.put(1, 3, b"copied")
+    namenode.may_answer_reports = trio.Event()
+    async with node.running():
+        await until(lambda: len(namenode.chunks) == 1)
+        namenode.order_deletions(1, 2)
+        await until(lambda: node.volumes.chunk_count() == 1)
+        await trio.sleep(5)
+        assert not any(report["done"] for report in namenode.reports)
+        namenode.may_answer_reports.set()
+        await until(lambda: not namenode.orders)
 
 
 async def test_a_chunk_without_committed_bytes_need_not_be_there_to_be_cut(

@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgpack  # type: ignore[import-untyped]
 import pytest
 import trio
 import trio.testing
@@ -661,3 +662,58 @@ async def test_a_heartbeat_brings_the_limit_and_no_more_orders_than_fit(
         assert answer["copy_bytes_per_s"] == 12345
         assert len(answer["orders"]) <= 256
         assert {order[1] for order in answer["orders"]} == {"copy"} | {order[1] for order in answer["orders"]}
+
+
+async def test_orders_to_punch_very_many_ranges_fit_a_message(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """What is due for a node is told by and by: an answer that is too large would never arrive."""
+    count = 300
+
+    def fill(space: Namespace) -> None:
+        chunks = chunks_on(space, *([[N1]] * count), wanted=1)
+        space.store.begin()
+        ranges = msgpack.packb([[8192 * i + 4096 + (32 << 20), 4096] for i in range(4096)])
+        space.store.writing.executemany(
+            "INSERT INTO work VALUES (?, (SELECT id FROM node WHERE name = ?), 'punch', ?, ?, 0)",
+            [(10_000 + chunk, N1, chunk, ranges) for chunk in chunks],
+        )
+        space.store.commit()
+
+    async with world(tmp_path, fill, N1) as cluster:
+        report = {"capacity_bytes": ROOM, "free_bytes": ROOM, "chunks": 0, "load": 0}
+        seen: set[int] = set()
+        done: list[int] = []
+        for _ in range(count):
+            answer = await cluster.service.heartbeat(N1, report | {"done": done})
+            assert len(msgpack.packb(answer)) < limits.MESSAGE_MAX_BYTES / 2
+            done = [order[0] for order in answer["orders"]]
+            seen.update(done)
+            if not done:
+                break
+        assert len(seen) >= count
+
+
+async def test_a_copy_that_was_deleted_while_a_report_is_compared_is_not_counted(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """n4 has a copy too many of one chunk, and has lost its copy of another."""
+    found: list[int] = []
+
+    def fill(space: Namespace) -> None:
+        found.extend(chunks_on(space, [N1, N2, N3, N4], [N2, N3, N4], wanted=3))
+
+    async with world(tmp_path, fill, N1, N2, N3, N4, repair=False) as cluster:
+        surplus, _ = found
+        await cluster.beat(N1, N2, N3, N4)
+        await cluster.writer.decide("drop_surplus", [(surplus, [N4], [N1, N2, N3])])
+        report = {"capacity_bytes": ROOM, "free_bytes": ROOM, "chunks": 2, "load": 0}
+        answer = await cluster.service.heartbeat(N4, report)
+        (order,) = [order for order in answer["orders"] if order[1] == "delete"]
+        held = [[surplus, LENGTH, True]]
+        assert await cluster.service.report_chunks(N4, 1, CHUNK_LAST, held) == 1, "the other one is doubted"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cluster.service.report_chunks, N4, 1, CHUNK_LAST, held)
+            await trio.lowlevel.checkpoint()
+            nursery.start_soon(cluster.service.heartbeat, N4, report | {"done": [order[0]]})
+        assert cluster.holders(surplus) == [N1, N2, N3]

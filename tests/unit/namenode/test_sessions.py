@@ -6,9 +6,9 @@ import pytest
 import trio
 import trio.testing
 
-from dfs import errors, limits
-from dfs.types import SessionId
-from nodes.namenode.leases import Leases
+from dfs import errors, limits, verbs
+from dfs.types import Ino, Item, SessionId
+from nodes.namenode.leases import RECALL, Leases
 from nodes.namenode.sessions import Sessions
 
 TIMEOUT_S = 30.0
@@ -286,3 +286,26 @@ async def test_what_a_client_has_done_is_not_told_again_and_who_takes_note_of_no
         nursery.cancel_scope.cancel()
     assert ends.ended == [OTHER]
     assert (await sessions.events(ONE, KEY, 0, LIFE))[1] == [(12, "news 12", None)]
+
+
+async def test_what_is_much_comes_in_several_answers_each_of_which_says_whether_there_is_more() -> None:
+    leases = Leases()
+    sessions = Sessions(TIMEOUT_S, Ends().end, leases, LIFE)
+    sessions.add(ONE, KEY)
+    leases.join(ONE, owns_directories=True)
+    owned = [Ino(number) for number in range(100, 100 + 5 * limits.RECALL_MAX_ITEMS)]
+    for ino in owned:
+        assert leases.own_unknown(ONE, ino, is_directory=True)
+    leases.recall_owned()
+    recalled: list[Item] = []
+    after, answers, is_whole = 0, 0, False
+    while not is_whole:
+        _, events = await sessions.events(ONE, KEY, after, LIFE)
+        answers += 1
+        is_whole = events[-1][1] != verbs.MORE
+        after = events[-1][0]
+        items = [tuple(item) for _, kind, payload in events if kind == RECALL for item in payload]
+        assert len(items) <= limits.EVENTS_ANSWER_ITEMS + limits.RECALL_MAX_ITEMS
+        recalled += items
+    assert answers > 1
+    assert len(recalled) == len(set(recalled)) == 2 * len(owned), "attributes and names of each, once"
