@@ -57,6 +57,15 @@ class Channel:
 
     # --- receiving ------------------------------------------------------------------------------------------
 
+    @property
+    def payload_max_bytes(self) -> int:
+        """Who sends a longer payload violates the protocol."""
+        return self._decoder.payload_max_bytes
+
+    @payload_max_bytes.setter
+    def payload_max_bytes(self, size: int) -> None:
+        self._decoder.payload_max_bytes = size
+
     async def receive(self) -> Message | Wanted | None:
         """The next event of the decoder, or None when the peer has closed between messages.
 

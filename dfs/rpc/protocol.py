@@ -150,7 +150,7 @@ def _check_size_to_send(body_bytes: int) -> None:
         )
 
 
-def _decode_header(buffer: bytearray, start: int) -> Message:
+def _decode_header(buffer: bytearray, start: int, payload_max_bytes: int) -> Message:
     """The message that the 40 bytes at `start` announce, checked but for what follows them."""
     tag, version, kind, serializer, flags, seq, payload_bytes, annotations_bytes, _, _, magic = _HEADER.unpack_from(
         buffer, start
@@ -162,6 +162,10 @@ def _decode_header(buffer: bytearray, start: int) -> Message:
     if payload_bytes + annotations_bytes > limits.MESSAGE_MAX_BYTES:
         raise errors.ProtocolViolation(
             f"a message of {payload_bytes + annotations_bytes} bytes is over the limit of {limits.MESSAGE_MAX_BYTES}"
+        )
+    if payload_bytes > payload_max_bytes:
+        raise errors.ProtocolViolation(
+            f"a payload of {payload_bytes} bytes is over the limit of {payload_max_bytes} at this moment"
         )
     if serializer != MSGPACK and payload_bytes > limits.FOREIGN_MESSAGE_MAX_BYTES:
         raise errors.ProtocolViolation(
@@ -219,6 +223,8 @@ class Decoder:
         self._target: memoryview | None = None
         self._filled = 0
         self._skip = 0
+        self.payload_max_bytes = limits.MESSAGE_MAX_BYTES
+        """A longer payload is a violation."""
 
     @property
     def mid_message(self) -> bool:
@@ -316,7 +322,7 @@ class Decoder:
         return self._end - self._start >= count
 
     def _begin(self) -> None:
-        self._message = _decode_header(self._buffer, self._start)
+        self._message = _decode_header(self._buffer, self._start, self.payload_max_bytes)
         self._start += HEADER_BYTES
         self._annotations_left = self._message.annotations_bytes
         self._annotations_seen = 0

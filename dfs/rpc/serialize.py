@@ -5,7 +5,8 @@ that class, stays a map; only URIs are revived, and bytes that serpent wrote as 
 because reading it is not safe. A result goes back in the serializer of its call.
 
 msgpack limits: lists and maps of at most `limits.CONTAINER_ITEMS_MAX` items (their memory is taken before they are
-read); keys of maps in calls are strings or bytes; calls nest at most `limits.MESSAGE_DEPTH_MAX` deep.
+read); keys of maps in calls are strings or bytes; calls nest at most `limits.MESSAGE_DEPTH_MAX` deep, and have at most
+`limits.MESSAGE_VALUES_MAX` values, which are counted before any is made.
 Whatever the bytes, the only exception is ProtocolViolation.
 """
 
@@ -31,6 +32,14 @@ _EXT_LONG: Final = 0x31  # stock's extension type for integers over 64 bits
 _LONG_DIGITS_MAX: Final = 4300
 _URI_CLASS: Final = "Pyro5.core.URI"
 _URI_FIELDS: Final = 5
+_SIZES: Final = (
+    *(1 for _ in range(0xA0)),  # small numbers, and heads of short maps and lists
+    *(1 + length for length in range(0x20)),  # short strings
+    *(1, 1, 1, 1, -1, -2, -4, -101, -102, -104, 5, 9, 2, 3, 5, 9),  # nil to uint64
+    *(2, 3, 5, 9, 3, 4, 6, 10, 18, -1, -2, -4, 3, 5, 3, 5),  # int8 to map32
+    *(1 for _ in range(0x20)),  # small negative numbers
+)
+"""Bytes of a msgpack value, by its first one. Negative: of its length, which follows; below -100, then its type."""
 _NOT_CONTAINERS: Final = bytes(code for code in range(256) if not (0x80 <= code <= 0x9F or 0xDC <= code <= 0xDF))
 
 _BAD_INPUT: Final = (
@@ -157,11 +166,31 @@ def _unpackb(payload: Buffer, *, strict_keys: bool) -> Any:
 
 
 def _unpack_call(payload: Buffer) -> Any:
+    if len(payload) > limits.MESSAGE_VALUES_MAX:  # each value has a byte at least
+        _check_values(payload)
     found = _unpackb(payload, strict_keys=True)
     # Most calls have so few bytes that could open a container that there is nothing to check.
     if len(bytes(payload).translate(None, _NOT_CONTAINERS)) > limits.MESSAGE_DEPTH_MAX:
         _check_depth(found)
     return found
+
+
+def _check_values(payload: Buffer) -> None:
+    """Raise ValueError if there are more than `limits.MESSAGE_VALUES_MAX` values."""
+    sizes, end = _SIZES, len(payload)
+    position = count = 0
+    while position < end:
+        size = sizes[payload[position]]
+        if size > 0:
+            position += size
+        else:
+            with_type = size < -100
+            width = -size - 100 * with_type
+            length = int.from_bytes(payload[position + 1 : position + 1 + width], "big")
+            position += 1 + width + with_type + length
+        count += 1
+        if count > limits.MESSAGE_VALUES_MAX:
+            raise ValueError(f"it has more than {limits.MESSAGE_VALUES_MAX} values")
 
 
 def _check_depth(value: Any) -> None:

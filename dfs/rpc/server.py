@@ -4,13 +4,14 @@ A task per connection reads. Its first message is the handshake, which has `limi
 call of a plain method is run and answered by the reader itself, which costs no task switch; an async method gets
 a task, and answers when it is done, so that answers come in any order. At `limits.CALLS_IN_FLIGHT_MAX` of
 them the reader stops reading, and more calls wait in the socket; likewise at ONEWAY_CALLS_MAX oneway calls of all
-connections, of which each party has its share. The bytes that come with calls lie in
-buffers lent by a pool, whose bound holds for all connections together.
+connections, of which each party has its share. The bytes that come with calls, and arguments that are long, lie in
+buffers lent by two pools until the call is done; their bounds hold for all connections together.
 
 With a `gate` nobody is served who has not proved that he knows a key (`dfs.rpc.authentication`), and `authorize` says
 which calls his role may make. Connections that have not greeted yet are few: the oldest makes room for a new one, so
-that strangers who connect and say nothing keep nobody out. Who has a key takes turns with others (`dfs.rpc.rounds`),
-however many connections he has: these are at most `limits.CONNECTIONS_PER_HOLDER_MAX` from one host.
+that strangers who connect and say nothing keep nobody out; and what they say is short. Who has a key takes turns with
+others (`dfs.rpc.rounds`), however many connections he has: these are at most `limits.CONNECTIONS_PER_HOLDER_MAX` from
+one host.
 
 What must hold: whatever a peer sends, and however slowly it takes what it gets, the worst that happens is that its
 connection is closed, with one line in the log. An error that a method raises on purpose travels to the caller; any
@@ -109,6 +110,8 @@ class Server:
         self._registry = Registry()
         self._registry.add(_DaemonObject(self, self._registry), DAEMON_OBJECT)
         self._buffers = BufferPool()
+        self._payloads = BufferPool(limits.PAYLOADS_IN_WORK_MAX_BYTES, 0)
+        """For what is long besides DATA. Who has one waits for no other buffer."""
         self._rounds = Rounds()
         self._oneways = Room(limits.ONEWAY_CALLS_MAX)
         self._connections: dict[_Connection, None] = {}  # in the order of their arrival
@@ -179,7 +182,7 @@ class Server:
             calls_in_work=self._in_work,
             calls_failed=self._failed,
             violations=self._violations,
-            data_bytes_in_work=self._buffers.lent_bytes,
+            data_bytes_in_work=self._buffers.lent_bytes + self._payloads.lent_bytes,
         )
 
     async def _accept_until_closing(self, listener: Listener, nursery: trio.Nursery) -> None:
@@ -255,13 +258,34 @@ class Server:
                 self._idle.set()
 
 
+class _Lent:
+    """The buffers in which a call came, where the connection's own was too small: they count until it is done."""
+
+    __slots__ = ("_leases", "view")
+
+    def __init__(self) -> None:
+        self._leases: list[Lease] = []
+        self.view: memoryview | None = None
+        """Its DATA."""
+
+    def add(self, lease: Lease, *, is_data: bool) -> memoryview:
+        self._leases.append(lease)
+        if is_data:
+            self.view = lease.view
+        return lease.view
+
+    def release(self) -> None:
+        for lease in self._leases:
+            lease.release()
+
+
 class _Request(NamedTuple):
     """A call that was read: what to do, and how to answer."""
 
     seq: int
     serializer: int
     flags: int
-    lease: Lease | None
+    lent: _Lent | None
     method: Method | None  # None: a batch
     named: serialize.CallRequest
 
@@ -269,7 +293,7 @@ class _Request(NamedTuple):
 class _Connection:
     """One client.
 
-    The reader owns `_lease`; `_slots` counts the calls in tasks; `_receiving` is true while the reader may be
+    The reader owns `_lent`; `_slots` counts the calls in tasks; `_receiving` is true while the reader may be
     stopped without harm to a call.
     """
 
@@ -277,6 +301,7 @@ class _Connection:
 
     def __init__(self, server: Server, stream: Stream, oneway_nursery: trio.Nursery) -> None:
         self.channel = Channel(stream)
+        self.channel.payload_max_bytes = limits.HANDSHAKE_MAX_BYTES
         self.peer = Peer(stream.peer, next(self._ids))
         self._server = server
         self._oneway_nursery = oneway_nursery
@@ -286,7 +311,7 @@ class _Connection:
         self._reading = trio.CancelScope()
         self._receiving = False
         self._draining = False
-        self._lease: Lease | None = None
+        self._lent: _Lent | None = None
 
     def drain(self) -> None:
         """Read no more; the connection ends when its calls are answered."""
@@ -309,7 +334,7 @@ class _Connection:
                 except errors.RpcError as error:
                     failure = error
                 finally:
-                    self._drop_lease()
+                    self._give_back()
                 if failure is not None or not self._draining:
                     self._nursery.cancel_scope.cancel()
         if failure is not None:
@@ -321,9 +346,10 @@ class _Connection:
         with trio.move_on_after(limits.HANDSHAKE_TIMEOUT_S) as scope:
             is_welcome = await self._secured()
             if is_welcome:
-                message = await self._receive()
+                message = await self._receive_greeting()
                 is_welcome = message is not None and await self._handshake(message)
             self._server._strangers.pop(self, None)
+            self.channel.payload_max_bytes = limits.MESSAGE_MAX_BYTES
             return is_welcome
         assert scope.cancelled_caught
         raise errors.ProtocolViolation(f"no handshake within {limits.HANDSHAKE_TIMEOUT_S:g} s")
@@ -339,6 +365,16 @@ class _Connection:
         finally:
             self._receiving = False
         return True
+
+    async def _receive_greeting(self) -> Message | None:
+        """As `_receive`, of who may be anybody: he takes turns with others like him, and his messages are short."""
+        message = await self._receive()
+        if message is not None:
+            if message.flags & FLAG_COMPRESSED:
+                raise errors.ProtocolViolation("a handshake that is compressed")
+            cost = cost_of(message.payload_bytes, message.annotations_bytes)
+            await self._server._rounds.wait(self.peer.party, self.peer.id, cost)
+        return message
 
     async def _handshake(self, message: Message) -> bool:
         """Answer the client's first message; True if it may go on."""
@@ -363,7 +399,8 @@ class _Connection:
 
     async def _greeting(self, message: Message) -> Any:
         """Our half of the handshake. Raises to refuse."""
-        received = bytes(self._payload(message))
+        assert message.payload is not None, "the server drops no payload of a message it reads"
+        received = bytes(message.payload)
         sent = serialize.loads(message.serializer, received)
         if not isinstance(sent, dict) or "handshake" not in sent or "object" not in sent:
             raise errors.ProtocolViolation("a handshake is a map of 'handshake' and 'object'")
@@ -400,12 +437,13 @@ class _Connection:
         payload = serialize.dumps(message.serializer, challenge)
         buffers, length = encode(CONNECT_OK, 0, message.seq, message.serializer, payload)
         await self.channel.send(buffers, length, self._nursery)
-        answer = await self._receive()
+        answer = await self._receive_greeting()
         if answer is None:
             raise errors.ConnectionLost(f"{self.peer.address} closed the connection instead of giving a proof")
         if answer.kind != CONNECT or answer.serializer != message.serializer:
             raise errors.ProtocolViolation("the second message is no proof")
-        tree = serialize.loads(answer.serializer, self._payload(answer))
+        assert answer.payload is not None, "the server drops no payload of a message it reads"
+        tree = serialize.loads(answer.serializer, answer.payload)
         said = tree.get("handshake") if isinstance(tree, dict) else None
         proof = said.get("proof") if isinstance(said, dict) else None
         key, ours = gate.check(handshake, proof, received, payload, self.channel.stream.binding)
@@ -423,7 +461,7 @@ class _Connection:
     # --- reading --------------------------------------------------------------------------------------------
 
     async def _receive(self) -> Message | None:
-        """The next message, its DATA in `_lease`; None when the peer has closed, or the server drains."""
+        """The next message, what it came in in `_lent`; None when the peer has closed, or the server drains."""
         channel = self.channel
         while not self._draining:
             self._receiving = True
@@ -437,17 +475,16 @@ class _Connection:
         return None
 
     async def _give(self, wanted: Wanted) -> None:
-        if wanted.message.kind != INVOKE:
+        if wanted.message.kind != INVOKE or self in self._server._strangers:
             if not wanted.is_data:
                 raise errors.ProtocolViolation("a message that is too long for its kind")
             self.channel.give(None)
             return
-        if wanted.is_data:
-            self._lease = await self._server._buffers.lend(wanted.length, self.peer.party, self.peer.id)
-            self.channel.give(self._lease.view)
-        else:
-            # Read at once and then gone: bounded by the number of connections that send one.
-            self.channel.give(memoryview(bytearray(wanted.length)))
+        if self._lent is None:
+            self._lent = _Lent()
+        pool = self._server._buffers if wanted.is_data else self._server._payloads
+        lease = await pool.lend(wanted.length, self.peer.party, self.peer.id)
+        self.channel.give(self._lent.add(lease, is_data=wanted.is_data))
 
     def _payload(self, message: Message) -> memoryview | bytes:
         """What a message says. Of a compressed one it is known only now what it costs."""
@@ -474,21 +511,21 @@ class _Connection:
             else:
                 raise errors.ProtocolViolation(f"a message of kind {message.kind} from a client")
 
-    def _drop_lease(self) -> None:
-        lease, self._lease = self._lease, None
-        if lease is not None:
-            lease.release()
+    def _give_back(self) -> None:
+        lent, self._lent = self._lent, None
+        if lent is not None:
+            lent.release()
 
     async def _on_invoke(self, message: Message) -> None:
         """Run a plain method and answer, or start the task of another."""
         server = self._server
         server._calls += 1
-        lease, self._lease = self._lease, None
+        lent, self._lent = self._lent, None
         try:
-            request = self._request(message, lease)
+            request = self._request(message, lent)
         except (errors.DfsError, faults.PyroError) as error:
-            if lease is not None:
-                lease.release()
+            if lent is not None:
+                lent.release()
             await self._answer_error(message.seq, message.serializer, message.flags, error)
             return
         method = request.method
@@ -501,7 +538,7 @@ class _Connection:
         finally:
             server._in_work -= 1
 
-    def _request(self, message: Message, lease: Lease | None) -> _Request:
+    def _request(self, message: Message, lent: _Lent | None) -> _Request:
         """Read a call and find its method. Raises what the caller is to get."""
         if message.flags & FLAG_KEEP_SERIALIZED:
             raise errors.NotSupported("blobs that stay serialized are not accepted: send the bytes as DATA")
@@ -515,7 +552,7 @@ class _Connection:
             if method is None:
                 raise faults.DaemonError("unknown object")
             self._authorize(named)
-        return _Request(message.seq, message.serializer, message.flags, lease, method, named)
+        return _Request(message.seq, message.serializer, message.flags, lent, method, named)
 
     def _authorize(self, named: serialize.CallRequest) -> None:
         """Raises what `authorize` says. What every daemon tells of itself may be asked by all who were admitted."""
@@ -527,8 +564,8 @@ class _Connection:
         try:
             await self._take_slot(request.flags)
         except BaseException:
-            if request.lease is not None:
-                request.lease.release()
+            if request.lent is not None:
+                request.lent.release()
             raise
         self._server._in_work += 1
         nursery = self._oneway_nursery if request.flags & FLAG_ONEWAY else self._nursery
@@ -565,14 +602,14 @@ class _Connection:
 
     async def _perform(self, request: _Request, method: Method) -> None:
         """Run one method and answer."""
-        lease = request.lease
+        lent = request.lent
         fault: Exception | None = None
         result: Any = None
         try:
             if self._whole.cancel_called:  # it was closed when this was about to begin
                 await trio.lowlevel.checkpoint()
             result = method.call(
-                Call(self.peer, lease.view if lease is not None else None),
+                Call(self.peer, lent.view if lent is not None else None),
                 request.named.args,
                 request.named.kwargs,
             )
@@ -581,13 +618,13 @@ class _Connection:
             elif isinstance(result, Later):
                 waiting = Method(result.work, method.name, is_async=True, takes_call=False)
                 named = request.named._replace(args=(), kwargs={})
-                await self._start(request._replace(lease=None, method=waiting, named=named))
+                await self._start(request._replace(lent=None, method=waiting, named=named))
                 return
         except Exception as error:  # noqa: BLE001 - the boundary of a request; _fault logs
             fault = self._fault(method, request.named, error)
         finally:
-            if lease is not None:
-                lease.release()
+            if lent is not None:
+                lent.release()
         if fault is not None:
             await self._answer_error(request.seq, request.serializer, request.flags, fault)
         elif isinstance(result, WithData):
@@ -598,7 +635,7 @@ class _Connection:
     async def _perform_batch(self, request: _Request) -> None:
         """Run the calls of a batch in order, up to the first that fails; the answer is the list of results."""
         results: list[Any] = []
-        call = Call(self.peer, request.lease.view if request.lease is not None else None)
+        call = Call(self.peer, request.lent.view if request.lent is not None else None)
         try:
             for entry in request.named.args:
                 await self._server._rounds.wait(self.peer.party, self.peer.id, 1)
@@ -608,8 +645,8 @@ class _Connection:
                 if isinstance(result, dict) and result.get("__class__") == "Pyro5.core._ExceptionWrapper":
                     break
         finally:
-            if request.lease is not None:
-                request.lease.release()
+            if request.lent is not None:
+                request.lent.release()
         await self._answer(request, f"{request.named.object_id}.<batch>", results, None)
 
     def _charge_result(self, serializer: int, result: Any) -> None:

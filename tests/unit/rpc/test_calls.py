@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import zlib
 from typing import Any
 
 import pytest
@@ -638,6 +640,30 @@ async def test_who_stops_in_the_middle_is_closed(
         assert here.server.statistics().data_bytes_in_work == 0
 
 
+@pytest.mark.parametrize(
+    ("first", "why"),
+    [
+        (wire.encode(wire.CONNECT, 0, 0, wire.MSGPACK, bytes(limits.HANDSHAKE_MAX_BYTES + 1))[0], "over the limit"),
+        (wire.encode(wire.INVOKE, 0, 0, wire.MSGPACK, bytes(MIB))[0], "over the limit"),
+        (wire.encode(wire.INVOKE, 0, 0, wire.MSGPACK, b"", [bytes(MIB)])[0], "no handshake"),
+        (wire.encode(wire.CONNECT, wire.FLAG_COMPRESSED, 0, wire.JSON, zlib.compress(b"[]"))[0], "compressed"),
+    ],
+)
+async def test_who_has_not_greeted_gets_no_memory_and_no_time(
+    autojump_clock: trio.testing.MockClock, first: list[Buffer], why: str
+) -> None:
+    async with world() as here:
+        stream = await here.client.connect(here.address, 1)
+        started = trio.current_time()
+        with structlog.testing.capture_logs() as logs:
+            with contextlib.suppress(errors.ConnectionLost):
+                await stream.send_all(first)
+            assert await end_of(stream) < started + 1
+        await stream.aclose()
+        assert [entry for entry in logs if why in entry.get("error", "")]
+        assert await here.call("add", 1) == 11
+
+
 @pytest.mark.parametrize("method", ["send_when_open", "send_at_once"])
 async def test_who_takes_an_answer_byte_by_byte_does_not_keep_it_for_ever(
     autojump_clock: trio.testing.MockClock, method: str
@@ -667,13 +693,21 @@ async def test_an_idle_connection_may_stay(autojump_clock: trio.testing.MockCloc
         assert here.pool.statistics().connections_made == 1
 
 
-async def test_bytes_in_work_are_bounded_for_all_connections_together(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("as_data", [True, False])
+async def test_bytes_in_work_are_bounded_for_all_connections_together(
+    monkeypatch: pytest.MonkeyPatch, as_data: bool
+) -> None:
     async with world() as here:
-        monkeypatch.setattr(here.server, "_buffers", BufferPool(lent_max_bytes=6 * MIB))  # a third for one
+        pool = "_buffers" if as_data else "_payloads"
+        monkeypatch.setattr(here.server, pool, BufferPool(lent_max_bytes=6 * MIB))  # a third for one
         here.thing.gate = trio.Event()
+
+        async def keep() -> None:
+            await (here.call("keep", data=bytes(MIB)) if as_data else here.call("keep_value", bytes(MIB - 100)))
+
         async with trio.open_nursery() as nursery:
             for _ in range(5):
-                nursery.start_soon(lambda: here.call("keep", data=bytes(MIB)))
+                nursery.start_soon(keep)
             await trio.testing.wait_all_tasks_blocked()
             assert here.server.statistics().data_bytes_in_work == 2 * MIB
             assert here.thing.entered == 2

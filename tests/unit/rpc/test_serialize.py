@@ -214,3 +214,40 @@ def test_arguments_that_cannot_travel_are_an_invalid_argument() -> None:
     for bad in (object(), 2**70, 1j):
         with pytest.raises(errors.InvalidArgument):
             serialize.dumps_call("o", "m", [bad])
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, list | tuple) and not isinstance(value, msgpack.ExtType):
+        return 1 + sum(map(_count, value))
+    if isinstance(value, dict):
+        return 1 + sum(_count(key) + _count(item) for key, item in value.items())
+    return 1
+
+
+EXTENSIONS = st.builds(msgpack.ExtType, st.just(49), st.binary(max_size=300))
+LARGE = st.binary(max_size=70_000) | st.text(max_size=300) | st.integers(-(2**63), 2**64 - 1)
+
+
+@given(TREES | LARGE | EXTENSIONS)
+def test_values_are_counted_before_any_is_made(value: Any) -> None:
+    payload = msgpack.packb([value, value])
+    count = 1 + 2 * _count(value)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits, "MESSAGE_VALUES_MAX", count)
+        serialize._check_values(payload)
+        patch.setattr(limits, "MESSAGE_VALUES_MAX", count - 1)
+        with pytest.raises(ValueError, match="values"):
+            serialize._check_values(payload)
+
+
+def test_a_call_of_very_many_values_is_refused_and_one_of_many_bytes_is_not() -> None:
+    many = [[[] for _ in range(60_000)] for _ in range(20)]
+    with pytest.raises(errors.ProtocolViolation, match="values"):
+        serialize.loads_call(MSGPACK, serialize.dumps_call("object", "method", many))
+    large = serialize.dumps_call("object", "method", [bytes(2 * limits.MESSAGE_VALUES_MAX)])
+    assert len(serialize.loads_call(MSGPACK, large).args[0]) == 2 * limits.MESSAGE_VALUES_MAX
+
+
+@given(st.binary(max_size=200))
+def test_counting_the_values_of_nonsense_ends(payload: bytes) -> None:
+    serialize._check_values(payload)

@@ -67,6 +67,11 @@ class Thing:
         self.entered += 1
         await self.gate.wait()
 
+    @expose
+    async def keep_value(self, _value: Any) -> None:
+        self.entered += 1
+        await self.gate.wait()
+
     @takes_call
     @expose
     def version(self, call: Call) -> int:
