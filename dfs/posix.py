@@ -15,3 +15,8 @@ CAPABILITY: Final = b"security.capability"
 def without_set_id(mode: int) -> int:
     """As chown(2) and write(2) leave it: who changes a program or takes it over does not get its owner's rights."""
     return mode & ~(stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0))
+
+
+def time_ns(value: int) -> int:
+    """The nearest time that can be kept, from the year 1677 to 2262: local file systems do likewise."""
+    return max(-(2**63), min(value, 2**63 - 1))

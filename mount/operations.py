@@ -26,7 +26,7 @@ from dfs.client.accesses import Accesses
 from dfs.client.filesystem import FileSystem
 from dfs.client.openinode import OpenInode
 from dfs.client.openinodes import OpenInodes
-from dfs.posix import CAPABILITY
+from dfs.posix import CAPABILITY, time_ns
 from dfs.types import ROOT_INO, Attr, DirEntry, Ino
 from mount.device import NO_FLUSH, Device
 from mount.handles import DirectoryHandle, FileHandle, Handles
@@ -207,9 +207,9 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
             changes |= {"uid": attr.st_uid} if fields.update_uid else {}
             changes |= {"gid": attr.st_gid} if fields.update_gid else {}
         if fields.update_atime:
-            changes["atime_ns"] = attr.st_atime_ns
+            changes["atime_ns"] = time_ns(attr.st_atime_ns)
         if fields.update_mtime:
-            changes["mtime_ns"] = attr.st_mtime_ns
+            changes["mtime_ns"] = time_ns(attr.st_mtime_ns)
         now: Attr | None = None
         opened = self._open.find(ino)
         set_id = fields.update_mode and attr.st_mode & (stat.S_ISUID | stat.S_ISGID)

@@ -36,7 +36,7 @@ from dfs.client.reader import Reader
 from dfs.client.session import Session, open_session
 from dfs.client.writer import ChunkWriter
 from dfs.keys import Key, KeyFile
-from dfs.posix import RENAME_NOREPLACE
+from dfs.posix import RENAME_NOREPLACE, time_ns
 from dfs.rpc import SPOKEN, Network, Pool, SocketNetwork, Versions
 from dfs.runtime import RealRuntime, Runtime
 from dfs.types import Attr, ChunkPlace, DirEntry, Item, NodeId, NodeView, Statfs
@@ -231,8 +231,8 @@ class FileSystem:
         """Set both times; None is now."""
         attr = await self._paths.resolve(path, follow=follow)
         times: dict[str, int | str] = {
-            "atime_ns": "now" if atime_ns is None else atime_ns,
-            "mtime_ns": "now" if mtime_ns is None else mtime_ns,
+            "atime_ns": "now" if atime_ns is None else time_ns(atime_ns),
+            "mtime_ns": "now" if mtime_ns is None else time_ns(mtime_ns),
         }
         return await self.inodes.setattr(attr.ino, times)
 

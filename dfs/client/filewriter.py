@@ -477,15 +477,17 @@ class FileWriter:
         """
         return await self.ensure_durable(await self.commit(durable=True))
 
-    async def ensure_durable(self, attr: Attr | None = None) -> Attr:
+    async def ensure_durable(self, attr: Attr | None = None, losses: int | None = None) -> Attr:
         """As `fsync`, of what is committed; `attr` are the attributes after the commit, if there was one.
+
+        Raises `SessionExpired`, too, if changes of attributes or names were lost since the stream had `losses`.
 
         It may wait for copies to be made, for a minute: others may write and commit meanwhile.
         """
         epoch = self.epoch
         await self._make_durable()
         attr = attr or await self._reader.inodes.getattr(self.ino)
-        await self._session.stream.flush()
+        await self._session.stream.flush(losses)
         if not self._is_vouched(attr.version):
             position = 0
             while position < attr.size:

@@ -399,9 +399,11 @@ class OpenInode:
 
         What is committed may have to wait for copies to be made; meanwhile others can have the file.
         """
-        self._owner.fs.session.stream.hurry()  # on its way while bytes are: the commit is to come after it
+        stream = self._owner.fs.session.stream
+        stream.hurry()  # on its way while bytes are: the commit is to come after it
+        losses = stream.losses
         await self._flush(durable=True)
-        self.note(await self._writer.ensure_durable())
+        self.note(await self._writer.ensure_durable(losses=losses))
 
     async def _flush(self, *, durable: bool) -> None:
         async with self._move():

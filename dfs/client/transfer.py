@@ -20,6 +20,7 @@ from dfs.client.filewriter import FileWriter
 from dfs.client.inodes import Inodes, Layout
 from dfs.client.paths import Place
 from dfs.client.reader import Reader
+from dfs.posix import time_ns
 from dfs.types import Attr, Ino
 
 _WINDOW = 6  # reads of READ_MAX_BYTES under way in one download
@@ -136,7 +137,7 @@ async def upload(
         if length > (written.size if written else 0):
             await inodes.truncate(attr.ino, length)
         if wanted.times_ns:
-            atime_ns, mtime_ns = wanted.times_ns
+            atime_ns, mtime_ns = map(time_ns, wanted.times_ns)
             await inodes.setattr(attr.ino, {"atime_ns": atime_ns, "mtime_ns": mtime_ns})
         return await inodes.link(attr.ino, place.parent, place.name, replace=wanted.replace)
     finally:

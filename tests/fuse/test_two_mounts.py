@@ -52,6 +52,20 @@ def test_a_time_that_is_set_while_bytes_are_on_their_way_stays_and_changes_no_ot
     assert (there / "file").stat().st_mtime_ns == mtime_ns
 
 
+@pytest.mark.parametrize(("seconds", "kept_ns"), [(1 << 34, 2**63 - 1), (-(1 << 34), -(2**63))])
+def test_a_time_beyond_what_can_be_kept_is_the_nearest_one_and_costs_no_other_change(
+    here: Path, there: Path, seconds: int, kept_ns: int
+) -> None:
+    with opened(here / "file", os.O_RDWR | os.O_CREAT, 0o600) as fd:
+        os.write(fd, b"data")
+        os.utime(fd, (seconds, seconds))
+        os.fchmod(fd, 0o644)
+        os.fsync(fd)
+    for path in (here / "file", there / "file"):
+        assert path.stat().st_mtime_ns == kept_ns
+        assert path.stat().st_mode & 0o777 == 0o644
+
+
 @pytest.mark.parametrize("sync", [os.O_SYNC, os.O_DSYNC])
 @pytest.mark.parametrize("append", [0, os.O_APPEND])
 def test_what_is_written_to_a_file_that_is_opened_so_is_on_the_disks(here: Path, sync: int, append: int) -> None:
