@@ -20,6 +20,7 @@ Not for several threads; between awaits all is of one moment.
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 import stat
 from collections import Counter, OrderedDict
@@ -418,6 +419,8 @@ class Cache:
         learnt = {at: ino for at, ino in names.items() if at in valid and self._since(at[0]) <= token}
         for (directory, name), ino in learnt.items():
             self._put(self._directories[directory], name, ino)
+            if attr is not None and ino == attr.ino:
+                self._note_place(attr, directory, name)
         self._make_room()
         for directory in complete & self._directories.keys():
             if all(item in learnt for item in items if item[0] == directory and item[1] is not None):
@@ -585,6 +588,24 @@ class Cache:
         self._directories.move_to_end(ino)
         directory.is_used = True
         return known, directory
+
+    def shared_beside(self, directory: Ino, name: bytes, most: int) -> list[Ino]:
+        """Files in a directory that others may know, as far as they are known here: from that name on, then others."""
+        known = self._directories.get(directory)
+        if known is None or name not in known.names or not most:
+            return []
+        names = list(known.cookies or known.names)
+        start = names.index(name)
+        found: list[Ino] = []
+        for each in itertools.chain(names[start:], names[:start]):
+            ino = known.names.get(each)
+            inode = self._inodes.get(ino) if ino is not None else None
+            if inode is None or inode.is_owned or stat.S_ISDIR(inode.attr.mode):
+                continue
+            found.append(inode.attr.ino)
+            if len(found) == most:
+                break
+        return found
 
     def lists(self, ino: Ino) -> bool:
         """Whether all entries of a directory are known."""

@@ -49,8 +49,10 @@ class CachedInodes(Inodes):
         cache.on_disowned = self._note_disowned
         self._fetching: dict[Ino, trio.Event] = {}
         """Directories that are fetched ahead of who walks a tree; set when they are there."""
-        self._not_before: dict[Ino, float] = {}
-        """When directories that others have wanted may be owned again."""
+        self._not_before: dict[Ino, tuple[float, float]] = {}
+        """When directories that others have wanted may be owned again, and how long that is after they were wanted."""
+        self._shared: dict[Ino, int] = {}
+        """How many files are to be asked for when one more is changed in a directory that others know as well."""
         self._owning: dict[Ino, trio.Event] = {}
         """Directories that are being asked for."""
 
@@ -349,8 +351,13 @@ class CachedInodes(Inodes):
     def _note_disowned(self, directory: Ino) -> None:
         now = trio.current_time()
         if len(self._not_before) > _WANTED_KEPT:
-            self._not_before = {ino: until for ino, until in self._not_before.items() if until > now}
-        self._not_before[directory] = now + limits.OWN_AGAIN_AFTER_S
+            self._not_before = {ino: wanted for ino, wanted in self._not_before.items() if wanted[0] > now}
+        until, wait_s = self._not_before.get(directory, (-math.inf, 0.0))
+        if now >= until + limits.OWN_AGAIN_MAX_S:
+            wait_s = limits.OWN_AGAIN_FIRST_S
+        elif now >= until:  # it was owned again, and not for long
+            wait_s = min(2 * wait_s, limits.OWN_AGAIN_MAX_S)
+        self._not_before[directory] = now + wait_s, wait_s
 
     async def _owns(self, *directories: Ino) -> bool:
         """Whether changes in directories may be answered here, after asking for that where it is worth it."""
@@ -366,7 +373,7 @@ class CachedInodes(Inodes):
 
     def _is_wanted(self, directory: Ino) -> bool:
         """Whether others have wanted a directory of late."""
-        return trio.current_time() < self._not_before.get(directory, -math.inf)
+        return trio.current_time() < self._not_before.get(directory, (-math.inf, 0.0))[0]
 
     async def _own_directory(self, directory: Ino) -> None:
         if self._cache.is_changing((directory, None)) or not self._session.is_trusted:
@@ -404,6 +411,30 @@ class CachedInodes(Inodes):
                 return
             self._cache.learn_whole(token, listing)
 
+    async def _own_beside(self, directory: Ino, name: bytes) -> bool:
+        """Own a file that others know as well, and some beside it, where one after the other is changed.
+
+        Whether that is worth asking again what was asked of `owned`. Others would be asked for each of them else, and
+        would answer each by itself. The first one that is changed in a directory is left to the NameNode.
+        """
+        if not self._session.owns_directories or not self._session.is_trusted:
+            return False
+        count = self._shared.pop(directory, 0)
+        if len(self._shared) >= _WANTED_KEPT:
+            self._shared.pop(next(iter(self._shared)))
+        self._shared[directory] = min(2 * count or limits.OWNED_AT_ONCE_FIRST, limits.OWNED_AT_ONCE_MAX)
+        inos = self._cache.shared_beside(directory, name, count)
+        if not inos:
+            return False
+        async with self._asking() as token:
+            for wire in await self._session.leased_query("own_files", inos, about=inos):
+                attr = codec.attr(wire)
+                self._cache.learn_attr(token, attr)
+                known = self._cache.kept(attr.ino)
+                if known is not None and self._cache.is_valid(token, (attr.ino, None)):
+                    known.is_owned = True
+        return True
+
     # --- commands ---------------------------------------------------------------------------------------
 
     async def create(
@@ -436,7 +467,11 @@ class CachedInodes(Inodes):
         return await super().link(ino, parent, name, replace=replace)
 
     async def unlink(self, parent: Ino, name: bytes) -> Attr:
-        gone = self.owned.unlink(parent, name) if await self._owns(parent) else None
+        gone: Attr | None = None
+        if await self._owns(parent):
+            gone = self.owned.unlink(parent, name)
+            if gone is None and await self._own_beside(parent, name):
+                gone = self.owned.unlink(parent, name)
         if gone is None:
             await self._hold_what_goes(parent, name)
             gone = await super().unlink(parent, name)
@@ -458,6 +493,8 @@ class CachedInodes(Inodes):
     async def rename(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int = 0) -> Attr:
         if await self._owns(parent, new_parent):
             moved = self.owned.rename(parent, name, new_parent, new_name, flags)
+            if moved is None and await self._own_beside(parent, name):
+                moved = self.owned.rename(parent, name, new_parent, new_name, flags)
             if moved is not None:
                 return moved
         await self._look_at(parent, name)
@@ -466,7 +503,13 @@ class CachedInodes(Inodes):
 
     async def setattr(self, ino: Ino, changes: Mapping[str, int | str]) -> Attr:
         await self._session.stream.wait_for_room()
-        return self.owned.setattr(ino, changes) or await super().setattr(ino, changes)
+        now = self.owned.setattr(ino, changes)
+        if now is None:
+            known = self._known(ino)
+            at = known.at if known is not None and not stat.S_ISDIR(known.attr.mode) else None
+            if at is not None and at[1] is not None and await self._own_beside(at[0], at[1]):
+                now = self.owned.setattr(ino, changes)
+        return now or await super().setattr(ino, changes)
 
     async def release(self, ino: Ino) -> None:
         if not self.owned.release(ino):

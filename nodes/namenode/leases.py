@@ -422,8 +422,9 @@ class Leases:
     # --- owning -----------------------------------------------------------------------------------------
 
     async def own(self, session: SessionId, ino: Ino, *, is_directory: bool = False) -> bool:
-        """Have a session own an inode, when nobody else knows it; False if it cannot.
+        """Have a session own an inode, when nobody else knows it; False if it cannot, or is asked to forget it.
 
+        It need not wait for what it is asked itself: its answer may have to wait for who wants to own the inode there.
         Bounded by the session time-out.
         """
         items = _whole(ino, is_directory)
@@ -431,10 +432,12 @@ class Leases:
             cacher = self._cachers.get(session)
             if cacher is None or (is_directory and not cacher.owns_directories):
                 return False
+            if _is_asked(cacher, ino, is_directory):
+                return False
             if self.conflicts(session, items):
                 self.begin(session, items)
                 try:
-                    while self.conflicts(session, items):
+                    while self.conflicts(session, items) and not _is_asked(cacher, ino, is_directory):
                         await self._moved.wait()
                 finally:
                     self.finish(items)
@@ -444,12 +447,28 @@ class Leases:
                 self._make_owner(session, cacher, ino, is_directory)
                 return True
 
+    async def own_all(self, session: SessionId, inos: Sequence[Ino]) -> list[Ino]:
+        """Have a session own inodes of files, but those that others change; those that it owns then.
+
+        Who knows some is asked for all of them at once. Bounded as `own`.
+        """
+        cacher = self._cachers.get(session)
+        items: list[Item] = [(ino, None) for ino in inos]
+        if cacher is not None and self.conflicts(session, items):
+            self.begin(session, items)
+            try:
+                while self.conflicts(session, items) and cacher.asked.keys().isdisjoint(items):
+                    await self._moved.wait()
+            finally:
+                self.finish(items)
+        return [ino for ino in inos if self.own_unknown(session, ino)]
+
     def _is_moving(self, cacher: _Cacher, ino: Ino, is_directory: bool) -> bool:
         """Whether an inode, or a directory's names, are being forgotten or changed."""
         item = (ino, None)
-        if item in cacher.asked or item in self._changes or item in self._applying:
+        if item in self._changes or item in self._applying or _is_asked(cacher, ino, is_directory):
             return True
-        return is_directory and (ino in cacher.asked_in or ino in self._changing or ino in self._applying_in)
+        return is_directory and (ino in self._changing or ino in self._applying_in)
 
     def own_unknown(self, session: SessionId, ino: Ino, *, is_directory: bool = False) -> bool:
         """Have it own an inode if nobody else knows it at this moment; whether it does."""
@@ -488,6 +507,7 @@ class Leases:
             self._recalls += 1
             number = self.push(session, RECALL, part)
             self._cachers[session].ask(number, _Recall(part, trio.current_time()))
+        self._wake()  # it may be about to own one of these
 
     def tell(self, author: SessionId, inos: Iterable[Ino]) -> None:
         """Inodes changed in a way for which nobody waits: others who have leases on them hear of it."""
@@ -587,6 +607,11 @@ class Leases:
 def _whole(ino: Ino, is_directory: bool) -> list[Item]:
     """All that can be known of an inode."""
     return [(ino, None), *([(ino, ALL_NAMES)] if is_directory else [])]
+
+
+def _is_asked(cacher: _Cacher, ino: Ino, is_directory: bool) -> bool:
+    """Whether a session is asked to forget an inode, or any name of a directory."""
+    return (ino, None) in cacher.asked or (is_directory and ino in cacher.asked_in)
 
 
 def _strike(holders: dict[Ino, set[SessionId]], ino: Ino, session: SessionId) -> None:

@@ -6,6 +6,7 @@ methods that run in the connection's reader, as they take microseconds; whatever
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import stat
@@ -372,6 +373,23 @@ class NameNode:
         self._view(call).getattr(ino)
         is_owner = await self._leases.own(writer, arguments.ino(ino))
         return [self._view(call).getattr(ino), is_owner]
+
+    @expose
+    @takes_call
+    async def own_files(self, call: Call, session: Any, inos: Any) -> list[Any]:
+        """As `own`, of several files: the attributes of those that the session owns now."""
+        writer = self._sessions.touch(session, _identity(call))
+        wanted = [arguments.ino(ino) for ino in arguments.array(inos, "files to own", limits.OWNED_AT_ONCE_MAX)]
+        await self._leases.reclaimed()
+        files = [attr.ino for attr in self._existing(call, wanted) if not stat.S_ISDIR(attr.mode)]
+        return self._existing(call, await self._leases.own_all(writer, files))
+
+    def _existing(self, call: Call, inos: Iterable[Ino]) -> list[Attr]:
+        found: list[Attr] = []
+        for ino in inos:
+            with contextlib.suppress(errors.NotFound):
+                found.append(self._view(call).getattr(ino))
+        return found
 
     @expose
     @takes_call

@@ -37,9 +37,15 @@ async def owners(directory: Path, clients: int = 1, **options: Any) -> AsyncIter
             yield cluster, opened
 
 
+async def status(fs: FileSystem) -> dict[str, Any]:
+    """What the NameNode says of itself."""
+    found: dict[str, Any] = await fs.session.pool.call(fs.session.address, "dfs.namenode", "status")
+    return found
+
+
 async def log_index(fs: FileSystem) -> int:
     """How many commands the NameNode has applied."""
-    return int((await fs.session.pool.call(fs.session.address, "dfs.namenode", "status"))["log_index"])
+    return int((await status(fs))["log_index"])
 
 
 async def everything(fs: FileSystem, ino: Ino, path: bytes = b"") -> dict[bytes, Any]:
@@ -204,7 +210,7 @@ async def test_who_is_refused_is_so_for_what_was_answered_elsewhere(tmp_path: Pa
         for number in range(5):
             await one.inodes.create(d, b"x", 0o644, 0, 0)
             await other.inodes.unlink(d, b"x")  # NotFound, if the NameNode were not told before
-            await trio.sleep(limits.OWN_AGAIN_AFTER_S if number == 2 else 0)  # once, it is owned again
+            await trio.sleep(limits.OWN_AGAIN_MAX_S if number == 2 else 0)  # once, it is owned again
             with pytest.raises(errors.NotFound):
                 await one.inodes.unlink(d, b"x")
         inner = (await one.inodes.mkdir(d, b"inner", 0o755, 0, 0)).ino
@@ -344,7 +350,7 @@ async def test_what_somebody_else_has_open_keeps_what_is_written_to_it(tmp_path:
         d = (await fs.mkdir("/d")).ino
         file = await files.create(d, b"f", 0o644, 0, 0, exclusive=True)
         async with await other.open("/d/f") as theirs:
-            await trio.sleep(limits.OWN_AGAIN_AFTER_S)
+            await trio.sleep(limits.OWN_AGAIN_MAX_S)
             await file.write(0, b"for them")
             await file.flush()
             files.close(file)
@@ -364,7 +370,7 @@ async def test_a_file_that_comes_to_be_owned_with_its_directory_is_as_others_hav
             longer, shorter = [await others.acquire(attr.ino, "theirs") for attr in found]
             await longer.append(b"b" * 10)
             await shorter.truncate(5)
-        await trio.sleep(limits.OWN_AGAIN_AFTER_S)
+        await trio.sleep(limits.OWN_AGAIN_MAX_S)
         await fs.inodes.create(d, b"another", 0o644, 0, 0)
         assert [file.is_owned for file in mine] == [True, True]
         for file in mine:
@@ -729,3 +735,58 @@ async def test_a_capability_that_goes_while_it_is_asked_for_is_gone(
             go_on.set()
         with pytest.raises(errors.NoAttribute):
             await fs.inodes.getxattr(ino, CAPABILITY)
+
+
+async def test_files_that_another_one_knows_are_removed_many_at_a_time(tmp_path: Path) -> None:
+    """He is asked to forget many at once, and not each of them when its turn comes."""
+    count = 300
+    async with owners(tmp_path, clients=2) as (_, (fs, other)):
+        top = await fs.mkdir("/top")
+        names = [b"%d" % number for number in range(count)]
+        for name in names:
+            await fs.inodes.create(top.ino, name, 0o644, 0, 0)
+        await fs.session.stream.flush()
+        for entry in await other.inodes.readdir(top.ino, 0, count):
+            await other.inodes.getattr(entry.attr.ino)
+        await trio.sleep(limits.OWN_AGAIN_MAX_S)
+        before = (await status(fs))["leases"]["recalls"]
+        for number, name in enumerate(names):
+            if number % 3 == 0:
+                await fs.inodes.unlink(top.ino, name)
+            elif number % 3 == 1:
+                attr = await fs.inodes.lookup(top.ino, name)
+                await fs.inodes.setattr(attr.ino, {"mode": 0o600})
+            else:
+                await fs.inodes.rename(top.ino, name, top.ino, name + b"-")
+        assert (await status(fs))["leases"]["recalls"] < before + 30
+        seen = {entry.name: entry.attr.mode & 0o777 for entry in await other.inodes.readdir(top.ino, 0, count)}
+    kept = dict.fromkeys(names[1::3], 0o600) | dict.fromkeys((name + b"-" for name in names[2::3]), 0o644)
+    assert seen == kept
+
+
+async def test_two_who_remove_the_same_files_at_the_same_time(tmp_path: Path) -> None:
+    """Each is removed once, and one of them hears that it is gone."""
+    async with owners(tmp_path, clients=2) as (_, clients):
+        top = await clients[0].mkdir("/top")
+        names = [b"%d" % number for number in range(100)]
+        for name in names:
+            await clients[0].inodes.create(top.ino, name, 0o644, 0, 0)
+        await clients[0].session.stream.flush()
+        removed: list[bytes] = []
+
+        async def remove(fs: FileSystem, mine: list[bytes]) -> None:
+            await fs.inodes.readdir(top.ino, 0, 1000)
+            for name in mine:
+                try:
+                    await fs.inodes.unlink(top.ino, name)
+                    removed.append(name)
+                except errors.NotFound:
+                    pass
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(remove, clients[0], names)
+            nursery.start_soon(remove, clients[1], names[::-1])
+        assert sorted(removed) == sorted(names)
+        for fs in clients:
+            assert await fs.inodes.readdir(top.ino) == []
+            assert fs.session.stream.losses == 0

@@ -115,3 +115,34 @@ async def test_who_does_not_hear_of_recalls_trusts_nothing_though_all_else_is_an
             await other.inodes.setattr(made.ino, {"mode": 0o700})
             assert (await fs.inodes.getattr(made.ino)).mode & 0o777 == 0o700
             nursery.cancel_scope.cancel()
+
+
+async def test_a_write_does_not_wait_for_a_recall_that_waits_for_the_write(tmp_path: Path) -> None:
+    """A kernel that is to forget a file's pages waits for the writes that have them locked."""
+    async with (
+        running_cluster(tmp_path, session_timeout_s=TIMEOUT_S) as cluster,
+        mounted(cluster) as (fs, files),
+        mounted(cluster) as (other, _),
+    ):
+        top = await fs.mkdir("/top")
+        inode = await files.create(top.ino, b"file", 0o644, 0, 0, exclusive=True)
+        await fs.session.stream.flush()
+        recalled, is_written = trio.Event(), trio.Event()
+        on_recall = fs.session.on_recall
+        assert on_recall is not None
+
+        async def as_a_kernel(items: Sequence[Item]) -> None:
+            if any(item == (inode.ino, None) for item in items):
+                recalled.set()
+                await is_written.wait()
+            await on_recall(items)
+
+        fs.session.on_recall = as_a_kernel
+        with trio.fail_after(TIMEOUT_S / 2):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(other.inodes.setattr, inode.ino, {"mode": 0o600})
+                await recalled.wait()
+                await inode.write(0, b"data")
+                is_written.set()
+        attr = await other.inodes.getattr(inode.ino)
+        assert (attr.size, attr.mode & 0o777) == (4, 0o600)

@@ -346,12 +346,29 @@ async def test_an_owner_that_is_asked_to_give_up_owns_nothing_new_before_it_has(
     assert await told.leases.own(ANNE, FILE)
     nursery.start_soon(told.leases.clear_doubt, [ATTR])
     await trio.testing.wait_all_tasks_blocked()
-    nursery.start_soon(told.leases.own, ANNE, FILE)
-    await trio.testing.wait_all_tasks_blocked()
+    assert not await told.leases.own(ANNE, FILE)
     told.answer(ANNE)
-    await trio.testing.wait_all_tasks_blocked()
+    assert await told.leases.own(ANNE, FILE)
     assert told.leases.in_doubt(BERT, [ATTR]) == [ATTR]
     assert told.items(ANNE) == []
+
+
+async def test_who_waits_to_own_what_he_is_asked_to_forget_waits_no_longer(
+    told: Told, autojump_clock: trio.testing.MockClock
+) -> None:
+    """His answer may have to wait until he knows: two who both want to own it would wait for one another."""
+    for session in (ANNE, BERT):
+        told.leases.cover_attr(session, FILE)
+    results: dict[SessionId, bool] = {}
+
+    async def own(session: SessionId) -> None:
+        results[session] = await told.leases.own(session, FILE)
+
+    with trio.fail_after(1):
+        async with trio.open_nursery() as both:
+            both.start_soon(own, ANNE)
+            both.start_soon(own, BERT)
+    assert not all(results.values())
 
 
 async def test_a_session_that_ends_owns_nothing(told: Told) -> None:
