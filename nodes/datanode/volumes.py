@@ -16,13 +16,15 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Final, NamedTuple, TypeVar, TypeVarTuple
 
+import structlog
+
 from dfs import errors, limits
 from dfs.checksum import Block, Buffer
 from dfs.runtime import Runtime
 from dfs.tasks import open_nursery
 from dfs.types import ChunkId, ClusterId, NodeId
 from nodes.datanode import identity
-from nodes.datanode.chunkfiles import chunk_name
+from nodes.datanode.chunkfiles import FULL, chunk_name
 from nodes.datanode.disk import Disk
 from nodes.datanode.identity import Identity
 from nodes.datanode.index import BlockIndex, Record, records_of
@@ -30,6 +32,8 @@ from nodes.datanode.store import ChunkStore
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+
+log = structlog.get_logger(__name__)
 
 LOCK: Final = "lock"
 NEW_DISK: Final = "new-disk"
@@ -82,6 +86,7 @@ class Volumes:
         self._runtime = runtime
         self._limit_bytes = capacity_limit_bytes
         self._identities: dict[str, Identity] = {}  # by the directory's name
+        self._outdated: set[str] = set()  # names of directories that had no room for their new identity.json
         self._settling = threading.Lock()  # of who writes identities: registering, and the scrub, in threads of theirs
         self._locked: list[Disk] = []
         self._placing: dict[ChunkId, _Placing] = {}  # chunks that are being created, so that a repeat follows
@@ -162,7 +167,8 @@ class Volumes:
         """Make the directories `cluster`'s, durably, where they are nobody's yet. Blocks. Raises WrongCluster.
 
         No directory is in the list of another before it has its own identity: so a join that was cut short leaves none
-        that is missed, and the next one completes it. None takes chunks before all of them know it.
+        that is missed, and the next one completes it. None takes chunks before all of them know it, but for those that
+        are full: they learn of it when they have room.
         """
         if self.cluster is not None and self.cluster != cluster:
             raise errors.WrongCluster(
@@ -189,16 +195,32 @@ class Volumes:
     def _settle_identity(self, store: ChunkStore, cluster: ClusterId, directory: str, everything: set[str]) -> None:
         wanted = Identity(cluster, self._node, directory, tuple(sorted(everything)))
         if not identity.is_current(store.disk, wanted):
-            identity.write(store.disk, wanted)
+            self._write_identity(store, wanted)
         self._identities[store.disk.name] = wanted
         if store.disk.exists(NEW_DISK):
             store.disk.remove(NEW_DISK)
 
+    def _write_identity(self, store: ChunkStore, wanted: Identity) -> None:
+        """A directory that has an identity, and no room for another list in it, keeps the one that it has for now."""
+        name = store.disk.name
+        try:
+            identity.write(store.disk, wanted)
+        except OSError as error:
+            if error.errno not in FULL or name not in self._identities:
+                raise
+            self._outdated.add(name)
+            log.warning("a full disk does not know the node's other directories yet", directory=name)
+        else:
+            self._outdated.discard(name)
+
     def mend_identity(self, store: ChunkStore) -> bool:
-        """Write identity.json anew where it is not what it should be; whether it was not. Blocks. Raises OSError."""
+        """Write identity.json anew where it is not as it should be; whether it was damaged. Blocks. Raises OSError."""
         with self._settling:
             wanted = self._identities.get(store.disk.name)
             if wanted is None or identity.is_current(store.disk, wanted):
+                return False
+            if store.disk.name in self._outdated:
+                self._write_identity(store, wanted)
                 return False
             identity.write(store.disk, wanted)
             return True

@@ -184,6 +184,34 @@ async def test_a_disk_that_fails_at_joining_is_taken_up_when_it_is_well_again(op
     assert {listed(disk)[0] for disk in disks} == listed(disks[0])[1] == listed(disks[1])[1]
 
 
+def fill(disk: MemoryDisk) -> None:
+    disk.set_capacity(disk.capacity_bytes() - disk.free_bytes())
+
+
+async def test_a_full_directory_stays_in_service_when_another_is_added_and_learns_of_it_when_it_has_room() -> None:
+    disks = two_disks()
+    volumes = joined(disks[:1])
+    await put(volumes, 1, b"x" * PAGE)
+    await volumes.close()
+    again = started(disks, seed=1)
+    fill(disks[0])
+    again.join(CLUSTER)
+    assert [volume.failed for volume in again.statistics()] == [None, None] and again.length(ChunkId(1)) == PAGE
+    own, known = listed(disks[0])
+    assert known == {own} and listed(disks[1])[1] == {own, listed(disks[1])[0]}
+    assert not again.mend_identity(again.stores[0]) and listed(disks[0])[1] == {own}
+    disks[0].set_capacity(1000 * PAGE)
+    assert not again.mend_identity(again.stores[0])  # it was never damaged
+    assert listed(disks[0])[1] == listed(disks[1])[1]
+
+
+async def test_a_new_directory_without_room_for_its_identity_is_left_out() -> None:
+    disks = two_disks()
+    await joined(disks[:1]).close()
+    fill(disks[1])
+    assert [volume.failed for volume in joined(disks, seed=1).statistics()] == [None, "No space left on device"]
+
+
 async def test_no_directory_takes_chunks_before_all_know_one_another() -> None:
     disks = [MemoryDisk(name="disk-1"), MemoryDisk(1000 * PAGE, "disk-2")]  # a chunk would go to the first
     volumes = started(disks)
@@ -264,7 +292,7 @@ async def test_full_directories_take_no_new_chunk() -> None:
     disks = two_disks()
     volumes = joined(disks)
     for disk in disks:
-        disk.set_capacity(disk.capacity_bytes() - disk.free_bytes())
+        fill(disk)
     with pytest.raises(errors.NoSpace):
         await put(volumes, 1)
 
@@ -414,7 +442,7 @@ async def test_a_full_directory_serves_what_it_has_and_comes_back(autojump_clock
     for number in range(1, 11):
         await put(volumes, number, b"x" * PAGE)
     held = list(volumes.stores[0].chunks)
-    disks[0].set_capacity(disks[0].capacity_bytes() - disks[0].free_bytes())
+    fill(disks[0])
     await trio.sleep(2 * limits.FREE_SPACE_CHECK_PERIOD_S)
     assert [(line.full, line.failed) for line in volumes.statistics()] == [(True, None), (False, None)]
     with pytest.raises(errors.NoSpace):
