@@ -34,7 +34,8 @@ from dfs.types import NAMENODE_OBJECT, ChunkId, ClusterId, NodeId
 from nodes.datanode.bandwidth import TokenBucket
 from nodes.datanode.copier import copy
 from nodes.datanode.keyring import Keyring
-from nodes.datanode.restraint import DESTRUCTIVE, PATH, Restraint, save
+from nodes.datanode.obeyed import PATH, save
+from nodes.datanode.restraint import DESTRUCTIVE, Restraint
 from nodes.datanode.users import Turns, Users
 from nodes.datanode.volumes import Volumes
 
@@ -86,7 +87,6 @@ class Agent:
         self._turns = Turns(users)
         self._restraint = restraint
         self._remembered = restraint.memory  # as it is on the disk
-        self._remembering = trio.Lock()
         self._postponed: list[tuple[int, list[int]]] = []  # (delay in ns, orders)
         self._short_of_work = trio.Event()
 
@@ -240,7 +240,7 @@ class Agent:
 
     async def _remember(self) -> None:
         """Write down what the restraint is to know after a restart. Raises DiskFailed."""
-        async with self._remembering:
+        async with self._restraint.writing:
             memory = self._restraint.memory
             if memory == self._remembered:
                 return
@@ -248,6 +248,7 @@ class Agent:
             try:
                 await self._runtime.run_blocking(save, self._volumes.usable_disks(), written)
             except OSError as error:
+                self._remembered = self._remembered._replace(generation=written.generation)  # it may be there in part
                 raise errors.DiskFailed(f"no data directory takes {PATH}: {error.strerror}") from error
             self._restraint.memory = self._restraint.memory._replace(generation=written.generation)
             self._remembered = written

@@ -24,7 +24,8 @@ from nodes.datanode.bandwidth import TokenBucket
 from nodes.datanode.chain import Chain
 from nodes.datanode.disk import Disk, RealDisk
 from nodes.datanode.keyring import Keyring
-from nodes.datanode.restraint import Restraint, load
+from nodes.datanode.obeyed import load
+from nodes.datanode.restraint import Restraint
 from nodes.datanode.scrub import Scrub
 from nodes.datanode.service import DataNode
 from nodes.datanode.users import Users

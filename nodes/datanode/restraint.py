@@ -14,87 +14,36 @@ others in its answers. Their numbers are kept, as many as HELD_ORDERS_MAX. The o
   as much deleted again, that is held again: meanwhile the operator brings back a newer copy of its database, or undoes
   the mistake, after which nothing is held any more.
 
-Invariant: `memory.log_index` is on the disk before anything is destroyed under an answer with that index.
+Invariant: `memory.log_index` is on the disk (see nodes.datanode.obeyed) before anything is destroyed under an answer
+with that index.
 """
 
 from __future__ import annotations
 
-import errno
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import structlog
 import trio
 
 from dfs import limits
-from nodes.datanode import statefile
-from nodes.datanode.disk import Disk
+from nodes.datanode.obeyed import Memory
 
 log = structlog.get_logger(__name__)
 
-PATH: Final = "obeyed.json"
-_FORMAT: Final = 1
-_COPIES: Final = 2
-"""Directories that have the memory, where as many take it: one may fail."""
 DESTRUCTIVE: Final = ("delete", "cut", "punch")
 
 
-class Memory(NamedTuple):
-    """What survives a restart: the highest index obeyed, and why orders are held ("": they are not).
-
-    `generation` counts the writes: of several directories' memories the highest counts.
-    """
-
-    log_index: int = 0
-    held_because: str = ""
-    """All destructive orders."""
-    mass_because: str = ""
-    """Orders to delete."""
-    generation: int = 0
-
-
-def load(disks: Sequence[Disk]) -> Memory:
-    """What the directories remember. Blocks. Where nothing readable is left of it, everything is held."""
-    found: list[Memory] = []
-    damaged = ""
-    for disk in disks:
-        try:
-            content = statefile.read(disk, PATH, _FORMAT)
-        except OSError as error:  # of the disk's, Corrupt, or FormatUnknown
-            damaged = str(error)
-            continue
-        if content is not None:
-            del content["format"]
-            found.append(Memory(**content))
-    if not found and damaged:
-        return Memory(held_because=f"how far the NameNode had come when it last was obeyed is not known: {damaged}")
-    return max(found, key=lambda memory: memory.generation, default=Memory())
-
-
-def save(disks: Sequence[Disk], memory: Memory) -> None:
-    """Write it down, durably, in the first directories that take it. Blocks. Raises OSError if none of them does."""
-    failure = OSError(errno.EIO, "no data directory is in service")
-    written = 0
-    for disk in disks:
-        try:
-            statefile.write(disk, PATH, _FORMAT, memory._asdict())
-        except OSError as error:
-            log.warning("what was obeyed could not be written down", directory=disk.name, error=str(error))
-            failure = error
-        else:
-            written += 1
-            if written == _COPIES:
-                return
-    if not written:
-        raise failure
-
-
 class Restraint:
-    """Belongs to the event loop. `memory` is what is to be on the disk; whoever calls `sift` writes it down."""
+    """Belongs to the event loop. `memory` is what is to be on the disk; whoever calls `sift` writes it down.
+
+    `writing` is held by who writes it, or wants to see it as it is when nobody does.
+    """
 
     def __init__(self, share: float, memory: Memory) -> None:
         self.memory = memory
+        self.writing = trio.Lock()
         self._share = share
         self._newest_index = memory.log_index
         self._last_index = memory.log_index

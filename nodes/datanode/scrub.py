@@ -34,10 +34,11 @@ import trio
 from dfs import errors, limits
 from dfs.runtime import Runtime
 from dfs.types import ChunkId
-from nodes.datanode import chunkfiles, identity, restraint, statefile
+from nodes.datanode import chunkfiles, identity, obeyed, statefile
 from nodes.datanode.bandwidth import TokenBucket
 from nodes.datanode.chunkfiles import chunk_name
 from nodes.datanode.disk import Disk
+from nodes.datanode.restraint import Restraint
 from nodes.datanode.store import CLEAN, ChunkStore
 from nodes.datanode.users import Users
 from nodes.datanode.volumes import LOCK, NEW_DISK, Volumes
@@ -48,7 +49,7 @@ PATH: Final = "scrub.json"
 _FORMAT: Final = 1
 _CHUNK_DIRECTORY: Final = re.compile(r"[0-9a-f]{2}")
 _CHUNK_FILE: Final = re.compile(r"([0-9a-f]{14}([0-9a-f]{2}))(\.idx)?")
-_STATE_FILES: Final = (identity.PATH, PATH, restraint.PATH, CLEAN)
+_STATE_FILES: Final = (identity.PATH, PATH, obeyed.PATH, CLEAN)
 _OURS: Final = {
     *(chunkfiles.CHUNKS, chunkfiles.QUARANTINE, LOCK, NEW_DISK, *_STATE_FILES),
     *(f"{name}.new" for name in _STATE_FILES),  # while it is being replaced
@@ -94,14 +95,14 @@ class Scrub:
     def __init__(
         self,
         volumes: Volumes,
-        remembered: restraint.Restraint,
+        restraint: Restraint,
         runtime: Runtime,
         users: Users,
         period_s: float,
         bandwidth_bytes_per_s: float,
     ) -> None:
         self._volumes = volumes
-        self._restraint = remembered
+        self._restraint = restraint
         self._users = users
         self._runtime = runtime
         self._period_s = period_s
@@ -245,12 +246,19 @@ class Scrub:
     async def _examine_state_files(self, store: ChunkStore, progress: _Pass) -> None:
         if await store.on_disk(self._volumes.mend_identity, store):
             self._find(store, progress, f"{identity.PATH} was damaged, and is written anew")
-        if await store.on_disk(_is_damaged, store.disk, restraint.PATH):
-            self._find(store, progress, f"{restraint.PATH} was damaged, and is written anew")
+        if await self._is_memory_damaged(store):
+            self._find(store, progress, f"{obeyed.PATH} was damaged, and is written anew")
             self._restraint.note_damaged()
         if await store.on_disk(_is_damaged, store.disk, PATH):
             self._find(store, progress, f"{PATH} was damaged, and is written anew")
             await self._save_progress(store, progress, every_s=0)
+
+    async def _is_memory_damaged(self, store: ChunkStore) -> bool:
+        """A record that is just being written is not whole either: so what looks damaged is looked at once more."""
+        if not await store.on_disk(obeyed.is_damaged, store.disk):
+            return False
+        async with self._restraint.writing:
+            return await store.on_disk(obeyed.is_damaged, store.disk)
 
     # --- progress
 

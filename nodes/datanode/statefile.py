@@ -22,8 +22,13 @@ _CHECKSUM: Final = "crc32c"
 
 def write(disk: Disk, path: str, format_number: int, values: Mapping[str, Any]) -> None:
     """Put `values` into the file, durably. Raises OSError; the file is then as before."""
+    disk.replace_file(path, pack(format_number, values))
+
+
+def pack(format_number: int, values: Mapping[str, Any]) -> bytes:
+    """What a file with `values` holds: the reverse of `parse`."""
     content = {"format": format_number, **values}
-    disk.replace_file(path, json.dumps({_CHECKSUM: _sum(content), **content}, indent=2).encode() + b"\n")
+    return json.dumps({_CHECKSUM: _sum(content), **content}, indent=2).encode() + b"\n"
 
 
 def read(disk: Disk, path: str, format_number: int) -> dict[str, Any] | None:
@@ -36,11 +41,7 @@ def read(disk: Disk, path: str, format_number: int) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     content = parse(raw, f"{disk.name}/{path}")
-    if content["format"] != format_number:
-        raise errors.FormatUnknown(
-            f"{disk.name}/{path} has format {content['format']}, this version of dfs knows {format_number}: use the"
-            " version of dfs that wrote it, or a newer one"
-        )
+    check_format(content, f"{disk.name}/{path}", format_number)
     return content
 
 
@@ -55,6 +56,15 @@ def parse(raw: bytes, what: str) -> dict[str, Any]:
     if not whole:
         raise errors.Corrupt(f"{what} is damaged")
     return dict(content)
+
+
+def check_format(content: Mapping[str, Any], what: str, *known: int) -> None:
+    """Raises FormatUnknown, naming `what`, unless its format is one of `known`, of which the last is newest."""
+    if content["format"] not in known:
+        raise errors.FormatUnknown(
+            f"{what} has format {content['format']}, this version of dfs knows {known[-1]}: use the version of dfs that"
+            " wrote it, or a newer one"
+        )
 
 
 def _sum(content: Mapping[str, Any]) -> int:

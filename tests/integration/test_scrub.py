@@ -18,6 +18,8 @@ import trio
 from dfs import errors, limits
 from dfs.client import FileSystem
 from dfs.types import NodeId
+from nodes.datanode import obeyed
+from nodes.datanode.disk import RealDisk
 from tests.integration.real import NAMENODE, RealCluster, environment, real_cluster, until
 from tests.integration.test_failures import chunk_file, get, put, store, until_sound
 
@@ -319,15 +321,13 @@ async def test_a_namenode_restored_from_an_old_copy_destroys_nothing_and_gives_n
             for number in range(200):  # the copy is far behind, and not in a moment where it was
                 await fs.mkdir(f"/directory-{number}")
 
-            async def obeyed() -> bool:
+            async def are_obeyed() -> bool:
                 await store(cluster, {"/gone": os.urandom(200 * KIB)})  # the last chunks are of these
                 await fs.remove("/gone")
-                memories = [tmp_path / name / "obeyed.json" for name in cluster.datanodes]
-                return all(
-                    path.exists() and json.loads(path.read_text())["log_index"] >= copied_at + 200 for path in memories
-                )
+                memories = [obeyed.read(RealDisk(tmp_path / name)) for name in cluster.datanodes]
+                return all(memory is not None and memory.log_index >= copied_at + 200 for memory in memories)
 
-            await until(obeyed, "deletions to be carried out")
+            await until(are_obeyed, "deletions to be carried out")
             await store(cluster, {"/new": os.urandom(200 * KIB)})
             precious = {name: await chunk_file(cluster, fs, "/new", name) for name in cluster.datanodes}
             number = int(precious["n1"].name, 16)

@@ -22,7 +22,8 @@ from nodes.datanode.agent import Agent
 from nodes.datanode.bandwidth import TokenBucket
 from nodes.datanode.chain import Chain
 from nodes.datanode.copier import copy
-from nodes.datanode.restraint import Memory, Restraint, load
+from nodes.datanode.obeyed import Memory, load
+from nodes.datanode.restraint import Restraint
 from nodes.datanode.scrub import Scrub
 from nodes.datanode.service import DataNode
 from nodes.datanode.users import Turns, Users
@@ -239,6 +240,18 @@ async def test_a_node_whose_first_disks_are_full_deletes(
     await node.put(1, 9)
     for disk in disks[:2]:
         disk.fail("write", errno.ENOSPC, "obeyed.json")
+    async with node.running():
+        namenode.order_deletions(1, 9)
+        await until(lambda: not namenode.orders)
+    assert node.volumes.chunk_count() == 0 and load(disks).log_index == 100
+
+
+async def test_a_node_whose_disks_are_all_full_deletes(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node, disks: list[MemoryDisk]
+) -> None:
+    await node.put(1, 9)
+    for disk in disks:
+        disk.set_capacity(disk.capacity_bytes() - disk.free_bytes())
     async with node.running():
         namenode.order_deletions(1, 9)
         await until(lambda: not namenode.orders)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 from typing import Any
 
-import pytest
 import trio
 import trio.testing
 
 from dfs import limits
-from nodes.datanode.restraint import Memory, Restraint, load, save
+from nodes.datanode.obeyed import Memory, load, save
+from nodes.datanode.restraint import Restraint
 from tests.simulation.disk import MemoryDisk
 
 
@@ -67,42 +66,12 @@ async def test_a_namenode_that_goes_back_is_noticed_even_if_it_never_was_obeyed(
 
 
 async def test_the_hold_and_the_index_survive_a_restart() -> None:
-    disks = [MemoryDisk(name="a"), MemoryDisk(name="b"), MemoryDisk(name="c")]
+    disks = [MemoryDisk(name="a"), MemoryDisk(name="b")]
     save(disks, Memory(100, generation=1))
     again = Restraint(0.5, load(disks))
     assert sifted(again, deletes(1, 1), 99) == (0, 1)
-    disks[0].fail("write", errno.EIO)
     save(disks, again.memory._replace(generation=2))
-    assert load(disks).held_because  # the newest of two memories counts
     assert sifted(Restraint(0.5, load(disks)), deletes(1, 1), 1000) == (0, 1)
-
-
-async def test_a_memory_that_cannot_be_written_is_an_error() -> None:
-    disk = MemoryDisk()
-    disk.fail("write", errno.EROFS)
-    for disks in ([disk], []):
-        with pytest.raises(OSError):
-            save(disks, Memory(1))
-
-
-async def test_disks_that_take_no_memory_are_passed_over_for_others() -> None:
-    disks = [MemoryDisk(name=name) for name in "abcd"]
-    for disk in disks[:2]:
-        disk.fail("write", errno.ENOSPC)
-    save(disks[:3], Memory(100, generation=1))
-    assert load(disks[:3]) == Memory(100, generation=1)
-    disks[0].mend()
-    save(disks, Memory(200, generation=2))
-    assert [load([disk]).log_index for disk in disks] == [200, 0, 200, 0]
-
-
-async def test_a_damaged_memory_holds_everything_unless_another_directory_has_it() -> None:
-    disks = [MemoryDisk(name="a"), MemoryDisk(name="b")]
-    save(disks, Memory(100))
-    disks[0].flip_bit("obeyed.json", 20)
-    assert load(disks) == Memory(100)
-    disks[1].flip_bit("obeyed.json", 20)
-    assert sifted(Restraint(0.5, load(disks)), deletes(1, 1), 100) == (0, 1)
 
 
 async def test_a_namenode_that_says_no_index_is_obeyed() -> None:

@@ -14,8 +14,10 @@ import trio.testing
 from dfs import errors, limits
 from dfs.checksum import sum_blocks
 from dfs.types import ChunkId, NodeId
+from nodes.datanode import obeyed
 from nodes.datanode.chunkfiles import data_path, index_path
-from nodes.datanode.restraint import Memory, Restraint, load, save
+from nodes.datanode.obeyed import Memory, load, save
+from nodes.datanode.restraint import Restraint
 from nodes.datanode.scrub import Scrub
 from nodes.datanode.users import Users
 from nodes.datanode.volumes import Volumes
@@ -188,6 +190,7 @@ async def test_damaged_progress_and_a_damaged_memory_are_written_anew() -> None:
     save([disk], Memory(9))
     for path in ("scrub.json", "obeyed.json"):
         disk.flip_bit(path, 10)
+    disk.flip_bit("obeyed.json", obeyed.RECORD_BYTES + 10)
     restraint = Restraint(0.5, Memory(9, generation=3))
     scrub = Scrub(volumes, restraint, InlineRuntime(), Users(), 0, 1 << 40)
     await scrub.run_once()

@@ -20,7 +20,8 @@ from nodes.datanode.admission import Admission
 from nodes.datanode.bandwidth import TokenBucket
 from nodes.datanode.chain import Chain
 from nodes.datanode.chunkfiles import data_path
-from nodes.datanode.restraint import Restraint, load
+from nodes.datanode.obeyed import load
+from nodes.datanode.restraint import Restraint
 from nodes.datanode.scrub import Scrub
 from nodes.datanode.service import DataNode
 from nodes.datanode.users import Users
