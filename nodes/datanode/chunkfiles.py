@@ -26,6 +26,11 @@ from nodes.datanode.index import BlockIndex, Mark, Record
 CHUNKS: Final = "chunks"
 QUARANTINE: Final = "quarantine"
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+SHORT: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Errors of the machine's means: the disk is well."""
+MEDIUM: Final = (errno.EIO, errno.ENODEV, errno.ENXIO, errno.EUCLEAN, errno.EBADMSG, errno.ENODATA, errno.EILSEQ)
+"""Errors of a disk that fails, or of a file system that is damaged."""
+_NO_FILE: Final = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 _NO_PUNCHING: Final = (errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -43,6 +48,11 @@ def data_path(chunk: ChunkId) -> str:
 
 def index_path(chunk: ChunkId) -> str:
     return data_path(chunk) + ".idx"
+
+
+def is_damage(error: OSError) -> bool:
+    """Whether an error of a chunk's files is the chunk's own. If not, the chunk may be whole, and stays where it is."""
+    return isinstance(error, errors.Corrupt) or error.errno in (*MEDIUM, *_NO_FILE)
 
 
 def read_up_to(file: File, length: int, offset: int) -> bytes:

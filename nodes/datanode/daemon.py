@@ -56,7 +56,8 @@ async def run_datanode(
     means to come back. `spoken`: versions of the protocol.
 
     A NameNode that is away is waited for. Raises `DirectoryInUse`, `WrongCluster`, `FormatUnknown`, `DiskFailed`,
-    `InvalidArgument` (a disk is not mounted), `Exists` (the name is taken) or `Unreachable` (the address is).
+    `InvalidArgument` (a disk is not mounted), `Busy` (descriptors or memory are short), `Exists` (the name is taken) or
+    `Unreachable` (the address is).
     """
     volumes = Volumes(
         disks if disks is not None else [RealDisk(directory) for directory in config.directories],

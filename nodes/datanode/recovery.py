@@ -3,7 +3,9 @@
 After a clean stop (the file `clean` is there, and whole) sizes say it all. After a crash each chunk's sync mark says
 which bytes are certain; blocks after it are kept as far as they are whole, one after the other. A mark can have reached
 the disk before all the records that it counts: then the other mark counts, which was complete before this one was
-written. What never was synced goes without a word; what was, and is damaged, goes to quarantine.
+written. What never was synced goes without a word; what was, and is damaged, goes to quarantine. A chunk that cannot be
+looked at for another reason, as files of another user or too few descriptors, is not damaged: then the directory cannot
+be used, and nothing in it is moved.
 """
 
 from __future__ import annotations
@@ -39,7 +41,10 @@ class Found:
 
 
 def scan(disk: Disk, cluster: ClusterId | None, clean: bool) -> Found:
-    """Look at all chunks and mend what a crash left. Damaged chunks are only listed. Raises OSError for directories."""
+    """Look at all chunks and mend what a crash left. Damaged chunks are only listed.
+
+    Raises OSError for directories, and for a chunk that cannot be looked at though nothing says that it is damaged.
+    """
     found = Found()
     for chunk, names in _names(disk):
         try:
@@ -48,7 +53,10 @@ def scan(disk: Disk, cluster: ClusterId | None, clean: bool) -> Found:
             if not length:
                 length, durable = _recover(disk, cluster, chunk, names)
             missing = length - disk.allocated_bytes(chunkfiles.data_path(chunk)) if length else 0
-        except OSError as error:  # of this chunk; Corrupt is one too
+        except OSError as error:  # Corrupt is one too
+            if not chunkfiles.is_damage(error):
+                what = f"chunk {chunkfiles.chunk_name(chunk)} cannot be looked at: {error.strerror}"
+                raise OSError(error.errno, what) from error
             found.damaged.append((chunk, str(error)))
             continue
         if length:

@@ -16,8 +16,9 @@ Files stay open, the least recently used are closed first; one that somebody use
 
 A write error takes the directory out of service: `failed` says why, every later change raises DiskFailed, reads are
 still tried. After an error of fsync nobody knows what the disk holds, so nothing is retried. So does a file system that
-became read-only, and so do READ_ERRORS_MAX chunks that could not be read; the first ones only go to quarantine. A
-directory without space is not failed: it takes no more bytes until some are free, and serves what it has.
+became read-only, so do files that may not be opened, and READ_ERRORS_MAX chunks that could not be read; the first ones
+only go to quarantine. A directory without space is not failed: it takes no more bytes until some are free, and serves
+what it has. Nor is one whose files cannot be opened as the machine is short of descriptors or memory: that is Busy.
 """
 
 from __future__ import annotations
@@ -47,8 +48,7 @@ Ts = TypeVarTuple("Ts")
 
 CLEAN: Final = "clean"
 _CLEAN_FORMAT: Final = 1
-_DISK_ERRORS: Final = (errno.EIO, errno.ENODEV, errno.ENXIO, errno.EUCLEAN)  # of a medium that fails
-_SHORT: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of the machine's means: the disk is well
+_FORBIDDEN: Final = (errno.EACCES, errno.EPERM)
 
 
 async def _at_once(_bytes: int) -> None:
@@ -100,12 +100,13 @@ class ChunkStore:
     def open(self) -> None:
         """Find the chunks, and mend what a crash left. Blocks, for minutes on a large directory after a crash.
 
-        Raises DiskFailed if the directory cannot be used; it is then also `failed`.
+        Raises DiskFailed if the directory cannot be used; it is then also `failed`. Raises Busy if the machine is short
+        of something that this takes.
         """
         try:
             self._open_directory()
         except OSError as error:
-            raise self._fail(error) from error
+            raise self.explained(error, full_is_fatal=True) from error
 
     def _open_directory(self) -> None:
         self.disk.make_dirs(chunkfiles.CHUNKS)
@@ -257,6 +258,8 @@ class ChunkStore:
             fault = await self._runtime.run_blocking(_fault, data, view, records)
             if fault is None:
                 return view
+            if fault.error is not None and not chunkfiles.is_damage(fault.error):
+                raise self.explained(fault.error, full_is_fatal=True) from fault.error
             await self._quarantine(replica, fault.reason)
             self._note_read_error(fault.error)
         raise self._corrupt_error(replica.chunk, fault.reason)
@@ -272,7 +275,7 @@ class ChunkStore:
             try:
                 return replica.index, replica.files.data.lend()
             except OSError as error:
-                if error.errno in _SHORT:
+                if error.errno in chunkfiles.SHORT:
                     raise self._short(error) from error
                 raise errors.NotSupported(f"{self.disk.name}: its files cannot be lent: {error.strerror}") from error
 
@@ -592,9 +595,13 @@ class ChunkStore:
                 self._settle_punched(replica)
 
     async def _give_up(self, replica: _Replica, error: OSError) -> NoReturn:
-        """The chunk's files are not what they should be: to quarantine. The lock is held. Raises Corrupt, or Busy."""
-        if error.errno in _SHORT and not isinstance(error, errors.DfsError):
-            raise self._short(error) from error
+        """The chunk's files are not what they should be: to quarantine. The lock is held. Raises Corrupt.
+
+        Or Busy or DiskFailed, where the error says nothing about the chunk.
+        """
+        if not chunkfiles.is_damage(error):
+            what = OSError(error.errno, f"chunk {chunk_name(replica.chunk)} cannot be opened: {error.strerror}")
+            raise self.explained(what, full_is_fatal=True) from error
         reason = str(error) if isinstance(error, errors.DfsError) else f"it cannot be opened: {error.strerror}"
         await self._quarantine(replica, reason)
         self._note_read_error(error)
@@ -677,28 +684,29 @@ class ChunkStore:
         try:
             return await self._runtime.run_blocking(work, *args)
         except OSError as error:
-            raise self._explained(error, full_is_fatal) from error
+            raise self.explained(error, full_is_fatal) from error
 
     def _run_inline(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
         try:
             return work(*args)
         except OSError as error:
-            raise self._explained(error, False) from error
+            raise self.explained(error, False) from error
 
-    def _explained(self, error: OSError, full_is_fatal: bool) -> errors.DfsError:
+    def explained(self, error: OSError, full_is_fatal: bool) -> errors.DfsError:
+        """What an OSError means, to raise: ours as it is, NoSpace, Busy, or DiskFailed: it is out of service then."""
         if isinstance(error, errors.DfsError):
             return error
         if error.errno in chunkfiles.FULL and not full_is_fatal:
             self._free_believed_until = float("-inf")
             return errors.NoSpace(f"{self.disk.name} is full: free some space")
-        return self._short(error) if error.errno in _SHORT else self._fail(error)
+        return self._short(error) if error.errno in chunkfiles.SHORT else self._fail(error)
 
     def _short(self, error: OSError) -> errors.Busy:
         return errors.Busy(f"{self.disk.name}: {error.strerror}: raise the DataNode's limits if this goes on")
 
     def _note_read_error(self, error: OSError | None) -> None:
         """A disk that cannot read several chunks is not to be trusted with more."""
-        if error is None or isinstance(error, errors.DfsError) or error.errno not in _DISK_ERRORS:
+        if error is None or isinstance(error, errors.DfsError) or error.errno not in chunkfiles.MEDIUM:
             return
         self._read_errors += 1
         if self._read_errors >= limits.READ_ERRORS_MAX:
@@ -709,11 +717,16 @@ class ChunkStore:
         self.failed = self.failed or reason
 
     def _fail(self, error: OSError) -> errors.DiskFailed:
-        self.fail(error.strerror or str(error))
+        reason = error.strerror or str(error)
+        if error.errno in _FORBIDDEN:
+            reason += ": all that is in the directory has to belong to the user that the DataNode runs as"
+        self.fail(reason)
         return self._failure()
 
     def _failure(self) -> errors.DiskFailed:
-        return errors.DiskFailed(f"{self.disk.name} is out of service: {self.failed}: replace the disk, then restart")
+        return errors.DiskFailed(
+            f"{self.disk.name} is out of service: {self.failed}: mend or replace the disk, then restart"
+        )
 
     def _check_usable(self) -> None:
         if self.failed is not None:

@@ -96,8 +96,8 @@ class Volumes:
     def open(self) -> None:
         """Lock the directories, check whose they are, find the chunks. Blocks; after a crash for minutes.
 
-        Raises DirectoryInUse, WrongCluster, FormatUnknown, InvalidArgument if a disk seems not to be mounted, and
-        DiskFailed if no directory can be used; nothing is locked then.
+        Raises DirectoryInUse, WrongCluster, FormatUnknown, InvalidArgument if a disk seems not to be mounted, Busy if
+        descriptors or memory are short, and DiskFailed if no directory can be used; nothing is locked then.
         """
         try:
             self._check_directories()
@@ -111,7 +111,10 @@ class Volumes:
             raise
 
     def _attempt(self, store: ChunkStore, work: Callable[[*Ts], T], *args: *Ts) -> T | None:
-        """Do `work`; a damaged file or an OSError of the system's means that the directory failed: None is returned."""
+        """Do `work`; a damaged file or an OSError of the system's means that the directory failed: None is returned.
+
+        Raises Busy if the machine is short of something, and others of our own errors as they are.
+        """
         try:
             return work(*args)
         except errors.DiskFailed:
@@ -122,8 +125,10 @@ class Volumes:
         except errors.DfsError:
             raise
         except OSError as error:
-            store.fail(error.strerror or str(error))
-            return None
+            explained = store.explained(error, full_is_fatal=True)
+            if isinstance(explained, errors.DiskFailed):
+                return None
+            raise explained from error
 
     def _usable(self) -> Iterator[ChunkStore]:
         return (store for store in self.stores if store.failed is None)
@@ -164,7 +169,7 @@ class Volumes:
                 )
 
     def join(self, cluster: ClusterId) -> None:
-        """Make the directories `cluster`'s, durably, where they are nobody's yet. Blocks. Raises WrongCluster.
+        """Make the directories `cluster`'s, durably, where they are nobody's yet. Blocks. Raises WrongCluster, Busy.
 
         No directory is in the list of another before it has its own identity: so a join that was cut short leaves none
         that is missed, and the next one completes it. None takes chunks before all of them know it, but for those that

@@ -2,7 +2,7 @@
 
     disk = MemoryDisk(capacity_bytes=1 << 30)
     disk.crash(random)                        # what was not synced is there, or not, page by page and name by name
-    disk.fail("sync", errno.EIO)              # from now on: "read", "write", "sync", "names", "touch", "space"
+    disk.fail("sync", errno.EIO)              # from now on: "open", "read", "write", "sync", "names", "touch", "space"
                                               # (how much is free), of paths that begin so
     disk.mend()
     disk.power_off_after(3)                   # the fourth write, sync or change of a name from now raises PowerOff
@@ -263,7 +263,7 @@ class MemoryDisk:
     # --- for its files
 
     def check(self, operation: str, path: str) -> None:
-        if operation not in ("read", "space", "touch") and self._operations_left is not None:
+        if operation not in ("open", "read", "space", "touch") and self._operations_left is not None:
             if self._operations_left == 0:
                 if self.on_power_off:
                     self.on_power_off()
@@ -312,6 +312,7 @@ class MemoryDisk:
             self._check_dir(path.rpartition("/")[0])
             self._change("", path, _Inode())
         inode = self._file(path)
+        self.check("open", path)
         self.open_files += 1
         return MemoryFile(self, path, inode)
 

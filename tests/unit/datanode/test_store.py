@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 from pathlib import Path
 
@@ -176,6 +177,51 @@ async def test_a_lack_of_file_descriptors_is_no_failure_of_the_disk(disk: Memory
         await appended(store, b"x")
     disk.mend()
     await appended(store, b"x")
+
+
+@pytest.mark.parametrize("clean", [False, True])
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+async def test_a_machine_short_of_means_takes_no_chunk_for_damaged(disk: MemoryDisk, number: int, clean: bool) -> None:
+    await left_behind(disk, clean)
+    disk.fail("open", number, "chunks")
+    with pytest.raises(errors.Busy, match="raise the DataNode's limits"):
+        await content(opened(disk), 0, 4)
+    disk.mend()
+    again = opened(disk)
+    assert await content(again, 0, 4) == b"kept" and again.take_corrupt() == []
+
+
+@pytest.mark.parametrize("clean", [False, True])
+@pytest.mark.parametrize(
+    "number, why", [(errno.EACCES, "belong to the user"), (errno.EPERM, "belong to the user"), (errno.ENOSPC, "")]
+)
+async def test_chunks_that_may_not_be_opened_take_the_directory_out_of_service_and_stay_where_they_are(
+    disk: MemoryDisk, number: int, why: str, clean: bool
+) -> None:
+    await left_behind(disk, clean)
+    disk.fail("open", number, "chunks")
+    with pytest.raises(errors.DiskFailed, match=rf"out of service: chunk 0+1234 .*{os.strerror(number)}.*{why}"):
+        await content(opened(disk), 0, 4)
+    disk.mend()
+    again = opened(disk)
+    assert await content(again, 0, 4) == b"kept" and again.take_corrupt() == []
+
+
+async def test_a_read_that_finds_no_memory_damages_nothing(disk: MemoryDisk, store: ChunkStore) -> None:
+    await appended(store, b"kept")
+    disk.fail("read", errno.ENOMEM, DATA)
+    with pytest.raises(errors.Busy):
+        await content(store, 0, 4)
+    disk.mend()
+    assert await content(store, 0, 4) == b"kept" and store.failed is None
+
+
+async def left_behind(disk: MemoryDisk, clean: bool) -> None:
+    """A chunk, by a DataNode that stopped in order or did not."""
+    store = opened(disk)
+    await appended(store, b"kept")
+    await store.sync([CHUNK])
+    await store.close(clean)
 
 
 # --- damage

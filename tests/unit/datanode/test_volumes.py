@@ -353,6 +353,22 @@ async def test_a_node_starts_without_a_directory_that_cannot_be_used() -> None:
         started(disks)
 
 
+@pytest.mark.parametrize("operation", ["open", "read"])
+async def test_a_node_does_not_start_while_the_machine_is_short_of_means(operation: str) -> None:
+    disks = two_disks()
+    volumes = joined(disks)
+    for number in range(1, 11):
+        await put(volumes, number, b"x" * 40 * PAGE)
+    await volumes.sync([ChunkId(number) for number in range(1, 11)])
+    await volumes.close(clean=False)
+    disks[1].fail(operation, errno.ENFILE)
+    with pytest.raises(errors.Busy, match=r"disk-2.*Too many open files in system"):
+        started(disks)
+    disks[1].mend()
+    again = started(disks)
+    assert again.chunk_count() == 10 and again.take_corrupt() == []
+
+
 async def test_of_two_copies_of_a_chunk_the_longer_stays() -> None:
     disks = two_disks()
     await joined(disks).close()
