@@ -12,7 +12,8 @@ one another find their bytes synced already. Readers take neither: committed byt
 check is read once more under `lock`, since a cut or a punch may have come between; if it fails again, the chunk goes to
 quarantine.
 
-Files stay open, the least recently used are closed first; one that somebody uses is never closed under them.
+Files stay open, the least recently used are closed first; one that somebody uses is never closed under them, and none
+before its bytes are synced: the kernel tells of bytes that it could not write by a file that was open then.
 
 A write error takes the directory out of service: `failed` says why, every later change raises DiskFailed, reads are
 still tried. After an error of fsync nobody knows what the disk holds, so nothing is retried. So does a file system that
@@ -26,7 +27,7 @@ from __future__ import annotations
 import errno
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final, NamedTuple, NoReturn, TypeVar, TypeVarTuple
 
 import trio
@@ -562,8 +563,10 @@ class ChunkStore:
     async def _using(self, chunk: ChunkId, create: bool = False, load: bool = True) -> AsyncIterator[_Replica]:
         """The chunk, its files open unless not `load`. With `create` it need not exist: `files` may be None.
 
-        Raises ChunkNotFound, Corrupt (now in quarantine).
+        Raises ChunkNotFound, Corrupt (now in quarantine), Busy.
         """
+        if load and chunk not in self._open:
+            await self._make_room()
         replica = self._open.get(chunk)
         if replica is None:
             replica = self._open[chunk] = _Replica(chunk)
@@ -575,7 +578,8 @@ class ChunkStore:
             yield replica
         finally:
             replica.users -= 1
-            self._close_unused(replica)
+            if not replica.users and (replica.gone or replica.files is None):
+                self._drop(replica)
 
     async def _load(self, replica: _Replica) -> None:
         async with replica.lock:
@@ -607,13 +611,29 @@ class ChunkStore:
         self._note_read_error(error)
         raise self._corrupt_error(replica.chunk, reason) from error
 
-    def _close_unused(self, replica: _Replica) -> None:
-        if not replica.users and (replica.gone or replica.files is None):
-            self._drop(replica)
-        if len(self._open) > limits.OPEN_CHUNKS_MAX:
-            unused = next((other for other in self._open.values() if not other.users), None)
-            if unused is not None:
-                self._drop(unused)
+    async def _make_room(self) -> None:
+        """Close what nobody uses, the least recently used first, until one more chunk may be opened. Raises Busy.
+
+        Where all have bytes that are not synced they are synced for it: nobody is told of an error of the disk that
+        comes when no file is open any more.
+        """
+        while len(self._open) >= limits.OPEN_CHUNKS_MAX:
+            closable = next((replica for replica in self._open.values() if self._is_closable(replica)), None)
+            if closable is None:
+                break
+            self._drop(closable)
+        for replica in list(self._open.values()):
+            if len(self._open) < limits.OPEN_CHUNKS_MAX:
+                return
+            if not replica.users:
+                with suppress(errors.DiskFailed):  # `failed` says so
+                    await self._sync_one(replica.chunk)
+                if self._is_closable(replica):
+                    self._drop(replica)
+
+    def _is_closable(self, replica: _Replica) -> bool:
+        """Of a directory that failed nothing is synced any more."""
+        return not replica.users and (replica.chunk not in self._unsynced or self.failed is not None)
 
     def _drop(self, replica: _Replica) -> None:
         if self._open.get(replica.chunk) is replica:

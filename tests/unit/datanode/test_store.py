@@ -15,6 +15,7 @@ from dfs import errors, limits
 from dfs.checksum import Block, sum_blocks, verify
 from dfs.runtime import RealRuntime
 from dfs.types import ChunkId, ClusterId
+from nodes.datanode.chunkfiles import data_path
 from nodes.datanode.disk import RealDisk
 from nodes.datanode.store import ChunkStore
 from tests.simulation.disk import PAGE, InlineRuntime, MemoryDisk, PowerOff
@@ -535,6 +536,34 @@ async def test_few_files_stay_open(disk: MemoryDisk, store: ChunkStore) -> None:
     assert disk.open_files == 2 * limits.OPEN_CHUNKS_MAX
     await store.close()
     assert disk.open_files == 0
+
+
+async def test_no_file_is_closed_before_its_bytes_are_synced(
+    disk: MemoryDisk, store: ChunkStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "OPEN_CHUNKS_MAX", 4)
+    async with trio.open_nursery() as nursery:
+        for number in range(1, 21):
+            nursery.start_soon(appended, store, b"x" * 100, ChunkId(number))
+    for number in range(21, 41):
+        await appended(store, b"x" * 100, ChunkId(number))
+        assert disk.open_files <= 2 * 4
+    closed = [number for number in range(1, 41) if ChunkId(number) not in store._open]
+    assert len(closed) == 36
+    assert all(disk.durable_size(data_path(ChunkId(number))) == 100 for number in closed)
+
+
+async def test_a_directory_that_failed_closes_what_it_cannot_sync(
+    disk: MemoryDisk, store: ChunkStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "OPEN_CHUNKS_MAX", 4)
+    await appended(store, b"first", ChunkId(1))
+    await store.sync([ChunkId(1)])
+    for number in range(2, 6):
+        await appended(store, b"lost", ChunkId(number))
+    disk.fail("sync", errno.EIO)
+    assert await content(store, 0, 5, ChunkId(1)) == b"first"
+    assert store.failed == "Input/output error" and disk.open_files == 2 * 4
 
 
 async def test_appends_reads_and_syncs_share_a_chunk(tmp_path: Path) -> None:
