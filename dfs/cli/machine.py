@@ -63,7 +63,7 @@ class Files:
             )
 
     def make_directories(self) -> None:
-        """Have all directories. Raises OSError, after which those that were made are gone again."""
+        """Have all directories. Raises OSError or InvalidArgument, after which those that were made are gone again."""
         with self._all_or_none():
             for path, mode, is_daemons in self._directories:
                 self._make_directory(path, mode, is_daemons)
@@ -93,8 +93,8 @@ class Files:
         for each in reversed(missing):
             each.mkdir(mode=mode if each == path else 0o755)
             self._made.append(each)
-        if is_daemons and (missing or not any(path.iterdir())):
-            self._give(path)
+        if is_daemons and self._owner is not None and (missing or not any(path.iterdir())):
+            _give_directory(path, self._owner)
 
     def _write(self, file: _File) -> None:
         fd = os.open(file.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, file.mode)
@@ -102,13 +102,9 @@ class Files:
         with os.fdopen(fd, "w", encoding="utf-8") as stream:
             stream.write(file.text)
             stream.flush()
+            if file.is_daemons and self._owner is not None:
+                os.fchown(fd, *self._owner)  # not by its name: its directory is the daemons', who may put a link there
             os.fsync(fd)
-        if file.is_daemons:
-            self._give(file.path)
-
-    def _give(self, path: Path) -> None:
-        if self._owner is not None:
-            os.chown(path, *self._owner)
 
 
 class _AllOrNone:
@@ -123,6 +119,17 @@ class _AllOrNone:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
             self._files.take_back()
+
+
+def _give_directory(path: Path, owner: tuple[int, int]) -> None:
+    """Raises InvalidArgument for a link, which may lead anywhere by now."""
+    if path.is_symlink():
+        raise errors.InvalidArgument(f"{path} is a link: name the directory to which it leads")
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        os.fchown(fd, *owner)
+    finally:
+        os.close(fd)
 
 
 def _daemons_owner(directory: Path) -> tuple[int, int] | None:

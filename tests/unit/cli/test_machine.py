@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,54 @@ def test_every_file_that_is_there_is_named(tmp_path: Path) -> None:
     (tmp_path / "etc" / "client.toml").touch()
     with pytest.raises(errors.Exists, match=r"client\.key, .*client\.toml: there already"):
         files(tmp_path).refuse_existing()
+
+
+@pytest.fixture
+def daemons(monkeypatch: pytest.MonkeyPatch) -> int:
+    """The user of the daemons, as on a machine with the package."""
+    if os.geteuid():
+        pytest.skip("only root gives files away")
+    monkeypatch.setattr(machine, "_daemons_owner", lambda _: (12345, 12345))
+    return 12345
+
+
+def test_keys_and_directories_of_the_daemons_are_theirs(tmp_path: Path, daemons: int) -> None:
+    made = files(tmp_path)
+    made.make_directories()
+    made.write()
+    owners = {name: (tmp_path / name).stat().st_uid for name in everything(tmp_path)}
+    assert owners == {"etc": 0, "etc/client.key": daemons, "etc/client.toml": 0, "srv": 0, "srv/disk": daemons}
+
+
+def test_a_link_in_place_of_a_key_gives_nothing_else_away(
+    tmp_path: Path, daemons: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As whoever runs as the daemons' user may put it into their directory."""
+    shadow, key = tmp_path / "shadow", tmp_path / "etc" / "client.key"
+    shadow.touch()
+    made = files(tmp_path)
+    made.make_directories()
+    open_file = os.open
+
+    def open_and_replace(path: Path, *how: int) -> int:
+        fd = open_file(path, *how)
+        if path == key:
+            key.unlink()
+            key.symlink_to(shadow)
+        return fd
+
+    monkeypatch.setattr(os, "open", open_and_replace)
+    made.write()
+    assert shadow.stat().st_uid == 0 and shadow.read_text() == ""
+
+
+def test_a_link_in_place_of_a_directory_is_refused(tmp_path: Path, daemons: int) -> None:
+    (tmp_path / "somebodys").mkdir()
+    (tmp_path / "srv").mkdir()
+    (tmp_path / "srv" / "disk").symlink_to(tmp_path / "somebodys")
+    with pytest.raises(errors.InvalidArgument, match="srv/disk is a link"):
+        files(tmp_path).make_directories()
+    assert (tmp_path / "somebodys").stat().st_uid == 0
 
 
 @pytest.mark.parametrize(
