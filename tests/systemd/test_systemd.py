@@ -160,6 +160,13 @@ def test_an_upgrade_does_not_wait_for_a_namenode_that_is_away(machine: Container
     until_restarted(machine, before)
 
 
+def test_an_upgrade_leaves_the_mode_that_an_administrator_gave_the_configuration(machine: Container) -> None:
+    before = {name: machine.main_pid(name) for name in ALL if name != MOUNT}
+    machine.run("chgrp dfs /etc/dfs && chmod 750 /etc/dfs && apt-get install --reinstall --yes /root/dfs.deb")
+    until_restarted(machine, before)
+    assert machine.run("stat --format=%a /etc/dfs").strip() == "750"
+
+
 def test_a_removed_package_stops_everything_and_keeps_the_data(machine: Container) -> None:
     machine.run("systemctl stop mnt-fstab.mount; apt-get remove --yes dfs", timeout_s=180)
     machine.run('[ -z "$(pgrep -f ^/usr/lib/dfs)" ] && [ -z "$(findmnt --types fuse.dfs)" ]')
