@@ -167,10 +167,20 @@ def test_an_upgrade_leaves_the_mode_that_an_administrator_gave_the_configuration
     assert machine.run("stat --format=%a /etc/dfs").strip() == "750"
 
 
+def test_a_package_is_not_removed_from_under_those_who_use_a_mount(machine: Container) -> None:
+    machine.run("sleep 1000 </dev/null >/mnt/fstab/open 2>&1 & echo $! >/run/holder")
+    said = machine.run("! apt-get remove --yes dfs 2>&1", timeout_s=180)
+    assert "/mnt/fstab" in said
+    machine.run(f"systemctl is-active {' '.join(name for name in ALL if name != MOUNT)} && [ -e /mnt/fstab/open ]")
+    machine.run(f"kill $(cat /run/holder) && systemctl start {MOUNT}")
+
+
 def test_a_removed_package_stops_everything_and_keeps_the_data(machine: Container) -> None:
-    machine.run("systemctl stop mnt-fstab.mount; apt-get remove --yes dfs", timeout_s=180)
+    machine.run("echo last >/mnt/fstab/last")
+    machine.run("apt-get remove --yes dfs", timeout_s=180)
     machine.run('[ -z "$(pgrep -f ^/usr/lib/dfs)" ] && [ -z "$(findmnt --types fuse.dfs)" ]')
+    machine.run("[ -z \"$(find /etc/systemd/system -path '*.wants/dfs*')\" ]")
     machine.run("ls /srv/dfs/a/clean /srv/dfs/b/clean /srv/dfs/c/clean /var/lib/dfs/namenode")
     machine.run("apt-get install --yes /root/dfs.deb", timeout_s=180)
-    machine.run(f"systemctl enable dfs.target dfs-namenode dfs-datanode && systemctl start {' '.join(ALL)}")
-    machine.until("[ $(cat /mnt/dfs/both) = one ]")
+    machine.run(f"systemctl enable --now dfs.target {' '.join(ALL)}")
+    machine.until("[ $(cat /mnt/dfs/both) = one ] && [ $(cat /mnt/dfs/last) = last ]")
