@@ -164,10 +164,16 @@ GRANTS_REMEMBERED_MAX = 1024  # of one connection, once checked: some 200 KB
 GRANT_RANGES_MAX = 64  # of a chunk that a grant may be for: 1 KiB with each read
 OPEN_CHUNKS_MAX = 512  # chunk files kept open, with their block index, per data directory
 INLINE_IO_MAX_BYTES = 64 * KIB  # written to the page cache without a worker thread, whose hop costs more
+INLINE_IO_BUSY_MAX_S = 0.02  # but not while a thread waits for the disk longer than one that is well takes for a flush
+INLINE_IO_BELIEVED_S = 0.5  # nor later than this after a thread's work was done
 UNCACHED_WRITE_MIN_BYTES = 256 * KIB  # written at once: part of a stream, which would push out what is read often
 READ_ERRORS_MAX = 3  # chunks of one data directory that the disk could not read, after which it leaves service
 SETTLED_AFTER_S = 60.0  # a replica unchanged for so long is reported as settled
 DISK_PROBE_PERIOD_S = 10.0  # how soon a disk that takes no changes is noticed though nobody makes any
+DISK_PROBE_TIMEOUT_S = 30.0  # for the least change, that disk hangs; with the period less than NODE_DEAD_AFTER_S
+DISK_WORK_MAX_S = 120.0  # for other work: 16 flushes of a chunk each, side by side, take a slow disk half of that
+DISK_WATCH_PERIOD_S = 1.0  # between two looks for disks that hang
+DISK_THREADS_MAX = 16  # of one data directory: as many calls as one client has there
 FREE_SPACE_CHECK_PERIOD_S = 1.0  # how long a disk's free space is believed
 FREE_SPACE_CHECK_BYTES = 64 * MIB  # or how many bytes are written on that belief, well below the reserve
 

@@ -13,14 +13,14 @@ import random
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, TypeVarTuple, cast
 
 import trio
-from outcome import Outcome, capture
+from outcome import Error, Outcome, capture
 
 from dfs import errors, limits
 
@@ -40,6 +40,22 @@ class Usage(NamedTuple):
 NO_USAGE = Usage(0.0, 0.0)
 
 
+class Workers(Protocol):
+    """Threads for one kind of blocking work: what hangs in them keeps none of those that others use."""
+
+    async def run(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
+        """As `Runtime.run_blocking`, until these workers are given up."""
+        ...
+
+    def busy_s(self) -> float:
+        """Since when the oldest work that goes on does, seconds; 0 if none does. To wait for a thread is no work."""
+        ...
+
+    def give_up(self, failure: Callable[[], Exception]) -> None:
+        """Who waits for work has `failure()` raised at once, and so has who comes later. What was begun may go on."""
+        ...
+
+
 class Runtime(Protocol):
     """What the code may ask of the world besides network and disk."""
 
@@ -55,6 +71,10 @@ class Runtime(Protocol):
 
     async def run_abandonable(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
         """As `run_blocking`, but who is cancelled goes at once: `work` ends later, and must not matter to anybody."""
+        ...
+
+    def workers(self, most: int) -> Workers:
+        """Threads besides, for what may hang: `most` of them."""
         ...
 
     def usage(self) -> Usage:
@@ -78,6 +98,37 @@ class _Job(Generic[T]):
         if self.task is not None:
             trio.lowlevel.reschedule(self.task, self.outcome)
 
+    def fail(self, error: Exception) -> None:
+        """Have nobody wait any more: who does gets `error`."""
+        if self.task is not None:
+            trio.lowlevel.reschedule(self.task, Error(error))
+            self.task = None
+
+
+class _Meter:
+    """The time in which anything was being done, in the event loop's view: works side by side count once."""
+
+    def __init__(self) -> None:
+        self._under_way = 0
+        self._since_s = 0.0  # when the first of them began
+        self._ended_s = 0.0
+
+    @contextmanager
+    def count(self) -> Iterator[None]:
+        """Around a work."""
+        if not self._under_way:
+            self._since_s = time.monotonic()
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._ended_s += time.monotonic() - self._since_s
+
+    def seconds(self) -> float:
+        return self._ended_s + (time.monotonic() - self._since_s if self._under_way else 0.0)
+
 
 class _Workers:
     """At most `most` threads, made when they are needed, that do jobs in the order in which they came.
@@ -86,31 +137,53 @@ class _Workers:
     and to end; that is as much as a read from a disk. A job is a thread's from when it is taken out of `_waiting`;
     until then it can be taken back, and is gone with all that it holds.
 
-    `_lock` guards `_waiting`, the number of `_threads`, and `_free`: those with nothing to do, less the jobs that wait.
-    `_signals` has one for each job that waits, except for those that a thread has in its hand.
+    `_lock` guards `_waiting`, `_begun` (jobs in the hands of threads, and since when, oldest first), the number of
+    `_threads`, and `_free`: those with nothing to do, less the jobs that wait. `_signals` has one for each job that
+    waits, except for those that a thread has in its hand. `_failure` belongs to the event loop.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, meter: _Meter, is_abandonable: bool = False) -> None:
         self._most = most
+        self._meter = meter
+        self._is_abandonable = is_abandonable
+        self._failure: Callable[[], Exception] | None = None
         self._lock = threading.Lock()
         self._waiting: OrderedDict[_Job[Any], None] = OrderedDict()
+        self._begun: dict[_Job[Any], float] = {}
         self._threads = 0
         self._free = 0
         self._signals: SimpleQueue[None] = SimpleQueue()
 
-    async def run(self, work: Callable[[], T], *, is_abandonable: bool) -> T:
+    async def run(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
         await trio.lowlevel.checkpoint_if_cancelled()
-        job = _Job(work)
+        if self._failure is not None:
+            raise self._failure()
+        job = _Job(partial(work, *args))
         self._put(job)
 
         def leave(_: object) -> trio.lowlevel.Abort:
             if not self._take_back(job):
-                if not is_abandonable:
+                if not self._is_abandonable:
                     return trio.lowlevel.Abort.FAILED
                 job.task = None
             return trio.lowlevel.Abort.SUCCEEDED
 
-        return cast(T, await trio.lowlevel.wait_task_rescheduled(leave))
+        with self._meter.count():
+            return cast(T, await trio.lowlevel.wait_task_rescheduled(leave))
+
+    def busy_s(self) -> float:
+        with self._lock:
+            oldest = next(iter(self._begun.values()), None)
+        return 0.0 if oldest is None else time.monotonic() - oldest
+
+    def give_up(self, failure: Callable[[], Exception]) -> None:
+        self._failure = failure
+        with self._lock:
+            left = [*self._begun, *self._waiting]
+            self._free += len(self._waiting)
+            self._waiting.clear()
+        for job in left:
+            job.fail(failure())
 
     # --- in the event loop ------------------------------------------------------------------------------
 
@@ -166,8 +239,10 @@ class _Workers:
             if not self._waiting:
                 return
             job, _ = self._waiting.popitem(last=False)
+            self._begun[job] = time.monotonic()
         job.outcome = capture(job.work)
         with self._lock:
+            del self._begun[job]
             self._free += 1
         with suppress(trio.RunFinishedError):  # nobody waits
             job.token.run_sync_soon(job.finish)
@@ -190,29 +265,21 @@ class RealRuntime:
 
     def __init__(self, worker_threads: int = 16) -> None:
         self.random = random.Random()
-        self._workers = _Workers(worker_threads)
-        self._abandonable_workers = _Workers(worker_threads)
-        self._blocking = 0  # works under way
-        self._since_s = 0.0  # when the first of them began
-        self._blocking_s = 0.0
+        self._blocking = _Meter()
+        self._workers = _Workers(worker_threads, self._blocking)
+        self._abandonable_workers = _Workers(worker_threads, _Meter(), is_abandonable=True)
 
     def now_ns(self) -> int:
         return time.time_ns()
 
     async def run_blocking(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
-        if not self._blocking:
-            self._since_s = time.monotonic()
-        self._blocking += 1
-        try:
-            return await self._workers.run(partial(work, *args), is_abandonable=False)
-        finally:
-            self._blocking -= 1
-            if not self._blocking:
-                self._blocking_s += time.monotonic() - self._since_s
+        return await self._workers.run(work, *args)
 
     async def run_abandonable(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
-        return await self._abandonable_workers.run(partial(work, *args), is_abandonable=True)
+        return await self._abandonable_workers.run(work, *args)
+
+    def workers(self, most: int) -> Workers:
+        return _Workers(most, self._blocking)
 
     def usage(self) -> Usage:
-        under_way_s = time.monotonic() - self._since_s if self._blocking else 0.0
-        return Usage(time.process_time(), self._blocking_s + under_way_s)
+        return Usage(time.process_time(), self._blocking.seconds())

@@ -246,7 +246,7 @@ class Agent:
                 return
             written = memory._replace(generation=self._remembered.generation + 1)
             try:
-                await self._runtime.run_blocking(save, self._volumes.usable_disks(), written)
+                await save(self._volumes.stores, written)
             except OSError as error:
                 self._remembered = self._remembered._replace(generation=written.generation)  # it may be there in part
                 raise errors.DiskFailed(f"no data directory takes {PATH}: {error.strerror}") from error

@@ -67,13 +67,16 @@ async def run_datanode(
         config.capacity_bytes,
     )
     await runtime.run_blocking(volumes.open)
-    try:
-        _check_cluster(config, key_file, volumes)
-        async with Pool(network, key=key_file.key, spoken=spoken) as pool, tasks.open_nursery() as nursery:
-            await _serve(config, key_file, keep, volumes, network, pool, runtime, nursery, health, spoken, task_status)
-    finally:
-        with trio.CancelScope(shield=True):  # bounded by the disks: what was accepted is not given up
-            await volumes.close()
+    async with volumes.watched():
+        try:
+            _check_cluster(config, key_file, volumes)
+            async with Pool(network, key=key_file.key, spoken=spoken) as pool, tasks.open_nursery() as nursery:
+                await _serve(
+                    config, key_file, keep, volumes, network, pool, runtime, nursery, health, spoken, task_status
+                )
+        finally:
+            with trio.CancelScope(shield=True):  # bounded by DISK_WORK_MAX_S: what was accepted is not given up
+                await volumes.close()
 
 
 def _check_cluster(config: DataNodeConfig, key_file: KeyFile, volumes: Volumes) -> None:
@@ -119,8 +122,7 @@ async def _serve(
         address = await nursery.start(server.serve, config.listen)
     agent = Agent(config, volumes, pool, server, runtime, address, bandwidth, users, restraint, keyring)
     service.decide = agent.decide
-    nursery.start_soon(_flush, volumes)
-    nursery.start_soon(_probe, volumes)
+    nursery.start_soon(volumes.look_after)
     nursery.start_soon(scrub.run)
     log.info("chunks open", node=config.node, chunks=volumes.chunk_count(), cluster=volumes.cluster)
     if health is not None:
@@ -138,13 +140,6 @@ async def _serve(
             await server.aclose_gracefully(_GRACEFUL_S)
 
 
-async def _probe(volumes: Volumes) -> None:
-    """A disk that fails while nobody writes is noticed all the same. Runs until cancelled."""
-    while True:
-        await trio.sleep(limits.DISK_PROBE_PERIOD_S)
-        await volumes.probe()
-
-
 def _condition(config: DataNodeConfig, volumes: Volumes, agent: Agent) -> Condition:
     held = f"{volumes.chunk_count():,} chunks, {volumes.free_bytes() / limits.GIB:,.0f} GiB free"
     if not agent.is_registered:
@@ -152,10 +147,3 @@ def _condition(config: DataNodeConfig, volumes: Volumes, agent: Agent) -> Condit
     if not agent.is_heard:
         return Condition(True, f"the NameNode at {config.namenode} does not answer; {held}")
     return Condition(True, f"registered at {config.namenode}, {held}")
-
-
-async def _flush(volumes: Volumes) -> None:
-    """Bytes that nobody syncs go to disk all the same, soon. Runs until cancelled."""
-    while True:
-        await trio.sleep(limits.FLUSH_AFTER_S / 5)
-        await volumes.flush_due()

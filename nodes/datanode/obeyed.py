@@ -25,6 +25,7 @@ import structlog
 from dfs import errors
 from nodes.datanode import statefile
 from nodes.datanode.disk import Disk
+from nodes.datanode.store import ChunkStore
 
 log = structlog.get_logger(__name__)
 
@@ -101,15 +102,15 @@ def is_damaged(disk: Disk) -> bool:
     return False
 
 
-def save(disks: Sequence[Disk], memory: Memory) -> None:
-    """Write it down, durably, in the first directories that take it. Blocks. Raises OSError if none of them does."""
+async def save(stores: Sequence[ChunkStore], memory: Memory) -> None:
+    """Write it down, durably, in the first directories that take it. Raises OSError if none of them does."""
     failure = OSError(errno.EIO, "no data directory is in service")
     written = 0
-    for disk in disks:
+    for store in [store for store in stores if store.failed is None]:
         try:
-            _write(disk, memory)
+            await store.run_blocking(_write, store.disk, memory)
         except OSError as error:
-            log.warning("what was obeyed could not be written down", directory=disk.name, error=str(error))
+            log.warning("what was obeyed could not be written down", directory=store.disk.name, error=str(error))
             failure = error
         else:
             written += 1

@@ -265,7 +265,7 @@ class Scrub:
     async def _load_progress(self, store: ChunkStore) -> _Pass:
         """Where the pass stopped; from the beginning if that cannot be known."""
         try:
-            found = await self._runtime.run_blocking(statefile.read, store.disk, PATH, _FORMAT)
+            found = await store.run_blocking(statefile.read, store.disk, PATH, _FORMAT)
         except OSError as error:
             log.warning("scrub begins anew", directory=store.disk.name, error=str(error))
             return _Pass()
@@ -280,7 +280,7 @@ class Scrub:
         self._saved_at[store.disk.name] = now
         values = dataclasses.asdict(progress)
         try:
-            await self._runtime.run_blocking(statefile.write, store.disk, PATH, _FORMAT, values)
+            await store.run_blocking(statefile.write, store.disk, PATH, _FORMAT, values)
         except OSError as error:
             log.warning("progress of the scrub was not written down", directory=store.disk.name, error=str(error))
 

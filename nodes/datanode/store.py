@@ -20,6 +20,16 @@ still tried. After an error of fsync nobody knows what the disk holds, so nothin
 became read-only, so do files that may not be opened, and READ_ERRORS_MAX chunks that could not be read; the first ones
 only go to quarantine. A directory without space is not failed: it takes no more bytes until some are free, and serves
 what it has. Nor is one whose files cannot be opened as the machine is short of descriptors or memory: that is Busy.
+
+A disk that hangs keeps its threads, which nobody can stop: so each directory has threads of its own. That it hangs is
+seen by what a thread does, not by what waits for one: the probe asks for so little that it is soon done however much
+the disk has to do, other work may take longer. Who waits for the disk then gets DiskFailed at once, and what is read
+after that comes from memory or not at all. The threads may go on any time, so the files that they have stay open: the
+numbers of closed ones would be other files'.
+
+Small appends are written by the event loop itself, as a thread's hop costs more than the write. The kernel could keep
+it waiting for a disk that hangs (RWF_NOWAIT is for XFS and Btrfs only). So it writes only where the disk has just done
+something for a thread, and keeps none waiting.
 """
 
 from __future__ import annotations
@@ -85,6 +95,10 @@ class ChunkStore:
         self.used_bytes = 0  # of all chunks, without what was punched
         self.failed: str | None = None
         self._runtime = runtime
+        self._workers = runtime.workers(limits.DISK_THREADS_MAX)
+        self._prober = runtime.workers(1)
+        self._hangs = False
+        self._answered_at = float("-inf")  # trio's clock, of threads' work only
         self._reserve_bytes = reserve_bytes
         self._open: OrderedDict[ChunkId, _Replica] = OrderedDict()  # least recently used first
         self._unsynced: dict[ChunkId, float] = {}  # since when (trio's clock) a chunk has bytes that are not synced
@@ -182,7 +196,7 @@ class ChunkStore:
 
     async def _write(self, replica: _Replica, records: Sequence[Record], data: Buffer) -> None:
         """Append for good; the lock is held, the place is right."""
-        if len(data) <= limits.INLINE_IO_MAX_BYTES and replica.files is not None:
+        if len(data) <= limits.INLINE_IO_MAX_BYTES and replica.files is not None and self._answers_soon():
             self._run_inline(self._write_blocking, replica, records, data)
         else:
             await self.on_disk(self._write_blocking, replica, records, data)
@@ -251,12 +265,12 @@ class ChunkStore:
         self, replica: _Replica, data: File, view: memoryview, records: Sequence[Record]
     ) -> memoryview | None:
         """As `_verified`, from the disk if it must be, and from a file `data` of the chunk."""
-        if await self._runtime.run_blocking(_fault, data, view, records) is None:
+        if await self.run_blocking(_fault, data, view, records) is None:
             return view
         async with replica.lock:
             if replica.gone or not _unchanged(replica.index, records):
                 return None
-            fault = await self._runtime.run_blocking(_fault, data, view, records)
+            fault = await self.run_blocking(_fault, data, view, records)
             if fault is None:
                 return view
             if fault.error is not None and not chunkfiles.is_damage(fault.error):
@@ -324,7 +338,9 @@ class ChunkStore:
                 raise self._not_found(replica.chunk)
             parts = self.disk, self.cluster, replica.chunk, replica.index, replica.files.mark
             try:
-                await self._runtime.run_blocking(chunkfiles.inspect, *parts)
+                await self.run_blocking(chunkfiles.inspect, *parts)
+            except errors.DiskFailed:
+                raise
             except OSError as error:
                 await self._give_up(replica, error)
 
@@ -357,7 +373,7 @@ class ChunkStore:
         Or the power went before the bytes did. To have them back harms in neither case.
         """
         restored = 0
-        for number in await self._runtime.run_blocking(_whole_ones, data, run):
+        for number in await self.run_blocking(_whole_ones, data, run):
             record = run[number]
             async with replica.syncing, replica.lock:
                 if replica.gone or replica.files is None or not replica.index.matches(record.start, [record]):
@@ -426,7 +442,15 @@ class ChunkStore:
     async def probe(self) -> None:
         """Find out whether the disk still takes changes, though nobody makes any. Raises DiskFailed."""
         self._check_usable()
-        await self.on_disk(self.disk.touch, chunkfiles.CHUNKS)
+        try:
+            await self._prober.run(self._probe_blocking)
+        except OSError as error:
+            raise self.explained(error, False) from error
+
+    def _probe_blocking(self) -> None:
+        """Have the disk itself answer: a change of the least kind would wait in memory."""
+        self.disk.touch(chunkfiles.CHUNKS)
+        self.disk.sync_dir(chunkfiles.CHUNKS)
 
     # --- taking away
 
@@ -589,9 +613,9 @@ class ChunkStore:
             if length is None or replica.gone:
                 raise self._not_found(replica.chunk)
             try:
-                opened = await self._runtime.run_blocking(
-                    ChunkFiles.open, self.disk, self.cluster, replica.chunk, length
-                )
+                opened = await self.run_blocking(ChunkFiles.open, self.disk, self.cluster, replica.chunk, length)
+            except errors.DiskFailed:
+                raise
             except OSError as error:
                 await self._give_up(replica, error)
             else:
@@ -638,7 +662,7 @@ class ChunkStore:
     def _drop(self, replica: _Replica) -> None:
         if self._open.get(replica.chunk) is replica:
             del self._open[replica.chunk]
-        if replica.files is not None:
+        if replica.files is not None and not self._hangs:
             replica.files.close()
             replica.files = None
 
@@ -699,10 +723,32 @@ class ChunkStore:
 
     # --- what can go wrong
 
+    async def run_blocking(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
+        """Work on the disk in a thread of this directory. Raises what it raises, or DiskFailed of a disk that hangs."""
+        result = await self._workers.run(work, *args)
+        self._answered_at = trio.current_time()
+        return result
+
+    def _answers_soon(self) -> bool:
+        """Whether nothing tells of a disk that hangs: see the module."""
+        has_answered = trio.current_time() < self._answered_at + limits.INLINE_IO_BELIEVED_S
+        return has_answered and self._workers.busy_s() < limits.INLINE_IO_BUSY_MAX_S
+
+    def look_for_hang(self) -> None:
+        """Take the directory out of service if its disk does not answer, and keep nobody waiting for it any more."""
+        if self._hangs:
+            return
+        is_late = self._workers.busy_s() >= limits.DISK_WORK_MAX_S
+        if is_late or self._prober.busy_s() >= limits.DISK_PROBE_TIMEOUT_S:
+            self._hangs = True
+            self.fail("it does not answer")
+            self._workers.give_up(self._failure)
+            self._prober.give_up(self._failure)
+
     async def on_disk(self, work: Callable[[*Ts], T], *args: *Ts, full_is_fatal: bool = False) -> T:
-        """Work on the disk in a worker thread; OSErrors come out as DiskFailed, NoSpace or Busy, ours as they are."""
+        """As `run_blocking`; OSErrors come out as DiskFailed, NoSpace or Busy, ours as they are."""
         try:
-            return await self._runtime.run_blocking(work, *args)
+            return await self.run_blocking(work, *args)
         except OSError as error:
             raise self.explained(error, full_is_fatal) from error
 

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import heapq
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from itertools import islice
 from typing import Final, NamedTuple, TypeVar, TypeVarTuple
 
 import structlog
+import trio
 
 from dfs import errors, limits
 from dfs.checksum import Block, Buffer
@@ -373,23 +375,36 @@ class Volumes:
     async def punch(self, chunk: ChunkId, ranges: Sequence[tuple[int, int]]) -> None:
         await self._in_service(chunk).punch(chunk, ranges)
 
-    async def flush_due(self) -> None:
-        """See `ChunkStore.flush_due`; a directory that fails at it is out of service, the others go on."""
-        for store in self._usable():
-            try:
-                await store.flush_due()
-            except (errors.Busy, errors.NoSpace):
-                pass  # short of descriptors or room: tried again a second later
-            except errors.DiskFailed:
-                pass  # `failed` says so, and the next report leaves its chunks out
+    # --- disks that fail while nobody looks
 
-    async def probe(self) -> None:
-        """See `ChunkStore.probe`: directories whose disk is gone or became read-only are out of service after this."""
-        for store in list(self._usable()):
+    async def look_after(self) -> None:
+        """Flush and probe the directories, each in tasks of its own, until cancelled.
+
+        Bytes that nobody syncs go to disk soon, and a disk is out of service though nobody writes when it is gone,
+        became read-only, or hangs (that while `watched`).
+        """
+        async with open_nursery() as nursery:
+            for store in self.stores:
+                nursery.start_soon(_repeat, store, limits.FLUSH_AFTER_S / 5, store.flush_due)
+                nursery.start_soon(_repeat, store, limits.DISK_PROBE_PERIOD_S, store.probe)
+
+    @asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        """Inside, a directory whose disk hangs is taken out of service: or who waits for it would wait for ever."""
+        async with open_nursery() as nursery:
+            scope = trio.CancelScope(shield=True)  # ends with what is inside, which may wait though it is cancelled
+            nursery.start_soon(self._watch, scope)
             try:
-                await store.probe()
-            except (errors.Busy, errors.NoSpace, errors.DiskFailed):
-                pass  # short of means, or `failed` says so
+                yield
+            finally:
+                scope.cancel()
+
+    async def _watch(self, scope: trio.CancelScope) -> None:
+        with scope:
+            while True:
+                await trio.sleep(limits.DISK_WATCH_PERIOD_S)
+                for store in self.stores:
+                    store.look_for_hang()
 
     # --- what the node reports
 
@@ -452,6 +467,16 @@ class Volumes:
             )
             for store in self.stores
         ]
+
+
+async def _repeat(store: ChunkStore, period_s: float, work: Callable[[], Awaitable[None]]) -> None:
+    """Until the directory is out of service."""
+    while store.failed is None:
+        await trio.sleep(period_s)
+        try:
+            await work()
+        except (errors.Busy, errors.NoSpace, errors.DiskFailed):
+            pass  # short of means, and tried again; or `failed` says so, and the next report leaves its chunks out
 
 
 def _above(store: ChunkStore, after: ChunkId) -> Iterator[tuple[ChunkId, int, bool]]:

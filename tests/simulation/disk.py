@@ -24,13 +24,32 @@ from typing import TypeVar, TypeVarTuple
 import trio
 
 from dfs.checksum import Buffer
-from dfs.runtime import NO_USAGE, Usage
+from dfs.runtime import NO_USAGE, Runtime, Usage
 from nodes.datanode.disk import in_use
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 PAGE = 4096
+
+
+class InlineWorkers:
+    """Workers of a runtime, in whose `run_blocking` nothing ever hangs."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._failure: Callable[[], Exception] | None = None
+
+    async def run(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
+        if self._failure is not None:
+            raise self._failure()
+        return await self._runtime.run_blocking(work, *args)
+
+    def busy_s(self) -> float:
+        return 0.0
+
+    def give_up(self, failure: Callable[[], Exception]) -> None:
+        self._failure = failure
 
 
 class InlineRuntime:
@@ -48,6 +67,9 @@ class InlineRuntime:
 
     async def run_abandonable(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
         return await self.run_blocking(work, *args)
+
+    def workers(self, most: int) -> InlineWorkers:
+        return InlineWorkers(self)
 
     def usage(self) -> Usage:
         return NO_USAGE

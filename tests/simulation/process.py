@@ -20,7 +20,7 @@ from dfs import errors
 from dfs.rpc.handover import Inbox
 from dfs.rpc.network import Listener, Stream
 from dfs.runtime import NO_USAGE, Usage
-from tests.simulation.disk import MemoryDisk, PowerOff
+from tests.simulation.disk import InlineWorkers, MemoryDisk, PowerOff
 from tests.simulation.network import MemoryNetwork
 from tests.simulation.story import Story, is_alive, who
 
@@ -78,6 +78,9 @@ class Life:
 
     async def run_abandonable(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
         return await self.run_blocking(work, *args)
+
+    def workers(self, most: int) -> InlineWorkers:
+        return InlineWorkers(self)
 
     def usage(self) -> Usage:
         return NO_USAGE

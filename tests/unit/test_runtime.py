@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 
 import pytest
 import trio
+import trio.lowlevel
 import trio.testing
 
 from dfs import errors
@@ -170,6 +172,59 @@ async def test_without_more_threads_work_waits_for_those_that_there_are(
         gate.opened.set()
     assert gate.most_at_once == 1
     assert await runtime.run_blocking(divmod, 7, 2) == (3, 1)
+
+
+async def test_workers_that_hang_keep_no_others(gate: Gate) -> None:
+    runtime = RealRuntime(worker_threads=1)
+    hung, other = runtime.workers(1), runtime.workers(1)
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(hung.run, gate.pass_through)
+        await trio.testing.wait_all_tasks_blocked()
+        gate.wait_begun()
+        assert await other.run(divmod, 7, 2) == await runtime.run_blocking(divmod, 7, 2) == (3, 1)
+        gate.opened.set()
+    assert gate.most_at_once == 1
+
+
+async def test_workers_say_how_long_they_have_been_at_it_and_not_how_long_others_wait(gate: Gate) -> None:
+    workers = RealRuntime().workers(1)
+    assert workers.busy_s() == 0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(workers.run, gate.pass_through)
+        await trio.testing.wait_all_tasks_blocked()
+        gate.wait_begun()
+        nursery.start_soon(workers.run, time.sleep, 0.001)
+        await trio.sleep(0.5)
+        assert workers.busy_s() >= 0.5
+        gate.opened.set()
+        while workers.busy_s() >= 0.5:
+            await trio.lowlevel.checkpoint()
+    assert workers.busy_s() == 0
+
+
+async def test_who_waits_for_workers_that_are_given_up_goes_at_once(gate: Gate) -> None:
+    class Hangs(Exception):
+        pass
+
+    workers = RealRuntime().workers(1)
+
+    async def wait() -> None:
+        with pytest.raises(Hangs):
+            await workers.run(gate.pass_through)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        gate.wait_begun()
+        nursery.start_soon(wait)  # for the thread
+        await trio.testing.wait_all_tasks_blocked()
+        workers.give_up(Hangs)
+    await wait()
+    assert not gate.ended.acquire(blocking=False)
+    gate.opened.set()
+    assert gate.ended.acquire(timeout=PATIENCE_S)
+    assert not gate.begun.acquire(blocking=False)
 
 
 async def test_a_process_that_computes_uses_processors_and_no_disk() -> None:

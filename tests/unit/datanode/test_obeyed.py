@@ -10,6 +10,7 @@ import pytest
 from nodes.datanode import obeyed, statefile
 from nodes.datanode.obeyed import Memory, load, save
 from tests.simulation.disk import MemoryDisk, PowerOff
+from tests.unit.datanode.world import stores_on
 
 
 def fill(disk: MemoryDisk) -> None:
@@ -27,9 +28,9 @@ def records(disk: MemoryDisk) -> list[bytes]:
 
 async def test_the_newest_of_two_directories_memories_counts() -> None:
     disks = [MemoryDisk(name="a"), MemoryDisk(name="b"), MemoryDisk(name="c")]
-    save(disks, Memory(100, generation=1))
+    await save(stores_on(disks), Memory(100, generation=1))
     disks[0].fail("write", errno.EIO)
-    save(disks, Memory(100, "a reason", generation=2))
+    await save(stores_on(disks), Memory(100, "a reason", generation=2))
     assert load(disks).held_because == "a reason"
 
 
@@ -38,24 +39,24 @@ async def test_a_memory_that_cannot_be_written_is_an_error() -> None:
     disk.fail("write", errno.EROFS)
     for disks in ([disk], []):
         with pytest.raises(OSError):
-            save(disks, Memory(1))
+            await save(stores_on(disks), Memory(1))
 
 
 async def test_disks_that_take_no_memory_are_passed_over_for_others() -> None:
     disks = [MemoryDisk(name=name) for name in "abcd"]
     for disk in disks[:2]:
         disk.fail("write", errno.ENOSPC)
-    save(disks[:3], Memory(100, generation=1))
+    await save(stores_on(disks[:3]), Memory(100, generation=1))
     assert load(disks[:3]) == Memory(100, generation=1)
     disks[0].mend()
-    save(disks, Memory(200, generation=2))
+    await save(stores_on(disks), Memory(200, generation=2))
     assert [load([disk]).log_index for disk in disks] == [200, 0, 200, 0]
 
 
 async def test_a_damaged_memory_holds_everything_unless_another_directory_has_it() -> None:
     disks = [MemoryDisk(name="a"), MemoryDisk(name="b"), MemoryDisk(name="c")]
     assert load(disks) == Memory()
-    save(disks, Memory(100))
+    await save(stores_on(disks), Memory(100))
     for record in (0, 1):
         flip(disks[0], record)
     assert load(disks) == Memory(100)
@@ -68,7 +69,7 @@ async def test_a_damaged_memory_holds_everything_unless_another_directory_has_it
 async def test_a_flipped_bit_costs_nothing_and_is_seen() -> None:
     disk = MemoryDisk()
     memory = Memory(100, "a reason", generation=7)
-    save([disk], memory)
+    await save(stores_on([disk]), memory)
     for offset in range(0, obeyed.RECORD_BYTES, 13):
         for record in (0, 1):
             assert not obeyed.is_damaged(disk)
@@ -82,7 +83,7 @@ async def test_a_disk_that_filled_up_takes_what_is_obeyed() -> None:
     assert load([disk]) == Memory() and not obeyed.is_damaged(disk)
     fill(disk)
     for generation in (1, 2, 3):
-        save([disk], Memory(100 * generation, generation=generation))
+        await save(stores_on([disk]), Memory(100 * generation, generation=generation))
     assert load([disk]) == Memory(300, generation=3)
 
 
@@ -90,7 +91,7 @@ async def test_a_disk_that_is_full_from_the_beginning_leaves_it_to_others() -> N
     disks = [MemoryDisk(name="a"), MemoryDisk(name="b")]
     fill(disks[0])
     assert load(disks) == Memory()
-    save(disks, Memory(100, generation=1))
+    await save(stores_on(disks), Memory(100, generation=1))
     assert [disk.exists("obeyed.json") for disk in disks] == [False, True]
 
 
@@ -103,7 +104,7 @@ async def test_power_cuts_leave_what_was_remembered_or_what_was_to_be(steps: int
             memory = Memory(generation, generation=generation)
             disk.power_off_after(steps if source.random() < 0.8 else 100)
             try:
-                save([disk], memory)
+                await save(stores_on([disk]), memory)
             except PowerOff:
                 possible.append(memory)
             else:
@@ -117,12 +118,12 @@ async def test_power_cuts_leave_what_was_remembered_or_what_was_to_be(steps: int
 async def test_a_second_power_cut_does_not_tear_the_record_that_the_first_one_left(torn: int) -> None:
     disk = MemoryDisk()
     memory = Memory(100, generation=1)
-    save([disk], memory)
+    await save(stores_on([disk]), memory)
     flip(disk, torn)
     before = records(disk)
     disk.power_off_after(1)
     with pytest.raises(PowerOff):
-        save([disk], Memory(200, generation=2))
+        await save(stores_on([disk]), Memory(200, generation=2))
     (written,) = [number for number in (0, 1) if records(disk)[number] != before[number]]
     flip(disk, written)
     disk.crash(random.Random(0))
@@ -135,7 +136,7 @@ async def test_a_file_of_one_record_is_read_and_made_anew() -> None:
     statefile.write(disk, "obeyed.json", 1, memory._asdict())
     assert load([disk]) == memory
     fill(disk)
-    save([disk], memory._replace(generation=8))
+    await save(stores_on([disk]), memory._replace(generation=8))
     assert load([disk]).generation == 8
 
 
@@ -147,5 +148,5 @@ async def test_a_memory_of_a_newer_version_holds_everything() -> None:
 
 async def test_a_long_reason_has_room() -> None:
     disk = MemoryDisk()
-    save([disk], Memory(2**63 - 1, "\N{FLOPPY DISK}" * 5000, "x" * 300, generation=2**63 - 1))
+    await save(stores_on([disk]), Memory(2**63 - 1, "\N{FLOPPY DISK}" * 5000, "x" * 300, generation=2**63 - 1))
     assert load([disk]).held_because

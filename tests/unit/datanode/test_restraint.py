@@ -11,6 +11,7 @@ from dfs import limits
 from nodes.datanode.obeyed import Memory, load, save
 from nodes.datanode.restraint import Restraint
 from tests.simulation.disk import MemoryDisk
+from tests.unit.datanode.world import stores_on
 
 
 def deletes(first: int, count: int) -> list[list[Any]]:
@@ -67,10 +68,10 @@ async def test_a_namenode_that_goes_back_is_noticed_even_if_it_never_was_obeyed(
 
 async def test_the_hold_and_the_index_survive_a_restart() -> None:
     disks = [MemoryDisk(name="a"), MemoryDisk(name="b")]
-    save(disks, Memory(100, generation=1))
+    await save(stores_on(disks), Memory(100, generation=1))
     again = Restraint(0.5, load(disks))
     assert sifted(again, deletes(1, 1), 99) == (0, 1)
-    save(disks, again.memory._replace(generation=2))
+    await save(stores_on(disks), again.memory._replace(generation=2))
     assert sifted(Restraint(0.5, load(disks)), deletes(1, 1), 1000) == (0, 1)
 
 

@@ -187,7 +187,7 @@ async def test_damaged_progress_and_a_damaged_memory_are_written_anew() -> None:
     disk = MemoryDisk()
     volumes = await filled(disk)
     assert await findings(volumes) == []
-    save([disk], Memory(9))
+    await save(volumes.stores, Memory(9))
     for path in ("scrub.json", "obeyed.json"):
         disk.flip_bit(path, 10)
     disk.flip_bit("obeyed.json", obeyed.RECORD_BYTES + 10)

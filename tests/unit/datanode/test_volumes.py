@@ -300,7 +300,12 @@ async def test_full_directories_take_no_new_chunk() -> None:
 # --- directories that fail
 
 
-async def test_a_node_goes_on_without_a_directory_that_failed() -> None:
+async def look_after(volumes: Volumes, time_s: float) -> None:
+    with trio.move_on_after(time_s):
+        await volumes.look_after()
+
+
+async def test_a_node_goes_on_without_a_directory_that_failed(autojump_clock: trio.testing.MockClock) -> None:
     disks = two_disks()
     volumes = joined(disks)
     for number in range(1, 11):
@@ -315,7 +320,7 @@ async def test_a_node_goes_on_without_a_directory_that_failed() -> None:
     await volumes.read(lost[0], 0, 1)  # reads are tried still
     await put(volumes, 11)
     assert volumes.length(ChunkId(11)) == 1
-    await volumes.flush_due()
+    await look_after(volumes, limits.FLUSH_AFTER_S)
     await volumes.close()
     assert disks[0].exists("clean") and not disks[1].exists("clean")
 
@@ -413,13 +418,16 @@ async def test_a_directory_that_became_read_only_is_left_out_before_anybody_writ
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EIO])
-async def test_a_disk_that_takes_no_changes_is_noticed_though_nobody_makes_any(number: int) -> None:
+@pytest.mark.parametrize("operation", ["touch", "sync"])
+async def test_a_disk_that_takes_no_changes_is_noticed_though_nobody_makes_any(
+    number: int, operation: str, autojump_clock: trio.testing.MockClock
+) -> None:
     disks = two_disks()
     volumes = joined(disks)
-    await volumes.probe()
+    await look_after(volumes, 2 * limits.DISK_PROBE_PERIOD_S)
     assert [line.failed for line in volumes.statistics()] == [None, None]
-    disks[1].fail("touch", number)
-    await volumes.probe()
+    disks[1].fail(operation, number)
+    await look_after(volumes, 2 * limits.DISK_PROBE_PERIOD_S)
     assert [line.failed is not None for line in volumes.statistics()] == [False, True]
 
 

@@ -20,6 +20,11 @@ def opened(disk: MemoryDisk, reserve_bytes: int = 0, cluster: ClusterId | None =
     return store
 
 
+def stores_on(disks: list[MemoryDisk]) -> list[ChunkStore]:
+    """Stores that are not opened."""
+    return [ChunkStore(disk, CLUSTER, InlineRuntime(), 0) for disk in disks]
+
+
 async def appended(store: ChunkStore, data: bytes, chunk: ChunkId = CHUNK) -> int:
     """Append `data` at the chunk's end."""
     return await store.append(chunk, store.chunks.get(chunk, 0), sum_blocks(data), data)
