@@ -32,7 +32,7 @@ from dfs.rpc import Pool, Server
 from dfs.runtime import Runtime
 from dfs.types import NAMENODE_OBJECT, ChunkId, ClusterId, NodeId
 from nodes.datanode.bandwidth import TokenBucket
-from nodes.datanode.copier import copy
+from nodes.datanode.copier import Copier
 from nodes.datanode.keyring import Keyring
 from nodes.datanode.obeyed import PATH, save
 from nodes.datanode.restraint import DESTRUCTIVE, Restraint
@@ -84,7 +84,7 @@ class Agent:
         self._report_due = trio.Event()
         self._failed_directories = 0
         self._bandwidth = bandwidth
-        self._turns = Turns(users)
+        self._copier = Copier(pool, volumes, bandwidth, Turns(users))
         self._restraint = restraint
         self._remembered = restraint.memory  # as it is on the disk
         self._postponed: list[tuple[int, list[int]]] = []  # (delay in ns, orders)
@@ -297,7 +297,7 @@ class Agent:
             await self._volumes.punch(chunk, [(offset, length) for offset, length in rest[0]])
         elif kind == "copy":
             sources = [(NodeId(node), address) for node, address in rest[1]]
-            await copy(self._pool, self._volumes, self._bandwidth, self._turns, chunk, rest[0], sources)
+            await self._copier.copy(chunk, rest[0], sources)
         else:
             raise errors.NotSupported(f"no such order: {kind!r}: is the NameNode newer than this DataNode?")
 

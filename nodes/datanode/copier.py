@@ -1,8 +1,8 @@
 """Making a copy of a chunk that other DataNodes hold: pulled block by block, verified, then synced.
 
-What is pulled waits for its share of `bandwidth`, which all copies to this node have together, and for its turn while
-users are here. A copy that is cut
-short, as the daemon stops, leaves nothing behind.
+What is pulled waits for its share of `bandwidth`, which all copies to this node have together, and for its turn at the
+disk while users are here: nobody has a turn while he waits for a source. A source that has not answered in time is
+asked after all others for COPY_SOURCE_LATE_S. A copy that is cut short, as the daemon stops, leaves nothing behind.
 
 A copy keeps the blocks of its source, the punched ones as holes, so that both read and punch alike. When one source
 fails, the next one is asked from the beginning.
@@ -30,61 +30,59 @@ _BLOCKS_AT_ONCE: Final = 256
 """Asked for in one call; as many come as fit its bound of bytes."""
 
 
-async def copy(
-    pool: Pool,
-    volumes: Volumes,
-    bandwidth: TokenBucket,
-    turns: Turns,
-    chunk: ChunkId,
-    length: int,
-    sources: Sequence[tuple[NodeId, str]],
-) -> None:
-    """Have `length` bytes of `chunk` here, durably, from one of `sources` (node, address).
-
-    What is here of the chunk already is replaced if it is not just that. Raises the last source's error, or
-    `NoSpace`, `DiskFailed`; nothing of the copy is left then.
-    """
-    if volumes.length(chunk) == length and await volumes.sync([chunk]) == [length]:
-        return
-    error: errors.DfsError = errors.DataLost(f"chunk {chunk:x} has no source to be copied from")
-    for node, address in sources:
-        try:
-            await _pull(pool, volumes, bandwidth, turns, chunk, length, _Source(node, address))
-            async with turns.step():
-                if await volumes.sync([chunk]) == [length]:
-                    return
-            error = errors.DiskFailed(f"the copy of chunk {chunk:x} could not be made durable")
-        except (errors.NoSpace, errors.DiskFailed, trio.Cancelled):
-            with trio.CancelScope(shield=True):  # bounded by the disk
-                await volumes.delete(chunk)
-            raise
-        except errors.DfsError as failure:
-            log.warning("source of a copy failed", chunk=chunk, source=node, error=str(failure))
-            error = failure
-    await volumes.delete(chunk)
-    raise error
-
-
 class _Source(NamedTuple):
     node: NodeId
     address: str
 
 
-async def _pull(
-    pool: Pool,
-    volumes: Volumes,
-    bandwidth: TokenBucket,
-    turns: Turns,
-    chunk: ChunkId,
-    length: int,
-    source: _Source,
-) -> None:
-    await volumes.delete(chunk)
-    blocks = position = 0
-    buffer = memoryview(bytearray(limits.READ_MAX_BYTES))
-    while position < length:
-        async with turns.step():
-            packed, data = await _read_blocks(pool, source, chunk, blocks, buffer)
+class Copier:
+    """All copies to one node. `_late` has when sources ran out of time, in trio's time, of those that did of late."""
+
+    def __init__(self, pool: Pool, volumes: Volumes, bandwidth: TokenBucket, turns: Turns) -> None:
+        self._pool = pool
+        self._volumes = volumes
+        self._bandwidth = bandwidth
+        self._turns = turns
+        self._late: dict[NodeId, float] = {}
+
+    async def copy(self, chunk: ChunkId, length: int, sources: Sequence[tuple[NodeId, str]]) -> None:
+        """Have `length` bytes of `chunk` here, durably, from one of `sources` (node, address).
+
+        What is here of the chunk already is replaced if it is not just that. Raises the last source's error, or
+        `NoSpace`, `DiskFailed`; nothing of the copy is left then.
+        """
+        if self._volumes.length(chunk) == length and await self._volumes.sync([chunk]) == [length]:
+            return
+        error: errors.DfsError = errors.DataLost(f"chunk {chunk:x} has no source to be copied from")
+        for source in self._ordered(sources):
+            try:
+                await self._pull(chunk, length, source)
+                async with self._turns.step():
+                    if await self._volumes.sync([chunk]) == [length]:
+                        return
+                error = errors.DiskFailed(f"the copy of chunk {chunk:x} could not be made durable")
+            except (errors.NoSpace, errors.DiskFailed, trio.Cancelled):
+                with trio.CancelScope(shield=True):  # bounded by the disk
+                    await self._volumes.delete(chunk)
+                raise
+            except errors.DfsError as failure:
+                log.warning("source of a copy failed", chunk=chunk, source=source.node, error=str(failure))
+                error = failure
+        await self._volumes.delete(chunk)
+        raise error
+
+    def _ordered(self, sources: Sequence[tuple[NodeId, str]]) -> list[_Source]:
+        """Those last that ran out of time of late."""
+        after = trio.current_time() - limits.COPY_SOURCE_LATE_S
+        self._late = {node: late for node, late in self._late.items() if late > after}
+        return sorted((_Source(*source) for source in sources), key=lambda source: source.node in self._late)
+
+    async def _pull(self, chunk: ChunkId, length: int, source: _Source) -> None:
+        await self._volumes.delete(chunk)
+        blocks = position = 0
+        buffer = memoryview(bytearray(limits.READ_MAX_BYTES))
+        while position < length:
+            packed, data = await self._read_blocks(source, chunk, blocks, buffer, length - position)
             records = _up_to(unpack_records(packed, position), length)
             if not records:
                 raise errors.ChunkNotFound(
@@ -92,26 +90,34 @@ async def _pull(
                 )
             size = sum(record.length for record in records if not record.punched)
             have = data if data is not None else memoryview(b"")
-            position = await volumes.append_records(chunk, position, records, have[:size])
-        blocks += len(records)
-        await bandwidth.take(size)
+            async with self._turns.step():
+                position = await self._volumes.append_records(chunk, position, records, have[:size])
+            blocks += len(records)
+            await self._bandwidth.take(size)
 
+    async def _read_blocks(
+        self, source: _Source, chunk: ChunkId, first: int, buffer: memoryview, missing: int
+    ) -> tuple[Any, memoryview | None]:
+        """Ask for blocks, and again while the source has other copies to serve. Raises its error, Busy in the end.
 
-async def _read_blocks(
-    pool: Pool, source: _Source, chunk: ChunkId, first: int, buffer: memoryview
-) -> tuple[Any, memoryview | None]:
-    """Ask for blocks, and again while the source has other copies to serve. Raises its error, Busy in the end."""
-    give_up_at = trio.current_time() + limits.COPY_BUSY_MAX_S
-    while True:
-        try:
-            return await pool.call_with_data(
-                *(source.address, datanode_object(source.node), "read_blocks", chunk, first, _BLOCKS_AT_ONCE),
-                into=buffer,
-            )
-        except errors.Busy:
-            if trio.current_time() >= give_up_at:
+        `missing` bytes of the chunk are still to come, with this answer or others.
+        """
+        give_up_at = trio.current_time() + limits.COPY_BUSY_MAX_S
+        timeout_s = limits.COPY_ANSWER_MAX_S + min(missing, len(buffer)) / limits.COPY_SLOWEST_BYTES_PER_S
+        while True:
+            try:
+                return await self._pool.call_with_data(
+                    *(source.address, datanode_object(source.node), "read_blocks", chunk, first, _BLOCKS_AT_ONCE),
+                    into=buffer,
+                    timeout_s=timeout_s,
+                )
+            except errors.Busy:
+                if trio.current_time() >= give_up_at:
+                    raise
+                await trio.sleep(limits.RETRY_DELAY_MAX_S)
+            except errors.DeadlineExceeded:
+                self._late[source.node] = trio.current_time()
                 raise
-            await trio.sleep(limits.RETRY_DELAY_MAX_S)
 
 
 def _up_to(records: Sequence[Record], length: int) -> list[Record]:

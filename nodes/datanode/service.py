@@ -13,6 +13,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from typing import Any, Final
 
+import trio
+
 import dfs
 from dfs import codec, errors, limits
 from dfs.keys import Role
@@ -196,11 +198,13 @@ class DataNode:
         serve than the bandwidth for them, or users, allow.
         """
         wanted = _number(count, "a number of blocks")
+        give_up_at = trio.current_time() + limits.COPY_WAIT_MAX_S
         async with self._turns.step(limits.COPY_WAIT_MAX_S):
             records, buffers = await self._volumes.read_records(
                 _chunk(chunk), _number(first, "a block's number"), wanted
             )
-        await self._bandwidth.take(sum(len(buffer) for buffer in buffers), limits.COPY_WAIT_MAX_S)
+        left_s = max(0.0, give_up_at - trio.current_time())
+        await self._bandwidth.take(sum(len(buffer) for buffer in buffers), left_s)
         return WithData(pack_records(records), buffers)
 
     @expose

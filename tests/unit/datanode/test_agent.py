@@ -13,15 +13,16 @@ import trio
 from trio.testing import MockClock
 
 from dfs import errors, limits
-from dfs.checksum import sum_blocks
+from dfs.checksum import Buffer, sum_blocks
 from dfs.config import DataNodeConfig
-from dfs.rpc import Pool, Server, expose
+from dfs.rpc import Pool, Server, WithData, expose
 from dfs.types import ChunkId, NodeId
 from nodes.datanode.admission import Admission
 from nodes.datanode.agent import Agent
 from nodes.datanode.bandwidth import TokenBucket
 from nodes.datanode.chain import Chain
-from nodes.datanode.copier import copy
+from nodes.datanode.copier import Copier
+from nodes.datanode.index import pack_records
 from nodes.datanode.obeyed import Memory, load
 from nodes.datanode.restraint import Restraint
 from nodes.datanode.scrub import Scrub
@@ -432,11 +433,37 @@ async def test_a_heartbeat_says_what_is_used_and_which_directory_failed(
 # --- copies
 
 
+def copier(node: Node) -> Copier:
+    return Copier(node.pool, node.volumes, node.bandwidth, Turns(node.users))
+
+
+class HungNode:
+    """Takes what it is asked, and answers nothing. `asked` is how often."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    @expose
+    async def read_blocks(self, _chunk: Any, _first: Any, _count: Any) -> None:
+        self.asked += 1
+        await trio.sleep_forever()
+
+
+@asynccontextmanager
+async def hung(network: MemoryNetwork, name: str) -> AsyncIterator[HungNode]:
+    node, server = HungNode(), Server(network.host(name))
+    server.register(node, f"dfs.datanode.{name}")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.serve, f"{name}:9401")
+        yield node
+        nursery.cancel_scope.cancel()
+
+
 async def copied(node: Node, length: int) -> float:
     """How long a copy of chunk 1 took."""
     began = trio.current_time()
     sources = [(NodeId("n2"), "n2:9401")]
-    await copy(node.pool, node.volumes, node.bandwidth, Turns(node.users), ChunkId(1), length, sources)
+    await copier(node).copy(ChunkId(1), length, sources)
     return trio.current_time() - began
 
 
@@ -471,11 +498,88 @@ async def test_nodes_that_copy_from_each_other_while_users_are_at_both_get_done(
             for first, source, target in ((1, *nodes), (101, *reversed(nodes))):
                 await source.put(first, 20)
                 sources = [(NodeId(source.config.node), source.config.listen)]
-                turns = Turns(target.users)
+                making = copier(target)
                 for chunk in range(first, first + 20):
-                    parts = target.pool, target.volumes, target.bandwidth, turns, ChunkId(chunk), 1, sources
-                    nursery.start_soon(copy, *parts)
+                    nursery.start_soon(making.copy, ChunkId(chunk), 1, sources)
     assert [node.volumes.chunk_count() for node in nodes] == [40, 40]
+
+
+async def time_beside_copies_from_a_hung_node(
+    namenode: ScriptedNameNode, node: Node, source: Node, network: MemoryNetwork, hanging: int
+) -> float:
+    """How long a copy from n2 takes that is ordered after so many from a node that answers nothing. A user is here."""
+    await source.put(9000, 1, b"copied")
+    async with hung(network, "n3") as silent, source.running(), node.running():
+        with node.users.call():
+            for chunk in range(100, 100 + hanging):
+                namenode.orders[-chunk] = [-chunk, "copy", chunk, 6, [["n3", "n3:9401"]]]
+            await until(lambda: silent.asked == hanging)
+            namenode.order_copy(9000, 6)
+            began = trio.current_time()
+            await until(lambda: node.volumes.length(ChunkId(9000)) == 6)
+            return trio.current_time() - began
+
+
+async def test_a_source_that_hangs_does_not_delay_copies_from_others(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node, source: Node, network: MemoryNetwork
+) -> None:
+    most = limits.ORDERS_AT_ONCE - 1
+    assert await time_beside_copies_from_a_hung_node(namenode, node, source, network, most) < 2
+
+
+async def test_copies_from_a_source_that_hangs_end_soon(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node, source: Node, network: MemoryNetwork
+) -> None:
+    all_places = limits.ORDERS_AT_ONCE
+    assert await time_beside_copies_from_a_hung_node(namenode, node, source, network, all_places) < 10
+
+
+async def test_a_source_that_ran_out_of_time_is_asked_after_others_for_a_while(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node, source: Node, network: MemoryNetwork
+) -> None:
+    await source.put(1, 3, b"copied")
+    making = copier(node)
+    sources = [(NodeId("n3"), "n3:9401"), (NodeId("n2"), "n2:9401")]
+    async with hung(network, "n3") as silent, source.running(), node.pool:
+        for chunk in (1, 2):
+            await making.copy(ChunkId(chunk), 6, sources)
+        assert silent.asked == 1
+        await trio.sleep(limits.COPY_SOURCE_LATE_S)
+        await making.copy(ChunkId(3), 6, sources)
+        assert silent.asked == 2
+
+
+async def test_a_busy_source_is_asked_again_while_others_copy(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node, source: Node, network: MemoryNetwork
+) -> None:
+    await source.put(1, 2, b"copied")
+    refusals = [errors.Busy("there are others")] * 5
+
+    class BusyNode:
+        @expose
+        async def read_blocks(self, chunk: Any, first: Any, count: Any) -> WithData:
+            if refusals:
+                raise refusals.pop()
+            return WithData(*await records_of(source, chunk, first, count))
+
+    server, making = Server(network.host("n3")), copier(node)
+    server.register(BusyNode(), "dfs.datanode.n3")
+    async with source.running(), node.pool, trio.open_nursery() as nursery:
+        with node.users.call():
+            await nursery.start(server.serve, "n3:9401")
+            async with trio.open_nursery() as copies:
+                copies.start_soon(making.copy, ChunkId(1), 6, [(NodeId("n3"), "n3:9401")])
+                await until(lambda: len(refusals) < 5)
+                began = trio.current_time()
+                await making.copy(ChunkId(2), 6, [(NodeId("n2"), "n2:9401")])
+                assert trio.current_time() - began < 1
+        assert not refusals and node.volumes.length(ChunkId(1)) == 6
+        nursery.cancel_scope.cancel()
+
+
+async def records_of(node: Node, chunk: int, first: int, count: int) -> tuple[bytes, list[Buffer]]:
+    records, buffers = await node.volumes.read_records(ChunkId(chunk), first, count)
+    return pack_records(records), buffers
 
 
 async def test_a_copy_that_is_cut_short_leaves_nothing(
