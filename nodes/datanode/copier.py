@@ -6,6 +6,10 @@ asked after all others for COPY_SOURCE_LATE_S. A copy that is cut short, as the 
 
 A copy keeps the blocks of its source, the punched ones as holes, so that both read and punch alike. When one source
 fails, the next one is asked from the beginning.
+
+What is here already will do if it is long enough and whole: a chunk's bytes never change, and what lies beyond the
+length was never committed. Anything else is replaced. A directory has one place for a chunk: so it goes when the first
+bytes of the copy are here, and before they are written, and not only when all of them are.
 """
 
 from __future__ import annotations
@@ -46,30 +50,37 @@ class Copier:
         self._late: dict[NodeId, float] = {}
 
     async def copy(self, chunk: ChunkId, length: int, sources: Sequence[tuple[NodeId, str]]) -> None:
-        """Have `length` bytes of `chunk` here, durably, from one of `sources` (node, address).
+        """Have `length` bytes of `chunk` here, durably: what is here, if it will do, or those of one of `sources`.
 
-        What is here of the chunk already is replaced if it is not just that. Raises the last source's error, or
-        `NoSpace`, `DiskFailed`; nothing of the copy is left then.
+        A source is a node and its address. What is here and will not do stays until a source has sent something.
+        Raises the last source's error, or `NoSpace`, `DiskFailed`; nothing that was pulled is left then.
         """
-        if self._volumes.length(chunk) == length and await self._volumes.sync([chunk]) == [length]:
+        if await self._has(chunk, length):
             return
         error: errors.DfsError = errors.DataLost(f"chunk {chunk:x} has no source to be copied from")
         for source in self._ordered(sources):
             try:
                 await self._pull(chunk, length, source)
-                async with self._turns.step():
-                    if await self._volumes.sync([chunk]) == [length]:
-                        return
-                error = errors.DiskFailed(f"the copy of chunk {chunk:x} could not be made durable")
-            except (errors.NoSpace, errors.DiskFailed, trio.Cancelled):
-                with trio.CancelScope(shield=True):  # bounded by the disk
-                    await self._volumes.delete(chunk)
+                return
+            except (errors.NoSpace, errors.DiskFailed):
                 raise
             except errors.DfsError as failure:
                 log.warning("source of a copy failed", chunk=chunk, source=source.node, error=str(failure))
                 error = failure
-        await self._volumes.delete(chunk)
         raise error
+
+    async def _has(self, chunk: ChunkId, length: int) -> bool:
+        """Whether so many bytes are here, verified, and durable now. What lies beyond them is cut off."""
+        has = self._volumes.length(chunk)
+        if has is None or has < length:
+            return False
+        try:
+            async with self._turns.step():
+                await self._volumes.cut(chunk, length)
+                await self._volumes.verify(chunk)
+                return await self._volumes.sync([chunk]) == [length]
+        except (errors.ChunkNotFound, errors.Corrupt):  # or in quarantine now
+            return False
 
     def _ordered(self, sources: Sequence[tuple[NodeId, str]]) -> list[_Source]:
         """Those last that ran out of time of late."""
@@ -78,22 +89,38 @@ class Copier:
         return sorted((_Source(*source) for source in sources), key=lambda source: source.node in self._late)
 
     async def _pull(self, chunk: ChunkId, length: int, source: _Source) -> None:
-        await self._volumes.delete(chunk)
-        blocks = position = 0
+        """Replace what is here by the source's copy, once it has sent the beginning; durably, or leave nothing."""
         buffer = memoryview(bytearray(limits.READ_MAX_BYTES))
-        while position < length:
-            packed, data = await self._read_blocks(source, chunk, blocks, buffer, length - position)
-            records = _up_to(unpack_records(packed, position), length)
-            if not records:
-                raise errors.ChunkNotFound(
-                    f"DataNode {source.node} has {position} of {length} bytes of chunk {chunk:x}"
-                )
-            size = sum(record.length for record in records if not record.punched)
-            have = data if data is not None else memoryview(b"")
+        records, data = await self._fetch(source, chunk, length, 0, 0, buffer)
+        try:
+            await self._volumes.delete(chunk)
+            blocks = position = 0
+            while True:
+                async with self._turns.step():
+                    position = await self._volumes.append_records(chunk, position, records, data)
+                blocks += len(records)
+                await self._bandwidth.take(len(data))
+                if position >= length:
+                    break
+                records, data = await self._fetch(source, chunk, length, blocks, position, buffer)
             async with self._turns.step():
-                position = await self._volumes.append_records(chunk, position, records, have[:size])
-            blocks += len(records)
-            await self._bandwidth.take(size)
+                if await self._volumes.sync([chunk]) != [length]:
+                    raise errors.DiskFailed(f"the copy of chunk {chunk:x} could not be made durable")
+        except BaseException:
+            with trio.CancelScope(shield=True):  # bounded by the disk
+                await self._volumes.delete(chunk)
+            raise
+
+    async def _fetch(
+        self, source: _Source, chunk: ChunkId, length: int, blocks: int, position: int, buffer: memoryview
+    ) -> tuple[list[Record], memoryview]:
+        """What follows the first `blocks` blocks, which are `position` bytes; `buffer` has the bytes."""
+        packed, data = await self._read_blocks(source, chunk, blocks, buffer, length - position)
+        records = _up_to(unpack_records(packed, position), length)
+        if not records:
+            raise errors.ChunkNotFound(f"DataNode {source.node} has {position} of {length} bytes of chunk {chunk:x}")
+        size = sum(record.length for record in records if not record.punched)
+        return records, (data if data is not None else memoryview(b""))[:size]
 
     async def _read_blocks(
         self, source: _Source, chunk: ChunkId, first: int, buffer: memoryview, missing: int

@@ -582,6 +582,63 @@ async def records_of(node: Node, chunk: int, first: int, count: int) -> tuple[by
     return pack_records(records), buffers
 
 
+async def held(node: Node, chunk: int) -> bytes:
+    """What a node has of a chunk."""
+    length = node.volumes.length(ChunkId(chunk)) or 0
+    return b"".join(bytes(part) for part in (await node.volumes.read(ChunkId(chunk), 0, length))[1])
+
+
+async def appended_to(node: Node, *pieces: bytes) -> None:
+    """Chunk 1, of pieces that were appended one after the other."""
+    for number, piece in enumerate(pieces):
+        await node.volumes.append(ChunkId(1), sum(map(len, pieces[:number])), sum_blocks(piece), piece)
+
+
+@pytest.mark.parametrize("tail", [b"", b"never committed"])
+async def test_what_is_here_already_is_not_copied(
+    autojump_clock: MockClock, node: Node, disks: list[MemoryDisk], tail: bytes
+) -> None:
+    """With more than was ordered, it went before anybody had been asked, and nobody might answer."""
+    await appended_to(node, b"committed", *([tail] if tail else []))
+    await copier(node).copy(ChunkId(1), 9, [])
+    assert sum(disk.durable_size("chunks/01/0000000000000001") for disk in disks) == 9
+    assert await held(node, 1) == b"committed"
+
+
+@pytest.mark.parametrize("tail", [b"", b"never committed"])
+async def test_what_is_here_and_damaged_is_copied(
+    autojump_clock: MockClock,
+    namenode: ScriptedNameNode,
+    node: Node,
+    source: Node,
+    disks: list[MemoryDisk],
+    tail: bytes,
+) -> None:
+    await source.put(1, 1, b"committed")
+    await appended_to(node, b"committed", *([tail] if tail else []))
+    await node.volumes.sync([ChunkId(1)])
+    damaged = next(disk for disk in disks if disk.exists("chunks/01/0000000000000001"))
+    damaged.flip_bit("chunks/01/0000000000000001", 3)
+    async with source.running(), node.pool:
+        await copied(node, 9)
+    assert await held(node, 1) == b"committed"
+    assert "0000000000000001.0" in damaged.list_dir("quarantine")
+
+
+async def test_what_is_here_and_too_short_stays_until_a_source_answers(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node, source: Node, network: MemoryNetwork
+) -> None:
+    await appended_to(source, b"committed", b" later")
+    await appended_to(node, b"committed")
+    async with hung(network, "n3"), node.pool:
+        with pytest.raises(errors.DeadlineExceeded):
+            await copier(node).copy(ChunkId(1), 15, [(NodeId("n3"), "n3:9401")])
+        assert await held(node, 1) == b"committed"
+        async with source.running():
+            await copied(node, 15)
+    assert await held(node, 1) == b"committed later"
+
+
 async def test_a_copy_that_is_cut_short_leaves_nothing(
     autojump_clock: MockClock,
     node: Node,
