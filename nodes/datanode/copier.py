@@ -53,7 +53,8 @@ class Copier:
         """Have `length` bytes of `chunk` here, durably: what is here, if it will do, or those of one of `sources`.
 
         A source is a node and its address. What is here and will not do stays until a source has sent something.
-        Raises the last source's error, or `NoSpace`, `DiskFailed`; nothing that was pulled is left then.
+        A disk that fails, here or at a source, is no reason not to try the next one: there are others.
+        Raises the error of the last attempt, or `NoSpace`; nothing that was pulled is left then.
         """
         if await self._has(chunk, length):
             return
@@ -62,10 +63,10 @@ class Copier:
             try:
                 await self._pull(chunk, length, source)
                 return
-            except (errors.NoSpace, errors.DiskFailed):
+            except errors.NoSpace:
                 raise
             except errors.DfsError as failure:
-                log.warning("source of a copy failed", chunk=chunk, source=source.node, error=str(failure))
+                log.warning("a copy failed", chunk=chunk, source=source.node, error=str(failure))
                 error = failure
         raise error
 

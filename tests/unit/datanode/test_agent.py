@@ -549,6 +549,42 @@ async def test_a_source_that_ran_out_of_time_is_asked_after_others_for_a_while(
         assert silent.asked == 2
 
 
+async def test_a_source_whose_disk_failed_is_followed_by_the_next(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node, source: Node, network: MemoryNetwork
+) -> None:
+    class FailedNode:
+        @expose
+        async def read_blocks(self, _chunk: Any, _first: Any, _count: Any) -> None:
+            raise errors.DiskFailed("/srv/dfs/disk1 is out of service: it does not answer")
+
+    await source.put(1, 1, b"copied")
+    server = Server(network.host("n3"))
+    server.register(FailedNode(), "dfs.datanode.n3")
+    async with source.running(), node.pool, trio.open_nursery() as nursery:
+        await nursery.start(server.serve, "n3:9401")
+        sources = [(NodeId("n3"), "n3:9401"), (NodeId("n2"), "n2:9401")]
+        await copier(node).copy(ChunkId(1), 6, sources)
+        nursery.cancel_scope.cancel()
+    assert node.volumes.length(ChunkId(1)) == 6
+
+
+async def test_a_copy_goes_to_another_disk_when_one_fails_at_it(
+    autojump_clock: MockClock,
+    namenode: ScriptedNameNode,
+    node: Node,
+    source: Node,
+    network: MemoryNetwork,
+    disks: list[MemoryDisk],
+) -> None:
+    await source.put(1, 1, b"copied")
+    disks[0].fail("sync", errno.EIO)
+    async with source.running(), node.pool:
+        sources = [(NodeId("n2"), "n2:9401")] * 2
+        await copier(node).copy(ChunkId(1), 6, sources)
+    assert [line.failed is not None for line in node.volumes.statistics()] == [True, False]
+    assert node.volumes.length(ChunkId(1)) == 6
+
+
 async def test_a_busy_source_is_asked_again_while_others_copy(
     autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node, source: Node, network: MemoryNetwork
 ) -> None:
