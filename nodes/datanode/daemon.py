@@ -66,8 +66,9 @@ async def run_datanode(
         config.reserve_bytes,
         config.capacity_bytes,
     )
-    await runtime.run_blocking(volumes.open)
     async with volumes.watched():
+        await volumes.wait_for_disks()
+        await runtime.run_blocking(volumes.open)
         try:
             _check_cluster(config, key_file, volumes)
             async with Pool(network, key=key_file.key, spoken=spoken) as pool, tasks.open_nursery() as nursery:

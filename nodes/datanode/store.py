@@ -112,6 +112,15 @@ class ChunkStore:
 
     # --- starting and stopping
 
+    async def wait_for_disk(self) -> None:
+        """Before `open`: return when the disk says anything, which `open` is to judge, or is given up as it hangs."""
+        with suppress(OSError):
+            await self._prober.run(self._greet)
+
+    def _greet(self) -> None:
+        self.disk.make_dirs("")
+        self.disk.sync_dir("")
+
     def open(self) -> None:
         """Find the chunks, and mend what a crash left. Blocks, for minutes on a large directory after a crash.
 

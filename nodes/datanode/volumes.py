@@ -95,6 +95,12 @@ class Volumes:
 
     # --- starting and stopping
 
+    async def wait_for_disks(self) -> None:
+        """Before `open`, and `watched`: directories whose disk hangs are out of service after this."""
+        async with open_nursery() as nursery:
+            for store in self.stores:
+                nursery.start_soon(store.wait_for_disk)
+
     def open(self) -> None:
         """Lock the directories, check whose they are, find the chunks. Blocks; after a crash for minutes.
 
@@ -141,7 +147,7 @@ class Volumes:
             raise errors.DiskFailed(f"none of the data directories of DataNode {self._node!r} can be used: {reasons}")
 
     def _check_directories(self) -> None:
-        for store in self.stores:
+        for store in self._usable():
             self._attempt(store, self._lock, store.disk)
         for store in self._usable():
             found = self._attempt(store, identity.check, store.disk, self.cluster, self._node)

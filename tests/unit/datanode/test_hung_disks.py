@@ -164,6 +164,22 @@ async def test_a_disk_that_hangs_is_out_of_service_and_who_waits_for_it_hears_so
 
 
 @pytest.mark.usefixtures("short_timeouts")
+async def test_a_node_starts_without_a_disk_that_hangs(disk: StubbornDisk, tmp_path: Path) -> None:
+    runtime = RealRuntime()
+    volumes = Volumes([disk, RealDisk(tmp_path / "well")], NodeId("n1"), runtime, 0)
+    disk.answer.clear()
+    with trio.fail_after(PATIENCE_S):
+        async with volumes.watched():
+            await volumes.wait_for_disks()
+            await runtime.run_blocking(volumes.open)
+    volumes.join(CLUSTER)
+    assert [line.failed for line in volumes.statistics()] == ["it does not answer", None]
+    await appended(volumes.stores[1], LARGE, WELL)
+    assert await volumes.sync([WELL]) == [len(LARGE)]
+    await volumes.close()
+
+
+@pytest.mark.usefixtures("short_timeouts")
 async def test_chunks_on_a_disk_that_hangs_are_not_taken_for_damaged(volumes: Volumes, disk: StubbornDisk) -> None:
     hung, _ = await filled(volumes)
     await volumes.sync([HUNG])
