@@ -583,8 +583,10 @@ class Session:
         finally:
             cache.gave_up(unused)
             if self._recalls.pop((session, incarnation, number), None) is not None:
-                self._recalled.subtract(ino for ino, _ in items)
-                self._recalled = +self._recalled
+                for ino, _ in items:
+                    self._recalled[ino] -= 1
+                    if not self._recalled[ino]:
+                        del self._recalled[ino]
             self._reckon_trust()
 
     def _begin_again(self, session: SessionId, incarnation: int, asked_at: float) -> None:
