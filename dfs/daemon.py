@@ -19,7 +19,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import structlog
 import trio
@@ -31,6 +31,9 @@ from dfs.telemetry import configure_logs
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
 _KEEP_BYTES = 64 << 20
 _COLLECTED_AFTER_OBJECTS = 20_000
+
+REMOVED_STATUS: Final = 3
+"""Exit status of a DataNode that was removed from its cluster: whoever keeps it running need not try again."""
 
 log = structlog.get_logger(__name__)
 
@@ -77,8 +80,8 @@ def run_daemon(main: Main, *, name: str, log_level: str, health: Health | None =
     """Run `main(task_status=...)` until it ends or a signal ends it; the exit status.
 
     `main` calls `task_status.started(address)` when it listens; it serves from then on, or as its `health` says.
-    `always` are keys of every log event. 0 after a signal, 1 after an error, which is told in one sentence if it is
-    one of ours and logged with its traceback otherwise.
+    `always` are keys of every log event. 0 after a signal, 1 after an error (`REMOVED_STATUS` after `NodeRemoved`),
+    which is told in one sentence if it is one of ours and logged with its traceback otherwise.
     """
     configure_logs(log_level, daemon=name, **always)
     faulthandler.enable()
@@ -95,7 +98,7 @@ def run_daemon(main: Main, *, name: str, log_level: str, health: Health | None =
             return 1
         notify(STATUS=str(first))
         print(f"dfs {name}: {first}", file=sys.stderr)  # noqa: T201 - the sentence for whoever started it
-        return 1
+        return REMOVED_STATUS if isinstance(first, errors.NodeRemoved) else 1
     return 0
 
 

@@ -147,6 +147,10 @@ class WrongCluster(DfsError):
     default_errno = _errno.EPERM
 
 
+class NodeRemoved(WrongCluster):
+    """The cluster has let this DataNode go: it is not to be started again with the directories that it has."""
+
+
 class GrantExpired(NotPermitted):
     """The NameNode's word that a chunk may be used counts no more: it gives another to who still may."""
 

@@ -220,6 +220,25 @@ def test_datanodes_are_added_while_the_cluster_runs(up: Callable[..., dict[str, 
     assert pids(after).items() > pids(before).items()
 
 
+@pytest.mark.parametrize("verb", ["restart", "up"])
+def test_a_removed_datanode_is_let_go(dfs: Shell, up: Callable[..., dict[str, Any]], layout: Layout, verb: str) -> None:
+    """By `restart` while the cluster runs; by `up` after a `down` that came before the DataNode knew."""
+    before = up("--datanodes", "3")
+    dfs("drain", "n1", "--wait")
+    os.kill(before["daemons"]["n1"]["pid"], signal.SIGSTOP)  # it does not hear of its removal by itself
+    dfs("remove", "n1")
+    os.kill(before["daemons"]["n1"]["pid"], signal.SIGCONT)
+    if verb == "up":
+        dfs("down", "--dir", before["dir"])
+    assert f"n1 was removed from the cluster and is not run any more; what it keeps stays in {layout.directory}.\n" in (
+        dfs(verb, "--dir", before["dir"]).stdout
+    )
+    after = up("--datanodes", "3")
+    assert list(after["daemons"]) == ["namenode", "n2", "n3", "n4"]
+    assert not set(pids(after).values()) & set(pids(before).values())
+    assert (layout.directory / "n1").is_dir()
+
+
 def test_two_shells_say_up_at_once(layout: Layout, dfs: Shell, tmp_path: Path) -> None:
     argv = [sys.executable, "-m", "dfs.cli", "up", "--dir", str(layout.directory), "--datanodes", "1", "--json"]
     shells = [subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) for _ in range(2)]

@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ def up(
     """Start a cluster on this machine, in the background, and wait until it can be used.
 
     The first time this makes the cluster: configuration files, which are yours to edit, and directories for the data.
-    After that it starts what does not run. A daemon that ends is started again until `dfs down`.
+    After that it starts what does not run. A daemon that ends is started again until `dfs down`; a DataNode that was
+    removed from the cluster is not.
     """
     layout = Layout(directory or config.local_cluster_dir())
     made, started, cluster = _bring_up(layout, making.Wish(datanodes, replicas, min_replicas, tls))
@@ -71,6 +73,8 @@ def up(
         return
     if datanodes is not None and datanodes < made.datanodes:
         click.echo(f"There are {made.datanodes} DataNodes already, and all of them stay.")
+    if made.removed:
+        click.echo(removed_line(layout, made.removed))
     click.echo(_welcome(layout, made, started))
     if mountpoint is not None:
         click.echo(f"    ls -l {shlex.quote(str(mountpoint))}    # the cluster is mounted there")
@@ -93,7 +97,7 @@ def _bring_up(layout: Layout, wish: making.Wish) -> tuple[making.Made, bool, dic
             log_sizes = waiting.log_sizes(layout)
             started = running.start_or_reload(layout, ports.descriptors())
         cluster = trio.run(waiting.wait_until_up, layout, log_sizes, limits.LOCAL_UP_TIMEOUT_S)
-    return made, started, cluster
+    return making.read(layout)._replace(added=made.added), started, cluster
 
 
 def _mount(layout: Layout, mountpoint: Path) -> None:
@@ -130,6 +134,7 @@ def _report(layout: Layout, made: making.Made, started: bool, cluster: dict[str,
         "min_replicas": made.min_replicas,
         "started": started,
         "added": made.added,
+        "removed": made.removed,
         "supervisor": cluster["pid"],
         "daemons": cluster["daemons"],
     }
@@ -149,6 +154,15 @@ def _welcome(layout: Layout, made: making.Made, started: bool) -> str:
         lines += ["To use it in this shell:", "", *(f"    export {each}" for each in exports), ""]
     lines += ["Try:", "", "    dfs status", "    dfs upload FILE /", "    dfs ls -l /", f"    {layout.command('down')}"]
     return "\n".join(lines)
+
+
+def removed_line(layout: Layout, names: Sequence[str]) -> str:
+    """What became of DataNodes that were removed from the cluster."""
+    was, runs, it, keeps = ("was", "is", "it", "keeps") if len(names) == 1 else ("were", "are", "they", "keep")
+    return (
+        f"{', '.join(names)} {was} removed from the cluster and {runs} not run any more; what {it} {keeps} stays in"
+        f" {layout.directory}."
+    )
 
 
 def _exports(layout: Layout) -> list[str]:

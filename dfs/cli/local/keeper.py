@@ -4,10 +4,12 @@ A daemon's life in states:
 
     starting -> running -> backing off -> starting ...      and from any of them -> stopped
                 running -> starting                         when it is told to start again
+    starting, running -> removed                            when it ends as one that the cluster has let go
 
 It is `running` once it says so with sd_notify(3)'s READY=1, on a socket that each start gets anew. After its end the
 next start waits `limits.RESTART_DELAY_FIRST_S`, doubling to `limits.RESTART_DELAY_MAX_S`, and the first delay again
-after a life of `limits.RESTART_DELAY_RESET_S`. There is no giving up: what is wrong may be put right at any time.
+after a life of `limits.RESTART_DELAY_RESET_S`. There is no giving up but for a DataNode that was
+removed from its cluster (`dfs.daemon.REMOVED_STATUS`): anything else that is wrong may be put right at any time.
 
 Daemons are started from the main thread, and must be: the signal that a daemon gets when its parent dies
 (PR_SET_PDEATHSIG) is sent when the *thread* that started it ends, and trio's worker threads end when they idle.
@@ -31,6 +33,7 @@ from dfs import limits, tasks
 from dfs.cli.local.layout import Layout
 from dfs.cli.local.logfiles import open_log
 from dfs.cli.local.roster import Program, environment
+from dfs.daemon import REMOVED_STATUS
 
 log = structlog.get_logger(__name__)
 
@@ -38,6 +41,7 @@ STARTING: Final = "starting"
 RUNNING: Final = "running"
 BACKING_OFF: Final = "backing off"
 STOPPED: Final = "stopped"
+REMOVED: Final = "removed"
 
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 _NOTIFICATION_MAX_BYTES: Final = 4096
@@ -86,20 +90,24 @@ class Keeper:
         await self._ended.wait()  # no deadline: SIGKILL has the last word
 
     async def keep(self) -> None:
-        """Run the daemon, over and over, until `stop`."""
+        """Run the daemon, over and over, until `stop`, or until it is `removed`."""
+        last = STOPPED
         try:
             with self._scope:
                 delay_s = limits.RESTART_DELAY_FIRST_S
                 while True:
                     self._again = False
-                    lived_s = await self._run_once()
+                    lived_s, status = await self._run_once()
+                    if status == REMOVED_STATUS:
+                        last = REMOVED
+                        return
                     if lived_s >= limits.RESTART_DELAY_RESET_S:
                         delay_s = limits.RESTART_DELAY_FIRST_S
                     hurried = self._again or await self._back_off(delay_s)
                     delay_s = limits.RESTART_DELAY_FIRST_S if hurried else min(2 * delay_s, limits.RESTART_DELAY_MAX_S)
                     self.restarts += 1
         finally:
-            self._become(STOPPED)
+            self._become(last)
             self._ended.set()
 
     async def _back_off(self, delay_s: float) -> bool:
@@ -116,8 +124,8 @@ class Keeper:
 
     # --- one life ---------------------------------------------------------------------------------------
 
-    async def _run_once(self) -> float:
-        """Start the daemon and wait for its end; how many seconds it lived. Ends it when cancelled."""
+    async def _run_once(self) -> tuple[float, int | None]:
+        """Start the daemon and wait for its end; how many seconds it lived, its status. Ends it when cancelled."""
         started = trio.current_time()
         with _Notifications() as notifications:
             try:
@@ -125,7 +133,7 @@ class Keeper:
             except OSError as error:
                 log.error("a daemon cannot be started", daemon=self.program.name, error=str(error))
                 await trio.lowlevel.checkpoint()
-                return 0.0
+                return 0.0, None
             self.pid = process.pid
             self._become(STARTING)
             try:
@@ -140,7 +148,7 @@ class Keeper:
                 self.pid = self._life = None
         lived_s = trio.current_time() - started
         log.warning("a daemon ended", daemon=self.program.name, status=process.returncode, lived_s=round(lived_s, 1))
-        return lived_s
+        return lived_s, process.returncode
 
     def _start(self, notify_address: str) -> subprocess.Popen[bytes]:
         output = open_log(self._log_path)

@@ -3,6 +3,7 @@
     up.lock             held by a `dfs up` or `dfs down` at work; the mark that the directory is ours
     client.toml, namenode.toml, n1.toml, ...    configurations: written once, then people's to edit
     cluster.keys, client.key, n1.key, ...       keys: see dfs/keys.py
+    n1.toml.removed     the configuration of a DataNode that the cluster has removed: it is not run, its number is taken
     namenode/, n1/, ...                         what the daemons keep
     logs/NAME.log       what a daemon says, logs/NAME.log.1 what it said before
     supervisor.lock     held by the supervisor and every daemon it started: free when all are gone
@@ -27,6 +28,7 @@ CLUSTER_FILE_VERSION: Final = 1
 """Of cluster.json. Keys may be added within a version; a reader takes another version for no cluster."""
 
 _NODE_FILE: Final = re.compile(r"n([1-9][0-9]{0,3})\.toml")
+_REMOVED_FILE: Final = re.compile(_NODE_FILE.pattern + r"\.removed")
 
 
 class Layout:
@@ -60,8 +62,20 @@ class Layout:
 
     def datanode_numbers(self) -> list[int]:
         """The numbers of the DataNodes that have a configuration, in order."""
-        matches = (_NODE_FILE.fullmatch(path.name) for path in self.directory.iterdir())
+        return self._numbers(_NODE_FILE)
+
+    def removed_numbers(self) -> list[int]:
+        """The numbers of the DataNodes that were removed from the cluster (`set_aside`), in order."""
+        return self._numbers(_REMOVED_FILE)
+
+    def _numbers(self, name: re.Pattern[str]) -> list[int]:
+        matches = (name.fullmatch(path.name) for path in self.directory.iterdir())
         return sorted(int(match[1]) for match in matches if match)
+
+    def set_aside(self, name: str) -> None:
+        """Have a DataNode's configuration count no more. What it keeps stays. Raises `OSError` as the disk does."""
+        path = self.directory / f"{name}.toml"
+        path.replace(path.with_name(path.name + ".removed"))
 
     def is_ours(self) -> bool:
         """Whether `dfs up` has been at work in this directory."""

@@ -36,13 +36,16 @@ class Made(NamedTuple):
     """Where clients reach the NameNode."""
     added: tuple[str, ...]
     """Names of the DataNodes that were not there before."""
+    removed: tuple[str, ...]
+    """Names of those that were removed from the cluster and are not run any more."""
 
 
 def make(layout: Layout, wish: Wish, ports: FreePorts) -> Made:
     """Have a cluster as wished in a directory that is claimed and locked; one that is there keeps what it has.
 
-    All its ports are claimed in `ports`. DataNodes are added, never removed. Raises `click.UsageError` for a wish that
-    cannot be, `InvalidArgument` for one against the files that are there, `ConfigError` for files that cannot be used.
+    All its ports are claimed in `ports`. DataNodes are added, never taken away: that is for the supervisor, of those
+    that were removed from the cluster. Raises `click.UsageError` for a wish that cannot be, `InvalidArgument` for one
+    against the files that are there, `ConfigError` for files that cannot be used.
     """
     if not layout.is_made():
         return _make_new(layout, wish, ports)
@@ -65,7 +68,8 @@ def read(layout: Layout) -> Made:
     numbers = layout.datanode_numbers()
     for number in numbers:
         config.load_datanode(layout.datanode(number))
-    return Made(len(numbers), namenode.replicas, namenode.min_replicas, _namenode_of(layout), ())
+    removed = tuple(f"n{number}" for number in layout.removed_numbers())
+    return Made(len(numbers), namenode.replicas, namenode.min_replicas, _namenode_of(layout), (), removed)
 
 
 def complete(wish: Wish) -> tuple[int, int, int]:
@@ -100,8 +104,8 @@ def _make_new(layout: Layout, wish: Wish, ports: FreePorts) -> Made:
 
 
 def _add_datanodes(layout: Layout, count: int, namenode: str, ports: FreePorts) -> tuple[str, ...]:
-    """Add `count` DataNodes (none if it is not positive), numbered on from those that are there."""
-    first = max(layout.datanode_numbers(), default=0) + 1
+    """Add `count` DataNodes (none if it is not positive), numbered on from those that are, or were, there."""
+    first = max(layout.datanode_numbers() + layout.removed_numbers(), default=0) + 1
     new = range(first, first + max(count, 0))
     if new:
         _have_datanodes(layout, new, namenode, ports)

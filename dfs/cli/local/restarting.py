@@ -12,7 +12,7 @@ import click
 
 from dfs import config, errors, limits
 from dfs.cli.local import control, locks, running
-from dfs.cli.local.commands import directory_option, json_option
+from dfs.cli.local.commands import directory_option, json_option, removed_line
 from dfs.cli.local.layout import Layout
 
 
@@ -25,7 +25,8 @@ def restart(names: tuple[str, ...], directory: Path | None, as_json: bool) -> No
 
     That is how an upgrade of dfs, or an edited configuration, comes into use while the cluster is used. Each is stopped
     in order and started again, and the next has its turn when clients can use the cluster and all its DataNodes. Mounts
-    and clients wait for what is away, and see no error where files have a second copy.
+    and clients wait for what is away, and see no error where files have a second copy. A DataNode that was removed from
+    the cluster is not started again.
     """
     import trio
 
@@ -39,9 +40,10 @@ def restart(names: tuple[str, ...], directory: Path | None, as_json: bool) -> No
         for name in turns:
             cluster = trio.run(_restart, layout, name)
             if not as_json:
-                click.echo(f"{name} runs again.")
+                click.echo(f"{name} runs again." if name in cluster["daemons"] else removed_line(layout, [name]))
     if as_json:
-        report = {"dir": os.fspath(layout.directory), "restarted": turns, "daemons": cluster["daemons"]}
+        restarted = [name for name in turns if name in cluster["daemons"]]
+        report = {"dir": os.fspath(layout.directory), "restarted": restarted, "daemons": cluster["daemons"]}
         click.echo(json.dumps(report))
 
 
@@ -64,11 +66,15 @@ def _turns(layout: Layout, cluster: dict[str, Any], names: Sequence[str]) -> lis
 
 
 async def _restart(layout: Layout, name: str) -> dict[str, Any]:
-    """Restart one and wait until the cluster works; what the supervisor knows then. Raises `DfsError`."""
+    """Restart one and wait until the cluster works; what the supervisor knows then: of one that is removed nothing.
+
+    Raises `DfsError`.
+    """
     from dfs.cli.local import waiting
 
     log_sizes = waiting.log_sizes(layout)
-    restarts = _status(layout)["daemons"][name]["restarts"]
-    control.request(layout, "restart", daemon=name)
-    await waiting.wait_until_ended(layout, name, restarts)
+    daemon = _status(layout)["daemons"].get(name)
+    if daemon is not None:
+        control.request(layout, "restart", daemon=name)
+        await waiting.wait_until_ended(layout, name, daemon["restarts"])
     return await waiting.wait_until_up(layout, log_sizes, limits.LOCAL_UP_TIMEOUT_S)

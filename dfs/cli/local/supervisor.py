@@ -7,6 +7,9 @@ change of theirs to cluster.json. It ends when it is asked to (`stop`, SIGTERM, 
 highest stage first, each stage when the one above is gone. Killed with SIGKILL it takes the daemons along
 (`Keeper`), and the lock is free when the last of them is gone.
 
+A DataNode that was removed from the cluster is let go: its keeper ends, its configuration is set aside, what it keeps
+stays.
+
 What must hold: there is one supervisor for a directory (`supervisor.lock`); it leaves no daemon behind; no failure of
 a daemon, a request or the disk ends it.
 """
@@ -27,7 +30,7 @@ import trio
 
 from dfs import errors, limits, tasks
 from dfs.cli.local import control, locks
-from dfs.cli.local.keeper import Keeper
+from dfs.cli.local.keeper import REMOVED, Keeper
 from dfs.cli.local.layout import Layout
 from dfs.cli.local.logfiles import empty_if_full
 from dfs.cli.local.roster import Roster, read_roster
@@ -82,7 +85,21 @@ class Supervisor:
                 continue
             keeper = Keeper(self._layout, program, self._lock, self._write)
             self._keepers[program.name] = keeper
-            nursery.start_soon(keeper.keep)
+            nursery.start_soon(self._keep, keeper)
+        self._write()
+
+    async def _keep(self, keeper: Keeper) -> None:
+        await keeper.keep()
+        if keeper.state == REMOVED:
+            self._let_go(keeper.program.name)
+
+    def _let_go(self, name: str) -> None:
+        log.info("a daemon was removed from the cluster and is run no more; what it keeps stays", daemon=name)
+        del self._keepers[name]
+        try:
+            self._layout.set_aside(name)
+        except OSError as error:
+            log.error("the configuration of a removed daemon cannot be set aside", daemon=name, error=str(error))
         self._write()
 
     def _restart(self, name: str) -> None:

@@ -26,17 +26,20 @@ async def wait_until_up(layout: Layout, log_sizes: dict[str, int], timeout_s: fl
     `DfsError` after `timeout_s`, or when a daemon keeps failing, naming the daemon that is missing and its last words.
     """
     with trio.move_on_after(timeout_s):
-        cluster = await _wait_for_daemons(layout)
-        if cluster is not None:
+        if await _wait_for_daemons(layout):
             await _wait_for_nodes(layout)
-            return cluster
+            return _cluster(layout)
     raise errors.DfsError(_failure(layout, log_sizes))
 
 
 async def wait_until_ended(layout: Layout, name: str, restarts: int) -> None:
-    """Wait until a daemon that had started again `restarts` times has ended once more. The supervisor sees to that."""
+    """Wait until a daemon that had started again `restarts` times has ended once more, or is not kept any more.
+
+    The supervisor sees to that.
+    """
     while True:
-        if _cluster(layout)["daemons"][name]["restarts"] > restarts:
+        daemon = _cluster(layout)["daemons"].get(name)
+        if daemon is None or daemon["restarts"] > restarts:
             return
         await trio.sleep(limits.LOCAL_POLL_PERIOD_S)
 
@@ -48,16 +51,16 @@ def log_sizes(layout: Layout) -> dict[str, int]:
     return {path.stem: path.stat().st_size for path in layout.logs.glob("*.log")}
 
 
-async def _wait_for_daemons(layout: Layout) -> dict[str, Any] | None:
-    """None when one of them has failed LOCAL_START_ATTEMPTS times since this was called."""
+async def _wait_for_daemons(layout: Layout) -> bool:
+    """False when one of them has failed LOCAL_START_ATTEMPTS times since this was called."""
     before = {name: daemon["restarts"] for name, daemon in _cluster(layout)["daemons"].items()}
     while True:
-        cluster = _cluster(layout)
-        for name, daemon in cluster["daemons"].items():
+        daemons = _cluster(layout)["daemons"]
+        for name, daemon in daemons.items():
             if daemon["state"] != RUNNING and daemon["restarts"] - before.get(name, 0) >= limits.LOCAL_START_ATTEMPTS:
-                return None
-        if all(daemon["state"] == RUNNING for daemon in cluster["daemons"].values()):
-            return cluster
+                return False
+        if all(daemon["state"] == RUNNING for daemon in daemons.values()):
+            return True
         await trio.sleep(limits.LOCAL_POLL_PERIOD_S)
 
 
@@ -76,19 +79,22 @@ def _cluster(layout: Layout) -> dict[str, Any]:
 async def _wait_for_nodes(layout: Layout) -> None:
     client = config.load_client(layout.client)
     key = load_key(client.key)
-    wanted = {config.load_datanode(layout.datanode(number)).node for number in layout.datanode_numbers()}
+    paths = [layout.datanode(number) for number in layout.datanode_numbers()]
+    nodes = {path.stem: config.load_datanode(path).node for path in paths}
     while True:
         try:
             async with open_filesystem(client.namenode, key, wait_s=limits.LOCAL_UP_TIMEOUT_S) as fs:
-                return await _wait_for_views(fs, wanted)
+                return await _wait_for_views(fs, layout, nodes)
         except BaseException as error:
             if not all(isinstance(leaf, _NOT_YET) for leaf in tasks.leaves(error)):
                 raise
         await trio.sleep(limits.LOCAL_POLL_PERIOD_S)
 
 
-async def _wait_for_views(fs: FileSystem, wanted: set[str]) -> None:
+async def _wait_for_views(fs: FileSystem, layout: Layout, nodes: dict[str, str]) -> None:
+    """Until all are up that are kept running; `nodes` has what the cluster calls each daemon."""
     while True:
+        wanted = {nodes[name] for name in _cluster(layout)["daemons"] if name in nodes}
         if wanted <= {view.node for view in await fs.nodes() if view.state == NodeState.UP}:
             return
         await trio.sleep(limits.LOCAL_POLL_PERIOD_S)

@@ -10,11 +10,11 @@ from nodes.namenode.transaction import Transaction
 
 
 def apply(tx: Transaction, name: str, address: str, host: str, rack: str, directories: Sequence[str]) -> None:
-    """Add it, or note what is new about it. Raises `WrongCluster` for one that was removed."""
+    """Add it, or note what is new about it. Raises `NodeRemoved` for one that was removed."""
     for directory in directories:
         removed = tx.one("SELECT node FROM removed WHERE directory = ?", directory)
         if removed:
-            raise errors.WrongCluster(
+            raise errors.NodeRemoved(
                 f"this DataNode was removed from the cluster, as {removed[0]}: stop it; to use its machine again,"
                 " start it with empty directories"
             )

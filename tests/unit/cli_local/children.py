@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from dfs.cli.local.roster import Program
+from dfs.daemon import REMOVED_STATUS
 
 _PYTHON = (sys.executable, "-I", "-S", "-c")
 
@@ -34,6 +35,11 @@ def never_ready(name: str) -> Program:
 def failing(name: str) -> Program:
     """Ends at once with a sentence."""
     return _child(name, f"sys.exit('dfs {name}: the port is taken')", 0)
+
+
+def removed(name: str) -> Program:
+    """Ends at once as a DataNode that was removed from its cluster."""
+    return _child(name, f"sys.exit({REMOVED_STATUS})", 1)
 
 
 def deaf(name: str) -> Program:

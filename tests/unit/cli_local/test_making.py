@@ -79,6 +79,14 @@ def test_more_datanodes_are_added_with_ports_of_their_own(layout: Layout) -> Non
     assert len(set(addresses(layout))) == 5
 
 
+def test_a_new_datanode_never_gets_the_name_of_one_that_was_removed(layout: Layout) -> None:
+    make(layout, Wish(datanodes=3))
+    layout.set_aside("n3")
+    assert make(layout, Wish()).removed == ("n3",)
+    made = make(layout, Wish(datanodes=3))
+    assert (made.datanodes, made.added) == (3, ("n4",))
+
+
 def test_fewer_datanodes_take_none_away(layout: Layout) -> None:
     make(layout, Wish(datanodes=3))
     assert make(layout, Wish(datanodes=1)).datanodes == 3

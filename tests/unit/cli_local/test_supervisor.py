@@ -116,6 +116,17 @@ async def test_daemon_that_fails_is_tried_again_and_again(layout: Layout) -> Non
         assert layout.log("n1").read_text().count("the port is taken") == daemon["restarts"] + 1
 
 
+async def test_datanode_that_was_removed_is_let_go_and_its_configuration_set_aside(layout: Layout) -> None:
+    layout.datanode(1).touch()
+    async with supervised(layout, children.removed("n1"), children.serving("n2", stage=1)):
+        await daemon_when(layout, "n2", runs)
+        with trio.fail_after(PATIENCE_S):
+            while "n1" in (await request(layout, "status"))["cluster"]["daemons"]:
+                await trio.sleep(0.02)
+        assert layout.read_cluster()["datanodes"] == 1
+        assert (layout.datanode_numbers(), layout.removed_numbers()) == ([], [1])
+
+
 async def test_program_that_is_not_there_fails_no_other(layout: Layout, tmp_path: Path) -> None:
     missing = Program("n1", (str(tmp_path / "missing"),))
     async with supervised(layout, missing, children.serving("n2")):

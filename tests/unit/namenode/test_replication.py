@@ -500,7 +500,7 @@ async def test_a_node_is_drained_without_a_chunk_ever_having_too_few_copies_and_
         assert N2 not in [view.node for view in cluster.members.views()]
         with pytest.raises(errors.NotFound, match="has to register"):
             await cluster.beat(N2)
-        with pytest.raises(errors.WrongCluster, match="was removed"):
+        with pytest.raises(errors.NodeRemoved, match="was removed"):
             await cluster.start(N2)
 
 
