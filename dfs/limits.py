@@ -211,6 +211,7 @@ DIRTY_BELIEVED_S = 60.0  # a rate, after it was measured
 READ_AHEAD_BYTES = 1 * MIB  # fetched at a time when a file is read in order
 READ_AHEAD_MAX = 4  # such fetches ahead of a reader
 READ_AHEAD_KEPT_MAX_BYTES = 64 * MIB  # of all open files: beyond it nothing is fetched ahead
+MOUNT_ANSWER_S = 2.0  # a mount that says nothing for so long is not dead, it hangs; of a dead one the kernel says so
 KERNEL_READ_AHEAD_BYTES = 1 * MIB  # asked of a mount ahead of who reads in order, and around a page of a mapped file
 STREAMS_MAX = 8  # readers of one open file whose positions are remembered
 SMALL_FILE_MAX_BYTES = 256 * KIB  # files up to this are fetched many at a time for who reads one after another

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import queue
 import re
 import stat
 import subprocess
+import threading
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import structlog
 
-from dfs import errors
+from dfs import errors, limits
 
 log = structlog.get_logger(__name__)
 
@@ -44,6 +46,8 @@ def prepare(mountpoint: Path) -> None:
     if is_dead(mountpoint):
         log.info("a mount was left behind there, taking it over", mountpoint=str(mountpoint))
         unmount(mountpoint)
+    if is_mounted(mountpoint):  # before anything else of it is asked: it may hang
+        raise errors.Exists(f"something is mounted on {mountpoint} already: unmount it first")
     try:
         is_directory = stat.S_ISDIR(mountpoint.stat().st_mode)
     except FileNotFoundError:
@@ -52,17 +56,29 @@ def prepare(mountpoint: Path) -> None:
         raise errors.NotPermitted(f"no permission to look at {mountpoint}") from None
     if not is_directory:
         raise errors.NotADirectory(f"not a directory: {mountpoint}")
-    if is_mounted(mountpoint):
-        raise errors.Exists(f"something is mounted on {mountpoint} already: unmount it first")
 
 
 def is_dead(mountpoint: Path) -> bool:
-    """Whether a mount is there whose process is gone."""
+    """Whether a mount is there whose process is gone. One that does not answer in MOUNT_ANSWER_S hangs: it is not.
+
+    It is asked for its space: attributes the kernel shows for a while after the process was killed.
+    """
+    said: queue.SimpleQueue[int] = queue.SimpleQueue()
+    threading.Thread(target=_ask_for_space, args=(mountpoint, said), daemon=True).start()
     try:
-        mountpoint.stat()
+        return said.get(timeout=limits.MOUNT_ANSWER_S) in (errno.ENOTCONN, errno.ECONNABORTED)
+    except queue.Empty:
+        return False
+
+
+def _ask_for_space(mountpoint: Path, said: queue.SimpleQueue[int]) -> None:
+    """Put there the errno that came of it, or 0. May wait for as long as the file system does."""
+    try:
+        os.statvfs(mountpoint)
     except OSError as error:
-        return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
-    return False
+        said.put(error.errno or 0)
+    else:
+        said.put(0)
 
 
 def is_mounted(mountpoint: Path) -> bool:

@@ -1,9 +1,13 @@
-"""Arguments that are paths: bytes, whatever the locale, completed by the shell from the cluster or this machine."""
+"""Arguments that are paths, completed by the shell from the cluster or this machine.
+
+What is copied and shown is bytes, whatever the locale.
+"""
 
 from __future__ import annotations
 
 import functools
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -55,8 +59,23 @@ class LocalPath(ArgumentType):
         return [CompletionItem(incomplete, type="file")]
 
 
+class MountPoint(ArgumentType):
+    """A directory on this machine. It is not looked at, as `click.Path` does: what is mounted there may hang."""
+
+    name = "directory"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        return Path(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type="dir")]
+
+
 REMOTE: Final = RemotePath()
 LOCAL: Final = LocalPath()
+MOUNTPOINT: Final = MountPoint()
 
 remote_paths = functools.partial(click.argument, "paths", metavar="PATH...", nargs=-1, required=True, type=REMOTE)
 """`@remote_paths()`: one path in the cluster, or more."""

@@ -22,6 +22,7 @@ from typing import Final
 import click
 
 from dfs import errors, limits
+from dfs.cli.arguments import MOUNTPOINT
 from dfs.cli.context import chosen, complain, config_option, sentence
 from dfs.mountpoint import as_listed, is_mounted, unmount
 
@@ -34,7 +35,7 @@ _STANDARD_PORT: Final = f":{limits.NAMENODE_PORT}"
 
 @click.command(short_help="Mount the cluster on a local directory.")
 @config_option
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=MOUNTPOINT)
 @click.option("-o", "options", default="", metavar="OPTIONS", help="As mount(8) takes them; see README.md.")
 @click.option("--subtree", default="/", metavar="PATH", help="The directory of the cluster to mount.")
 @click.option("--foreground", is_flag=True, help="Stay in the foreground, log to stderr.")
@@ -49,7 +50,7 @@ def mount(mountpoint: Path, options: str, subtree: str, foreground: bool) -> Non
 
 
 @click.command(short_help="Unmount a mounted cluster.")
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=MOUNTPOINT)
 @click.option("-l", "--lazy", is_flag=True, help="Also while files on it are open.")
 def umount(mountpoint: Path, lazy: bool) -> None:
     """Unmount MOUNTPOINT, and wait until everything written there is committed.

@@ -176,6 +176,24 @@ async def test_a_killed_mount_is_taken_over_and_what_it_held_is_let_go(tmp_path:
         assert not is_mounted(mounted.path)
 
 
+async def test_a_killed_mount_is_taken_over_while_the_kernel_still_shows_its_attributes(tmp_path: Path) -> None:
+    async with mounted_cluster(tmp_path, session_timeout_s=4) as mounted:
+        await off(mounted.path.stat)
+        mounted.kill()
+        await mounted.mount()
+
+
+async def test_a_mount_that_hangs_is_not_taken_over_and_keeps_nobody_waiting(tmp_path: Path) -> None:
+    async with mounted_cluster(tmp_path) as mounted, mounted.daemons.client() as fs:
+        await fs.chmod("/", 0o777)  # the kernel has no attributes of it
+        os.kill(mounted.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(AssertionError, match="already: unmount it first"):
+                await mounted.mount()
+        finally:
+            os.kill(mounted.pid, signal.SIGCONT)
+
+
 # --- DataNodes are killed -------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from dfs import config, limits
+from dfs.cli.arguments import MOUNTPOINT
 from dfs.cli.local import locks, making, running
 from dfs.cli.local.layout import Layout
 from dfs.cli.local.ports import FreePorts
@@ -47,7 +48,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print a JSON
     help=f"Fewest copies on which data counts as written; {limits.MIN_REPLICAS_DEFAULT} for a new cluster.",
 )
 @click.option("--tls", is_flag=True, help="Encrypt all that travels: for a new cluster, which then stays so.")
-@click.option("--mount", "mountpoint", metavar="DIR", type=click.Path(path_type=Path), help="Mount the cluster there.")
+@click.option("--mount", "mountpoint", metavar="DIR", type=MOUNTPOINT, help="Mount the cluster there.")
 @json_option
 def up(
     directory: Path | None,
