@@ -34,6 +34,10 @@ ALL_NAMES: Final = b""
 """In an item of a recall: all that a directory has."""
 
 
+COPIES_COMING: Final = "copies-coming"
+"""The kind of a finding of `dfs fsck` that the cluster mends by itself: a chunk with too few copies, under repair."""
+
+
 def datanode_object(node: str) -> str:
     """What a DataNode is called as."""
     return f"dfs.datanode.{node}"

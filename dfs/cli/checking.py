@@ -36,20 +36,24 @@ _json = click.option("--json", "as_json", is_flag=True, help="An array of object
 def fsck(path: bytes | None, repair: bool, data: bool, as_json: bool) -> int:
     """Check that namespace, chunks and copies agree; with PATH, only what is beneath it.
 
-    Ends with 0 if nothing is wrong, or all of it was mended, and with 1 if findings are left. May be run while the
-    cluster is in use. Data of which no copy is left is never mended away: the finding says which files it concerns.
+    Ends with 0 if nothing is wrong, or all of it was mended, and with 1 if findings are left. A chunk with too few
+    copies is a finding, which is left if no copy can be made, and not while the cluster sees to it by itself.
+
+    May be run while the cluster is in use. Data of which no copy is left is never mended away: the finding says which
+    files it concerns.
     """
 
     async def body(fs: FileSystem) -> int:
         if as_json:
             return await _fsck_json(fs, path, repair, data)
-        found = mended = 0
+        found = mended = coming = 0
         async for finding in fs.fsck(path, repair=repair, data=data):
             found += 1
             mended += bool(finding.done)
+            coming += finding.is_coming
             show.echo(show.printable(str(finding)))
-        show.echo(summary(found, mended))
-        return int(found > mended)
+        show.echo(summary(found, mended, coming))
+        return int(found > mended + coming)
 
     return run(body)
 
@@ -58,7 +62,7 @@ async def _fsck_json(fs: FileSystem, path: bytes | None, repair: bool, data: boo
     left = 0
     with show.JsonArray() as array:
         async for finding in fs.fsck(path, repair=repair, data=data):
-            left += not finding.done
+            left += not (finding.done or finding.is_coming)
             array.add(finding_record(finding))
     return int(left > 0)
 
@@ -74,14 +78,17 @@ def finding_record(finding: Finding) -> dict[str, Any]:
     }
 
 
-def summary(found: int, mended: int) -> str:
-    """The last line of `fsck`."""
+def summary(found: int, mended: int, coming: int) -> str:
+    """The last line of `fsck`: how many findings, and what became of them. Of those `coming` copies are being made."""
     if not found:
         return "nothing wrong"
     count = "1 finding" if found == 1 else f"{found} findings"
-    if not mended:
+    left = found - mended - coming
+    if left == found:
         return count
-    return f"{count}, all repaired" if mended == found else f"{count}, {mended} repaired, {found - mended} left"
+    parts = [(mended, "repaired"), (coming, "being repaired"), (left, "left")]
+    words = [(f"{number}" if number < found else "all") + f" {what}" for number, what in parts if number]
+    return ", ".join([count, *words])
 
 
 # --- why ------------------------------------------------------------------------------------------------

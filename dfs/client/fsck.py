@@ -5,6 +5,8 @@ listed by the NameNode and by all DataNodes that are up, and compared: what is l
 they seem to disagree both are asked once more, as chunks come and go while this runs: a copy counts as missing
 only if its node had not got it both times and the NameNode counted on it both times, and likewise a stray.
 
+Chunks with fewer copies than they are to have are found by the NameNode, which knows what counts and what repair does.
+
 With a path only what is beneath it is looked at, file by file. With `data` every byte of every file is read from every
 copy. A node that does not answer is a finding, and no more is asked of it: its copies are not taken for damaged ones.
 
@@ -22,7 +24,18 @@ from dfs import errors, limits, tasks
 from dfs.client.copies import NOT_THERE, ChunkFacts, Held, Survey, is_up
 from dfs.client.inodes import Inodes, Layout
 from dfs.client.session import Session
-from dfs.types import NAMENODE_OBJECT, ROOT_INO, Attr, ChunkId, ChunkPlace, DirEntry, Ino, NodeId, NodeView
+from dfs.types import (
+    COPIES_COMING,
+    NAMENODE_OBJECT,
+    ROOT_INO,
+    Attr,
+    ChunkId,
+    ChunkPlace,
+    DirEntry,
+    Ino,
+    NodeId,
+    NodeView,
+)
 
 _LISTED_MAX = 262_144  # chunks of one slice on all nodes together: some ten MiB
 _SLICE_MIN = 64
@@ -38,6 +51,11 @@ class Finding(NamedTuple):
     remedy: str
     mend: Sequence[Any] | None = None
     done: str = ""
+
+    @property
+    def is_coming(self) -> bool:
+        """It is seen to: the cluster makes copies that are missing, and nobody has to do anything."""
+        return self.kind == COPIES_COMING
 
     def __str__(self) -> str:
         return f"{self.what}: {self.done or self.remedy}."

@@ -14,7 +14,8 @@ that are known to the process are given to each slice, and their rows are left a
 The cursor is [phase, position, position], None at the beginning and at the end. Phases come in the order in which
 damage is to be mended: what can be put back (an inode that its entries and extents tell of) before what is counted.
 
-Whether copies of a chunk are left is not asked here: only the DataNodes know (`dfs.client.fsck`).
+Whether copies of a chunk are left is not asked here: only the DataNodes know (`dfs.client.fsck`). Nor is whether there
+are as many as there should be: which ones count is not in the tables (`nodes.namenode.explain`).
 
 A finding names the command that mends it, where that loses nothing. Such commands look again: what is right by then is
 left alone. They keep the counters as other commands do, and the totals come last.

@@ -1,5 +1,8 @@
 """`dfs why` at the NameNode: where a chunk's copies are believed to be, and why one is missing or being made.
 
+And what `dfs fsck` says of chunks with too few copies (`shortage`): those that repair sees to by itself are told apart
+from those of which no copy is made before somebody does something.
+
 Facts come from the tables, read at one moment on the checker's worker thread; what membership and repair know comes
 from their public state, a moment later. `reasons` turns them into sentences for somebody who has to act on them: a
 pure function.
@@ -15,9 +18,9 @@ import trio
 from dfs import limits
 from dfs.placement import candidates
 from dfs.runtime import Runtime
-from dfs.types import ChunkId, NodeId, NodeState, NodeView
+from dfs.types import COPIES_COMING, ChunkId, NodeId, NodeState, NodeView
 from nodes.namenode import arguments
-from nodes.namenode.check import Checker, files_of
+from nodes.namenode.check import Checker, Finding, files_of
 from nodes.namenode.commands import skip_chunks
 from nodes.namenode.membership import Membership
 from nodes.namenode.replication import Replication
@@ -69,7 +72,7 @@ class Outlook(NamedTuple):
 
 
 class Explainer:
-    """Answers `explain`."""
+    """Answers `explain`, and has the findings about chunks with too few copies."""
 
     def __init__(self, checker: Checker, members: Membership, replication: Replication, runtime: Runtime) -> None:
         self._checker = checker
@@ -80,6 +83,35 @@ class Explainer:
     async def explain(self, chunks: Any) -> list[dict[str, Any]]:
         """What is known of each of `chunks`, as a map: the fields of `Facts`, `copying`, `reasons`."""
         wanted = [arguments.chunk(chunk) for chunk in arguments.array(chunks, "the chunks", limits.EXPLAIN_MAX_CHUNKS)]
+        now_ns = self._runtime.now_ns()
+        nodes = self._members.by_name()
+        return [
+            {**facts._asdict(), "copying": copying, "reasons": reasons(facts, nodes, copying, outlook, now_ns)}
+            for facts, copying, outlook in await self._known(wanted)
+        ]
+
+    async def shortages(self, chunks: Sequence[ChunkId]) -> list[Finding]:
+        """What is to be told of those of `chunks` that have too few copies."""
+        few = self._replication.few_of(chunks)
+        nodes = self._members.by_name()
+        found = []
+        for start in range(0, len(few), limits.EXPLAIN_MAX_CHUNKS):
+            for facts, copying, outlook in await self._known(few[start : start + limits.EXPLAIN_MAX_CHUNKS]):
+                finding = shortage(facts, nodes, copying, outlook)
+                found += [finding] if finding else []
+        return found
+
+    async def all_shortages(self) -> list[Finding]:
+        """What is to be told of the first chunks that have too few copies, and how many others there are."""
+        told = self._replication.few
+        found = await self.shortages(told)
+        others = self._replication.under_replicated - len(told)
+        if others > 0:
+            found.append(_others(others, self._replication.is_on, self._replication.blocked))
+        return found
+
+    async def _known(self, wanted: Sequence[ChunkId]) -> list[tuple[Facts, list[Copying], Outlook]]:
+        """What is known of each of these."""
         under_way = {copy.number: copy for chunk in wanted for copy in self._replication.copies_of(chunk)}
         facts = await self._checker.read(lambda db, _: [facts_of(db, chunk) for chunk in wanted])
         # A copy that was finished meanwhile is told of once more: better than one that is neither there nor being made.
@@ -89,15 +121,7 @@ class Explainer:
             since_s = trio.current_time() - copy.ordered_at
             copying.setdefault(copy.chunk, []).append(Copying(copy.target, copy.sources, since_s, copy.extra))
         nodes = self._members.by_name()
-        now_ns = self._runtime.now_ns()
-        return [
-            {
-                **each._asdict(),
-                "copying": copying.get(each.chunk, []),
-                "reasons": reasons(each, nodes, copying.get(each.chunk, []), self._outlook(each.chunk, nodes), now_ns),
-            }
-            for each in facts
-        ]
+        return [(each, copying.get(each.chunk, []), self._outlook(each.chunk, nodes)) for each in facts]
 
     def _outlook(self, chunk: ChunkId, nodes: Collection[NodeId]) -> Outlook:
         failures, retry_in_s = self._replication.failures_of(chunk)
@@ -142,6 +166,8 @@ def facts_of(db: Database, chunk: ChunkId) -> Facts:
 # --- sentences ------------------------------------------------------------------------------------------
 
 _MINUTE_S: Final = 60
+_MANY_FAILURES: Final = 3
+"""Of one copy, on end: somebody has to look into it."""
 
 
 def reasons(
@@ -171,13 +197,44 @@ def reasons(
         return said
     said += [f"{node} is being emptied: its copy goes when there are enough others." for node in leaving]
     said += [_copying(each) for each in copying]
-    if missing > sum(not each.extra for each in copying):
-        said.append(_waiting(facts, nodes, outlook))
+    coming = [each for each in copying if not each.extra]
+    if missing > len(coming):
+        said.append(_waiting(facts, nodes, coming, outlook))
     elif missing < 0 and not silent and not any(each.extra for each in copying):
         said.append(f"It has {len(live)} copies where {facts.wanted} are wanted: the surplus is being dropped.")
     if missing <= 0 and (rack := _only_rack(live, nodes)) is not None:
         said.append(f"All its copies are in rack {rack}: if that fails, they cannot be read until it is back.")
     return said
+
+
+def shortage(
+    facts: Facts, nodes: Mapping[NodeId, NodeView], copying: Sequence[Copying], outlook: Outlook
+) -> Finding | None:
+    """What `dfs fsck` says of a sealed chunk that has live copies, and fewer than it is to have; None of any other."""
+    live = [node for node in facts.holders if node in nodes and nodes[node].state != NodeState.DEAD]
+    if facts.session or not 0 < len(live) < facts.wanted:
+        return None
+    what = f"Chunk {facts.chunk:x} ({facts.files}) has {len(live)} of {facts.wanted} copies"
+    coming = [each for each in copying if not each.extra]
+    staying = [node for node in live if not nodes[node].draining]
+    hindrance = _hindrance(facts, nodes, coming, outlook) if len(staying) + len(coming) < facts.wanted else ""
+    if hindrance:
+        return Finding("copies-few", what, _clause(hindrance))
+    under_way = _copying(coming[0]) if coming else _waiting(facts, nodes, coming, outlook)
+    return Finding(COPIES_COMING, what, _clause(under_way))
+
+
+def _others(count: int, is_on: bool, blocked: int) -> Finding:
+    """Chunks with too few copies that are not told one by one."""
+    what = f"{count} more chunk{'s have' if count != 1 else ' has'} too few copies"
+    if is_on and not blocked:
+        return Finding(COPIES_COMING, what, "repair sees to them, `dfs status` shows how far it is")
+    return Finding("copies-few", what, "mend what keeps those above from being copied, and check again")
+
+
+def _clause(sentence: str) -> str:
+    """A sentence as the end of another."""
+    return sentence[0].lower() + sentence[1:].removesuffix(".")
 
 
 def _silence(node: NodeId, view: NodeView | None, now_ns: int) -> str:
@@ -198,21 +255,37 @@ def _copying(copy: Copying) -> str:
     return f"A copy is being made on {copy.target}{why} from {' or '.join(copy.sources)}, for {since} now."
 
 
-def _waiting(facts: Facts, nodes: Mapping[NodeId, NodeView], outlook: Outlook) -> str:
-    """Why no copy is being made of a chunk that wants one."""
+def _hindrance(facts: Facts, nodes: Mapping[NodeId, NodeView], coming: Sequence[Copying], outlook: Outlook) -> str:
+    """Why no copy is made before somebody does something about it; "" where repair sees to it by itself."""
     if not outlook.is_on:
         return "No copy is made: repair is switched off in the NameNode's configuration."
-    others = [view for view in nodes.values() if view.node not in facts.holders]
-    up = [view for view in others if view.state == NodeState.UP and not view.draining]
+    up = _up_without(facts, nodes, coming)
     if not up:
         return f"No copy can be made: no other DataNode is up; {facts.wanted} are needed, start or add one."
-    able = [view.node for view in candidates(up, (), facts.length)]
-    if not able:
+    if not candidates(up, (), facts.length):
         full = _listed([view.node for view in up])
         return f"No copy can be made: no space for {facts.length} bytes on {full}; delete files or add a DataNode."
+    return _failing(outlook) if outlook.failures >= _MANY_FAILURES else ""
+
+
+def _up_without(facts: Facts, nodes: Mapping[NodeId, NodeView], coming: Sequence[Copying]) -> list[NodeView]:
+    """Nodes that could take new data, have no copy of the chunk and make none."""
+    others = [view for view in nodes.values() if view.node not in {*facts.holders, *(each.target for each in coming)}]
+    return [view for view in others if view.state == NodeState.UP and not view.draining]
+
+
+def _failing(outlook: Outlook) -> str:
+    tries = f"The last {outlook.failures} tries to make the copy failed (the NameNode's log says why)"
+    return f"{tries}: it is tried again in {_duration(outlook.retry_in_s)}."
+
+
+def _waiting(facts: Facts, nodes: Mapping[NodeId, NodeView], coming: Sequence[Copying], outlook: Outlook) -> str:
+    """Why no copy but those `coming` is being made of a chunk that wants one."""
+    if hindrance := _hindrance(facts, nodes, coming, outlook):
+        return hindrance
+    able = [view.node for view in candidates(_up_without(facts, nodes, coming), (), facts.length)]
     if outlook.failures and outlook.retry_in_s > 0:
-        again = f"it is tried again in {_duration(outlook.retry_in_s)}"
-        return f"The last {outlook.failures} tries to make the copy failed (the NameNode's log says why): {again}."
+        return _failing(outlook)
     if set(able) <= set(facts.deleting):
         return f"The copy waits until {_listed(able)} deleted an old copy of the chunk."
     making = "1 copy is being made" if outlook.making == 1 else f"{outlook.making} copies are being made"

@@ -54,6 +54,8 @@ _PAUSE_AFTER_ERROR_S: Final = 5.0
 """After a round that the disk or a full queue of commands stopped."""
 _TRIES: Final = 512
 """Chunks of the backlog looked at in one `fill`: some ten milliseconds."""
+_FEW_KNOWN: Final = limits.EXPLAIN_MAX_CHUNKS
+"""Chunks with too few copies that are known by number: as many as are explained at once."""
 _COUNTED_AT_ONCE: Final = 8
 """Copies that one command counts: some milliseconds for each whose chunk is in pieces."""
 _VAIN_PAUSE_S: Final = 1.0
@@ -80,11 +82,12 @@ _Surplus: TypeAlias = tuple[ChunkId, list[NodeId], list[NodeId]]
 class _Count:
     """What a round found, in copies; `under_replicated` and `lost` in chunks.
 
-    `to_copy` are the missing ones, `blocked` those of them that no node may take. `of_draining` has the chunks and
-    bytes left on each node that is being emptied.
+    `to_copy` are the missing ones, `blocked` those of them that no node may take. `few` are the first of the
+    `under_replicated`. `of_draining` has the chunks and bytes left on each node that is being emptied.
     """
 
     def __init__(self) -> None:
+        self.few: list[ChunkId] = []
         self.under_replicated = self.lost = self.surplus = self.blocked = 0
         self.to_copy = self.to_copy_bytes = 0
         self.of_draining: dict[NodeId, list[int]] = {}
@@ -200,7 +203,10 @@ class Replication:
                 left[0] += 1
                 left[1] += chunk.length
         count.lost += not todo.sources and chunk.length > 0
-        count.under_replicated += 0 < len(todo.sources) < chunk.wanted
+        if _has_few(chunk, todo):
+            count.under_replicated += 1
+            if len(count.few) < _FEW_KNOWN:
+                count.few.append(chunk.chunk)
         missing = todo.missing + sum(not copy.extra for copy in self._copies.of_chunk(chunk.chunk))
         count.to_copy += missing
         count.to_copy_bytes += missing * chunk.length
@@ -515,6 +521,23 @@ class Replication:
         return self._found.under_replicated
 
     @property
+    def few(self) -> Sequence[ChunkId]:
+        """The first of the `under_replicated`, some hundreds."""
+        return self._found.few
+
+    def few_of(self, chunks: Iterable[ChunkId]) -> list[ChunkId]:
+        """Those with fewer live copies than wanted, as it is now."""
+        nodes = self._members.by_name()
+        with self._store.translating():
+            states = [state for chunk in chunks if (state := self._state(chunk))]
+        return [state.chunk for state in states if _has_few(state, self._plan(state, nodes))]
+
+    @property
+    def blocked(self) -> int:
+        """Missing copies that no node may take, as the last round found."""
+        return self._found.blocked
+
+    @property
     def lost(self) -> int:
         """Chunks without a live copy."""
         return self._found.lost
@@ -522,3 +545,8 @@ class Replication:
     @property
     def copying(self) -> int:
         return len(self._copies)
+
+
+def _has_few(chunk: ChunkState, todo: Plan) -> bool:
+    """Some live copies, and fewer than wanted."""
+    return 0 < len(todo.sources) < chunk.wanted

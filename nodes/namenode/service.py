@@ -464,7 +464,10 @@ class NameNode:
     @takes_call
     async def check(self, call: Call, cursor: Any) -> list[Any]:
         async with self._at_length(call):
-            return list(await self._checker.slice(cursor))
+            findings, following = await self._checker.slice(cursor)
+            if following is None:
+                findings += await self._explainer.all_shortages()
+            return [findings, following]
 
     @expose
     @takes_call
@@ -476,7 +479,7 @@ class NameNode:
     @takes_call
     async def check_chunks(self, call: Call, chunks: Any) -> list[Any]:
         async with self._at_length(call):
-            return await self._checker.chunks(chunks)
+            return await self._checker.chunks(chunks) + await self._explainer.shortages(chunks)
 
     @expose
     @takes_call

@@ -295,6 +295,29 @@ async def test_why_says_what_keeps_a_copy_from_being_made(tmp_path: Path) -> Non
         assert conditions == {"n1": "whole", "n2": "unknown", "n3": "whole"}
 
 
+async def test_a_chunk_with_too_few_copies_is_left_if_no_node_can_take_it_and_not_while_it_is_copied(
+    tmp_path: Path,
+) -> None:
+    async with real_cluster(tmp_path, datanodes=4, copy_bandwidth=64 * limits.KIB) as cluster:
+        await store(cluster, file=os.urandom(4 * MIB))
+        await store(cluster, other=os.urandom(MIB))
+        await dfs(cluster, "replicas", "/file", "4")
+        said = await until_it_says(cluster, lambda _, text: "a copy is being made" in text, "fsck")
+        assert "(/file) has 3 of 4 copies: a copy is being made on n" in said
+        assert said.endswith("\n1 finding, all being repaired\n")
+        assert await dfs(cluster, "fsck", "/other") == (0, "nothing wrong\n")
+        status, said = await dfs(cluster, "fsck", "--json", "/file")
+        (finding,) = json.loads(said)
+        assert (status, finding["kind"]) == (0, "copies-coming")
+        await dfs(cluster, "replicas", "/file", "5")
+        said = await until_it_says(cluster, lambda status, _: status == 1, "fsck")
+        assert "(/file) has 3 of 5 copies: no copy can be made: no other DataNode is up; 5 are needed" in said
+        assert said.endswith("\n1 finding\n")
+        status, said = await dfs(cluster, "fsck", "--json", "/")
+        (finding,) = json.loads(said)
+        assert (status, finding["kind"]) == (1, "copies-few")
+
+
 async def test_only_what_is_beneath_a_path_is_looked_at(tmp_path: Path) -> None:
     async with real_cluster(tmp_path, datanodes=3) as cluster:
         async with cluster.client() as fs:

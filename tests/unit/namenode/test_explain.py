@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from dfs.types import ChunkId, NodeId, NodeState, NodeView
-from nodes.namenode.explain import Copying, Facts, Outlook, facts_of, reasons
+from nodes.namenode.explain import Copying, Facts, Outlook, facts_of, reasons, shortage
 from tests.unit.namenode.world import START_NS, Namespace, node_view
 
 NOW_NS = START_NS + 300 * 10**9
+
+
+def outlook(full: Sequence[str] = (), *, is_on: bool = True, failures: int = 0) -> Outlook:
+    return Outlook(is_on, 12, 2, _ids(full), failures, 30.0 if failures else 0.0)
+
+
+def told(*nodes: NodeView, holders: Sequence[str] = ("n1", "n2"), copying: Sequence[Copying] = (), **how: Any) -> str:
+    """What `dfs fsck` tells of a chunk that is to have three copies: the kind of finding, and its sentence."""
+    facts = Facts(ChunkId(1), True, 100, 100, 3, how.pop("session", 0), "", _ids(holders), (), "/file")
+    finding = shortage(facts, {view.node: view for view in nodes}, copying, outlook(**how))
+    return f"{finding.kind}: {finding.what}: {finding.remedy}." if finding else ""
 
 
 def said(
@@ -24,8 +36,7 @@ def said(
 ) -> str:
     facts = Facts(ChunkId(1), True, 100, 100, wanted, session, "backup on h7", _ids(holders), _ids(deleting), "/file")
     known = {view.node: view for view in nodes}
-    outlook = Outlook(is_on, 12, 2, _ids(full), failures, 30.0 if failures else 0.0)
-    return " ".join(reasons(facts, known, copying, outlook, NOW_NS))
+    return " ".join(reasons(facts, known, copying, outlook(full, is_on=is_on, failures=failures), NOW_NS))
 
 
 def _ids(names: Sequence[str]) -> tuple[NodeId, ...]:
@@ -117,6 +128,33 @@ def test_a_surplus() -> None:
 def test_one_rack_that_has_all_copies() -> None:
     racks = [node_view("n1", rack="a"), node_view("n2", rack="a"), node_view("n3", rack="b")]
     assert "All its copies are in rack a" in said(*racks, wanted=2)
+
+
+def test_a_shortage_that_repair_sees_to_is_told_as_that() -> None:
+    copy = Copying(NodeId("n4"), _ids(("n1",)), 3.2, extra=False)
+    assert told(N1, N2, N4, copying=[copy]) == (
+        "copies-coming: Chunk 1 (/file) has 2 of 3 copies: a copy is being made on n4 from n1, for 3 s now."
+    )
+    assert told(N1, N2, N4).startswith("copies-coming: Chunk 1 (/file) has 2 of 3 copies: the copy waits for repair,")
+    assert told(N1, N2, DEAD, N4, holders=("n1", "n2", "n3"), failures=1).startswith("copies-coming: ")
+
+
+def test_a_shortage_that_repair_cannot_end_is_told_with_what_keeps_it() -> None:
+    assert told(N1, N2, DEAD, holders=("n1", "n2", "n3")).startswith(
+        "copies-few: Chunk 1 (/file) has 2 of 3 copies: no copy can be made: no other DataNode is up;"
+    )
+    assert "copies-few: " in told(N1, N2, node_view("n4", free_bytes=99))
+    assert "copies-few: " in told(N1, N2, N4, is_on=False)
+    assert "the last 3 tries to make the copy failed" in told(N1, N2, N4, failures=3)
+    assert "copies-few: " in told(N1, N2, N4, failures=3)
+    copy = Copying(NodeId("n4"), _ids(("n1",)), 3.2, extra=False)
+    assert "no other DataNode is up" in told(N1, N4, holders=("n1",), copying=[copy])
+
+
+def test_no_shortage_is_told_of_a_chunk_that_is_written_or_lost_or_moves() -> None:
+    assert told(N1, N2, session=7) == ""
+    assert told(DEAD, holders=("n3",)) == ""
+    assert told(N1, N2, N3._replace(draining=True), N4, holders=("n1", "n2", "n3")) == ""
 
 
 def test_facts_are_what_the_tables_say(space: Namespace) -> None:

@@ -23,6 +23,8 @@ from dfs.config import NameNodeConfig
 from dfs.rpc import Gate
 from dfs.types import ChunkId, NodeId, NodeState
 from nodes.namenode import collector
+from nodes.namenode.check import Checker
+from nodes.namenode.explain import Explainer
 from nodes.namenode.issuing import Issuing
 from nodes.namenode.leases import Leases
 from nodes.namenode.membership import Membership
@@ -211,6 +213,25 @@ async def test_after_a_node_died_all_its_copies_are_made_again_in_a_few_heartbea
         assert all(set(holders) >= {N1, N2, N3} for holders in cluster.all_holders())
         status = cluster.replication.status()
         assert (status["copies"], status["copied"], status["copied_bytes"]) == (0, 600, 600 * LENGTH)
+
+
+async def test_fsck_tells_of_the_first_chunks_with_too_few_copies_and_counts_the_others(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    places = [[N1, N2]] * 600
+    async with world(tmp_path, lambda space: chunks_on(space, *places, wanted=3), N1, N2) as cluster:
+        checker = Checker(cluster.store, cluster.runtime, lambda: ())
+        explainer = Explainer(checker, cluster.members, cluster.replication, cluster.runtime)
+        await cluster.beat_until(lambda: cluster.replication.under_replicated == 600, N1, N2)
+        *told, others = await explainer.all_shortages()
+        assert len(told) == limits.EXPLAIN_MAX_CHUNKS
+        assert {finding.kind for finding in told} == {others.kind} == {"copies-few"}
+        assert others.what == f"{600 - limits.EXPLAIN_MAX_CHUNKS} more chunks have too few copies"
+        assert len(await explainer.shortages([ChunkId(chunk) for chunk in range(1, 601)])) == 600
+        await cluster.start(N3)
+        await cluster.beat_until(lambda: not cluster.replication.blocked, N1, N2)
+        cluster.stuck.add(N3)
+        assert {finding.kind for finding in await explainer.all_shortages()} == {"copies-coming"}
 
 
 async def test_the_chunk_with_one_copy_left_comes_before_those_with_two(
