@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dfs.client import FileSystem
     from dfs.client.fsck import Finding
     from dfs.client.why import ChunkReport
-    from dfs.types import Attr
+    from dfs.types import Attr, ChunkId
 
 _json = click.option("--json", "as_json", is_flag=True, help="An array of objects; sizes in bytes.")
 
@@ -102,7 +102,8 @@ def summary(found: int, mended: int, coming: int) -> str:
 def why(path: bytes, data: bool, as_json: bool) -> int:
     """Say of each chunk of a file where its copies are, how they are, and why one is missing or being made.
 
-    Of a directory: how many chunks the files beneath have, and those that are not well. Ends with 1 if any is not well.
+    Of a directory: how many chunks the files beneath have, and those that are not well, with one of their files each:
+    small files share chunks. Ends with 1 if any is not well.
     """
 
     async def body(fs: FileSystem) -> int:
@@ -134,37 +135,40 @@ async def _why_file(fs: FileSystem, path: bytes, attr: Attr, data: bool) -> int:
 
 
 async def _why_directory(fs: FileSystem, path: bytes, attr: Attr, data: bool) -> int:
-    files = chunks = well = size = 0
+    files = size = 0
+    chunks: dict[ChunkId, bool] = {}  # is it well, as far as was told
     unseen = ""
     async for met in walk(fs, path, attr):
         if not stat.S_ISREG(met.attr.mode):
             continue
         files += 1
         is_named = False
-        async for report in fs.why(met.attr, data=data):
-            chunks += 1
-            size += report.length
-            well += report.is_well
+        async for report in fs.why(met.attr, chunks, data=data):
+            size += 0 if report.chunk in chunks else report.length
+            chunks[report.chunk] = chunks.get(report.chunk, True) and report.is_well
             unseen = unseen or report.unseen
             if not report.is_well:
                 if not is_named:
                     show.echo(f"{show.name(met.path)}:")
                 is_named = True
                 _print_chunk(report)
+    well = sum(chunks.values())
     show.echo(f"{files} file{'s' * (files != 1)}, chunks of {show.human(size)}")
-    show.echo(_tally(chunks, well, unseen))
-    return int(well < chunks)
+    show.echo(_tally(len(chunks), well, unseen))
+    return int(well < len(chunks))
 
 
 async def _why_json(fs: FileSystem, path: bytes, attr: Attr, data: bool) -> int:
-    ill = 0
+    ill = False
+    told: set[ChunkId] = set()
     with show.JsonArray() as array:
         async for met in walk(fs, path, attr):
             if stat.S_ISREG(met.attr.mode):
-                async for report in fs.why(met.attr, data=data):
-                    ill += not report.is_well
+                async for report in fs.why(met.attr, told, data=data):
+                    told.add(report.chunk)
+                    ill = ill or not report.is_well
                     array.add({"path": show.text(met.path), **chunk_record(report)})
-    return int(ill > 0)
+    return int(ill)
 
 
 def chunk_record(report: ChunkReport) -> dict[str, Any]:

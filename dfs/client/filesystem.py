@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import stat as statmod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -39,7 +39,7 @@ from dfs.keys import Key, KeyFile
 from dfs.posix import RENAME_NOREPLACE, time_ns
 from dfs.rpc import SPOKEN, Network, Pool, SocketNetwork, Versions
 from dfs.runtime import RealRuntime, Runtime
-from dfs.types import Attr, ChunkPlace, DirEntry, Item, NodeId, NodeView, Statfs
+from dfs.types import Attr, ChunkId, ChunkPlace, DirEntry, Item, NodeId, NodeView, Statfs
 
 log = structlog.get_logger(__name__)
 
@@ -417,9 +417,12 @@ class FileSystem:
         async for finding in findings:
             yield finding
 
-    def why(self, file: Attr, *, data: bool = False) -> AsyncIterator[why.ChunkReport]:
-        """Where the copies of a file's chunks are, and why one is missing. `data`: read every copy."""
-        return why.file_report(Survey(self.session, self.nodes_known, self.reader), file, data=data)
+    def why(self, file: Attr, told: Collection[ChunkId] = (), *, data: bool = False) -> AsyncIterator[why.ChunkReport]:
+        """Where the copies of a file's chunks are, and why one is missing: of those that were not told yet.
+
+        `data`: read every copy; a chunk with damage is told in any case.
+        """
+        return why.file_report(Survey(self.session, self.nodes_known, self.reader), file, told, data=data)
 
     def statistics(self) -> dict[str, dict[str, int]]:
         usage = self.session.runtime.usage()

@@ -62,10 +62,13 @@ class ChunkReport(NamedTuple):
         return self.whole == len(self.copies) >= self.wanted
 
 
-async def file_report(survey: Survey, attr: Attr, *, data: bool = False) -> AsyncIterator[ChunkReport]:
+async def file_report(
+    survey: Survey, attr: Attr, told: Collection[ChunkId] = (), *, data: bool = False
+) -> AsyncIterator[ChunkReport]:
     """The chunks of a file in its order; none of one that is gone.
 
-    With `data` every copy of its bytes is read, which finds what is damaged.
+    Chunks in `told` are passed over, as small files share them. With `data` every copy of its bytes is read, which
+    finds what is damaged: of that a chunk is told again.
     """
     nodes = await survey.views()
     up = [node for node, view in nodes.items() if is_up(view)]
@@ -77,12 +80,12 @@ async def file_report(survey: Survey, attr: Attr, *, data: bool = False) -> Asyn
     for layout in layouts:
         offsets: dict[ChunkId, int] = {}
         for extent in layout.extents:
-            if extent.chunk not in seen:
-                offsets.setdefault(extent.chunk, extent.offset)
-        seen |= offsets.keys()
+            offsets.setdefault(extent.chunk, extent.offset)
         reading = await survey.read(attr.ino, layout, up) if data else Reading([], {})
         damaged = {(each.chunk, each.node) for each in reading.damages}
-        chunks = list(offsets)
+        bad_chunks = {chunk for chunk, _ in damaged}
+        chunks = [chunk for chunk in offsets if chunk in bad_chunks or not (chunk in seen or chunk in told)]
+        seen |= offsets.keys()
         for start in range(0, len(chunks), limits.EXPLAIN_MAX_CHUNKS):
             some = chunks[start : start + limits.EXPLAIN_MAX_CHUNKS]
             facts = await survey.facts(some)

@@ -318,6 +318,33 @@ async def test_a_chunk_with_too_few_copies_is_left_if_no_node_can_take_it_and_no
         assert (status, finding["kind"]) == (1, "copies-few")
 
 
+async def test_why_tells_of_a_chunk_once_however_many_files_share_it(tmp_path: Path) -> None:
+    async with real_cluster(tmp_path, datanodes=3, node_suspect_after_s=1.0, node_dead_after_s=2.0) as cluster:
+        await store(cluster, **{f"small{number}": bytes(1000) for number in range(20)})
+        async with cluster.client() as fs:
+            chunk, _ = await the_chunk(fs, "/small7")
+        assert await dfs(cluster, "why", "/") == (0, "20 files, chunks of 20K\n1 chunk, all well\n")
+        (record,) = json.loads((await dfs(cluster, "why", "--json", "/"))[1])
+        assert record["chunk"] == chunk
+        cluster.kill("n2")
+        said = await until_it_says(cluster, lambda _, text: "n2 is dead" in text, "why", "/")
+        assert said.count(f"chunk {chunk:x} at 0: 20000 bytes, 2 of 3 copies") == 1
+        assert said.endswith("\n1 chunk, 1 not well\n")
+
+
+async def test_why_tells_of_damage_to_any_of_the_files_that_share_a_chunk(tmp_path: Path) -> None:
+    async with real_cluster(tmp_path, datanodes=3) as cluster, cluster.client() as fs:
+        await store(cluster, first=bytes(limits.BLOCK_MAX_BYTES), second=bytes(limits.BLOCK_MAX_BYTES))
+        chunk, _ = await the_chunk(fs, "/second")
+        with cluster.chunk_files("n1")[f"{chunk:016x}"].open("r+b") as file:
+            file.seek(limits.BLOCK_MAX_BYTES + 7)
+            file.write(b"rot")
+        status, said = await dfs(cluster, "why", "--data", "/")
+        assert status == 1
+        assert said.startswith("/second:\n")
+        assert said.endswith("\n1 chunk, 1 not well\n")
+
+
 async def test_only_what_is_beneath_a_path_is_looked_at(tmp_path: Path) -> None:
     async with real_cluster(tmp_path, datanodes=3) as cluster:
         async with cluster.client() as fs:
