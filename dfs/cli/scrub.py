@@ -50,8 +50,8 @@ class _Answer:
 def scrub(node: str | None, now: bool, wait: bool, as_json: bool) -> int:
     """Show how far DataNodes are in verifying their disks (all, or NODE), or have them begin.
 
-    They do so all the time, once in `scrub_period_s`. Damaged copies are replaced by themselves. With --wait it ends
-    with 1 if damage was found.
+    They do so all the time, once in `scrub_period_s`. Damaged copies are replaced by themselves. With --wait it shows
+    the passes that have finished, and ends with 1 if damage was found.
     """
 
     async def body(fs: FileSystem) -> int:
@@ -103,9 +103,10 @@ async def _wait(fs: FileSystem, nodes: list[NodeId], quiet: bool) -> list[_Answe
     async with open_meter("scrub", quiet=quiet) as meter:
         while True:
             answers = await _ask(fs, nodes)
-            _note(meter, answers)
             if not any(answer.is_running for answer in answers):
+                meter.moved_bytes = meter.total_bytes or 0  # nodes are in their next passes
                 return answers
+            _note(meter, answers)
             await trio.sleep(_POLL_PERIOD_S)
 
 
@@ -121,7 +122,7 @@ def _tell(answers: list[_Answer], wait: bool, as_json: bool) -> int:
     if as_json:
         show.echo_json([answer.record() for answer in answers])
     else:
-        _print_table(answers)
+        _print_table(answers, wait)
     for answer in answers:
         if answer.status is None and not answer.is_refused:
             report.fail(f"{answer.node}: {answer.error}")
@@ -131,8 +132,8 @@ def _tell(answers: list[_Answer], wait: bool, as_json: bool) -> int:
     return 1 if wait and damaged else report.status
 
 
-def _print_table(answers: list[_Answer]) -> None:
-    rows = [_row(answer, time.time_ns()) for answer in answers]
+def _print_table(answers: list[_Answer], wait: bool) -> None:
+    rows = [_row(answer, wait, time.time_ns()) for answer in answers]
     for line in show.table([list(_HEADINGS), *rows], right=_NUMBERS):
         show.echo(line)
     for answer in answers:
@@ -140,18 +141,24 @@ def _print_table(answers: list[_Answer]) -> None:
             show.echo(show.printable(f"{answer.node}: {finding}"))
 
 
-def _row(answer: _Answer, now_ns: int) -> list[str]:
+def _row(answer: _Answer, wait: bool, now_ns: int) -> list[str]:
+    """The cells of a node's row: of the pass that is under way or, for who has waited, of the last whole one."""
     status = answer.status
     if status is None:
         return [answer.node, "not allowed" if answer.is_refused else "no answer", *["-"] * 6]
     finished = status["last_finished_ns"]
+    state = "at once" if status["running"] else "at rest"
+    chunks, done, total, found = (status[key] for key in ("chunks_done", "bytes_done", "bytes_total", "found"))
+    if wait and finished and "last_bytes" in status:  # older DataNodes do not say it
+        state, chunks, done, found = "finished", status["last_chunks"], status["last_bytes"], status["last_found"]
+        total = done
     return [
         answer.node,
-        "at once" if status["running"] else "at rest",
-        str(status["chunks_done"]),
-        show.human(status["bytes_done"]),
-        show.human(status["bytes_total"]),
-        show.share(status["bytes_done"], status["bytes_total"]),
-        str(status["found"]),
+        state,
+        str(chunks),
+        show.human(done),
+        show.human(total),
+        show.share(done, total),
+        str(found),
         show.age(max(0, now_ns - finished) / 10**9) + " ago" if finished else "never",
     ]

@@ -17,9 +17,10 @@ pass:
 
     {"format": 1, "next": the first chunk not yet read, "started_ns": ..., "last_finished_ns": ..., "chunks": ...,
      "bytes": read in this pass, "found": damage in this pass, "findings": [sentence, ...],
-     "last_found": damage in the last whole pass, "last_findings": [sentence, ...]}
+     "last_found": damage in the last whole pass, "last_findings": [sentence, ...],
+     "last_chunks", "last_bytes": what that pass read}
 
-The next pass begins as one ends, so what the last whole one found is told until another is whole.
+The next pass begins as one ends, so what the last whole one read and found is told until another is whole.
 """
 
 from __future__ import annotations
@@ -71,6 +72,8 @@ class _Pass:
     findings: list[str] = dataclasses.field(default_factory=list)
     last_found: int = 0
     last_findings: list[str] = dataclasses.field(default_factory=list)
+    last_chunks: int = 0
+    last_bytes: int = 0
 
     def next_one(self, now_ns: int) -> _Pass:
         """A pass from the beginning."""
@@ -80,12 +83,15 @@ class _Pass:
             last_finished_ns=self.last_finished_ns,
             last_found=self.last_found,
             last_findings=self.last_findings,
+            last_chunks=self.last_chunks,
+            last_bytes=self.last_bytes,
         )
 
     def finish(self, now_ns: int) -> None:
         """The pass is whole."""
         self.next, self.last_finished_ns = 0, now_ns
         self.last_found, self.last_findings = self.found, self.findings
+        self.last_chunks, self.last_bytes = self.chunks, self.bytes
         self.found, self.findings = 0, []
 
 
@@ -123,7 +129,7 @@ class Scrub:
 
         {running (a pass without rests is wanted or under way), started_ns, chunks_done, chunks_total, bytes_done,
         bytes_total, found (damage, in the last whole pass and in this one), last_finished_ns (0: never, of some
-        directory), findings (sentences about it)}.
+        directory), last_chunks, last_bytes, last_found (of the last whole pass), findings (sentences about both)}.
         """
         stores = [store for store in self._volumes.stores if store.failed is None]
         passes = [self._passes.get(store.disk.name, _Pass()) for store in stores]
@@ -137,6 +143,9 @@ class Scrub:
             "bytes_total": max(read, sum(store.used_bytes for store in stores)),
             "found": sum(each.last_found + each.found for each in passes),
             "last_finished_ns": min((each.last_finished_ns for each in passes), default=0),
+            "last_chunks": sum(each.last_chunks for each in passes),
+            "last_bytes": sum(each.last_bytes for each in passes),
+            "last_found": sum(each.last_found for each in passes),
             "findings": [finding for each in passes for finding in (*each.last_findings, *each.findings)][
                 : limits.SCRUB_FINDINGS_MAX
             ],

@@ -59,7 +59,8 @@ async def test_dfs_scrub_finds_what_is_damaged_and_it_is_replaced(tmp_path: Path
         await store(cluster, {"/file": data})
         sound = await dfs(cluster, "scrub", "--now", "--wait")
         assert sound.returncode == 0, sound.stdout + sound.stderr
-        assert [line.split()[0] for line in sound.stdout.splitlines()] == ["DataNode", "n1", "n2", "n3"]
+        _, *rows = [line.split()[:7] for line in sound.stdout.splitlines()]
+        assert rows == [[node, "finished", "1", "2.0M", "2.0M", "100%", "0"] for node in ("n1", "n2", "n3")]
         damaged = [await chunk_file(cluster, fs, "/file", node) for node in ("n1", "n2")]
         whole = [path.read_bytes() for path in damaged]
         flip(damaged[0], 1_234_567)

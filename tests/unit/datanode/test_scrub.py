@@ -360,7 +360,8 @@ async def test_what_a_pass_found_is_told_while_the_next_one_is_under_way(
             await trio.sleep(60)
             status = scrub.status()
             assert not status["running"] and status["chunks_done"] == 1  # of the next one
-            assert status["found"] == len(status["findings"]) == found
+            assert status["found"] == status["last_found"] == len(status["findings"]) == found
+            assert (status["last_chunks"], status["last_bytes"] > status["bytes_done"]) == (1 + found, found == 1)
             nursery.cancel_scope.cancel()
 
 
