@@ -12,7 +12,7 @@ from dfs import limits
 from dfs.cli import show
 from dfs.cli.arguments import RemotePath
 from dfs.cli.attributes import change
-from dfs.cli.context import config_option, run
+from dfs.cli.context import complain, config_option, run
 
 if TYPE_CHECKING:
     from dfs.cli.walk import Met
@@ -42,9 +42,23 @@ def replicas(path: bytes, copies: int | None, recursive: bool) -> int:
         def changes(attr: Attr) -> dict[str, int | str]:
             return {"replicas": wanted} if stat.S_ISREG(attr.mode) or stat.S_ISDIR(attr.mode) else {}
 
-        return await change(fs, (path,), changes, recursive=recursive, follow=True)
+        status = await change(fs, (path,), changes, recursive=recursive, follow=True)
+        if not status:
+            await _warn_of_too_few_nodes(fs, wanted)
+        return status
 
     return run(body)
+
+
+async def _warn_of_too_few_nodes(fs: FileSystem, wanted: int) -> None:
+    """No DataNode has two copies of a chunk."""
+    there = sum(not view.draining for view in await fs.nodes())
+    if wanted > there:
+        nodes = show.counted(there, "DataNode")
+        complain(
+            f"there {'is' if there == 1 else 'are'} only {nodes}: {show.counted(wanted - there, 'copy', 'copies')} of"
+            f" {wanted} will be missing until more are added, or fewer are asked for"
+        )
 
 
 async def _met(fs: FileSystem, path: bytes, recursive: bool) -> AsyncIterator[Met]:

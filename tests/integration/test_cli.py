@@ -298,6 +298,17 @@ def test_hard_and_symbolic_links(dfs: Shell, there: str) -> None:
     assert dfs("cat", f"{there}/soft") == b"data"
 
 
+def test_who_asks_for_more_copies_than_there_are_datanodes_is_told(dfs: Shell, there: str) -> None:
+    def told(copies: str) -> tuple[int, str]:
+        argv = [sys.executable, "-m", "dfs.cli", "replicas", there, copies]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+        return done.returncode, done.stderr
+
+    warning = "there are only 3 DataNodes: 1 copy of 4 will be missing until more are added, or fewer are asked for"
+    assert told("4") == (0, f"dfs: {warning}\n")
+    assert told("3") == told("0") == (0, "")
+
+
 def test_fsck_of_a_sound_cluster(dfs: Shell) -> None:
     assert dfs("fsck").strip() == b"nothing wrong"
 
