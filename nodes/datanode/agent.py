@@ -10,8 +10,11 @@ missing copy is reported like a damaged one, a short one by a report of all chun
 was found damaged stays in the report until a heartbeat with it was answered: the NameNode may restart at any moment.
 
 A report of all chunks, in slices, goes out at the start, after each registration, when a directory fails, when a copy
-is found to be short, and once in REPORT_PERIOD_S. What was done since a slice was put together is not told before that
-slice is answered: the NameNode would count a copy that was there then, and is deleted since.
+is found to be short, and once in REPORT_PERIOD_S. The NameNode passes over what is not settled, so after a report with
+such chunks, as at the start, the next ones come sooner: first when these have settled, then each time twice as long
+after the one before, as on a node that is written to all the time something is never settled. What was done since a
+slice was put together is not told before that slice is answered: the NameNode would count a copy that was there then,
+and is deleted since.
 
 Invariants: an order's number is in at most one of `_in_work`, `_done`, `_failed`; no two orders in work are for the
 same chunk; an answer to a heartbeat is passed through the restraint whole, before the next one is sent.
@@ -313,23 +316,28 @@ class Agent:
     # --- reports ----------------------------------------------------------------------------------------
 
     async def _report_when_due(self) -> None:
+        wait_s = limits.REPORT_PERIOD_S
         while True:
-            with trio.move_on_after(limits.REPORT_PERIOD_S):
+            with trio.move_on_after(wait_s) as waiting:
                 await self._report_due.wait()
             self._report_due = trio.Event()
             try:
-                await self._report()
+                is_settled = await self._report()
+                sooner_s = 2 * (wait_s if waiting.cancelled_caught else limits.SETTLED_AFTER_S)
+                wait_s = limits.REPORT_PERIOD_S if is_settled else min(sooner_s, limits.REPORT_PERIOD_S)
             except errors.DfsError as error:
                 log.warning("report of chunks not delivered, trying again", error=str(error))
                 await trio.sleep(limits.RETRY_DELAY_MAX_S)
                 self._report_due.set()
 
-    async def _report(self) -> None:
-        first = 1
+    async def _report(self) -> bool:
+        """Report all chunks; whether all were settled."""
+        first, is_settled = 1, True
         while first <= _CHUNK_LAST:
             entries = self._volumes.list_chunks(ChunkId(first - 1), limits.REPORT_SLICE_CHUNKS)
             is_last = len(entries) < limits.REPORT_SLICE_CHUNKS
             last = _CHUNK_LAST if is_last else entries[-1][0]
+            is_settled = is_settled and all(settled for _, _, settled in entries)
             self._done_before_report = len(self._done)
             try:
                 first = await self._call(
@@ -337,3 +345,4 @@ class Agent:
                 )
             finally:
                 self._done_before_report = None
+        return is_settled

@@ -374,13 +374,35 @@ async def test_a_copy_that_is_short_when_its_chunk_is_cut_is_told_by_a_report_of
 ) -> None:
     await node.put(1, 1, b"copied")
     async with node.running():
-        await trio.sleep(2 * limits.SETTLED_AFTER_S)
+        await trio.sleep(1.5 * limits.SETTLED_AFTER_S)
         assert namenode.chunks == [[[1, 6, False]]]  # when it registered
         namenode.orders[7] = [7, "cut", 1, 100]
         await until(lambda: len(namenode.chunks) == 2)
         assert namenode.chunks[-1] == [[1, 6, True]]
         await until(lambda: not namenode.orders)
     assert namenode.damaged() == [] and namenode.failed == []
+
+
+async def test_what_was_not_settled_is_reported_again_soon_and_then_as_seldom_as_ever(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node
+) -> None:
+    """The NameNode counts no copy that may still be changing."""
+    await node.put(1, 1, b"copied")
+    async with node.running():
+        await trio.sleep(2.5 * limits.SETTLED_AFTER_S)
+        assert namenode.chunks == [[[1, 6, False]], [[1, 6, True]]]
+        await trio.sleep(limits.REPORT_PERIOD_S - 60)
+        assert len(namenode.chunks) == 2
+
+
+async def test_a_node_that_is_written_to_all_the_time_reports_its_chunks_ever_less_often(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node
+) -> None:
+    async with node.running():
+        for chunk in range(1, 121):
+            await node.put(chunk, 1, b"copied")
+            await trio.sleep(limits.SETTLED_AFTER_S / 2)
+    assert 4 <= len(namenode.chunks) <= 6
 
 
 async def test_what_is_deleted_while_a_report_with_it_is_on_its_way_is_told_after_that_was_answered(
