@@ -258,6 +258,7 @@ STREAM_DELAY_S = 0.005  # for which commands that were answered already gather b
 STREAM_MAX_COMMANDS = 8192  # answered and not sent, or on their way; then one waits. A few MB
 OWNED_AT_ONCE_MAX = 256  # files in a directory that a client asks for when it changes one after the other
 OWNED_AT_ONCE_FIRST = 8  # the first time; then twice as many, and so on
+OWN_OTHERS_S = 0.1  # for which the others of them are waited for, when the one that is changed is to be had
 OWN_AGAIN_FIRST_S = 0.1  # since somebody else wanted a directory that this client owned; twice as long each time
 OWN_AGAIN_MAX_S = 2.0  # at most; who has owned it for longer than that begins anew
 PREFETCH_AFTER_MISSES = 2  # names of one directory that had to be asked for, after which its listing is fetched

@@ -592,9 +592,9 @@ class Cache:
     def shared_beside(self, directory: Ino, name: bytes, most: int) -> list[Ino]:
         """Files in a directory that others may know, as far as they are known here: from that name on, then others."""
         known = self._directories.get(directory)
-        if known is None or name not in known.names or not most:
+        names = list(known.cookies or known.names) if known is not None and known.names.get(name) is not None else []
+        if known is None or name not in names:
             return []
-        names = list(known.cookies or known.names)
         start = names.index(name)
         found: list[Ino] = []
         for each in itertools.chain(names[start:], names[:start]):

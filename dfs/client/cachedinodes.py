@@ -24,11 +24,13 @@ import trio
 
 from dfs import codec, errors, limits, tasks
 from dfs.client.ahead import Ahead, Plan
+from dfs.client.beside import Beside
 from dfs.client.cache import ABSENT, Absent, Cache, Known, Listing, Token
 from dfs.client.inodes import Inodes, Layout, layout_of
-from dfs.client.owned import Owned, Users
+from dfs.client.owned import SETTABLE, Owned, Users
 from dfs.client.session import Session
-from dfs.types import Attr, DirEntry, Ino
+from dfs.posix import RENAME_NOREPLACE
+from dfs.types import Attr, DirEntry, Ino, SessionId
 
 log = structlog.get_logger(__name__)
 
@@ -51,8 +53,9 @@ class CachedInodes(Inodes):
         """Directories that are fetched ahead of who walks a tree; set when they are there."""
         self._not_before: dict[Ino, tuple[float, float]] = {}
         """When directories that others have wanted may be owned again, and how long that is after they were wanted."""
-        self._shared: dict[Ino, int] = {}
-        """How many files are to be asked for when one more is changed in a directory that others know as well."""
+        self._beside = Beside()
+        self._owns_no_files: SessionId | None = None
+        """The session in which the NameNode did not know what that is."""
         self._owning: dict[Ino, trio.Event] = {}
         """Directories that are being asked for."""
 
@@ -411,29 +414,38 @@ class CachedInodes(Inodes):
                 return
             self._cache.learn_whole(token, listing)
 
-    async def _own_beside(self, directory: Ino, name: bytes) -> bool:
-        """Own a file that others know as well, and some beside it, where one after the other is changed.
+    async def _own_beside(self, directory: Ino, name: bytes, child: Ino | None) -> bool:
+        """Own a file that others know as well, and some beside it, where one after the other is changed: see `beside`.
 
-        Whether that is worth asking again what was asked of `owned`. Others would be asked for each of them else, and
-        would answer each by itself. The first one that is changed in a directory is left to the NameNode.
+        Whether that was done, and it is worth asking again what was asked of `owned`.
         """
+        known = self._cache.kept(child) if child is not None else None
+        if child is None or known is None or known.is_owned or stat.S_ISDIR(known.attr.mode):
+            return False
         if not self._session.owns_directories or not self._session.is_trusted:
             return False
-        count = self._shared.pop(directory, 0)
-        if len(self._shared) >= _WANTED_KEPT:
-            self._shared.pop(next(iter(self._shared)))
-        self._shared[directory] = min(2 * count or limits.OWNED_AT_ONCE_FIRST, limits.OWNED_AT_ONCE_MAX)
-        inos = self._cache.shared_beside(directory, name, count)
-        if not inos:
+        if self._cache.is_changing((child, None)) or self._session.session == self._owns_no_files:
             return False
+        wanted = self._beside.wanted(directory, child)
+        inos = self._cache.shared_beside(directory, name, wanted) if wanted else []
+        if child not in inos:
+            return False
+        owned: list[Ino] = []
         async with self._asking() as token:
-            for wire in await self._session.leased_query("own_files", inos, about=inos):
+            try:
+                wires = await self._session.leased_query("own_files", inos, about=inos)
+            except errors.NotSupported:  # the NameNode is older
+                self._owns_no_files = self._session.session
+                return False
+            for wire in wires:
                 attr = codec.attr(wire)
                 self._cache.learn_attr(token, attr)
-                known = self._cache.kept(attr.ino)
-                if known is not None and self._cache.is_valid(token, (attr.ino, None)):
-                    known.is_owned = True
-        return True
+                found = self._cache.kept(attr.ino)
+                if found is not None and self._cache.is_valid(token, (attr.ino, None)):
+                    found.is_owned = True
+                    owned.append(attr.ino)
+        self._beside.came(directory, child, owned)
+        return child in owned
 
     # --- commands ---------------------------------------------------------------------------------------
 
@@ -470,8 +482,10 @@ class CachedInodes(Inodes):
         gone: Attr | None = None
         if await self._owns(parent):
             gone = self.owned.unlink(parent, name)
-            if gone is None and await self._own_beside(parent, name):
+            if gone is None and await self._own_beside(parent, name, self._child(parent, name)):
                 gone = self.owned.unlink(parent, name)
+            if gone is not None:
+                self._beside.changed(parent, gone.ino)
         if gone is None:
             await self._hold_what_goes(parent, name)
             gone = await super().unlink(parent, name)
@@ -493,9 +507,11 @@ class CachedInodes(Inodes):
     async def rename(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int = 0) -> Attr:
         if await self._owns(parent, new_parent):
             moved = self.owned.rename(parent, name, new_parent, new_name, flags)
-            if moved is None and await self._own_beside(parent, name):
+            is_simple = parent == new_parent and flags in (0, RENAME_NOREPLACE)
+            if moved is None and is_simple and await self._own_beside(parent, name, self._child(parent, name)):
                 moved = self.owned.rename(parent, name, new_parent, new_name, flags)
             if moved is not None:
+                self._beside.changed(parent, moved.ino)
                 return moved
         await self._look_at(parent, name)
         await self._hold_what_goes(new_parent, new_name)
@@ -504,16 +520,23 @@ class CachedInodes(Inodes):
     async def setattr(self, ino: Ino, changes: Mapping[str, int | str]) -> Attr:
         await self._session.stream.wait_for_room()
         now = self.owned.setattr(ino, changes)
-        if now is None:
-            known = self._known(ino)
-            at = known.at if known is not None and not stat.S_ISDIR(known.attr.mode) else None
-            if at is not None and at[1] is not None and await self._own_beside(at[0], at[1]):
+        known = self._cache.kept(ino)
+        at = known.at if known is not None else None
+        if at is not None and at[1] is not None:
+            if now is None and changes.keys() <= SETTABLE and await self._own_beside(at[0], at[1], ino):
                 now = self.owned.setattr(ino, changes)
+            if now is not None:
+                self._beside.changed(at[0], ino)
         return now or await super().setattr(ino, changes)
 
     async def release(self, ino: Ino) -> None:
         if not self.owned.release(ino):
             await super().release(ino)
+
+    def _child(self, parent: Ino, name: bytes) -> Ino | None:
+        """What a name stands for, as far as it is known."""
+        child = self.cached_lookup(parent, name)
+        return child.ino if isinstance(child, Attr) else None
 
     async def _look_at(self, parent: Ino, name: bytes) -> Ino | None:
         """What has a name that a command is to change: nothing of that is changed here then while it is under way."""

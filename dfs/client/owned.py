@@ -26,7 +26,7 @@ from dfs.posix import RENAME_NOREPLACE, without_set_id
 from dfs.types import Attr, Ino, SessionId
 
 _TYPES: Final = frozenset({stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK})
-_SETTABLE: Final = frozenset({"mode", "uid", "gid", "atime_ns", "mtime_ns"})
+SETTABLE: Final = frozenset({"mode", "uid", "gid", "atime_ns", "mtime_ns"})
 
 
 class _Place(NamedTuple):
@@ -375,7 +375,7 @@ class Owned:
 
     def setattr(self, ino: Ino, changes: Mapping[str, int | str]) -> Attr | None:
         """As the command does it, of an inode that is owned."""
-        if not self._may_answer or not changes.keys() <= _SETTABLE:
+        if not self._may_answer or not changes.keys() <= SETTABLE:
             return None
         found = self._cache.owned_directory(ino)
         known = found[0] if found is not None else self._cache.owned_inode(ino)

@@ -8,7 +8,8 @@ clients to forget what it changes, does not count for that, and while there is o
 waits for the one of its commands that waits longest.
 
 What others may wait for themselves is apart (`_Outbox`): the answer to a recall may need commands, and those must not
-wait behind commands that wait for the other client, which may be in the same position. Each of them travels alone.
+wait behind commands that wait for the other client, which may be in the same position. They are about what is ours, so
+the NameNode has them wait for nobody.
 
 While the NameNode is away, queries and commands wait and are tried again with growing delays, for at most
 `wait_s`; then `Unreachable` or `DeadlineExceeded` is raised. The events call that this client keeps open
@@ -34,7 +35,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 import trio
@@ -52,8 +53,6 @@ _PARKED_AFTER_S = 0.5
 """A call that is not answered by then is taken for one that waits for other clients."""
 _CALLS_MAX = 64
 """Calls of an outbox in all: a server takes CALLS_IN_FLIGHT_MAX of a connection."""
-_YIELDS = frozenset({"hold", "release", "seal"})
-"""Commands that a client gives when it gives something up."""
 _SESSIONS_TRIED = 3
 _ABOUT_ONE_INODE = verbs.CHANGES_INODE - {"link"}
 """Commands that touch their first argument and nothing else."""
@@ -62,11 +61,22 @@ _TRY_AGAIN = (errors.Unreachable, errors.ConnectionLost, errors.DeadlineExceeded
 log = structlog.get_logger(__name__)
 
 
-class _Outbox:
-    """Commands that wait to be sent, and since when calls with others are under way; `alone`: each in its own."""
+class _Recall(NamedTuple):
+    """A recall that is not answered yet, when it came, and the inodes of it that were owned here until then."""
 
-    def __init__(self, *, alone: bool) -> None:
-        self._alone = alone
+    at: float
+    items: Sequence[Item]
+    owned: Sequence[Ino]
+
+
+class _Outbox:
+    """Commands that wait to be sent, and since when calls with others are under way.
+
+    `may_park`: the NameNode may have some of them wait for other clients.
+    """
+
+    def __init__(self, *, may_park: bool) -> None:
+        self._may_park = may_park
         self.queue: list[Command] = []
         self.calls: dict[object, float] = {}
         """In the order of their times."""
@@ -81,11 +91,18 @@ class _Outbox:
     def take(self) -> list[Command]:
         """What the next call has."""
         oldest = next(iter(self.calls.values()), math.inf)
-        is_parked = oldest <= trio.current_time() - _PARKED_AFTER_S
-        count = 1 if self._alone or is_parked else limits.BATCH_MAX_COMMANDS
+        is_parked = self._may_park and oldest <= trio.current_time() - _PARKED_AFTER_S
+        count = 1 if is_parked else limits.BATCH_MAX_COMMANDS
         batch, self.queue = self.queue[:count], self.queue[count:]
         self.calls[batch[0]] = trio.current_time()
         return batch
+
+
+def _take_away(counts: Counter[Ino], inos: Iterable[Ino]) -> None:
+    for ino in inos:
+        counts[ino] -= 1
+        if not counts[ino]:
+            del counts[ino]
 
 
 def _with(session: SessionId, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -145,18 +162,20 @@ class Session:
         """Inodes of which there is something here that is not committed."""
         self.held_besides: list[Callable[[], tuple[Iterable[Ino], Iterable[Ino]]]] = []
         """Inodes, and directories for their names, that count on leases though the cache has forgotten them."""
-        self._recalls: dict[tuple[SessionId, int, int], tuple[float, Sequence[Item]]] = {}
-        """Recalls, by session, incarnation and number, that are not answered yet, and when they came."""
+        self._recalls: dict[tuple[SessionId, int, int], _Recall] = {}
+        """By session, incarnation and number."""
         self._claiming_since = math.inf
         """When the NameNode began to wait for what we hold (`reclaim`), if it does: as for a recall, not for ever."""
         self._nursery = nursery
         self._opening = trio.Lock()
         self._next_seq = 1
-        self._outbox = _Outbox(alone=False)
-        self._yielding = _Outbox(alone=True)
+        self._outbox = _Outbox(may_park=True)
+        self._yielding = _Outbox(may_park=False)
         self._unanswered: dict[int, None] = {}  # in their order
         self._recalled: Counter[Ino] = Counter()
         """Inodes in `_recalls`, and how often."""
+        self._given_up: Counter[Ino] = Counter()
+        """Likewise those that were owned."""
         self._commands = 0
         self._retries = 0
 
@@ -239,7 +258,7 @@ class Session:
 
     def _reckon_trust(self) -> None:
         """The session has been heard, or is another one, or the NameNode waits for other things that we are to say."""
-        oldest = min((at for at, _ in self._recalls.values()), default=math.inf)
+        oldest = min((recall.at for recall in self._recalls.values()), default=math.inf)
         oldest = min(oldest, self._claiming_since)
         is_there = self._caches and self.session is not None
         self._trusted_until = min(self._heard_at, oldest) + self.timeout_s / 2 if is_there else -math.inf
@@ -344,7 +363,7 @@ class Session:
         except BaseException:
             self.end(command)
             raise
-        outbox = self._yielding if command.verb in _YIELDS or self._is_recalled(command) else self._outbox
+        outbox = self._yielding if self._is_awaited(command) else self._outbox
         outbox.queue.append(command)
         self._pump(outbox)
         assert command.done is not None, "it has begun"
@@ -354,12 +373,17 @@ class Session:
         """Whether a command is about an inode that this session owns, and nothing else."""
         if self.cache is None or verb not in _ABOUT_ONE_INODE or not self.is_trusted:
             return False
-        known = self.cache.kept(args[0])
+        return self._owns(args[0])
+
+    def _owns(self, ino: Ino) -> bool:
+        known = self.cache.kept(ino) if self.cache is not None else None
         return known is not None and known.is_owned
 
-    def _is_recalled(self, command: Command) -> bool:
-        """Whether it changes an inode that others wait for us to give up: as it was ours, they do not keep it up."""
-        return bool(self._recalled) and command.verb in _ABOUT_ONE_INODE and command.args[0] in self._recalled
+    def _is_awaited(self, command: Command) -> bool:
+        """Whether the answer to a recall may need it. It is about what was ours, so it waits for nobody itself."""
+        if command.verb == "hold":
+            return command.args[0] in self._recalled
+        return command.verb == "seal" or (command.verb in _ABOUT_ONE_INODE and command.args[0] in self._given_up)
 
     def _pump(self, outbox: _Outbox) -> None:
         if not outbox.queue:
@@ -503,6 +527,7 @@ class Session:
             self._heard_at = sent_at
             self._recalls.clear()
             self._recalled.clear()
+            self._given_up.clear()
             self._claiming_since = math.inf
             self._reckon_trust()
             self._nursery.start_soon(self._listen, self.session)
@@ -544,8 +569,10 @@ class Session:
             self.is_space_short = bool(payload)
         elif kind == "recall" and self.cache is not None:
             items: list[Item] = [(ino, name) for ino, name in payload]
-            self._recalls[session, self._incarnation, number] = trio.current_time(), items
+            owned = [ino for ino, name in items if name is None and self._owns(ino)]
+            self._recalls[session, self._incarnation, number] = _Recall(trio.current_time(), items, owned)
             self._recalled.update(ino for ino, _ in items)
+            self._given_up.update(owned)
             self._yield_queued()
             self._reckon_trust()
             self.cache.recall(items)
@@ -557,9 +584,8 @@ class Session:
         """What waits to be sent may be what others wait for by now."""
         queued, self._outbox.queue = self._outbox.queue, []
         for command in queued:
-            (self._yielding if self._is_recalled(command) else self._outbox).queue.append(command)
-        for _ in range(len(self._yielding.queue)):
-            self._pump(self._yielding)
+            (self._yielding if self._is_awaited(command) else self._outbox).queue.append(command)
+        self._pump(self._yielding)
 
     # --- leases -----------------------------------------------------------------------------------------
 
@@ -582,11 +608,10 @@ class Session:
             log.warning("a recall could not be answered", session=session, error=str(error))
         finally:
             cache.gave_up(unused)
-            if self._recalls.pop((session, incarnation, number), None) is not None:
-                for ino, _ in items:
-                    self._recalled[ino] -= 1
-                    if not self._recalled[ino]:
-                        del self._recalled[ino]
+            recall = self._recalls.pop((session, incarnation, number), None)
+            if recall is not None:
+                _take_away(self._recalled, (ino for ino, _ in items))
+                _take_away(self._given_up, recall.owned)
             self._reckon_trust()
 
     def _begin_again(self, session: SessionId, incarnation: int, asked_at: float) -> None:
@@ -607,7 +632,7 @@ class Session:
                 await self.on_forget_all()
         attrs, directories = cache.held()
         owned = dict.fromkeys([*cache.owned(), *self.owned(), *self.stream.pending()])
-        for _, items in self._recalls.values():  # of the NameNode before: not everybody here has forgotten them yet
+        for _, items, _ in self._recalls.values():  # of the NameNode before: not everybody here has forgotten them yet
             attrs += [ino for ino, name in items if name is None]
             directories += [ino for ino, name in items if name is not None]
         for more_attrs, more_directories in (besides() for besides in self.held_besides):

@@ -450,18 +450,25 @@ class Leases:
     async def own_all(self, session: SessionId, inos: Sequence[Ino]) -> list[Ino]:
         """Have a session own inodes of files, but those that others change; those that it owns then.
 
-        Who knows some is asked for all of them at once. Bounded as `own`.
+        Who knows some is asked for all of them at once. For the first one this waits as `own` does, and not much longer
+        for the others.
         """
         cacher = self._cachers.get(session)
         items: list[Item] = [(ino, None) for ino in inos]
         if cacher is not None and self.conflicts(session, items):
             self.begin(session, items)
             try:
-                while self.conflicts(session, items) and cacher.asked.keys().isdisjoint(items):
-                    await self._moved.wait()
+                await self._until_free(session, cacher, items[:1])
+                with trio.move_on_after(limits.OWN_OTHERS_S):
+                    await self._until_free(session, cacher, items)
             finally:
                 self.finish(items)
         return [ino for ino in inos if self.own_unknown(session, ino)]
+
+    async def _until_free(self, session: SessionId, cacher: _Cacher, items: Sequence[Item]) -> None:
+        """Until nobody else knows these, or the session is asked to forget one itself."""
+        while self.conflicts(session, items) and cacher.asked.keys().isdisjoint(items):
+            await self._moved.wait()
 
     def _is_moving(self, cacher: _Cacher, ino: Ino, is_directory: bool) -> bool:
         """Whether an inode, or a directory's names, are being forgotten or changed."""

@@ -382,6 +382,8 @@ class NameNode:
         wanted = [arguments.ino(ino) for ino in arguments.array(inos, "files to own", limits.OWNED_AT_ONCE_MAX)]
         await self._leases.reclaimed()
         files = [attr.ino for attr in self._existing(call, wanted) if not stat.S_ISDIR(attr.mode)]
+        if self._writer.is_full or not files:
+            return []
         return self._existing(call, await self._leases.own_all(writer, files))
 
     def _existing(self, call: Call, inos: Iterable[Ino]) -> list[Attr]:

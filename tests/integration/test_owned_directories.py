@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 import sqlite3
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import pytest
 import trio
@@ -20,7 +20,9 @@ from dfs.client.cache import Cache
 from dfs.client.cachedinodes import CachedInodes
 from dfs.client.openinodes import OpenInodes, open_inodes
 from dfs.posix import CAPABILITY
-from dfs.types import Attr, Ino
+from dfs.types import Attr, Ino, Item
+from nodes.namenode.service import NameNode
+from nodes.namenode.store import Store
 from tests.cluster import Cluster, running_cluster
 from tests.model import posix
 
@@ -790,3 +792,98 @@ async def test_two_who_remove_the_same_files_at_the_same_time(tmp_path: Path) ->
         for fs in clients:
             assert await fs.inodes.readdir(top.ino) == []
             assert fs.session.stream.losses == 0
+
+
+# --- files that others know -----------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def sharing(directory: Path, count: int, clients: int = 2, **options: Any) -> AsyncIterator[_Shared]:
+    """A directory with files that the first client has made, and the second one knows as well."""
+    async with owners(directory, clients=clients, **options) as (_, found):
+        top = await found[0].mkdir("/top")
+        for number in range(count):
+            await found[0].inodes.create(top.ino, b"%d" % number, 0o644, 0, 0)
+        await found[0].session.stream.flush()
+        entries = await found[1].inodes.readdir(top.ino, 0, count)
+        inos = {entry.name: entry.attr.ino for entry in entries}
+        await found[0].inodes.readdir(top.ino, 0, count)
+        yield _Shared(top.ino, [inos[b"%d" % number] for number in range(count)], found)
+
+
+class _Shared(NamedTuple):
+    top: Ino
+    inos: list[Ino]
+    clients: list[FileSystem]
+
+
+async def test_who_changes_one_file_time_and_again_takes_no_others_from_those_who_look_at_them(tmp_path: Path) -> None:
+    async with sharing(tmp_path, 50) as (top, inos, (fs, other)):
+        for number in range(12):
+            before = (await status(fs))["leases"]["recalls"]
+            await fs.inodes.setattr(inos[7], {"mtime_ns": number})
+            assert (await status(fs))["leases"]["recalls"] <= before + 1
+            for entry in await other.inodes.readdir(top, 0, 50):
+                await other.inodes.getattr(entry.attr.ino)
+        misses = other.session.cache.statistics()["misses"] if other.session.cache else 0
+        for ino in inos:
+            await other.inodes.getattr(ino)
+        assert (other.session.cache.statistics()["misses"] if other.session.cache else 0) <= misses + 1
+
+
+async def test_a_client_that_hangs_keeps_up_no_change_of_files_that_it_does_not_know(tmp_path: Path) -> None:
+    async with sharing(tmp_path, 3, clients=3) as (_, inos, (hung, fs, other)):
+        await hung.session.stream.flush()
+        for ino in inos[:2]:
+            await other.inodes.getattr(ino)
+        for ino in inos[:2]:  # so that only the last one is known to who hangs
+            await fs.inodes.setattr(ino, {"mode": 0o640})
+            await other.inodes.getattr(ino)
+        await hung.inodes.getattr(inos[2])
+
+        async def never(items: Sequence[Item]) -> None:
+            await trio.sleep_forever()
+
+        hung.session.on_recall = never
+        with trio.fail_after(5):
+            for mode in (0o600, 0o644):
+                for ino in inos[:2]:
+                    await other.inodes.getattr(ino)
+                    await fs.inodes.setattr(ino, {"mode": mode})
+
+
+async def test_a_name_that_a_file_has_lost_does_not_count(tmp_path: Path) -> None:
+    """A file with two names is listed under one of them, loses it, and is changed by the other."""
+    async with sharing(tmp_path, 4) as (top, inos, (other, fs)):
+        beside = await other.mkdir("/beside")
+        await other.inodes.link(inos[0], beside.ino, b"second")
+        await other.session.stream.flush()
+        await fs.inodes.readdir(top)
+        await fs.inodes.lookup(beside.ino, b"second")
+        await other.inodes.readdir(top)
+        await fs.inodes.setattr(inos[1], {"mode": 0o600})
+        await fs.inodes.unlink(top, b"0")
+        await fs.inodes.readdir(top)
+        assert (await fs.inodes.setattr(inos[0], {"mode": 0o600})).mode & 0o777 == 0o600
+
+
+async def test_a_namenode_that_does_not_give_several_files_is_asked_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(NameNode, "own_files")
+    async with sharing(tmp_path, 4) as (_, inos, (_, fs)):
+        for ino in inos:
+            assert (await fs.inodes.setattr(ino, {"mode": 0o600})).mode & 0o777 == 0o600
+
+
+async def test_of_a_namenode_that_is_nearly_full_no_file_is_owned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "FULL_GRACE_S", 0.0)
+    async with sharing(tmp_path, 8, reserve_bytes=1) as (_, inos, (_, fs)):
+        monkeypatch.setattr(Store, "free_bytes", lambda _: 0)
+        await trio.sleep(1.2)
+        for ino in inos:
+            with pytest.raises(errors.NoSpace):
+                await fs.inodes.setattr(ino, {"mode": 0o600})
+        assert fs.session.stream.losses == 0

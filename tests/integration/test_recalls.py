@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import trio
 
+from dfs import limits
 from dfs.client import FileSystem
 from dfs.client.cache import Cache
 from dfs.client.openinodes import OpenInodes, open_inodes
@@ -146,3 +147,33 @@ async def test_a_write_does_not_wait_for_a_recall_that_waits_for_the_write(tmp_p
                 is_written.set()
         attr = await other.inodes.getattr(inode.ino)
         assert (attr.size, attr.mode & 0o777) == (4, 0o600)
+
+
+async def test_many_files_that_are_not_written_yet_are_given_up_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One call for each of their commits, a few at a time, would take longer than a session lasts."""
+    monkeypatch.setattr(limits, "WRITE_BACK_AFTER_S", 1000.0)
+    count, size, way_s = 1000, 100, 0.05
+    async with (
+        running_cluster(tmp_path, datanodes=2, session_timeout_s=TIMEOUT_S) as cluster,
+        mounted(cluster) as (fs, files),
+        cluster.client() as other,
+    ):
+        top = await fs.mkdir("/top")
+        for number in range(count):
+            inode = await files.create(top.ino, b"%d" % number, 0o644, 0, 0, exclusive=True)
+            await inode.write(0, bytes(size))
+            files.close(inode)
+        await fs.session.stream.flush()
+        call = fs.session._call
+
+        async def from_afar(*args: Any, **options: Any) -> Any:
+            await trio.sleep(way_s)
+            return await call(*args, **options)
+
+        monkeypatch.setattr(fs.session, "_call", from_afar)
+        session = fs.session.session
+        entries = await other.inodes.readdir(top.ino, 0, count)
+        assert sum(entry.attr.size for entry in entries) == count * size
+        assert fs.session.session == session
