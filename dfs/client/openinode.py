@@ -277,6 +277,7 @@ class OpenInode:
             self._give_up(error)
         finally:
             self._draining = False
+            self._owner.make_room()
 
     async def _push_full(self) -> None:
         """Move what fills appends, several at a time, as long as there is so much or it comes while others leave.

@@ -308,14 +308,19 @@ class OpenInodes:
         while self.is_full and self._dirty_bytes:
             if self._room is None:
                 self._room = trio.Event()
-            room = self._room
-            draining: list[OpenInode] = []
-            if self._dirty_bytes >= self._dirty_max_bytes:
-                large = [inode for inode in self._open.values() if not inode.is_small]
-                draining = [inode for inode in large if inode.begin_to_drain()]
-            if not draining:
-                self._hurry.set()
-            await room.wait()  # bounded: draining ends, with an error at worst
+                self.make_room()
+            await self._room.wait()  # bounded: draining ends, with an error at worst
+
+    def make_room(self) -> None:
+        """Somebody may wait for room: have what is dirty leave."""
+        if self._room is None:
+            return
+        draining: list[OpenInode] = []
+        if self._dirty_bytes >= self._dirty_max_bytes:
+            large = [inode for inode in self._open.values() if not inode.is_small]
+            draining = [inode for inode in large if inode.begin_to_drain()]
+        if not draining:
+            self._hurry.set()
 
     def count_read_ahead(self, change: int) -> None:
         self._read_ahead_bytes += change

@@ -7,7 +7,7 @@ left of late in a quarter of the time-out, as several files share the link, and 
 The rate is that of appends while as much as DIRTY_MEASURED_BYTES are under way: of less, the time of a call counts and
 not the link. It is an average in which the last DIRTY_REMEMBERED_BYTES weigh most. The limit starts at
 DIRTY_FIRST_BYTES, as it does after DIRTY_BELIEVED_S without any of this (the link may be another by then), and grows by
-two bytes for each that has left, so that a burst which only buffers have taken says little.
+four bytes for each that has left, so that a burst which only buffers have taken says little.
 
 Invariant: DIRTY_MIN_BYTES <= limit_bytes <= DIRTY_MAX_BYTES.
 """
@@ -23,6 +23,7 @@ import trio
 from dfs import limits
 
 _SHARE_OF_TIMEOUT = 1 / 4
+_GROWTH = 4
 
 
 class DirtyThrottle:
@@ -82,5 +83,5 @@ class DirtyThrottle:
             self._busy_s *= limits.DIRTY_REMEMBERED_BYTES / self._left_bytes
             self._left_bytes = limits.DIRTY_REMEMBERED_BYTES
         bearable = self.rate * timeout_s * _SHARE_OF_TIMEOUT
-        grown = self.limit_bytes + 2 * left_bytes
+        grown = self.limit_bytes + _GROWTH * left_bytes
         self.limit_bytes = int(max(limits.DIRTY_MIN_BYTES, min(bearable, grown, limits.DIRTY_MAX_BYTES)))

@@ -47,7 +47,7 @@ async def test_over_a_slow_link_what_is_dirty_can_leave_in_time(autojump_clock: 
 async def test_what_a_buffer_takes_at_once_says_little(autojump_clock: MockClock) -> None:
     throttle = DirtyThrottle()
     await stream(throttle, 2 * MIB, 1000 * MIB)
-    assert throttle.limit_bytes == limits.DIRTY_FIRST_BYTES + 4 * MIB
+    assert throttle.limit_bytes == limits.DIRTY_FIRST_BYTES + 8 * MIB
 
 
 async def test_small_appends_tell_of_the_way_and_not_of_the_link(autojump_clock: MockClock) -> None:
