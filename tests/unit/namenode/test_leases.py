@@ -353,22 +353,43 @@ async def test_an_owner_that_is_asked_to_give_up_owns_nothing_new_before_it_has(
     assert told.items(ANNE) == []
 
 
-async def test_who_waits_to_own_what_he_is_asked_to_forget_waits_no_longer(
-    told: Told, autojump_clock: trio.testing.MockClock
+async def test_of_two_who_want_to_own_one_is_asked_and_waits_for_nothing_before_he_answers(
+    told: Told, nursery: trio.Nursery
 ) -> None:
-    """His answer may have to wait until he knows: two who both want to own it would wait for one another."""
+    """His answer may have to wait until he knows: they would wait for one another."""
     for session in (ANNE, BERT):
-        told.leases.cover_attr(session, FILE)
+        assert told.leases.cover_attr(session, FILE)
     results: dict[SessionId, bool] = {}
 
     async def own(session: SessionId) -> None:
         results[session] = await told.leases.own(session, FILE)
 
-    with trio.fail_after(1):
-        async with trio.open_nursery() as both:
-            both.start_soon(own, ANNE)
-            both.start_soon(own, BERT)
-    assert not all(results.values())
+    nursery.start_soon(own, ANNE)
+    await trio.testing.wait_all_tasks_blocked()
+    nursery.start_soon(own, BERT)
+    await trio.testing.wait_all_tasks_blocked()
+    assert results == {BERT: False}
+    told.answer(BERT)
+    await trio.testing.wait_all_tasks_blocked()
+    assert results == {BERT: False, ANNE: True}
+
+
+async def test_who_waits_to_own_what_he_is_asked_for_meanwhile_waits_no_longer(
+    told: Told, nursery: trio.Nursery
+) -> None:
+    for session in (ANNE, BERT):
+        assert told.leases.cover_attr(session, FILE)
+    results: list[bool] = []
+
+    async def own() -> None:
+        results.append(await told.leases.own(ANNE, FILE))
+
+    nursery.start_soon(own)
+    await trio.testing.wait_all_tasks_blocked()
+    assert results == []
+    told.leases.begin(CARL, [ATTR])
+    await trio.testing.wait_all_tasks_blocked()
+    assert results == [False]
 
 
 async def test_a_session_that_ends_owns_nothing(told: Told) -> None:
