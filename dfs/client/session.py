@@ -413,6 +413,9 @@ class Session:
             self.lose(session)
         except errors.DfsError as error:
             self._fail(batch, error)
+        except BaseException:  # the client ends: who waits for it all the same would do so for ever
+            self._fail(batch, errors.Unreachable("the client ended before the NameNode had answered"))
+            raise
         finally:
             del outbox.calls[batch[0]]
             self._pump(outbox)

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
-from dfs import limits
+from dfs import errors, limits
 from dfs.client import FileSystem
 from dfs.client.cache import Cache
 from dfs.client.openinodes import OpenInodes, open_inodes
@@ -177,3 +178,31 @@ async def test_many_files_that_are_not_written_yet_are_given_up_in_time(
         entries = await other.inodes.readdir(top.ino, 0, count)
         assert sum(entry.attr.size for entry in entries) == count * size
         assert fs.session.session == session
+
+
+async def test_who_waits_for_a_command_of_a_client_that_ends_waits_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[str] = []
+    async with running_cluster(tmp_path, datanodes=0) as cluster, trio.open_nursery() as outside:
+        async with cluster.client() as fs:
+            await fs.session.ensure()
+            call = fs.session._call
+
+            async def unanswered(method: str, *args: Any, **options: Any) -> Any:
+                if method == "apply":
+                    await trio.sleep_forever()
+                return await call(method, *args, **options)
+
+            async def change(number: int) -> None:
+                with trio.CancelScope(shield=True), pytest.raises(errors.Unreachable) as error:
+                    await fs.inodes.mkdir(fs.inodes.root, b"%d" % number, 0o755, 0, 0)
+                ended.append(error.value.message)
+
+            monkeypatch.setattr(fs.session, "_call", unanswered)
+            for number in range(20):
+                outside.start_soon(change, number)
+            await trio.testing.wait_all_tasks_blocked()
+        with trio.fail_after(5):
+            while len(ended) < 20:
+                await trio.sleep(0.01)
