@@ -306,6 +306,14 @@ class Cache:
         if self.is_valid(token, (attr.ino, None)):
             self._keep(attr)
 
+    def note_owned(self, token: Token, ino: Ino) -> bool:
+        """By an answer nobody else knows an inode, whose attributes were learnt from it; whether that is true still."""
+        known = self._inodes.get(ino)
+        if known is None or not self.is_valid(token, (ino, None)):
+            return False
+        known.is_owned = True
+        return True
+
     def _note_place(self, attr: Attr, directory: Ino, name: bytes) -> None:
         """An inode with these attributes has this name. What moves a directory makes another version of it."""
         known = self._inodes.get(attr.ino)
@@ -381,9 +389,7 @@ class Cache:
             self.learn_page(token, directory, listing.entries, listing.unleased)
             self.learn_listing(token, directory, [(cookie, name) for cookie, name, _ in listing.entries])
         for ino in listing.owned:
-            known = self._inodes.get(ino)
-            if known is not None and self.is_valid(token, (ino, None)):
-                known.is_owned = True
+            self.note_owned(token, ino)
         known_directory = self._directory(directory, token)
         if is_new:
             known_directory.is_used = is_used

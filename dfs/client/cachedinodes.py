@@ -324,11 +324,8 @@ class CachedInodes(Inodes):
                     return None
                 attr = codec.attr(wire)
                 self._cache.learn_attr(token, attr)
-                known = self._cache.kept(ino)
-                if known is not None and self._cache.is_valid(token, (ino, None)):
-                    known.is_owned = True
-                    if self.owned_attr(ino) is not None:
-                        return attr
+                if self._cache.note_owned(token, ino) and self.owned_attr(ino) is not None:
+                    return attr
         return None
 
     def owned_attr(self, ino: Ino) -> Attr | None:
@@ -440,9 +437,7 @@ class CachedInodes(Inodes):
             for wire in wires:
                 attr = codec.attr(wire)
                 self._cache.learn_attr(token, attr)
-                found = self._cache.kept(attr.ino)
-                if found is not None and self._cache.is_valid(token, (attr.ino, None)):
-                    found.is_owned = True
+                if self._cache.note_owned(token, attr.ino):
                     owned.append(attr.ino)
         self._beside.came(directory, child, owned)
         return child in owned

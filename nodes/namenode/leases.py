@@ -97,6 +97,10 @@ class _Cacher:
             if item[1] is not None:
                 self.asked_in[item[0]] += 1
 
+    def is_asked(self, items: Iterable[Item]) -> bool:
+        """Whether it is asked to forget any of these; all names of a directory are meant by any of them."""
+        return any(item in self.asked or (item[1] == ALL_NAMES and item[0] in self.asked_in) for item in items)
+
     def answer(self, number: int) -> Sequence[Item]:
         """The items of a recall that is answered; none if it was before."""
         recall = self.recalls.pop(number, None)
@@ -430,15 +434,12 @@ class Leases:
         items = _whole(ino, is_directory)
         while True:
             cacher = self._cachers.get(session)
-            if cacher is None or (is_directory and not cacher.owns_directories):
-                return False
-            if _is_asked(cacher, ino, is_directory):
+            if cacher is None or (is_directory and not cacher.owns_directories) or cacher.is_asked(items):
                 return False
             if self.conflicts(session, items):
                 self.begin(session, items)
                 try:
-                    while self.conflicts(session, items) and not _is_asked(cacher, ino, is_directory):
-                        await self._moved.wait()
+                    await self._until_free(session, cacher, items)
                 finally:
                     self.finish(items)
             elif self._is_moving(cacher, ino, is_directory):
@@ -467,13 +468,13 @@ class Leases:
 
     async def _until_free(self, session: SessionId, cacher: _Cacher, items: Sequence[Item]) -> None:
         """Until nobody else knows these, or the session is asked to forget one itself."""
-        while self.conflicts(session, items) and cacher.asked.keys().isdisjoint(items):
+        while self.conflicts(session, items) and not cacher.is_asked(items):
             await self._moved.wait()
 
     def _is_moving(self, cacher: _Cacher, ino: Ino, is_directory: bool) -> bool:
         """Whether an inode, or a directory's names, are being forgotten or changed."""
         item = (ino, None)
-        if item in self._changes or item in self._applying or _is_asked(cacher, ino, is_directory):
+        if item in self._changes or item in self._applying or cacher.is_asked(_whole(ino, is_directory)):
             return True
         return is_directory and (ino in self._changing or ino in self._applying_in)
 
@@ -614,11 +615,6 @@ class Leases:
 def _whole(ino: Ino, is_directory: bool) -> list[Item]:
     """All that can be known of an inode."""
     return [(ino, None), *([(ino, ALL_NAMES)] if is_directory else [])]
-
-
-def _is_asked(cacher: _Cacher, ino: Ino, is_directory: bool) -> bool:
-    """Whether a session is asked to forget an inode, or any name of a directory."""
-    return (ino, None) in cacher.asked or (is_directory and ino in cacher.asked_in)
 
 
 def _strike(holders: dict[Ino, set[SessionId]], ino: Ino, session: SessionId) -> None:

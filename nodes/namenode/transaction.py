@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import stat
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgpack  # type: ignore[import-untyped]
@@ -298,7 +297,8 @@ class Transaction:
         length = sum(part.length for part in freed) + whole.total()
         if length:
             self.run("UPDATE inode SET allocated = allocated - ? WHERE ino = ?", length, ino)
-            self.give_back(freed, whole)
+            self.give_back(freed)
+            self._count_freed(whole)
 
     def _free_whole(self, ino: Ino, start: int) -> Counter[ChunkId]:
         """Free the extents from `start` on; how many bytes of each chunk that was, which are not live any more."""
@@ -324,13 +324,17 @@ class Transaction:
             freed.append(Freed(extent.chunk, extent.chunk_offset + first - extent.offset, last - first))
         return freed
 
-    def give_back(self, freed: Sequence[Freed], trimmed: Mapping[ChunkId, int] = MappingProxyType({})) -> None:
-        """No extent points at these bytes any more, nor at so many others of chunks, which wait in `trim` already."""
+    def give_back(self, freed: Sequence[Freed]) -> None:
+        """No extent points at these bytes any more."""
         due_ns = self.clock_ns + self.grace_ns
         self.db.executemany("INSERT INTO trim VALUES (?, ?, ?, ?)", [(*part, due_ns) for part in freed])
-        lengths = Counter(trimmed)
+        lengths: Counter[ChunkId] = Counter()
         for part in freed:
             lengths[part.chunk] += part.length
+        self._count_freed(lengths)
+
+    def _count_freed(self, lengths: Counter[ChunkId]) -> None:
+        """So many bytes of chunks, which wait in `trim`, are not live any more."""
         for chunk, length in lengths.items():
             row = self.one("UPDATE chunk SET live = live - ? WHERE chunk = ? RETURNING live, session", length, chunk)
             assert row is not None, "an extent pointed there"
