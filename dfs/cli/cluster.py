@@ -34,7 +34,7 @@ _COUNTS: Final = (
     ("bytes", "Bytes"),
     ("chunks", "Chunks"),
     ("under_replicated", "Under-replicated chunks"),
-    ("lost", "Chunks with no copy"),
+    ("lost", "Chunks with no whole copy"),
     ("garbage", "Chunks to be deleted"),
     ("sessions", "Clients"),
 )

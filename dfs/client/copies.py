@@ -44,6 +44,8 @@ class ChunkFacts(NamedTuple):
     """The files with bytes in it, for a sentence."""
     reasons: tuple[str, ...]
     """Why copies are missing or being made, a sentence each."""
+    damaged: tuple[NodeId, ...] = ()
+    """Holders whose copies are known not to be whole."""
 
 
 def facts_from_wire(wire: Mapping[str, Any]) -> ChunkFacts:
@@ -54,6 +56,7 @@ def facts_from_wire(wire: Mapping[str, Any]) -> ChunkFacts:
         deleting=tuple(wire["deleting"]),
         copying=tuple(each[0] for each in wire["copying"]),
         reasons=tuple(wire["reasons"]),
+        damaged=tuple(wire.get("damaged", ())),
     )
 
 

@@ -12,6 +12,7 @@ copy. A node that does not answer is a finding, and no more is asked of it: its 
 
 Mending is a command for each finding (exactly once, and it looks again before it changes anything). What would lose
 data is never mended: of a chunk without a whole copy nothing is dropped, its finding says which files it concerns.
+Damaged copies are mended by their DataNodes, which know of the damage as soon as it is read.
 """
 
 from __future__ import annotations
@@ -271,7 +272,7 @@ class Fsck:
         return lacking or bool(there.keys() - set(place.nodes))
 
     async def _read(self, file: _File, layout: Layout) -> AsyncIterator[Finding]:
-        """Every byte from every copy. The DataNodes put damaged copies aside and say so to the NameNode themselves."""
+        """Every byte from every copy. The DataNodes see what is damaged, and say so to the NameNode themselves."""
         told: set[tuple[ChunkId, NodeId]] = set()
         shown = file.path.decode("utf-8", "backslashreplace")
         reading = await self._survey.read(file.ino, layout, self._up())
@@ -285,14 +286,19 @@ class Fsck:
                 f"The copy of chunk {damage.chunk:x} on {damage.node} does not give the bytes of {shown} at"
                 f" {damage.offset} ({damage.error.message})"
             )
-            if damage.others:
+            mend: list[Any] | None = None
+            done = ""
+            if damage.others and isinstance(damage.error, errors.Corrupt):
+                remedy = "its other copies serve reads, and it is mended from them"
+                done = remedy if self._repair else ""
+            elif damage.others:
                 remedy, mend = (
                     "its other copies serve reads, and another is made",
                     ["mend_copy", damage.chunk, damage.node],
                 )
             else:
-                remedy, mend = f"restore {shown}, or start the DataNodes that have other copies of it", None
-            for finding in await self._settled([Finding("copy-damaged", what, remedy, mend)]):
+                remedy = f"restore {shown}, or start the DataNodes that have other copies of it"
+            for finding in await self._settled([Finding("copy-damaged", what, remedy, mend, done)]):
                 yield await self._replaced(finding, damage.chunk, damage.node)
 
     async def _replaced(self, finding: Finding, chunk: ChunkId, node: NodeId) -> Finding:
@@ -351,6 +357,8 @@ def compare(
         yield _lost(facts, has, nodes)
         return
     for node in bad:
+        if node in facts.damaged and has[node] != NOT_THERE and not facts.session:
+            continue  # the NameNode tells of it, as of all copies that are missing
         yield _missing(facts, node, has[node], mendable=bool(whole) and not facts.session)
     for node in extra:
         yield _uncounted(facts, node, now[node])
@@ -385,8 +393,14 @@ def _lost(facts: ChunkFacts, has: Mapping[NodeId, int], nodes: Mapping[NodeId, N
     states += [f"{node} {_amount(has[node], facts.length)}" for node in facts.holders if node in has]
     why = "; ".join(states) or "no DataNode is known to have one"
     start = f"start {', '.join(away)} again; else " if away else ""
-    what = f"Chunk {facts.chunk:x} has no whole copy that can be reached ({why}): {facts.live} bytes of {facts.files}"
-    return Finding("chunk-lost", f"{what} cannot be read", f"{start}restore them, or delete them")
+    what = f"Chunk {facts.chunk:x} has no whole copy that can be reached ({why}): "
+    what += f"{facts.live} bytes of {facts.files} cannot be read"
+    partial = [node for node, length in has.items() if node in facts.damaged and length != NOT_THERE]
+    if not partial:
+        return Finding("chunk-lost", what, f"{start}restore them, or delete them")
+    mended = "check again, as copies mend one another; " if len(partial) > 1 else ""
+    remedy = f"{mended}`dfs fsck --data` says which bytes are lost: {start}restore them, or delete them"
+    return Finding("chunk-lost", f"{what}, or some of them", remedy)
 
 
 def _why_not_asked(node: NodeId, view: NodeView | None) -> str:

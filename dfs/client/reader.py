@@ -2,7 +2,8 @@
 
 A read asks the NameNode which extents cover the range and where their chunks are, fills holes with zeros, and
 fetches the rest in parallel, each piece from the replica that seems best (same host, least busy). A replica that
-does not answer, has lost the chunk or sends bytes that do not match their checksum costs a retry at the next one. One
+does not answer, has lost the chunk or sends bytes that do not match their checksum costs a retry at the next one. A
+piece that all have, and none of them whole, is asked for block by block: each may have what others have not. One
 that is slow to answer is not given up: the next one is asked as well, and the first answer counts (`patience`).
 When all fail, the extents are asked for again: the file may have been rewritten or its chunks copied
 elsewhere meanwhile. Only then is the data called lost.
@@ -61,6 +62,16 @@ def pieces_of(extents: Sequence[Extent], offset: int, length: int) -> Iterator[P
             first += size
 
 
+def parts_of(piece: Piece) -> Iterator[Piece]:
+    """A piece in parts that do not reach over a border of the largest blocks."""
+    done = 0
+    while done < piece.length:
+        at = piece.chunk_offset + done
+        length = min(limits.BLOCK_MAX_BYTES - at % limits.BLOCK_MAX_BYTES, piece.length - done)
+        yield Piece(piece.start + done, length, piece.chunk, at)
+        done += length
+
+
 def _end_of(extent: Extent) -> int:
     return extent.offset + extent.length
 
@@ -90,7 +101,7 @@ class _Fetch:
     `reasons` and `expired` say why others did not serve it.
     """
 
-    __slots__ = ("expired", "first", "grant", "left", "piece", "reasons", "second", "target")
+    __slots__ = ("expired", "first", "grant", "is_damaged", "left", "piece", "reasons", "second", "target")
 
     def __init__(self, piece: Piece, target: memoryview, grant: bytes, left: deque[NodeId]) -> None:
         self.piece = piece
@@ -100,6 +111,7 @@ class _Fetch:
         self.first = trio.CancelScope()
         self.second: _Second | None = None
         self.reasons: list[str] = []
+        self.is_damaged = False  # at one of them
         self.expired: errors.GrantExpired | None = None
 
     def end_attempt(self) -> None:
@@ -239,6 +251,10 @@ class Reader:
                     return
         if fetch.expired is not None:
             raise fetch.expired
+        if fetch.is_damaged and piece.length > limits.BLOCK_MAX_BYTES:
+            for part in parts_of(piece):
+                await self._fetch(part, places, view)
+            return
         why = "; ".join(fetch.reasons) or "no DataNode holds a copy"
         raise errors.DataLost(f"chunk {piece.chunk:x}: {why}")
 
@@ -270,6 +286,7 @@ class Reader:
             fetch.expired = error
         except errors.DfsError as error:
             self._failovers += 1
+            fetch.is_damaged = fetch.is_damaged or isinstance(error, errors.Corrupt)
             self._lent.forget(piece.chunk, node)
             fetch.reasons.append(f"{node}: {error}")
             log.warning("replica could not serve a read", node=node, chunk=piece.chunk, error=str(error))

@@ -152,9 +152,9 @@ def _bytes(length: int | None) -> int | None:
 
 
 _SENTENCES = {
-    Condition.SHORT: "{node} has {has} of {length} bytes: it lost the rest, and another copy is made once it says so;"
-    " `dfs fsck --repair` has it made now.",
+    Condition.SHORT: "{node} has {has} of {length} bytes: others serve reads, and it is mended from them once it has"
+    " said so.",
     Condition.NOT_THERE: "{node} has no copy any more, and has not said so yet: another is made when it does;"
     " `dfs fsck --repair` has it made now.",
-    Condition.DAMAGED: "{node} has a damaged copy, which it puts aside: another is made from those that are right.",
+    Condition.DAMAGED: "{node} has a damaged copy: it is mended from those that are right there.",
 }

@@ -81,6 +81,7 @@ class Agent:
         """How many of these were done when the slice of a report that is under way was put together."""
         self._failed: list[tuple[int, str, str]] = []
         self._corrupt: list[tuple[ChunkId, str]] = []
+        self._damaged: list[tuple[ChunkId, str]] = []
         self.is_registered = False
         self.is_heard = False
         """The NameNode answered the last heartbeat."""
@@ -171,16 +172,21 @@ class Agent:
         if not self.is_registered:
             await self.register()
         self._corrupt += self._volumes.take_corrupt()
+        self._damaged += self._volumes.take_damaged()
+        self._damaged = [each for each in self._damaged if self._volumes.is_damaged(each[0])]
         done = self._done[: self._done_before_report][:_TOLD_AT_ONCE]
         failed, corrupt = self._failed[:_TOLD_AT_ONCE], self._corrupt[:_TOLD_AT_ONCE]
-        postponed = self._postponed[:_POSTPONED_AT_ONCE]
-        report = self._condition() | {"done": done, "failed": failed, "corrupt": corrupt, "postponed": postponed}
+        damaged, postponed = self._damaged[:_TOLD_AT_ONCE], self._postponed[:_POSTPONED_AT_ONCE]
+        report = self._condition() | {"done": done, "failed": failed, "postponed": postponed}
+        report |= {"corrupt": corrupt, "damaged": damaged}
         try:
             answer = await self._call("heartbeat", self._config.node, report)
         except errors.NotFound:
             self.is_registered = False
             return
-        del self._done[: len(done)], self._failed[: len(failed)], self._corrupt[: len(corrupt)]
+        del self._done[: len(done)], self._failed[: len(failed)]
+        self._corrupt = _without(self._corrupt, corrupt)
+        self._damaged = _without(self._damaged, damaged)
         if self._done_before_report is not None:
             self._done_before_report = max(0, self._done_before_report - len(done))
         del self._postponed[: len(postponed)]
@@ -301,6 +307,8 @@ class Agent:
         elif kind == "copy":
             sources = [(NodeId(node), address) for node, address in rest[1]]
             await self._copier.copy(chunk, rest[0], sources)
+            self._corrupt += self._volumes.take_corrupt()
+            self._corrupt = [each for each in self._corrupt if each[0] != chunk]  # that was what is replaced now
         else:
             raise errors.NotSupported(f"no such order: {kind!r}: is the NameNode newer than this DataNode?")
 
@@ -346,3 +354,8 @@ class Agent:
             finally:
                 self._done_before_report = None
         return is_settled
+
+
+def _without(found: Sequence[tuple[ChunkId, str]], told: Sequence[tuple[ChunkId, str]]) -> list[tuple[ChunkId, str]]:
+    """What is still to be told: some may have been settled meanwhile, and others found."""
+    return [each for each in found if each not in set(told)]

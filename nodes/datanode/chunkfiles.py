@@ -50,6 +50,11 @@ def index_path(chunk: ChunkId) -> str:
     return data_path(chunk) + ".idx"
 
 
+def damage_path(chunk: ChunkId) -> str:
+    """Of what is known of damaged blocks, where there are any: see nodes.datanode.damage."""
+    return data_path(chunk) + ".bad"
+
+
 def is_damage(error: OSError) -> bool:
     """Whether an error of a chunk's files is the chunk's own. If not, the chunk may be whole, and stays where it is."""
     return isinstance(error, errors.Corrupt) or error.errno in (*MEDIUM, *_NO_FILE)
@@ -229,6 +234,44 @@ class ChunkFiles:
         self._write_records(number, [index.record(number)._replace(punched=False)])
         self._index.sync()
 
+    def mend(self, record: Record, content: Buffer) -> None:
+        """Write a damaged block anew, durably, and have the disk give it back.
+
+        Raises Corrupt if `content` is not what the block holds, or if the disk does not give it back.
+        """
+        verify(content, [Block(record.length, record.crc)], f"what block at {record.start} is to hold")
+        self.data.pwrite([content], record.start)
+        self.data.sync()
+        self.data.drop_cached(record.start, record.length)
+        again = read_up_to(self.data, record.length, record.start)
+        verify(again, [Block(record.length, record.crc)], f"block at {record.start}, which was just written anew")
+
+    def inspect(self, cluster: ClusterId | None, index: BlockIndex) -> None:
+        """Compare the files, found by their names, with what is known of them; not the bytes of the blocks.
+
+        Whoever calls keeps others from changing the chunk. Raises Corrupt, with what is wrong; OSErrors as they are.
+        """
+        file = _open_existing(self._disk, index_path(self._chunk), "its index is missing")
+        try:
+            size = formats.RECORDS_OFFSET + len(index) * formats.RECORD_BYTES
+            file.drop_cached(0, size)
+            head = read_up_to(file, formats.RECORDS_OFFSET, 0)
+            formats.check_header(head, cluster, self._chunk)
+            if not formats.marks_are_whole(head, self.mark):
+                raise errors.Corrupt("a sync mark of its index is damaged")
+            if read_up_to(file, size, formats.RECORDS_OFFSET) != index.pack(0, len(index)):
+                raise errors.Corrupt("the records in its index are not what was written")
+        finally:
+            file.close()
+        data = _open_existing(self._disk, data_path(self._chunk), "its data are missing")
+        try:
+            if data.size() != index.length:
+                raise errors.Corrupt(f"its data are {data.size()} bytes, and were {index.length}")
+            if data.inode() != self.data.inode():
+                raise errors.Corrupt("another file has the place of its data")
+        finally:
+            data.close()
+
     def _punch(self, offset: int, length: int) -> None:
         try:
             self.data.punch(offset, length)
@@ -236,31 +279,6 @@ class ChunkFiles:
             if error.errno not in (*_NO_PUNCHING, *FULL):
                 raise
             self.data.pwrite([bytes(length)], offset)
-
-
-def inspect(disk: Disk, cluster: ClusterId | None, chunk: ChunkId, index: BlockIndex, mark: Mark) -> None:
-    """Compare the chunk's files, found by their names, with what is known of them; not the bytes of the blocks.
-
-    Whoever calls keeps others from changing the chunk. Raises Corrupt, with what is wrong, and OSErrors as they are.
-    """
-    file = _open_existing(disk, index_path(chunk), "its index is missing")
-    try:
-        size = formats.RECORDS_OFFSET + len(index) * formats.RECORD_BYTES
-        file.drop_cached(0, size)
-        head = read_up_to(file, formats.RECORDS_OFFSET, 0)
-        formats.check_header(head, cluster, chunk)
-        if not formats.marks_are_whole(head, mark):
-            raise errors.Corrupt("a sync mark of its index is damaged")
-        if read_up_to(file, size, formats.RECORDS_OFFSET) != index.pack(0, len(index)):
-            raise errors.Corrupt("the records in its index are not what was written")
-    finally:
-        file.close()
-    data = _open_existing(disk, data_path(chunk), "its data are missing")
-    try:
-        if data.size() != index.length:
-            raise errors.Corrupt(f"its data are {data.size()} bytes, and were {index.length}")
-    finally:
-        data.close()
 
 
 def _open_existing(disk: Disk, path: str, otherwise: str) -> File:
@@ -278,7 +296,16 @@ def read_index(file: File) -> BlockIndex:
 
 def remove(disk: Disk, chunk: ChunkId) -> None:
     """Remove what there is of a chunk's files."""
-    for path in (data_path(chunk), index_path(chunk)):  # in this order: an index alone is small, and says what it was
+    _remove(disk, data_path(chunk), index_path(chunk))  # in this order: an index alone is small, and says what it was
+    _remove_damage(disk, chunk)
+
+
+def _remove_damage(disk: Disk, chunk: ChunkId) -> None:
+    _remove(disk, damage_path(chunk), damage_path(chunk) + ".new")
+
+
+def _remove(disk: Disk, *paths: str) -> None:
+    for path in paths:
         if disk.exists(path):
             disk.remove(path)
 
@@ -294,6 +321,7 @@ def quarantine(disk: Disk, chunk: ChunkId, reason: str, now_ns: int) -> None:
     for path, suffix in ((data_path(chunk), ""), (index_path(chunk), ".idx")):
         if disk.exists(path):
             disk.rename(path, target + suffix)
+    _remove_damage(disk, chunk)
     try:
         disk.replace_file(target + ".txt", f"{when} {reason}\n".encode())
     except OSError as error:

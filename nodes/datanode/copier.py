@@ -2,14 +2,19 @@
 
 What is pulled waits for its share of `bandwidth`, which all copies to this node have together, and for its turn at the
 disk while users are here: nobody has a turn while he waits for a source. A source that has not answered in time is
-asked after all others for COPY_SOURCE_LATE_S. A copy that is cut short, as the daemon stops, leaves nothing behind.
+asked after all others for COPY_SOURCE_LATE_S.
 
-A copy keeps the blocks of its source, the punched ones as holes, so that both read and punch alike. When one source
-fails, the next one is asked from the beginning.
+A copy keeps the blocks of its source, the punched ones as holes, so that both read and punch alike. All copies of a
+chunk have the same blocks. So what is here already stays, as far as it is whole: a chunk's bytes never change, and what
+lies beyond the length was never committed. Its damaged blocks are written anew, and what it lacks at its end is
+appended. Any source may have any block of it: where one fails, or has damaged blocks itself, the next one goes on, and
+all are asked again as long as that brings more. So a chunk is whole again if each of its blocks is left somewhere.
 
-What is here already will do if it is long enough and whole: a chunk's bytes never change, and what lies beyond the
-length was never committed. Anything else is replaced. A directory has one place for a chunk: so it goes when the first
-bytes of the copy are here, and before they are written, and not only when all of them are.
+Should a source have other blocks than what is here (each says where the next one begins, and with which checksum), both
+cannot be parts of one copy: what was here before is set aside then, what was pulled goes, and it begins anew from that
+source.
+
+A copy of a chunk that was not here leaves nothing behind when it is cut short, as the daemon stops, or fails.
 """
 
 from __future__ import annotations
@@ -39,6 +44,17 @@ class _Source(NamedTuple):
     address: str
 
 
+class _Task:
+    """A copy that is being made. `was_here`: so was the chunk, before."""
+
+    def __init__(self, chunk: ChunkId, length: int, was_here: bool) -> None:
+        self.chunk = chunk
+        self.length = length
+        self.was_here = was_here
+        self.buffer = memoryview(bytearray(limits.READ_MAX_BYTES))
+        self.begun_anew: set[NodeId] = set()  # from these sources, whose blocks were other ones
+
+
 class Copier:
     """All copies to one node. `_late` has when sources ran out of time, in trio's time, of those that did of late."""
 
@@ -50,38 +66,61 @@ class Copier:
         self._late: dict[NodeId, float] = {}
 
     async def copy(self, chunk: ChunkId, length: int, sources: Sequence[tuple[NodeId, str]]) -> None:
-        """Have `length` bytes of `chunk` here, durably: what is here, if it will do, or those of one of `sources`.
+        """Have `length` bytes of `chunk` here, durably: what is here, and what of it is missing from `sources`.
 
-        A source is a node and its address. What is here and will not do stays until a source has sent something.
-        A disk that fails, here or at a source, is no reason not to try the next one: there are others.
-        Raises the error of the last attempt, or `NoSpace`; nothing that was pulled is left then.
+        A source is a node and its address. A disk that fails, here or at a source, is no reason not to try the next
+        one: there are others. Raises the error of the last attempt, or `NoSpace`.
         """
-        if await self._has(chunk, length):
-            return
-        error: errors.DfsError = errors.DataLost(f"chunk {chunk:x} has no source to be copied from")
-        for source in self._ordered(sources):
-            try:
-                await self._pull(chunk, length, source)
-                return
-            except errors.NoSpace:
-                raise
-            except errors.DfsError as failure:
-                log.warning("a copy failed", chunk=chunk, source=source.node, error=str(failure))
-                error = failure
-        raise error
+        task = _Task(chunk, length, await self._look(chunk, length))
+        try:
+            await self._complete(task, sources)
+        except BaseException:
+            if not task.was_here:
+                with trio.CancelScope(shield=True):  # bounded by the disk
+                    await self._volumes.delete(chunk)
+            raise
 
-    async def _has(self, chunk: ChunkId, length: int) -> bool:
-        """Whether so many bytes are here, verified, and durable now. What lies beyond them is cut off."""
+    async def _look(self, chunk: ChunkId, length: int) -> bool:
+        """Whether the chunk is here, in part at least; what is damaged of it is known then, and it is not too long."""
         has = self._volumes.length(chunk)
-        if has is None or has < length:
+        if has is None:
             return False
         try:
             async with self._turns.step():
-                await self._volumes.cut(chunk, length)
+                if has > length:
+                    await self._volumes.cut(chunk, length)
                 await self._volumes.verify(chunk)
-                return await self._volumes.sync([chunk]) == [length]
-        except (errors.ChunkNotFound, errors.Corrupt):  # or in quarantine now
+        except (errors.ChunkNotFound, errors.Corrupt):
+            pass  # gone, in quarantine, or some blocks are damaged
+        return self._volumes.length(chunk) is not None
+
+    async def _complete(self, task: _Task, sources: Sequence[tuple[NodeId, str]]) -> None:
+        """Go round the sources until nothing is missing, or none of them has more of it."""
+        if await self._is_complete(task):
+            return
+        error: errors.DfsError = errors.DataLost(f"chunk {task.chunk:x} has no source to be copied from")
+        while True:
+            before = await self._volumes.holding(task.chunk)
+            for source in self._ordered(sources):
+                try:
+                    await self._pull(task, source)
+                    if await self._is_complete(task):
+                        return
+                    error = errors.DiskFailed(f"the copy of chunk {task.chunk:x} could not be made durable")
+                except errors.NoSpace:
+                    raise
+                except errors.DfsError as failure:
+                    log.warning("a copy failed", chunk=task.chunk, source=source.node, error=str(failure))
+                    error = failure
+            if await self._volumes.holding(task.chunk) == before:
+                raise error
+
+    async def _is_complete(self, task: _Task) -> bool:
+        """Whether all of it is here, and durable now."""
+        if self._volumes.length(task.chunk) is None:
             return False
+        async with self._turns.step():
+            return await self._volumes.sync([task.chunk]) == [task.length]
 
     def _ordered(self, sources: Sequence[tuple[NodeId, str]]) -> list[_Source]:
         """Those last that ran out of time of late."""
@@ -89,54 +128,90 @@ class Copier:
         self._late = {node: late for node, late in self._late.items() if late > after}
         return sorted((_Source(*source) for source in sources), key=lambda source: source.node in self._late)
 
-    async def _pull(self, chunk: ChunkId, length: int, source: _Source) -> None:
-        """Replace what is here by the source's copy, once it has sent the beginning; durably, or leave nothing."""
-        buffer = memoryview(bytearray(limits.READ_MAX_BYTES))
-        records, data = await self._fetch(source, chunk, length, 0, 0, buffer)
+    # --- one source -------------------------------------------------------------------------------------
+
+    async def _pull(self, task: _Task, source: _Source) -> None:
+        """Get what is missing from one source, as far as it has it. Raises its errors."""
         try:
-            await self._volumes.delete(chunk)
-            blocks = position = 0
-            while True:
-                async with self._turns.step():
-                    position = await self._volumes.append_records(chunk, position, records, data)
-                blocks += len(records)
-                await self._bandwidth.take(len(data))
-                if position >= length:
-                    break
-                records, data = await self._fetch(source, chunk, length, blocks, position, buffer)
+            await self._pull_missing(task, source)
+        except errors.ChunkConflict as conflict:
+            if source.node in task.begun_anew:
+                raise
+            task.begun_anew.add(source.node)
+            await self._give_up(task, source, conflict)
+            await self._pull_missing(task, source)
+
+    async def _give_up(self, task: _Task, source: _Source, conflict: errors.ChunkConflict) -> None:
+        """What is here does not go together with what the source has."""
+        log.error("a copy has other blocks than its source", chunk=task.chunk, source=source.node, error=str(conflict))
+        if task.was_here:
+            await self._volumes.set_aside(task.chunk, f"it has other blocks than the copy on {source.node}: {conflict}")
+            task.was_here = False
+        else:
+            await self._volumes.delete(task.chunk)
+
+    async def _pull_missing(self, task: _Task, source: _Source) -> None:
+        here = await self._volumes.holding(task.chunk)
+        error: errors.DfsError | None = None
+        for number, record in here.damaged:
+            try:
+                await self._mend(task, source, number, record)
+            except (errors.Corrupt, errors.ChunkNotFound) as failure:  # this source has not got this one
+                error = failure
+        if error is not None:
+            raise error
+        blocks, position = here.blocks, here.length
+        at = position or None  # or its own blocks are followed
+        while position < task.length:
+            records, data = await self._fetch(task, source, blocks, position, at)
             async with self._turns.step():
-                if await self._volumes.sync([chunk]) != [length]:
-                    raise errors.DiskFailed(f"the copy of chunk {chunk:x} could not be made durable")
-        except BaseException:
-            with trio.CancelScope(shield=True):  # bounded by the disk
-                await self._volumes.delete(chunk)
-            raise
+                position = await self._volumes.append_records(task.chunk, position, records, data)
+            at = None
+            blocks += len(records)
+            await self._bandwidth.take(len(data))
+
+    async def _mend(self, task: _Task, source: _Source, number: int, record: Record) -> None:
+        """Have a damaged block as the source has it, which may have been told to free it by now."""
+        packed, data = await self._read_blocks(task, source, number, 1, record.length, record.start)
+        (theirs,) = unpack_records(packed, record.start) or [record._replace(length=0)]
+        if (theirs.length, theirs.crc) != (record.length, record.crc):
+            raise errors.ChunkConflict(f"block {number} of chunk {task.chunk:x} is another one on {source.node}")
+        async with self._turns.step():
+            if theirs.punched:
+                await self._volumes.punch(task.chunk, [(record.start, record.length)])
+            else:
+                await self._volumes.mend(task.chunk, record, _bytes_of([theirs], data))
+        log.info("a damaged block was mended", chunk=task.chunk, block=number, source=source.node)
+        await self._bandwidth.take(record.length)
 
     async def _fetch(
-        self, source: _Source, chunk: ChunkId, length: int, blocks: int, position: int, buffer: memoryview
+        self, task: _Task, source: _Source, blocks: int, position: int, at: int | None
     ) -> tuple[list[Record], memoryview]:
-        """What follows the first `blocks` blocks, which are `position` bytes; `buffer` has the bytes."""
-        packed, data = await self._read_blocks(source, chunk, blocks, buffer, length - position)
-        records = _up_to(unpack_records(packed, position), length)
+        """What follows the first `blocks` blocks, which are `position` bytes."""
+        missing = task.length - position
+        packed, data = await self._read_blocks(task, source, blocks, _BLOCKS_AT_ONCE, missing, at)
+        records = _up_to(unpack_records(packed, position), task.length)
         if not records:
-            raise errors.ChunkNotFound(f"DataNode {source.node} has {position} of {length} bytes of chunk {chunk:x}")
-        size = sum(record.length for record in records if not record.punched)
-        return records, (data if data is not None else memoryview(b""))[:size]
+            what = f"DataNode {source.node} has {position} of {task.length} bytes of chunk {task.chunk:x}"
+            raise errors.ChunkNotFound(what)
+        return records, _bytes_of(records, data)
 
     async def _read_blocks(
-        self, source: _Source, chunk: ChunkId, first: int, buffer: memoryview, missing: int
+        self, task: _Task, source: _Source, first: int, count: int, missing: int, at: int | None
     ) -> tuple[Any, memoryview | None]:
         """Ask for blocks, and again while the source has other copies to serve. Raises its error, Busy in the end.
 
-        `missing` bytes of the chunk are still to come, with this answer or others.
+        `missing` bytes are still to come, with this answer or others. `at` is where the first block is to begin, None
+        where that is sure.
         """
         give_up_at = trio.current_time() + limits.COPY_BUSY_MAX_S
-        timeout_s = limits.COPY_ANSWER_MAX_S + min(missing, len(buffer)) / limits.COPY_SLOWEST_BYTES_PER_S
+        timeout_s = limits.COPY_ANSWER_MAX_S + min(missing, len(task.buffer)) / limits.COPY_SLOWEST_BYTES_PER_S
+        begins = () if at is None else (at,)
         while True:
             try:
                 return await self._pool.call_with_data(
-                    *(source.address, datanode_object(source.node), "read_blocks", chunk, first, _BLOCKS_AT_ONCE),
-                    into=buffer,
+                    *(source.address, datanode_object(source.node), "read_blocks", task.chunk, first, count, *begins),
+                    into=task.buffer,
                     timeout_s=timeout_s,
                 )
             except errors.Busy:
@@ -151,3 +226,9 @@ class Copier:
 def _up_to(records: Sequence[Record], length: int) -> list[Record]:
     """Those that belong to the first `length` bytes: commits end where appends did, so no block crosses it."""
     return [record for record in records if record.start + record.length <= length]
+
+
+def _bytes_of(records: Sequence[Record], data: memoryview | None) -> memoryview:
+    """What of an answer's data belongs to these records."""
+    size = sum(record.length for record in records if not record.punched)
+    return (data if data is not None else memoryview(b""))[:size]

@@ -68,6 +68,10 @@ class File(Protocol):
         """What the file takes on the disk: holes take nothing."""
         ...
 
+    def inode(self) -> int:
+        """Which file it is, of all that are open on the disk: another one may have its name by now."""
+        ...
+
     def lend(self) -> int:
         """A descriptor of the file, for reading only, to give away. Raises EOPNOTSUPP where there is no such thing."""
         ...
@@ -207,6 +211,9 @@ class RealFile:
 
     def allocated_bytes(self) -> int:
         return os.fstat(self._fd).st_blocks * _STAT_BLOCK_BYTES
+
+    def inode(self) -> int:
+        return os.fstat(self._fd).st_ino
 
     def lend(self) -> int:
         return os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)

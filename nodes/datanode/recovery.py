@@ -17,12 +17,13 @@ from typing import Final
 
 from dfs import errors
 from dfs.types import ChunkId, ClusterId
-from nodes.datanode import chunkfiles
+from nodes.datanode import chunkfiles, damage
 from nodes.datanode import index as formats
+from nodes.datanode.damage import Damages
 from nodes.datanode.disk import Disk, File
 from nodes.datanode.index import BlockIndex, Mark
 
-_NAME: Final = re.compile(r"([0-9a-f]{16})(\.idx)?")
+_NAME: Final = re.compile(r"([0-9a-f]{16})(\.idx|\.bad|\.bad\.new)?")
 _NOTHING: Final = Mark(0, 0, 0)
 
 
@@ -30,13 +31,14 @@ _NOTHING: Final = Mark(0, 0, 0)
 class Found:
     """What a directory holds.
 
-    The bytes of each chunk, how many of them take no space as they were punched, chunks with bytes not yet synced, and
-    (chunk, what is wrong).
+    The bytes of each chunk, how many of them take no space as they were punched, chunks with bytes not yet synced,
+    those with damaged blocks, and (chunk, what is wrong) of those that are of no use.
     """
 
     lengths: dict[ChunkId, int] = dataclasses.field(default_factory=dict)
     punched: dict[ChunkId, int] = dataclasses.field(default_factory=dict)
     unsynced: list[ChunkId] = dataclasses.field(default_factory=list)
+    damages: Damages = dataclasses.field(default_factory=Damages)
     damaged: list[tuple[ChunkId, str]] = dataclasses.field(default_factory=list)
 
 
@@ -48,6 +50,9 @@ def scan(disk: Disk, cluster: ClusterId | None, clean: bool) -> Found:
     found = Found()
     for chunk, names in _names(disk):
         try:
+            if not names & {"", ".idx"}:  # a deletion was cut short
+                chunkfiles.remove(disk, chunk)
+                continue
             length = _clean_length(disk, chunk, names) if clean else 0
             durable = length
             if not length:
@@ -65,11 +70,22 @@ def scan(disk: Disk, cluster: ClusterId | None, clean: bool) -> Found:
             found.punched[chunk] = missing
         if durable < length:
             found.unsynced.append(chunk)
+        if length and ".bad" in names:
+            _load_damage(disk, chunk, length, found.damages)
     return found
 
 
+def _load_damage(disk: Disk, chunk: ChunkId, length: int, damages: Damages) -> None:
+    """Of blocks that are still there: what was not synced may be gone."""
+    blocks = damage.load(disk, chunk)
+    if found := {start: reason for start, reason in blocks.items() if start < length}:
+        damages.note(chunk, found)
+    else:
+        damage.save(disk, chunk, {})
+
+
 def _names(disk: Disk) -> Iterator[tuple[ChunkId, set[str]]]:
-    """Each chunk with the suffixes ("" for the data, ".idx") of the files that it has. Other files are let alone."""
+    """Each chunk with the suffixes ("" for the data, ".idx", ...) of the files that it has. Others are let alone."""
     for directory in disk.list_dir(chunkfiles.CHUNKS):
         seen: dict[ChunkId, set[str]] = {}
         for name in disk.list_dir(f"{chunkfiles.CHUNKS}/{directory}"):
@@ -81,7 +97,7 @@ def _names(disk: Disk) -> Iterator[tuple[ChunkId, set[str]]]:
 
 def _clean_length(disk: Disk, chunk: ChunkId, names: set[str]) -> int:
     """The bytes of a chunk of a directory that was closed cleanly; 0 where it must be looked into."""
-    if len(names) < 2:
+    if not names >= {"", ".idx"}:
         return 0
     records_bytes = disk.size(chunkfiles.index_path(chunk)) - formats.RECORDS_OFFSET
     whole = records_bytes > 0 and records_bytes % formats.RECORD_BYTES == 0

@@ -7,16 +7,17 @@ without rests.
 
 What a pass looks at: first the directory itself (identity.json and the other small files, names that should not be
 there), then each chunk: that its files are where they belong, whole, as long as they should be, with the records that
-were written, and every block that was not punched, read from the disk and not from the page cache. A damaged chunk goes
-to quarantine and into the next heartbeat (`ChunkStore.verify` does that), and the NameNode has it replaced. A small
-file that is damaged is written anew; names of others are only told, never touched. What is wrong with one thing never
+were written, and every block that was not punched, read from the disk and not from the page cache. What is damaged goes
+into the next heartbeat (`ChunkStore.verify` sees to that), and the NameNode has it mended or replaced. A small file
+that is damaged is written anew; names of others are only told, never touched. What is wrong with one thing never
 stops the sweep.
 
 Progress is in DIR/scrub.json (see nodes.datanode.statefile), written every SCRUB_SAVE_PERIOD_S and at the end of a
 pass:
 
     {"format": 1, "next": the first chunk not yet read, "started_ns": ..., "last_finished_ns": ..., "chunks": ...,
-     "bytes": read in this pass, "found": damage in this pass, "findings": [sentence, ...],
+     "bytes": read in this pass, "found": damage in this pass, "again": how much of it the last whole pass had found,
+     "findings": [sentence, ...],
      "last_found": damage in the last whole pass, "last_findings": [sentence, ...],
      "last_chunks", "last_bytes": what that pass read}
 
@@ -49,7 +50,7 @@ log = structlog.get_logger(__name__)
 PATH: Final = "scrub.json"
 _FORMAT: Final = 1
 _CHUNK_DIRECTORY: Final = re.compile(r"[0-9a-f]{2}")
-_CHUNK_FILE: Final = re.compile(r"([0-9a-f]{14}([0-9a-f]{2}))(\.idx)?")
+_CHUNK_FILE: Final = re.compile(r"([0-9a-f]{14}([0-9a-f]{2}))(\.idx|\.bad|\.bad\.new)?")
 _STATE_FILES: Final = (identity.PATH, PATH, obeyed.PATH, CLEAN)
 _OURS: Final = {
     *(chunkfiles.CHUNKS, chunkfiles.QUARANTINE, LOCK, NEW_DISK, *_STATE_FILES),
@@ -69,6 +70,7 @@ class _Pass:
     chunks: int = 0
     bytes: int = 0
     found: int = 0
+    again: int = 0
     findings: list[str] = dataclasses.field(default_factory=list)
     last_found: int = 0
     last_findings: list[str] = dataclasses.field(default_factory=list)
@@ -92,7 +94,7 @@ class _Pass:
         self.next, self.last_finished_ns = 0, now_ns
         self.last_found, self.last_findings = self.found, self.findings
         self.last_chunks, self.last_bytes = self.chunks, self.bytes
-        self.found, self.findings = 0, []
+        self.found, self.again, self.findings = 0, 0, []
 
 
 class Scrub:
@@ -128,12 +130,13 @@ class Scrub:
         """How far this pass is, all directories together.
 
         {running (a pass without rests is wanted or under way), started_ns, chunks_done, chunks_total, bytes_done,
-        bytes_total, found (damage, in the last whole pass and in this one), last_finished_ns (0: never, of some
+        bytes_total, found (damage, in the last whole pass or in this one), last_finished_ns (0: never, of some
         directory), last_chunks, last_bytes, last_found (of the last whole pass), findings (sentences about both)}.
         """
         stores = [store for store in self._volumes.stores if store.failed is None]
         passes = [self._passes.get(store.disk.name, _Pass()) for store in stores]
         done, read = sum(each.chunks for each in passes), sum(each.bytes for each in passes)
+        findings = [finding for each in passes for finding in (*each.last_findings, *each.findings)]
         return {
             "running": any(self._wanted[store.disk.name].is_set() for store in stores),
             "started_ns": min((each.started_ns for each in passes), default=0),
@@ -141,14 +144,12 @@ class Scrub:
             "chunks_total": max(done, sum(len(store.chunks) for store in stores)),
             "bytes_done": read,
             "bytes_total": max(read, sum(store.used_bytes for store in stores)),
-            "found": sum(each.last_found + each.found for each in passes),
+            "found": sum(each.last_found + each.found - each.again for each in passes),
             "last_finished_ns": min((each.last_finished_ns for each in passes), default=0),
             "last_chunks": sum(each.last_chunks for each in passes),
             "last_bytes": sum(each.last_bytes for each in passes),
             "last_found": sum(each.last_found for each in passes),
-            "findings": [finding for each in passes for finding in (*each.last_findings, *each.findings)][
-                : limits.SCRUB_FINDINGS_MAX
-            ],
+            "findings": list(dict.fromkeys(findings))[: limits.SCRUB_FINDINGS_MAX],
         }
 
     # --- going round
@@ -217,9 +218,11 @@ class Scrub:
 
     def _find(self, store: ChunkStore, progress: _Pass, what: str, is_damage: bool = True) -> None:
         log.error("scrub found damage" if is_damage else "scrub found a strange file", at=store.disk.name, what=what)
+        finding = f"{store.disk.name}: {what}"
         progress.found += is_damage
+        progress.again += is_damage and finding in progress.last_findings
         if len(progress.findings) < limits.SCRUB_FINDINGS_MAX:
-            progress.findings.append(f"{store.disk.name}: {what}")
+            progress.findings.append(finding)
 
     # --- a chunk
 

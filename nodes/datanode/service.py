@@ -191,18 +191,18 @@ class DataNode:
         return list(index.columns())
 
     @expose
-    async def read_blocks(self, chunk: Any, first: Any, count: Any) -> WithData:
+    async def read_blocks(self, chunk: Any, first: Any, count: Any, at: Any = None) -> WithData:
         """Whole blocks from number `first` on, at most `count` and as many as fit one read, for a copy elsewhere.
 
         Their records as in the index; the data of those that are not punched. Raises Busy if there are more copies to
-        serve than the bandwidth for them, or users, allow.
+        serve than the bandwidth for them, or users, allow; ChunkConflict unless block `first` begins `at` (None: it
+        does).
         """
         wanted = _number(count, "a number of blocks")
         give_up_at = trio.current_time() + limits.COPY_WAIT_MAX_S
         async with self._turns.step(limits.COPY_WAIT_MAX_S):
-            records, buffers = await self._volumes.read_records(
-                _chunk(chunk), _number(first, "a block's number"), wanted
-            )
+            place = _number(first, "a block's number"), wanted, None if at is None else _number(at, "an offset")
+            records, buffers = await self._volumes.read_records(_chunk(chunk), *place)
         left_s = max(0.0, give_up_at - trio.current_time())
         await self._bandwidth.take(sum(len(buffer) for buffer in buffers), left_s)
         return WithData(pack_records(records), buffers)

@@ -2,23 +2,25 @@
 
     DIR/chunks/XX/CHUNK        the bytes (CHUNK: 16 hexadecimal digits, XX: the last two)
     DIR/chunks/XX/CHUNK.idx    their checksums and what of them is synced, see nodes.datanode.index
-    DIR/quarantine/CHUNK.N     what failed its check, with its .idx, and a .txt that says why and when
+    DIR/chunks/XX/CHUNK.bad    which blocks are damaged, where any are, see nodes.datanode.damage
+    DIR/quarantine/CHUNK.N     a chunk that is of no use, with its .idx, and a .txt that says why and when
     DIR/clean                  everything was synced at the last stop; removed at the next start. How many chunks there
                                were, see nodes.datanode.statefile: a file that is damaged or wrong counts as none
 
 Every chunk has two locks, always taken in this order. `syncing` is held by what writes sync marks (sync, cut, punch),
 `lock` by what changes the bytes and the index in memory. So appends go on while the disk syncs, and syncs that wait for
 one another find their bytes synced already. Readers take neither: committed bytes do not change. A block that fails its
-check is read once more under `lock`, since a cut or a punch may have come between; if it fails again, the chunk goes to
-quarantine.
+check is read once more under `lock`, since a cut or a punch may have come between; if it fails again, it is damaged: it
+is read for nobody until it is mended, and the chunk takes no more bytes. The other blocks are served as ever. Where the
+files themselves are not what they should be (the index, their lengths, their places), the chunk goes to quarantine.
 
 Files stay open, the least recently used are closed first; one that somebody uses is never closed under them, and none
 before its bytes are synced: the kernel tells of bytes that it could not write by a file that was open then.
 
 A write error takes the directory out of service: `failed` says why, every later change raises DiskFailed, reads are
 still tried. After an error of fsync nobody knows what the disk holds, so nothing is retried. So does a file system that
-became read-only, so do files that may not be opened, and READ_ERRORS_MAX chunks that could not be read; the first ones
-only go to quarantine. A directory without space is not failed: it takes no more bytes until some are free, and serves
+became read-only, so do files that may not be opened, and READ_ERRORS_MAX chunks that could not be read: the first ones
+are only damaged. A directory without space is not failed: it takes no more bytes until some are free, and serves
 what it has. Nor is one whose files cannot be opened as the machine is short of descriptors or memory: that is Busy.
 
 A disk that hangs keeps its threads, which nobody can stop: so each directory has threads of its own. That it hangs is
@@ -41,7 +43,6 @@ from contextlib import asynccontextmanager, suppress
 from typing import Final, NamedTuple, NoReturn, TypeVar, TypeVarTuple
 
 import trio
-from crc32c import crc32c
 from sortedcontainers import SortedDict
 
 from dfs import errors, limits
@@ -49,8 +50,9 @@ from dfs.checksum import Block, Buffer
 from dfs.runtime import Runtime
 from dfs.tasks import open_nursery
 from dfs.types import ChunkId, ClusterId
-from nodes.datanode import chunkfiles, recovery, statefile
+from nodes.datanode import chunkfiles, damage, reading, recovery, statefile
 from nodes.datanode.chunkfiles import ChunkFiles, chunk_name
+from nodes.datanode.damage import Damages
 from nodes.datanode.disk import Disk, File
 from nodes.datanode.index import BlockIndex, Record, records_of
 
@@ -60,6 +62,17 @@ Ts = TypeVarTuple("Ts")
 CLEAN: Final = "clean"
 _CLEAN_FORMAT: Final = 1
 _FORBIDDEN: Final = (errno.EACCES, errno.EPERM)
+
+
+class Holding(NamedTuple):
+    """What there is of a chunk: so many blocks, which are `length` bytes, and those of them that are damaged.
+
+    These are (number of the block, its record).
+    """
+
+    blocks: int
+    length: int
+    damaged: list[tuple[int, Record]]
 
 
 async def _at_once(_bytes: int) -> None:
@@ -105,6 +118,8 @@ class ChunkStore:
         self._punched: dict[ChunkId, int] = {}  # bytes of chunks that take no space, of those that have any
         self._changed: dict[ChunkId, float] = {}  # when chunks last changed, oldest first, for SETTLED_AFTER_S
         self._corrupt: list[tuple[ChunkId, str]] = []
+        self._damages = Damages()
+        self._newly_damaged: set[ChunkId] = set()
         self._read_errors = 0
         self._free_bytes = 0
         self._free_believed_until = float("-inf")
@@ -146,6 +161,7 @@ class ChunkStore:
         self._punched = found.punched
         self.used_bytes = sum(found.lengths.values()) - sum(found.punched.values())
         self._unsynced = dict.fromkeys(found.unsynced, float("-inf"))
+        self._damages = found.damages
 
     def _take_clean(self) -> int | None:
         """How many chunks there were at a clean stop; None if the last one was none. The word of it is gone then."""
@@ -174,7 +190,8 @@ class ChunkStore:
         """Append `data`, cut and summed as `blocks`, where the chunk ends; offset 0 creates it. Returns its length.
 
         What is there already is not appended again. Raises Corrupt (data and sums differ), ChunkNotFound,
-        ChunkConflict, ChunkFull, NoSpace, DiskFailed; the chunk is then as before. Not durable before `sync`.
+        ChunkConflict, ChunkFull, NoSpace, DiskFailed; the chunk is then as before. Corrupt also if it has damaged
+        blocks: it takes no more. Not durable before `sync`.
         """
         return await self.append_records(chunk, offset, records_of(blocks, offset), data)
 
@@ -194,6 +211,8 @@ class ChunkStore:
 
     def _check_append(self, replica: _Replica, offset: int, records: Sequence[Record]) -> None:
         name, index = chunk_name(replica.chunk), replica.index
+        if replica.chunk in self._damages:
+            raise self._damaged_error(replica.chunk)
         if offset != index.length:
             raise errors.ChunkConflict(f"chunk {name} has {index.length} bytes: these do not continue it at {offset}")
         length = chunkfiles.total_length(records)
@@ -236,14 +255,14 @@ class ChunkStore:
         """The `length` (1 or more) bytes from `offset`, verified, with checksums of the pieces that make them up.
 
         Raises ChunkNotFound (also for bytes that were punched), InvalidArgument for bytes beyond the end, Corrupt if
-        the replica is damaged: it is then in quarantine.
+        any of their blocks is damaged, or all of the replica, which is then in quarantine.
         """
         async with self._using(chunk) as replica:
             view = None
             while view is None:
                 records = self._records_for(replica, offset, length)
                 view = await self._verified(replica, records)
-        return _pieces(records, view, offset, length)
+        return reading.pieces(records, view, offset, length)
 
     def _records_for(self, replica: _Replica, offset: int, length: int) -> list[Record]:
         index, name = replica.index, chunk_name(replica.chunk)
@@ -257,36 +276,76 @@ class ChunkStore:
         records = list(index.records(numbers.start, numbers.stop))
         if any(record.punched for record in records):
             raise errors.ChunkNotFound(f"chunk {name}: some of the {length} bytes from {offset} were freed")
+        if self._damages.among(replica.chunk, records):
+            raise self._damaged_error(replica.chunk)
         return records
 
     async def _verified(self, replica: _Replica, records: Sequence[Record]) -> memoryview | None:
         """The bytes of these blocks, which are neighbours; None if the chunk was changed while they were read.
 
-        Raises Corrupt, with the chunk in quarantine, if they are not what was written.
+        Raises Corrupt if they are not what was written: which are not is known from now on.
         """
         assert replica.files is not None
         view = memoryview(bytearray(chunkfiles.total_length(records)))
-        if _read_nowait(replica.files.data, view, records):
+        if reading.read_nowait(replica.files.data, view, records):
             return view
         return await self._read_verified(replica, replica.files.data, view, records)
 
     async def _read_verified(
         self, replica: _Replica, data: File, view: memoryview, records: Sequence[Record]
     ) -> memoryview | None:
-        """As `_verified`, from the disk if it must be, and from a file `data` of the chunk."""
-        if await self.run_blocking(_fault, data, view, records) is None:
+        """As `_verified`, from the disk if it must be, and from a file `data` of the chunk.
+
+        Blocks that were damaged and are not any more are read as all others from now on.
+        """
+        chunk = replica.chunk
+        if not await self.run_blocking(reading.faults, data, view, records) and not self._damages.among(chunk, records):
             return view
         async with replica.lock:
-            if replica.gone or not _unchanged(replica.index, records):
+            if replica.gone or not reading.unchanged(replica.index, records):
                 return None
-            fault = await self.run_blocking(_fault, data, view, records)
-            if fault is None:
-                return view
+            faults = await self.run_blocking(reading.faults, data, view, records)
+            await self._settle_damage(replica, records, faults)
+        if faults:
+            raise self._damaged_error(chunk)
+        return view
+
+    async def _settle_damage(
+        self, replica: _Replica, records: Sequence[Record], faults: Sequence[reading.Fault]
+    ) -> None:
+        """These of the blocks, which were just read, are damaged, and the others are not. The lock is held.
+
+        Raises Corrupt if the chunk is in quarantine now; Busy or DiskFailed, where a fault says nothing about it.
+        """
+        chunk = replica.chunk
+        for fault in faults:
             if fault.error is not None and not chunkfiles.is_damage(fault.error):
                 raise self.explained(fault.error, full_is_fatal=True) from fault.error
-            await self._quarantine(replica, fault.reason)
-            self._note_read_error(fault.error)
-        raise self._corrupt_error(replica.chunk, fault.reason)
+            if fault.start is None:
+                await self._quarantine(replica, fault.reason)
+                raise self._corrupt_error(chunk, fault.reason)
+        bad = {fault.start: fault for fault in faults if fault.start is not None}
+        if any(start not in self._damages.of(chunk) for start in bad):
+            is_first = chunk not in self._damages
+            self._damages.note(chunk, {start: fault.reason for start, fault in bad.items()})
+            self._newly_damaged.add(chunk)
+            await self._save_damage(chunk)
+            if is_first:  # of several blocks of one chunk the disk may have lost one place
+                self._note_read_error(next((fault.error for fault in faults if fault.error is not None), None))
+        await self._clear_damage(chunk, [each.start for each in records if each.start not in bad])
+
+    async def _clear_damage(self, chunk: ChunkId, whole: Sequence[int]) -> None:
+        """These blocks are not damaged, or nobody needs them any more. The lock is held."""
+        before = self._damages.of(chunk)
+        if any(start in before for start in whole):
+            self._damages.clear(chunk, whole)
+            await self._save_damage(chunk)
+
+    async def _save_damage(self, chunk: ChunkId) -> None:
+        """What cannot be written down is known until a restart, as long as the directory is in use at all."""
+        if self.failed is None:
+            with suppress(errors.NoSpace, errors.Busy, errors.DiskFailed):
+                await self.on_disk(damage.save, self.disk, chunk, self._damages.of(chunk))
 
     async def lend(self, chunk: ChunkId) -> tuple[BlockIndex, int]:
         """For who reads the chunk himself: its blocks, and a descriptor of its bytes, which the caller closes.
@@ -303,15 +362,30 @@ class ChunkStore:
                     raise self._short(error) from error
                 raise errors.NotSupported(f"{self.disk.name}: its files cannot be lent: {error.strerror}") from error
 
-    async def read_records(self, chunk: ChunkId, first: int, count: int) -> tuple[list[Record], list[Buffer]]:
+    async def read_records(
+        self, chunk: ChunkId, first: int, count: int, at: int | None = None
+    ) -> tuple[list[Record], list[Buffer]]:
         """Up to `count` blocks from number `first` on, for a copy of the chunk, and the bytes of those not punched.
 
-        At least one block, no more than READ_MAX_BYTES of bytes, none at the end of the chunk. Raises as `read`.
+        At least one block, no more than READ_MAX_BYTES of bytes, none at the end of the chunk, none from the first
+        damaged one on. Raises as `read`, and ChunkConflict unless block `first` begins `at` (None: wherever it does).
         """
         async with self._using(chunk) as replica:
             while not replica.gone:
-                records = _up_to_bytes(replica.index, first, count)
-                buffers = await self._verified_runs(replica, records)
+                records = reading.up_to_bytes(replica.index, first, count)
+                begins = records[0].start if records else replica.index.length
+                if at is not None and at != begins:
+                    raise errors.ChunkConflict(f"chunk {chunk_name(chunk)}: block {first} begins at {begins}, not {at}")
+                if bad := self._damages.among(chunk, records):
+                    records = records[: records.index(bad[0])]
+                    if not records:
+                        raise self._damaged_error(chunk)
+                try:
+                    buffers = await self._verified_runs(replica, records)
+                except errors.Corrupt:
+                    if replica.gone:
+                        raise
+                    continue  # which of them are damaged is known now
                 if buffers is not None:
                     return records, buffers
         raise self._not_found(chunk)
@@ -330,24 +404,26 @@ class ChunkStore:
         """Check the chunk's files as a restart would find them, and read every block from the disk.
 
         `pace` is awaited with the number of bytes before they are read. Returns how many blocks were called punched and
-        had not been: they are restored. Raises Corrupt if anything is damaged or
-        missing (the chunk is in quarantine), ChunkNotFound.
+        had not been: they are restored. Raises Corrupt if anything is damaged or missing, when all blocks were read or
+        the chunk is in quarantine; ChunkNotFound.
         """
         async with self._using(chunk) as replica:
             await self._inspect(replica)
             data = await self.on_disk(self._open_data, chunk)
             try:
-                return await self._verify_blocks(replica, data, pace)
+                restored = await self._verify_blocks(replica, data, pace)
             finally:
                 data.close()
+            if chunk in self._damages and not replica.gone:
+                raise self._damaged_error(chunk)
+            return restored
 
     async def _inspect(self, replica: _Replica) -> None:
         async with replica.syncing, replica.lock:
             if replica.gone or replica.files is None:
                 raise self._not_found(replica.chunk)
-            parts = self.disk, self.cluster, replica.chunk, replica.index, replica.files.mark
             try:
-                await self.run_blocking(chunkfiles.inspect, *parts)
+                await self.run_blocking(replica.files.inspect, self.cluster, replica.index)
             except errors.DiskFailed:
                 raise
             except OSError as error:
@@ -361,7 +437,7 @@ class ChunkStore:
 
     async def _verify_blocks(self, replica: _Replica, data: File, pace: Callable[[int], Awaitable[None]]) -> int:
         number = restored = 0
-        while not replica.gone and (records := _up_to_bytes(replica.index, number, limits.CHUNK_MAX_BLOCKS)):
+        while not replica.gone and (records := reading.up_to_bytes(replica.index, number, limits.CHUNK_MAX_BLOCKS)):
             for run in chunkfiles.runs(records):
                 if run[0].punched:
                     restored += await self._restore_wrongly_punched(replica, data, run)
@@ -369,12 +445,25 @@ class ChunkStore:
                 length = chunkfiles.total_length(run)
                 await pace(length)
                 data.drop_cached(run[0].start, length)
-                if await self._read_verified(replica, data, memoryview(bytearray(length)), run) is None:
+                if not await self._settle(replica, data, run):
                     break  # the chunk was changed meanwhile: these are looked at anew
                 data.drop_cached(run[0].start, length)
             else:
                 number += len(records)
         return restored
+
+    async def _settle(self, replica: _Replica, data: File, run: Sequence[Record]) -> bool:
+        """Read blocks, and know then which are damaged; False if the chunk was changed meanwhile.
+
+        Raises Corrupt if it went to quarantine.
+        """
+        try:
+            view = memoryview(bytearray(chunkfiles.total_length(run)))
+            return await self._read_verified(replica, data, view, run) is not None
+        except errors.Corrupt:
+            if replica.gone:
+                raise
+            return True
 
     async def _restore_wrongly_punched(self, replica: _Replica, data: File, run: Sequence[Record]) -> int:
         """Blocks that are called punched and whose bytes are there and right: their records were damaged.
@@ -382,7 +471,7 @@ class ChunkStore:
         Or the power went before the bytes did. To have them back harms in neither case.
         """
         restored = 0
-        for number in await self.run_blocking(_whole_ones, data, run):
+        for number in await self.run_blocking(reading.whole_ones, data, run):
             record = run[number]
             async with replica.syncing, replica.lock:
                 if replica.gone or replica.files is None or not replica.index.matches(record.start, [record]):
@@ -399,7 +488,7 @@ class ChunkStore:
     async def sync(self, chunks: Sequence[ChunkId]) -> list[int]:
         """Put on the disk what was appended before this call. Returns each chunk's durable length, -1 if not here.
 
-        Raises DiskFailed.
+        What a damaged block holds, and what comes after it, does not count. Raises DiskFailed.
         """
         self._check_usable()
         if len(chunks) == 1:  # as after each write of a log
@@ -423,7 +512,9 @@ class ChunkStore:
                     async with replica.syncing:
                         if not _is_synced(replica, target):
                             await self._sync_replica(replica)
-                return -1 if replica.gone or replica.files is None else replica.files.mark.length
+                if replica.gone or replica.files is None:
+                    return -1
+                return self._damages.intact(chunk, replica.files.mark.length)
         except (errors.ChunkNotFound, errors.Corrupt):
             self._unsynced.pop(chunk, None)
             return -1
@@ -474,8 +565,8 @@ class ChunkStore:
     async def cut(self, chunk: ChunkId, length: int) -> None:
         """Shorten the chunk to `length`, durably; to 0 deletes it.
 
-        Raises ChunkNotFound, InvalidArgument if it is shorter, Corrupt if a block that had to be summed anew was
-        damaged (the chunk is in quarantine), DiskFailed.
+        A block that would have to be summed anew and is damaged stays whole. Raises ChunkNotFound, InvalidArgument if
+        it is shorter, DiskFailed.
         """
         if length == 0:
             await self.delete(chunk)
@@ -496,14 +587,19 @@ class ChunkStore:
         try:
             partial = await self.on_disk(replica.files.cut, replica.index, length, full_is_fatal=True)
         except errors.Corrupt as error:
-            await self._quarantine(replica, error.message)
-            raise self._corrupt_error(replica.chunk, error.message) from None
+            last = replica.index.record(replica.index.blocks_in(length))
+            await self._settle_damage(replica, [last], [reading.Fault(error.message, last.start)])
+            length, partial = last.start + last.length, []
+            if length == replica.index.length:
+                return
+            await self.on_disk(replica.files.cut, replica.index, length, full_is_fatal=True)
         gone = replica.index.punched_bytes(length)
         self._note_punched(replica.chunk, -gone)
         replica.index.cut(partial[0].start if partial else length)
         replica.index.append(partial)
         self._set_length(replica)
         self._note_synced(replica, began)
+        await self._clear_damage(replica.chunk, [start for start in self._damages.of(replica.chunk) if start >= length])
 
     async def punch(self, chunk: ChunkId, ranges: Sequence[tuple[int, int]]) -> None:
         """Free the whole blocks inside each (offset, length), durably; the chunk keeps its length.
@@ -516,7 +612,7 @@ class ChunkStore:
         async with self._using(chunk) as replica, replica.syncing, replica.lock:
             if replica.gone or replica.files is None:
                 raise self._not_found(chunk)
-            numbers = _to_punch(replica.index, ranges)
+            numbers = reading.to_punch(replica.index, ranges)
             if not numbers:
                 return
             began = trio.current_time()
@@ -526,8 +622,60 @@ class ChunkStore:
                 self._note_punched(chunk, replica.index.record(number).length)
             self._note_changed(chunk)
             self._note_synced(replica, began)
+            await self._clear_damage(chunk, [replica.index.record(number).start for number in numbers])
+
+    # --- mending
+
+    async def holding(self, chunk: ChunkId) -> Holding:
+        """What there is of a chunk. Raises ChunkNotFound, Corrupt (now in quarantine)."""
+        async with self._using(chunk) as replica:
+            if replica.gone:
+                raise self._not_found(chunk)
+            index = replica.index
+            numbers = [index.blocks_in(start) for start in self._damages.of(chunk)]
+            return Holding(len(index), index.length, [(number, index.record(number)) for number in numbers])
+
+    async def mend(self, chunk: ChunkId, record: Record, content: Buffer) -> None:
+        """Write a damaged block anew, durably: `content` is what it held. Nothing is done if it is whole by now.
+
+        Raises ChunkNotFound, ChunkConflict if there is no such block, Corrupt if `content` does not match its checksum,
+        or if the disk does not give it back, NoSpace, DiskFailed.
+        """
+        self._check_usable()
+        async with self._using(chunk) as replica, replica.syncing, replica.lock:
+            if replica.gone or replica.files is None:
+                raise self._not_found(chunk)
+            if not reading.unchanged(replica.index, [record]):
+                raise errors.ChunkConflict(f"chunk {chunk_name(chunk)} has another block at {record.start}")
+            if record.start in self._damages.of(chunk):
+                await self.on_disk(replica.files.mend, record, content)
+                await self._clear_damage(chunk, [record.start])
+
+    async def set_aside(self, chunk: ChunkId, reason: str) -> None:
+        """Move the chunk to quarantine, if it is here."""
+        async with self._using(chunk, load=False) as replica, replica.syncing, replica.lock:
+            if chunk in self.chunks and not replica.gone:
+                await self._quarantine(replica, reason)
 
     # --- what others want to know
+
+    def intact_length(self, chunk: ChunkId) -> int | None:
+        """Bytes of the chunk before its first damaged block; None if it is not here."""
+        length = self.chunks.get(chunk)
+        return None if length is None else self._damages.intact(chunk, length)
+
+    def take_damaged(self) -> list[tuple[ChunkId, str]]:
+        """Chunks of which more blocks were found damaged since the last call, and what is wrong with each."""
+        taken, self._newly_damaged = self._newly_damaged, set()
+        return [(chunk, self._damages.summary(chunk)) for chunk in sorted(taken) if chunk in self._damages]
+
+    def is_damaged(self, chunk: ChunkId) -> bool:
+        """Whether any of the chunk's blocks is known to be."""
+        return chunk in self._damages
+
+    def damaged_count(self) -> int:
+        """Chunks with damaged blocks."""
+        return len(self._damages)
 
     def is_known(self, chunk: ChunkId) -> bool:
         """Whether the chunk is here, or is just being made or taken away."""
@@ -538,7 +686,7 @@ class ChunkStore:
         return self._changed.get(chunk, float("-inf")) > trio.current_time() - limits.SETTLED_AFTER_S
 
     def take_corrupt(self) -> list[tuple[ChunkId, str]]:
-        """Chunks that went to quarantine since the last call, each with what was wrong."""
+        """Chunks that went to quarantine since the last call, and what was wrong with each."""
         taken, self._corrupt = self._corrupt, []
         return taken
 
@@ -706,6 +854,7 @@ class ChunkStore:
         self._uncount(replica.chunk)
         self._unsynced.pop(replica.chunk, None)
         self._changed.pop(replica.chunk, None)
+        self._damages.forget(replica.chunk)
         if self._open.get(replica.chunk) is replica:
             del self._open[replica.chunk]  # who makes it anew starts afresh; its files close with the last user
 
@@ -718,6 +867,7 @@ class ChunkStore:
         chunkfiles.quarantine(self.disk, chunk, reason, self._runtime.now_ns())
         self._uncount(chunk)
         self._unsynced.pop(chunk, None)
+        self._damages.forget(chunk)
 
     async def _quarantine(self, replica: _Replica, reason: str) -> None:
         """The lock is held. If the files cannot even be moved, the directory has failed."""
@@ -813,99 +963,13 @@ class ChunkStore:
     def _corrupt_error(self, chunk: ChunkId, reason: str) -> errors.Corrupt:
         return errors.Corrupt(f"chunk {chunk_name(chunk)} in {self.disk.name} is damaged and out of use: {reason}")
 
+    def _damaged_error(self, chunk: ChunkId) -> errors.Corrupt:
+        what = self._damages.summary(chunk) if chunk in self._damages else "it was just mended: read it again"
+        return errors.Corrupt(f"chunk {chunk_name(chunk)} in {self.disk.name} is damaged: {what}")
+
 
 def _is_synced(replica: _Replica, target: int) -> bool:
     """Whether `target` bytes, or all there still are, are on the disk."""
     if replica.gone or replica.files is None:
         return True
     return replica.files.mark.length >= min(target, replica.index.length)
-
-
-def _read_nowait(data: File, view: memoryview, records: Sequence[Record]) -> bool:
-    """Whether the blocks were in memory, and whole. What went wrong is for `_fault` to find out."""
-    try:
-        count = data.pread_nowait_into(view, records[0].start)
-    except OSError:
-        return False
-    return count == len(view) and chunkfiles.intact(view, records)
-
-
-class _Fault(NamedTuple):
-    """What is wrong with blocks, and the disk's error if they could not be read."""
-
-    reason: str
-    error: OSError | None = None
-
-
-def _fault(data: File, view: memoryview, records: Sequence[Record]) -> _Fault | None:
-    """Read the blocks. Blocks the thread. Returns what is wrong with them, None if nothing is."""
-    try:
-        count = data.pread_into(view, records[0].start)
-    except OSError as error:
-        end = records[0].start + len(view)
-        return _Fault(f"bytes {records[0].start} to {end} cannot be read: {error.strerror}", error)
-    if count < len(view):
-        return _Fault(f"its data end at {records[0].start + count}")
-    for record in records:
-        start = record.start - records[0].start
-        if not chunkfiles.intact(view[start : start + record.length], [record]):
-            return _Fault(f"bytes {record.start} to {record.start + record.length} do not match their checksum")
-    return None
-
-
-def _whole_ones(data: File, run: Sequence[Record]) -> list[int]:
-    """Positions in `run` of the blocks whose bytes are there, not all zero, and match their checksums. Blocks."""
-    found = []
-    for position, record in enumerate(run):
-        try:
-            content = chunkfiles.read_up_to(data, record.length, record.start)
-        except OSError:
-            continue  # nobody misses what was freed
-        if any(content) and chunkfiles.intact(memoryview(content), [record]):
-            found.append(position)
-    return found
-
-
-def _unchanged(index: BlockIndex, records: Sequence[Record]) -> bool:
-    if not index.matches(records[0].start, records):
-        return False
-    first = index.blocks_in(records[0].start)
-    return not any(record.punched for record in index.records(first, first + len(records)))
-
-
-def _pieces(records: Sequence[Record], view: memoryview, offset: int, length: int) -> tuple[list[Block], list[Buffer]]:
-    """What was asked for, out of the verified blocks in `view`: whole blocks keep their sums, pieces get their own."""
-    base, end = records[0].start, offset + length
-    wanted = view[offset - base : end - base]
-    blocks = []
-    for record in records:
-        start, stop = max(record.start, offset), min(record.start + record.length, end)
-        whole = stop - start == record.length
-        blocks.append(Block(stop - start, record.crc if whole else crc32c(view[start - base : stop - base])))
-    return blocks, [wanted]
-
-
-def _up_to_bytes(index: BlockIndex, first: int, count: int) -> list[Record]:
-    """Blocks from `first` on with no more than READ_MAX_BYTES of bytes among them, and `count` at most."""
-    if first < 0 or count < 1:
-        raise errors.InvalidArgument(f"{count} blocks from number {first} on cannot be read")
-    chosen: list[Record] = []
-    total = 0
-    for record in index.records(first, first + count):
-        total += 0 if record.punched else record.length
-        if total > limits.READ_MAX_BYTES:
-            break
-        chosen.append(record)
-    return chosen
-
-
-def _to_punch(index: BlockIndex, ranges: Sequence[tuple[int, int]]) -> list[int]:
-    """The numbers, in order, of blocks that lie whole in `ranges` (neighbours count as one) and are not punched yet."""
-    merged: list[tuple[int, int]] = []
-    for offset, length in sorted(ranges):
-        if merged and offset <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], offset + length))
-        else:
-            merged.append((offset, offset + length))
-    inside = [number for start, end in merged for number in index.within(start, end - start)]
-    return [number for number in inside if not index.record(number).punched]

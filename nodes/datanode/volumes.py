@@ -5,7 +5,7 @@ chunks count as gone (though reads still try it), so the NameNode has copies mad
 others, and without any goes on saying so. Changes are for what is in service: a chunk that only a failed directory has
 is deleted already, is not found where it is to be cut or punched, and can be made anew in another. Directories on one
 file system share its space, which counts once. The same chunk in two directories (a disk that came back) stays where it
-is longer; the other is set aside.
+is longer without damage; the other is set aside.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import heapq
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import islice
 from typing import Final, NamedTuple, TypeVar, TypeVarTuple
 
@@ -30,7 +30,7 @@ from nodes.datanode.chunkfiles import FULL, chunk_name
 from nodes.datanode.disk import Disk
 from nodes.datanode.identity import Identity
 from nodes.datanode.index import BlockIndex, Record, records_of
-from nodes.datanode.store import ChunkStore
+from nodes.datanode.store import ChunkStore, Holding
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -45,7 +45,7 @@ NEW_DISK: Final = "new-disk"
 class VolumeStatistics(NamedTuple):
     """One directory. Free and capacity are 0 if it failed, and `failed` then says why.
 
-    One that is `full` takes no new chunk until space returns.
+    One that is `full` takes no new chunk until space returns. `damaged` are chunks some blocks of which are.
     """
 
     name: str
@@ -55,6 +55,7 @@ class VolumeStatistics(NamedTuple):
     capacity_bytes: int
     failed: str | None
     full: bool
+    damaged: int
 
 
 class _Placing:
@@ -252,10 +253,10 @@ class Volumes:
             for chunk in list(store.chunks):
                 other = holders.setdefault(chunk, store)
                 if other is not store:
-                    loser = store if store.chunks[chunk] <= other.chunks[chunk] else other
+                    loser = store if _worth(store, chunk) <= _worth(other, chunk) else other
                     holders[chunk] = other if loser is store else store
                     winner = holders[chunk].disk.name
-                    self._attempt(loser, loser.drop_double, chunk, f"a copy that is as long or longer is in {winner}")
+                    self._attempt(loser, loser.drop_double, chunk, f"a copy that is as good or better is in {winner}")
 
     async def close(self, clean: bool = True) -> None:
         """Sync (if `clean`), close and unlock everything. A directory that fails at that is looked through at start."""
@@ -338,8 +339,10 @@ class Volumes:
     async def lend(self, chunk: ChunkId) -> tuple[BlockIndex, int]:
         return await self._holder(chunk).lend(chunk)
 
-    async def read_records(self, chunk: ChunkId, first: int, count: int) -> tuple[list[Record], list[Buffer]]:
-        return await self._holder(chunk).read_records(chunk, first, count)
+    async def read_records(
+        self, chunk: ChunkId, first: int, count: int, at: int | None = None
+    ) -> tuple[list[Record], list[Buffer]]:
+        return await self._holder(chunk).read_records(chunk, first, count, at)
 
     async def verify(self, chunk: ChunkId) -> int:
         return await self._holder(chunk).verify(chunk)
@@ -381,6 +384,21 @@ class Volumes:
     async def punch(self, chunk: ChunkId, ranges: Sequence[tuple[int, int]]) -> None:
         await self._in_service(chunk).punch(chunk, ranges)
 
+    async def holding(self, chunk: ChunkId) -> Holding:
+        """See `ChunkStore.holding`; nothing, of a chunk that is in no directory in service."""
+        try:
+            return await self._in_service(chunk).holding(chunk)
+        except errors.ChunkNotFound:
+            return Holding(0, 0, [])
+
+    async def mend(self, chunk: ChunkId, record: Record, content: Buffer) -> None:
+        await self._in_service(chunk).mend(chunk, record, content)
+
+    async def set_aside(self, chunk: ChunkId, reason: str) -> None:
+        """See `ChunkStore.set_aside`. In a directory that failed it stays."""
+        with suppress(errors.ChunkNotFound):
+            await self._in_service(chunk).set_aside(chunk, reason)
+
     # --- disks that fail while nobody looks
 
     async def look_after(self) -> None:
@@ -415,7 +433,8 @@ class Volumes:
     # --- what the node reports
 
     def list_chunks(self, after: ChunkId, limit: int) -> list[tuple[ChunkId, int, bool]]:
-        """Up to `limit` chunks above `after`, in order: id, length, and whether it is settled (SETTLED_AFTER_S)."""
+        """Up to `limit` chunks above `after`, in order: id, length before the first damaged block, and whether it is
+        settled (SETTLED_AFTER_S)."""
         merged = heapq.merge(*(_above(store, after) for store in self._usable()), key=lambda entry: entry[0])
         return list(islice(merged, limit))
 
@@ -433,6 +452,14 @@ class Volumes:
     def take_corrupt(self) -> list[tuple[ChunkId, str]]:
         """See `ChunkStore.take_corrupt`."""
         return [entry for store in self.stores for entry in store.take_corrupt()]
+
+    def take_damaged(self) -> list[tuple[ChunkId, str]]:
+        """See `ChunkStore.take_damaged`."""
+        return [entry for store in self.stores for entry in store.take_damaged()]
+
+    def is_damaged(self, chunk: ChunkId) -> bool:
+        """Whether a directory in service has the chunk, and any of its blocks is known to be damaged."""
+        return any(store.is_damaged(chunk) for store in self._usable())
 
     def chunk_count(self) -> int:
         return sum(len(store.chunks) for store in self._usable())
@@ -470,6 +497,7 @@ class Volumes:
                 capacity_bytes=store.capacity_bytes(),
                 failed=store.failed,
                 full=store.is_full(),
+                damaged=store.damaged_count(),
             )
             for store in self.stores
         ]
@@ -487,4 +515,9 @@ async def _repeat(store: ChunkStore, period_s: float, work: Callable[[], Awaitab
 
 def _above(store: ChunkStore, after: ChunkId) -> Iterator[tuple[ChunkId, int, bool]]:
     for chunk in store.chunks.irange(after, inclusive=(False, False)):
-        yield chunk, store.chunks[chunk], not store.changed_recently(chunk)
+        yield chunk, store.intact_length(chunk) or 0, not store.changed_recently(chunk)
+
+
+def _worth(store: ChunkStore, chunk: ChunkId) -> tuple[int, int]:
+    """Of two copies the one that goes further without damage is better, and then the longer one."""
+    return store.intact_length(chunk) or 0, store.chunks[chunk]

@@ -23,6 +23,7 @@ from nodes.namenode import arguments
 from nodes.namenode.check import Checker, Finding, files_of
 from nodes.namenode.commands import skip_chunks
 from nodes.namenode.membership import Membership
+from nodes.namenode.repair import takes_orders
 from nodes.namenode.replication import Replication
 from nodes.namenode.store import Database
 
@@ -69,6 +70,8 @@ class Outlook(NamedTuple):
     failures: int = 0
     """Copies of this chunk that failed one after another, and how long the next try waits."""
     retry_in_s: float = 0.0
+    damaged: Collection[NodeId] = ()
+    """Nodes whose copies are not whole: blocks are damaged, or missing at the end."""
 
 
 class Explainer:
@@ -81,12 +84,17 @@ class Explainer:
         self._runtime = runtime
 
     async def explain(self, chunks: Any) -> list[dict[str, Any]]:
-        """What is known of each of `chunks`, as a map: the fields of `Facts`, `copying`, `reasons`."""
+        """What is known of each of `chunks`, as a map: the fields of `Facts`, `copying`, `reasons`, `damaged`."""
         wanted = [arguments.chunk(chunk) for chunk in arguments.array(chunks, "the chunks", limits.EXPLAIN_MAX_CHUNKS)]
         now_ns = self._runtime.now_ns()
         nodes = self._members.by_name()
         return [
-            {**facts._asdict(), "copying": copying, "reasons": reasons(facts, nodes, copying, outlook, now_ns)}
+            {
+                **facts._asdict(),
+                "copying": copying,
+                "reasons": reasons(facts, nodes, copying, outlook, now_ns),
+                "damaged": list(outlook.damaged),
+            }
             for facts, copying, outlook in await self._known(wanted)
         ]
 
@@ -132,6 +140,7 @@ class Explainer:
             {node for node in nodes if self._replication.is_full(node)},
             failures,
             retry_in_s,
+            self._replication.short_on(chunk),
         )
 
 
@@ -184,11 +193,12 @@ def reasons(
         ]
     silent = [node for node in facts.holders if node not in nodes or nodes[node].state != NodeState.UP]
     said = [_silence(node, nodes.get(node), now_ns) for node in silent]
-    live = [node for node in facts.holders if node in nodes and nodes[node].state != NodeState.DEAD]
+    live = _live(facts, nodes)
+    whole = [node for node in live if node not in outlook.damaged]
     leaving = [node for node in live if nodes[node].draining]
-    missing = facts.wanted - (len(live) - len(leaving))
+    missing = facts.wanted - len([node for node in whole if node not in leaving])
     if facts.session:
-        short = f" It has {len(live)} of {facts.wanted} copies, and gets the others then." if missing > 0 else ""
+        short = f" It has {len(whole)} of {facts.wanted} copies, and gets the others then." if missing > 0 else ""
         said.append(f"It is still being written by {facts.client}, and is looked after once that is done.{short}")
         return said
     if not live and facts.length:
@@ -196,12 +206,21 @@ def reasons(
         said.append(f"No copy can be reached: start {away} again; else restore {facts.files}, or delete it.")
         return said
     said += [f"{node} is being emptied: its copy goes when there are enough others." for node in leaving]
-    said += [_copying(each) for each in copying]
+    said += [
+        f"{node} has not all of its blocks, as some are damaged or were lost with its power: only the others are read."
+        for node in live
+        if node not in whole
+    ]
+    said += [_copying(each, outlook) for each in copying]
+    if not whole and facts.length:
+        others = "they are mended from one another as far as that can be" if len(live) > 1 else "there is no other copy"
+        said.append(f"No copy is whole: {others}. `dfs fsck --data` says which bytes are lost.")
+        return said
     coming = [each for each in copying if not each.extra]
     if missing > len(coming):
         said.append(_waiting(facts, nodes, coming, outlook))
     elif missing < 0 and not silent and not any(each.extra for each in copying):
-        said.append(f"It has {len(live)} copies where {facts.wanted} are wanted: the surplus is being dropped.")
+        said.append(f"It has {len(whole)} copies where {facts.wanted} are wanted: the surplus is being dropped.")
     if missing <= 0 and (rack := _only_rack(live, nodes)) is not None:
         said.append(f"All its copies are in rack {rack}: if that fails, they cannot be read until it is back.")
     return said
@@ -210,18 +229,24 @@ def reasons(
 def shortage(
     facts: Facts, nodes: Mapping[NodeId, NodeView], copying: Sequence[Copying], outlook: Outlook
 ) -> Finding | None:
-    """What `dfs fsck` says of a sealed chunk that has live copies, and fewer than it is to have; None of any other."""
-    live = [node for node in facts.holders if node in nodes and nodes[node].state != NodeState.DEAD]
-    if facts.session or not 0 < len(live) < facts.wanted:
+    """What `dfs fsck` says of a sealed chunk that has whole copies, and fewer than it is to have; None of any other."""
+    whole = [node for node in _live(facts, nodes) if node not in outlook.damaged]
+    if facts.session or not 0 < len(whole) < facts.wanted:
         return None
-    what = f"Chunk {facts.chunk:x} ({facts.files}) has {len(live)} of {facts.wanted} copies"
+    what = f"Chunk {facts.chunk:x} ({facts.files}) has {len(whole)} of {facts.wanted} copies"
+    if damaged := [node for node in facts.holders if node in outlook.damaged]:
+        what += f" ({_listed(damaged)}: not all blocks)"
     coming = [each for each in copying if not each.extra]
-    staying = [node for node in live if not nodes[node].draining]
+    staying = [node for node in whole if not nodes[node].draining]
     hindrance = _hindrance(facts, nodes, coming, outlook) if len(staying) + len(coming) < facts.wanted else ""
     if hindrance:
         return Finding("copies-few", what, _clause(hindrance))
-    under_way = _copying(coming[0]) if coming else _waiting(facts, nodes, coming, outlook)
+    under_way = _copying(coming[0], outlook) if coming else _waiting(facts, nodes, coming, outlook)
     return Finding(COPIES_COMING, what, _clause(under_way))
+
+
+def _live(facts: Facts, nodes: Mapping[NodeId, NodeView]) -> list[NodeId]:
+    return [node for node in facts.holders if node in nodes and nodes[node].state != NodeState.DEAD]
 
 
 def _others(count: int, is_on: bool, blocked: int) -> Finding:
@@ -249,10 +274,12 @@ def _silence(node: NodeId, view: NodeView | None, now_ns: int) -> str:
     return f"{node} {since}: its copy counts until the node is taken for dead."
 
 
-def _copying(copy: Copying) -> str:
+def _copying(copy: Copying, outlook: Outlook) -> str:
+    sources, since = " or ".join(copy.sources), _duration(copy.since_s)
+    if copy.target in outlook.damaged:
+        return f"{copy.target} is mending its copy from {sources}, for {since} now."
     why = ", to even out the nodes or racks," if copy.extra else ""
-    since = _duration(copy.since_s)
-    return f"A copy is being made on {copy.target}{why} from {' or '.join(copy.sources)}, for {since} now."
+    return f"A copy is being made on {copy.target}{why} from {sources}, for {since} now."
 
 
 def _hindrance(facts: Facts, nodes: Mapping[NodeId, NodeView], coming: Sequence[Copying], outlook: Outlook) -> str:
@@ -260,6 +287,8 @@ def _hindrance(facts: Facts, nodes: Mapping[NodeId, NodeView], coming: Sequence[
     if not outlook.is_on:
         return "No copy is made: repair is switched off in the NameNode's configuration."
     up = _up_without(facts, nodes, coming)
+    if _mendable(facts, nodes, coming, outlook):
+        return _failing(outlook) if outlook.failures >= _MANY_FAILURES else ""
     if not up:
         return f"No copy can be made: no other DataNode is up; {facts.wanted} are needed, start or add one."
     if not candidates(up, (), facts.length):
@@ -271,7 +300,19 @@ def _hindrance(facts: Facts, nodes: Mapping[NodeId, NodeView], coming: Sequence[
 def _up_without(facts: Facts, nodes: Mapping[NodeId, NodeView], coming: Sequence[Copying]) -> list[NodeView]:
     """Nodes that could take new data, have no copy of the chunk and make none."""
     others = [view for view in nodes.values() if view.node not in {*facts.holders, *(each.target for each in coming)}]
-    return [view for view in others if view.state == NodeState.UP and not view.draining]
+    return [view for view in others if takes_orders(view)]
+
+
+def _mendable(
+    facts: Facts, nodes: Mapping[NodeId, NodeView], coming: Sequence[Copying], outlook: Outlook
+) -> list[NodeId]:
+    """Nodes that could mend the copies that they have."""
+    busy = {each.target for each in coming}
+    return [
+        node
+        for node in facts.holders
+        if node in outlook.damaged and node not in busy and node in nodes and takes_orders(nodes[node])
+    ]
 
 
 def _failing(outlook: Outlook) -> str:
@@ -284,6 +325,7 @@ def _waiting(facts: Facts, nodes: Mapping[NodeId, NodeView], coming: Sequence[Co
     if hindrance := _hindrance(facts, nodes, coming, outlook):
         return hindrance
     able = [view.node for view in candidates(_up_without(facts, nodes, coming), (), facts.length)]
+    able += _mendable(facts, nodes, coming, outlook)
     if outlook.failures and outlook.retry_in_s > 0:
         return _failing(outlook)
     if set(able) <= set(facts.deleting):

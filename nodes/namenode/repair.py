@@ -1,13 +1,16 @@
 """What one chunk needs: copies where there are too few, fewer where there are too many. Pure functions.
 
-A copy counts if it is whole, its node is not dead, and its node is not being emptied. A copy that is shorter than what
-was committed (its node lost power before it flushed) still holds what was flushed: it does not count, is no source,
-and is dropped only when there are enough whole ones. If all are short, all stay. A copy on a node that is being emptied
-is a source, and is dropped when enough others are there. A copy on a node that has not reported since it registered
-counts, so that no other is made at once; but no other is dropped for its sake, since its disk may be a new one.
+A copy counts if it is whole, its node is not dead, and its node is not being emptied. A copy that is not whole (some of
+its blocks are damaged, or its node lost power before it flushed) still holds the other blocks: it does not count, and
+is mended where it is, from whole ones; from one another where none is whole, since each may have what others lack.
+Should that fail, another node gets a copy. It is dropped only when there are enough whole ones. A copy on a node that
+is being emptied is a source, and is dropped when enough others are there. A copy on a node that has not reported since
+it registered counts, so that no other is made at once; but no other is dropped for its sake, since its disk may be a
+new one.
 
 Invariants: as many copies as are wanted, on nodes that are up and have reported, stay when any is dropped; so the last
-one is never dropped. A target holds no copy, is up, is not being emptied, and has room.
+one is never dropped. A target holds no whole copy, is up, is not being emptied, and has room, for which a copy that is
+to be mended has to ask only itself.
 """
 
 from __future__ import annotations
@@ -37,11 +40,16 @@ class Plan(NamedTuple):
     kept: list[NodeId]
     """Copies on nodes that are up and have reported, for whose sake the surplus may go."""
     sources: list[NodeId]
-    """Whole copies on nodes that are not dead."""
+    """Copies on nodes that are not dead: whole ones, or all if none is whole. A target is no source of its own."""
+    whole: int
+    """How many of these are whole."""
     live: int
     """Copies that count."""
     missing: int
-    """Copies to be made, those on `targets` and those that no node takes now. Not those that are coming."""
+    """Copies to be made, those on `targets` and those that no node takes now. Not those that are coming.
+
+    0 while no copy is whole: `targets` are to mend theirs then, as far as that can be.
+    """
     blocked: bool
     """No node may take a copy, however little it has to do."""
 
@@ -64,26 +72,34 @@ def plan(
     nothing only the holders are looked at, however many nodes there are.
     """
     there = [node for node in chunk.holders if node in nodes and nodes[node].state != NodeState.DEAD]
-    sources = [node for node in there if node not in short]
-    staying = [node for node in sources if not nodes[node].draining]
-    if not sources:
-        return Plan([], [], [], [], 0, 0, False)
+    whole = [node for node in there if node not in short]
+    staying = [node for node in whole if not nodes[node].draining]
+    mendable = [node for node in there if node in short and takes_orders(nodes[node]) and node not in coming]
+    if not whole:
+        targets = [node for node in mendable if node not in busy] if len(there) > 1 else []
+        return Plan(targets, [], [], there, 0, 0, 0, False)
     missing = max(0, chunk.wanted - len(staying) - len(coming))
     if not missing:
         surplus, kept = _surplus(chunk, nodes, there, staying, unreported)
         if surplus:
-            return Plan([], surplus, kept, sources, len(staying), 0, False)
+            return Plan([], surplus, kept, whole, len(whole), len(staying), 0, False)
     taken = [nodes[node].rack for node in (*staying, *coming) if node in nodes]
     is_in_one_rack = chunk.wanted > 1 and len(set(taken)) == 1 and not is_one_rack
     if not missing and not is_in_one_rack:
-        return Plan([], [], [], sources, len(staying), 0, False)
+        return Plan([], [], [], whole, len(whole), len(staying), 0, False)
     able = candidates(nodes.values(), {*chunk.holders, *coming}, chunk.length)
     free = [view for view in able if view.node not in busy]
     if missing:
-        targets = choose_nodes(free, missing, chance, racks_taken=taken)
-        return Plan(targets, [], [], sources, len(staying), missing, not able)
+        targets = [node for node in mendable if node not in busy][:missing]
+        targets += choose_nodes(free, missing - len(targets), chance, racks_taken=taken)
+        return Plan(targets, [], [], whole, len(whole), len(staying), missing, not able and not mendable)
     apart = [view for view in free if view.rack != taken[0]]  # what fails together holds all: one more, then one goes
-    return Plan(choose_nodes(apart, 1, chance), [], [], sources, len(staying), 0, False)
+    return Plan(choose_nodes(apart, 1, chance), [], [], whole, len(whole), len(staying), 0, False)
+
+
+def takes_orders(view: NodeView) -> bool:
+    """Whether a node mends copies, or makes new ones where it has room."""
+    return view.state == NodeState.UP and not view.draining
 
 
 def _surplus(

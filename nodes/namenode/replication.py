@@ -202,7 +202,7 @@ class Replication:
                 left = count.of_draining.setdefault(node, [0, 0])
                 left[0] += 1
                 left[1] += chunk.length
-        count.lost += not todo.sources and chunk.length > 0
+        count.lost += not todo.whole and chunk.length > 0
         if _has_few(chunk, todo):
             count.under_replicated += 1
             if len(count.few) < _FEW_KNOWN:
@@ -212,8 +212,8 @@ class Replication:
         count.to_copy_bytes += missing * chunk.length
         count.blocked += todo.missing if todo.blocked else 0
         if (todo.missing or todo.targets) and not todo.blocked and not self._is_delayed(chunk.chunk):
-            urgency = len(todo.sources) if todo.missing else limits.REPLICAS_MAX + 1
-            self._backlog.put(chunk.chunk, urgency)
+            is_urgent = todo.missing or not todo.whole
+            self._backlog.put(chunk.chunk, todo.whole if is_urgent else limits.REPLICAS_MAX + 1)
         if todo.surplus:
             count.surplus += len(todo.surplus)
             return chunk.chunk, todo.surplus, todo.kept
@@ -225,7 +225,7 @@ class Replication:
             nodes,
             self._chance,
             busy=busy,
-            short=[node for node in chunk.holders if chunk.chunk in self._short.get(node, ())],
+            short=[node for node in self.short_on(chunk.chunk) if node in chunk.holders],
             coming=[copy.target for copy in self._copies.of_chunk(chunk.chunk)],
             unreported=[
                 node
@@ -289,8 +289,8 @@ class Replication:
         return todo.blocked or len(todo.targets) >= todo.missing
 
     def _order(self, chunk: ChunkState, target: NodeId, sources: Sequence[NodeId], *, extra: bool) -> None:
-        now = trio.current_time()
-        self._copies.order(chunk.chunk, chunk.length, target, sources, extra=extra, now=now)
+        others = [node for node in sources if node != target]
+        self._copies.order(chunk.chunk, chunk.length, target, others, extra=extra, now=trio.current_time())
 
     def _to_be_deleted(self, chunk: ChunkId) -> set[NodeId]:
         """Nodes where an old copy waits for its deletion, which would hit a new one."""
@@ -380,6 +380,15 @@ class Replication:
     def note_reported(self) -> None:
         """What a node holds is known now: copies that waited for it may go."""
         self._hungry.set()
+
+    def note_damaged(self, node: NodeId, chunk: ChunkId) -> None:
+        """Blocks of a copy are damaged: the others may be the only ones that there are."""
+        self._short.setdefault(node, set()).add(chunk)
+        self._hungry.set()
+
+    def short_on(self, chunk: ChunkId) -> list[NodeId]:
+        """Nodes whose copy is not whole, for sure."""
+        return [node for node, chunks in self._short.items() if chunk in chunks]
 
     def short_copies(self) -> list[tuple[NodeId, ChunkId]]:
         """Copies that are not whole, or perhaps not."""
@@ -548,5 +557,5 @@ class Replication:
 
 
 def _has_few(chunk: ChunkState, todo: Plan) -> bool:
-    """Some live copies, and fewer than wanted."""
-    return 0 < len(todo.sources) < chunk.wanted
+    """Some whole copies, and fewer than wanted."""
+    return 0 < todo.whole < chunk.wanted

@@ -825,6 +825,9 @@ class NameNode:
         for chunk, what in arguments.array(report.get("corrupt", []), "what is corrupt", 65_536):
             log.error("a replica is damaged", node=member.node, chunk=chunk, what=what)
             await self._drop(arguments.chunk(chunk), member.node)
+        for chunk, what in arguments.array(report.get("damaged", []), "what is damaged", 65_536):
+            log.error("blocks of a replica are damaged", node=member.node, chunk=chunk, what=what)
+            self._replication.note_damaged(member.node, arguments.chunk(chunk))
         answer: dict[str, Any] = {
             "cluster": self._store.cluster,
             "log_index": self._store.counters()["log_index"],

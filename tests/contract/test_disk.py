@@ -107,6 +107,15 @@ def test_a_file_that_is_lent_can_be_read_and_not_written(file: File) -> None:
         os.close(lent)
 
 
+def test_a_file_is_the_one_that_was_opened_whatever_its_name_leads_to(disk: Disk) -> None:
+    first = disk.open("file", create=True)
+    disk.rename("file", "other")
+    found = [disk.open("file", create=True), disk.open("other", create=False)]
+    assert [each.inode() == first.inode() for each in found] == [False, True]
+    for each in (first, *found):
+        each.close()
+
+
 def test_truncate_cuts_and_grows_by_zeros(file: File) -> None:
     file.pwrite([b"abcdef"], 0)
     file.truncate(3)

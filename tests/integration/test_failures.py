@@ -318,29 +318,73 @@ async def test_a_call_to_a_namenode_that_hangs_ends_when_the_client_wants_to_wai
                 await fs.stat("/")
 
 
-async def test_a_flipped_bit_is_never_read_and_the_copy_is_replaced(tmp_path: Path) -> None:
-    async with real_cluster(tmp_path, garbage_grace_s=0.2) as cluster, cluster.client() as fs:
+def flip(path: Path, *offsets: int) -> None:
+    content = bytearray(path.read_bytes())
+    for offset in offsets:
+        content[offset] ^= 1
+    path.write_bytes(content)
+
+
+async def test_a_flipped_bit_is_never_read_and_is_mended(tmp_path: Path) -> None:
+    async with real_cluster(tmp_path) as cluster, cluster.client() as fs:
         data = os.urandom(2 * MIB)
         await store(cluster, {"/file": data})
         damaged = await chunk_file(cluster, fs, "/file", "n2")
         cluster.stop("n2")
-        content = bytearray(damaged.read_bytes())
-        content[1_234_567] ^= 1
-        damaged.write_bytes(content)
+        flip(damaged, 1_234_567)
         await cluster.start("n2")
 
-        async def noticed() -> bool:
+        async def mended() -> bool:
             assert await get(fs, "/file") == data
-            return any((tmp_path / "n2" / "quarantine").iterdir())
+            return damaged.read_bytes() == data
 
-        await until(noticed, "the damaged copy in quarantine")
-
-        async def replaced() -> bool:
-            whole = await holders(fs, "/file") == ["n1", "n2", "n3"]
-            return whole and damaged.exists() and damaged.read_bytes() == data
-
-        await until(replaced, "a sound copy in its place")
+        await until(mended, "the block as it was")
         await until_sound(fs)
+        assert await holders(fs, "/file") == ["n1", "n2", "n3"]
+        assert not any((tmp_path / "n2" / "quarantine").iterdir())
+
+
+async def test_copies_that_are_damaged_in_different_places_lose_nothing(tmp_path: Path) -> None:
+    """Each block is whole somewhere, though no copy is: all of it is read, and after a while each copy has all."""
+    async with real_cluster(tmp_path, datanodes=2, replicas=2) as cluster, cluster.client() as fs:
+        data = os.urandom(2 * MIB)
+        await store(cluster, {"/file": data})
+        copies = [await chunk_file(cluster, fs, "/file", node) for node in ("n1", "n2")]
+        cluster.stop("n1")
+        cluster.stop("n2")
+        flip(copies[0], 100, 1_234_567)
+        flip(copies[1], 70_000, 2_000_000)
+        await cluster.start("n1")
+        await cluster.start("n2")
+        assert await get(fs, "/file") == data
+
+        async def mended() -> bool:
+            return all(copy.read_bytes() == data for copy in copies)
+
+        await until(mended, "both copies whole")
+        await until_sound(fs, copies=2)
+
+
+async def test_a_block_that_is_lost_everywhere_costs_itself_and_no_other(tmp_path: Path) -> None:
+    async with real_cluster(tmp_path, datanodes=2, replicas=2) as cluster, cluster.client() as fs:
+        data = os.urandom(2 * MIB)
+        await store(cluster, {"/file": data})
+        copies = [await chunk_file(cluster, fs, "/file", node) for node in ("n1", "n2")]
+        for node, copy in zip(("n1", "n2"), copies, strict=True):
+            cluster.stop(node)
+            flip(copy, 700_000)
+            await cluster.start(node)
+        first, end = 655_360, 720_896
+        with pytest.raises(errors.DataLost):
+            await get(fs, "/file")
+        async with await fs.open("/file", "r") as file:
+            with pytest.raises(errors.DataLost):
+                await file.pread(1, end - 1)
+            assert await file.pread(first, 0) == data[:first]
+            assert await file.pread(2 * MIB - end, end) == data[end:]
+        said = [finding async for finding in fs.fsck("/file", data=True)]
+        assert {finding.kind for finding in said} == {"chunk-lost", "copy-damaged"}
+        assert "or some of them: check again, as copies mend one another" in str(said[0])
 
 
 async def test_a_datanode_that_lost_a_disk_refuses_the_empty_one_until_it_is_said_to_be_new(tmp_path: Path) -> None:

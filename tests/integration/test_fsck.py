@@ -161,7 +161,7 @@ async def test_why_finds_a_damaged_copy_by_reading_it(tmp_path: Path) -> None:
         assert (await dfs(cluster, "why", "/file"))[0] == 0
         status, said = await dfs(cluster, "why", "--data", "/file")
         assert status == 1
-        assert f"{nodes[0]} has a damaged copy, which it puts aside" in said
+        assert f"{nodes[0]} has a damaged copy: it is mended from those that are right there." in said
         await until_it_says(cluster, lambda status, _: status == 0, "why", "--data", "/file")
 
 
@@ -249,7 +249,7 @@ async def test_bytes_that_went_bad_are_found_by_reading_them(tmp_path: Path) -> 
         status, said = await dfs(cluster, "fsck", "--data", "--repair", "/")
         assert status == 0, said
         assert f"The copy of chunk {chunk:x} on {nodes[0]} does not give the bytes of /file" in said
-        assert "dropped, and a new copy is made" in said
+        assert "its other copies serve reads, and it is mended from them." in said
         await until_it_says(cluster, sound, "fsck", "--data")
         await until_it_says(cluster, lambda status, _: status == 0, "why", "--data", "/")
         assert await get(fs, "/file") == data

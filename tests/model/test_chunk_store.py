@@ -40,7 +40,8 @@ class Chunk:
     """`content` is all that was appended, cut into blocks of these `lengths`; of it `durable` bytes are certain.
 
     `freed` are the starts of blocks that were punched, `maybe_freed` of those that may have been when the power went;
-    `flipped` are offsets of bytes that are wrong on the disk.
+    `flipped` are offsets of bytes that are wrong on the disk, `bad` the starts of blocks that the store knows to be
+    damaged.
     """
 
     content: bytes = b""
@@ -49,6 +50,7 @@ class Chunk:
     freed: set[int] = dataclasses.field(default_factory=set)
     maybe_freed: set[int] = dataclasses.field(default_factory=set)
     flipped: set[int] = dataclasses.field(default_factory=set)
+    bad: set[int] = dataclasses.field(default_factory=set)
 
     def blocks(self) -> list[tuple[int, int]]:
         """(start, end) of each."""
@@ -63,11 +65,15 @@ class Chunk:
         self.lengths = [min(end, length) - start for start, end in self.blocks() if start < length]
         self.content = self.content[:length]
         self.durable = min(self.durable, length)
-        for starts in (self.freed, self.maybe_freed, self.flipped):
+        for starts in (self.freed, self.maybe_freed, self.flipped, self.bad):
             starts.difference_update([start for start in starts if start >= length])
 
     def touched(self, offset: int, end: int) -> list[tuple[int, int]]:
         return [(start, stop) for start, stop in self.blocks() if start < end and stop > offset]
+
+    def flipped_blocks(self) -> set[int]:
+        """The starts of blocks that have bytes and some of these wrong."""
+        return {self.touched(byte, byte + 1)[0][0] for byte in self.flipped} - self.freed
 
     def is_flipped(self, blocks: list[tuple[int, int]]) -> bool:
         return any(start <= byte < stop for start, stop in blocks for byte in self.flipped if start not in self.freed)
@@ -132,6 +138,10 @@ class StoreMachine(RuleBasedStateMachine):
         pieces = [self.random.randbytes(size) for size in sizes]
         blocks = [Block(len(piece), crc32c(piece)) for piece in pieces]
         offset, data = len(model.content), b"".join(pieces)
+        if model.bad:
+            with pytest.raises(errors.Corrupt):
+                self.do(self.store.append, chunk, offset, blocks, data)
+            return
         self.chunks[chunk] = model
         model.content += data
         model.lengths += sizes
@@ -144,6 +154,7 @@ class StoreMachine(RuleBasedStateMachine):
         chunk, model = self.pick(share)
         if self.change(self.store.sync, [chunk]):
             model.durable = len(model.content)
+            assert self.do(self.store.sync, [chunk]) == [min(model.bad, default=len(model.content))]
         else:
             self.after_power_cut()
 
@@ -164,8 +175,8 @@ class StoreMachine(RuleBasedStateMachine):
             assert maybe
             return
         except errors.Corrupt:
-            assert model.is_flipped(touched)
-            self.expect_quarantine(chunk)
+            self.note_damage(chunk, model)
+            assert {start for start, _ in touched} & model.bad
             return
         data = b"".join(bytes(buffer) for buffer in buffers)
         verify(data, blocks, "an answer")
@@ -178,10 +189,30 @@ class StoreMachine(RuleBasedStateMachine):
         chunk, model = self.pick(share)
         try:
             self.do(self.store.verify, chunk)
-            assert not model.is_flipped([b for b in model.blocks() if b[0] not in model.maybe_freed])
+            model.bad = set()
         except errors.Corrupt:
-            assert model.is_flipped(model.blocks())
-            self.expect_quarantine(chunk)
+            self.note_damage(chunk, model)
+            assert model.bad <= model.flipped_blocks()
+        assert model.flipped_blocks() - model.maybe_freed <= model.bad
+
+    @precondition(lambda self: any(model.bad for model in self.chunks.values()))
+    @rule(share=SHARES, right=st.booleans())
+    def mend(self, share: int, right: bool) -> None:
+        damaged = [(chunk, model) for chunk, model in sorted(self.chunks.items()) if model.bad]
+        chunk, model = damaged[share % len(damaged)]
+        number, record = self.do(self.store.holding, chunk).damaged[0]
+        start, end = model.blocks()[number]
+        assert start == record.start == min(model.bad)
+        content = bytearray(model.content[start:end])
+        if not right:
+            content[share % len(content)] ^= 1
+            with pytest.raises(errors.Corrupt):
+                self.do(self.store.mend, chunk, record, content)
+            return
+        self.do(self.store.mend, chunk, record, content)
+        model.bad.remove(start)
+        model.flipped -= {byte for byte in model.flipped if start <= byte < end}
+        assert self.do(self.store.read, chunk, start, end - start)[1] == [content]
 
     @precondition(lambda self: self.chunks)
     @rule(share=SHARES, where=SHARES, on_border=st.booleans())
@@ -191,16 +222,13 @@ class StoreMachine(RuleBasedStateMachine):
         if on_border:
             length = model.blocks()[where % len(model.lengths)][1]
         last = [(start, stop) for start, stop in model.blocks() if start < length < stop]
+        if model.is_flipped(last):  # it stays whole
+            length = last[0][1]
         durable = model.durable if length == len(model.content) else length
-        try:
-            done = self.change(self.store.cut, chunk, length)
-        except errors.Corrupt:
-            assert model.is_flipped(last)
-            self.power_off_after = None
-            self.disk.power_off_after(1 << 60)
-            self.expect_quarantine(chunk)
-            return
-        if done:
+        wanted = length if not last else max(1, len(model.content) * where // 1000) if not on_border else length
+        if self.change(self.store.cut, chunk, wanted):
+            if model.is_flipped(last):
+                self.note_damage(chunk, model)
             model.cut(length)
             model.durable = durable
             return
@@ -219,6 +247,7 @@ class StoreMachine(RuleBasedStateMachine):
         if self.change(self.store.punch, chunk, [(middle, end - middle), (offset, middle - offset)]):
             model.freed |= inside
             model.maybe_freed -= inside
+            model.bad -= inside
             return
         model.maybe_freed |= inside - model.freed
         self.after_power_cut()
@@ -293,6 +322,7 @@ class StoreMachine(RuleBasedStateMachine):
                 continue
             assert chunk not in quarantined
             model.cut(found)
+            self.note_damage(chunk, model)
         self.crash_in_cut = None
 
     crash_in_cut: tuple[ChunkId, int] | None = None
@@ -302,10 +332,15 @@ class StoreMachine(RuleBasedStateMachine):
         interrupted = self.crash_in_cut is not None and self.crash_in_cut == (chunk, found)
         assert found in borders or interrupted
 
-    def expect_quarantine(self, chunk: ChunkId) -> None:
-        assert [bad for bad, _ in self.store.take_corrupt()] == [chunk]
-        assert any(f"{chunk:016x}" in path for path in self.disk.paths() if path.startswith("quarantine/"))
-        del self.chunks[chunk]
+    def note_damage(self, chunk: ChunkId, model: Chunk) -> None:
+        """The store may find blocks damaged that are, and forgets none; what was freed meanwhile is none."""
+        found = {record.start for _, record in self.do(self.store.holding, chunk).damaged}
+        assert found <= model.bad | model.flipped_blocks()
+        assert model.bad - model.maybe_freed <= found
+        model.bad = found
+        intact = min(found, default=len(model.content))
+        assert self.store.intact_length(chunk) == intact
+        assert self.disk.exists(data_path(chunk) + ".bad") == bool(found)
 
     @invariant()
     def lists_match(self) -> None:

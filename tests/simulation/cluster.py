@@ -122,8 +122,13 @@ class Cluster:
         """The chunk files of a DataNode: chunk, disk, path."""
         for disk in self.processes[name].disks:
             for path in disk.paths():
-                if path.startswith("chunks/") and not path.endswith(".idx"):
-                    yield int(path.rpartition("/")[2], 16), disk, path
+                if path.startswith("chunks/") and "." not in path:
+                    yield _chunk_of(path), disk, path
+
+    def damaged(self, name: str) -> set[int]:
+        """The chunks of which a DataNode knows that blocks are damaged."""
+        paths = [path for disk in self.processes[name].disks for path in disk.paths()]
+        return {_chunk_of(path) for path in paths if path.startswith("chunks/") and path.endswith(".bad")}
 
     def strays(self) -> list[str]:
         """Chunk files, with their indexes, that the NameNode's tables do not account for."""
@@ -133,9 +138,12 @@ class Cluster:
             for name in self.datanodes
             for disk in self.processes[name].disks
             for path in disk.paths()
-            if path.startswith("chunks/")
-            and (int(path.rpartition("/")[2].removesuffix(".idx"), 16), name) not in counted
+            if path.startswith("chunks/") and (_chunk_of(path), name) not in counted
         ]
+
+
+def _chunk_of(path: str) -> int:
+    return int(path.rpartition("/")[2].partition(".")[0], 16)
 
 
 def _names(joined: object) -> tuple[str, ...]:

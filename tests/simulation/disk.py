@@ -198,6 +198,9 @@ class MemoryFile:
     def allocated_bytes(self) -> int:
         return len(self._inode.allocated) * PAGE
 
+    def inode(self) -> int:
+        return id(self._inode)
+
     def lend(self) -> int:
         raise _error(errno.EOPNOTSUPP)
 

@@ -16,12 +16,15 @@ from typing import Final, NamedTuple
 import trio
 
 from nodes.datanode import identity
+from nodes.datanode.index import RECORDS_OFFSET, BlockIndex
 from tests.simulation import settings
 from tests.simulation.cluster import NAMENODE, Cluster
 from tests.simulation.disk import MemoryDisk
 from tests.simulation.process import Process
 
 CLOCK_JUMP_MAX_S: Final = 20.0
+_FLIPS_MAX: Final = 4
+"""Bits of one DataNode that flip at once."""
 
 
 class Profile(NamedTuple):
@@ -71,8 +74,8 @@ class Faults:
         self._nursery = nursery
         self._troubled: dict[str, str] = {}
         """Processes with a fault, and which."""
-        self._damaged: set[int] = set()
-        """Chunks one copy of which was damaged: no other copy of theirs is."""
+        self._damaged: set[tuple[int, int]] = set()
+        """Blocks (chunk, number) one copy of which was damaged: no other copy of theirs is."""
         self._ending = trio.Event()
         self._under_way = 0
         self._none_under_way = trio.Event()
@@ -326,14 +329,17 @@ class Faults:
     async def _flip(self, victim: Process) -> None:
         if not await self._wait_for_copies(victim):
             return
-        whole = [row.chunk for row in self._cluster.chunks() if row.live and row.chunk not in self._damaged]
-        held = [each for each in self._cluster.held(victim.name) if each[0] in whole and each[1].durable_size(each[2])]
-        if held:
+        live = [row.chunk for row in self._cluster.chunks() if row.live]
+        held = [each for each in self._cluster.held(victim.name) if each[0] in live and each[1].durable_size(each[2])]
+        for _ in range(self._chance.randint(1, _FLIPS_MAX) if held else 0):
             chunk, disk, path = self._chance.choice(held)
             position = self._chance.randrange(disk.durable_size(path))
-            self._damaged.add(chunk)
-            self._tell(f"a bit of {victim.name}'s {path} flips, at {position}")
-            disk.flip_bit(path, position)
+            index = BlockIndex.unpack(disk.read_file(path + ".idx")[RECORDS_OFFSET:])
+            block = index.blocks_in(position)
+            if position < index.length and (chunk, block) not in self._damaged:
+                self._damaged.add((chunk, block))
+                self._tell(f"a bit of {victim.name}'s {path} flips, at {position}")
+                disk.flip_bit(path, position)
 
     async def _broken_disk(self, victim: Process) -> None:
         if not all(disk.exists(identity.PATH) for disk in victim.disks):

@@ -20,7 +20,7 @@ from dfs.client.session import Session
 from dfs.client.writer import Lane
 from dfs.types import Attr, ChunkId, Item, SessionId
 from nodes.datanode import chunkfiles
-from nodes.datanode import store as datanode_store
+from nodes.datanode import reading as datanode_reading
 from nodes.datanode.chain import Chain
 from nodes.datanode.store import ChunkStore
 from nodes.namenode import commands
@@ -89,12 +89,22 @@ def unverified_read() -> None:
         pass
 
     _put(chunkfiles, "intact", intact)
-    _put(datanode_store, "_fault", _read)
+    _put(datanode_reading, "faults", _read)
     _put(client_datanodes, "verify", verify)
 
 
-def _read(data: Any, view: memoryview, records: Any) -> None:
+def _read(data: Any, view: memoryview, records: Any) -> list[Any]:
     data.pread_into(view, records[0].start)
+    return []
+
+
+def mended_unwritten() -> None:
+    """A DataNode takes a damaged block for mended that it has not written."""
+
+    def mend(*_: Any) -> None:
+        pass
+
+    _put(chunkfiles.ChunkFiles, "mend", mend)
 
 
 def overwrite_unflushed() -> None:
@@ -241,6 +251,7 @@ MISTAKES: Final[dict[str, Callable[[], None]]] = {
         reply_not_stored,
         stale_copy_counts,
         unverified_read,
+        mended_unwritten,
         overwrite_unflushed,
         answer_before_commit,
         append_at_known_end,

@@ -58,6 +58,7 @@ def test_a_run_leaves_nothing_behind_for_the_next() -> None:
         ("stale-copy-counts", ""),
         ("chain-ends-early", ""),
         ("unverified-read", "one-node"),
+        ("mended-unwritten", ""),
         ("answer-before-commit", "storm"),
         ("append-at-known-end", ""),
         ("holds-outlive-sessions", ""),

@@ -97,6 +97,8 @@ def _missing_copies(cluster: Cluster, row: ChunkRow) -> Iterator[str]:
         size = max((disk.size(path) for chunk, disk, path in cluster.held(name) if chunk == row.chunk), default=0)
         if size < row.length:
             yield f"chunk {row.chunk:x} on {name} has {size} of {row.length} bytes"
+        if row.chunk in cluster.damaged(name):
+            yield f"chunk {row.chunk:x} on {name} is damaged"
 
 
 def _leftovers(cluster: Cluster) -> list[str]:
@@ -119,7 +121,7 @@ def _leftovers(cluster: Cluster) -> list[str]:
 
 
 async def _verify_copies(cluster: Cluster, fs: FileSystem) -> list[str]:
-    """Read every copy of every chunk, as a scrub does; what is wrong. A damaged copy that is found is replaced."""
+    """Read every copy of every chunk, as a scrub does; what is wrong. A damaged copy that is found is mended."""
     findings: list[str] = []
     for row in cluster.chunks():
         for node in row.nodes:

@@ -13,7 +13,7 @@ def apply(tx: Transaction, node: str, copies: Sequence[tuple[ChunkId, int]]) -> 
     """Count each (chunk, length), unless the chunk has changed or the copy is to be deleted; which of them count.
 
     Copies of chunks that are gone are deleted, after the grace period. Bytes that the other copies were told to free by
-    now are freed in a new one as well: it may have been begun before that.
+    now are freed in this one as well: it may have been begun before that, and one that was mended may have lacked them.
     """
     known = tx.one("SELECT id FROM node WHERE name = ?", node)
     return [known is not None and _count(tx, known[0], chunk, length) for chunk, length in copies]
@@ -28,9 +28,9 @@ def _count(tx: Transaction, node: int, chunk: ChunkId, length: int) -> bool:
         return False
     if row != (length, 0):
         return False
-    if tx.run("INSERT OR IGNORE INTO replica VALUES (?, ?)", chunk, node):
-        tx.add_work(node, "cut", chunk, length, tx.now_ns)  # it may have a tail that nobody committed
-        freed = tx.gaps(chunk)
-        for at in range(0, len(freed), RANGES):
-            tx.add_work(node, "punch", chunk, freed[at : at + RANGES], tx.now_ns)
+    tx.run("INSERT OR IGNORE INTO replica VALUES (?, ?)", chunk, node)
+    tx.add_work(node, "cut", chunk, length, tx.now_ns)  # it may have a tail that nobody committed
+    freed = tx.gaps(chunk)
+    for at in range(0, len(freed), RANGES):
+        tx.add_work(node, "punch", chunk, freed[at : at + RANGES], tx.now_ns)
     return True

@@ -297,9 +297,9 @@ def test_the_status_as_json_has_nodes_as_objects_and_the_local_pids() -> None:
 
 def test_counts_that_are_not_known_are_not_shown() -> None:
     assert cluster.count_lines({"files": 3, "bytes": 2048, "lost": 0}) == [
-        "Files:               3",
-        "Bytes:               2048",
-        "Chunks with no copy: 0",
+        "Files:                     3",
+        "Bytes:                     2048",
+        "Chunks with no whole copy: 0",
     ]
     assert "dfs fsck" in cluster.count_lines({"lost": 1})[-1]
 

@@ -63,6 +63,18 @@ def test_what_is_lost_is_named_and_nothing_of_it_is_dropped() -> None:
     )
 
 
+def test_copies_that_are_known_to_be_damaged_are_told_of_by_the_namenode_unless_none_is_whole() -> None:
+    facts = FACTS._replace(damaged=(N1, N2, N3))
+    assert found(facts, WHOLE | {N2: 40}) == []
+    assert [finding.kind for finding in found(facts, WHOLE | {N2: NOT_THERE})] == ["copy-missing"]
+    (finding,) = found(facts, WHOLE | {N1: 0, N2: 40, N3: NOT_THERE})
+    assert (finding.kind, finding.mend) == ("chunk-lost", None)
+    assert str(finding).endswith(
+        ": 60 bytes of /file cannot be read, or some of them: check again, as copies mend one another;"
+        " `dfs fsck --data` says which bytes are lost: restore them, or delete them."
+    )
+
+
 def test_a_copy_that_does_not_count_is_counted_or_deleted() -> None:
     (whole,) = found(FACTS, WHOLE | {N4: 100})
     assert (whole.kind, whole.mend) == ("copy-uncounted", ["mend_stray", "n4", 31, 100])

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dfs import limits
-from dfs.client.reader import pieces_of
+from dfs.client.reader import Piece, parts_of, pieces_of
 from dfs.types import ChunkId, Extent
 
 MIB = limits.MIB
@@ -43,3 +43,13 @@ def test_each_byte_of_the_range_is_in_one_piece_or_in_a_hole(extents: list[Exten
 def test_no_piece_is_longer_than_one_read(offset: int) -> None:
     pieces = list(pieces_of([Extent(0, 64 * MIB, ChunkId(1), 0)], offset, 3 * limits.READ_MAX_BYTES + 1))
     assert [piece.length for piece in pieces] == [limits.READ_MAX_BYTES] * 3 + [1]
+
+
+def test_the_parts_of_a_piece_are_what_it_has_of_blocks() -> None:
+    block = limits.BLOCK_MAX_BYTES
+    parts = list(parts_of(Piece(7, 2 * block, ChunkId(1), block + 100)))
+    assert parts == [
+        Piece(7, block - 100, ChunkId(1), block + 100),
+        Piece(7 + block - 100, block, ChunkId(1), 2 * block),
+        Piece(7 + 2 * block - 100, 100, ChunkId(1), 3 * block),
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from tests.simulation.network import MemoryNetwork
 from tests.unit.datanode.world import CLUSTER
 
 KIB = 1024
+PATH = "chunks/01/0000000000000001"
 ADMISSION = Admission(lambda: MASTERS, lambda: 0.0, lambda _: True)
 
 
@@ -66,7 +67,7 @@ class ScriptedNameNode:
     def heartbeat(self, node: Any, report: Any) -> dict[str, Any]:
         if node != "n1":
             return {"cluster": CLUSTER, "orders": []}
-        assert all(len(report[key]) <= 4096 for key in ("done", "failed", "corrupt", "postponed"))
+        assert all(len(report[key]) <= 4096 for key in ("done", "failed", "corrupt", "damaged", "postponed"))
         self.reports.append(report)
         for number in report["done"]:
             self.orders.pop(number, None)
@@ -466,7 +467,7 @@ class HungNode:
         self.asked = 0
 
     @expose
-    async def read_blocks(self, _chunk: Any, _first: Any, _count: Any) -> None:
+    async def read_blocks(self, _chunk: Any, _first: Any, _count: Any, _at: Any = None) -> None:
         self.asked += 1
         await trio.sleep_forever()
 
@@ -576,7 +577,7 @@ async def test_a_source_whose_disk_failed_is_followed_by_the_next(
 ) -> None:
     class FailedNode:
         @expose
-        async def read_blocks(self, _chunk: Any, _first: Any, _count: Any) -> None:
+        async def read_blocks(self, _chunk: Any, _first: Any, _count: Any, _at: Any = None) -> None:
             raise errors.DiskFailed("/srv/dfs/disk1 is out of service: it does not answer")
 
     await source.put(1, 1, b"copied")
@@ -680,10 +681,141 @@ async def test_what_is_here_and_damaged_is_copied(
     async with source.running(), node.pool:
         await copied(node, 9)
     assert await held(node, 1) == b"committed"
-    assert "0000000000000001.0" in damaged.list_dir("quarantine")
+    assert damaged.list_dir("quarantine") == [] and not damaged.exists(PATH + ".bad")
 
 
-async def test_what_is_here_and_too_short_stays_until_a_source_answers(
+async def hurt(node: Node, *offsets: int) -> None:
+    """Flip bits of its copy of chunk 1."""
+    await node.volumes.sync([ChunkId(1)])
+    (disk,) = (store.disk for store in node.volumes.stores if ChunkId(1) in store.chunks)
+    assert isinstance(disk, MemoryDisk)
+    for offset in offsets:
+        disk.flip_bit(PATH, offset)
+
+
+@asynccontextmanager
+async def sources_of(network: MemoryNetwork, tmp_path: Path, *names: str) -> AsyncIterator[list[Node]]:
+    """DataNodes with a copy of chunk 1 each, which serve copies."""
+    nodes = [Node(name, network, [MemoryDisk()], tmp_path) for name in names]
+    async with AsyncExitStack() as stack:
+        for node in nodes:
+            await appended_to(node, b"one ", b"two ", b"three ", b"four ")
+            await stack.enter_async_context(node.running())
+        yield nodes
+
+
+def addresses(*names: str) -> list[tuple[NodeId, str]]:
+    return [(NodeId(name), f"{name}:9401") for name in names]
+
+
+WHOLE = b"one two three four "
+
+
+async def test_copies_that_are_damaged_in_different_places_mend_one_another(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node, network: MemoryNetwork, tmp_path: Path
+) -> None:
+    async with sources_of(network, tmp_path, "n2", "n3") as (second, third), node.pool:
+        await appended_to(node, b"one ", b"two ", b"three ")  # and not the last block
+        await hurt(node, 1, 5)
+        await hurt(second, 1, 16)
+        await hurt(third, 5)
+        await copier(node).copy(ChunkId(1), len(WHOLE), addresses("n2", "n3"))
+        assert await held(node, 1) == WHOLE
+        assert not node.volumes.is_damaged(ChunkId(1)) and node.volumes.take_corrupt() == []
+        assert second.volumes.is_damaged(ChunkId(1))
+
+
+async def test_a_new_copy_takes_each_block_from_whoever_has_it(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node, network: MemoryNetwork, tmp_path: Path
+) -> None:
+    async with sources_of(network, tmp_path, "n2", "n3") as (second, third), node.pool:
+        await hurt(second, 5, 16)
+        await hurt(third, 1, 9)
+        await copier(node).copy(ChunkId(1), len(WHOLE), addresses("n2", "n3"))
+        assert await held(node, 1) == WHOLE
+
+
+async def test_a_block_that_is_nowhere_whole_leaves_what_is_there_and_no_half_of_a_new_copy(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node, network: MemoryNetwork, tmp_path: Path
+) -> None:
+    async with sources_of(network, tmp_path, "n2", "n3") as (second, third), node.pool:
+        await hurt(second, 5)
+        await hurt(third, 6, 16)
+        with pytest.raises(errors.Corrupt, match="bytes 4 to 8 do not match"):
+            await copier(node).copy(ChunkId(1), len(WHOLE), addresses("n2", "n3"))
+        assert node.volumes.length(ChunkId(1)) is None
+        with pytest.raises(errors.Corrupt, match="bytes 4 to 8 do not match"):
+            await copier(third).copy(ChunkId(1), len(WHOLE), addresses("n2"))
+        assert [record.start for _, record in (await third.volumes.holding(ChunkId(1))).damaged] == [4]
+
+
+async def test_a_block_that_the_source_has_freed_is_freed_and_not_mended(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node, network: MemoryNetwork, tmp_path: Path
+) -> None:
+    async with sources_of(network, tmp_path, "n2") as (second,), node.pool:
+        await appended_to(node, b"one ", b"two ", b"three ", b"four ")
+        await hurt(node, 5)
+        await second.volumes.punch(ChunkId(1), [(4, 4)])
+        await copier(node).copy(ChunkId(1), len(WHOLE), addresses("n2"))
+        assert not node.volumes.is_damaged(ChunkId(1))
+        with pytest.raises(errors.ChunkNotFound, match="were freed"):
+            await node.volumes.read(ChunkId(1), 5, 1)
+
+
+async def test_a_copy_with_other_blocks_than_its_source_is_set_aside(
+    autojump_clock: MockClock,
+    namenode: ScriptedNameNode,
+    node: Node,
+    disks: list[MemoryDisk],
+    network: MemoryNetwork,
+    tmp_path: Path,
+) -> None:
+    """As when a record of its index is damaged: so its block seems to be."""
+    async with sources_of(network, tmp_path, "n2"), node.pool:
+        await appended_to(node, b"one two ", b"three ")
+        await hurt(node, 1)
+        await copier(node).copy(ChunkId(1), len(WHOLE), addresses("n2"))
+        assert await held(node, 1) == WHOLE
+        assert any("0000000000000001.0" in disk.list_dir("quarantine") for disk in disks)
+
+
+async def test_damage_is_told_and_mended(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node, source: Node
+) -> None:
+    for each in (node, source):
+        await each.put(1, 1, b"committed")
+    async with source.running(), node.running():
+        await until(lambda: len(namenode.reports) > 0)
+        await hurt(node, 3)
+        with pytest.raises(errors.Corrupt):
+            await node.volumes.read(ChunkId(1), 0, 9)
+        told = len(namenode.reports)
+        await until(lambda: any(report["damaged"] for report in namenode.reports))
+        (report,) = [report for report in namenode.reports[told:] if report["damaged"]]
+        assert report["damaged"] == [[1, "bytes 0 to 9 do not match their checksum"]] and report["corrupt"] == []
+        namenode.order_copy(1, 9)
+        await until(lambda: not namenode.orders)
+        assert await held(node, 1) == b"committed"
+
+
+async def test_a_copy_that_is_replaced_before_the_next_heartbeat_is_not_said_to_be_gone(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node, source: Node
+) -> None:
+    for each in (node, source):
+        await each.put(1, 1, b"committed")
+    async with source.running(), node.running():
+        await until(lambda: len(namenode.reports) > 0)
+        (disk,) = (store.disk for store in node.volumes.stores if ChunkId(1) in store.chunks)
+        assert isinstance(disk, MemoryDisk)
+        disk.flip_bit(PATH + ".idx", 3)  # seen only by who verifies it for the copy
+        namenode.order_copy(1, 9)
+        await until(lambda: not namenode.orders)
+        await trio.sleep(10)
+        assert namenode.damaged() == [] and await held(node, 1) == b"committed"
+        assert len(disk.list_dir("quarantine")) == 3
+
+
+async def test_what_is_here_and_too_short_stays_and_gets_the_rest(
     autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node, source: Node, network: MemoryNetwork
 ) -> None:
     await appended_to(source, b"committed", b" later")

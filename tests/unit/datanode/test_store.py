@@ -228,20 +228,22 @@ async def left_behind(disk: MemoryDisk, clean: bool) -> None:
 # --- damage
 
 
-@pytest.mark.parametrize("cold", [False, True])
-async def test_a_damaged_chunk_goes_to_quarantine(disk: MemoryDisk, store: ChunkStore, cold: bool) -> None:
+async def test_a_chunk_whose_files_are_damaged_goes_to_quarantine(disk: MemoryDisk, store: ChunkStore) -> None:
     await appended(store, b"x" * 100)
     await appended(store, b"y" * 100)
-    disk.cold = cold
-    disk.flip_bit(DATA, 150)
-    assert await content(store, 0, 100) == b"x" * 100
-    with pytest.raises(errors.Corrupt, match="bytes 100 to 200 do not match"):
+    disk.flip_bit(DATA, 50)
+    with pytest.raises(errors.Corrupt, match="bytes 0 to 100 do not match"):
+        await store.read(CHUNK, 0, 100)
+    file = disk.open(DATA, create=False)
+    file.truncate(150)
+    file.close()
+    with pytest.raises(errors.Corrupt, match="out of use: its data end at 150"):
         await store.read(CHUNK, 120, 10)
     name = "quarantine/0000000000001234.0"
     assert disk.paths() == [name, name + ".idx", name + ".txt"]
-    assert b"2023-11-14T22:13:20+00:00 bytes 100 to 200 do not match" in disk.read_file(name + ".txt")
+    assert b"2023-11-14T22:13:20+00:00 its data end at 150" in disk.read_file(name + ".txt")
     assert [chunk for chunk, _ in store.take_corrupt()] == [CHUNK]
-    assert store.take_corrupt() == [] and not store.chunks and store.used_bytes == 0
+    assert store.take_corrupt() == store.take_damaged() == [] and not store.chunks and store.used_bytes == 0
     with pytest.raises(errors.ChunkNotFound):
         await store.read(CHUNK, 0, 1)
     assert disk.open_files == 0
@@ -249,23 +251,16 @@ async def test_a_damaged_chunk_goes_to_quarantine(disk: MemoryDisk, store: Chunk
     assert await content(store, 0, 9) == b"made anew"
 
 
-async def test_bytes_that_cannot_be_read_are_damage(disk: MemoryDisk, store: ChunkStore) -> None:
-    await appended(store, b"x" * 100)
-    disk.fail("read", errno.EIO, DATA)
-    with pytest.raises(errors.Corrupt, match="cannot be read"):
-        await store.read(CHUNK, 0, 10)
-    assert store.failed is None and not store.chunks
-
-
 async def test_verify_reads_every_block(disk: MemoryDisk, store: ChunkStore) -> None:
     data = random.Random(2).randbytes(2 * limits.MIB)
     await appended(store, data[: limits.MIB])
     await appended(store, data[limits.MIB :])
     await store.verify(CHUNK)
-    disk.flip_bit(DATA, 2 * limits.MIB - 1)
-    with pytest.raises(errors.Corrupt):
+    for offset in (2 * limits.MIB - 1, limits.MIB + 1, 7):
+        disk.flip_bit(DATA, offset)
+    with pytest.raises(errors.Corrupt, match=r"bytes 0 to 65536 do not match .*, and 2 other blocks are damaged"):
         await store.verify(CHUNK)
-    assert len(store.take_corrupt()) == 1
+    assert len((await store.holding(CHUNK)).damaged) == 3
 
 
 # --- cut, punch, delete

@@ -443,7 +443,7 @@ async def test_a_disk_that_cannot_read_several_chunks_leaves_service() -> None:
         with pytest.raises(errors.Corrupt, match="cannot be read"):
             await volumes.read(ChunkId(number), 0, 1)
     assert volumes.statistics()[0].failed == "Input/output error"
-    assert [chunk for chunk, _ in volumes.take_corrupt()] == list(range(1, limits.READ_ERRORS_MAX + 1))
+    assert [chunk for chunk, _ in volumes.take_damaged()] == list(range(1, limits.READ_ERRORS_MAX + 1))
     assert volumes.chunk_count() == 0
     with pytest.raises(errors.DiskFailed, match="none of the data directories of DataNode 'node-1' can be used"):
         await put(volumes, 11)

@@ -12,8 +12,8 @@ from tests.unit.namenode.world import START_NS, Namespace, node_view
 NOW_NS = START_NS + 300 * 10**9
 
 
-def outlook(full: Sequence[str] = (), *, is_on: bool = True, failures: int = 0) -> Outlook:
-    return Outlook(is_on, 12, 2, _ids(full), failures, 30.0 if failures else 0.0)
+def outlook(full: Sequence[str] = (), *, is_on: bool = True, failures: int = 0, damaged: Sequence[str] = ()) -> Outlook:
+    return Outlook(is_on, 12, 2, _ids(full), failures, 30.0 if failures else 0.0, _ids(damaged))
 
 
 def told(*nodes: NodeView, holders: Sequence[str] = ("n1", "n2"), copying: Sequence[Copying] = (), **how: Any) -> str:
@@ -33,10 +33,12 @@ def said(
     full: Sequence[str] = (),
     is_on: bool = True,
     failures: int = 0,
+    damaged: Sequence[str] = (),
 ) -> str:
     facts = Facts(ChunkId(1), True, 100, 100, wanted, session, "backup on h7", _ids(holders), _ids(deleting), "/file")
     known = {view.node: view for view in nodes}
-    return " ".join(reasons(facts, known, copying, outlook(full, is_on=is_on, failures=failures), NOW_NS))
+    prospects = outlook(full, is_on=is_on, failures=failures, damaged=damaged)
+    return " ".join(reasons(facts, known, copying, prospects, NOW_NS))
 
 
 def _ids(names: Sequence[str]) -> tuple[NodeId, ...]:
@@ -128,6 +130,27 @@ def test_a_surplus() -> None:
 def test_one_rack_that_has_all_copies() -> None:
     racks = [node_view("n1", rack="a"), node_view("n2", rack="a"), node_view("n3", rack="b")]
     assert "All its copies are in rack a" in said(*racks, wanted=2)
+
+
+NOT_WHOLE = "n2 has not all of its blocks, as some are damaged or were lost with its power: only the others are read."
+
+
+def test_a_copy_that_is_not_whole_and_is_mended_or_waits_for_that() -> None:
+    copy = Copying(NodeId("n2"), _ids(("n1", "n3")), 3.2, extra=False)
+    text = said(N1, N2, N3, holders=("n1", "n2", "n3"), damaged=["n2"], copying=[copy])
+    assert text == f"{NOT_WHOLE} n2 is mending its copy from n1 or n3, for 3 s now."
+    text = said(N1, N2, N3, holders=("n1", "n2", "n3"), damaged=["n2"])
+    assert text.startswith(f"{NOT_WHOLE} The copy waits for repair")
+    text = told(N1, N2, N3, holders=("n1", "n2", "n3"), damaged=["n2"])
+    assert text.startswith("copies-coming: Chunk 1 (/file) has 2 of 3 copies (n2: not all blocks): the copy waits for")
+    assert "copies-few: " in told(N1, N2, N3, holders=("n1", "n2", "n3"), damaged=["n2"], failures=3)
+
+
+def test_copies_none_of_which_is_whole() -> None:
+    text = said(N1, N2, wanted=2, damaged=["n1", "n2"])
+    assert "No copy is whole: they are mended from one another as far as that can be." in text
+    assert "No copy is whole: there is no other copy." in said(N1, N2, DEAD, holders=("n1",), damaged=["n1"])
+    assert told(N1, N2, damaged=["n1", "n2"]) == ""  # it is told of as lost
 
 
 def test_a_shortage_that_repair_sees_to_is_told_as_that() -> None:

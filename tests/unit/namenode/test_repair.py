@@ -104,9 +104,25 @@ def test_a_copy_that_was_not_reported_yet_counts_but_is_no_reason_to_drop_anothe
     assert not {"n2"} & {*found.surplus, *found.kept}
 
 
-def test_a_short_copy_is_replaced_first_and_dropped_then() -> None:
+def test_a_copy_that_is_not_whole_is_mended_where_it_is() -> None:
+    nodes = views(node_view("n1"), node_view("n2", free_bytes=0), node_view("n3"))
+    found = planned(nodes, ("n1", "n2"), wanted=2, short=("n2",))
+    assert decided(found) == (["n2"], [], 1) and found.sources == ["n1"]
+    assert decided(planned(nodes, ("n1", "n2"), wanted=2, short=("n2",), coming=("n2",))) == ([], [], 1)
+    assert planned(nodes, ("n1", "n2"), wanted=3, short=("n2",)).targets == ["n2", "n3"]
+
+
+def test_copies_none_of_which_is_whole_are_mended_from_one_another() -> None:
+    nodes = views(node_view("n1"), node_view("n2"), node_view("n3", state=NodeState.DEAD), node_view("n4"))
+    found = planned(nodes, ("n1", "n2", "n3"), short=("n1", "n2", "n3"))
+    assert found.targets == found.sources == ["n1", "n2"]
+    assert (found.whole, found.missing, found.surplus) == (0, 0, [])
+    assert planned(nodes, ("n1", "n3"), short=("n1", "n3")).targets == []  # from whom?
+
+
+def test_a_copy_that_cannot_be_mended_is_replaced_first_and_dropped_then() -> None:
     nodes = views(*map(node_view, ("n1", "n2", "n3")))
-    assert decided(planned(nodes, ("n1", "n2"), wanted=2, short=("n2",))) == (["n3"], [], 1)
+    assert decided(planned(nodes, ("n1", "n2"), wanted=2, short=("n2",), busy=("n2",))) == (["n3"], [], 1)
     assert decided(planned(nodes, ("n1", "n2", "n3"), wanted=2, short=("n2",))) == ([], ["n2"], 2)
 
 
@@ -187,13 +203,15 @@ def test_whatever_the_nodes_no_plan_loses_data_or_asks_too_much(
         assert set(result.surplus) <= holders
         assert set(result.kept) == whole - set(result.surplus)
         assert len(result.kept) >= wanted
-    assert len(set(result.targets)) == len(result.targets) <= max(result.missing, 1)
+    most = max(result.missing, 1) if result.whole else len(holders)
+    assert len(set(result.targets)) == len(result.targets) <= most
     for target in result.targets:
-        assert target not in holders | coming | busy
+        assert target not in coming | busy
+        assert target not in holders or target in short
         assert nodes[target].state == NodeState.UP
         assert not nodes[target].draining
-        assert nodes[target].free_bytes >= chunk.length
-    assert not result.targets or result.sources
+        assert nodes[target].free_bytes >= chunk.length or target in holders
+        assert set(result.sources) - {target}
 
 
 @given(NODES, SOME, st.integers(1, 4), st.integers(0, 99))

@@ -83,6 +83,10 @@ class World:
         """Nodes that heartbeat, and do nothing that they are told."""
         self.orders: list[tuple[str, Any]] = []
         """All copies and deletions that nodes were ordered, as they came."""
+        self.sources: dict[str, list[str]] = {}
+        """From whom each node was to make its last copy."""
+        self.damaged: dict[str, list[Any]] = {}
+        """What nodes are to say of damaged chunks, with their next heartbeat."""
         self._done: dict[str, list[int]] = {}
         self._failed: dict[str, list[Any]] = {}
 
@@ -129,11 +133,14 @@ class World:
                 "load": 0,
                 "done": self._done.pop(name, []),
                 "failed": self._failed.pop(name, []),
+                "damaged": self.damaged.pop(name, []),
             }
             for number, kind, chunk, *rest in (await self.service.heartbeat(name, report))["orders"]:
                 if name in self.stuck:
                     continue
                 self.orders.append((name, [kind, chunk]))
+                if kind == "copy":
+                    self.sources[name] = sorted(node for node, _ in rest[1])
                 if kind == "copy" and name in self.broken:
                     self._failed.setdefault(name, []).append([number, "NoSpace", "it is broken"])
                     continue
@@ -324,10 +331,38 @@ async def test_a_copy_that_fails_is_made_elsewhere_after_a_while(
         assert len([name for name, _ in cluster.ordered("copy") if name == N3]) <= 1
 
 
-async def test_a_short_copy_is_replaced_and_then_dropped(
+async def test_a_short_copy_is_mended_though_every_node_has_one(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world(tmp_path, lambda space: chunks_on(space, [N1, N2, N3]), N1, N2, N3) as cluster:
+        await cluster.service.report_chunks(N2, 1, 99, [[1, LENGTH - 10, True]])
+        assert cluster.replication.short_copies() == [(N2, 1)]
+        await cluster.beat_until(lambda: not cluster.replication.short_copies(), N1, N2, N3)
+        assert cluster.sources == {N2: [N1, N3]}
+        assert cluster.holders(1) == [N1, N2, N3] and not cluster.ordered("delete")
+
+
+async def test_copies_that_are_damaged_all_are_mended_from_one_another(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world(tmp_path, lambda space: chunks_on(space, [N1, N2]), N1, N2, N3) as cluster:
+        cluster.stuck = {N1, N2}
+        cluster.damaged = {N1: [[1, "its sum"]], N2: [[1, "its sum"]]}
+        await cluster.beat_until(lambda: cluster.replication.lost == 1, N1, N2, N3)
+        assert cluster.replication.short_copies() == [(N1, 1), (N2, 1)]
+        assert cluster.replication.under_replicated == 0
+        cluster.stuck.clear()
+        await cluster.beat_until(lambda: not cluster.replication.short_copies(), N1, N2, N3)
+        assert cluster.sources == {N1: [N2], N2: [N1]}
+        await cluster.beat_until(lambda: cluster.replication.lost == 0, N1, N2, N3)
+        assert cluster.holders(1) == [N1, N2]
+
+
+async def test_a_short_copy_that_cannot_be_mended_is_replaced_and_then_dropped(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with world(tmp_path, lambda space: chunks_on(space, [N1, N2, N3]), N1, N2, N3, N4) as cluster:
+        cluster.broken.add(N2)
         await cluster.service.report_chunks(N2, 1, 99, [[1, LENGTH - 10, True]])
         await cluster.beat_until(lambda: bool(cluster.ordered("delete")), N1, N2, N3, N4)
         assert cluster.holders(1) == [N1, N3, N4]
@@ -561,6 +596,7 @@ async def test_a_copy_that_is_known_to_be_short_does_not_make_another_dispensabl
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with world(tmp_path, lambda space: chunks_on(space, [N1, N2]), N1, N2, N3) as cluster:
+        cluster.broken.add(N1)
         await cluster.service.report_chunks(N1, 1, 99, [[1, 1, True]])
         await cluster.beat_until(lambda: cluster.members.by_name()[NodeId(N2)].state == NodeState.DEAD, N1)
         with pytest.raises(errors.NodeInUse, match="only copy"):

@@ -1,0 +1,179 @@
+"""A chunk with damaged blocks: the others are read as ever, and the damaged ones for nobody, until they are mended."""
+
+from __future__ import annotations
+
+import errno
+import random
+
+import pytest
+
+from dfs import errors, limits
+from nodes.datanode.index import Record
+from nodes.datanode.store import ChunkStore
+from tests.simulation.disk import MemoryDisk
+from tests.unit.datanode.world import CHUNK, DATA, appended, content, opened
+
+BAD = DATA + ".bad"
+PIECES = [bytes([letter]) * 100 for letter in b"abcd"]
+
+
+@pytest.fixture
+def disk() -> MemoryDisk:
+    return MemoryDisk()
+
+
+async def damaged(disk: MemoryDisk, *offsets: int) -> ChunkStore:
+    """A chunk of four synced blocks, of which those with these bytes are damaged, and known to be."""
+    store = opened(disk)
+    for piece in PIECES:
+        await appended(store, piece)
+    await store.sync([CHUNK])
+    for offset in offsets:
+        disk.flip_bit(DATA, offset)
+        with pytest.raises(errors.Corrupt):
+            await store.read(CHUNK, offset, 1)
+    return store
+
+
+async def records(store: ChunkStore) -> list[Record]:
+    return [record for _, record in (await store.holding(CHUNK)).damaged]
+
+
+@pytest.mark.parametrize("cold", [False, True])
+async def test_the_other_blocks_are_read_as_ever(disk: MemoryDisk, cold: bool) -> None:
+    disk.cold = cold
+    store = await damaged(disk, 150)
+    assert await content(store, 0, 100) + await content(store, 200, 200) == PIECES[0] + PIECES[2] + PIECES[3]
+    for offset, length in ((100, 1), (199, 1), (0, 400), (50, 51)):
+        with pytest.raises(errors.Corrupt, match=r"bytes 100 to 200 do not match their checksum$"):
+            await store.read(CHUNK, offset, length)
+    assert store.take_corrupt() == []
+    assert [chunk for chunk, _ in store.take_damaged()] == [CHUNK]
+    assert store.take_damaged() == [] and store.damaged_count() == 1
+
+
+async def test_it_counts_as_far_as_the_first_damaged_block(disk: MemoryDisk) -> None:
+    store = await damaged(disk, 350, 150)
+    assert (store.intact_length(CHUNK), store.chunks[CHUNK]) == (100, 400)
+    assert await store.sync([CHUNK]) == [100]
+    with pytest.raises(errors.Corrupt):
+        await appended(store, b"more")
+
+
+async def test_copies_are_served_up_to_a_damaged_block_and_from_behind_it(disk: MemoryDisk) -> None:
+    store = await damaged(disk, 150)
+    assert [record.start for record in (await store.read_records(CHUNK, 0, 9))[0]] == [0]
+    with pytest.raises(errors.Corrupt):
+        await store.read_records(CHUNK, 1, 9)
+    found, buffers = await store.read_records(CHUNK, 2, 9, at=200)
+    assert [record.start for record in found] == [200, 300]
+    assert b"".join(bytes(buffer) for buffer in buffers) == PIECES[2] + PIECES[3]
+    with pytest.raises(errors.ChunkConflict, match="block 2 begins at 200, not 100"):
+        await store.read_records(CHUNK, 2, 9, at=100)
+
+
+async def test_a_restart_does_not_forget_it(disk: MemoryDisk) -> None:
+    store = await damaged(disk, 150)
+    await store.close()
+    again = opened(disk)
+    assert (again.intact_length(CHUNK), again.chunks[CHUNK]) == (100, 400)
+    assert again.take_damaged() == []  # the report tells of it
+    disk.crash(random.Random(1))
+    again = opened(disk)
+    assert again.intact_length(CHUNK) == 100
+    await again.delete(CHUNK)
+    assert not any(path.startswith("chunks/") for path in disk.paths())
+
+
+async def test_a_damaged_note_of_damage_puts_all_in_doubt_until_it_is_read(disk: MemoryDisk) -> None:
+    store = await damaged(disk, 150)
+    await store.close()
+    disk.flip_bit(BAD, 20)
+    again = opened(disk)
+    assert again.intact_length(CHUNK) == 0
+    with pytest.raises(errors.Corrupt):
+        await again.verify(CHUNK)
+    assert again.intact_length(CHUNK) == 100
+    assert [record.start for record in await records(again)] == [100]
+
+
+async def test_what_could_not_be_read_for_a_while_is_whole_again(disk: MemoryDisk) -> None:
+    store = opened(disk)
+    for piece in PIECES:
+        await appended(store, piece)
+    disk.fail("read", errno.EIO, DATA)
+    with pytest.raises(errors.Corrupt, match="bytes 0 to 100 cannot be read: Input/output error, and 3 other blocks"):
+        await store.read(CHUNK, 0, 400)
+    assert store.failed is None and store.intact_length(CHUNK) == 0
+    disk.mend()
+    assert await store.verify(CHUNK) == 0
+    assert store.intact_length(CHUNK) == 400 and not disk.exists(BAD) and await content(store, 0, 400)
+
+
+async def test_one_chunk_that_cannot_be_read_is_one_error_of_the_disk_however_often_it_is_asked_for(
+    disk: MemoryDisk,
+) -> None:
+    store = await damaged(disk)
+    disk.fail("read", errno.EIO, DATA)
+    for number in range(3 * limits.READ_ERRORS_MAX):
+        with pytest.raises(errors.Corrupt):
+            await store.read(CHUNK, 100 * (number % 4), 100)
+    assert store.failed is None
+
+
+async def test_a_damaged_block_is_mended_and_stays_so(disk: MemoryDisk) -> None:
+    store = await damaged(disk, 150, 350)
+    second, last = await records(store)
+    with pytest.raises(errors.Corrupt):
+        await store.mend(CHUNK, second, b"x" * 100)
+    with pytest.raises(errors.ChunkConflict):
+        await store.mend(CHUNK, second._replace(crc=1), PIECES[1])
+    await store.mend(CHUNK, second, PIECES[1])
+    await store.mend(CHUNK, second, PIECES[1])
+    assert (store.intact_length(CHUNK), await records(store)) == (300, [last])
+    await store.mend(CHUNK, last, PIECES[3])
+    assert await store.sync([CHUNK]) == [400] and not disk.exists(BAD)
+    disk.crash(random.Random(2))
+    again = opened(disk)
+    assert await content(again, 0, 400) == b"".join(PIECES)
+    assert await again.verify(CHUNK) == 0
+
+
+async def test_a_block_that_the_disk_does_not_give_back_is_not_mended(disk: MemoryDisk) -> None:
+    store = await damaged(disk, 150)
+    (block,) = await records(store)
+    disk.fail("read", errno.EIO, DATA)
+    with pytest.raises(errors.DiskFailed):
+        await store.mend(CHUNK, block, PIECES[1])
+    disk.mend()
+    assert store.intact_length(CHUNK) == 100
+
+
+async def test_damage_that_nobody_needs_any_more_is_none(disk: MemoryDisk) -> None:
+    store = await damaged(disk, 150, 350)
+    await store.cut(CHUNK, 300)
+    assert store.intact_length(CHUNK) == 100
+    await store.punch(CHUNK, [(100, 100)])
+    assert store.intact_length(CHUNK) == 300 and not disk.exists(BAD)
+    assert await store.verify(CHUNK) == 0
+
+
+async def test_a_cut_through_a_damaged_block_leaves_it_whole(disk: MemoryDisk) -> None:
+    store = await damaged(disk)
+    disk.flip_bit(DATA, 150)
+    await store.cut(CHUNK, 120)
+    assert (store.chunks[CHUNK], store.intact_length(CHUNK)) == (200, 100)
+    await store.cut(CHUNK, 190)
+    assert store.chunks[CHUNK] == 200
+    assert [chunk for chunk, _ in store.take_damaged()] == [CHUNK]
+    await store.cut(CHUNK, 100)
+    assert store.intact_length(CHUNK) == 100 and not disk.exists(BAD)
+
+
+async def test_a_full_disk_forgets_damage_at_a_restart_and_not_before(disk: MemoryDisk) -> None:
+    store = await damaged(disk)
+    disk.fail("write", errno.ENOSPC, BAD)
+    disk.flip_bit(DATA, 150)
+    with pytest.raises(errors.Corrupt):
+        await store.read(CHUNK, 100, 1)
+    assert store.intact_length(CHUNK) == 100 and store.failed is None and not disk.exists(BAD)
