@@ -81,8 +81,8 @@ class ReadAhead:
             if number == last:
                 self._fetch_ahead(last, ahead)
             await segment.done.wait()  # bounded: the reader gives up by its own deadlines
-            if segment.error is not None:
-                raise type(segment.error)(segment.error.message)
+            if segment.error is not None:  # of bytes that nobody has asked for, perhaps
+                return await self._read_directly(offset, count)
             assert segment.view is not None, "it is there, or an error"
             pieces.append(segment.view[max(0, offset - number * size) : max(0, offset + count - number * size)])
         if self._attr.version != version:

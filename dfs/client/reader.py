@@ -6,7 +6,7 @@ does not answer, has lost the chunk or sends bytes that do not match their check
 piece that all have, and none of them whole, is asked for block by block: each may have what others have not. One
 that is slow to answer is not given up: the next one is asked as well, and the first answer counts (`patience`).
 When all fail, the extents are asked for again: the file may have been rewritten or its chunks copied
-elsewhere meanwhile. Only then is the data called lost.
+elsewhere meanwhile. Only then is the data called lost; soon, where no replica is silent and all are damaged.
 
 Bytes under way are bounded for the whole client by `BYTES_IN_FLIGHT_MAX`; those of second replicas come on top of that,
 one for a piece at most.
@@ -98,10 +98,10 @@ class _Second:
 class _Fetch:
     """One piece on its way to `target`. `left` are the replicas not asked yet; `first` ends the wait for the one asked.
 
-    `reasons` and `expired` say why others did not serve it.
+    `failures` and `expired` say why others did not serve it.
     """
 
-    __slots__ = ("expired", "first", "grant", "is_damaged", "left", "piece", "reasons", "second", "target")
+    __slots__ = ("expired", "failures", "first", "grant", "left", "piece", "second", "target")
 
     def __init__(self, piece: Piece, target: memoryview, grant: bytes, left: deque[NodeId]) -> None:
         self.piece = piece
@@ -110,8 +110,7 @@ class _Fetch:
         self.left = left
         self.first = trio.CancelScope()
         self.second: _Second | None = None
-        self.reasons: list[str] = []
-        self.is_damaged = False  # at one of them
+        self.failures: list[tuple[NodeId, errors.DfsError]] = []
         self.expired: errors.GrantExpired | None = None
 
     def end_attempt(self) -> None:
@@ -183,10 +182,12 @@ class Reader:
                 if not remaining:
                     raise
             except errors.DataLost as error:
-                if not remaining:
+                is_damaged = isinstance(error.__cause__, errors.Corrupt)  # everywhere: waiting does not help
+                if not remaining or (is_damaged and remaining < _ROUNDS - 1):
                     raise
                 log.warning("no replica could serve a read, asking where they are now", ino=ino, error=str(error))
-                await trio.sleep(_ROUND_DELAY_S)
+                if not is_damaged:
+                    await trio.sleep(_ROUND_DELAY_S)
             layout = await self.layout(ino, offset, len(view))
             if layout.end < offset + len(view):
                 half = layout.end - offset
@@ -251,12 +252,14 @@ class Reader:
                     return
         if fetch.expired is not None:
             raise fetch.expired
-        if fetch.is_damaged and piece.length > limits.BLOCK_MAX_BYTES:
+        damages = [error for _, error in fetch.failures if isinstance(error, errors.Corrupt)]
+        if damages and piece.length > limits.BLOCK_MAX_BYTES:
             for part in parts_of(piece):
                 await self._fetch(part, places, view)
             return
-        why = "; ".join(fetch.reasons) or "no DataNode holds a copy"
-        raise errors.DataLost(f"chunk {piece.chunk:x}: {why}")
+        why = "; ".join(f"{node}: {error}" for node, error in fetch.failures) or "no DataNode holds a copy"
+        cause = damages[0] if damages and len(damages) == len(fetch.failures) else None
+        raise errors.DataLost(f"chunk {piece.chunk:x}: {why}") from cause
 
     async def _fetch_from(self, fetch: _Fetch, node: NodeId) -> bool:
         """Whether the bytes are there, from `node` or from another one that was asked since this one is slow."""
@@ -286,9 +289,8 @@ class Reader:
             fetch.expired = error
         except errors.DfsError as error:
             self._failovers += 1
-            fetch.is_damaged = fetch.is_damaged or isinstance(error, errors.Corrupt)
             self._lent.forget(piece.chunk, node)
-            fetch.reasons.append(f"{node}: {error}")
+            fetch.failures.append((node, error))
             log.warning("replica could not serve a read", node=node, chunk=piece.chunk, error=str(error))
         else:
             return True

@@ -124,11 +124,11 @@ def report(
     said = list(facts.reasons)
     for node in (*facts.holders, *(node for node in damaged if node not in facts.holders)):
         view = nodes.get(node)
-        condition = _condition(facts, lengths.get(node), node in damaged)
+        condition = _condition(facts, node, lengths.get(node), damaged)
         if unseen and condition == Condition.UNKNOWN and is_up(view):
             condition = Condition.UNSEEN
         copies.append(Copy(node, str(view.state) if view else "unknown", condition, _bytes(lengths.get(node))))
-        if sentence := _SENTENCES.get(condition):
+        if (sentence := _SENTENCES.get(condition)) and node not in facts.damaged:
             said.append(sentence.format(node=node, has=lengths.get(node, 0), length=facts.length))
         elif condition == Condition.UNKNOWN and is_up(view):
             said.append(f"{node} counts as up and did not answer: look into its log, and at the network between.")
@@ -137,14 +137,16 @@ def report(
     return ChunkReport(facts.chunk, offset, facts.length, facts.wanted, tuple(copies), tuple(said), unseen)
 
 
-def _condition(facts: ChunkFacts, length: int | None, is_damaged: bool) -> Condition:
-    if is_damaged:
+def _condition(facts: ChunkFacts, node: NodeId, length: int | None, damaged: Collection[NodeId]) -> Condition:
+    if node in damaged:
         return Condition.DAMAGED
     if length is None:
         return Condition.UNKNOWN
     if length == NOT_THERE:
         return Condition.NOT_THERE if facts.length else Condition.WHOLE
-    return Condition.WHOLE if length >= facts.length else Condition.SHORT
+    if length >= facts.length:
+        return Condition.WHOLE
+    return Condition.DAMAGED if node in facts.damaged else Condition.SHORT
 
 
 def _bytes(length: int | None) -> int | None:

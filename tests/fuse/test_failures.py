@@ -255,6 +255,37 @@ async def test_fio_finds_every_byte_though_datanodes_die_while_it_writes_and_rea
         assert reading.returncode == 0, said
 
 
+async def test_a_block_that_is_lost_everywhere_takes_no_other_bytes_with_it(tmp_path: Path) -> None:
+    """Though the kernel, and the mount, read much more at a time."""
+    async with mounted_cluster(tmp_path, datanodes=2, replicas=2) as mounted:
+        data = os.urandom(3 * MIB)
+        await off(write_new, mounted.path / "file", data)
+        await mounted.umount()  # so the chunk is sealed, and nothing of it in memory
+        for name in ("n1", "n2"):
+            (chunk,) = mounted.daemons.chunk_files(name).values()
+            content = bytearray(chunk.read_bytes())
+            content[MIB + 100] ^= 1
+            chunk.write_bytes(content)
+        await mounted.mount()
+        assert await off(_readable, mounted.path / "file", len(data)) == {
+            start: data[start : start + 4 * KIB]
+            for start in range(0, len(data), 4 * KIB)
+            if not MIB <= start < MIB + limits.BLOCK_MAX_BYTES
+        }
+
+
+def _readable(path: Path, size: int) -> dict[int, bytes]:
+    """The pages of a file that can be read, one after the other, by where they begin."""
+    found = {}
+    with path.open("rb", buffering=0) as file:
+        for start in range(0, size, 4 * KIB):
+            try:
+                found[start] = os.pread(file.fileno(), 4 * KIB, start)
+            except OSError as error:
+                assert error.errno == errno.EIO
+    return found
+
+
 # --- the NameNode is away -------------------------------------------------------------------------------
 
 

@@ -136,6 +136,9 @@ def test_how_each_copy_is_and_what_is_said_of_it() -> None:
     damaged = report(FACTS, 0, 3, ALL, {N1: 100, N2: 100, N3: 100}, [N2])
     assert [copy.condition for copy in damaged.copies][1] == Condition.DAMAGED
     assert not damaged.is_well
+    known = report(FACTS._replace(damaged=(N2, N3)), 0, 3, ALL, {N1: 100, N2: 64, N3: 100}, [])
+    assert [copy.condition for copy in known.copies] == [Condition.WHOLE, Condition.DAMAGED, Condition.WHOLE]
+    assert known.reasons == ()  # the NameNode has told of it
 
 
 def test_a_copy_that_may_not_be_looked_at_is_as_the_namenode_says() -> None:
