@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -27,8 +27,8 @@ from dfs.client.paths import show
 from dfs.keystore import KeyStore
 from dfs.mountpoint import find, is_mounted, prepare, unmount
 from dfs.systemd import keep_watchdog
-from dfs.types import Attr
-from mount import guard
+from dfs.types import Attr, SessionId
+from mount import farewell, guard
 from mount.kernel import Kernel
 from mount.loop import device, serve
 from mount.operations import Operations
@@ -47,12 +47,19 @@ async def run_mount(
     Raises `Unreachable` (no NameNode), `NotFound` or `NotADirectory` (`subtree`), and what `prepare` raises.
     """
     prepare(mountpoint)
+    note = farewell.Note()
     cache = Cache(options.cache_entries, options.cache_entries)
     async with (
         open_filesystem(namenode, store.key, wait_s=options.wait_s, keep=store.keep, cache=cache) as fs,
         record_accesses(fs) as accesses,
         open_inodes(fs) as inodes,
     ):
+
+        def take_note(session: SessionId | None) -> None:
+            note.write(session, fs.session.kernel_timeout_max_s)
+
+        fs.session.on_session = take_note
+        take_note(fs.session.session)
         fs.session.wants_directories = not options.sync_metadata
         top = await _top(fs, subtree)
         kernel = Kernel(fs.session, cache, top.ino, device())
@@ -69,7 +76,7 @@ async def run_mount(
         except RuntimeError as error:
             raise errors.NotPermitted(f"the kernel does not mount on {mountpoint}: {error}") from None
         try:
-            _guard(mountpoint)
+            _guard(mountpoint, note, farewell.command(namenode, store.path, note))
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_until_signal, mountpoint)
                 nursery.start_soon(keep_watchdog)
@@ -108,23 +115,34 @@ def _read_ahead_more(mountpoint: Path) -> None:
         log.info("the kernel reads ahead as little as it does by default", error=error.strerror)
 
 
-def _guard(mountpoint: Path) -> None:
-    """Have the connection end with the thread that calls this, however that ends: `mount.guard`."""
+def _guard(mountpoint: Path, note: farewell.Note, command: Sequence[str]) -> None:
+    """Have the connection, and the session in `note`, end with the thread that calls this: `mount.guard`."""
     abort = -1
     try:
-        if not is_mounted(_CONNECTIONS):  # systemd would have mounted it; root may
-            subprocess.run(["mount", "-t", "fusectl", "fusectl", _CONNECTIONS], capture_output=True, check=False)
-        ours = find(mountpoint)
-        if ours is None:
-            raise FileNotFoundError("it is not listed among the mounts")
-        abort = os.open(_CONNECTIONS / ours.number / "abort", os.O_WRONLY | os.O_CLOEXEC)
-        program = [sys.executable, "-I", "-S", guard.__file__, str(abort), str(os.getpid())]
-        subprocess.Popen(program, stdin=subprocess.DEVNULL, cwd="/", start_new_session=True, pass_fds=[abort])
+        abort = _open_abort(mountpoint)
     except OSError as error:
         log.info("should this process be killed, the mount may hang: nothing can abort it", error=str(error))
+    try:
+        program = [sys.executable, "-I", "-S", guard.__file__, str(abort), str(os.getpid()), str(note.descriptor)]
+        passed = [descriptor for descriptor in (abort, note.descriptor) if descriptor >= 0]
+        subprocess.Popen(
+            [*program, *command], stdin=subprocess.DEVNULL, cwd="/", start_new_session=True, pass_fds=passed
+        )
+    except OSError as error:
+        log.info("should this process be killed, others wait for its session to time out", error=str(error))
     finally:
         if abort >= 0:
             os.close(abort)
+
+
+def _open_abort(mountpoint: Path) -> int:
+    """The file by which the kernel gives up the connection. Raises OSError."""
+    if not is_mounted(_CONNECTIONS):  # systemd would have mounted it; root may
+        subprocess.run(["mount", "-t", "fusectl", "fusectl", _CONNECTIONS], capture_output=True, check=False)
+    ours = find(mountpoint)
+    if ours is None:
+        raise FileNotFoundError("it is not listed among the mounts")
+    return os.open(_CONNECTIONS / ours.number / "abort", os.O_WRONLY | os.O_CLOEXEC)
 
 
 async def _until_signal(mountpoint: Path) -> None:

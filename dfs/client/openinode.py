@@ -427,6 +427,11 @@ class OpenInode:
             self._dirty or self._writer.uncommitted_bytes
         )
 
+    @property
+    def is_lingering(self) -> bool:
+        """Whether nobody has it open, and bytes of it wait that are not on their way."""
+        return not self.users and not self._flushing.locked() and not self.is_clean
+
     # --- together with others ---------------------------------------------------------------------------
 
     @property

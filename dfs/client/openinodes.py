@@ -341,7 +341,7 @@ class OpenInodes:
             due = [
                 inode
                 for inode in self._open.values()
-                if inode.is_due(now) or (hurries and (inode.is_small or not inode.users))
+                if inode.is_due(now) or (hurries and (inode.is_small or inode.is_lingering))
             ]
             small: dict[int, list[OpenInode]] = {}
             for inode in due:

@@ -132,6 +132,8 @@ class Session:
         """Called when DataNodes came, moved or fell silent."""
         self.on_new_session: Callable[[], None] | None = None
         """Called after a session was lost and a new one opened: chunks of the old one are no longer ours."""
+        self.on_session: Callable[[SessionId | None], None] | None = None
+        """Called with each session when it is open, and with None when the last one was ended in order."""
         self.keep: Callable[[KeyFile], None] | None = None
         """Keeps the file of a renewed key, in a thread; raises `ConfigError` if it cannot."""
         self.generation = 0  # of the keys that the NameNode issues
@@ -266,7 +268,12 @@ class Session:
     @property
     def kernel_timeout_s(self) -> float:
         """For how long a kernel may show what the cache has, without asking again; see `is_trusted`."""
-        return self.timeout_s / 3 if self.is_trusted else 0.0
+        return self.kernel_timeout_max_s if self.is_trusted else 0.0
+
+    @property
+    def kernel_timeout_max_s(self) -> float:
+        """For how long a kernel shows things when nobody tells it to forget them."""
+        return self.timeout_s / 3
 
     async def _persistently(self, method: str, arguments: Callable[[], Iterable[Any]]) -> Any:
         """Call until there is an answer, with what `arguments` says at that moment, for at most `wait_s`."""
@@ -525,6 +532,8 @@ class Session:
             self.owns_directories = bool(opened.get("directories"))  # a NameNode one version older does not say
             self.replicas = int(opened.get("replicas", 0))
             self.timeout_s = float(opened["timeout_s"])
+            if self.on_session is not None:
+                self.on_session(self.session)
             self._incarnation = int(opened["incarnation"])
             self.is_space_short = bool(opened.get("space_is_short"))
             self._heard_at = sent_at
@@ -681,6 +690,8 @@ class Session:
             self.cache.forget_all()
         if session is not None:
             await self._end(session)
+        if self.on_session is not None:
+            self.on_session(None)
 
     async def _end(self, session: SessionId) -> None:
         """Tell the NameNode that this session is not used any more. Never raises."""

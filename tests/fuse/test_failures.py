@@ -18,6 +18,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -181,6 +182,34 @@ async def test_a_killed_mount_is_taken_over_while_the_kernel_still_shows_its_att
         await off(mounted.path.stat)
         mounted.kill()
         await mounted.mount()
+
+
+async def test_nobody_waits_for_what_a_killed_mount_had_to_itself(tmp_path: Path) -> None:
+    async with mounted_cluster(tmp_path, session_timeout_s=24) as mounted, mounted.daemons.client() as fs:
+        await off((mounted.path / "made").mkdir)
+        await off(partial(write_new, sync=True), mounted.path / "made" / "synced", b"content")
+        await off((mounted.path / "made" / "answered").mkdir)  # in the mount's memory only, and lost with it
+        mounted.kill()
+        began = trio.current_time()
+        with trio.fail_after(PATIENCE_S):
+            await fs.mkdir("/made/other")
+        assert 6 < trio.current_time() - began < 18  # no sooner than its kernel forgets what it was told
+        with trio.fail_after(PATIENCE_S):
+            async with await fs.open("/made/synced", "r") as file:
+                assert await file.pread(100, 0) == b"content"
+
+        async def told() -> bool:
+            return "the mount was killed: its session was ended" in mounted.log
+
+        await until(told, "the end of the session in the mount's log")
+
+
+async def test_a_mount_that_ends_in_order_leaves_nothing_to_be_ended(tmp_path: Path) -> None:
+    async with mounted_cluster(tmp_path) as mounted:
+        await off((mounted.path / "made").mkdir)
+        await mounted.umount()
+        await mounted.mount()
+        assert "killed" not in mounted.log
 
 
 async def test_a_mount_that_hangs_is_not_taken_over_and_keeps_nobody_waiting(tmp_path: Path) -> None:
