@@ -151,6 +151,10 @@ class NodeRemoved(WrongCluster):
     """The cluster has let this DataNode go: it is not to be started again with the directories that it has."""
 
 
+class DiskMissing(WrongCluster):
+    """A DataNode has come without the directories that it had, and nobody has said that it is to begin anew."""
+
+
 class GrantExpired(NotPermitted):
     """The NameNode's word that a chunk may be used counts no more: it gives another to who still may."""
 

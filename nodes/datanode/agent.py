@@ -100,7 +100,10 @@ class Agent:
     # --- registering ------------------------------------------------------------------------------------
 
     async def register(self) -> None:
-        """Say where we are, and join the cluster. Raises `WrongCluster`, `Exists`: these no waiting mends."""
+        """Say where we are, and join the cluster. Raises `WrongCluster` (also `DiskMissing`), `Exists`.
+
+        These no waiting mends.
+        """
         info: dict[str, Any] = {
             "node": self._config.node,
             "address": self._address,
@@ -108,6 +111,7 @@ class Agent:
             "rack": self._config.rack,
             "cluster": self._volumes.cluster,
             "directories": self._volumes.directory_ids(),
+            "new_disk": self._volumes.begins_anew,
             "last_chunk": self._volumes.last_chunk(),
             **self._known_keys(),
         }

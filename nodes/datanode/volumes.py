@@ -39,7 +39,7 @@ log = structlog.get_logger(__name__)
 
 LOCK: Final = "lock"
 NEW_DISK: Final = "new-disk"
-"""An empty file of this name in an empty directory says that it is meant to be empty."""
+"""An empty file of this name says that a directory is meant to be empty, or that one that was there is lost."""
 
 
 class VolumeStatistics(NamedTuple):
@@ -84,6 +84,8 @@ class Volumes:
         capacity_limit_bytes: int = 0,
     ) -> None:
         self.cluster: ClusterId | None = None
+        self.begins_anew = False
+        """An operator has said, in a directory, that one that was there is not to be waited for."""
         self.stores = [ChunkStore(disk, None, runtime, reserve_bytes) for disk in disks]
         self._node = node
         self._runtime = runtime
@@ -168,6 +170,7 @@ class Volumes:
 
     def _check_mounted(self) -> None:
         """A directory without identity is new, unless one that the others know is missing: it may be that one."""
+        self.begins_anew = any(self._attempt(store, store.disk.exists, NEW_DISK) for store in list(self._usable()))
         present = {found.directory for found in self._identities.values()}
         missing = {other for found in self._identities.values() for other in found.directories} - present
         for store in self._usable() if missing else ():

@@ -168,6 +168,11 @@ class Membership:
         member.is_registered = True
         return member
 
+    def is_empty_handed(self, member: Member) -> bool:
+        """Whether a node that is known comes with none of the directories that it had."""
+        known = self._members.get(member.node)
+        return known is not None and bool(known.directories) and not set(known.directories) & set(member.directories)
+
     def enter(self, member: Member) -> None:
         """It is registered, durably. It counts as up from its first heartbeat on."""
         known = self._members.get(member.node)

@@ -786,12 +786,18 @@ class NameNode:
 
     @expose
     async def register(self, info: Any) -> dict[str, Any]:
-        """A DataNode says where it is. Raises `WrongCluster`, `Exists`, `InvalidArgument`."""
+        """A DataNode says where it is. Raises `WrongCluster`, `DiskMissing`, `Exists`, `InvalidArgument`."""
         member = self._members.check(info)
         cluster = info.get("cluster")
         if cluster is not None and cluster != self._store.cluster:
             raise errors.WrongCluster(
                 f"DataNode {member.node} belongs to cluster {cluster}, and this is {self._store.cluster}"
+            )
+        is_new = bool(info.get("new_disk"))
+        if not is_new and self._members.is_empty_handed(member) and self._queries.holds_any(member.node):
+            raise errors.DiskMissing(
+                f"DataNode {member.node} has copies, and comes with none of the directories that they are in: mount its"
+                " disk; or, if that is lost, put an empty file 'new-disk' into one of the directories that it has now"
             )
         await self._writer.decide(
             "register_node", member.node, member.address, member.host, member.rack, member.directories

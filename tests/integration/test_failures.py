@@ -410,6 +410,38 @@ async def test_a_datanode_that_lost_a_disk_refuses_the_empty_one_until_it_is_sai
             assert await get(fs, path) == data
 
 
+async def test_a_datanode_whose_only_disk_is_not_mounted_is_refused_until_it_is_or_is_said_to_be_lost(
+    tmp_path: Path,
+) -> None:
+    async with real_cluster(tmp_path, datanodes=2, replicas=2) as cluster, cluster.client() as fs:
+        data = os.urandom(100 * KIB)
+        await store(cluster, {"/file": data})
+        cluster.stop("n2")
+        disk = tmp_path / "n2"
+        disk.rename(tmp_path / "elsewhere")
+        disk.mkdir()
+        refused = subprocess.run(cluster.command("n2"), capture_output=True, text=True, timeout=30)
+        assert refused.returncode == 1
+        said = refused.stderr.splitlines()[-1]
+        assert said.startswith("dfs datanode: DataNode n2 has copies, and comes with none of the directories")
+        assert not (disk / "identity.json").exists()
+        shutil.rmtree(disk)
+        (tmp_path / "elsewhere").rename(disk)
+        await cluster.start("n2")
+        await until_sound(fs, copies=2)
+        cluster.stop("n2")
+        shutil.rmtree(disk)
+        disk.mkdir()
+        (disk / "new-disk").touch()
+        await cluster.start("n2")
+        assert not (disk / "new-disk").exists()
+        await until_sound(fs, copies=2)
+        cluster.stop("n2")
+        await cluster.start("n2")
+        cluster.kill("n1")
+        assert await get(fs, "/file") == data
+
+
 # --- space comes back ---------------------------------------------------------------------------------------
 
 

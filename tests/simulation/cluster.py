@@ -17,6 +17,7 @@ import trio
 
 from dfs.config import DataNodeConfig, NameNodeConfig
 from nodes.datanode.daemon import run_datanode
+from nodes.datanode.volumes import NEW_DISK
 from nodes.namenode.daemon import run_namenode
 from tests.keys import PLAIN, node_file
 from tests.simulation import settings
@@ -77,6 +78,8 @@ class Cluster:
         """New, empty ones."""
         process = self.processes[name]
         process.disks = [MemoryDisk(settings.DISK_BYTES, f"{name}/d{number}.{process.lives}") for number in range(1, 3)]
+        for disk in process.disks if process.lives else ():
+            disk.replace_file(NEW_DISK, b"")
 
     async def _namenode(self, life: Life) -> None:
         config = NameNodeConfig(state_dir=self._directory, listen=ADDRESS, **settings.NAMENODE)
