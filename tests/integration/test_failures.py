@@ -382,6 +382,11 @@ async def test_a_block_that_is_lost_everywhere_costs_itself_and_no_other(tmp_pat
                 await file.pread(1, end - 1)
             assert await file.pread(first, 0) == data[:first]
             assert await file.pread(2 * MIB - end, end) == data[end:]
+
+        async def told() -> bool:
+            return (await fs.status())["lost"] == 1
+
+        await until(told, "the NameNode to hear of it")
         said = [finding async for finding in fs.fsck("/file", data=True)]
         assert {finding.kind for finding in said} == {"chunk-lost", "copy-damaged"}
         assert "or some of them: check again, as copies mend one another" in str(said[0])
