@@ -12,7 +12,9 @@ all are asked again as long as that brings more. So a chunk is whole again if ea
 
 Should a source have other blocks than what is here (each says where the next one begins, and with which checksum), both
 cannot be parts of one copy: what was here before is set aside then, what was pulled goes, and it begins anew from that
-source.
+source. What was here before is not given up for one that has not all blocks whole itself: they are read once before.
+
+A cut that went through a damaged block left it whole: it makes place for the source's, once that is here.
 
 A copy of a chunk that was not here leaves nothing behind when it is cut short, as the daemon stops, or fails.
 """
@@ -137,9 +139,19 @@ class Copier:
         except errors.ChunkConflict as conflict:
             if source.node in task.begun_anew:
                 raise
+            if task.was_here:
+                await self._check(task, source)
             task.begun_anew.add(source.node)
             await self._give_up(task, source, conflict)
             await self._pull_missing(task, source)
+
+    async def _check(self, task: _Task, source: _Source) -> None:
+        """Read all that the source has of the chunk. Raises its error if that is not all of it."""
+        blocks = position = 0
+        while position < task.length:
+            records, data = await self._fetch(task, source, blocks, position, None)
+            blocks, position = blocks + len(records), records[-1].start + records[-1].length
+            await self._bandwidth.take(len(data))
 
     async def _give_up(self, task: _Task, source: _Source, conflict: errors.ChunkConflict) -> None:
         """What is here does not go together with what the source has."""
@@ -153,7 +165,8 @@ class Copier:
     async def _pull_missing(self, task: _Task, source: _Source) -> None:
         here = await self._volumes.holding(task.chunk)
         error: errors.DfsError | None = None
-        for number, record in here.damaged:
+        cut_through = [each for each in here.damaged if each[1].start + each[1].length > task.length]
+        for number, record in here.damaged[: len(here.damaged) - len(cut_through)]:
             try:
                 await self._mend(task, source, number, record)
             except (errors.Corrupt, errors.ChunkNotFound) as failure:  # this source has not got this one
@@ -161,10 +174,15 @@ class Copier:
         if error is not None:
             raise error
         blocks, position = here.blocks, here.length
+        if cut_through:
+            blocks, position = cut_through[0][0], cut_through[0][1].start
         at = position or None  # or its own blocks are followed
         while position < task.length:
             records, data = await self._fetch(task, source, blocks, position, at)
             async with self._turns.step():
+                if cut_through:
+                    await self._volumes.cut(task.chunk, position)
+                    cut_through.clear()
                 position = await self._volumes.append_records(task.chunk, position, records, data)
             at = None
             blocks += len(records)
@@ -173,7 +191,10 @@ class Copier:
     async def _mend(self, task: _Task, source: _Source, number: int, record: Record) -> None:
         """Have a damaged block as the source has it, which may have been told to free it by now."""
         packed, data = await self._read_blocks(task, source, number, 1, record.length, record.start)
-        (theirs,) = unpack_records(packed, record.start) or [record._replace(length=0)]
+        records = unpack_records(packed, record.start)
+        if not records:
+            raise errors.ChunkNotFound(f"DataNode {source.node} has no block {number} of chunk {task.chunk:x}")
+        (theirs,) = records
         if (theirs.length, theirs.crc) != (record.length, record.crc):
             raise errors.ChunkConflict(f"block {number} of chunk {task.chunk:x} is another one on {source.node}")
         async with self._turns.step():

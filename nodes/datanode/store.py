@@ -367,14 +367,15 @@ class ChunkStore:
     ) -> tuple[list[Record], list[Buffer]]:
         """Up to `count` blocks from number `first` on, for a copy of the chunk, and the bytes of those not punched.
 
-        At least one block, no more than READ_MAX_BYTES of bytes, none at the end of the chunk, none from the first
-        damaged one on. Raises as `read`, and ChunkConflict unless block `first` begins `at` (None: wherever it does).
+        At least one block, no more than READ_MAX_BYTES of bytes, none at the end of the chunk or beyond it, none from
+        the first damaged one on. Raises as `read`, and ChunkConflict unless block `first` begins `at` (None: wherever
+        it does), or would if there were one.
         """
         async with self._using(chunk) as replica:
             while not replica.gone:
                 records = reading.up_to_bytes(replica.index, first, count)
                 begins = records[0].start if records else replica.index.length
-                if at is not None and at != begins:
+                if at is not None and at != begins and (records or at < begins):  # beyond the end nothing contradicts
                     raise errors.ChunkConflict(f"chunk {chunk_name(chunk)}: block {first} begins at {begins}, not {at}")
                 if bad := self._damages.among(chunk, records):
                     records = records[: records.index(bad[0])]

@@ -867,3 +867,47 @@ async def test_a_source_that_has_too_many_copies_to_serve_says_so(autojump_clock
 
 def scrub_parts(node: Node) -> tuple[Any, ...]:
     return node.volumes, node.restraint, node.runtime, node.users, 0, 1 << 40
+
+
+async def test_a_source_that_has_less_than_is_here_takes_nothing_away(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node, network: MemoryNetwork, tmp_path: Path
+) -> None:
+    async with sources_of(network, tmp_path, "n2") as (second,), node.pool:
+        await second.volumes.cut(ChunkId(1), 8)
+        await appended_to(node, b"one ", b"two ", b"three ")
+        with pytest.raises(errors.ChunkNotFound):
+            await copier(node).copy(ChunkId(1), len(WHOLE), addresses("n2"))
+        assert await held(node, 1) == b"one two three "
+        await hurt(node, 9)
+        with pytest.raises(errors.ChunkNotFound):
+            await copier(node).copy(ChunkId(1), len(WHOLE), addresses("n2"))
+        assert (node.volumes.length(ChunkId(1)), node.volumes.take_corrupt()) == (14, [])
+
+
+async def test_a_cut_through_a_damaged_block_takes_that_block_and_no_other(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node, network: MemoryNetwork, tmp_path: Path
+) -> None:
+    async with sources_of(network, tmp_path, "n2", "n3") as (second, third), node.pool:
+        await appended_to(node, b"one ", b"two ", b"three ", b"four ")
+        for other in (second, third):
+            await other.volumes.cut(ChunkId(1), 11)
+        await hurt(second, 1)
+        await hurt(third, 5)
+        await hurt(node, 9)
+        await node.volumes.cut(ChunkId(1), 11)
+        await copier(node).copy(ChunkId(1), 11, addresses("n2", "n3"))
+        assert await held(node, 1) == WHOLE[:11]
+        assert node.volumes.take_corrupt() == []
+
+
+async def test_what_is_here_is_not_given_up_for_a_source_that_is_damaged_itself(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node, network: MemoryNetwork, tmp_path: Path
+) -> None:
+    async with sources_of(network, tmp_path, "n2") as (second,), node.pool:
+        await appended_to(node, b"one two ", b"three ", b"four ")
+        await hurt(node, 1)
+        await hurt(second, 9)
+        with pytest.raises(errors.Corrupt, match="bytes 8 to 14 do not match"):
+            await copier(node).copy(ChunkId(1), len(WHOLE), addresses("n2"))
+        assert (node.volumes.length(ChunkId(1)), node.volumes.take_corrupt()) == (len(WHOLE), [])
+        assert (await node.volumes.read(ChunkId(1), 8, 6))[1] == [b"three "]
