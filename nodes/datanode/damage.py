@@ -8,7 +8,9 @@ so the NameNode has it mended, block by block, from other copies (`nodes.datanod
 
 The file is for the next start: or the chunk would count as whole until somebody reads it, and whole copies could be
 dropped for its sake. One that is damaged itself says that the first block may be; so does a block that is listed and
-was only unreadable for a while. Whoever reads the whole chunk finds that out.
+was only unreadable for a while. Whoever reads the whole chunk finds that out. It may be older than the chunk: as the
+process ended after a block was freed or cut off and before that was written down, or the disk was full. What is no block
+with bytes is not listed any more once the index is known.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from dfs import errors
 from dfs.types import ChunkId
 from nodes.datanode import chunkfiles, statefile
 from nodes.datanode.disk import Disk
-from nodes.datanode.index import Record
+from nodes.datanode.index import BlockIndex, Record
 
 Blocks = Mapping[int, str]
 """Where each damaged block of a chunk begins, in order, and what is wrong with it."""
@@ -73,6 +75,15 @@ class Damages:
         blocks = self._blocks[chunk]
         first, others = next(iter(blocks.values())), len(blocks) - 1
         return f"{first}, and {others} other block{'s are' if others > 1 else ' is'} damaged" if others else first
+
+
+def outdated(blocks: Blocks, index: BlockIndex) -> list[int]:
+    """Those of `blocks` that are none in `index`, or were freed."""
+    return [start for start in blocks if not _has_bytes(index, start)]
+
+
+def _has_bytes(index: BlockIndex, start: int) -> bool:
+    return start < index.length and index.is_border(start) and not index.record(index.blocks_in(start)).punched
 
 
 def save(disk: Disk, chunk: ChunkId, blocks: Blocks) -> None:

@@ -779,6 +779,7 @@ class ChunkStore:
             else:
                 replica.files, replica.index = opened
                 self._settle_punched(replica)
+                await self._clear_damage(replica.chunk, damage.outdated(self._damages.of(replica.chunk), replica.index))
 
     async def _give_up(self, replica: _Replica, error: OSError) -> NoReturn:
         """The chunk's files are not what they should be: to quarantine. The lock is held. Raises Corrupt.

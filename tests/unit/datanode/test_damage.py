@@ -177,3 +177,36 @@ async def test_a_full_disk_forgets_damage_at_a_restart_and_not_before(disk: Memo
     with pytest.raises(errors.Corrupt):
         await store.read(CHUNK, 100, 1)
     assert store.intact_length(CHUNK) == 100 and store.failed is None and not disk.exists(BAD)
+
+
+async def test_a_cut_through_a_block_that_cannot_be_read_leaves_the_disk_in_service(disk: MemoryDisk) -> None:
+    store = await damaged(disk)
+    disk.fail("read", errno.EIO, DATA)
+    await store.cut(CHUNK, 120)
+    assert store.failed is None
+    disk.mend()
+    assert (store.chunks[CHUNK], store.intact_length(CHUNK)) == (200, 100)
+
+
+async def test_a_crash_between_freeing_a_damaged_block_and_forgetting_its_damage(disk: MemoryDisk) -> None:
+    store = await damaged(disk, 150)
+    noted = disk.read_file(BAD)
+    await store.punch(CHUNK, [(100, 100)])
+    await store.close()
+    disk.replace_file(BAD, noted)
+    again = opened(disk)
+    await again.punch(CHUNK, [(100, 100)])
+    assert again.intact_length(CHUNK) == 400 and not disk.exists(BAD)
+    assert await again.verify(CHUNK) == 0
+
+
+async def test_a_note_of_damage_from_before_other_blocks_took_their_place_is_forgotten(disk: MemoryDisk) -> None:
+    store = await damaged(disk, 150)
+    noted = disk.read_file(BAD)
+    await store.cut(CHUNK, 50)
+    await appended(store, b"y" * 300)
+    await store.close()
+    disk.replace_file(BAD, noted)
+    again = opened(disk)
+    assert await again.verify(CHUNK) == 0
+    assert again.intact_length(CHUNK) == 350 and not disk.exists(BAD)
