@@ -210,7 +210,12 @@ class ChunkFiles:
         kept = length - record.start
         if record.punched:
             return record._replace(length=kept, crc=0)
-        content = read_up_to(self.data, record.length, record.start)
+        try:
+            content = read_up_to(self.data, record.length, record.start)
+        except OSError as error:
+            if not is_damage(error):
+                raise
+            raise errors.Corrupt(f"block at {record.start} cannot be read: {error.strerror}") from error
         verify(content, [Block(record.length, record.crc)], f"block at {record.start}")
         return record._replace(length=kept, crc=crc32c(memoryview(content)[:kept]))
 

@@ -589,7 +589,8 @@ class ChunkStore:
             partial = await self.on_disk(replica.files.cut, replica.index, length, full_is_fatal=True)
         except errors.Corrupt as error:
             last = replica.index.record(replica.index.blocks_in(length))
-            await self._settle_damage(replica, [last], [reading.Fault(error.message, last.start)])
+            cause = error.__cause__ if isinstance(error.__cause__, OSError) else None
+            await self._settle_damage(replica, [last], [reading.Fault(error.message, last.start, cause)])
             length, partial = last.start + last.length, []
             if length == replica.index.length:
                 return
