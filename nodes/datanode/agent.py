@@ -14,7 +14,9 @@ is found to be short, and once in REPORT_PERIOD_S. The NameNode passes over what
 such chunks, as at the start, the next ones come sooner: first when these have settled, then each time twice as long
 after the one before, as on a node that is written to all the time something is never settled. What was done since a
 slice was put together is not told before that slice is answered: the NameNode would count a copy that was there then,
-and is deleted since.
+and is deleted since. Damage is told once more after a report, which says nothing of what was found since it was put
+together, and of open chunks is not asked for it. A copy that was told and turns out to be whole, without an order to
+mend it, is told by a report: it may be the only one.
 
 Invariants: an order's number is in at most one of `_in_work`, `_done`, `_failed`; no two orders in work are for the
 same chunk; an answer to a heartbeat is passed through the restraint whole, before the next one is sent.
@@ -82,6 +84,8 @@ class Agent:
         self._failed: list[tuple[int, str, str]] = []
         self._corrupt: list[tuple[ChunkId, str]] = []
         self._damaged: list[tuple[ChunkId, str]] = []
+        self._known_damaged: set[ChunkId] = set()
+        """Those of which the NameNode was told."""
         self.is_registered = False
         self.is_heard = False
         """The NameNode answered the last heartbeat."""
@@ -178,6 +182,7 @@ class Agent:
         self._corrupt += self._volumes.take_corrupt()
         self._damaged += self._volumes.take_damaged()
         self._damaged = [each for each in self._damaged if self._volumes.is_damaged(each[0])]
+        self._note_whole()
         done = self._done[: self._done_before_report][:_TOLD_AT_ONCE]
         failed, corrupt = self._failed[:_TOLD_AT_ONCE], self._corrupt[:_TOLD_AT_ONCE]
         damaged, postponed = self._damaged[:_TOLD_AT_ONCE], self._postponed[:_POSTPONED_AT_ONCE]
@@ -191,6 +196,7 @@ class Agent:
         del self._done[: len(done)], self._failed[: len(failed)]
         self._corrupt = _without(self._corrupt, corrupt)
         self._damaged = _without(self._damaged, damaged)
+        self._known_damaged.update(chunk for chunk, _ in damaged)
         if self._done_before_report is not None:
             self._done_before_report = max(0, self._done_before_report - len(done))
         del self._postponed[: len(postponed)]
@@ -200,6 +206,14 @@ class Agent:
         self._bandwidth.rate_bytes_per_s = answer.get("copy_bytes_per_s")
         await self._accept(answer, nursery, workers)
         await self._follow_keys(answer)
+
+    def _note_whole(self) -> None:
+        """Have it reported if copies that were damaged are not any more, and no order had them mended."""
+        in_work = set(self._in_work.values())
+        whole = [each for each in self._known_damaged if not self._volumes.is_damaged(each) and each not in in_work]
+        self._known_damaged.difference_update(whole)
+        if any(self._volumes.length(chunk) is not None for chunk in whole):
+            self._report_due.set()
 
     def _condition(self) -> dict[str, Any]:
         """How this node is, as heartbeats say it."""
@@ -311,6 +325,7 @@ class Agent:
         elif kind == "copy":
             sources = [(NodeId(node), address) for node, address in rest[1]]
             await self._copier.copy(chunk, rest[0], sources)
+            self._known_damaged.discard(chunk)
             self._corrupt += self._volumes.take_corrupt()
             self._corrupt = [each for each in self._corrupt if each[0] != chunk]  # that was what is replaced now
         else:
@@ -357,6 +372,7 @@ class Agent:
                 )
             finally:
                 self._done_before_report = None
+        self._volumes.tell_damaged_again()
         return is_settled
 
 

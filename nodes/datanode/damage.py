@@ -15,7 +15,7 @@ with bytes is not listed any more once the index is known.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 from dfs import errors
@@ -38,6 +38,9 @@ class Damages:
 
     def __contains__(self, chunk: ChunkId) -> bool:
         return chunk in self._blocks
+
+    def __iter__(self) -> Iterator[ChunkId]:
+        return iter(self._blocks)
 
     def __len__(self) -> int:
         return len(self._blocks)

@@ -667,9 +667,16 @@ class ChunkStore:
         return None if length is None else self._damages.intact(chunk, length)
 
     def take_damaged(self) -> list[tuple[ChunkId, str]]:
-        """Chunks of which more blocks were found damaged since the last call, and what is wrong with each."""
+        """Chunks of which more blocks were found damaged since the last call, and what is wrong with each.
+
+        All that are damaged, after `tell_damaged_again`.
+        """
         taken, self._newly_damaged = self._newly_damaged, set()
         return [(chunk, self._damages.summary(chunk)) for chunk in sorted(taken) if chunk in self._damages]
+
+    def tell_damaged_again(self) -> None:
+        """Those that were told may not be known any more."""
+        self._newly_damaged.update(self._damages)
 
     def is_damaged(self, chunk: ChunkId) -> bool:
         """Whether any of the chunk's blocks is known to be."""

@@ -460,6 +460,11 @@ class Volumes:
         """See `ChunkStore.take_damaged`."""
         return [entry for store in self.stores for entry in store.take_damaged()]
 
+    def tell_damaged_again(self) -> None:
+        """See `ChunkStore.tell_damaged_again`."""
+        for store in self._usable():
+            store.tell_damaged_again()
+
     def is_damaged(self, chunk: ChunkId) -> bool:
         """Whether a directory in service has the chunk, and any of its blocks is known to be damaged."""
         return any(store.is_damaged(chunk) for store in self._usable())

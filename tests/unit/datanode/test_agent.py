@@ -911,3 +911,43 @@ async def test_what_is_here_is_not_given_up_for_a_source_that_is_damaged_itself(
             await copier(node).copy(ChunkId(1), len(WHOLE), addresses("n2"))
         assert (node.volumes.length(ChunkId(1)), node.volumes.take_corrupt()) == (len(WHOLE), [])
         assert (await node.volumes.read(ChunkId(1), 8, 6))[1] == [b"three "]
+
+
+async def test_damage_that_is_found_while_a_report_is_on_its_way_is_told_again_after_it(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node
+) -> None:
+    """Or the report, which knows nothing of it, could have the last word."""
+    namenode.may_answer_reports = trio.Event()
+    await node.put(1, 1, b"committed")
+    async with node.running():
+        await until(lambda: len(namenode.chunks) > 0)
+        await hurt(node, 3)
+        with pytest.raises(errors.Corrupt):
+            await node.volumes.read(ChunkId(1), 0, 9)
+        await until(lambda: any(report["damaged"] for report in namenode.reports))
+        told = len(namenode.reports)
+        namenode.may_answer_reports.set()
+        await until(lambda: any(report["damaged"] for report in namenode.reports[told:]))
+        told = len(namenode.reports)
+        await trio.sleep(30)
+        assert not any(report["damaged"] for report in namenode.reports[told:])
+
+
+async def test_a_copy_that_turns_out_to_be_whole_is_reported(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node, disks: list[MemoryDisk]
+) -> None:
+    """It may be the only one, which nobody orders to be mended."""
+    await node.put(1, 1, b"committed")
+    async with node.running():
+        await until(lambda: len(namenode.chunks) > 0)
+        for disk in disks:
+            disk.fail("read", errno.EIO, PATH)
+        with pytest.raises(errors.Corrupt):
+            await node.volumes.read(ChunkId(1), 0, 9)
+        await until(lambda: any(report["damaged"] for report in namenode.reports))
+        for disk in disks:
+            disk.mend()
+        told = len(namenode.chunks)
+        await node.volumes.verify(ChunkId(1))
+        await trio.sleep(10)
+        assert [chunks[0][:2] for chunks in namenode.chunks[told:]] == [[1, 9]]
