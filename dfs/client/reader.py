@@ -3,7 +3,8 @@
 A read asks the NameNode which extents cover the range and where their chunks are, fills holes with zeros, and
 fetches the rest in parallel, each piece from the replica that seems best (same host, least busy). A replica that
 does not answer, has lost the chunk or sends bytes that do not match their checksum costs a retry at the next one. A
-piece that all have, and none of them whole, is asked for block by block: each may have what others have not. One
+piece that several have, and none of them whole, is asked for in parts, and these in halves, as where smaller blocks
+begin is not known here: each may have what others have not. One
 that is slow to answer is not given up: the next one is asked as well, and the first answer counts (`patience`).
 When all fail, the extents are asked for again: the file may have been rewritten or its chunks copied
 elsewhere meanwhile. Only then is the data called lost; soon, where no replica is silent and all are damaged.
@@ -32,6 +33,8 @@ from dfs.types import ChunkId, ChunkPlace, Extent, Ino, NodeId
 
 _ROUNDS = 4  # times the extents are asked for before data counts as lost
 _ROUND_DELAY_S = 0.5
+_SILENT = (errors.Unreachable, errors.DeadlineExceeded)
+"""Errors of replicas that may have all of it, and are not asked for parts."""
 
 log = structlog.get_logger(__name__)
 
@@ -63,11 +66,13 @@ def pieces_of(extents: Sequence[Extent], offset: int, length: int) -> Iterator[P
 
 
 def parts_of(piece: Piece) -> Iterator[Piece]:
-    """A piece in parts that do not reach over a border of the largest blocks."""
+    """A piece of 2 or more bytes in parts that do not reach over a border of the largest blocks, or else in halves."""
     done = 0
     while done < piece.length:
         at = piece.chunk_offset + done
         length = min(limits.BLOCK_MAX_BYTES - at % limits.BLOCK_MAX_BYTES, piece.length - done)
+        if length == piece.length:
+            length = (piece.length + 1) // 2
         yield Piece(piece.start + done, length, piece.chunk, at)
         done += length
 
@@ -98,13 +103,16 @@ class _Second:
 class _Fetch:
     """One piece on its way to `target`. `left` are the replicas not asked yet; `first` ends the wait for the one asked.
 
-    `failures` and `expired` say why others did not serve it.
+    `failures` and `expired` say why others did not serve it. `is_part`: of a piece that nobody could serve whole.
     """
 
-    __slots__ = ("expired", "failures", "first", "grant", "left", "piece", "second", "target")
+    __slots__ = ("expired", "failures", "first", "grant", "is_part", "left", "piece", "second", "target")
 
-    def __init__(self, piece: Piece, target: memoryview, grant: bytes, left: deque[NodeId]) -> None:
+    def __init__(
+        self, piece: Piece, target: memoryview, grant: bytes, left: deque[NodeId], *, is_part: bool = False
+    ) -> None:
         self.piece = piece
+        self.is_part = is_part
         self.target = target
         self.grant = grant
         self.left = left
@@ -237,14 +245,16 @@ class Reader:
         if lost:
             raise lost[0]
 
-    async def _fetch(self, piece: Piece, places: dict[ChunkId, ChunkPlace], view: memoryview) -> None:
+    async def _fetch(
+        self, piece: Piece, places: dict[ChunkId, ChunkPlace], view: memoryview, *, is_part: bool = False
+    ) -> None:
         target = view[piece.start : piece.start + piece.length]
         if await self._lent.read_soon(piece.chunk, piece.chunk_offset, target):
             self._read_bytes += piece.length
             return
         place = places.get(piece.chunk) or ChunkPlace(piece.chunk, 0, ())
         nodes = self._lent.first(piece.chunk, self._nodes.by_preference(place.nodes))
-        fetch = _Fetch(piece, target, place.grant, deque(nodes))
+        fetch = _Fetch(piece, target, place.grant, deque(nodes), is_part=is_part)
         async with self._slots:
             while fetch.left:
                 if await self._fetch_from(fetch, fetch.left.popleft()):
@@ -253,10 +263,16 @@ class Reader:
         if fetch.expired is not None:
             raise fetch.expired
         damages = [error for _, error in fetch.failures if isinstance(error, errors.Corrupt)]
-        if damages and piece.length > limits.BLOCK_MAX_BYTES:
-            for part in parts_of(piece):
-                await self._fetch(part, places, view)
-            return
+        answered = tuple(node for node, error in fetch.failures if not isinstance(error, _SILENT))
+        if damages and len(answered) > 1 and piece.length > 1:
+            try:
+                for part in parts_of(piece):
+                    await self._fetch(part, {piece.chunk: place._replace(nodes=answered)}, view, is_part=True)
+            except errors.DataLost:
+                if len(answered) == len(fetch.failures):
+                    raise
+            else:
+                return
         why = "; ".join(f"{node}: {error}" for node, error in fetch.failures) or "no DataNode holds a copy"
         cause = damages[0] if damages and len(damages) == len(fetch.failures) else None
         raise errors.DataLost(f"chunk {piece.chunk:x}: {why}") from cause
@@ -291,7 +307,8 @@ class Reader:
             self._failovers += 1
             self._lent.forget(piece.chunk, node)
             fetch.failures.append((node, error))
-            log.warning("replica could not serve a read", node=node, chunk=piece.chunk, error=str(error))
+            say = log.debug if fetch.is_part else log.warning  # the whole piece was told of
+            say("replica could not serve a read", node=node, chunk=piece.chunk, error=str(error))
         else:
             return True
         return False

@@ -9,8 +9,8 @@ so the NameNode has it mended, block by block, from other copies (`nodes.datanod
 The file is for the next start: or the chunk would count as whole until somebody reads it, and whole copies could be
 dropped for its sake. One that is damaged itself says that the first block may be; so does a block that is listed and
 was only unreadable for a while. Whoever reads the whole chunk finds that out. It may be older than the chunk: as the
-process ended after a block was freed or cut off and before that was written down, or the disk was full. What is no block
-with bytes is not listed any more once the index is known.
+process ended after a block was freed or cut off and before that was written down, or the disk was full. What is no
+block with bytes is not listed any more once the index is known.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ import trio
 
 from dfs import errors, limits
 from dfs.client import FileSystem
+from dfs.client.fsck import Finding
 from dfs.types import NodeId
 from tests.integration.real import NAMENODE, RealCluster, environment, real_cluster, until
 
@@ -363,6 +364,22 @@ async def test_copies_that_are_damaged_in_different_places_lose_nothing(tmp_path
 
         await until(mended, "both copies whole")
         await until_sound(fs, copies=2)
+
+
+async def test_copies_of_small_blocks_that_are_damaged_near_one_another_are_read(tmp_path: Path) -> None:
+    """As of a log: each write is a block of its own, and a read is of many."""
+    async with real_cluster(tmp_path, datanodes=2, replicas=2, repair=False) as cluster, cluster.client() as fs:
+        lines = [os.urandom(3000) for _ in range(40)]
+        async with await fs.open("/log", "w") as file:
+            for number, line in enumerate(lines):
+                await file.pwrite(line, number * 3000)
+                await file.fsync()
+        copies = [await chunk_file(cluster, fs, "/log", node) for node in ("n1", "n2")]
+        for node, copy, offsets in zip(("n1", "n2"), copies, ((100, 50_000), (4000, 53_000)), strict=True):
+            cluster.stop(node)
+            flip(copy, *offsets)
+            await cluster.start(node)
+        assert await get(fs, "/log") == b"".join(lines)
 
 
 async def test_a_block_that_is_lost_everywhere_costs_itself_and_no_other(tmp_path: Path) -> None:

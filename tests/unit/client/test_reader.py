@@ -53,3 +53,8 @@ def test_the_parts_of_a_piece_are_what_it_has_of_blocks() -> None:
         Piece(7 + block - 100, block, ChunkId(1), 2 * block),
         Piece(7 + 2 * block - 100, 100, ChunkId(1), 3 * block),
     ]
+
+
+def test_a_piece_without_a_border_of_large_blocks_is_halved_down_to_a_byte() -> None:
+    assert list(parts_of(Piece(7, 3, ChunkId(1), 100))) == [Piece(7, 2, ChunkId(1), 100), Piece(9, 1, ChunkId(1), 102)]
+    assert [part.length for part in parts_of(Piece(0, 2, ChunkId(1), 0))] == [1, 1]
