@@ -58,6 +58,7 @@ class Member:
         "is_registered",
         "last_heartbeat_ns",
         "load",
+        "mends",
         "never_given",
         "never_given_below",
         "node",
@@ -89,6 +90,8 @@ class Member:
         """Orders to delete that it does not follow until an operator decides."""
         self.chunks = 0
         self.load = 0
+        self.mends = False
+        """It mends copies that it has: an older DataNode replaces them, and loses what only they have."""
         self.never_given = 0
         """Chunks in its last whole report that nobody here has ever given: the database is new, or an old copy."""
         self.never_given_below = 0
@@ -202,6 +205,7 @@ class Membership:
         otherwise = max(0, member.capacity_bytes - member.free_bytes)
         member.used_bytes = otherwise if used is None else arguments.integer(used, "used space")
         member.held = _held(report.get("held"))
+        member.mends = "damaged" in report
         member.heard_at = trio.current_time()
         member.awaited_until = None
         member.last_heartbeat_ns = self._runtime.now_ns()
@@ -230,6 +234,11 @@ class Membership:
             return False
         self.unreported.discard(member.node)
         return True
+
+    def mends(self, node: NodeId) -> bool:
+        """Whether a node mends copies that it has, as its last heartbeat says."""
+        member = self._members.get(node)
+        return member is not None and member.mends
 
     def farewell(self, node: Any) -> None:
         """It stops in order, and means to come back. Raises `NotFound`."""

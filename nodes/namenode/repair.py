@@ -61,20 +61,23 @@ def plan(
     *,
     busy: Collection[NodeId] = (),
     short: Collection[NodeId] = (),
+    replacing: Collection[NodeId] = (),
     coming: Collection[NodeId] = (),
     unreported: Collection[NodeId] = (),
     is_one_rack: bool = False,
 ) -> Plan:
     """What to do for one chunk. Nodes in `busy` take no copy of it now; to those in `coming` one is under way.
 
-    Copies on suspect nodes count, and are sources; copies on `short` nodes are not whole. Those on `unreported` nodes
-    are believed in, but not relied on. `is_one_rack`: there is no other rack for a copy to go to. Of a chunk that needs
+    Copies on suspect nodes count, and are sources; copies on `short` nodes are not whole. Nodes in `replacing` are of
+    an older release, which would replace what they have: theirs are not mended. Those on `unreported` nodes are
+    believed in, but not relied on. `is_one_rack`: there is no other rack for a copy to go to. Of a chunk that needs
     nothing only the holders are looked at, however many nodes there are.
     """
     there = [node for node in chunk.holders if node in nodes and nodes[node].state != NodeState.DEAD]
     whole = [node for node in there if node not in short]
     staying = [node for node in whole if not nodes[node].draining]
-    mendable = [node for node in there if node in short and takes_orders(nodes[node]) and node not in coming]
+    mendable = [node for node in there if node in short and node not in (*replacing, *coming)]
+    mendable = [node for node in mendable if takes_orders(nodes[node])]
     if not whole:
         targets = [node for node in mendable if node not in busy] if len(there) > 1 else []
         return Plan(targets, [], [], there, 0, 0, 0, False)

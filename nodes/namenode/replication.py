@@ -220,12 +220,14 @@ class Replication:
         return None
 
     def _plan(self, chunk: ChunkState, nodes: Mapping[NodeId, NodeView], busy: Collection[NodeId] = ()) -> Plan:
+        short = [node for node in self.short_on(chunk.chunk) if node in chunk.holders]
         return plan(
             chunk,
             nodes,
             self._chance,
             busy=busy,
-            short=[node for node in self.short_on(chunk.chunk) if node in chunk.holders],
+            short=short,
+            replacing=[node for node in short if not self._members.mends(node)],
             coming=[copy.target for copy in self._copies.of_chunk(chunk.chunk)],
             unreported=[
                 node

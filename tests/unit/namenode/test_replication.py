@@ -87,6 +87,8 @@ class World:
         """From whom each node was to make its last copy."""
         self.damaged: dict[str, list[Any]] = {}
         """What nodes are to say of damaged chunks, with their next heartbeat."""
+        self.older: set[str] = set()
+        """Nodes of a release before damaged blocks were mended."""
         self._done: dict[str, list[int]] = {}
         self._failed: dict[str, list[Any]] = {}
 
@@ -133,8 +135,9 @@ class World:
                 "load": 0,
                 "done": self._done.pop(name, []),
                 "failed": self._failed.pop(name, []),
-                "damaged": self.damaged.pop(name, []),
             }
+            if name not in self.older:
+                report["damaged"] = self.damaged.pop(name, [])
             for number, kind, chunk, *rest in (await self.service.heartbeat(name, report))["orders"]:
                 if name in self.stuck:
                     continue
@@ -356,6 +359,21 @@ async def test_copies_that_are_damaged_all_are_mended_from_one_another(
         assert cluster.sources == {N1: [N2], N2: [N1]}
         await cluster.beat_until(lambda: cluster.replication.lost == 0, N1, N2, N3)
         assert cluster.holders(1) == [N1, N2]
+
+
+async def test_an_older_node_is_not_told_to_mend_what_it_would_replace(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """By a copy that is not whole either: both have lost their ends."""
+    async with world(tmp_path, lambda space: chunks_on(space, [N1, N2], [N1, N3]), N1, N2, N3) as cluster:
+        cluster.older = {N1, N2}
+        await cluster.beat(N1, N2, N3)
+        await cluster.service.report_chunks(N1, 1, CHUNK_LAST, [[1, LENGTH - 10, True], [2, LENGTH - 10, True]])
+        await cluster.service.report_chunks(N2, 1, CHUNK_LAST, [[1, LENGTH - 20, True]])
+        await cluster.beat_until(lambda: (N2, 2) in cluster.ordered("copy"), N1, N2, N3)
+        assert cluster.ordered("copy") == [(N2, 2)]
+        cluster.older = {N1}
+        await cluster.beat_until(lambda: (N2, 1) in cluster.ordered("copy"), N1, N2, N3)
 
 
 async def test_a_short_copy_that_cannot_be_mended_is_replaced_and_then_dropped(
