@@ -220,7 +220,7 @@ class Replication:
         return None
 
     def _plan(self, chunk: ChunkState, nodes: Mapping[NodeId, NodeView], busy: Collection[NodeId] = ()) -> Plan:
-        short = [node for node in self.short_on(chunk.chunk) if node in chunk.holders]
+        short = [node for node in chunk.holders if chunk.chunk in self._short.get(node, ())]
         return plan(
             chunk,
             nodes,
