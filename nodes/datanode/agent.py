@@ -15,8 +15,9 @@ such chunks, as at the start, the next ones come sooner: first when these have s
 after the one before, as on a node that is written to all the time something is never settled. What was done since a
 slice was put together is not told before that slice is answered: the NameNode would count a copy that was there then,
 and is deleted since. Damage is told once more after a report, which says nothing of what was found since it was put
-together, and of open chunks is not asked for it. A copy that was told and turns out to be whole, without an order to
-mend it, is told by a report: it may be the only one.
+together, and of open chunks is not asked for it. That a copy is of no use is not told while another takes its place:
+the NameNode would have it deleted, and that would come after the copy. A copy that was told and turns out to be whole,
+without an order to mend it, is told by a report: it may be the only one.
 
 Invariants: an order's number is in at most one of `_in_work`, `_done`, `_failed`; no two orders in work are for the
 same chunk; an answer to a heartbeat is passed through the restraint whole, before the next one is sent.
@@ -86,6 +87,8 @@ class Agent:
         self._damaged: list[tuple[ChunkId, str]] = []
         self._known_damaged: set[ChunkId] = set()
         """Those of which the NameNode was told."""
+        self._copying: set[ChunkId] = set()
+        """Those of which copies are being made here."""
         self.is_registered = False
         self.is_heard = False
         """The NameNode answered the last heartbeat."""
@@ -184,7 +187,8 @@ class Agent:
         self._damaged = [each for each in self._damaged if self._volumes.is_damaged(each[0])]
         self._note_whole()
         done = self._done[: self._done_before_report][:_TOLD_AT_ONCE]
-        failed, corrupt = self._failed[:_TOLD_AT_ONCE], self._corrupt[:_TOLD_AT_ONCE]
+        failed = self._failed[:_TOLD_AT_ONCE]
+        corrupt = [each for each in self._corrupt if each[0] not in self._copying][:_TOLD_AT_ONCE]
         damaged, postponed = self._damaged[:_TOLD_AT_ONCE], self._postponed[:_POSTPONED_AT_ONCE]
         report = self._condition() | {"done": done, "failed": failed, "postponed": postponed}
         report |= {"corrupt": corrupt, "damaged": damaged}
@@ -324,7 +328,11 @@ class Agent:
             await self._volumes.punch(chunk, [(offset, length) for offset, length in rest[0]])
         elif kind == "copy":
             sources = [(NodeId(node), address) for node, address in rest[1]]
-            await self._copier.copy(chunk, rest[0], sources)
+            self._copying.add(chunk)
+            try:
+                await self._copier.copy(chunk, rest[0], sources)
+            finally:
+                self._copying.discard(chunk)
             self._known_damaged.discard(chunk)
             self._corrupt += self._volumes.take_corrupt()
             self._corrupt = [each for each in self._corrupt if each[0] != chunk]  # that was what is replaced now

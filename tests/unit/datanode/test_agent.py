@@ -951,3 +951,24 @@ async def test_a_copy_that_turns_out_to_be_whole_is_reported(
         await node.volumes.verify(ChunkId(1))
         await trio.sleep(10)
         assert [chunks[0][:2] for chunks in namenode.chunks[told:]] == [[1, 9]]
+
+
+async def test_a_copy_that_is_being_replaced_is_not_said_to_be_gone(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node, source: Node
+) -> None:
+    """The NameNode would have it deleted, and that would come after the copy."""
+    data = b"x" * 4 * limits.READ_MAX_BYTES
+    for each in (node, source):
+        await each.put(1, 1, data)
+    namenode.answer["copy_bytes_per_s"] = limits.READ_MAX_BYTES // 4
+    async with source.running(), node.running():
+        await until(lambda: len(namenode.reports) > 0)
+        (disk,) = (store.disk for store in node.volumes.stores if ChunkId(1) in store.chunks)
+        assert isinstance(disk, MemoryDisk)
+        disk.flip_bit(PATH + ".idx", 3)
+        began = len(namenode.reports)
+        namenode.order_copy(1, len(data))
+        await until(lambda: not namenode.orders)
+        assert len(namenode.reports) > began + 3
+        await trio.sleep(10)
+        assert namenode.damaged() == [] and node.volumes.length(ChunkId(1)) == len(data)
