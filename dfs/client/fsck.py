@@ -275,7 +275,9 @@ class Fsck:
         """Every byte from every copy. The DataNodes see what is damaged, and say so to the NameNode themselves."""
         told: set[tuple[ChunkId, NodeId]] = set()
         shown = file.path.decode("utf-8", "backslashreplace")
-        reading = await self._survey.read(file.ino, layout, self._up())
+        up = self._up()
+        reading = await self._survey.read(file.ino, layout, up)
+        bad = {(damage.chunk, damage.node) for damage in reading.damages}
         for node, error in reading.silent.items():
             yield self._gave_up(node, f"bytes of {shown}", error)
         for damage in reading.damages:
@@ -291,6 +293,11 @@ class Fsck:
             if damage.others and isinstance(damage.error, errors.Corrupt):
                 remedy = "its other copies serve reads, and it is mended from them"
                 done = remedy if self._repair else ""
+            elif damage.others and not any(
+                node in up and node not in reading.silent and (damage.chunk, node) not in bad
+                for node in layout.places[damage.chunk].nodes
+            ):  # nothing is dropped of what the others may lack
+                remedy = "its other copies serve reads, and they are mended from one another"
             elif damage.others:
                 remedy, mend = (
                     "its other copies serve reads, and another is made",

@@ -18,6 +18,10 @@ import trio
 
 from dfs import limits
 from dfs.client import FileSystem
+from dfs.runtime import RealRuntime
+from dfs.types import ChunkId
+from nodes.datanode.disk import RealDisk
+from nodes.datanode.store import ChunkStore
 from tests.integration.real import NAMENODE, PATIENCE_S, RealCluster, environment, real_cluster, until
 from tests.integration.test_client import get, put
 
@@ -252,6 +256,27 @@ async def test_bytes_that_went_bad_are_found_by_reading_them(tmp_path: Path) -> 
         assert "its other copies serve reads, and it is mended from them." in said
         await until_it_says(cluster, sound, "fsck", "--data")
         await until_it_says(cluster, lambda status, _: status == 0, "why", "--data", "/")
+        assert await get(fs, "/file") == data
+
+
+async def test_copies_none_of_which_is_whole_are_not_dropped_for_one_another(tmp_path: Path) -> None:
+    """One has lost its end, and another one is damaged where the first is right."""
+    async with real_cluster(tmp_path, datanodes=2, replicas=2, repair=False) as cluster, cluster.client() as fs:
+        data = os.urandom(4 * MIB)
+        await store(cluster, file=data)
+        number, _ = await the_chunk(fs, "/file")
+        chunk = ChunkId(number)
+        cluster.stop("n1")
+        offline = ChunkStore(RealDisk(tmp_path / "n1"), None, RealRuntime(), 0)
+        offline.open()
+        await offline.cut(chunk, 2 * MIB)
+        await offline.close()
+        await cluster.start("n1")
+        with cluster.chunk_files("n2")[f"{chunk:016x}"].open("r+b") as file:
+            file.write(b"rot")
+        _, said = await dfs(cluster, "fsck", "--data", "--repair", "/file")
+        assert "its other copies serve reads, and they are mended from one another." in said
+        assert (await the_chunk(fs, "/file"))[1] == ["n1", "n2"]
         assert await get(fs, "/file") == data
 
 
