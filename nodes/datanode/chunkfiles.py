@@ -210,14 +210,19 @@ class ChunkFiles:
         kept = length - record.start
         if record.punched:
             return record._replace(length=kept, crc=0)
+        content = self._read_back(record, f"block at {record.start}")
+        return record._replace(length=kept, crc=crc32c(memoryview(content)[:kept]))
+
+    def _read_back(self, record: Record, what: str) -> bytes:
+        """A block, verified. Raises Corrupt, from the disk's error if it could not be read."""
         try:
             content = read_up_to(self.data, record.length, record.start)
         except OSError as error:
             if not is_damage(error):
                 raise
-            raise errors.Corrupt(f"block at {record.start} cannot be read: {error.strerror}") from error
-        verify(content, [Block(record.length, record.crc)], f"block at {record.start}")
-        return record._replace(length=kept, crc=crc32c(memoryview(content)[:kept]))
+            raise errors.Corrupt(f"{what} cannot be read: {error.strerror}") from error
+        verify(content, [Block(record.length, record.crc)], what)
+        return content
 
     def punch(self, index: BlockIndex, numbers: Sequence[int]) -> None:
         """Give back the bytes of these blocks, durably: a scrub takes a punched block whose bytes are there for damage.
@@ -248,8 +253,7 @@ class ChunkFiles:
         self.data.pwrite([content], record.start)
         self.data.sync()
         self.data.drop_cached(record.start, record.length)
-        again = read_up_to(self.data, record.length, record.start)
-        verify(again, [Block(record.length, record.crc)], f"block at {record.start}, which was just written anew")
+        self._read_back(record, f"block at {record.start}, which was just written anew,")
 
     def inspect(self, cluster: ClusterId | None, index: BlockIndex) -> None:
         """Compare the files, found by their names, with what is known of them; not the bytes of the blocks.

@@ -189,7 +189,10 @@ class Copier:
             await self._bandwidth.take(len(data))
 
     async def _mend(self, task: _Task, source: _Source, number: int, record: Record) -> None:
-        """Have a damaged block as the source has it, which may have been told to free it by now."""
+        """Have a damaged block as the source has it.
+
+        One that the source has freed is not freed for that: an order will say so, if that was right.
+        """
         packed, data = await self._read_blocks(task, source, number, 1, record.length, record.start)
         records = unpack_records(packed, record.start)
         if not records:
@@ -197,11 +200,10 @@ class Copier:
         (theirs,) = records
         if (theirs.length, theirs.crc) != (record.length, record.crc):
             raise errors.ChunkConflict(f"block {number} of chunk {task.chunk:x} is another one on {source.node}")
+        if theirs.punched:
+            raise errors.ChunkNotFound(f"block {number} of chunk {task.chunk:x} was freed on DataNode {source.node}")
         async with self._turns.step():
-            if theirs.punched:
-                await self._volumes.punch(task.chunk, [(record.start, record.length)])
-            else:
-                await self._volumes.mend(task.chunk, record, _bytes_of([theirs], data))
+            await self._volumes.mend(task.chunk, record, _bytes_of([theirs], data))
         log.info("a damaged block was mended", chunk=task.chunk, block=number, source=source.node)
         await self._bandwidth.take(record.length)
 

@@ -25,9 +25,11 @@ from nodes.datanode.disk import Disk
 from nodes.datanode.index import BlockIndex, Record
 
 Blocks = Mapping[int, str]
-"""Where each damaged block of a chunk begins, in order, and what is wrong with it."""
+"""Where each damaged block of a chunk begins, in order, and what is wrong with it; of the first few, others have ""."""
 
 _FORMAT: Final = 1
+_REASONS_MAX: Final = 8
+"""Of one chunk: a disk that garbles all of it is described by a few."""
 
 
 class Damages:
@@ -59,7 +61,8 @@ class Damages:
 
     def note(self, chunk: ChunkId, found: Blocks) -> None:
         """These are damaged, besides those that are known already."""
-        self._blocks[chunk] = dict(sorted({**found, **self.of(chunk)}.items()))
+        blocks = sorted({**found, **self.of(chunk)}.items())
+        self._blocks[chunk] = {start: reason if at < _REASONS_MAX else "" for at, (start, reason) in enumerate(blocks)}
 
     def clear(self, chunk: ChunkId, whole: Collection[int]) -> None:
         """These blocks are not, or not any more."""
@@ -76,7 +79,8 @@ class Damages:
     def summary(self, chunk: ChunkId) -> str:
         """What is wrong with a chunk that is in here."""
         blocks = self._blocks[chunk]
-        first, others = next(iter(blocks.values())), len(blocks) - 1
+        (start, reason), others = next(iter(blocks.items())), len(blocks) - 1
+        first = reason or f"the block at {start} is damaged"
         return f"{first}, and {others} other block{'s are' if others > 1 else ' is'} damaged" if others else first
 
 

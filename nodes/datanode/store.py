@@ -653,6 +653,24 @@ class ChunkStore:
                 await self.on_disk(replica.files.mend, record, content)
                 await self._clear_damage(chunk, [record.start])
 
+    async def look_at_damage(self) -> None:
+        """Read the damaged blocks of each chunk again, the first few: they may have been unreadable for a while only.
+
+        Raises Busy, DiskFailed.
+        """
+        for chunk in list(self._damages):
+            with suppress(errors.ChunkNotFound, errors.Corrupt):
+                async with self._using(chunk) as replica:
+                    for start in list(self._damages.of(chunk))[: limits.DAMAGE_LOOK_BLOCKS]:
+                        await self._look_again(replica, start)
+
+    async def _look_again(self, replica: _Replica, start: int) -> None:
+        if replica.gone or replica.files is None or start not in self._damages.of(replica.chunk):
+            return
+        record = replica.index.record(replica.index.blocks_in(start))
+        replica.files.data.drop_cached(record.start, record.length)
+        await self._settle(replica, replica.files.data, [record])
+
     async def set_aside(self, chunk: ChunkId, reason: str) -> None:
         """Move the chunk to quarantine, if it is here."""
         async with self._using(chunk, load=False) as replica, replica.syncing, replica.lock:
@@ -681,6 +699,10 @@ class ChunkStore:
     def is_damaged(self, chunk: ChunkId) -> bool:
         """Whether any of the chunk's blocks is known to be."""
         return chunk in self._damages
+
+    def damaged_blocks(self, chunk: ChunkId) -> int:
+        """How many of the chunk's blocks are known to be damaged."""
+        return len(self._damages.of(chunk))
 
     def damaged_count(self) -> int:
         """Chunks with damaged blocks."""

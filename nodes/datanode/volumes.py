@@ -5,7 +5,7 @@ chunks count as gone (though reads still try it), so the NameNode has copies mad
 others, and without any goes on saying so. Changes are for what is in service: a chunk that only a failed directory has
 is deleted already, is not found where it is to be cut or punched, and can be made anew in another. Directories on one
 file system share its space, which counts once. The same chunk in two directories (a disk that came back) stays where it
-is longer without damage; the other is set aside.
+has more bytes that can be read; the other is set aside.
 """
 
 from __future__ import annotations
@@ -408,12 +408,13 @@ class Volumes:
         """Flush and probe the directories, each in tasks of its own, until cancelled.
 
         Bytes that nobody syncs go to disk soon, and a disk is out of service though nobody writes when it is gone,
-        became read-only, or hangs (that while `watched`).
+        became read-only, or hangs (that while `watched`). What could not be read for a while is read again.
         """
         async with open_nursery() as nursery:
             for store in self.stores:
                 nursery.start_soon(_repeat, store, limits.FLUSH_AFTER_S / 5, store.flush_due)
                 nursery.start_soon(_repeat, store, limits.DISK_PROBE_PERIOD_S, store.probe)
+                nursery.start_soon(_repeat, store, limits.DAMAGE_LOOK_PERIOD_S, store.look_at_damage)
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
@@ -526,6 +527,7 @@ def _above(store: ChunkStore, after: ChunkId) -> Iterator[tuple[ChunkId, int, bo
         yield chunk, store.intact_length(chunk) or 0, not store.changed_recently(chunk)
 
 
-def _worth(store: ChunkStore, chunk: ChunkId) -> tuple[int, int]:
-    """Of two copies the one that goes further without damage is better, and then the longer one."""
-    return store.intact_length(chunk) or 0, store.chunks[chunk]
+def _worth(store: ChunkStore, chunk: ChunkId) -> int:
+    """How many bytes of a chunk can be read, at least."""
+    length: int = store.chunks[chunk]
+    return length - store.damaged_blocks(chunk) * limits.BLOCK_MAX_BYTES

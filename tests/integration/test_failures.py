@@ -18,7 +18,6 @@ import trio
 
 from dfs import errors, limits
 from dfs.client import FileSystem
-from dfs.client.fsck import Finding
 from dfs.types import NodeId
 from tests.integration.real import NAMENODE, RealCluster, environment, real_cluster, until
 

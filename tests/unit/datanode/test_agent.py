@@ -749,17 +749,18 @@ async def test_a_block_that_is_nowhere_whole_leaves_what_is_there_and_no_half_of
         assert [record.start for _, record in (await third.volumes.holding(ChunkId(1))).damaged] == [4]
 
 
-async def test_a_block_that_the_source_has_freed_is_freed_and_not_mended(
+async def test_a_block_that_one_source_has_freed_is_mended_from_another_and_freed_by_order_only(
     autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node, network: MemoryNetwork, tmp_path: Path
 ) -> None:
-    async with sources_of(network, tmp_path, "n2") as (second,), node.pool:
+    async with sources_of(network, tmp_path, "n2", "n3") as (second, _), node.pool:
         await appended_to(node, b"one ", b"two ", b"three ", b"four ")
         await hurt(node, 5)
         await second.volumes.punch(ChunkId(1), [(4, 4)])
-        await copier(node).copy(ChunkId(1), len(WHOLE), addresses("n2"))
-        assert not node.volumes.is_damaged(ChunkId(1))
-        with pytest.raises(errors.ChunkNotFound, match="were freed"):
-            await node.volumes.read(ChunkId(1), 5, 1)
+        with pytest.raises(errors.ChunkNotFound, match="was freed on DataNode n2"):
+            await copier(node).copy(ChunkId(1), len(WHOLE), addresses("n2"))
+        assert node.volumes.is_damaged(ChunkId(1))
+        await copier(node).copy(ChunkId(1), len(WHOLE), addresses("n2", "n3"))
+        assert await held(node, 1) == WHOLE
 
 
 async def test_a_copy_with_other_blocks_than_its_source_is_set_aside(

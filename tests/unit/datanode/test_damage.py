@@ -143,10 +143,30 @@ async def test_a_block_that_the_disk_does_not_give_back_is_not_mended(disk: Memo
     store = await damaged(disk, 150)
     (block,) = await records(store)
     disk.fail("read", errno.EIO, DATA)
-    with pytest.raises(errors.DiskFailed):
+    with pytest.raises(errors.Corrupt, match="which was just written anew, cannot be read"):
         await store.mend(CHUNK, block, PIECES[1])
-    disk.mend()
+    assert store.intact_length(CHUNK) == 100 and store.failed is None
+    await store.look_at_damage()
     assert store.intact_length(CHUNK) == 100
+    disk.mend()
+    await store.look_at_damage()
+    assert store.intact_length(CHUNK) == 400 and await content(store, 100, 100) == PIECES[1]
+
+
+async def test_what_garbles_all_blocks_is_described_by_a_few(disk: MemoryDisk) -> None:
+    store = opened(disk)
+    for _ in range(20):
+        await appended(store, b"x" * 100)
+    for offset in range(0, 2000, 100):
+        disk.flip_bit(DATA, offset)
+    with pytest.raises(errors.Corrupt, match=r"bytes 0 to 100 .*, and 19 other blocks are damaged"):
+        await store.verify(CHUNK)
+    assert len(disk.read_file(BAD)) < 2000
+    for number in range(9):
+        await store.mend(CHUNK, (await records(store))[0], b"x" * 100)
+        assert (await records(store))[0].start == 100 * (number + 1)
+    with pytest.raises(errors.Corrupt, match="the block at 900 is damaged, and 10 other"):
+        await store.read(CHUNK, 1000, 1)
 
 
 async def test_damage_that_nobody_needs_any_more_is_none(disk: MemoryDisk) -> None:

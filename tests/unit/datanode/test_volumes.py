@@ -18,7 +18,7 @@ from nodes.datanode import statefile
 from nodes.datanode.store import ChunkStore
 from nodes.datanode.volumes import Volumes
 from tests.simulation.disk import PAGE, InlineRuntime, MemoryDisk, PowerOff
-from tests.unit.datanode.world import CLUSTER, appended, opened
+from tests.unit.datanode.world import CHUNK, CLUSTER, DATA, appended, opened
 
 NODE = NodeId("node-1")
 OTHER = ClusterId("f" * 32)
@@ -384,6 +384,21 @@ async def test_of_two_copies_of_a_chunk_the_longer_stays() -> None:
     volumes = started(disks)
     assert [(entry[0], entry[1]) for entry in volumes.list_chunks(ChunkId(0), 10)] == [(0x1234, 20)]
     assert "quarantine/0000000000001234.0" in disks[0].paths()
+
+
+async def test_of_two_copies_of_a_chunk_the_one_stays_of_which_more_can_be_read() -> None:
+    disks = two_disks()
+    await joined(disks).close()
+    for disk, length in zip(disks, (limits.MIB, 2 * limits.MIB), strict=True):
+        store = opened(disk)
+        await appended(store, bytes(length))
+        if length > limits.MIB:
+            disk.flip_bit(DATA, 0)
+            with pytest.raises(errors.Corrupt):
+                await store.verify(CHUNK)
+        await store.close()
+    volumes = started(disks)
+    assert volumes.length(CHUNK) == 2 * limits.MIB and volumes.is_damaged(CHUNK)
 
 
 async def test_a_crash_of_the_node_loses_nothing_that_was_synced() -> None:
