@@ -17,15 +17,15 @@ _LOAD_HALVES_AT = 16
 """Requests in work at which a node is half as likely to be chosen."""
 
 
+def takes_orders(view: NodeView) -> bool:
+    """Whether a node mends copies, or makes new ones where it has room: up, and not being emptied."""
+    return view.state == NodeState.UP and not view.draining
+
+
 def candidates(nodes: Iterable[NodeView], exclude: Collection[NodeId], needed_bytes: int) -> list[NodeView]:
     """Nodes that may take new data: up, not being emptied, not excluded, with room."""
     return [
-        view
-        for view in nodes
-        if view.state == NodeState.UP
-        and not view.draining
-        and view.node not in exclude
-        and view.free_bytes >= needed_bytes
+        view for view in nodes if takes_orders(view) and view.node not in exclude and view.free_bytes >= needed_bytes
     ]
 
 

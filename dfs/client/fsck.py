@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mappi
 from typing import Any, NamedTuple
 
 from dfs import errors, limits, tasks
-from dfs.client.copies import NOT_THERE, ChunkFacts, Held, Survey, is_up
+from dfs.client.copies import NOT_THERE, ChunkFacts, Damage, Held, Survey, is_up
 from dfs.client.inodes import Inodes, Layout
 from dfs.client.session import Session
 from dfs.types import (
@@ -284,29 +284,28 @@ class Fsck:
             if (damage.chunk, damage.node) in told:
                 continue
             told.add((damage.chunk, damage.node))
-            what = (
-                f"The copy of chunk {damage.chunk:x} on {damage.node} does not give the bytes of {shown} at"
-                f" {damage.offset} ({damage.error.message})"
-            )
-            mend: list[Any] | None = None
-            done = ""
-            if damage.others and isinstance(damage.error, errors.Corrupt):
-                remedy = "its other copies serve reads, and it is mended from them"
-                done = remedy if self._repair else ""
-            elif damage.others and not any(
-                node in up and node not in reading.silent and (damage.chunk, node) not in bad
-                for node in layout.places[damage.chunk].nodes
-            ):  # nothing is dropped of what the others may lack
-                remedy = "its other copies serve reads, and they are mended from one another"
-            elif damage.others:
-                remedy, mend = (
-                    "its other copies serve reads, and another is made",
-                    ["mend_copy", damage.chunk, damage.node],
-                )
-            else:
-                remedy = f"restore {shown}, or start the DataNodes that have other copies of it"
-            for finding in await self._settled([Finding("copy-damaged", what, remedy, mend, done)]):
+            asked = [node for node in layout.places[damage.chunk].nodes if node in up and node not in reading.silent]
+            is_whole_elsewhere = any((damage.chunk, node) not in bad for node in asked)
+            for finding in await self._settled([self._damaged(damage, shown, is_whole_elsewhere)]):
                 yield await self._replaced(finding, damage.chunk, damage.node)
+
+    def _damaged(self, damage: Damage, shown: str, is_whole_elsewhere: bool) -> Finding:
+        """What is to be said, and done, of bytes of the file `shown`; whether some copy gave all that were read."""
+        what = (
+            f"The copy of chunk {damage.chunk:x} on {damage.node} does not give the bytes of {shown} at"
+            f" {damage.offset} ({damage.error.message})"
+        )
+        if not damage.others:
+            remedy = f"restore {shown}, or start the DataNodes that have other copies of it"
+            return Finding("copy-damaged", what, remedy)
+        if isinstance(damage.error, errors.Corrupt):
+            remedy = "its other copies serve reads, and it is mended from them"
+            return Finding("copy-damaged", what, remedy, done=remedy if self._repair else "")
+        if not is_whole_elsewhere:  # nothing is dropped of what the others may lack
+            remedy = "its other copies serve reads, and they are mended from one another"
+            return Finding("copy-damaged", what, remedy)
+        remedy = "its other copies serve reads, and another is made"
+        return Finding("copy-damaged", what, remedy, ["mend_copy", damage.chunk, damage.node])
 
     async def _replaced(self, finding: Finding, chunk: ChunkId, node: NodeId) -> Finding:
         """A damaged copy is dropped by its DataNode's own report, if that is first."""

@@ -386,4 +386,5 @@ class Agent:
 
 def _without(found: Sequence[tuple[ChunkId, str]], told: Sequence[tuple[ChunkId, str]]) -> list[tuple[ChunkId, str]]:
     """What is still to be told: some may have been settled meanwhile, and others found."""
-    return [each for each in found if each not in set(told)]
+    gone = set(told)
+    return [each for each in found if each not in gone]

@@ -25,6 +25,8 @@ from nodes.datanode.index import BlockIndex, Mark, Record
 
 CHUNKS: Final = "chunks"
 QUARANTINE: Final = "quarantine"
+SUFFIXES: Final = r"(\.idx|\.bad|\.bad\.new)?"
+"""Of the files of a chunk, as a regular expression: its data have none."""
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 SHORT: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Errors of the machine's means: the disk is well."""

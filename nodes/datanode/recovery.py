@@ -23,7 +23,7 @@ from nodes.datanode.damage import Damages
 from nodes.datanode.disk import Disk, File
 from nodes.datanode.index import BlockIndex, Mark
 
-_NAME: Final = re.compile(r"([0-9a-f]{16})(\.idx|\.bad|\.bad\.new)?")
+_NAME: Final = re.compile(r"([0-9a-f]{16})" + chunkfiles.SUFFIXES)
 _NOTHING: Final = Mark(0, 0, 0)
 
 

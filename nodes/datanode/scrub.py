@@ -50,7 +50,7 @@ log = structlog.get_logger(__name__)
 PATH: Final = "scrub.json"
 _FORMAT: Final = 1
 _CHUNK_DIRECTORY: Final = re.compile(r"[0-9a-f]{2}")
-_CHUNK_FILE: Final = re.compile(r"([0-9a-f]{14}([0-9a-f]{2}))(\.idx|\.bad|\.bad\.new)?")
+_CHUNK_FILE: Final = re.compile(r"([0-9a-f]{14}([0-9a-f]{2}))" + chunkfiles.SUFFIXES)
 _STATE_FILES: Final = (identity.PATH, PATH, obeyed.PATH, CLEAN)
 _OURS: Final = {
     *(chunkfiles.CHUNKS, chunkfiles.QUARANTINE, LOCK, NEW_DISK, *_STATE_FILES),

@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from dfs.placement import choose_surplus, fill_level
-from dfs.types import ChunkId, NodeId, NodeState, NodeView
+from dfs.placement import choose_surplus, fill_level, takes_orders
+from dfs.types import ChunkId, NodeId, NodeView
 from nodes.namenode.repair import ChunkState
 
 
@@ -37,11 +37,7 @@ class Excess(NamedTuple):
 
 def able(nodes: Iterable[NodeView]) -> dict[NodeId, NodeView]:
     """Nodes that take part: up, not being emptied, with space."""
-    return {
-        view.node: view
-        for view in nodes
-        if view.state == NodeState.UP and not view.draining and view.used_bytes + view.free_bytes
-    }
+    return {view.node: view for view in nodes if takes_orders(view) and view.used_bytes + view.free_bytes}
 
 
 def mean_level(nodes: Mapping[NodeId, NodeView]) -> float:

@@ -16,14 +16,13 @@ from typing import Any, Final, NamedTuple
 import trio
 
 from dfs import limits
-from dfs.placement import candidates
+from dfs.placement import candidates, takes_orders
 from dfs.runtime import Runtime
 from dfs.types import COPIES_COMING, ChunkId, NodeId, NodeState, NodeView
 from nodes.namenode import arguments
 from nodes.namenode.check import Checker, Finding, files_of
 from nodes.namenode.commands import skip_chunks
 from nodes.namenode.membership import Membership
-from nodes.namenode.repair import takes_orders
 from nodes.namenode.replication import Replication
 from nodes.namenode.store import Database
 
@@ -70,8 +69,8 @@ class Outlook(NamedTuple):
     failures: int = 0
     """Copies of this chunk that failed one after another, and how long the next try waits."""
     retry_in_s: float = 0.0
-    damaged: Collection[NodeId] = ()
-    """Nodes whose copies are not whole: blocks are damaged, or missing at the end."""
+    damaged: Sequence[NodeId] = ()
+    """The chunk's holders whose copies are not whole: blocks are damaged, or missing at the end."""
 
 
 class Explainer:
@@ -129,10 +128,10 @@ class Explainer:
             since_s = trio.current_time() - copy.ordered_at
             copying.setdefault(copy.chunk, []).append(Copying(copy.target, copy.sources, since_s, copy.extra))
         nodes = self._members.by_name()
-        return [(each, copying.get(each.chunk, []), self._outlook(each.chunk, nodes)) for each in facts]
+        return [(each, copying.get(each.chunk, []), self._outlook(each, nodes)) for each in facts]
 
-    def _outlook(self, chunk: ChunkId, nodes: Collection[NodeId]) -> Outlook:
-        failures, retry_in_s = self._replication.failures_of(chunk)
+    def _outlook(self, facts: Facts, nodes: Collection[NodeId]) -> Outlook:
+        failures, retry_in_s = self._replication.failures_of(facts.chunk)
         return Outlook(
             self._replication.is_on,
             self._replication.under_replicated,
@@ -140,7 +139,7 @@ class Explainer:
             {node for node in nodes if self._replication.is_full(node)},
             failures,
             retry_in_s,
-            self._replication.short_on(chunk),
+            self._replication.short_of(facts.chunk, facts.holders),
         )
 
 
@@ -194,7 +193,7 @@ def reasons(
     silent = [node for node in facts.holders if node not in nodes or nodes[node].state != NodeState.UP]
     said = [_silence(node, nodes.get(node), now_ns) for node in silent]
     live = _live(facts, nodes)
-    whole = [node for node in live if node not in outlook.damaged]
+    whole = _whole(facts, nodes, outlook)
     leaving = [node for node in live if nodes[node].draining]
     missing = facts.wanted - len([node for node in whole if node not in leaving])
     if facts.session:
@@ -218,7 +217,7 @@ def reasons(
         return said
     coming = [each for each in copying if not each.extra]
     if missing > len(coming):
-        said.append(_waiting(facts, nodes, coming, outlook))
+        said.append(_hindrance(facts, nodes, coming, outlook) or _queued(facts, nodes, coming, outlook))
     elif missing < 0 and not silent and not any(each.extra for each in copying):
         said.append(f"It has {len(whole)} copies where {facts.wanted} are wanted: the surplus is being dropped.")
     if missing <= 0 and (rack := _only_rack(live, nodes)) is not None:
@@ -230,23 +229,27 @@ def shortage(
     facts: Facts, nodes: Mapping[NodeId, NodeView], copying: Sequence[Copying], outlook: Outlook
 ) -> Finding | None:
     """What `dfs fsck` says of a sealed chunk that has whole copies, and fewer than it is to have; None of any other."""
-    whole = [node for node in _live(facts, nodes) if node not in outlook.damaged]
+    whole = _whole(facts, nodes, outlook)
     if facts.session or not 0 < len(whole) < facts.wanted:
         return None
     what = f"Chunk {facts.chunk:x} ({facts.files}) has {len(whole)} of {facts.wanted} copies"
-    if damaged := [node for node in facts.holders if node in outlook.damaged]:
-        what += f" ({_listed(damaged)}: not all blocks)"
+    if outlook.damaged:
+        what += f" ({_listed(outlook.damaged)}: not all blocks)"
     coming = [each for each in copying if not each.extra]
     staying = [node for node in whole if not nodes[node].draining]
     hindrance = _hindrance(facts, nodes, coming, outlook) if len(staying) + len(coming) < facts.wanted else ""
     if hindrance:
         return Finding("copies-few", what, _clause(hindrance))
-    under_way = _copying(coming[0], outlook) if coming else _waiting(facts, nodes, coming, outlook)
+    under_way = _copying(coming[0], outlook) if coming else _queued(facts, nodes, coming, outlook)
     return Finding(COPIES_COMING, what, _clause(under_way))
 
 
 def _live(facts: Facts, nodes: Mapping[NodeId, NodeView]) -> list[NodeId]:
     return [node for node in facts.holders if node in nodes and nodes[node].state != NodeState.DEAD]
+
+
+def _whole(facts: Facts, nodes: Mapping[NodeId, NodeView], outlook: Outlook) -> list[NodeId]:
+    return [node for node in _live(facts, nodes) if node not in outlook.damaged]
 
 
 def _others(count: int, is_on: bool, blocked: int) -> Finding:
@@ -286,14 +289,13 @@ def _hindrance(facts: Facts, nodes: Mapping[NodeId, NodeView], coming: Sequence[
     """Why no copy is made before somebody does something about it; "" where repair sees to it by itself."""
     if not outlook.is_on:
         return "No copy is made: repair is switched off in the NameNode's configuration."
-    up = _up_without(facts, nodes, coming)
-    if _mendable(facts, nodes, coming, outlook):
-        return _failing(outlook) if outlook.failures >= _MANY_FAILURES else ""
-    if not up:
-        return f"No copy can be made: no other DataNode is up; {facts.wanted} are needed, start or add one."
-    if not candidates(up, (), facts.length):
-        full = _listed([view.node for view in up])
-        return f"No copy can be made: no space for {facts.length} bytes on {full}; delete files or add a DataNode."
+    if not _mendable(nodes, coming, outlook):
+        up = _up_without(facts, nodes, coming)
+        if not up:
+            return f"No copy can be made: no other DataNode is up; {facts.wanted} are needed, start or add one."
+        if not candidates(up, (), facts.length):
+            full = _listed([view.node for view in up])
+            return f"No copy can be made: no space for {facts.length} bytes on {full}; delete files or add a DataNode."
     return _failing(outlook) if outlook.failures >= _MANY_FAILURES else ""
 
 
@@ -303,16 +305,10 @@ def _up_without(facts: Facts, nodes: Mapping[NodeId, NodeView], coming: Sequence
     return [view for view in others if takes_orders(view)]
 
 
-def _mendable(
-    facts: Facts, nodes: Mapping[NodeId, NodeView], coming: Sequence[Copying], outlook: Outlook
-) -> list[NodeId]:
+def _mendable(nodes: Mapping[NodeId, NodeView], coming: Sequence[Copying], outlook: Outlook) -> list[NodeId]:
     """Nodes that could mend the copies that they have."""
     busy = {each.target for each in coming}
-    return [
-        node
-        for node in facts.holders
-        if node in outlook.damaged and node not in busy and node in nodes and takes_orders(nodes[node])
-    ]
+    return [node for node in outlook.damaged if node not in busy and node in nodes and takes_orders(nodes[node])]
 
 
 def _failing(outlook: Outlook) -> str:
@@ -320,12 +316,10 @@ def _failing(outlook: Outlook) -> str:
     return f"{tries}: it is tried again in {_duration(outlook.retry_in_s)}."
 
 
-def _waiting(facts: Facts, nodes: Mapping[NodeId, NodeView], coming: Sequence[Copying], outlook: Outlook) -> str:
-    """Why no copy but those `coming` is being made of a chunk that wants one."""
-    if hindrance := _hindrance(facts, nodes, coming, outlook):
-        return hindrance
+def _queued(facts: Facts, nodes: Mapping[NodeId, NodeView], coming: Sequence[Copying], outlook: Outlook) -> str:
+    """What a copy waits for that is not one of those `coming`, where nothing hinders it."""
     able = [view.node for view in candidates(_up_without(facts, nodes, coming), (), facts.length)]
-    able += _mendable(facts, nodes, coming, outlook)
+    able += _mendable(nodes, coming, outlook)
     if outlook.failures and outlook.retry_in_s > 0:
         return _failing(outlook)
     if set(able) <= set(facts.deleting):

@@ -267,11 +267,6 @@ class Queries:
         ).fetchone()
         return int(row[0]) if row else 2**63 - 1
 
-    def holds_any(self, node: str) -> bool:
-        """Whether `node` is counted for any chunk."""
-        sql = "SELECT 1 FROM node n JOIN replica r ON r.node = n.id WHERE n.name = ? LIMIT 1"
-        return self._execute(sql, (node,)).fetchone() is not None
-
     def skipped(self, first: int, last: int) -> list[tuple[int, int]]:
         """Ranges of chunk numbers in [first, last] that are never given: see the command `skip_chunks`."""
         return skip_chunks.ranges(self._store.reads, first, last)

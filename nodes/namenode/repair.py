@@ -19,7 +19,7 @@ import random
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from dfs.placement import candidates, choose_nodes, choose_surplus
+from dfs.placement import candidates, choose_nodes, choose_surplus, takes_orders
 from dfs.types import ChunkId, NodeId, NodeState, NodeView
 
 
@@ -76,8 +76,8 @@ def plan(
     there = [node for node in chunk.holders if node in nodes and nodes[node].state != NodeState.DEAD]
     whole = [node for node in there if node not in short]
     staying = [node for node in whole if not nodes[node].draining]
-    mendable = [node for node in there if node in short and node not in (*replacing, *coming)]
-    mendable = [node for node in mendable if takes_orders(nodes[node])]
+    able_to_mend = (node for node in there if node in short and takes_orders(nodes[node]))
+    mendable = [node for node in able_to_mend if node not in replacing and node not in coming]
     if not whole:
         targets = [node for node in mendable if node not in busy] if len(there) > 1 else []
         return Plan(targets, [], [], there, 0, 0, 0, False)
@@ -98,11 +98,6 @@ def plan(
         return Plan(targets, [], [], whole, len(whole), len(staying), missing, not able and not mendable)
     apart = [view for view in free if view.rack != taken[0]]  # what fails together holds all: one more, then one goes
     return Plan(choose_nodes(apart, 1, chance), [], [], whole, len(whole), len(staying), 0, False)
-
-
-def takes_orders(view: NodeView) -> bool:
-    """Whether a node mends copies, or makes new ones where it has room."""
-    return view.state == NodeState.UP and not view.draining
 
 
 def _surplus(

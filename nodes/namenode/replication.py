@@ -28,7 +28,8 @@ import trio
 
 from dfs import errors, limits, tasks
 from dfs.config import NameNodeConfig
-from dfs.types import ChunkId, NodeId, NodeState, NodeView
+from dfs.placement import takes_orders
+from dfs.types import ChunkId, NodeId, NodeView
 from nodes.namenode import balance
 from nodes.namenode.backlog import Backlog
 from nodes.namenode.copies import Copies, Copy
@@ -220,7 +221,7 @@ class Replication:
         return None
 
     def _plan(self, chunk: ChunkState, nodes: Mapping[NodeId, NodeView], busy: Collection[NodeId] = ()) -> Plan:
-        short = [node for node in chunk.holders if chunk.chunk in self._short.get(node, ())]
+        short = self.short_of(chunk.chunk, chunk.holders)
         return plan(
             chunk,
             nodes,
@@ -257,7 +258,7 @@ class Replication:
         nodes = self._members.by_name()
         full = {node for node in nodes if not self._copies.has_room(node)}
         for chunk in self._backlog.first(_TRIES):
-            if all(view.node in full or view.state != NodeState.UP or view.draining for view in nodes.values()):
+            if all(view.node in full or not takes_orders(view) for view in nodes.values()):
                 return
             if self._mend(chunk, nodes, full):
                 self._backlog.discard(chunk)
@@ -315,7 +316,7 @@ class Replication:
 
     def _is_needed(self, copy: Copy, nodes: Mapping[NodeId, NodeView]) -> bool:
         target = nodes.get(copy.target)
-        if target is None or target.state != NodeState.UP or target.draining:
+        if target is None or not takes_orders(target):
             return False
         chunk = self._state(copy.chunk)
         if chunk is None or chunk.length != copy.length:
@@ -388,9 +389,9 @@ class Replication:
         self._short.setdefault(node, set()).add(chunk)
         self._hungry.set()
 
-    def short_on(self, chunk: ChunkId) -> list[NodeId]:
-        """Nodes whose copy is not whole, for sure."""
-        return [node for node, chunks in self._short.items() if chunk in chunks]
+    def short_of(self, chunk: ChunkId, holders: Iterable[NodeId]) -> list[NodeId]:
+        """Those of a chunk's holders whose copy is not whole, for sure."""
+        return [node for node in holders if chunk in self._short.get(node, ())]
 
     def short_copies(self) -> list[tuple[NodeId, ChunkId]]:
         """Copies that are not whole, or perhaps not."""

@@ -794,7 +794,7 @@ class NameNode:
                 f"DataNode {member.node} belongs to cluster {cluster}, and this is {self._store.cluster}"
             )
         is_new = bool(info.get("new_disk"))
-        if not is_new and self._members.is_empty_handed(member) and self._queries.holds_any(member.node):
+        if not is_new and self._members.is_empty_handed(member) and self._queries.has_replicas(member.node):
             raise errors.DiskMissing(
                 f"DataNode {member.node} has copies, and comes with none of the directories that they are in: mount its"
                 " disk; or, if that is lost, put an empty file 'new-disk' into one of the directories that it has now"
