@@ -255,6 +255,7 @@ COMPLETIONS_MAX = 1000  # names offered for one word
 CACHE_ENTRIES_MAX = 131_072  # configurable; inodes and as many names that a mount remembers: some 100 MB
 CACHE_ENTRIES_MIN = 1024  # of a mount's: with a handful what a call has just looked up is gone before it is used
 XATTRS_CACHED_MAX_BYTES = 4 * KIB  # of one inode: larger ones are asked for each time
+XATTRS_AT_ONCE_MAX = 128  # inodes in a directory of which a client asks for them, when it asks for those of one
 RECLAIM_DELAY_S = 0.2  # between two attempts of who has leases to find a NameNode again: all changes wait for him
 STREAM_DELAY_S = 0.005  # for which commands that were answered already gather before they are sent
 STREAM_MAX_COMMANDS = 8192  # answered and not sent, or on their way; then one waits. A few MB

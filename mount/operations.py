@@ -45,6 +45,9 @@ _INODES_SHOWN: Final = 2**40
 """There is no limit; programs want a number."""
 _XATTR_NAMESPACES: Final = (b"user.", b"trusted.", b"security.", virtual.PREFIX)
 _STATISTICS: Final = b"dfs.statistics"
+_SELINUX: Final = b"security.selinux"
+"""`ls -l` asks for it of every file, unless it hears of the first that there is no such thing here. Where SELinux is in
+use, the kernel answers itself."""
 _BY_NAME: Final = {"lookup", "unlink", "rmdir", "rename"}
 """Handlers that are given a name that may be missing."""
 _AWAY: Final = (errors.Unreachable, errors.DeadlineExceeded, errors.ConnectionLost, errors.Busy)
@@ -499,7 +502,12 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
             await self._settle_for(ino)
             attr = await self._open.seen(await self._fs.inodes.getattr(ino))
             return await virtual.read(self._fs, attr, name)
-        found = await self._fs.inodes.getxattr(ino, name)
+        try:
+            found = await self._fs.inodes.getxattr(ino, name)
+        except errors.NoAttribute:
+            if name == _SELINUX:
+                raise errors.NotSupported("no label is given to what has none") from None
+            raise
         if name == CAPABILITY and self._open.is_dirty(ino):
             await self._settle_for(ino)  # what was written takes it away
             return await self._fs.inodes.getxattr(ino, name)

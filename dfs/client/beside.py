@@ -41,6 +41,10 @@ class Beside:
     def __init__(self) -> None:
         self._patterns: dict[Ino, _Pattern] = {}
 
+    def is_new(self, directory: Ino) -> bool:
+        """Whether no file that others know was changed in a directory of late."""
+        return directory not in self._patterns
+
     def wanted(self, directory: Ino, ino: Ino) -> int:
         """A file is to be changed that others know: how many are to be owned now, with it. 0: not even that."""
         pattern = self._patterns.pop(directory, None)

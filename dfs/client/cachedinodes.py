@@ -12,6 +12,7 @@ recall, and before that is answered it is held (`dfs.client.openinodes`). What i
 
 from __future__ import annotations
 
+import itertools
 import math
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -56,6 +57,8 @@ class CachedInodes(Inodes):
         self._beside = Beside()
         self._owns_no_files: SessionId | None = None
         """The session in which the NameNode did not know what that is."""
+        self._tells_no_xattrs: SessionId | None = None
+        """Likewise, of several inodes at once."""
         self._owning: dict[Ino, trio.Event] = {}
         """Directories that are being asked for."""
 
@@ -113,7 +116,12 @@ class CachedInodes(Inodes):
 
     async def _lookup(self, parent: Ino, name: bytes) -> Attr | Absent:
         async with self._asking() as token:
-            wire, is_name_leased, is_attr_leased = await self._session.leased_query("leased_lookup", parent, name)
+            wire, is_name_leased, is_attr_leased = await self._session.leased_query(
+                "leased_lookup",
+                *(parent, name),
+                about=[parent] if self._session.stream.decides(parent, name) else [],
+                told=_told_by_lookup,
+            )
             attr = codec.attr(wire) if wire is not None else None
             if attr is not None and is_attr_leased:
                 self._cache.learn_attr(token, attr)
@@ -300,6 +308,8 @@ class CachedInodes(Inodes):
         if known is None:
             await self._getattr(ino)
             known = self._known(ino)
+        if known is not None and known.xattrs is None:
+            await self._fetch_xattrs(ino)
         if known is not None and known.xattrs is not None:
             return known.xattrs
         async with self._asking() as token:
@@ -308,6 +318,29 @@ class CachedInodes(Inodes):
             if values is not None and is_leased and known is not None and is_true:
                 known.xattrs = values
         return None if values is None else dict(values)
+
+    async def _fetch_xattrs(self, ino: Ino) -> None:
+        """Learn those of an inode, and of what comes after it in its directory: who asks for them asks for those next.
+
+        Of any of these they may not be known then: they are large, or somebody else changes it.
+        """
+        if self._session.session == self._tells_no_xattrs:
+            return
+        beside = (each for each in self._cache.without_xattrs_after(ino) if not self._session.stream.concerns([each]))
+        asked = [ino, *itertools.islice(beside, limits.XATTRS_AT_ONCE_MAX - 1)]
+        before = {each: self._cache.kept(each) for each in asked}
+        async with self._asking() as token:
+            try:
+                having, untold = await self._session.leased_query("leased_xattrs_of", asked, about=asked)
+            except errors.NotSupported:  # the NameNode is older
+                self._tells_no_xattrs = self._session.session
+                return
+            found: dict[Ino, dict[bytes, bytes] | None] = {each: {} for each in asked}
+            found |= {**dict(having), **dict.fromkeys(untold)}
+            for each, values in found.items():
+                known = self._known(each)
+                if known is not None and known is before[each] and self._cache.is_valid(token, (each, None)):
+                    known.xattrs = values
 
     async def own(self, ino: Ino) -> Attr | None:
         """Have it that nobody else knows the inode: what is written to it may stay here until it is recalled.
@@ -410,6 +443,27 @@ class CachedInodes(Inodes):
                 self._note_disowned(directory)
                 return
             self._cache.learn_whole(token, listing)
+
+    async def _own_around(self, directory: Ino, name: bytes, child: Ino) -> bool:
+        """Own what is about to be changed in a directory, with what else is likely to be; whether that was done."""
+        around = child if self._cache.owns_names(directory) else directory
+        return await self._own_unknown(around, child) or await self._own_beside(directory, name, child)
+
+    async def _own_unknown(self, directory: Ino, child: Ino) -> bool:
+        """Own a directory and what is in it, and beneath, as far as nobody else knows that; whether the child is owned.
+
+        That costs others nothing, and is tried once: who changes owners or modes goes through the whole tree.
+        """
+        attr = self.cached_attr(directory)
+        if attr is None or not stat.S_ISDIR(attr.mode) or attr.size > limits.AHEAD_FIRST:
+            return False
+        if not self._beside.is_new(directory) or self._cache.is_changing((directory, None)):
+            return False
+        await self._fetch_tree(directory, owns=True)
+        if self._cache.owned_inode(child) is not None or self._cache.owned_directory(child) is not None:
+            return True
+        self._beside.wanted(directory, child)
+        return False
 
     async def _own_beside(self, directory: Ino, name: bytes, child: Ino | None) -> bool:
         """Own a file that others know as well, and some beside it, where one after the other is changed: see `beside`.
@@ -518,7 +572,7 @@ class CachedInodes(Inodes):
         known = self._cache.kept(ino)
         at = known.at if known is not None else None
         if at is not None and at[1] is not None:
-            if now is None and changes.keys() <= SETTABLE and await self._own_beside(at[0], at[1], ino):
+            if now is None and changes.keys() <= SETTABLE and await self._own_around(at[0], at[1], ino):
                 now = self.owned.setattr(ino, changes)
             if now is not None:
                 self._beside.changed(at[0], ino)
@@ -556,6 +610,11 @@ def _listing(wire: Sequence[Any]) -> Listing:
     attr, last_cookie, is_owned, entries, unleased, owned = wire
     known = None if entries is None else [codec.dir_entry(entry) for entry in entries]
     return Listing(codec.attr(attr), last_cookie, is_owned, known, set(unleased), owned)
+
+
+def _told_by_lookup(answer: Sequence[Any]) -> list[Ino]:
+    attr = answer[0]
+    return [codec.attr(attr).ino] if attr is not None else []
 
 
 def _told_by(listings: Sequence[Sequence[Any]]) -> Iterator[Ino]:

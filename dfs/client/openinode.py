@@ -361,11 +361,11 @@ class OpenInode:
 
     def _give_up(self, error: errors.DfsError) -> None:
         """Bytes are lost: whoever has the file open hears of it."""
-        self._owner.be_cautious()
         if isinstance(error, errors.NotFound) and not self.users:
             return  # it was removed
         if isinstance(error, errors.SessionExpired) and self._generation != self._owner.generation:
             return  # that was said when it ended
+        self._owner.be_cautious()
         self._note_loss(error)
 
     def _note_loss(self, error: errors.DfsError) -> None:

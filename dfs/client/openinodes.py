@@ -87,7 +87,10 @@ class OpenInodes:
 
     def be_cautious(self) -> None:
         """Something could not be written: the next may not be either, while the disks are full perhaps."""
-        self._cautious_until = trio.current_time() + limits.CAUTIOUS_S
+        now = trio.current_time()
+        if now >= self._cautious_until:
+            log.info("closing a file waits until it is written, for a while", seconds=limits.CAUTIOUS_S)
+        self._cautious_until = now + limits.CAUTIOUS_S
 
     def _lost(self, inos: Sequence[Ino]) -> None:
         """The session has ended, and what these were to become is lost."""

@@ -13,8 +13,8 @@ Commands on what the session owns that somebody waits for, such as the commit of
 file may have been made by a command before them.
 
 Everything else that the session asks or changes waits for the stream first (`flush`), and so do fsync, and the answer
-to a recall: nobody sees the NameNode without what was answered here. Only questions about inodes that no command here
-changes are asked at once (`Session.leased_query`).
+to a recall: nobody sees the NameNode without what was answered here. Only questions about inodes or names that no
+command here changes are asked at once (`Session.leased_query`, `decides`).
 
 What was put and is not answered when the session ends is lost, as what was not synced is on a local disk. It is said in
 the log, and those who have it open hear of it when they sync.
@@ -29,12 +29,13 @@ import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 import trio
 
-from dfs import codec, errors, limits
+from dfs import codec, errors, limits, verbs
 from dfs.client.cache import NEVER, Cache, Token
 from dfs.types import Attr, Ino, SessionId
 
@@ -194,6 +195,12 @@ class Stream:
     def concerns(self, inos: Iterable[Ino]) -> bool:
         """Whether any of these is `pending`."""
         return bool(self._pending) and any(ino in self._pending for ino in inos)
+
+    def decides(self, directory: Ino, name: bytes) -> bool:
+        """Whether what a name stands for may be another thing when all that was answered here has happened."""
+        if directory not in self._pending:
+            return False
+        return any(_decides(command, directory, name) for command in chain(self._sent, self._queue))
 
     def pending(self) -> list[Ino]:
         """What commands change of which the NameNode has not answered."""
@@ -371,3 +378,11 @@ class Stream:
             "to_send": self.unsettled,
             "lost": self.losses,
         }
+
+
+def _decides(command: Command, directory: Ino, name: bytes) -> bool:
+    """Whether a command changes what a name stands for, or whether there is the directory."""
+    if command.expected is not None and command.expected.ino == directory:
+        return True
+    at = verbs.NAMES.get(command.verb, ())
+    return any(command.args[number] == directory and command.args[number + 1] == name for number in at)

@@ -25,7 +25,7 @@ METHODS: Final[Mapping[str, frozenset[Role]]] = {
     "nodes": _ALL | _NODES,
     **dict.fromkeys(("open_session", "close_session", "events", "apply"), _ALL),
     **dict.fromkeys(("leased_lookup", "leased_getattr", "leased_readdir", "leased_xattrs", "leased_extents"), _ALL),
-    **dict.fromkeys(("leased_tree", "forgot", "reclaim", "whole_files"), _ALL),
+    **dict.fromkeys(("leased_xattrs_of", "leased_tree", "forgot", "reclaim", "whole_files"), _ALL),
     **dict.fromkeys(("own", "own_files", "own_directory", "allocate", "renew_grants"), WRITERS),
     **dict.fromkeys(("chunks", "check", "check_inodes", "check_chunks", "check_totals"), _ADMINS),
     **dict.fromkeys(("plan_drain", "drain", "undrain", "remove_node", "plan_balance", "balance"), _ADMINS),

@@ -77,10 +77,10 @@ class _Cacher:
     """A session that caches: what it holds (`attrs`, `entries`: in the order they were given), what it is asked.
 
     `owns_directories`: it can do so. `asked` has the items of all `recalls`, and how often; `asked_in` the directories
-    of those with names, likewise.
+    of those with names, likewise. `making_room`: the numbers of those that it got because it holds too much.
     """
 
-    __slots__ = ("asked", "asked_in", "attrs", "entries", "owns_directories", "recalls")
+    __slots__ = ("asked", "asked_in", "attrs", "entries", "making_room", "owns_directories", "recalls")
 
     def __init__(self, owns_directories: bool) -> None:
         self.owns_directories = owns_directories
@@ -89,6 +89,7 @@ class _Cacher:
         self.recalls: dict[int, _Recall] = {}
         self.asked: Counter[Item] = Counter()
         self.asked_in: Counter[Ino] = Counter()
+        self.making_room: set[int] = set()
 
     def ask(self, number: int, recall: _Recall) -> None:
         self.recalls[number] = recall
@@ -104,6 +105,7 @@ class _Cacher:
     def answer(self, number: int) -> Sequence[Item]:
         """The items of a recall that is answered; none if it was before."""
         recall = self.recalls.pop(number, None)
+        self.making_room.discard(number)
         for item in recall.items if recall else ():
             _take_one(self.asked, item)
             if item[1] is not None:
@@ -257,12 +259,13 @@ class Leases:
     def _recall_oldest(self, session: SessionId) -> None:
         """Of attributes or of entries; no more while they are on their way."""
         cacher = self._cachers[session]
+        if cacher.making_room:
+            return
         is_attrs = len(cacher.attrs) > limits.LEASES_MAX
         name = None if is_attrs else ALL_NAMES
         inos = itertools.islice(cacher.attrs if is_attrs else cacher.entries, _RECALLED_AT_ONCE)
         oldest = [(ino, name) for ino in inos]
-        if not any(item in cacher.asked for item in oldest):
-            self._ask(session, self._with_owned(session, oldest))
+        cacher.making_room.update(self._ask(session, self._with_owned(session, oldest)))
 
     # --- changing ---------------------------------------------------------------------------------------
 
@@ -509,13 +512,17 @@ class Leases:
     def _is_asked(self, session: SessionId, item: Item) -> bool:
         return item in self._cachers[session].asked
 
-    def _ask(self, session: SessionId, items: Sequence[Item]) -> None:
+    def _ask(self, session: SessionId, items: Sequence[Item]) -> list[int]:
+        """Have a session forget these; the numbers of the recalls that say so."""
+        numbers = []
         for start in range(0, len(items), limits.RECALL_MAX_ITEMS):
             part = items[start : start + limits.RECALL_MAX_ITEMS]
             self._recalls += 1
             number = self.push(session, RECALL, part)
             self._cachers[session].ask(number, _Recall(part, trio.current_time()))
+            numbers.append(number)
         self._wake()  # it may be about to own one of these
+        return numbers
 
     def tell(self, author: SessionId, inos: Iterable[Ino]) -> None:
         """Inodes changed in a way for which nobody waits: others who have leases on them hear of it."""

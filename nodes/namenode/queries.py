@@ -127,6 +127,14 @@ class Queries:
             return None
         return dict(self._execute("SELECT name, value FROM xattr WHERE ino = ? ORDER BY name", (ino,)).fetchall())
 
+    def xattrs_of(self, inos: Sequence[Ino], most_bytes: int) -> dict[Ino, dict[bytes, bytes] | None]:
+        """As `xattrs`, of those of some inodes that exist."""
+        marks = ", ".join("?" * len(inos))
+        found: dict[Ino, dict[bytes, bytes] | None]
+        found = {ino: {} for (ino,) in self._execute(f"SELECT ino FROM inode WHERE ino IN ({marks})", inos)}
+        having = self._execute(f"SELECT DISTINCT ino FROM xattr WHERE ino IN ({marks})", inos).fetchall()
+        return found | {ino: self.xattrs(ino, most_bytes) for (ino,) in having}
+
     # --- data -------------------------------------------------------------------------------------------
 
     def extents(self, ino: Any, offset: Any, length: Any, most: int = limits.EXTENTS_MAX) -> list[Any]:

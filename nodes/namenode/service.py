@@ -360,6 +360,23 @@ class NameNode:
 
     @expose
     @takes_call
+    def leased_xattrs_of(self, call: Call, session: Any, inos: Any) -> Any:
+        """As `leased_xattrs`, of several inodes at once: [[[ino, {name: value, ...} or None], ...] of those that have
+        some, the inodes of which nothing is said: they are gone, or somebody else knows better, or changes them]."""
+        reader = self._sessions.touch(session, _identity(call))
+        wanted = [arguments.ino(ino) for ino in arguments.array(inos, "a list of inodes", limits.XATTRS_AT_ONCE_MAX)]
+
+        def give() -> list[Any]:
+            sure = [ino for ino in wanted if not self._leases.in_doubt(reader, [(ino, None)])]
+            found = self._queries.xattrs_of(sure, limits.XATTRS_CACHED_MAX_BYTES)
+            told = {ino: found[ino] for ino in sure if ino in found and self._leases.cover_attr(reader, ino)}
+            having = [[ino, values] for ino, values in told.items() if values != {}]
+            return [having, [ino for ino in wanted if ino not in told]]
+
+        return self._settled(lambda: _Answer((), give), reader)
+
+    @expose
+    @takes_call
     def leased_extents(self, call: Call, session: Any, ino: Any, offset: Any, length: Any) -> Any:
         """As `extents`, and whether the attributes, with which the extents change, are leased."""
         return self._leased_about(call, session, ino, lambda view: self._extents(call, view, ino, offset, length))

@@ -579,6 +579,16 @@ def test_extended_attributes(here: Path) -> None:
             os.setxattr(path, name, access_list)
 
 
+def test_a_label_that_nobody_gave_is_no_reason_to_ask_for_more(here: Path) -> None:
+    """`ls -l` asks of every file for one, until it hears that there are none."""
+    path = here / "file"
+    path.touch()
+    with refused(errno.EOPNOTSUPP):
+        os.getxattr(path, "security.selinux")
+    os.setxattr(path, "security.selinux", b"u:object_r:t:s0")
+    assert os.getxattr(path, "security.selinux") == b"u:object_r:t:s0"
+
+
 def test_sizes_of_extended_attributes(here: Path) -> None:
     here.joinpath("d").mkdir()
     path = here / "d"

@@ -18,6 +18,7 @@ from dfs import errors, limits
 from dfs.client import FileSystem
 from dfs.client.cache import Cache
 from dfs.client.cachedinodes import CachedInodes
+from dfs.client.filewriter import FileWriter
 from dfs.client.openinodes import OpenInodes, open_inodes
 from dfs.posix import CAPABILITY
 from dfs.types import Attr, Ino, Item
@@ -31,10 +32,13 @@ _PATIENCE_S: Final = 20
 
 
 @asynccontextmanager
-async def owners(directory: Path, clients: int = 1, **options: Any) -> AsyncIterator[tuple[Cluster, list[FileSystem]]]:
-    """A NameNode alone, and clients that own what they change."""
+async def owners(
+    directory: Path, clients: int = 1, names_max: int = 10_000, **options: Any
+) -> AsyncIterator[tuple[Cluster, list[FileSystem]]]:
+    """A NameNode alone, and clients that own what they change, and remember so many names."""
     async with running_cluster(directory, datanodes=0, **options) as cluster, AsyncExitStack() as stack:
-        opened = [await stack.enter_async_context(cluster.client(cache=Cache(10_000, 10_000))) for _ in range(clients)]
+        caches = [Cache(10_000, names_max) for _ in range(clients)]
+        opened = [await stack.enter_async_context(cluster.client(cache=cache)) for cache in caches]
         with trio.fail_after(_PATIENCE_S * 3):
             yield cluster, opened
 
@@ -101,12 +105,76 @@ async def test_what_is_set_one_after_the_other_is_sent_at_once(tmp_path: Path) -
     assert not [entry for entry in logs if entry["log_level"] in ("warning", "error")]
 
 
+@pytest.fixture
+def is_sent_when_somebody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not before."""
+    monkeypatch.setattr(limits, "STREAM_DELAY_S", 2 * _PATIENCE_S)
+
+
+@pytest.mark.usefixtures("is_sent_when_somebody_waits")
+async def test_names_of_a_directory_too_large_to_be_known_are_asked_for_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "PREFETCH_PAGE_ENTRIES", 2)
+    monkeypatch.setattr(limits, "PREFETCH_MAX_ENTRIES", 2)
+    async with owners(tmp_path, clients=2) as (_, (fs, other)):
+        top = await other.mkdir("/top")
+        for name in _NAMES:
+            await other.inodes.create(top.ino, name, 0o644, 0, 0)
+        assert (await fs.inodes.lookup(fs.inodes.root, b"top")).size == len(_NAMES)
+        for number, name in enumerate((b"first", b"second")):
+            with pytest.raises(errors.NotFound):
+                await fs.inodes.lookup(top.ino, name)
+            await fs.inodes.create(top.ino, name, 0o644, 0, 0)
+            assert fs.session.stream.unsettled == number + 1
+        assert {entry.name for entry in await other.inodes.readdir(top.ino)} == {*_NAMES, b"first", b"second"}
+
+
+@pytest.mark.usefixtures("is_sent_when_somebody_waits")
+async def test_what_was_answered_and_is_forgotten_is_found_nevertheless(tmp_path: Path) -> None:
+    async with owners(tmp_path, names_max=4) as (_, (fs,)):
+        beside = await fs.mkdir("/beside")
+        await fs.session.stream.flush()
+
+        async def forget(directory: Ino) -> None:
+            for name in _NAMES[:4]:
+                await fs.inodes.create(beside.ino, name, 0o644, 0, 0)
+            for name in _NAMES[:4]:
+                await fs.inodes.unlink(beside.ino, name)
+            assert fs.session.cache is not None
+            assert directory not in fs.session.cache.held()[1]
+            assert directory in fs.session.stream.pending(), "it has not been sent"
+
+        made = await fs.inodes.mkdir(fs.inodes.root, b"made", 0o755, 0, 0)
+        file = await fs.inodes.create(made.ino, b"file", 0o644, 0, 0)
+        await forget(made.ino)
+        with pytest.raises(errors.NotFound, match="no such file"):
+            await fs.inodes.lookup(made.ino, b"none")
+        assert await fs.inodes.lookup(made.ino, b"file") == file
+        await fs.inodes.unlink(made.ino, b"file")
+        await forget(made.ino)
+        with pytest.raises(errors.NotFound):
+            await fs.inodes.lookup(made.ino, b"file")
+        file = await fs.inodes.create(made.ino, b"file", 0o644, 0, 0)
+        await forget(made.ino)
+        assert await fs.inodes.lookup(made.ino, b"file") == file
+
+
+@pytest.mark.parametrize("names_max", [10_000, 7])
 @pytest.mark.parametrize("seed", range(8))
-async def test_whatever_is_done_is_answered_as_the_namenode_answers(tmp_path: Path, seed: int) -> None:
-    """Random changes by one client, of which each answer is compared with that of the model, and of the NameNode."""
+async def test_whatever_is_done_is_answered_as_the_namenode_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, names_max: int
+) -> None:
+    """Random changes by one client, of which each answer is compared with that of the model, and of the NameNode.
+
+    Also where directories are too large to be listed, and most of what was known is forgotten.
+    """
     chance = random.Random(seed)
+    if names_max < len(_NAMES) * 2:
+        monkeypatch.setattr(limits, "PREFETCH_PAGE_ENTRIES", 1)
+        monkeypatch.setattr(limits, "PREFETCH_MAX_ENTRIES", 2)
     with capture_logs() as logs:
-        async with owners(tmp_path) as (cluster, (fs,)):
+        async with owners(tmp_path, names_max=names_max) as (cluster, (fs,)):
             walk = Walk(fs, chance)
             for _ in range(400):
                 await walk.step()
@@ -153,6 +221,7 @@ class Walk:
                 lambda: self._do("rename", directory, name, target, other, chance.choice((0, 0, 0, 1, 2))),
                 lambda: self._do("link", self._any(), directory, name),
                 lambda: self._set(),
+                lambda: self._do("lookup", directory, name),
             )
         )()
 
@@ -327,6 +396,29 @@ async def test_what_is_written_to_a_file_that_goes_at_once_leaves_no_memory(tmp_
             await trio.sleep(0.01)
         assert files.statistics()["dirty_bytes"] == 0
         assert fs.chunks.statistics()["appended_bytes"] == 0
+
+
+async def test_a_file_that_goes_while_its_bytes_are_on_their_way_is_no_reason_for_caution(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or each file that is closed would be waited for."""
+    async with mounted(tmp_path) as (_, fs, files):
+        d = (await fs.mkdir("/d")).ino
+        file = await files.create(d, b"scratch", 0o644, 0, 0, exclusive=True)
+        await file.write(0, bytes(1000))
+        files.close(file)
+        passed = FileWriter.commit
+
+        async def late(self: FileWriter, **options: Any) -> Attr | None:
+            await fs.inodes.unlink(d, b"scratch")
+            return await passed(self, **options)
+
+        monkeypatch.setattr(FileWriter, "commit", late)
+        with capture_logs() as logs:
+            await file.write_back()
+        assert (await fs.inodes.getattr(d)).size == 0
+        assert not files.is_cautious
+        assert not [entry for entry in logs if entry["log_level"] in ("warning", "error")]
 
 
 async def test_a_sum_has_what_was_written_beneath_and_leaves_alone_who_works_elsewhere(tmp_path: Path) -> None:
@@ -724,7 +816,7 @@ async def test_a_capability_that_goes_while_it_is_asked_for_is_gone(
 
         async def late(method: str, *args: Any, **options: Any) -> Any:
             found = await passed(method, *args, **options)
-            if method == "leased_xattrs":
+            if method == "leased_xattrs_of":
                 answered.set()
                 await go_on.wait()
             return found
@@ -764,6 +856,56 @@ async def test_files_that_another_one_knows_are_removed_many_at_a_time(tmp_path:
         seen = {entry.name: entry.attr.mode & 0o777 for entry in await other.inodes.readdir(top.ino, 0, count)}
     kept = dict.fromkeys(names[1::3], 0o600) | dict.fromkeys((name + b"-" for name in names[2::3]), 0o644)
     assert seen == kept
+
+
+@asynccontextmanager
+async def tree(directory: Path, clients: int) -> AsyncIterator[tuple[list[Ino], list[FileSystem]]]:
+    """30 files, each ten of them in a directory of /top, and clients of which nobody has looked at them."""
+    async with owners(directory, clients=clients) as (cluster, found), cluster.client() as maker:
+        await maker.mkdir("/top")
+        inos: list[Ino] = []
+        for number in range(3):
+            inner = await maker.mkdir(f"/top/{number}")
+            inos += [(await maker.inodes.create(inner.ino, b"%d" % n, 0o644, 0, 0)).ino for n in range(10)]
+        yield inos, found
+
+
+async def list_all(fs: FileSystem) -> None:
+    top = await fs.stat("/top")
+    for entry in await fs.inodes.readdir(top.ino):
+        await fs.inodes.readdir(entry.attr.ino)
+
+
+async def test_who_changes_a_tree_that_nobody_else_knows_owns_it_after_a_few_questions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with tree(tmp_path, 2) as (inos, (fs, other)):
+        await list_all(fs)
+        asked, passed = list[str](), fs.session.leased_query
+
+        async def counting(method: str, *args: Any, **options: Any) -> Any:
+            asked.append(method)
+            return await passed(method, *args, **options)
+
+        monkeypatch.setattr(fs.session, "leased_query", counting)
+        for ino in inos:
+            await fs.inodes.setattr(ino, {"mode": 0o600})
+        assert fs.session.stream.statistics()["answered_here"] == len(inos)
+        assert len(asked) <= 3, asked
+        assert {(await other.inodes.getattr(ino)).mode & 0o777 for ino in inos} == {0o600}
+        assert fs.session.stream.surprises == 0
+
+
+async def test_what_others_know_is_left_to_them_by_who_changes_another_part_of_the_tree(tmp_path: Path) -> None:
+    async with tree(tmp_path, 2) as (inos, (fs, other)):
+        await list_all(fs)
+        await other.inodes.getattr(inos[15])
+        before = (await status(fs))["leases"]["recalls"]
+        for ino in inos[:10]:
+            await fs.inodes.setattr(ino, {"mode": 0o600})
+        assert (await status(fs))["leases"]["recalls"] == before
+        await fs.inodes.setattr(inos[15], {"mode": 0o600})
+        assert (await other.inodes.getattr(inos[15])).mode & 0o777 == 0o600
 
 
 async def test_two_who_remove_the_same_files_at_the_same_time(tmp_path: Path) -> None:

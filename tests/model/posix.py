@@ -125,6 +125,9 @@ class FileSystem:
             raise errors.NotFound("no such name")
         return found
 
+    def lookup(self, parent: int, name: bytes) -> Inode:
+        return self._get(self._directory(parent), name)
+
     def _touch(self, directory: Inode) -> None:
         directory.mtime_ns = directory.ctime_ns = self.now_ns
 

@@ -252,6 +252,17 @@ async def test_the_oldest_leases_are_recalled_when_a_session_has_too_many(
     assert not told.leases.conflicts(BERT, [(Ino(1), None), (Ino(1), b"any")])
 
 
+async def test_who_reads_on_while_he_makes_room_is_asked_once(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "LEASES_MAX", 20)
+    for number in range(1, 41):
+        assert told.leases.cover_attr(ANNE, Ino(number))
+    assert len(told.asked[ANNE]) == 1
+    told.answer(ANNE)
+    for number in range(41, 61):
+        assert told.leases.cover_attr(ANNE, Ino(number))
+    assert len(told.asked[ANNE]) == 1, "and again when there is too much again"
+
+
 async def test_entries_that_are_given_up_are_not_asked_for_again(told: Told) -> None:
     assert told.leases.cover_entries(ANNE, D)
     told.leases.begin(BERT, [NAME])
