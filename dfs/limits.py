@@ -258,6 +258,7 @@ XATTRS_CACHED_MAX_BYTES = 4 * KIB  # of one inode: larger ones are asked for eac
 XATTRS_AT_ONCE_MAX = 128  # inodes in a directory of which a client asks for them, when it asks for those of one
 RECLAIM_DELAY_S = 0.2  # between two attempts of who has leases to find a NameNode again: all changes wait for him
 STREAM_DELAY_S = 0.005  # for which commands that were answered already gather before they are sent
+HELD_BACK_MAX_S = 1.0  # a rename onto another file waits for the bytes of its own, and what was answered later with it
 STREAM_MAX_COMMANDS = 8192  # answered and not sent, or on their way; then one waits. A few MB
 OWNED_AT_ONCE_MAX = 256  # files in a directory that a client asks for when it changes one after the other
 OWNED_AT_ONCE_FIRST = 8  # the first time; then twice as many, and so on

@@ -300,7 +300,6 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
     ) -> None:
         old, new = self._changing(parent_inode_old, parent_inode_new)
         self._kernel.renames(old, name_old, new, name_new)
-        await self._open.settle_before_replacing(old, name_old, new, name_new)
         await self._fs.inodes.rename(old, name_old, new, name_new, flags)
 
     @_handler

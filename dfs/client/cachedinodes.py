@@ -554,6 +554,9 @@ class CachedInodes(Inodes):
         return gone
 
     async def rename(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int = 0) -> Attr:
+        replaces = self._child(parent, name) if self.cached_lookup(new_parent, new_name) is not ABSENT else None
+        if replaces is not None and not self.owned.users.may_save(replaces):
+            await self.owned.users.settle(replaces)
         if await self._owns(parent, new_parent):
             moved = self.owned.rename(parent, name, new_parent, new_name, flags)
             is_simple = parent == new_parent and flags in (0, RENAME_NOREPLACE)
@@ -562,6 +565,8 @@ class CachedInodes(Inodes):
             if moved is not None:
                 self._beside.changed(parent, moved.ino)
                 return moved
+        if replaces is not None:  # what was written to it is not to be lost where the other one was
+            await self.owned.users.settle(replaces)
         await self._look_at(parent, name)
         await self._hold_what_goes(new_parent, new_name)
         return await super().rename(parent, name, new_parent, new_name, flags)

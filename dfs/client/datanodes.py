@@ -45,7 +45,7 @@ class DataNodes:
         seen = self._refreshes
         async with self._refreshing:
             if seen == self._refreshes:
-                views = [codec.node_view(wire) for wire in await self._session.query("nodes")]
+                views = [codec.node_view(wire) for wire in await self._session.ask("nodes")]
                 self._views = {view.node: view for view in views}
                 self._refreshes += 1
         return list(self._views.values())

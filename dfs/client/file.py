@@ -1,12 +1,14 @@
 """An open file: reads and writes at offsets, coherent with every other client.
 
 A write is in the file, for everybody, when it returns (`pwrite` commits); `fsync` makes the file durable, whoever wrote
-it. The handle holds its inode: the file stays readable and writable though its name goes.
+it. The handle holds its inode: the file stays readable and writable though its name goes. Should the session end, so
+does that: a file that was removed is then gone, which is told as `SessionExpired`.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import trio
@@ -41,6 +43,16 @@ class File:
         self._reader = reader
         self._writer = writer
         self._writing = trio.Lock()
+        self._held_by = inodes.session
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        try:
+            yield
+        except errors.NotFound:
+            if self._inodes.session != self._held_by:
+                raise errors.SessionExpired("the session that held the file has ended, and it was removed") from None
+            raise
 
     def _check(self, allowed: bool, what: str) -> None:
         if self.closed:
@@ -51,7 +63,8 @@ class File:
     async def pread_into(self, view: memoryview, offset: int) -> int:
         """Fill `view` with bytes at `offset`; how many there were before the end of file."""
         self._check(self.readable, "reading")
-        return await self._reader.read_into(self.ino, offset, view)
+        with self._held():
+            return await self._reader.read_into(self.ino, offset, view)
 
     async def pread(self, length: int, offset: int) -> bytes:
         buffer = bytearray(length)
@@ -65,8 +78,9 @@ class File:
         self._check(self.writable, "writing")
         async with self._writing:
             try:
-                await self._writer.write(0 if self.append else offset, data)
-                return await self._writer.commit(append=self.append)
+                with self._held():
+                    await self._writer.write(0 if self.append else offset, data)
+                    return await self._writer.commit(append=self.append)
             except BaseException:
                 with trio.move_on_after(limits.CALL_TIMEOUT_S, shield=True):
                     await self._writer.discard()  # or the next commit would bring these bytes back
@@ -81,9 +95,10 @@ class File:
         self._check(self.writable and not self.append, "writing at offsets")
         async with self._writing:
             try:
-                async for first in pieces:
-                    await self._write_some(first, pieces)
-                    await self._writer.commit()
+                with self._held():
+                    async for first in pieces:
+                        await self._write_some(first, pieces)
+                        await self._writer.commit()
             except BaseException:
                 with trio.move_on_after(limits.CALL_TIMEOUT_S, shield=True):
                     await self._writer.discard()
@@ -111,17 +126,20 @@ class File:
         self._check(self.writable, "writing")
         if not 0 <= size <= limits.FILE_SIZE_MAX_BYTES:
             raise errors.InvalidArgument(f"not a size for a file: {size}")
-        return await self._inodes.truncate(self.ino, size)
+        with self._held():
+            return await self._inodes.truncate(self.ino, size)
 
     async def stat(self) -> Attr:
         self._check(True, "anything")
-        return await self._inodes.getattr(self.ino)
+        with self._held():
+            return await self._inodes.getattr(self.ino)
 
     async def fsync(self) -> None:
         """Return when all bytes of the file, whoever wrote them, are on stable storage on their replicas."""
         self._check(True, "anything")
         async with self._writing:  # or it would commit a part of what is being written, at its own idea of where
-            await self._writer.fsync()
+            with self._held():
+                await self._writer.fsync()
 
     async def aclose(self) -> None:
         """Let the inode go. What was written is committed already; close does not make it durable."""

@@ -45,6 +45,8 @@ log = structlog.get_logger(__name__)
 
 _OPEN_MODES = {"r": (True, False), "r+": (True, True), "w": (False, True), "w+": (True, True)}
 _OPEN_MODES |= {"a": (False, True), "a+": (True, True), "x": (False, True), "x+": (True, True)}
+_OPEN_ATTEMPTS = 8
+"""Of a path under which one file after the other is put in the place of the one before."""
 
 _SENTENCES = {
     errors.NotFound: "no such file or directory",
@@ -264,12 +266,7 @@ class FileSystem:
             raise ValueError(f"not a mode to open a file with: {mode!r}")
         readable, writable = _OPEN_MODES[plain]
         with _about(path):
-            attr = await self._open(path, plain[0], perm)
-            if statmod.S_ISDIR(attr.mode):
-                raise errors.IsADirectory(f"is a directory: {show(path)}")
-            if not statmod.S_ISREG(attr.mode):
-                raise errors.NotSupported(f"not a regular file: {show(path)}")
-            attr = await self.inodes.hold(attr.ino)
+            attr = await self._hold(path, plain[0], perm)
             if plain[0] == "w" and attr.size:
                 attr = await self.inodes.truncate(attr.ino, 0)
         return File(
@@ -280,6 +277,21 @@ class FileSystem:
             writable=writable,
             append=plain[0] == "a",
         )
+
+    async def _hold(self, path: Path, kind: str, perm: int) -> Attr:
+        """Hold the file that is to be opened. If that is replaced before it is held, the path leads to another one."""
+        for left in reversed(range(_OPEN_ATTEMPTS)):
+            attr = await self._open(path, kind, perm)
+            if statmod.S_ISDIR(attr.mode):
+                raise errors.IsADirectory(f"is a directory: {show(path)}")
+            if not statmod.S_ISREG(attr.mode):
+                raise errors.NotSupported(f"not a regular file: {show(path)}")
+            try:
+                return await self.inodes.hold(attr.ino)
+            except errors.NotFound:
+                if not left:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
 
     async def _open(self, path: Path, kind: str, perm: int) -> Attr:
         if kind == "r":
@@ -315,7 +327,13 @@ class FileSystem:
         losses = self.session.stream.losses
         with _about(path):
             await self._check_free(place, replace)
-            attr = await transfer.upload(self.inodes, self.writer, source, place, wanted, progress)
+            session = await self.session.ensure()
+            try:
+                attr = await transfer.upload(self.inodes, self.writer, source, place, wanted, progress)
+            except errors.NotFound:
+                if self.session.session != session:  # which held the file that had no name yet
+                    raise errors.SessionExpired("the session ended before the file was complete") from None
+                raise
         if sync:
             await self.session.stream.flush(losses)
         return attr

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from dfs import codec, errors, limits
 from dfs.client.session import Session
-from dfs.types import Attr, ChunkId, ChunkPlace, DirEntry, Extent, Ino, Statfs
+from dfs.types import Attr, ChunkId, ChunkPlace, DirEntry, Extent, Ino, SessionId, Statfs
 
 XATTR_CREATE = 1
 XATTR_REPLACE = 2
@@ -64,6 +64,11 @@ class Inodes:
     def root(self) -> Ino:
         """The directory where paths begin: the root of all that this client's key may see."""
         return self._session.root
+
+    @property
+    def session(self) -> SessionId | None:
+        """The current one, with which all that it holds would go."""
+        return self._session.session
 
     # --- queries ----------------------------------------------------------------------------------------
 

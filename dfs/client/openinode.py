@@ -11,9 +11,9 @@ commits, and asking for attributes. An inode can come to be owned with its direc
 whoever acts on that takes the attributes that came with it (`is_owned`).
 
 After bytes could not be written, and while the NameNode says that space is short, closing commits (`is_cautious`), so
-that programs hear of a full disk. Two
-things are committed early in any case, since programs count on them when a machine fails: a file that is closed after
-it was cut to nothing, and one that is renamed onto another.
+that programs hear of a full disk. Two things are committed early in any case, since programs count on them when a
+machine fails: a file that is closed after it was cut to nothing, and one that is renamed onto another, whose bytes
+leave at once and with whose commit the rename goes (`dfs.client.stream`); those of a large one before it.
 
 What is in memory when the session ends is lost (`forget_session`): by then others may have changed the file, and what
 comes later would undo that. Whatever was on its way is not committed in another session (`_generation`).

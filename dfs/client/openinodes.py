@@ -26,7 +26,6 @@ import trio
 
 from dfs import errors, limits
 from dfs.checksum import Buffer
-from dfs.client.cache import Absent
 from dfs.client.cachedinodes import CachedInodes
 from dfs.client.filesystem import FileSystem
 from dfs.client.filewriter import Begun
@@ -63,6 +62,8 @@ class OpenInodes:
         fs.session.on_lost = self._lost
         fs.session.held_besides.append(lambda: (list(self._unheld), ()))
         fs.on_new_session(self._hold_again)
+        self._saving: dict[Ino, OpenInode] = {}
+        """Files that took the place of others, whose bytes are to leave in a moment."""
         self._unheld: dict[Ino, OpenInode] = {}
         """Those of them that no hold keeps."""
         fs.recall_listeners.append(self._recall)
@@ -222,12 +223,47 @@ class OpenInodes:
         self._count_holds(inode)
         return True
 
+    def may_save(self, ino: Ino) -> bool:
+        inode = self._open.get(ino)
+        if inode is None or inode.is_clean:
+            return True
+        return inode.is_small and inode.is_owned and not self._nursery.cancel_scope.cancel_called
+
+    def save_soon(self, ino: Ino) -> bool:
+        inode = self._open.get(ino)
+        if inode is None or inode.is_clean:
+            return False
+        if not self._saving:
+            self.start(self._save)
+        self._saving[ino] = inode
+        return True
+
+    async def _save(self) -> None:
+        """Have leave together what is to be saved, with what comes until what was answered meanwhile is sent."""
+        await trio.sleep(limits.STREAM_DELAY_S)
+        saving, self._saving = self._saving, {}
+        try:
+            async with trio.open_nursery() as nursery:
+                self._have_leave(saving.values(), nursery)
+            for inode in saving.values():
+                await inode.settle()  # what was on its way already
+        finally:
+            for ino in saving:
+                self.fs.session.stream.let_go(ino)
+
+    async def settle(self, ino: Ino) -> None:
+        inode = self._open.get(ino)
+        if inode is not None:
+            await inode.settle()
+
     def gone(self, attr: Attr, *, is_private: bool) -> None:
         inode = self._open.get(attr.ino)
         if inode is not None:
             self._note_gone(inode, attr, is_private=is_private)
 
     def _note_gone(self, inode: OpenInode, attr: Attr, *, is_private: bool) -> None:
+        if not attr.nlink:
+            self.fs.session.stream.let_go(attr.ino)
         if inode.note_gone(attr, is_private=is_private):
             self.start(self._abandon, inode)
 
@@ -257,16 +293,6 @@ class OpenInodes:
     def unsettled(self, attrs: Iterable[Attr]) -> list[Attr]:
         """Those of which something has to be waited for."""
         return [attr for attr in attrs if self.seen_now(attr) is None] if self._open else []
-
-    async def settle_before_replacing(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes) -> None:
-        """A rename is to follow: what was written to the file must not be lost where its target was."""
-        inodes = self.fs.inodes
-        if not self._dirty_bytes or not isinstance(inodes, CachedInodes):
-            return
-        found, target = inodes.cached_lookup(parent, name), inodes.cached_lookup(new_parent, new_name)
-        inode = self._open.get(found.ino) if isinstance(found, Attr) else None
-        if inode is not None and not isinstance(target, Absent):
-            await inode.settle()
 
     def _hold_again(self) -> None:
         """The session was lost and another one is open: it holds what is open here."""
@@ -346,17 +372,21 @@ class OpenInodes:
                 for inode in self._open.values()
                 if inode.is_due(now) or (hurries and (inode.is_small or inode.is_lingering))
             ]
-            small: dict[int, list[OpenInode]] = {}
-            for inode in due:
-                if inode.is_small:
-                    small.setdefault(inode.attr.replicas, []).append(inode)
-                else:
-                    self.start(self._write_back, inode)
-            for replicas, inodes in small.items():
-                most = limits.APPEND_SURE_BYTES // limits.SMALL_WRITE_MAX_BYTES
-                for start in range(0, len(inodes), most):
-                    self.start(self._write_back_together, inodes[start : start + most], replicas)
+            self._have_leave(due, self._nursery)
             self._sweep()
+
+    def _have_leave(self, inodes: Iterable[OpenInode], nursery: trio.Nursery) -> None:
+        """Begin to commit what these have in memory, what is small together."""
+        small: dict[int, list[OpenInode]] = {}
+        for inode in inodes:
+            if inode.is_small:
+                small.setdefault(inode.attr.replicas, []).append(inode)
+            else:
+                nursery.start_soon(self._write_back, inode)
+        most = limits.APPEND_SURE_BYTES // limits.SMALL_WRITE_MAX_BYTES
+        for replicas, together in small.items():
+            for start in range(0, len(together), most):
+                nursery.start_soon(self._write_back_together, together[start : start + most], replicas)
 
     def _sweep(self) -> None:
         """Forget files that nobody has open, and of which nothing is left to do."""

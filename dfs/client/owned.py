@@ -61,6 +61,15 @@ class Users(Protocol):
     async def hold(self, ino: Ino) -> None:
         """Have the NameNode hold a file for the session, if it is open here and not held."""
 
+    def may_save(self, ino: Ino) -> bool:
+        """Whether all that is written to a file is committed, or `save_soon` sees to it."""
+
+    def save_soon(self, ino: Ino) -> bool:
+        """Have what is written to a file that `may_save` leave soon; whether anything is, and so a commit follows."""
+
+    async def settle(self, ino: Ino) -> None:
+        """Commit what is written to a file."""
+
     def gone(self, attr: Attr, *, is_private: bool) -> None:
         """A file has lost a name; its attributes after it. `is_private`: nobody else has ever known it."""
 
@@ -75,6 +84,15 @@ class Nobody:
         return False
 
     async def hold(self, ino: Ino) -> None:
+        pass
+
+    def may_save(self, ino: Ino) -> bool:
+        return True
+
+    def save_soon(self, ino: Ino) -> bool:
+        return False
+
+    async def settle(self, ino: Ino) -> None:
         pass
 
     def gone(self, attr: Attr, *, is_private: bool) -> None:
@@ -337,7 +355,7 @@ class Owned:
             if target.ino == known.attr.ino:
                 return known.attr  # POSIX: two names of one file, nothing happens
             old = self._file(target)
-            if old is None or stat.S_ISDIR(known.attr.mode):
+            if old is None or stat.S_ISDIR(known.attr.mode) or not self.users.may_save(known.attr.ino):
                 return None
         return self._move(source, target, known, old, flags)
 
@@ -370,6 +388,8 @@ class Owned:
         args = (source.parent, source.name, target.parent, target.name, flags)
         self._put("rename", args, now_ns, known.attr, *inos)
         if gone is not None and old is not None:
+            if self.users.save_soon(ino):
+                self._session.stream.hold_back(ino)
             self.users.gone(gone, is_private=old.is_private)
         return known.attr
 

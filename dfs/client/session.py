@@ -361,12 +361,15 @@ class Session:
 
     def begin(self, verb: str, *args: Any) -> Command | None:
         """As `apply`, without waiting: `stream.result` does. None if it does not go with the stream."""
-        return self.stream.begin(verb, args) if self._goes_in_order(verb, args) else None
+        if self._goes_in_order(verb, args) or self.stream.holds_back_for(verb, args):
+            return self.stream.begin(verb, args)
+        return None
 
     async def _submit(self, command: Command) -> None:
         """Return when a command's outcome is known."""
         try:
-            await self._flush_before()
+            if command.verb != "seal":  # of chunks of which no bytes wait for a commit
+                await self._flush_before()
         except BaseException:
             self.end(command)
             raise

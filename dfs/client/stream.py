@@ -19,6 +19,11 @@ command here changes are asked at once (`Session.leased_query`, `decides`).
 What was put and is not answered when the session ends is lost, as what was not synced is on a local disk. It is said in
 the log, and those who have it open hear of it when they sync.
 
+A file that is renamed onto another is not to take its place before its own bytes are there, should this client end in
+between. So that rename is held back (`hold_back`), with all that follows, until the commit of those bytes is given, and
+the commit goes right behind the last command about the file, in one batch with it. Who commits waits for nothing here,
+or both would wait for each other; one that is late, or was given up, keeps nothing up for longer than HELD_BACK_MAX_S.
+
 Invariants: a command here touches nothing but what the session owns, until its answer is there; so it conflicts with
 nobody, and never waits at the NameNode for others to forget, who may wait for us.
 """
@@ -29,7 +34,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -60,11 +65,13 @@ class Command:
 
     `items`: what it may touch that is not to be shown meanwhile. `given_at`: since when somebody waits for it.
     `now_ns`, `expected`, `inos`: of one that was answered already, when that was, the attributes it is to result in,
-    and what it changes.
+    and what it changes. `held_for`: it is not sent before the commit of that inode is given, or it is `held_until`.
+    `leads`: the commit behind it, which `follows`, goes in the same batch.
     """
 
     __slots__ = (
-        *("args", "done", "error", "expected", "given_at", "inos", "items", "now_ns", "reply", "seq", "token", "verb"),
+        *("args", "done", "error", "expected", "follows", "given_at", "held_for", "held_until", "inos", "items"),
+        *("leads", "now_ns", "reply", "seq", "token", "verb"),
     )
 
     def __init__(self, seq: int, verb: str, args: Sequence[Any]) -> None:
@@ -80,6 +87,9 @@ class Command:
         self.reply: Any = None
         self.error: Exception | None = None
         self.done: trio.Event | None = None
+        self.held_for: Ino | None = None
+        self.held_until = math.inf
+        self.leads = self.follows = False
 
     def begin(self, cache: Cache | None) -> None:
         """Somebody waits for it, and may learn from its reply."""
@@ -88,6 +98,10 @@ class Command:
         if cache is not None:
             self.token = cache.ask()
             self.items = cache.begin_change(self.verb, self.args)
+
+    def is_about(self, ino: Ino) -> bool:
+        """Whether it changes an inode."""
+        return ino in self.inos or (self.done is not None and self.args[0] == ino)
 
     def wire(self) -> list[Any]:
         if self.now_ns is None:
@@ -110,6 +124,11 @@ class Stream:
         """How many commands were given."""
         self.settled = 0
         """How many of them, from the first on, are answered, or lost."""
+        self._following = 0
+        """How many are not settled of those that follow another one, which do not count in these."""
+        self._held: set[Ino] = set()
+        """Inodes for whose commit commands are held back."""
+        self._freed = trio.Event()
         self._setting: dict[Ino, Command] = {}
         """The last command about an inode, where that is a `setattr` that was answered here and waits to be sent."""
         self._pending: Counter[Ino] = Counter()
@@ -159,9 +178,36 @@ class Stream:
         command = Command(self._session.take_seq(), verb, args)
         command.begin(self._cache)
         self._setting.pop(args[0], None)
-        self._add(command)
+        if self.holds_back_for(verb, args):
+            self._insert(command, args[0])
+        else:
+            self._add(command)
         self._hurry.set()
         return command
+
+    def hold_back(self, ino: Ino) -> None:
+        """Have the command that was put last, which is about an inode, wait for the next commit of that one."""
+        command = self._queue[-1]
+        command.held_for, command.held_until = ino, trio.current_time() + limits.HELD_BACK_MAX_S
+        self._held.add(ino)
+
+    def holds_back_for(self, verb: str, args: Sequence[Any]) -> bool:
+        """Whether something waits for this. Then the session owns the inode, even if that was recalled."""
+        return verb == "commit" and args[0] in self._held
+
+    def let_go(self, ino: Ino) -> None:
+        """What is held back for the commit of an inode has it, or waits for it no longer."""
+        if ino not in self._held:
+            return
+        self._held.discard(ino)
+        for command in self._queue:
+            if command.held_for == ino:
+                command.held_for = None
+        self._free()
+
+    def _free(self) -> None:
+        self._freed.set()
+        self._freed = trio.Event()
 
     async def result(self, command: Command) -> Any:
         """What came of a command that has begun, `wait_s` after that at the latest. Raises as `Session.apply`."""
@@ -178,6 +224,14 @@ class Stream:
             raise command.error
         return command.reply
 
+    def _insert(self, command: Command, ino: Ino) -> None:
+        """The commit for which others are held back: right behind the last of what is about its inode."""
+        at = max(number for number, other in enumerate(self._queue) if other.is_about(ino))
+        self._queue[at].leads = command.follows = True
+        self._queue.insert(at + 1, command)
+        self._following += 1
+        self.let_go(ino)
+
     def _add(self, command: Command) -> None:
         self._queue.append(command)
         self.given += 1
@@ -190,7 +244,7 @@ class Stream:
     @property
     def unsettled(self) -> int:
         """How many commands were given that are neither answered nor lost."""
-        return self.given - self.settled
+        return self.given - self.settled + self._following
 
     def concerns(self, inos: Iterable[Ino]) -> bool:
         """Whether any of these is `pending`."""
@@ -254,14 +308,33 @@ class Stream:
                 with trio.move_on_after(limits.STREAM_DELAY_S):
                     await self._hurry.wait()
                 self._hurry = trio.Event()
-                count = min(len(self._queue), limits.BATCH_MAX_COMMANDS)
-                self._sent = [self._queue.popleft() for _ in range(count)]
+                await self._until_one_may_go()
+                self._sent = [self._queue.popleft() for _ in range(self._count_that_may_go())]
                 for command in self._sent:
                     self._forget_setting(command)
                 if self._sent:  # or the session has ended meanwhile
                     await self._send(self._sent)
         finally:
             self._is_running = False
+
+    async def _until_one_may_go(self) -> None:
+        while self._queue and (ino := self._queue[0].held_for) is not None:
+            with trio.move_on_at(self._queue[0].held_until) as limit:
+                await self._freed.wait()
+            if limit.cancelled_caught:
+                log.info("a file takes the place of another before its bytes are written, which takes long", ino=ino)
+                self.let_go(ino)
+
+    def _count_that_may_go(self) -> int:
+        """From the first on, in one batch."""
+        count = 0
+        for command in islice(self._queue, limits.BATCH_MAX_COMMANDS):
+            if command.held_for is not None:
+                break
+            count += 1
+        while count > 1 and count == limits.BATCH_MAX_COMMANDS and self._queue[count - 1].leads:
+            count -= 1
+        return count
 
     def _forget_setting(self, command: Command) -> None:
         if command.verb == "setattr" and self._setting.get(command.args[0]) is command:
@@ -336,7 +409,10 @@ class Stream:
 
     def _settle(self, command: Command) -> None:
         self._session.end(command)
-        self.settled += 1
+        if command.follows:
+            self._following -= 1
+        else:
+            self.settled += 1
         for ino in command.inos:
             self._pending[ino] -= 1
             if not self._pending[ino]:
@@ -368,6 +444,8 @@ class Stream:
         inos = list(self._pending)
         self._queue.clear()
         self._setting.clear()
+        self._held.clear()
+        self._free()
         if lost:
             self._fail(lost, error)
         return inos

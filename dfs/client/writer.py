@@ -315,7 +315,7 @@ class ChunkWriter:
             or grants.generation_of(lane.grant) < self._session.generation
         ):
             try:
-                fresh = (await self._session.query("renew_grants", lane.session, [lane.chunk]))[0]
+                fresh = (await self._session.ask("renew_grants", lane.session, [lane.chunk]))[0]
             except errors.DfsError as error:
                 log.info("grant not renewed", chunk=lane.chunk, error=str(error))
                 fresh = b""

@@ -204,6 +204,25 @@ async def test_nobody_waits_for_what_a_killed_mount_had_to_itself(tmp_path: Path
         await until(told, "the end of the session in the mount's log")
 
 
+async def test_a_file_that_another_has_replaced_is_the_old_or_the_new_one_when_the_mount_is_killed(
+    tmp_path: Path,
+) -> None:
+    """Whenever that is: nobody called fsync, and yet never is there an empty one."""
+    async with mounted_cluster(tmp_path, session_timeout_s=2) as mounted:
+        target, whole = mounted.path / "target", {b"0" * 5000}
+        await off(partial(write_new, sync=True), target, b"0" * 5000)
+        for number, delay_s in enumerate((0, 0.004, 0.006, 0.008, 0.012, 0.02), 1):
+            content = b"%d" % number * 5000
+            whole.add(content)
+            await off(write_new, mounted.path / "temporary", content)
+            await off(os.rename, mounted.path / "temporary", target)
+            await trio.sleep(delay_s)  # when it is killed matters, not what becomes true meanwhile
+            mounted.kill()
+            await mounted.mount()
+            assert await off(target.read_bytes) in whole
+            await off(lambda: (mounted.path / "temporary").unlink(missing_ok=True))
+
+
 async def test_a_mount_that_ends_in_order_leaves_nothing_to_be_ended(tmp_path: Path) -> None:
     async with mounted_cluster(tmp_path) as mounted:
         await off((mounted.path / "made").mkdir)

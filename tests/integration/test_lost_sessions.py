@@ -371,3 +371,34 @@ async def test_nothing_of_a_session_that_was_closed_is_known_in_the_next_one(tmp
         await other.chmod("/d/f", 0o600)
         await fs.stat("/")  # in another session
         assert (await fs.inodes.getattr(file.ino)).mode & 0o777 == 0o600
+
+
+async def test_a_file_that_was_removed_after_the_session_that_held_it_is_told_so(tmp_path: Path) -> None:
+    async with mounted(tmp_path) as (cluster, _, _), cluster.client() as fs, cluster.client() as other:
+        async with await fs.open("/f", "x+") as file:
+            await file.pwrite(b"content", 0)
+            await end_session(fs, other)
+            await other.remove("/f")
+            for work in (file.fsync, file.stat, lambda: file.pread(7, 0), lambda: file.pwrite(b"more", 0)):
+                with pytest.raises(errors.SessionExpired):
+                    await work()
+
+
+async def test_an_upload_whose_session_ends_says_so_and_not_that_the_directory_is_gone(tmp_path: Path) -> None:
+    async with mounted(tmp_path) as (cluster, _, _), cluster.client() as fs, cluster.client() as other:
+        is_read = False
+
+        class Source:
+            async def readinto(self, view: memoryview) -> int:
+                nonlocal is_read
+                if is_read:
+                    await end_session(fs, other)
+                    await fs.stat("/")  # in the next one
+                    return 0
+                is_read = True
+                view[:4] = b"lost"
+                return 4
+
+        with pytest.raises(errors.SessionExpired):
+            await fs.upload(Source(), "/f")
+        assert await other.listdir("/") == []

@@ -17,8 +17,9 @@ from dfs.client.cache import Cache
 from dfs.client.filewriter import FileWriter
 from dfs.client.openinode import OpenInode
 from dfs.client.session import Session
+from dfs.client.stream import Stream
 from dfs.client.writer import Lane
-from dfs.types import Attr, ChunkId, Item, SessionId
+from dfs.types import Attr, ChunkId, Ino, Item, SessionId
 from nodes.datanode import chunkfiles
 from nodes.datanode import reading as datanode_reading
 from nodes.datanode.chain import Chain
@@ -226,6 +227,15 @@ def leases_forgotten_at_restart() -> None:
     _put(Leases, "reclaim", reclaim)
 
 
+def renamed_before_its_bytes() -> None:
+    """A file takes the place of another at the NameNode though its bytes may never come."""
+
+    def hold_back(_self: Stream, _ino: Ino) -> None:
+        pass
+
+    _put(Stream, "hold_back", hold_back)
+
+
 def trusted_for_ever() -> None:
     """A client goes on answering from its cache though it has not heard the NameNode for long."""
     _put(Session, "is_trusted", property(lambda self: self._caches and self.session is not None))
@@ -262,6 +272,7 @@ MISTAKES: Final[dict[str, Callable[[], None]]] = {
         overtaken_answer_kept,
         leased_while_committing,
         leases_forgotten_at_restart,
+        renamed_before_its_bytes,
         trusted_for_ever,
     )
 }

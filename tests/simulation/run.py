@@ -33,7 +33,7 @@ from tests.simulation.faults import PROFILES, Faults, Profile
 from tests.simulation.process import Life
 from tests.simulation.story import Story
 from tests.simulation.verdict import judge
-from tests.simulation.workload import Client, MountClient, Rules, Shared
+from tests.simulation.workload import SAVED, Client, MountClient, Rules, Shared, saved
 
 _START_MAX_S: Final = 60.0
 _RUN_MAX_S: Final = 2000.0
@@ -162,6 +162,11 @@ async def _prepare(cluster: Cluster, shared: Shared, fs: FileSystem) -> None:
     shared.names_ino = (await fs.mkdir("/names")).ino
     async with await fs.open("/log", "x"):
         pass
+    shared.saved_ino = (await fs.mkdir("/saved")).ino
+    for name in SAVED:
+        async with await fs.open(f"/saved/{name}", "x") as file:
+            await file.pwrite(saved("nobody", 3), 0)
+            await file.fsync()
 
 
 def _add_client(cluster: Cluster, shared: Shared, chance: random.Random, number: int) -> str:

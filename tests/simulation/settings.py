@@ -61,6 +61,7 @@ LIMITS: Final = {
     "FREE_SPACE_CHECK_BYTES": 64 * KIB,
     "LEASES_MAX": 32,
     "SMALL_WRITE_MAX_BYTES": 8 * KIB,
+    "HELD_BACK_MAX_S": 60.0,  # so that no file that took another's place may be without its bytes
     "LINGERING_MAX": 4,
     "PREFETCH_PAGE_ENTRIES": 4,
     "PREFETCH_MAX_ENTRIES": 12,

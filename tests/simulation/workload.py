@@ -43,6 +43,12 @@ _FILES: Final = ("a", "b", "c", "d")
 _LINKS: Final = ("l", "m")
 _DIRECTORIES: Final = ("s", "t")
 _SHARED: Final = (b"x", b"y", b"z")
+SAVED: Final = ("a", "b")
+"""Files that all clients replace."""
+_SAVED_MAX: Final = 40
+"""Grains of them."""
+_LOOKUPS: Final = 8
+"""Of a name under which one file after the other takes the place of the one before."""
 _GRAINS_MAX: Final = 400
 _IN_MEMORY_S: Final = 30.0
 """Longer than a mount keeps bytes that it could commit."""
@@ -98,7 +104,9 @@ class Shared:
         self.log_returned: dict[bytes, float] = {}
         """When each record's append returned; infinity if it is not known to have."""
         self.log_seen: list[tuple[float, bytes]] = []
-        self.names_ino = Ino(0)
+        self.names_ino = self.saved_ino = Ino(0)
+        self.saving: list[OpenInode] = []
+        """What mounts have put in the place of others."""
         self.until = math.inf
         """No operation begins later."""
 
@@ -132,6 +140,20 @@ class Shared:
             if at < called and content[: len(seen)] != seen:
                 self.story.violated(who, f"the shared log does not begin as it was read at {at:.6f}")
         self.log_seen = [*self.log_seen[-3:], (trio.current_time(), content)]
+
+    def check_saved(self, who: str, name: str, content: bytes) -> None:
+        """A read of a file that clients replace: whole, as one of them wrote it, unless that one was told otherwise."""
+        if not content and not any(inode.late_errors for inode in self.saving):
+            self.story.violated(who, f"/saved/{name} is empty")
+        if content:
+            size = content[:GRAIN].split()[0]
+            if not size.isdigit() or content != content[:GRAIN] * int(size):
+                self.story.violated(who, f"/saved/{name} is not whole: {len(content)} bytes, {content[:40]!r}")
+
+
+def saved(who: str, grains: int) -> bytes:
+    """What is put in the place of a file."""
+    return f"{grains} grains of {who} ".encode().ljust(GRAIN, b".") * grains
 
 
 class Failed(Exception):
@@ -231,6 +253,10 @@ class Client:
         buffer = bytearray(length)
         return bytes(buffer[: await self.fs.reader.read_into(ino, offset, memoryview(buffer))])
 
+    async def replace(self, name: str, data: bytes) -> None:
+        """Put a file in the place of one of SAVED."""
+        await self.fs.upload(_Source(data), f"/saved/{name}", replace=True)
+
     def next_serial(self) -> int:
         self._serial += 1
         return self._serial
@@ -282,7 +308,7 @@ class Common:
 
     async def step(self) -> None:
         verbs = [self._names] * 4 + [self._rush] * 2 + [self._append] * 2 + [self._read_log] + [self._read_other] * 3
-        verbs += [self._read_directory]
+        verbs += [self._read_directory, self._save, self._read_saved]
         await self._chance.choice(verbs)()
 
     async def look(self) -> None:
@@ -364,6 +390,30 @@ class Common:
 
         if await self._client.attempt(f"appends {text!r} to the log", work) is None:
             self._shared.log_returned[record] = trio.current_time()
+
+    async def _save(self) -> None:
+        """As an editor does, or `rsync` with one file after the other."""
+        for _ in range(self._chance.randrange(1, 5)):
+            name = self._chance.choice(SAVED)
+            text = f"{self._client.name} {self._client.next_serial()} {trio.current_time():.6f}"
+            data = saved(text, self._chance.randrange(1, _SAVED_MAX))
+            await self._client.attempt(f"replaces /saved/{name}: {text}", partial(self._client.replace, name, data))
+
+    async def _read_saved(self) -> None:
+        name = self._chance.choice(SAVED)
+
+        async def work() -> bytes | None:
+            for _ in range(_LOOKUPS):
+                found = await self._fs.inodes.lookup(self._shared.saved_ino, name.encode())
+                with contextlib.suppress(errors.NotFound):  # another one has just taken its place
+                    return await self._client.pread(found.ino, (_SAVED_MAX + 1) * GRAIN, 0)
+            return None
+
+        content = await self._client.attempt(f"reads /saved/{name}", work, loses=True)
+        if isinstance(content, errors.DfsError):
+            self._shared.story.violated(self._client.name, f"/saved/{name} could not be read: {content}")
+        elif content is not None:
+            self._shared.check_saved(self._client.name, name, content)
 
     async def _read_log(self) -> None:
         called = trio.current_time()
@@ -859,6 +909,17 @@ class MountClient(Client):
 
     def _private(self, label: str) -> Private:
         return MountPrivate(self, label, self._inodes)
+
+    async def replace(self, name: str, data: bytes) -> None:
+        directory, temporary = self.shared.saved_ino, f"{self.name}-{self.next_serial()}".encode()
+        inode = await self._inodes.create(directory, temporary, 0o600, 0, 0, exclusive=True)
+        self.shared.saving.append(inode)
+        file = MountedFile(self._inodes, inode)
+        try:
+            await file.pwrite(data, 0)
+        finally:
+            await file.aclose()
+        await self.fs.inodes.rename(directory, temporary, directory, name.encode())
 
     async def pread(self, ino: Ino, length: int, offset: int) -> bytes:
         inode = await self._inodes.acquire(ino, f"inode {ino}")
