@@ -565,9 +565,9 @@ class CachedInodes(Inodes):
             if moved is not None:
                 self._beside.changed(parent, moved.ino)
                 return moved
-        if replaces is not None:  # what was written to it is not to be lost where the other one was
-            await self.owned.users.settle(replaces)
-        await self._look_at(parent, name)
+        source = await self._look_at(parent, name)
+        if source is not None and self.cached_lookup(new_parent, new_name) is not ABSENT:
+            await self.owned.users.settle(source)  # or what was written to it might be lost where the other one was
         await self._hold_what_goes(new_parent, new_name)
         return await super().rename(parent, name, new_parent, new_name, flags)
 

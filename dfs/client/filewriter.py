@@ -369,6 +369,10 @@ class FileWriter:
         """The file was seen to be so large, whoever wrote it."""
         self._size = max(self._size, size)
 
+    def note_cut(self, size: int) -> None:
+        """The file was cut to this: what is written beyond overwrites nothing."""
+        self._size = size
+
     def note_change(self, attr: Attr) -> None:
         """A change of this client's, which brought in no bytes of anybody else's, made the inode this, or will."""
         if attr.version == self._vouched + 1:

@@ -120,7 +120,13 @@ class OpenInode:
     async def _own(self) -> bool:
         """Have the inode owned. False where it cannot be had."""
         if not self.is_owned:
-            attr = await self._owner.fs.inodes.own(self.ino)
+            generation = self._owner.generation
+            try:
+                attr = await self._owner.fs.inodes.own(self.ino)
+            except errors.NotFound:
+                if self._owner.generation != generation:
+                    raise errors.SessionExpired("the session ended that held the file, which was removed") from None
+                raise
             if attr is None:
                 return False
             self.note(attr)
@@ -417,6 +423,7 @@ class OpenInode:
         async with self._move():
             await self._push_and_commit(durable=False)
             attr = await self._owner.fs.inodes.truncate(self.ino, size)
+            self._writer.note_cut(attr.size)
             self.was_cut |= self.attr.size > size == 0
             self._end = self._dirty.end  # of what was written meanwhile
             self.note_own(attr)

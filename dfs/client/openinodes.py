@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
@@ -64,6 +65,8 @@ class OpenInodes:
         fs.on_new_session(self._hold_again)
         self._saving: dict[Ino, OpenInode] = {}
         """Files that took the place of others, whose bytes are to leave in a moment."""
+        self._saves: Counter[Ino] = Counter()
+        """Likewise, with those whose bytes are leaving: how often."""
         self._unheld: dict[Ino, OpenInode] = {}
         """Those of them that no hold keeps."""
         fs.recall_listeners.append(self._recall)
@@ -235,7 +238,9 @@ class OpenInodes:
             return False
         if not self._saving:
             self.start(self._save)
-        self._saving[ino] = inode
+        if ino not in self._saving:
+            self._saving[ino] = inode
+            self._saves[ino] += 1
         return True
 
     async def _save(self) -> None:
@@ -249,7 +254,10 @@ class OpenInodes:
                 await inode.settle()  # what was on its way already
         finally:
             for ino in saving:
-                self.fs.session.stream.let_go(ino)
+                self._saves[ino] -= 1
+                if not self._saves[ino]:
+                    del self._saves[ino]
+                    self.fs.session.stream.let_go(ino)
 
     async def settle(self, ino: Ino) -> None:
         inode = self._open.get(ino)
@@ -414,22 +422,28 @@ class OpenInodes:
                 return
             first.pop_all()
 
-            async def end(inode: OpenInode, pieces: Sequence[tuple[int, Buffer]], begun: Begun | None) -> None:
-                """Return when a commit is done; where that takes more than a command, a task sees to it."""
+            def commit_rest(inode: OpenInode, pieces: Sequence[tuple[int, Buffer]]) -> None:
+                """A commit takes more than a command. The others may wait for it."""
+                last.callback(self._has_left, inode, pieces)
+                nursery.start_soon(inode.commit_rest)
+
+            async def end(inode: OpenInode, pieces: Sequence[tuple[int, Buffer]], begun: Begun) -> None:
                 is_done = True
                 try:
-                    is_done = begun is not None and await inode.end_commit(begun)
+                    is_done = await inode.end_commit(begun)
                 finally:
                     if is_done:
                         self._has_left(inode, pieces)
                     else:
-                        last.callback(self._has_left, inode, pieces)
-                        nursery.start_soon(inode.commit_rest)
+                        commit_rest(inode, pieces)
 
             position = written.chunk_offset
             for inode, pieces in leaving:
                 begun = inode.begin_commit(pieces, written.lane, position)
-                first.push_async_callback(end, inode, pieces, begun)
+                if begun is None:
+                    commit_rest(inode, pieces)
+                else:
+                    first.push_async_callback(end, inode, pieces, begun)
                 position += sum(len(piece) for _, piece in pieces)
 
     def _has_left(self, inode: OpenInode, pieces: Sequence[tuple[int, Buffer]]) -> None:

@@ -389,7 +389,7 @@ class Owned:
         self._put("rename", args, now_ns, known.attr, *inos)
         if gone is not None and old is not None:
             if self.users.save_soon(ino):
-                self._session.stream.hold_back(ino)
+                self._session.stream.hold_back(ino, gone.ino)
             self.users.gone(gone, is_private=old.is_private)
         return known.attr
 

@@ -368,7 +368,7 @@ class Session:
     async def _submit(self, command: Command) -> None:
         """Return when a command's outcome is known."""
         try:
-            if command.verb != "seal":  # of chunks of which no bytes wait for a commit
+            if command.verb != "seal" or not self.stream.holds_back:  # a commit waits for it perhaps
                 await self._flush_before()
         except BaseException:
             self.end(command)

@@ -185,11 +185,24 @@ class Stream:
         self._hurry.set()
         return command
 
-    def hold_back(self, ino: Ino) -> None:
-        """Have the command that was put last, which is about an inode, wait for the next commit of that one."""
+    def hold_back(self, ino: Ino, gone: Ino) -> None:
+        """Have the command that was put last, by which a file took the place of another, wait for its next commit.
+
+        So does what waits for a commit of the other one, which may never come.
+        """
         command = self._queue[-1]
         command.held_for, command.held_until = ino, trio.current_time() + limits.HELD_BACK_MAX_S
         self._held.add(ino)
+        if gone in self._held:
+            self._held.discard(gone)
+            for command in self._queue:
+                if command.held_for == gone:
+                    command.held_for = ino
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether anything waits for a commit."""
+        return bool(self._held)
 
     def holds_back_for(self, verb: str, args: Sequence[Any]) -> bool:
         """Whether something waits for this. Then the session owns the inode, even if that was recalled."""
@@ -228,6 +241,7 @@ class Stream:
         """The commit for which others are held back: right behind the last of what is about its inode."""
         at = max(number for number, other in enumerate(self._queue) if other.is_about(ino))
         self._queue[at].leads = command.follows = True
+        command.now_ns = self._session.runtime.now_ns()  # as what it follows, it is to be had on a disk nearly full
         self._queue.insert(at + 1, command)
         self._following += 1
         self.let_go(ino)
@@ -364,9 +378,9 @@ class Stream:
 
     def _keep_answered(self, batch: Sequence[Command], error: errors.DfsError) -> Sequence[Command]:
         """Nothing of a batch happened: who waits hears of it, and what was answered here is to be tried again."""
-        self._sent = [command for command in batch if command.done is None]
+        self._sent = [command for command in batch if command.done is None or command.follows]
         for command in batch:
-            if command.done is not None:
+            if command.done is not None and not command.follows:
                 command.error = errors.from_wire(error.code, error.message)
                 self._settle(command)
         self._move()

@@ -42,6 +42,8 @@ async def judge(cluster: Cluster, fs: FileSystem, shared: Shared, client: Client
     await _verify_copies(cluster, fs)
     if not await _rest(cluster, fs, "after damaged copies were found", lambda: _unrest(cluster, shared)):
         return
+    while any(view.state != "up" for view in await fs.nodes()):  # which is a DataNode's own doing, and soon
+        await trio.sleep(_LOOK_PERIOD_S)
     lost = _lost(cluster) if shared.rules.lost else []
     for finding in await _verify_copies(cluster, fs):
         if not _is_about(str(finding), lost):

@@ -105,7 +105,7 @@ class Shared:
         """When each record's append returned; infinity if it is not known to have."""
         self.log_seen: list[tuple[float, bytes]] = []
         self.names_ino = self.saved_ino = Ino(0)
-        self.saving: list[OpenInode] = []
+        self.saving: list[tuple[str, OpenInode]] = []
         """What mounts have put in the place of others."""
         self.until = math.inf
         """No operation begins later."""
@@ -143,7 +143,7 @@ class Shared:
 
     def check_saved(self, who: str, name: str, content: bytes) -> None:
         """A read of a file that clients replace: whole, as one of them wrote it, unless that one was told otherwise."""
-        if not content and not any(inode.late_errors for inode in self.saving):
+        if not content and not any(inode.late_errors for saved, inode in self.saving if saved == name):
             self.story.violated(who, f"/saved/{name} is empty")
         if content:
             size = content[:GRAIN].split()[0]
@@ -913,7 +913,7 @@ class MountClient(Client):
     async def replace(self, name: str, data: bytes) -> None:
         directory, temporary = self.shared.saved_ino, f"{self.name}-{self.next_serial()}".encode()
         inode = await self._inodes.create(directory, temporary, 0o600, 0, 0, exclusive=True)
-        self.shared.saving.append(inode)
+        self.shared.saving.append((name, inode))
         file = MountedFile(self._inodes, inode)
         try:
             await file.pwrite(data, 0)
