@@ -230,7 +230,7 @@ def leases_forgotten_at_restart() -> None:
 def renamed_before_its_bytes() -> None:
     """A file takes the place of another at the NameNode though its bytes may never come."""
 
-    def hold_back(_self: Stream, _ino: Ino) -> None:
+    def hold_back(_self: Stream, _ino: Ino, _gone: Ino) -> None:
         pass
 
     _put(Stream, "hold_back", hold_back)
