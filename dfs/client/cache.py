@@ -27,7 +27,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from dfs import codec, limits, verbs
+from dfs import codec, verbs
 from dfs.posix import CAPABILITY, RENAME_EXCHANGE
 from dfs.types import ALL_NAMES, Attr, DirEntry, Ino, Item
 
@@ -572,11 +572,11 @@ class Cache:
             if inode is not None:
                 yield at, inode.attr
 
-    def without_xattrs_after(self, ino: Ino) -> Iterator[Ino]:
-        """What comes after an inode in its directory's listing, and is known but for its extended attributes."""
+    def without_xattrs_after(self, ino: Ino, limit: int) -> Iterator[Ino]:
+        """Of the `limit` entries after an inode in its directory, those known but for their extended attributes."""
         place = self.place(ino)
         if place is not None:
-            for _, attr in self.following(*place, limits.XATTRS_AT_ONCE_MAX):
+            for _, attr in self.following(*place, limit):
                 if self._inodes[attr.ino].xattrs is None:
                     yield attr.ino
 

@@ -12,7 +12,6 @@ recall, and before that is answered it is held (`dfs.client.openinodes`). What i
 
 from __future__ import annotations
 
-import itertools
 import math
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -308,15 +307,15 @@ class CachedInodes(Inodes):
         if known is None:
             await self._getattr(ino)
             known = self._known(ino)
-        if known is not None and known.xattrs is None:
-            await self._fetch_xattrs(ino)
-        if known is not None and known.xattrs is not None:
-            return known.xattrs
+        if known is not None:
+            if known.xattrs is None:
+                await self._fetch_xattrs(ino)
+            if known.xattrs is not None:
+                return known.xattrs
         async with self._asking() as token:
             values, is_leased = await self._session.leased_query("leased_xattrs", ino, about=[ino])
-            is_true = self._known(ino) is known and self._cache.is_valid(token, (ino, None))
-            if values is not None and is_leased and known is not None and is_true:
-                known.xattrs = values
+            if is_leased:
+                self._learn_xattrs(token, ino, known, values)
         return None if values is None else dict(values)
 
     async def _fetch_xattrs(self, ino: Ino) -> None:
@@ -326,8 +325,8 @@ class CachedInodes(Inodes):
         """
         if self._session.session == self._tells_no_xattrs:
             return
-        beside = (each for each in self._cache.without_xattrs_after(ino) if not self._session.stream.concerns([each]))
-        asked = [ino, *itertools.islice(beside, limits.XATTRS_AT_ONCE_MAX - 1)]
+        beside = self._cache.without_xattrs_after(ino, limits.XATTRS_AT_ONCE_MAX - 1)
+        asked = [ino, *(each for each in beside if not self._session.stream.concerns([each]))]
         before = {each: self._cache.kept(each) for each in asked}
         async with self._asking() as token:
             try:
@@ -338,9 +337,12 @@ class CachedInodes(Inodes):
             found: dict[Ino, dict[bytes, bytes] | None] = {each: {} for each in asked}
             found |= {**dict(having), **dict.fromkeys(untold)}
             for each, values in found.items():
-                known = self._known(each)
-                if known is not None and known is before[each] and self._cache.is_valid(token, (each, None)):
-                    known.xattrs = values
+                self._learn_xattrs(token, each, before[each], values)
+
+    def _learn_xattrs(self, token: Token, ino: Ino, before: Known | None, values: dict[bytes, bytes] | None) -> None:
+        """An answer, under a lease, of what was known of an inode `before` it was asked for; None: they are large."""
+        if before is not None and self._known(ino) is before and self._cache.is_valid(token, (ino, None)):
+            before.xattrs = values
 
     async def own(self, ino: Ino) -> Attr | None:
         """Have it that nobody else knows the inode: what is written to it may stay here until it is recalled.
@@ -456,6 +458,8 @@ class CachedInodes(Inodes):
         """
         attr = self.cached_attr(directory)
         if attr is None or not stat.S_ISDIR(attr.mode) or attr.size > limits.AHEAD_FIRST:
+            return False
+        if not self._session.owns_directories or self._is_wanted(directory):
             return False
         if not self._beside.is_new(directory) or self._cache.is_changing((directory, None)):
             return False

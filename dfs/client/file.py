@@ -7,8 +7,7 @@ does that: a file that was removed is then gone, which is told as `SessionExpire
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import trio
@@ -43,16 +42,10 @@ class File:
         self._reader = reader
         self._writer = writer
         self._writing = trio.Lock()
-        self._held_by = inodes.session
+        self._held_by = inodes.session.session
 
-    @contextmanager
-    def _held(self) -> Iterator[None]:
-        try:
-            yield
-        except errors.NotFound:
-            if self._inodes.session != self._held_by:
-                raise errors.SessionExpired("the session that held the file has ended, and it was removed") from None
-            raise
+    def _held(self) -> AbstractContextManager[None]:
+        return self._inodes.session.held_by(self._held_by)
 
     def _check(self, allowed: bool, what: str) -> None:
         if self.closed:

@@ -327,13 +327,8 @@ class FileSystem:
         losses = self.session.stream.losses
         with _about(path):
             await self._check_free(place, replace)
-            session = await self.session.ensure()
-            try:
+            with self.session.held_by(await self.session.ensure()):  # what has no name yet
                 attr = await transfer.upload(self.inodes, self.writer, source, place, wanted, progress)
-            except errors.NotFound:
-                if self.session.session != session:  # which held the file that had no name yet
-                    raise errors.SessionExpired("the session ended before the file was complete") from None
-                raise
         if sync:
             await self.session.stream.flush(losses)
         return attr

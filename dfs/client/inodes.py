@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from dfs import codec, errors, limits
 from dfs.client.session import Session
-from dfs.types import Attr, ChunkId, ChunkPlace, DirEntry, Extent, Ino, SessionId, Statfs
+from dfs.types import Attr, ChunkId, ChunkPlace, DirEntry, Extent, Ino, Statfs
 
 XATTR_CREATE = 1
 XATTR_REPLACE = 2
@@ -66,9 +66,8 @@ class Inodes:
         return self._session.root
 
     @property
-    def session(self) -> SessionId | None:
-        """The current one, with which all that it holds would go."""
-        return self._session.session
+    def session(self) -> Session:
+        return self._session
 
     # --- queries ----------------------------------------------------------------------------------------
 

@@ -120,13 +120,9 @@ class OpenInode:
     async def _own(self) -> bool:
         """Have the inode owned. False where it cannot be had."""
         if not self.is_owned:
-            generation = self._owner.generation
-            try:
+            session = self._owner.fs.session
+            with session.held_by(session.session):
                 attr = await self._owner.fs.inodes.own(self.ino)
-            except errors.NotFound:
-                if self._owner.generation != generation:
-                    raise errors.SessionExpired("the session ended that held the file, which was removed") from None
-                raise
             if attr is None:
                 return False
             self.note(attr)

@@ -32,8 +32,8 @@ import itertools
 import math
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -321,6 +321,19 @@ class Session:
         self.owns_directories = False
         self._reckon_trust()
         self.forget_all()
+
+    @contextmanager
+    def held_by(self, session: SessionId | None) -> Iterator[None]:
+        """About a file that this session holds. When it has ended the file may be gone, which is no missing name.
+
+        Raises `SessionExpired` then in place of `NotFound`.
+        """
+        try:
+            yield
+        except errors.NotFound:
+            if self.session != session:
+                raise errors.SessionExpired("the session ended that held the file, which is gone") from None
+            raise
 
     def forget_all(self) -> None:
         """Trust nothing of what is known."""

@@ -66,12 +66,12 @@ class Command:
     `items`: what it may touch that is not to be shown meanwhile. `given_at`: since when somebody waits for it.
     `now_ns`, `expected`, `inos`: of one that was answered already, when that was, the attributes it is to result in,
     and what it changes. `held_for`: it is not sent before the commit of that inode is given, or it is `held_until`.
-    `leads`: the commit behind it, which `follows`, goes in the same batch.
+    `follows`: it is such a commit, and goes in one batch with what is before it.
     """
 
     __slots__ = (
         *("args", "done", "error", "expected", "follows", "given_at", "held_for", "held_until", "inos", "items"),
-        *("leads", "now_ns", "reply", "seq", "token", "verb"),
+        *("now_ns", "reply", "seq", "token", "verb"),
     )
 
     def __init__(self, seq: int, verb: str, args: Sequence[Any]) -> None:
@@ -89,7 +89,7 @@ class Command:
         self.done: trio.Event | None = None
         self.held_for: Ino | None = None
         self.held_until = math.inf
-        self.leads = self.follows = False
+        self.follows = False
 
     def begin(self, cache: Cache | None) -> None:
         """Somebody waits for it, and may learn from its reply."""
@@ -193,11 +193,7 @@ class Stream:
         command = self._queue[-1]
         command.held_for, command.held_until = ino, trio.current_time() + limits.HELD_BACK_MAX_S
         self._held.add(ino)
-        if gone in self._held:
-            self._held.discard(gone)
-            for command in self._queue:
-                if command.held_for == gone:
-                    command.held_for = ino
+        self._hand_over(gone, ino)
 
     @property
     def holds_back(self) -> bool:
@@ -210,13 +206,18 @@ class Stream:
 
     def let_go(self, ino: Ino) -> None:
         """What is held back for the commit of an inode has it, or waits for it no longer."""
+        if self._hand_over(ino, None):
+            self._free()
+
+    def _hand_over(self, ino: Ino, to: Ino | None) -> bool:
+        """What is held back for the commit of an inode waits for that of another instead; whether anything was."""
         if ino not in self._held:
-            return
+            return False
         self._held.discard(ino)
         for command in self._queue:
             if command.held_for == ino:
-                command.held_for = None
-        self._free()
+                command.held_for = to
+        return True
 
     def _free(self) -> None:
         self._freed.set()
@@ -240,7 +241,7 @@ class Stream:
     def _insert(self, command: Command, ino: Ino) -> None:
         """The commit for which others are held back: right behind the last of what is about its inode."""
         at = max(number for number, other in enumerate(self._queue) if other.is_about(ino))
-        self._queue[at].leads = command.follows = True
+        command.follows = True
         command.now_ns = self._session.runtime.now_ns()  # as what it follows, it is to be had on a disk nearly full
         self._queue.insert(at + 1, command)
         self._following += 1
@@ -346,7 +347,7 @@ class Stream:
             if command.held_for is not None:
                 break
             count += 1
-        while count > 1 and count == limits.BATCH_MAX_COMMANDS and self._queue[count - 1].leads:
+        while 1 < count < len(self._queue) and self._queue[count].follows:
             count -= 1
         return count
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import pytest
 import trio
@@ -17,6 +16,7 @@ from dfs.client.cache import Cache
 from dfs.types import Ino
 from nodes.namenode.service import NameNode
 from tests.cluster import running_cluster
+from tests.integration.test_owned_directories import count_questions
 
 _FILES: Final = 20
 _PATIENCE_S: Final = 60
@@ -50,18 +50,6 @@ async def files(directory: Path) -> AsyncIterator[_Shared]:
                 await fs.inodes.setxattr(ino, b"user.k", b"%d" % ino)
             await fs.session.stream.flush()
             yield _Shared(top.ino, inos, clients)
-
-
-def count_questions(fs: FileSystem, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    asked = Counter[str]()
-    passed = fs.session.leased_query
-
-    async def counting(method: str, *args: Any, **options: Any) -> Any:
-        asked[method] += 1
-        return await passed(method, *args, **options)
-
-    monkeypatch.setattr(fs.session, "leased_query", counting)
-    return asked
 
 
 async def found_by(fs: FileSystem, inos: list[Ino]) -> dict[Ino, bytes]:
