@@ -200,8 +200,13 @@ class Client:
         self._unsynced.clear()
 
     async def run(self, label: str) -> None:
-        self.stream.on_loss = self.lost
         private = self._private(label)
+
+        def lost() -> None:
+            self.lost()
+            private.lost()
+
+        self.stream.on_loss = lost  # also while the client closes
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._repeat, private.step)
@@ -515,8 +520,7 @@ class Private:
         """The client is no more: who knows what became of its last writes."""
         if self._open is not None:
             self._open[0].lose()
-        if self._tree is not None:
-            self._leave(self._tree)
+        self.lost()
 
     async def _close(self, register: Register, file: Any) -> None:
         try:
@@ -576,17 +580,22 @@ class Private:
         """Raises `Failed` when changes were lost: then nobody knows what the directory is."""
         if self._client.stream.losses != self._losses:
             self._losses = self._client.stream.losses
-            self._leave(tree)
+            self._leave()
             raise Failed("changes of names are lost")
 
-    def _leave(self, tree: Tree) -> None:
+    def _leave(self) -> None:
         """Look at the directory at the end only: its last changes may be lost."""
-        tree.is_lost = True
-        for _, _, files in tree.before:
-            for ino, register in tree.files.items():
-                if ino not in files:
-                    register.removed_at = min(register.removed_at, trio.current_time())
+        self.lost()
         self._tree = None
+
+    def lost(self) -> None:
+        """The directory's last changes may be."""
+        if self._tree is not None:
+            self._tree.is_lost = True
+            for _, _, files in self._tree.before:
+                for ino, register in self._tree.files.items():
+                    if ino not in files:
+                        register.removed_at = min(register.removed_at, trio.current_time())
 
     @property
     def story(self) -> Story:
