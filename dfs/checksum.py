@@ -1,14 +1,14 @@
 """CRC32C over blocks: the one checksum that a byte has from the client that writes it to the one that reads it.
 
-A block is at most `limits.BLOCK_MAX_BYTES`, and never crosses the border of an append. The client cuts what it
-appends into blocks and sums them; the DataNode verifies and keeps the same sums; a read carries sums
-of the pieces it returns. CRC32C (Castagnoli, RFC 3720 appendix B.4) has instructions of its own on
-x86-64 and arm64; the `crc32c` library uses them and releases the GIL for large buffers.
+A block is `limits.BLOCK_BYTES` or less, and never crosses the border of an append; those of earlier versions are up to
+BLOCK_MAX_BYTES. The client cuts what it appends into blocks and sums them; the DataNode verifies and keeps the same
+sums; a read carries sums of the pieces it returns. CRC32C (Castagnoli, RFC 3720 appendix B.4) has instructions of its
+own on x86-64 and arm64; the `crc32c` library uses them and releases the GIL for large buffers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 from crc32c import crc32c
@@ -27,8 +27,8 @@ class Block(NamedTuple):
 
 def cut(length: int) -> Iterator[tuple[int, int]]:
     """The (start, end) of the blocks into which `length` bytes are cut: all full but the last."""
-    for start in range(0, length, limits.BLOCK_MAX_BYTES):
-        yield start, min(start + limits.BLOCK_MAX_BYTES, length)
+    for start in range(0, length, limits.BLOCK_BYTES):
+        yield start, min(start + limits.BLOCK_BYTES, length)
 
 
 def sum_blocks(data: Buffer) -> list[Block]:
@@ -51,8 +51,8 @@ def grouped(blocks: Sequence[Block], most_bytes: int) -> Iterator[list[Block]]:
         yield group
 
 
-def verify(data: Buffer, blocks: list[Block], what: str) -> None:
-    """Raise `Corrupt`, naming `what`, unless `blocks` cover `data` exactly and every sum is right."""
+def verify(data: Buffer, blocks: Iterable[tuple[int, int]], what: str) -> None:
+    """Raise `Corrupt`, naming `what`, unless `blocks` (length, sum) cover `data` exactly and every sum is right."""
     view = memoryview(data)
     position = 0
     for length, crc in blocks:

@@ -26,8 +26,9 @@ def unpack_blocks(packed: object) -> list[Block]:
     """The reverse of `pack_blocks`. Raises InvalidArgument for anything that it cannot have made."""
     if not isinstance(packed, bytes | bytearray | memoryview) or len(packed) % _BLOCK.size:
         raise errors.InvalidArgument("block checksums are not pairs of 32-bit numbers")
-    blocks = [Block._make(pair) for pair in _BLOCK.iter_unpack(packed)]
-    if any(not 0 < length <= limits.BLOCK_MAX_BYTES for length, _ in blocks):
+    blocks = list(map(Block._make, _BLOCK.iter_unpack(packed)))
+    lengths = [length for length, _ in blocks]
+    if lengths and not 0 < min(lengths) <= max(lengths) <= limits.BLOCK_MAX_BYTES:
         raise errors.InvalidArgument(f"a block is not 1 to {limits.BLOCK_MAX_BYTES} bytes long")
     return blocks
 

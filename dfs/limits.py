@@ -21,7 +21,8 @@ XATTR_VALUES_MAX_BYTES = 4 * MIB  # of all values of one inode: it goes in one c
 # --- chunks ---------------------------------------------------------------------------------------------
 
 CHUNK_MAX_BYTES = 64 * MIB
-BLOCK_MAX_BYTES = 64 * KIB  # what one CRC32C covers, at most; an append starts a new block
+BLOCK_BYTES = 16 * KIB  # what one CRC32C covers; an append starts a new block. Of less the disk reads all to verify it
+BLOCK_MAX_BYTES = 64 * KIB  # as many as earlier versions put into a block
 CHUNK_MAX_BLOCKS = 65_536  # 512 KiB of checksums: a chunk of tiny appends is sealed here
 APPEND_MAX_BYTES = 4 * MIB  # one append call: large enough to amortise a call, small enough to buffer
 APPEND_SURE_BYTES = 1 * MIB  # what every DataNode takes; one that takes more says so in its greeting
@@ -227,7 +228,7 @@ FOLLOWED_WALKS_MAX = 256  # directories whose readers are remembered
 STREAM_NEAR_BYTES = 512 * KIB  # so far from where a stream was still goes on with it
 STREAM_SURE_AFTER = 2  # times that a stream went on: then it is read ahead for
 LENT_CHUNKS_MAX = 128  # files of chunks that DataNodes of this host have lent to one client: descriptors
-LENT_BLOCKS_MAX_BYTES = 16 * MIB  # what is known of the blocks of these: 9 bytes each, 9 KiB of most chunks
+LENT_BLOCKS_MAX_BYTES = 16 * MIB  # what is known of the blocks of these: 9 bytes each, 36 KiB of most chunks
 LENT_FOR_S = 60.0  # as long as deleted chunks are kept for readers of old extents: it takes its space until then
 LENT_BEHIND_MAX = 4  # reads of one client that a disk has not answered, and nobody waits for: then none is begun
 DISK_QUICK_S = 0.0005  # in which a disk without moving parts has read a block; a thread's hop would be half as much

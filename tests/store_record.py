@@ -17,14 +17,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import trio
+from crc32c import crc32c
 
+from dfs import limits
+from dfs.checksum import Block
 from dfs.types import ChunkId, NodeId
 from nodes.datanode import identity
 from nodes.datanode.disk import RealDisk
 from nodes.datanode.identity import FORMAT, Identity
 from nodes.datanode.store import ChunkStore
 from tests.simulation.disk import InlineRuntime
-from tests.unit.datanode.world import CLUSTER, appended
+from tests.unit.datanode.world import CLUSTER
 
 DIRECTORY: Final = Path(__file__).parent / "data"
 NODE: Final = NodeId("n1")
@@ -49,6 +52,13 @@ def expected() -> dict[ChunkId, bytes]:
     }
 
 
+async def _append(store: ChunkStore, data: bytes, chunk: ChunkId) -> None:
+    """In the largest blocks that the format has: clients choose smaller ones by now."""
+    parts = [data[at : at + limits.BLOCK_MAX_BYTES] for at in range(0, len(data), limits.BLOCK_MAX_BYTES)]
+    blocks = [Block(len(part), crc32c(part)) for part in parts]
+    await store.append(chunk, store.chunks.get(chunk, 0), blocks, data)
+
+
 async def furnish(directory: Path) -> None:
     """Make it, and end as a process does that is killed: with a chunk that was not synced."""
     disk = RealDisk(directory)
@@ -57,8 +67,8 @@ async def furnish(directory: Path) -> None:
     store = ChunkStore(disk, CLUSTER, InlineRuntime(), 0)
     store.open()
     for chunk, data in expected().items():
-        await appended(store, data[:5], chunk)
-        await appended(store, data[5:] if chunk != CUT else data[5:] + b"more than was committed", chunk)
+        await _append(store, data[:5], chunk)
+        await _append(store, data[5:] if chunk != CUT else data[5:] + b"more than was committed", chunk)
     await store.sync([SHORT, LONG, CUT, PUNCHED])
     await store.cut(CUT, len(expected()[CUT]))
     await store.punch(PUNCHED, [PUNCHED_RANGE])

@@ -223,7 +223,7 @@ class FileWriter:
             raise errors.FileTooLarge(f"a file cannot be larger than {limits.FILE_SIZE_MAX_BYTES} bytes")
         epoch = self.epoch
         data = [piece for _, piece in pieces]
-        if any(len(piece) % limits.BLOCK_MAX_BYTES for piece in data[:-1]):
+        if any(len(piece) % limits.BLOCK_BYTES for piece in data[:-1]):
             data = [b"".join(data)]  # or there would be many small blocks
         run = await self._append(0, data, durably=durably)
         await self._check_epoch(epoch, [run])

@@ -95,12 +95,12 @@ class Lane:
         self.used_at = trio.current_time()
 
     def has_room(self, length: int) -> bool:
-        blocks = -(-length // limits.BLOCK_MAX_BYTES)
+        blocks = -(-length // limits.BLOCK_BYTES)
         return self.length + length <= limits.CHUNK_MAX_BYTES and self.blocks + blocks <= limits.CHUNK_MAX_BLOCKS
 
     @property
     def full(self) -> bool:
-        return not self.has_room(limits.BLOCK_MAX_BYTES)
+        return not self.has_room(limits.BLOCK_BYTES)
 
     def strike(self, node: NodeId) -> None:
         """This replica is not to be counted on any more."""

@@ -152,7 +152,7 @@ class ChunkFiles:
 
         Raises Corrupt if it does not match their checksums. After an error the files are as before.
         """
-        blocks = [Block(length, crc) for _, length, crc, punched in records if not punched]
+        blocks = [(length, crc) for _, length, crc, punched in records if not punched]
         verify(data, blocks, f"chunk {chunk_name(self._chunk)}: what was to be appended")
         try:
             self._write_runs(records, memoryview(data))
@@ -163,6 +163,9 @@ class ChunkFiles:
             raise
 
     def _write_runs(self, records: Sequence[Record], data: memoryview) -> None:
+        if total_length(records) == len(data):  # none is punched, as verified
+            self.data.pwrite([data], records[0].start)
+            return
         position = 0
         for run in runs(records):
             start, length = run[0].start, total_length(run)

@@ -20,7 +20,7 @@ import sys
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, islice, repeat
 from typing import Final, NamedTuple
 
 from crc32c import crc32c
@@ -138,8 +138,9 @@ def unpack_records(packed: object, start: int = 0) -> list[Record]:
 
 def records_of(blocks: Sequence[Block], start: int) -> list[Record]:
     """The records of `blocks` that begin at `start` and hold their bytes."""
-    ends = accumulate((block.length for block in blocks), initial=start)
-    return [Record(begin, length, crc, False) for begin, (length, crc) in zip(ends, blocks, strict=False)]
+    lengths = [length for length, _ in blocks]
+    crcs = [crc for _, crc in blocks]
+    return list(map(Record._make, zip(accumulate(lengths, initial=start), lengths, crcs, repeat(False), strict=False)))
 
 
 # --- in memory ------------------------------------------------------------------------------------------
@@ -197,8 +198,10 @@ class BlockIndex:
 
     def append(self, records: Sequence[Record]) -> None:
         """Blocks that follow the last one."""
-        for record in records:
-            self._add(self.length + record.length, record.crc, record.punched)
+        lengths = [record.length for record in records]
+        self._ends.extend(islice(accumulate(lengths, initial=self.length), 1, None))
+        self._crcs.extend([record.crc for record in records])
+        self._punched.extend([record.punched for record in records])
 
     def blocks_in(self, length: int) -> int:
         """How many whole blocks the first `length` bytes are."""

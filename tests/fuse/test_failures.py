@@ -318,7 +318,7 @@ async def test_a_block_that_is_lost_everywhere_takes_no_other_bytes_with_it(tmp_
         assert await off(_readable, mounted.path / "file", len(data)) == {
             start: data[start : start + 4 * KIB]
             for start in range(0, len(data), 4 * KIB)
-            if not MIB <= start < MIB + limits.BLOCK_MAX_BYTES
+            if not MIB <= start < MIB + limits.BLOCK_BYTES
         }
 
 

@@ -16,6 +16,7 @@ KIB: Final = limits.KIB
 
 LIMITS: Final = {
     "CHUNK_MAX_BYTES": 128 * KIB,
+    "BLOCK_BYTES": 8 * KIB,
     "BLOCK_MAX_BYTES": 8 * KIB,
     "CHUNK_MAX_BLOCKS": 64,
     "APPEND_MAX_BYTES": 32 * KIB,

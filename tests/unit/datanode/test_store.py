@@ -258,7 +258,7 @@ async def test_verify_reads_every_block(disk: MemoryDisk, store: ChunkStore) -> 
     await store.verify(CHUNK)
     for offset in (2 * limits.MIB - 1, limits.MIB + 1, 7):
         disk.flip_bit(DATA, offset)
-    with pytest.raises(errors.Corrupt, match=r"bytes 0 to 65536 do not match .*, and 2 other blocks are damaged"):
+    with pytest.raises(errors.Corrupt, match=r"bytes 0 to 16384 do not match .*, and 2 other blocks are damaged"):
         await store.verify(CHUNK)
     assert len((await store.holding(CHUNK)).damaged) == 3
 
