@@ -6,8 +6,9 @@
         cluster.kill("n1")
         await cluster.start("n1")
 
-Every daemon runs as systemd would run it: `python -m nodes.namenode --config FILE`. Its log is DIR/NAME.log. A daemon
-has the same port for life. Nothing is left running on leaving, whatever happened.
+Every daemon is a process that runs what systemd would run, `python -m nodes.namenode --config FILE`: see
+`tests.forked`. Its log is DIR/NAME.log. A daemon has the same port for life. Nothing is left running on leaving,
+whatever happened.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import contextlib
 import os
 import random
 import signal
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -30,6 +30,7 @@ from dfs.cli.local.ports import LOOPBACK, FreePorts
 from dfs.client import FileSystem, open_filesystem
 from dfs.config import ClientConfig, DataNodeConfig, NameNodeConfig, render
 from dfs.keys import Role
+from tests.forked import Forked
 from tests.keys import ADMIN, holder
 from tests.keys import write as write_keys
 
@@ -75,7 +76,7 @@ class RealCluster:
         self.datanodes: list[str] = []
         """Those that `start_all` started."""
         self.addresses: dict[str, str] = {NAMENODE: self.namenode_address}
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._processes: dict[str, Forked] = {}
         self._logged: dict[str, int] = {}  # length of each daemon's log when it was last started
 
     # --- configuration
@@ -114,19 +115,23 @@ class RealCluster:
         return path
 
     def command(self, name: str) -> list[str]:
-        """What starts this daemon."""
+        """What starts this daemon, in a shell."""
+        return [sys.executable, "-m", *self._module(name)]
+
+    def _module(self, name: str) -> list[str]:
+        """A daemon's module, and what it is told."""
         kind, file = (NAMENODE, "namenode.toml") if name == NAMENODE else ("datanode", f"datanode-{name}.toml")
-        return [sys.executable, "-m", f"nodes.{kind}", "--config", str(self.directory / file)]
+        return [f"nodes.{kind}", "--config", str(self.directory / file)]
 
     # --- daemons
 
     def launch(self, name: str) -> None:
         """Start a daemon, and do not wait until it serves."""
-        with (self.directory / f"{name}.log").open("ab") as log:
-            self._logged[name] = len(self.log(name))
-            self._processes[name] = subprocess.Popen(
-                self.command(name), stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+        log = self.directory / f"{name}.log"
+        log.touch()
+        self._logged[name] = len(self.log(name))
+        module, *arguments = self._module(name)
+        self._processes[name] = Forked(module, arguments, log)
 
     async def start(self, name: str) -> None:
         """Start a daemon, and return when the NameNode answers, for a DataNode also when it counts as up."""

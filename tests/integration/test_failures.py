@@ -390,7 +390,7 @@ async def test_a_block_that_is_lost_everywhere_costs_itself_and_no_other(tmp_pat
             cluster.stop(node)
             flip(copy, 700_000)
             await cluster.start(node)
-        first, end = 655_360, 720_896
+        first, end = 688_128, 704_512
         with pytest.raises(errors.DataLost):
             await get(fs, "/file")
         async with await fs.open("/file", "r") as file:
