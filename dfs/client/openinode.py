@@ -34,7 +34,7 @@ from __future__ import annotations
 import contextlib
 import stat
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -68,6 +68,8 @@ class OpenInode:
         self.users = 0
         self.holds = 0
         """How often this session holds the inode."""
+        self.held_by = owner.fs.session.session
+        """The last session that did."""
         self._owner = owner
         self._writer = owner.fs.writer(attr)
         self._dirty = DirtyRanges()
@@ -93,6 +95,10 @@ class OpenInode:
         self.late_error: errors.DfsError | None = None
         """Why, the last time."""
         self._ahead = ReadAhead(attr, owner.fs.reader, owner)
+
+    def _held(self) -> AbstractContextManager[None]:
+        """Around questions about it: it need not have a name, and is gone with the session that held it."""
+        return self._owner.fs.session.held_by(self.held_by)
 
     @property
     def is_clean(self) -> bool:
@@ -120,8 +126,7 @@ class OpenInode:
     async def _own(self) -> bool:
         """Have the inode owned. False where it cannot be had."""
         if not self.is_owned:
-            session = self._owner.fs.session
-            with session.held_by(session.session):
+            with self._held():
                 attr = await self._owner.fs.inodes.own(self.ino)
             if attr is None:
                 return False
@@ -405,8 +410,9 @@ class OpenInode:
         stream = self._owner.fs.session.stream
         stream.hurry()  # on its way while bytes are: the commit is to come after it
         losses = stream.losses
-        await self._flush(durable=True)
-        self.note(await self._writer.ensure_durable(losses=losses))
+        with self._held():
+            await self._flush(durable=True)
+            self.note(await self._writer.ensure_durable(losses=losses))
 
     async def _flush(self, *, durable: bool) -> None:
         async with self._move():
@@ -418,7 +424,8 @@ class OpenInode:
         await self._own()
         async with self._move():
             await self._push_and_commit(durable=False)
-            attr = await self._owner.fs.inodes.truncate(self.ino, size)
+            with self._held():
+                attr = await self._owner.fs.inodes.truncate(self.ino, size)
             self._writer.note_cut(attr.size)
             self.was_cut |= self.attr.size > size == 0
             self._end = self._dirty.end  # of what was written meanwhile
@@ -497,6 +504,10 @@ class OpenInode:
 
     async def read(self, offset: int, length: int) -> Buffer:
         """At most `length` bytes at `offset`; fewer at the end of file."""
+        with self._held():
+            return await self._read(offset, length)
+
+    async def _read(self, offset: int, length: int) -> Buffer:
         while True:
             if not self.is_clean:
                 written = self._written(offset, length)

@@ -320,6 +320,7 @@ class OpenInodes:
             return
         inode.note(attr)
         inode.holds += 1
+        inode.held_by = self.fs.session.session
         self._count_holds(inode)
 
     # --- bounds -----------------------------------------------------------------------------------------
