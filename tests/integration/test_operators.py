@@ -122,6 +122,11 @@ async def test_a_node_that_was_added_takes_its_share(tmp_path: Path) -> None:
             await store(cluster, {path: data})  # each time a client of its own, with a chunk of its own
         cluster.configure_datanode("n4")
         await cluster.start("n4")
+
+        async def told() -> bool:
+            return sum(view.used_bytes for view in await fs.nodes()) >= 8 * 3 * MIB
+
+        await until(told, "heartbeats that tell what the chunks take")
         plan = await shell(cluster, "balance", "--plan", "--threshold", "0.0001%")
         assert "n4" in plan
         await shell(cluster, "balance", "--threshold", "0.0001%")
