@@ -19,14 +19,19 @@ together, and of open chunks is not asked for it. That a copy is of no use is no
 the NameNode would have it deleted, and that would come after the copy. A copy that was told and turns out to be whole,
 without an order to mend it, is told by a report: it may be the only one.
 
-Invariants: an order's number is in at most one of `_in_work`, `_done`, `_failed`; no two orders in work are for the
-same chunk; an answer to a heartbeat is passed through the restraint whole, before the next one is sent.
+Of what is damaged the heartbeat tells where the blocks begin, as it is at that moment, and again when there are more or
+fewer: the NameNode compares copies by that. So it does of a copy that was ordered, and made, without blocks that none
+of its sources has whole.
+
+Invariants: an order's number is in at most one of `_in_work`, `_done`, `_partial`, `_failed`; no two orders in work are
+for the same chunk; an answer to a heartbeat is passed through the restraint whole, before the next one is sent.
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any, Final
 
 import structlog
@@ -49,6 +54,8 @@ log = structlog.get_logger(__name__)
 
 _TOLD_AT_ONCE: Final = 4096
 """Orders done, failed, or put off together, and damaged chunks, in one heartbeat: others come with the next."""
+_BLOCKS_AT_ONCE: Final = 16_384
+"""Damaged blocks told in one heartbeat, or those of one chunk."""
 _POSTPONED_AT_ONCE: Final = 4
 _CHUNK_LAST: Final = 2**63 - 1
 _HEARTBEAT_TIMEOUT_S: Final = 5.0
@@ -82,6 +89,8 @@ class Agent:
         self._done: list[int] = []
         self._done_before_report: int | None = None
         """How many of these were done when the slice of a report that is under way was put together."""
+        self._partial: list[tuple[int, ChunkId]] = []
+        """Copies that were made without blocks that no source has."""
         self._failed: list[tuple[int, str, str]] = []
         self._corrupt: list[tuple[ChunkId, str]] = []
         self._damaged: list[tuple[ChunkId, str]] = []
@@ -189,15 +198,24 @@ class Agent:
         done = self._done[: self._done_before_report][:_TOLD_AT_ONCE]
         failed = self._failed[:_TOLD_AT_ONCE]
         corrupt = [each for each in self._corrupt if each[0] not in self._copying][:_TOLD_AT_ONCE]
-        damaged, postponed = self._damaged[:_TOLD_AT_ONCE], self._postponed[:_POSTPONED_AT_ONCE]
+        self._done += [number for number, chunk in self._partial if not self._volumes.is_damaged(chunk)]
+        self._partial = [each for each in self._partial if self._volumes.is_damaged(each[1])]
+        partial = self._partial if self._done_before_report is None else []
+        partial = partial[: self._told_with_blocks([chunk for _, chunk in partial])]
+        damaged = self._damaged[: self._told_with_blocks([chunk for chunk, _ in self._damaged])]
+        postponed = self._postponed[:_POSTPONED_AT_ONCE]
         report = self._condition() | {"done": done, "failed": failed, "postponed": postponed}
         report |= {"corrupt": corrupt, "damaged": damaged}
+        report["lacking"] = [
+            [chunk, self._volumes.damaged_blocks(chunk), self._volumes.length(chunk) or 0] for chunk, _ in damaged
+        ]
+        report["partial"] = [[number, self._volumes.damaged_blocks(chunk)] for number, chunk in partial]
         try:
             answer = await self._call("heartbeat", self._config.node, report)
         except errors.NotFound:
             self.is_registered = False
             return
-        del self._done[: len(done)], self._failed[: len(failed)]
+        del self._done[: len(done)], self._failed[: len(failed)], self._partial[: len(partial)]
         self._corrupt = _without(self._corrupt, corrupt)
         self._damaged = _without(self._damaged, damaged)
         self._known_damaged.update(chunk for chunk, _ in damaged)
@@ -210,6 +228,11 @@ class Agent:
         self._bandwidth.rate_bytes_per_s = answer.get("copy_bytes_per_s")
         await self._accept(answer, nursery, workers)
         await self._follow_keys(answer)
+
+    def _told_with_blocks(self, chunks: Sequence[ChunkId]) -> int:
+        """Of how many of these, one at least, one heartbeat can say where damaged blocks begin."""
+        totals = accumulate(len(self._volumes.damaged_blocks(chunk)) for chunk in chunks[:_TOLD_AT_ONCE])
+        return max(1, sum(total <= _BLOCKS_AT_ONCE for total in totals))
 
     def _note_whole(self) -> None:
         """Have it reported if copies that were damaged are not any more, and no order had them mended."""
@@ -250,7 +273,7 @@ class Agent:
 
     async def _accept(self, answer: Mapping[str, Any], nursery: trio.Nursery, workers: trio.CapacityLimiter) -> None:
         """Begin an answer's orders, as far as they are new and may be obeyed."""
-        settled = {*self._done, *(number for number, _, _ in self._failed)}
+        settled = {*self._done, *(each[0] for each in (*self._failed, *self._partial))}
         chunks = set(self._in_work.values())
         new = [order for order in answer["orders"] if order[0] not in settled and order[2] not in chunks]
         is_draining = bool(answer.get("draining"))
@@ -300,7 +323,7 @@ class Agent:
     async def _work(self, number: int, kind: str, chunk: ChunkId, rest: Sequence[Any], workers: Any) -> None:
         try:
             async with workers:
-                await self._obey(kind, chunk, rest)
+                is_whole = await self._obey(kind, chunk, rest)
         except errors.ChunkNotFound:
             if kind == "copy":
                 self._failed.append((number, "ChunkNotFound", f"no source has chunk {chunk:x}"))
@@ -313,13 +336,17 @@ class Agent:
             log.exception("order failed unexpectedly", order=number, kind=kind, chunk=chunk)
             self._failed.append((number, "RemoteFault", str(error)))
         else:
-            self._done.append(number)
+            if is_whole:
+                self._done.append(number)
+            else:
+                self._partial.append((number, chunk))
         finally:
             del self._in_work[number]
             if len(self._in_work) <= limits.ORDERS_AT_ONCE:
                 self._short_of_work.set()
 
-    async def _obey(self, kind: str, chunk: ChunkId, rest: Sequence[Any]) -> None:
+    async def _obey(self, kind: str, chunk: ChunkId, rest: Sequence[Any]) -> bool:
+        """Do it; False for a copy that could be made in part only, and was to be then."""
         if kind == "delete":
             await self._volumes.delete(chunk)
         elif kind == "cut":
@@ -328,16 +355,21 @@ class Agent:
             await self._volumes.punch(chunk, [(offset, length) for offset, length in rest[0]])
         elif kind == "copy":
             sources = [(NodeId(node), address) for node, address in rest[1]]
-            self._copying.add(chunk)
-            try:
-                await self._copier.copy(chunk, rest[0], sources)
-            finally:
-                self._copying.discard(chunk)
-            self._known_damaged.discard(chunk)
-            self._corrupt += self._volumes.take_corrupt()
-            self._corrupt = [each for each in self._corrupt if each[0] != chunk]  # that was what is replaced now
+            return await self._copy(chunk, rest[0], sources, partly=len(rest) > 2 and bool(rest[2]))
         else:
             raise errors.NotSupported(f"no such order: {kind!r}: is the NameNode newer than this DataNode?")
+        return True
+
+    async def _copy(self, chunk: ChunkId, length: int, sources: Sequence[tuple[NodeId, str]], *, partly: bool) -> bool:
+        self._copying.add(chunk)
+        try:
+            is_whole = await self._copier.copy(chunk, length, sources, partly=partly)
+        finally:
+            self._copying.discard(chunk)
+        self._known_damaged.discard(chunk)
+        self._corrupt += self._volumes.take_corrupt()
+        self._corrupt = [each for each in self._corrupt if each[0] != chunk]  # that was what is replaced now
+        return is_whole
 
     async def _cut(self, chunk: ChunkId, length: int) -> None:
         """Leave `length` bytes. Raises ChunkNotFound if there should be any and the chunk is not here."""

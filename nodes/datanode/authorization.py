@@ -18,6 +18,7 @@ METHODS: Final[Mapping[str, frozenset[Role]]] = {
     **dict.fromkeys(("append", "sync"), _WRITERS),
     "append_chain": _WRITERS | {Role.NODE},
     "read_blocks": frozenset({Role.NODE, Role.ADMIN}),
+    "damaged_blocks": frozenset({Role.NODE, Role.ADMIN}),
     **dict.fromkeys(("list_chunks", "scrub_now", "scrub_status", "decide_held"), _ADMINS),
 }
 

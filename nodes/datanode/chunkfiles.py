@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Final
 
@@ -154,9 +155,21 @@ class ChunkFiles:
         """
         blocks = [(length, crc) for _, length, crc, punched in records if not punched]
         verify(data, blocks, f"chunk {chunk_name(self._chunk)}: what was to be appended")
-        try:
+        with self._as_before(index):
             self._write_runs(records, memoryview(data))
             self._write_records(len(index), records)
+
+    def append_damaged(self, index: BlockIndex, records: Sequence[Record]) -> None:
+        """As `append`, of blocks whose bytes nobody has: a hole is in their place."""
+        with self._as_before(index):
+            self.data.truncate(index.length + total_length(records))
+            self._write_records(len(index), records)
+
+    @contextmanager
+    def _as_before(self, index: BlockIndex) -> Iterator[None]:
+        """Around an append: after an error of the disk what there is of it goes."""
+        try:
+            yield
         except OSError:
             self.data.truncate(index.length)
             self._index.truncate(formats.RECORDS_OFFSET + len(index) * formats.RECORD_BYTES)

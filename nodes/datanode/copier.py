@@ -10,6 +10,9 @@ lies beyond the length was never committed. Its damaged blocks are written anew,
 appended. Any source may have any block of it: where one fails, or has damaged blocks itself, the next one goes on, and
 all are asked again as long as that brings more. So a chunk is whole again if each of its blocks is left somewhere.
 
+A block that every source says it has not got whole is lost, and takes no other with it: a copy that is to be made
+`partly` has it as damaged then, with the checksum that it had. That a source did not answer is a failure.
+
 Should a source have other blocks than what is here (each says where the next one begins, and with which checksum), both
 cannot be parts of one copy: what was here before is set aside then, what was pulled goes, and it begins anew from that
 source. What was here before is not given up for one that has not all blocks whole itself: they are read once before.
@@ -47,12 +50,13 @@ class _Source(NamedTuple):
 
 
 class _Task:
-    """A copy that is being made. `was_here`: so was the chunk, before."""
+    """A copy that is being made. `was_here`: so was the chunk, before. `lost`: where blocks begin that nobody has."""
 
     def __init__(self, chunk: ChunkId, length: int, was_here: bool) -> None:
         self.chunk = chunk
         self.length = length
         self.was_here = was_here
+        self.lost: set[int] = set()
         self.buffer = memoryview(bytearray(limits.READ_MAX_BYTES))
         self.begun_anew: set[NodeId] = set()  # from these sources, whose blocks were other ones
 
@@ -67,15 +71,18 @@ class Copier:
         self._turns = turns
         self._late: dict[NodeId, float] = {}
 
-    async def copy(self, chunk: ChunkId, length: int, sources: Sequence[tuple[NodeId, str]]) -> None:
+    async def copy(
+        self, chunk: ChunkId, length: int, sources: Sequence[tuple[NodeId, str]], *, partly: bool = False
+    ) -> bool:
         """Have `length` bytes of `chunk` here, durably: what is here, and what of it is missing from `sources`.
 
         A source is a node and its address. A disk that fails, here or at a source, is no reason not to try the next
-        one: there are others. Raises the error of the last attempt, or `NoSpace`.
+        one: there are others. `partly`: without the blocks that none of them has, if there are such; it returns False
+        then. Raises the error of the last attempt, or `NoSpace`.
         """
         task = _Task(chunk, length, await self._look(chunk, length))
         try:
-            await self._complete(task, sources)
+            return await self._complete(task, sources, partly)
         except BaseException:
             if not task.was_here:
                 with trio.CancelScope(shield=True):  # bounded by the disk
@@ -96,33 +103,74 @@ class Copier:
             pass  # gone, in quarantine, or some blocks are damaged
         return self._volumes.length(chunk) is not None
 
-    async def _complete(self, task: _Task, sources: Sequence[tuple[NodeId, str]]) -> None:
-        """Go round the sources until nothing is missing, or none of them has more of it."""
+    async def _complete(self, task: _Task, sources: Sequence[tuple[NodeId, str]], partly: bool) -> bool:
+        """Go round the sources until nothing is missing, or none of them has more of it.
+
+        Whether nothing is missing: if not `partly`, it raises the last error instead.
+        """
         if await self._is_complete(task):
-            return
+            return True
         error: errors.DfsError = errors.DataLost(f"chunk {task.chunk:x} has no source to be copied from")
         while True:
             before = await self._volumes.holding(task.chunk)
+            are_heard = bool(sources)
             for source in self._ordered(sources):
                 try:
                     await self._pull(task, source)
                     if await self._is_complete(task):
-                        return
+                        return True
                     error = errors.DiskFailed(f"the copy of chunk {task.chunk:x} could not be made durable")
                 except errors.NoSpace:
                     raise
                 except errors.DfsError as failure:
                     log.warning("a copy failed", chunk=task.chunk, source=source.node, error=str(failure))
                     error = failure
-            if await self._volumes.holding(task.chunk) == before:
+                    are_heard &= isinstance(failure, errors.Corrupt | errors.ChunkNotFound)
+            if await self._volumes.holding(task.chunk) != before:
+                continue
+            if not partly or not are_heard:
+                raise error
+            lost = {record.start for _, record in before.damaged}
+            if not lost <= task.lost:
+                task.lost |= lost  # and what comes behind these is still to be had
+                continue
+            if before.length == task.length and await self._is_durable(task):
+                return False
+            if not await self._take_over_damaged(task, sources):
                 raise error
 
     async def _is_complete(self, task: _Task) -> bool:
-        """Whether all of it is here, and durable now."""
+        """Whether all of it is here, whole and durable now."""
         if self._volumes.length(task.chunk) is None:
             return False
         async with self._turns.step():
             return await self._volumes.sync([task.chunk]) == [task.length]
+
+    async def _is_durable(self, task: _Task) -> bool:
+        """Whether what is here of it is on the disk now, damaged blocks apart."""
+        async with self._turns.step():
+            return await self._volumes.sync([task.chunk]) != [-1]
+
+    async def _take_over_damaged(self, task: _Task, sources: Sequence[tuple[NodeId, str]]) -> bool:
+        """Have the next blocks, the first of which no source has whole, as damaged ones. Whether any is known."""
+        here = await self._volumes.holding(task.chunk)
+        for source in self._ordered(sources):
+            begins = (here.length,) if here.length else ()
+            try:
+                packed = await self._pool.call(
+                    *(source.address, datanode_object(source.node), "damaged_blocks", task.chunk, here.blocks),
+                    *(_BLOCKS_AT_ONCE, *begins),
+                    timeout_s=limits.COPY_ANSWER_MAX_S,
+                )
+                records = _up_to(unpack_records(packed, here.length), task.length)
+            except errors.DfsError as error:
+                log.warning("damaged blocks are not told", chunk=task.chunk, source=source.node, error=str(error))
+                continue
+            if records:
+                async with self._turns.step():
+                    await self._volumes.append_records(task.chunk, here.length, records, None, to_damaged=True)
+                return True
+        return False
 
     def _ordered(self, sources: Sequence[tuple[NodeId, str]]) -> list[_Source]:
         """Those last that ran out of time of late."""
@@ -156,6 +204,7 @@ class Copier:
     async def _give_up(self, task: _Task, source: _Source, conflict: errors.ChunkConflict) -> None:
         """What is here does not go together with what the source has."""
         log.error("a copy has other blocks than its source", chunk=task.chunk, source=source.node, error=str(conflict))
+        task.lost.clear()
         if task.was_here:
             await self._volumes.set_aside(task.chunk, f"it has other blocks than the copy on {source.node}: {conflict}")
             task.was_here = False
@@ -167,6 +216,8 @@ class Copier:
         error: errors.DfsError | None = None
         cut_through = [each for each in here.damaged if each[1].start + each[1].length > task.length]
         for number, record in here.damaged[: len(here.damaged) - len(cut_through)]:
+            if record.start in task.lost:
+                continue
             try:
                 await self._mend(task, source, number, record)
             except (errors.Corrupt, errors.ChunkNotFound) as failure:  # this source has not got this one
@@ -183,7 +234,7 @@ class Copier:
                 if cut_through:
                     await self._volumes.cut(task.chunk, position)
                     cut_through.clear()
-                position = await self._volumes.append_records(task.chunk, position, records, data)
+                position = await self._volumes.append_records(task.chunk, position, records, data, to_damaged=True)
             at = None
             blocks += len(records)
             await self._bandwidth.take(len(data))

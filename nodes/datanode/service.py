@@ -208,6 +208,16 @@ class DataNode:
         return WithData(pack_records(records), buffers)
 
     @expose
+    async def damaged_blocks(self, chunk: Any, first: Any, count: Any, at: Any = None) -> bytes:
+        """What `read_blocks` does not give: the records of blocks from number `first` on that are damaged here.
+
+        At most `count`, none if block `first` is not known to be. Raises ChunkConflict as `read_blocks`.
+        """
+        place = _number(first, "a block's number"), _number(count, "a number of blocks")
+        begins = None if at is None else _number(at, "an offset")
+        return pack_records(await self._volumes.damaged_records(_chunk(chunk), *place, begins))
+
+    @expose
     @takes_call
     async def sync(self, call: Call, chunks: Any, grants: Any = ()) -> list[int]:
         """Make chunks durable: how much of each is; -1 for one that is not here. `grants`: one for each."""

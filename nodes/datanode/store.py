@@ -11,8 +11,9 @@ Every chunk has two locks, always taken in this order. `syncing` is held by what
 `lock` by what changes the bytes and the index in memory. So appends go on while the disk syncs, and syncs that wait for
 one another find their bytes synced already. Readers take neither: committed bytes do not change. A block that fails its
 check is read once more under `lock`, since a cut or a punch may have come between; if it fails again, it is damaged: it
-is read for nobody until it is mended, and the chunk takes no more bytes. The other blocks are served as ever. Where the
-files themselves are not what they should be (the index, their lengths, their places), the chunk goes to quarantine.
+is read for nobody until it is mended, and the chunk takes no more bytes of a client. The other blocks are served as
+ever. Where the files themselves are not what they should be (the index, their lengths, their places), the chunk goes to
+quarantine.
 
 Files stay open, the least recently used are closed first; one that somebody uses is never closed under them, and none
 before its bytes are synced: the kernel tells of bytes that it could not write by a file that was open then.
@@ -37,6 +38,7 @@ something for a thread, and keeps none waiting.
 from __future__ import annotations
 
 import errno
+import itertools
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -62,6 +64,8 @@ Ts = TypeVarTuple("Ts")
 CLEAN: Final = "clean"
 _CLEAN_FORMAT: Final = 1
 _FORBIDDEN: Final = (errno.EACCES, errno.EPERM)
+_NOWHERE: Final = "no copy that was asked has a block whole"
+"""What is wrong with one that was taken over as damaged."""
 
 
 class Holding(NamedTuple):
@@ -195,8 +199,14 @@ class ChunkStore:
         """
         return await self.append_records(chunk, offset, records_of(blocks, offset), data)
 
-    async def append_records(self, chunk: ChunkId, offset: int, records: Sequence[Record], data: Buffer) -> int:
-        """As `append`, of blocks some of which may be punched: `data` has only the bytes of the others."""
+    async def append_records(
+        self, chunk: ChunkId, offset: int, records: Sequence[Record], data: Buffer | None, *, to_damaged: bool = False
+    ) -> int:
+        """As `append`, of blocks some of which may be punched: `data` has only the bytes of the others.
+
+        None: no copy has any of these blocks whole, and they are damaged here as well. `to_damaged`: damaged ones may
+        come before them.
+        """
         if not records or records[0].start != offset:
             raise errors.InvalidArgument(f"an append to chunk {chunk_name(chunk)} at {offset} has no blocks for there")
         self._check_usable()
@@ -205,14 +215,14 @@ class ChunkStore:
                 raise self._not_found(chunk)
             if offset < replica.index.length and replica.index.matches(offset, records):
                 return replica.index.length
+            if not to_damaged and chunk in self._damages:
+                raise self._damaged_error(chunk)
             self._check_append(replica, offset, records)
             await self._write(replica, records, data)
             return replica.index.length
 
     def _check_append(self, replica: _Replica, offset: int, records: Sequence[Record]) -> None:
         name, index = chunk_name(replica.chunk), replica.index
-        if replica.chunk in self._damages:
-            raise self._damaged_error(replica.chunk)
         if offset != index.length:
             raise errors.ChunkConflict(f"chunk {name} has {index.length} bytes: these do not continue it at {offset}")
         length = chunkfiles.total_length(records)
@@ -222,27 +232,36 @@ class ChunkStore:
             )
         self._check_room(length)
 
-    async def _write(self, replica: _Replica, records: Sequence[Record], data: Buffer) -> None:
+    async def _write(self, replica: _Replica, records: Sequence[Record], data: Buffer | None) -> None:
         """Append for good; the lock is held, the place is right."""
-        if len(data) <= limits.INLINE_IO_MAX_BYTES and replica.files is not None and self._answers_soon():
+        length = chunkfiles.total_length(records)
+        written = length if data is None else len(data)
+        damaged = {} if data is not None else dict.fromkeys((record.start for record in records), _NOWHERE)
+        if damaged:  # written down before they are there: what is no block does not count
+            await self.on_disk(self.disk.make_dirs, chunkfiles.directory_of(replica.chunk))
+            await self.on_disk(damage.save, self.disk, replica.chunk, {**self._damages.of(replica.chunk), **damaged})
+        if written <= limits.INLINE_IO_MAX_BYTES and replica.files is not None and self._answers_soon():
             self._run_inline(self._write_blocking, replica, records, data)
         else:
             await self.on_disk(self._write_blocking, replica, records, data)
         replica.index.append(records)
-        self._written_since_bytes += len(data)
-        self._note_punched(replica.chunk, chunkfiles.total_length(records) - len(data))
+        if damaged:
+            self._damages.note(replica.chunk, damaged)
+            self._newly_damaged.add(replica.chunk)
+        self._written_since_bytes += written
+        self._note_punched(replica.chunk, length - written)
         self._set_length(replica)
         self._unsynced.setdefault(replica.chunk, trio.current_time())
 
-    def _write_blocking(self, replica: _Replica, records: Sequence[Record], data: Buffer) -> None:
+    def _write_blocking(self, replica: _Replica, records: Sequence[Record], data: Buffer | None) -> None:
         if replica.files is not None:
-            replica.files.append(replica.index, records, data)
+            _append(replica.files, replica.index, records, data)
             return
         if self.cluster is None:
             raise errors.Busy(f"{self.disk.name} belongs to no cluster yet: repeat when the NameNode was reached")
         files = ChunkFiles.create(self.disk, self.cluster, replica.chunk)
         try:
-            files.append(replica.index, records, data)
+            _append(files, replica.index, records, data)
         except OSError:
             files.close()
             chunkfiles.remove(self.disk, replica.chunk)
@@ -339,6 +358,8 @@ class ChunkStore:
         before = self._damages.of(chunk)
         if any(start in before for start in whole):
             self._damages.clear(chunk, whole)
+            if chunk in self._damages:  # less than was told
+                self._newly_damaged.add(chunk)
             await self._save_damage(chunk)
 
     async def _save_damage(self, chunk: ChunkId) -> None:
@@ -374,9 +395,7 @@ class ChunkStore:
         async with self._using(chunk) as replica:
             while not replica.gone:
                 records = reading.up_to_bytes(replica.index, first, count)
-                begins = records[0].start if records else replica.index.length
-                if at is not None and at != begins and (records or at < begins):  # beyond the end nothing contradicts
-                    raise errors.ChunkConflict(f"chunk {chunk_name(chunk)}: block {first} begins at {begins}, not {at}")
+                self._check_begin(replica, first, at, records)
                 if bad := self._damages.among(chunk, records):
                     records = records[: records.index(bad[0])]
                     if not records:
@@ -390,6 +409,26 @@ class ChunkStore:
                 if buffers is not None:
                     return records, buffers
         raise self._not_found(chunk)
+
+    async def damaged_records(self, chunk: ChunkId, first: int, count: int, at: int | None = None) -> list[Record]:
+        """Up to `count` blocks from number `first` on that are damaged, as far as none between is not known to be.
+
+        Raises ChunkNotFound, ChunkConflict (as `read_records`), Corrupt (now in quarantine).
+        """
+        async with self._using(chunk) as replica:
+            if replica.gone:
+                raise self._not_found(chunk)
+            records = list(replica.index.records(first, first + count))
+            self._check_begin(replica, first, at, records)
+            bad = self._damages.of(chunk)
+            return list(itertools.takewhile(lambda record: record.start in bad, records))
+
+    def _check_begin(self, replica: _Replica, first: int, at: int | None, records: Sequence[Record]) -> None:
+        """Raises ChunkConflict unless the first of `records`, which is block `first`, begins `at`."""
+        begins = records[0].start if records else replica.index.length
+        if at is not None and at != begins and (records or at < begins):  # beyond the end nothing contradicts
+            name = chunk_name(replica.chunk)
+            raise errors.ChunkConflict(f"chunk {name}: block {first} begins at {begins}, not {at}")
 
     async def _verified_runs(self, replica: _Replica, records: Sequence[Record]) -> list[Buffer] | None:
         buffers: list[Buffer] = []
@@ -700,9 +739,9 @@ class ChunkStore:
         """Whether any of the chunk's blocks is known to be."""
         return chunk in self._damages
 
-    def damaged_blocks(self, chunk: ChunkId) -> int:
-        """How many of the chunk's blocks are known to be damaged."""
-        return len(self._damages.of(chunk))
+    def damaged_blocks(self, chunk: ChunkId) -> list[int]:
+        """Where those of the chunk's blocks begin that are known to be damaged."""
+        return list(self._damages.of(chunk))
 
     def damaged_count(self) -> int:
         """Chunks with damaged blocks."""
@@ -998,6 +1037,13 @@ class ChunkStore:
     def _damaged_error(self, chunk: ChunkId) -> errors.Corrupt:
         what = self._damages.summary(chunk) if chunk in self._damages else "it was just mended: read it again"
         return errors.Corrupt(f"chunk {chunk_name(chunk)} in {self.disk.name} is damaged: {what}")
+
+
+def _append(files: ChunkFiles, index: BlockIndex, records: Sequence[Record], data: Buffer | None) -> None:
+    if data is None:
+        files.append_damaged(index, records)
+    else:
+        files.append(index, records, data)
 
 
 def _is_synced(replica: _Replica, target: int) -> bool:

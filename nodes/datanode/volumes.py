@@ -26,7 +26,7 @@ from dfs.runtime import Runtime
 from dfs.tasks import open_nursery
 from dfs.types import ChunkId, ClusterId, NodeId
 from nodes.datanode import identity
-from nodes.datanode.chunkfiles import FULL, chunk_name
+from nodes.datanode.chunkfiles import FULL, chunk_name, total_length
 from nodes.datanode.disk import Disk
 from nodes.datanode.identity import Identity
 from nodes.datanode.index import BlockIndex, Record, records_of
@@ -311,19 +311,22 @@ class Volumes:
         """See `ChunkStore.append`; a new chunk goes to the directory with most space. Raises as that."""
         return await self.append_records(chunk, offset, records_of(blocks, offset), data)
 
-    async def append_records(self, chunk: ChunkId, offset: int, records: Sequence[Record], data: Buffer) -> int:
-        self._check_limit(chunk, offset, len(data))
+    async def append_records(
+        self, chunk: ChunkId, offset: int, records: Sequence[Record], data: Buffer | None, *, to_damaged: bool = False
+    ) -> int:
+        length = total_length(records) if data is None else len(data)
+        self._check_limit(chunk, offset, length)
         try:
-            return await self._in_service(chunk).append_records(chunk, offset, records, data)
+            return await self._in_service(chunk).append_records(chunk, offset, records, data, to_damaged=to_damaged)
         except errors.ChunkNotFound:
             if offset:
                 raise
         placing = self._placing.get(chunk)
         if placing is None:
-            placing = self._placing[chunk] = _Placing(self._chosen(len(data)))
+            placing = self._placing[chunk] = _Placing(self._chosen(length))
         placing.users += 1
         try:
-            return await placing.store.append_records(chunk, offset, records, data)
+            return await placing.store.append_records(chunk, offset, records, data, to_damaged=to_damaged)
         finally:
             placing.users -= 1
             if not placing.users:
@@ -346,6 +349,9 @@ class Volumes:
         self, chunk: ChunkId, first: int, count: int, at: int | None = None
     ) -> tuple[list[Record], list[Buffer]]:
         return await self._holder(chunk).read_records(chunk, first, count, at)
+
+    async def damaged_records(self, chunk: ChunkId, first: int, count: int, at: int | None = None) -> list[Record]:
+        return await self._holder(chunk).damaged_records(chunk, first, count, at)
 
     async def verify(self, chunk: ChunkId) -> int:
         return await self._holder(chunk).verify(chunk)
@@ -470,6 +476,10 @@ class Volumes:
         """Whether a directory in service has the chunk, and any of its blocks is known to be damaged."""
         return any(store.is_damaged(chunk) for store in self._usable())
 
+    def damaged_blocks(self, chunk: ChunkId) -> list[int]:
+        """Where the damaged blocks of a chunk begin."""
+        return [start for store in self._usable() for start in store.damaged_blocks(chunk)]
+
     def chunk_count(self) -> int:
         return sum(len(store.chunks) for store in self._usable())
 
@@ -530,4 +540,4 @@ def _above(store: ChunkStore, after: ChunkId) -> Iterator[tuple[ChunkId, int, bo
 def _worth(store: ChunkStore, chunk: ChunkId) -> int:
     """How many bytes of a chunk can be read, at least."""
     length: int = store.chunks[chunk]
-    return length - store.damaged_blocks(chunk) * limits.BLOCK_MAX_BYTES
+    return length - len(store.damaged_blocks(chunk)) * limits.BLOCK_MAX_BYTES

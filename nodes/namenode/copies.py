@@ -37,7 +37,10 @@ _RATE_SLICE_S: Final = 1.0
 
 
 class Copy(NamedTuple):
-    """`extra`: not because a copy is missing (balance, racks), so it is made whether or not there are enough."""
+    """`extra`: not because a copy is missing (balance, racks), so it is made whether or not there are enough.
+
+    `partly`: it need not have blocks that no source has whole.
+    """
 
     number: int
     chunk: ChunkId
@@ -47,6 +50,7 @@ class Copy(NamedTuple):
     ordered_at: float
     deadline: float
     extra: bool
+    partly: bool
 
 
 class Failure(NamedTuple):
@@ -112,7 +116,15 @@ class Copies:
         return not ahead or (len(ahead) < limits.COPIES_AHEAD_MAX and self._incoming[node] < self._window_bytes)
 
     def order(
-        self, chunk: ChunkId, length: int, target: NodeId, sources: Sequence[NodeId], *, extra: bool, now: float
+        self,
+        chunk: ChunkId,
+        length: int,
+        target: NodeId,
+        sources: Sequence[NodeId],
+        *,
+        extra: bool,
+        now: float,
+        partly: bool = False,
     ) -> None:
         """Have `target` make a copy, from the least busy of `sources` if that one can."""
         self._last -= 1
@@ -120,16 +132,23 @@ class Copies:
         ranked = tuple(sorted(sources, key=lambda node: self._outgoing.get(node, 0)))
         ahead = self._incoming.get(target, 0) + self._outgoing.get(ranked[0], 0) + length
         deadline = now + _COPY_TIMEOUT_S + 4 * ahead / self._per_s
-        copy = Copy(self._last, chunk, length, target, ranked, now, deadline, extra)
+        copy = Copy(self._last, chunk, length, target, ranked, now, deadline, extra, partly)
         self._orders.setdefault(target, {})[copy.number] = copy
         self._by_chunk.setdefault(chunk, []).append(copy)
         self._incoming[target] = self._incoming.get(target, 0) + length
         self._outgoing[ranked[0]] = self._outgoing.get(ranked[0], 0) + length
 
     def orders(self, node: NodeId, nodes: Mapping[NodeId, NodeView]) -> list[list[Any]]:
-        """What a heartbeat of `node` brings back: [number, "copy", chunk, length, [[node, address], ...]]."""
+        """What a heartbeat of `node` brings back: [number, "copy", chunk, length, [[node, address], ...]].
+
+        And True at the end of one that need not have all blocks.
+        """
         return [
-            [copy.number, "copy", copy.chunk, copy.length, [[each, nodes[each].address] for each in sources]]
+            [
+                *(copy.number, "copy", copy.chunk, copy.length),
+                [[each, nodes[each].address] for each in sources],
+                *((True,) if copy.partly else ()),
+            ]
             for copy in self._orders.get(node, {}).values()
             if (sources := [each for each in copy.sources if each in nodes and nodes[each].state != NodeState.DEAD])
         ]

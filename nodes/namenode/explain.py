@@ -213,7 +213,10 @@ def reasons(
     said += [_copying(each, outlook) for each in copying]
     if not whole and facts.length:
         others = "they are mended from one another as far as that can be" if len(live) > 1 else "there is no other copy"
-        said.append(f"No copy is whole: {others}. `dfs fsck --data` says which bytes are lost.")
+        said.append(
+            f"No copy is whole: {others}, and what is left is copied as any chunk. `dfs fsck --data` says which bytes"
+            f" are lost: restore {facts.files}, or delete it."
+        )
         return said
     coming = [each for each in copying if not each.extra]
     if missing > len(coming):

@@ -2,7 +2,8 @@
 
 A copy counts if it is whole, its node is not dead, and its node is not being emptied. A copy that is not whole (some of
 its blocks are damaged, or its node lost power before it flushed) still holds the other blocks: it does not count, and
-is mended where it is, from whole ones; from one another where none is whole, since each may have what others lack.
+is mended where it is, from whole ones; from one another where none is whole, since each may have what others lack, or
+put together on another node if none of theirs takes orders.
 Should that fail, another node gets a copy. It is dropped only when there are enough whole ones. A copy on a node that
 is being emptied is a source, and is dropped when enough others are there. A copy on a node that has not reported since
 it registered counts, so that no other is made at once; but no other is dropped for its sake, since its disk may be a
@@ -80,6 +81,9 @@ def plan(
     mendable = [node for node in able_to_mend if node not in replacing and node not in coming]
     if not whole:
         targets = [node for node in mendable if node not in busy] if len(there) > 1 else []
+        if there and not mendable and not coming:  # as all that have one are being emptied: put together elsewhere
+            able = candidates(nodes.values(), set(chunk.holders), chunk.length)
+            targets = choose_nodes([view for view in able if view.node not in busy], 1, chance)
         return Plan(targets, [], [], there, 0, 0, 0, False)
     missing = max(0, chunk.wanted - len(staying) - len(coming))
     if not missing:

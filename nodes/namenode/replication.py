@@ -13,6 +13,11 @@ node came back or the chunk is gone, is cancelled by the next round.
 Open chunks are left alone: their commits say who has what. Balance moves chunks only when nothing is missing, some at a
 time: the next ones when the last ones' copies are made and their deletions done, so that levels are true.
 
+A chunk of which no live copy is whole has lost blocks. What is left of it is looked after all the same. Its copies are
+mended from one another, and nodes say which of their blocks are damaged (`_damage`): so a copy is known to lack nothing
+that any live one has. Such a copy is taken for whole (`_have_all_that_is_left`): others are made from it, and those go
+of which it has all. Where a node has not said which blocks it lacks, nobody knows that another has all of its.
+
 Invariants: at most one look at a chunk at a time decides about it (there is no await between reading its state and
 ordering its copies); what is dropped is dropped by a command that verifies that the copies it relies on are there.
 """
@@ -21,7 +26,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import structlog
 import trio
@@ -29,7 +35,7 @@ import trio
 from dfs import errors, limits, tasks
 from dfs.config import NameNodeConfig
 from dfs.placement import takes_orders
-from dfs.types import ChunkId, NodeId, NodeView
+from dfs.types import ChunkId, NodeId, NodeState, NodeView
 from nodes.namenode import balance
 from nodes.namenode.backlog import Backlog
 from nodes.namenode.copies import Copies, Copy
@@ -94,6 +100,13 @@ class _Count:
         self.of_draining: dict[NodeId, list[int]] = {}
 
 
+class Damage(NamedTuple):
+    """What a node says of a copy: where its damaged blocks begin, and its length in bytes, these included."""
+
+    blocks: frozenset[int]
+    length: int
+
+
 class Replication:
     """Use `run` as a task. `note_*`, `finished`, `failed` and `orders` are called by heartbeats and reports."""
 
@@ -112,6 +125,8 @@ class Replication:
         self._in_vain_with = (0, members.changed)  # copies that had ended by then, and the nodes as they were
         self._short: dict[NodeId, set[ChunkId]] = {}
         self._unsure: dict[NodeId, set[ChunkId]] = {}
+        self._damage: dict[tuple[NodeId, ChunkId], Damage] = {}
+        """Of copies in `_short`, if their nodes have said so."""
         self._position = ChunkId(0)  # how far the round is: what finishes below is counted already
         self._now = _Count()
         self._found = _Count()
@@ -203,8 +218,9 @@ class Replication:
                 left = count.of_draining.setdefault(node, [0, 0])
                 left[0] += 1
                 left[1] += chunk.length
-        count.lost += not todo.whole and chunk.length > 0
-        if _has_few(chunk, todo):
+        is_lost = not todo.whole or self._lacks_blocks(chunk, nodes)
+        count.lost += is_lost and chunk.length > 0
+        if _has_few(chunk, todo) and not is_lost:
             count.under_replicated += 1
             if len(count.few) < _FEW_KNOWN:
                 count.few.append(chunk.chunk)
@@ -213,7 +229,7 @@ class Replication:
         count.to_copy_bytes += missing * chunk.length
         count.blocked += todo.missing if todo.blocked else 0
         if (todo.missing or todo.targets) and not todo.blocked and not self._is_delayed(chunk.chunk):
-            is_urgent = todo.missing or not todo.whole
+            is_urgent = todo.missing or is_lost
             self._backlog.put(chunk.chunk, todo.whole if is_urgent else limits.REPLICAS_MAX + 1)
         if todo.surplus:
             count.surplus += len(todo.surplus)
@@ -221,7 +237,8 @@ class Replication:
         return None
 
     def _plan(self, chunk: ChunkState, nodes: Mapping[NodeId, NodeView], busy: Collection[NodeId] = ()) -> Plan:
-        short = self.short_of(chunk.chunk, chunk.holders)
+        left = self._have_all_that_is_left(chunk, nodes)
+        short = [node for node in self.short_of(chunk.chunk, chunk.holders) if node not in left]
         return plan(
             chunk,
             nodes,
@@ -237,6 +254,22 @@ class Replication:
             ],
             is_one_rack=self._members.is_one_rack(),
         )
+
+    def _lacks_blocks(self, chunk: ChunkState, nodes: Mapping[NodeId, NodeView]) -> bool:
+        """Whether there are live copies, and none of them is whole."""
+        short = self.short_of(chunk.chunk, chunk.holders)
+        return bool(short) and _live(chunk, nodes).issubset(short)
+
+    def _have_all_that_is_left(self, chunk: ChunkState, nodes: Mapping[NodeId, NodeView]) -> set[NodeId]:
+        """Of a chunk that has lost blocks: the nodes whose copies have all the others."""
+        if not self._lacks_blocks(chunk, nodes):
+            return set()
+        live = {node: self._damage.get((node, chunk.chunk)) for node in _live(chunk, nodes)}
+        known = {node: each.blocks for node, each in live.items() if each is not None and each.length == chunk.length}
+        if len(known) < len(live):
+            return set()
+        nowhere = frozenset.intersection(*known.values())
+        return {node for node, blocks in known.items() if blocks == nowhere}
 
     def _is_delayed(self, chunk: ChunkId) -> bool:
         failure = self._copies.failure(chunk)
@@ -293,7 +326,9 @@ class Replication:
 
     def _order(self, chunk: ChunkState, target: NodeId, sources: Sequence[NodeId], *, extra: bool) -> None:
         others = [node for node in sources if node != target]
-        self._copies.order(chunk.chunk, chunk.length, target, others, extra=extra, now=trio.current_time())
+        partly = target not in chunk.holders and self._lacks_blocks(chunk, self._members.by_name())
+        now = trio.current_time()
+        self._copies.order(chunk.chunk, chunk.length, target, others, extra=extra, partly=partly, now=now)
 
     def _to_be_deleted(self, chunk: ChunkId) -> set[NodeId]:
         """Nodes where an old copy waits for its deletion, which would hit a new one."""
@@ -332,24 +367,34 @@ class Replication:
         self.fill()
         return self._copies.orders(node, self._members.by_name()) if self._copies.incoming(node) else []
 
-    async def finished(self, node: NodeId, numbers: Sequence[Any]) -> None:
-        """A node has made these copies."""
+    async def finished(
+        self, node: NodeId, numbers: Sequence[Any], partial: Mapping[int, frozenset[int]] = MappingProxyType({})
+    ) -> None:
+        """A node has made these copies; of those in `partial` the blocks are damaged that begin there."""
         copies = self._copies.reported(node, numbers)
         if not copies:
             return
         for start in range(0, len(copies), _COUNTED_AT_ONCE):
             part = copies[start : start + _COUNTED_AT_ONCE]
+            for copy in part:  # before it counts, or it would count as whole
+                if copy.number in partial:
+                    self.note_damaged(node, copy.chunk, Damage(partial[copy.number], copy.length))
             counted = await self._writer.decide("add_replicas", node, [(copy.chunk, copy.length) for copy in part])
             now = trio.current_time()
             for copy, counts in zip(part, counted, strict=True):
                 self._copies.finish(copy, counts=counts, now=now)
                 if counts:
-                    self._note_copied(copy)
+                    self._note_copied(copy, partial.get(copy.number))
         await self._trim({copy.chunk for copy in copies})
 
-    def _note_copied(self, copy: Copy) -> None:
-        for copies in (self._short, self._unsure):
-            copies.get(copy.target, set()).discard(copy.chunk)
+    def _note_copied(self, copy: Copy, damaged: frozenset[int] | None) -> None:
+        self._unsure.get(copy.target, set()).discard(copy.chunk)
+        if damaged is None:
+            self._short.get(copy.target, set()).discard(copy.chunk)
+            self._damage.pop((copy.target, copy.chunk), None)
+        else:
+            damage = Damage(damaged, copy.length)
+            self.note_damaged(copy.target, copy.chunk, damage)  # a report may have come between that was older
         if copy.extra:
             return
         for count in {self._found, self._now} if copy.chunk <= self._position else {self._found}:
@@ -377,17 +422,32 @@ class Replication:
         """In [first, last], these are the chunks of which a node has less than was committed, for sure or perhaps."""
         for copies, chunks in ((self._short, short), (self._unsure, unsure)):
             known = copies.setdefault(node, set())
-            known.difference_update([chunk for chunk in known if first <= chunk <= last])
+            before = {chunk for chunk in known if first <= chunk <= last}
+            known.difference_update(before)
             known.update(chunks)
+            for chunk in before.symmetric_difference(chunks):
+                self._damage.pop((node, chunk), None)
 
     def note_reported(self) -> None:
         """What a node holds is known now: copies that waited for it may go."""
         self._hungry.set()
 
-    def note_damaged(self, node: NodeId, chunk: ChunkId) -> None:
-        """Blocks of a copy are damaged: the others may be the only ones that there are."""
+    def note_damaged(self, node: NodeId, chunk: ChunkId, damage: Damage | None) -> None:
+        """Blocks of a copy are damaged: the others may be the only ones that there are.
+
+        `damage` is None of a node of an older release, which does not say which.
+        """
         self._short.setdefault(node, set()).add(chunk)
+        if damage is None:
+            self._damage.pop((node, chunk), None)
+        else:
+            self._damage[node, chunk] = damage
         self._hungry.set()
+
+    def note_missing(self, node: NodeId, chunk: ChunkId) -> None:
+        """A copy is not there, and keeps its place, as it is the last one."""
+        self._short.setdefault(node, set()).add(chunk)
+        self._damage.pop((node, chunk), None)
 
     def short_of(self, chunk: ChunkId, holders: Iterable[NodeId]) -> list[NodeId]:
         """Those of a chunk's holders whose copy is not whole, for sure."""
@@ -400,6 +460,8 @@ class Replication:
 
     def forget_node(self, node: NodeId) -> None:
         """It was removed."""
+        for chunk in self._short.get(node, ()):
+            self._damage.pop((node, chunk), None)
         self._short.pop(node, None)
         self._unsure.pop(node, None)
         self._balance_cursor.pop(node, None)
@@ -542,7 +604,11 @@ class Replication:
         nodes = self._members.by_name()
         with self._store.translating():
             states = [state for chunk in chunks if (state := self._state(chunk))]
-        return [state.chunk for state in states if _has_few(state, self._plan(state, nodes))]
+        return [
+            state.chunk
+            for state in states
+            if _has_few(state, self._plan(state, nodes)) and not self._lacks_blocks(state, nodes)
+        ]
 
     @property
     def blocked(self) -> int:
@@ -557,6 +623,11 @@ class Replication:
     @property
     def copying(self) -> int:
         return len(self._copies)
+
+
+def _live(chunk: ChunkState, nodes: Mapping[NodeId, NodeView]) -> set[NodeId]:
+    """The holders whose copies there are, whole or not."""
+    return {node for node in chunk.holders if node in nodes and nodes[node].state != NodeState.DEAD}
 
 
 def _has_few(chunk: ChunkState, todo: Plan) -> bool:

@@ -50,7 +50,7 @@ from nodes.namenode.membership import Membership
 from nodes.namenode.names import NameServer
 from nodes.namenode.operations import Operations
 from nodes.namenode.queries import Queries, summary
-from nodes.namenode.replication import Replication
+from nodes.namenode.replication import Damage, Replication
 from nodes.namenode.sessions import Sessions
 from nodes.namenode.store import Store
 from nodes.namenode.trees import Trees
@@ -835,6 +835,7 @@ class NameNode:
             raise errors.NotFound(f"DataNode {name} does not accept the keys that clients have: it has to register")
         member = self._members.heard(name, report)
         await self._note_done(member.node, arguments.array(report.get("done", []), "what is done", 65_536))
+        await self._note_partial(member.node, arguments.array(report.get("partial", []), "copies made in part", 65_536))
         failed = []
         for number, code, message in arguments.array(report.get("failed", []), "what failed", 65_536):
             log.warning("an order failed", node=member.node, order=number, error=f"{code}: {message}")
@@ -848,9 +849,14 @@ class NameNode:
         for chunk, what in arguments.array(report.get("corrupt", []), "what is corrupt", 65_536):
             log.error("a replica is damaged", node=member.node, chunk=chunk, what=what)
             await self._drop(arguments.chunk(chunk), member.node)
+        lacking = arguments.array(report.get("lacking", []), "damaged blocks", 65_536)
+        damages = {
+            arguments.chunk(chunk): Damage(_blocks_of(starts), arguments.integer(length, "a length"))
+            for chunk, starts, length in lacking
+        }
         for chunk, what in arguments.array(report.get("damaged", []), "what is damaged", 65_536):
             log.error("blocks of a replica are damaged", node=member.node, chunk=chunk, what=what)
-            self._replication.note_damaged(member.node, arguments.chunk(chunk))
+            self._replication.note_damaged(member.node, arguments.chunk(chunk), damages.get(chunk))
         answer: dict[str, Any] = {
             "cluster": self._store.cluster,
             "log_index": self._store.counters()["log_index"],
@@ -895,12 +901,21 @@ class NameNode:
         ours = [number for number in numbers if isinstance(number, int) and number > 0]
         if ours:
             await self._writer.decide("finish_work", node, ours)
-        await self._replication.finished(node, [number for number in numbers if isinstance(number, int) and number < 0])
+        copies = [number for number in numbers if isinstance(number, int) and number < 0]
+        await self._replication.finished(node, copies)
+
+    async def _note_partial(self, node: NodeId, made: list[Any]) -> None:
+        """Copies with damaged blocks, as no source had these whole: [[number, [where one begins, ...]], ...]."""
+        partial = {
+            arguments.integer(number, "a copy", -arguments.INTEGER_MAX, -1): _blocks_of(blocks)
+            for number, blocks in made
+        }
+        await self._replication.finished(node, list(partial), partial)
 
     async def _drop(self, chunk: ChunkId, node: NodeId) -> None:
         """A copy is of no use; the last one keeps its place, in case that it comes back, and does not count."""
         if not await self._writer.decide("drop_replica", chunk, node, 1):
-            self._replication.note_short(node, chunk, chunk, [chunk])
+            self._replication.note_missing(node, chunk)
             log.error("a replica that cannot be spared is damaged or missing", node=node, chunk=chunk)
 
     async def _drop_all(self, lost: Sequence[ChunkId], node: NodeId) -> list[ChunkId]:
@@ -955,6 +970,12 @@ class NameNode:
         if member is not None and self._members.reported(member, low, following, len(found.unknown)):
             self._replication.note_reported()
         return following
+
+
+def _blocks_of(starts: Any) -> frozenset[int]:
+    return frozenset(
+        arguments.integer(start, "an offset") for start in arguments.array(starts, "damaged blocks", 65_536)
+    )
 
 
 def _key_of(call: Call) -> KeyId:

@@ -408,6 +408,47 @@ async def test_a_block_that_is_lost_everywhere_costs_itself_and_no_other(tmp_pat
         assert "or some of them: check again, as copies mend one another" in str(said[0])
 
 
+async def test_what_is_left_of_a_chunk_with_a_lost_block_is_copied_as_its_nodes_go(tmp_path: Path) -> None:
+    options = {"replicas": 2, "garbage_grace_s": 0.2, "node_suspect_after_s": 1.0, "node_dead_after_s": 2.0}
+    async with real_cluster(tmp_path, datanodes=4, **options) as cluster, cluster.client() as fs:
+        data = os.urandom(2 * MIB)
+        await store(cluster, {"/file": data})
+        holders = [f"n{number}" for number in range(1, 5) if cluster.chunk_files(f"n{number}")]
+        for node, places in zip(holders, ((700_000, 5), (700_000, 2 * MIB - 1)), strict=True):
+            cluster.stop(node)
+            for place in places:
+                flip(next(iter(cluster.chunk_files(node).values())), place)
+            await cluster.start(node)
+        with pytest.raises(errors.DataLost):
+            await get(fs, "/file")
+
+        async def lost() -> bool:
+            return (await fs.status())["lost"] == 1
+
+        await until(lost, "the NameNode to hear of it")
+        await fs.drain(holders[0])
+
+        async def drained() -> bool:
+            return bool((await fs.status())["drains"][holders[0]]["drained"])
+
+        await until(drained, "the copies to be elsewhere")
+        await fs.remove_node(holders[0])
+        cluster.kill(holders[0])
+        cluster.kill(holders[1])
+
+        async def replaced() -> bool:
+            nodes = [f"n{number}" for number in range(1, 5) if f"n{number}" not in holders]
+            return all(cluster.chunk_files(node) for node in nodes) and await lost()
+
+        await until(replaced, "a second copy to be made")
+        first, end = 688_128, 704_512
+        async with await fs.open("/file", "r") as file:
+            assert await file.pread(first, 0) == data[:first]
+            assert await file.pread(2 * MIB - end, end) == data[end:]
+            with pytest.raises(errors.DataLost):
+                await file.pread(1, first)
+
+
 async def test_a_datanode_that_lost_a_disk_refuses_the_empty_one_until_it_is_said_to_be_new(tmp_path: Path) -> None:
     async with real_cluster(tmp_path, datanodes=2, replicas=2, garbage_grace_s=0.2) as cluster, cluster.client() as fs:
         cluster.stop("n2")

@@ -749,6 +749,52 @@ async def test_a_block_that_is_nowhere_whole_leaves_what_is_there_and_no_half_of
         assert [record.start for _, record in (await third.volumes.holding(ChunkId(1))).damaged] == [4]
 
 
+async def test_a_copy_may_be_made_without_a_block_that_is_nowhere_whole(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node, network: MemoryNetwork, tmp_path: Path
+) -> None:
+    async with sources_of(network, tmp_path, "n2", "n3") as (second, third), node.pool:
+        await hurt(second, 5, 16)
+        await hurt(third, 1, 6)
+        assert not await copier(node).copy(ChunkId(1), len(WHOLE), addresses("n2", "n3"), partly=True)
+        here = await node.volumes.holding(ChunkId(1))
+        assert (here.length, [record.start for _, record in here.damaged]) == (len(WHOLE), [4])
+        for start, end in ((0, 4), (8, len(WHOLE))):
+            (data,) = (await node.volumes.read(ChunkId(1), start, end - start))[1]
+            assert bytes(data) == WHOLE[start:end]
+        with pytest.raises(errors.Corrupt, match="no copy that was asked has a block whole"):
+            await node.volumes.read(ChunkId(1), 4, 1)
+        with pytest.raises(errors.Corrupt):
+            await node.volumes.append(ChunkId(1), len(WHOLE), sum_blocks(b"more"), b"more")
+        assert not await copier(third).copy(ChunkId(1), len(WHOLE), addresses("n2"), partly=True)
+        assert [record.start for _, record in (await third.volumes.holding(ChunkId(1))).damaged] == [4]
+        fourth = Node("n4", network, [MemoryDisk()], tmp_path)
+        await appended_to(fourth, b"one ", b"two ", b"three ", b"four ")
+        async with fourth.running():  # there it was all the time, and nobody could ask
+            assert await copier(node).copy(ChunkId(1), len(WHOLE), addresses("n2", "n4"), partly=True)
+        assert await held(node, 1) == WHOLE and not node.volumes.is_damaged(ChunkId(1))
+
+
+async def test_a_copy_of_which_all_is_lost_has_the_places_of_its_blocks(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node, network: MemoryNetwork, tmp_path: Path
+) -> None:
+    async with sources_of(network, tmp_path, "n2") as (second,), node.pool:
+        await hurt(second, 1, 5, 9, 15)
+        assert not await copier(node).copy(ChunkId(1), len(WHOLE), addresses("n2"), partly=True)
+        here = await node.volumes.holding(ChunkId(1))
+        assert [record.start for _, record in here.damaged] == [0, 4, 8, 14]
+        assert here.damaged == (await second.volumes.holding(ChunkId(1))).damaged
+
+
+async def test_a_source_that_does_not_answer_may_have_what_others_have_not(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node, network: MemoryNetwork, tmp_path: Path
+) -> None:
+    async with sources_of(network, tmp_path, "n2") as (second,), node.pool:
+        await hurt(second, 5)
+        with pytest.raises(errors.DfsError):
+            await copier(node).copy(ChunkId(1), len(WHOLE), addresses("n2", "n3"), partly=True)
+        assert node.volumes.length(ChunkId(1)) is None
+
+
 async def test_a_block_that_one_source_has_freed_is_mended_from_another_and_freed_by_order_only(
     autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node, network: MemoryNetwork, tmp_path: Path
 ) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import random
+from contextlib import suppress
 
 import pytest
 
 from dfs import errors, limits
-from nodes.datanode.index import Record
+from dfs.checksum import sum_blocks
+from nodes.datanode.index import Record, records_of
 from nodes.datanode.store import ChunkStore
-from tests.simulation.disk import MemoryDisk
+from tests.simulation.disk import MemoryDisk, PowerOff
 from tests.unit.datanode.world import CHUNK, DATA, appended, content, opened
 
 BAD = DATA + ".bad"
@@ -230,3 +232,68 @@ async def test_a_note_of_damage_from_before_other_blocks_took_their_place_is_for
     again = opened(disk)
     assert await again.verify(CHUNK) == 0
     assert again.intact_length(CHUNK) == 350 and not disk.exists(BAD)
+
+
+# --- taken over
+
+
+WHOLE, LOST, LAST = b"a whole block", b"one that is lost", b"the last"
+
+
+def _lost(offset: int) -> list[Record]:
+    return records_of(sum_blocks(LOST), offset)
+
+
+async def test_a_block_that_no_copy_has_is_damaged_here_too(disk: MemoryDisk) -> None:
+    store = opened(disk)
+    await appended(store, WHOLE)
+    await store.append_records(CHUNK, len(WHOLE), _lost(len(WHOLE)), None, to_damaged=True)
+    end = len(WHOLE) + len(LOST)
+    await store.append_records(CHUNK, end, records_of(sum_blocks(LAST), end), LAST, to_damaged=True)
+    with pytest.raises(errors.Corrupt):
+        await appended(store, b"of a client")
+    assert await store.sync([CHUNK]) == [len(WHOLE)]
+    disk.crash(random.Random(1))
+    again = opened(disk)
+    assert again.chunks == {CHUNK: end + len(LAST)} and again.intact_length(CHUNK) == len(WHOLE)
+    assert again.damaged_blocks(CHUNK) == [len(WHOLE)]
+    assert await content(again, 0, len(WHOLE)) == WHOLE
+    assert await content(again, end, len(LAST)) == LAST
+    with pytest.raises(errors.Corrupt, match="no copy that was asked has a block whole"):
+        await again.read(CHUNK, len(WHOLE), 1)
+    with pytest.raises(errors.Corrupt):
+        await again.verify(CHUNK)
+    assert again.used_bytes == end + len(LAST) and again.take_corrupt() == []
+    await again.mend(CHUNK, _lost(len(WHOLE))[0], LOST)
+    assert await content(again, 0, end + len(LAST)) == WHOLE + LOST + LAST
+
+
+@pytest.mark.parametrize("before", [WHOLE, b""])
+async def test_a_crash_while_a_lost_block_is_taken_over_leaves_what_was_synced(before: bytes) -> None:
+    for operations in range(40):
+        disk = MemoryDisk()
+        store = opened(disk)
+        if before:
+            await appended(store, before)
+            await store.sync([CHUNK])
+        disk.power_off_after(operations)
+        with suppress(PowerOff, errors.DiskFailed):
+            await store.append_records(CHUNK, len(before), _lost(len(before)), None, to_damaged=True)
+            await store.sync([CHUNK])
+        disk.crash(random.Random(operations))
+        again = opened(disk)
+        length = again.chunks.get(CHUNK, 0)
+        assert length in (len(before), len(before) + len(LOST)) and again.take_corrupt() == []
+        assert again.damaged_blocks(CHUNK) == ([len(before)] if length > len(before) else [])
+        if before:
+            assert await content(again, 0, len(before)) == before
+
+
+async def test_a_lost_block_that_cannot_be_noted_is_not_taken_over(disk: MemoryDisk) -> None:
+    store = opened(disk)
+    await appended(store, WHOLE)
+    disk.fail("write", errno.ENOSPC, BAD)
+    with pytest.raises(errors.NoSpace):
+        await store.append_records(CHUNK, len(WHOLE), _lost(len(WHOLE)), None, to_damaged=True)
+    assert store.chunks == {CHUNK: len(WHOLE)} and not store.is_damaged(CHUNK) and store.failed is None
+    await store.look_at_damage()

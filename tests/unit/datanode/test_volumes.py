@@ -538,11 +538,11 @@ async def test_a_chunk_that_several_create_at_once_is_in_one_directory(monkeypat
     monkeypatch.setattr(volumes, "_chosen", lambda _: next(chosen))
     passed, go_on = ChunkStore.append_records, trio.Event()
 
-    async def wait(self: ChunkStore, chunk: ChunkId, offset: int, records: Any, data: Any) -> int:
+    async def wait(self: ChunkStore, chunk: ChunkId, offset: int, records: Any, data: Any, **how: Any) -> int:
         if bytes(data) == b"fails":
             raise errors.Corrupt("not what was sent")
         await go_on.wait()
-        return await passed(self, chunk, offset, records, data)
+        return await passed(self, chunk, offset, records, data, **how)
 
     monkeypatch.setattr(ChunkStore, "append_records", wait)
     with trio.fail_after(60):

@@ -87,10 +87,15 @@ class World:
         """From whom each node was to make its last copy."""
         self.damaged: dict[str, list[Any]] = {}
         """What nodes are to say of damaged chunks, with their next heartbeat."""
+        self.lacking: dict[str, list[Any]] = {}
+        """And of their damaged blocks."""
+        self.lost: list[int] = []
+        """Where blocks of chunks begin that no node has: no copy but one that may lack them can be made."""
         self.older: set[str] = set()
         """Nodes of a release before damaged blocks were mended."""
         self._done: dict[str, list[int]] = {}
         self._failed: dict[str, list[Any]] = {}
+        self._partly: dict[str, list[Any]] = {}
 
     async def _end_session(self, _session: Any, _party: Any) -> bool:
         return False
@@ -138,16 +143,21 @@ class World:
             }
             if name not in self.older:
                 report["damaged"] = self.damaged.pop(name, [])
+                report["lacking"] = self.lacking.pop(name, [])
+                report["partial"] = self._partly.pop(name, [])
             for number, kind, chunk, *rest in (await self.service.heartbeat(name, report))["orders"]:
                 if name in self.stuck:
                     continue
                 self.orders.append((name, [kind, chunk]))
                 if kind == "copy":
                     self.sources[name] = sorted(node for node, _ in rest[1])
-                if kind == "copy" and name in self.broken:
+                if kind == "copy" and (name in self.broken or (self.lost and len(rest) < 3)):
                     self._failed.setdefault(name, []).append([number, "NoSpace", "it is broken"])
                     continue
-                self._done.setdefault(name, []).append(number)
+                if kind == "copy" and self.lost:
+                    self._partly.setdefault(name, []).append([number, self.lost])
+                else:
+                    self._done.setdefault(name, []).append(number)
                 change = {"copy": rest[0] if rest else 0, "delete": -LENGTH}.get(kind, 0)
                 self.used[name] = max(0, self.used.get(name, 0) + change)
 
@@ -361,6 +371,95 @@ async def test_copies_that_are_damaged_all_are_mended_from_one_another(
         assert cluster.holders(1) == [N1, N2]
 
 
+def say_damaged(cluster: World, **blocks: list[int]) -> None:
+    """Nodes say with their next heartbeats which blocks of their copies of chunk 1 are damaged."""
+    for name, starts in blocks.items():
+        cluster.damaged[name] = [[1, f"{len(starts)} blocks"]]
+        cluster.lacking[name] = [[1, starts, LENGTH]]
+
+
+async def test_what_is_left_of_a_chunk_with_a_lost_block_has_copies_as_any_other(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world(tmp_path, lambda space: chunks_on(space, [N1, N2]), N1, N2, N3, N4) as cluster:
+        cluster.lost = [40]
+        say_damaged(cluster, n1=[40], n2=[40])
+        await cluster.beat(N1, N2)
+        since = trio.current_time()
+        await cluster.beat_until(lambda: trio.current_time() > since + 100, N1, N2, N3, N4)
+        assert not cluster.ordered("copy") and cluster.replication.lost == 1
+        await cluster.beat_until(lambda: len(cluster.holders(1)) == 3, N1, N3, N4)  # N2 is silent
+        (third,) = {*cluster.holders(1)} - {N1, N2}
+        assert cluster.sources[third] == [N1] and not cluster.ordered("delete")
+        assert cluster.replication.under_replicated == 0, "it is counted as lost"
+        await cluster.operations.set_draining(N1, True)
+        await cluster.beat_until(lambda: not cluster.queries.has_replicas(NodeId(N1)), N1, N3, N4)
+        assert {N3, N4} <= {*cluster.holders(1)}
+        await cluster.beat_until(lambda: cluster.replication.lost == 1, N1, N3, N4)
+
+
+async def test_a_copy_with_lost_blocks_goes_only_for_one_that_lacks_nothing_that_it_has(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world(tmp_path, lambda space: chunks_on(space, [N1, N2]), N1, N2, N3) as cluster:
+        cluster.lost = [40]
+        say_damaged(cluster, n1=[20, 40], n2=[40, 60])
+        await cluster.operations.set_draining(N1, True)
+        since = trio.current_time()
+        await cluster.beat_until(lambda: trio.current_time() > since + 60, N1, N2, N3)
+        assert N1 in cluster.holders(1) and not cluster.ordered("delete"), "N2 has not block 60"
+        assert {node for node, _ in cluster.ordered("copy")} == {N2}, "which N1 has"
+        say_damaged(cluster, n2=[40])
+        await cluster.beat_until(lambda: not cluster.queries.has_replicas(NodeId(N1)), N1, N2, N3)
+        assert cluster.holders(1) == [N2, N3] and cluster.sources[N3] == [N2]
+        say_damaged(cluster, n3=[40, 80])
+        cluster.stuck = {N3}
+        await cluster.operations.set_draining(N2, True)
+        since = trio.current_time()
+        await cluster.beat_until(lambda: trio.current_time() > since + 60, N2, N3)
+        assert N2 in cluster.holders(1), "it has block 80"
+
+
+async def test_copies_on_nodes_that_are_all_emptied_are_put_together_elsewhere(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world(tmp_path, lambda space: chunks_on(space, [N1, N2]), N1, N2, N3, N4) as cluster:
+        cluster.lost = [40]
+        say_damaged(cluster, n1=[20, 40], n2=[40, 60])
+        for node in (N1, N2):
+            await cluster.operations.set_draining(node, True)
+        await cluster.beat_until(lambda: cluster.holders(1) == [N3, N4], N1, N2, N3, N4)
+
+
+@pytest.mark.parametrize("length", [LENGTH - 20, None])
+async def test_a_copy_that_is_shorter_or_says_nothing_may_have_what_others_lack(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, length: int | None
+) -> None:
+    async with world(tmp_path, lambda space: chunks_on(space, [N1, N2]), N1, N2, N3) as cluster:
+        cluster.lost = [40]
+        say_damaged(cluster, n1=[40], n2=[40])
+        if length is None:
+            del cluster.lacking[N2]
+        else:
+            cluster.lacking[N2] = [[1, [40], length]]
+        await cluster.operations.set_draining(N1, True)
+        since = trio.current_time()
+        await cluster.beat_until(lambda: trio.current_time() > since + 60, N1, N2, N3)
+        assert N1 in cluster.holders(1) and not cluster.ordered("delete")
+
+
+async def test_a_copy_that_is_missing_is_no_source_of_others(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world(tmp_path, lambda space: chunks_on(space, [N1]), N1, N2) as cluster:
+        await cluster.service.report_chunks(N1, 1, CHUNK_LAST, [])
+        await cluster.service.report_chunks(N1, 1, CHUNK_LAST, [])
+        await cluster.beat_until(lambda: cluster.replication.lost == 1, N1, N2)
+        since = trio.current_time()
+        await cluster.beat_until(lambda: trio.current_time() > since + 60, N1, N2)
+        assert not cluster.ordered("copy")
+
+
 async def test_an_older_node_is_not_told_to_mend_what_it_would_replace(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -371,7 +470,7 @@ async def test_an_older_node_is_not_told_to_mend_what_it_would_replace(
         await cluster.service.report_chunks(N1, 1, CHUNK_LAST, [[1, LENGTH - 10, True], [2, LENGTH - 10, True]])
         await cluster.service.report_chunks(N2, 1, CHUNK_LAST, [[1, LENGTH - 20, True]])
         await cluster.beat_until(lambda: (N2, 2) in cluster.ordered("copy"), N1, N2, N3)
-        assert cluster.ordered("copy") == [(N2, 2)]
+        assert not {(N1, 1), (N2, 1)} & {*cluster.ordered("copy")}, "of both a copy is made elsewhere"
         cluster.older = {N1}
         await cluster.beat_until(lambda: (N2, 1) in cluster.ordered("copy"), N1, N2, N3)
 
