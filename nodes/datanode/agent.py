@@ -31,7 +31,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 from typing import Any, Final
 
 import structlog
@@ -55,7 +54,9 @@ log = structlog.get_logger(__name__)
 _TOLD_AT_ONCE: Final = 4096
 """Orders done, failed, or put off together, and damaged chunks, in one heartbeat: others come with the next."""
 _BLOCKS_AT_ONCE: Final = 16_384
-"""Damaged blocks told in one heartbeat, or those of one chunk."""
+"""Damaged blocks told in one heartbeat."""
+_BLOCKS_OF_ONE: Final = 256
+"""Of one chunk."""
 _POSTPONED_AT_ONCE: Final = 4
 _CHUNK_LAST: Final = 2**63 - 1
 _HEARTBEAT_TIMEOUT_S: Final = 5.0
@@ -94,6 +95,8 @@ class Agent:
         self._failed: list[tuple[int, str, str]] = []
         self._corrupt: list[tuple[ChunkId, str]] = []
         self._damaged: list[tuple[ChunkId, str]] = []
+        self._lacking: dict[ChunkId, None] = {}
+        """Those of which the NameNode is to be told which blocks are."""
         self._known_damaged: set[ChunkId] = set()
         """Those of which the NameNode was told."""
         self._copying: set[ChunkId] = set()
@@ -198,18 +201,13 @@ class Agent:
         done = self._done[: self._done_before_report][:_TOLD_AT_ONCE]
         failed = self._failed[:_TOLD_AT_ONCE]
         corrupt = [each for each in self._corrupt if each[0] not in self._copying][:_TOLD_AT_ONCE]
-        self._done += [number for number, chunk in self._partial if not self._volumes.is_damaged(chunk)]
-        self._partial = [each for each in self._partial if self._volumes.is_damaged(each[1])]
-        partial = self._partial if self._done_before_report is None else []
-        partial = partial[: self._told_with_blocks([chunk for _, chunk in partial])]
-        damaged = self._damaged[: self._told_with_blocks([chunk for chunk, _ in self._damaged])]
-        postponed = self._postponed[:_POSTPONED_AT_ONCE]
+        damaged, postponed = self._damaged[:_TOLD_AT_ONCE], self._postponed[:_POSTPONED_AT_ONCE]
+        self._lacking.update((chunk, None) for chunk, _ in damaged)
+        self._settle_partial()
+        partial = self._partial[:_TOLD_AT_ONCE] if self._done_before_report is None else []
+        lacking = self._lacking_now([chunk for _, chunk in partial])
         report = self._condition() | {"done": done, "failed": failed, "postponed": postponed}
-        report |= {"corrupt": corrupt, "damaged": damaged}
-        report["lacking"] = [
-            [chunk, self._volumes.damaged_blocks(chunk), self._volumes.length(chunk) or 0] for chunk, _ in damaged
-        ]
-        report["partial"] = [[number, self._volumes.damaged_blocks(chunk)] for number, chunk in partial]
+        report |= {"corrupt": corrupt, "damaged": damaged, "lacking": lacking, "partial": [*map(list, partial)]}
         try:
             answer = await self._call("heartbeat", self._config.node, report)
         except errors.NotFound:
@@ -219,6 +217,8 @@ class Agent:
         self._corrupt = _without(self._corrupt, corrupt)
         self._damaged = _without(self._damaged, damaged)
         self._known_damaged.update(chunk for chunk, _ in damaged)
+        for chunk, _, _ in lacking:
+            self._lacking.pop(chunk, None)
         if self._done_before_report is not None:
             self._done_before_report = max(0, self._done_before_report - len(done))
         del self._postponed[: len(postponed)]
@@ -229,10 +229,35 @@ class Agent:
         await self._accept(answer, nursery, workers)
         await self._follow_keys(answer)
 
-    def _told_with_blocks(self, chunks: Sequence[ChunkId]) -> int:
-        """Of how many of these, one at least, one heartbeat can say where damaged blocks begin."""
-        totals = accumulate(len(self._volumes.damaged_blocks(chunk)) for chunk in chunks[:_TOLD_AT_ONCE])
-        return max(1, sum(total <= _BLOCKS_AT_ONCE for total in totals))
+    def _settle_partial(self) -> None:
+        """Copies that are whole by now are done, those that are gone have failed."""
+        left = []
+        for number, chunk in self._partial:
+            if self._volumes.is_damaged(chunk):
+                left.append((number, chunk))
+            elif self._volumes.length(chunk) is not None:
+                self._done.append(number)
+            else:
+                self._failed.append((number, "ChunkNotFound", f"the copy of chunk {chunk:x} is gone again"))
+        self._partial = left
+
+    def _lacking_now(self, first: Sequence[ChunkId]) -> list[tuple[ChunkId, list[int], int]]:
+        """Where damaged blocks begin, and the length, of these chunks, and of as many as fit that are still to be told.
+
+        Of a chunk with very many nobody is told.
+        """
+        told: list[tuple[ChunkId, list[int], int]] = []
+        room = _BLOCKS_AT_ONCE
+        for chunk in [*first, *self._lacking]:
+            blocks = self._volumes.damaged_blocks(chunk)
+            if not 0 < len(blocks) <= _BLOCKS_OF_ONE:
+                self._lacking.pop(chunk, None)
+                continue
+            room -= len(blocks)
+            if room < 0:
+                break
+            told.append((chunk, blocks, self._volumes.length(chunk) or 0))
+        return told
 
     def _note_whole(self) -> None:
         """Have it reported if copies that were damaged are not any more, and no order had them mended."""

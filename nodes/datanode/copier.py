@@ -222,8 +222,6 @@ class Copier:
                 await self._mend(task, source, number, record)
             except (errors.Corrupt, errors.ChunkNotFound) as failure:  # this source has not got this one
                 error = failure
-        if error is not None:
-            raise error
         blocks, position = here.blocks, here.length
         if cut_through:
             blocks, position = cut_through[0][0], cut_through[0][1].start
@@ -238,6 +236,8 @@ class Copier:
             at = None
             blocks += len(records)
             await self._bandwidth.take(len(data))
+        if error is not None:
+            raise error
 
     async def _mend(self, task: _Task, source: _Source, number: int, record: Record) -> None:
         """Have a damaged block as the source has it.

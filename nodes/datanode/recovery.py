@@ -78,10 +78,11 @@ def scan(disk: Disk, cluster: ClusterId | None, clean: bool) -> Found:
 def _load_damage(disk: Disk, chunk: ChunkId, length: int, damages: Damages) -> None:
     """Of blocks that are still there: what was not synced may be gone."""
     blocks = damage.load(disk, chunk)
-    if found := {start: reason for start, reason in blocks.items() if start < length}:
+    found = {start: reason for start, reason in blocks.items() if start < length}
+    if found:
         damages.note(chunk, found)
-    else:
-        damage.save(disk, chunk, {})
+    if len(found) < len(blocks) or not found:
+        damage.save(disk, chunk, found)
 
 
 def _names(disk: Disk) -> Iterator[tuple[ChunkId, set[str]]]:

@@ -247,7 +247,6 @@ class ChunkStore:
         replica.index.append(records)
         if damaged:
             self._damages.note(replica.chunk, damaged)
-            self._newly_damaged.add(replica.chunk)
         self._written_since_bytes += written
         self._note_punched(replica.chunk, length - written)
         self._set_length(replica)
@@ -898,6 +897,8 @@ class ChunkStore:
         length = replica.index.length
         self.used_bytes += length - self.chunks.get(replica.chunk, 0)
         self.chunks[replica.chunk] = length
+        if replica.chunk in self._damages:  # what was told of it was of another length
+            self._newly_damaged.add(replica.chunk)
         self._note_changed(replica.chunk)
 
     def _note_punched(self, chunk: ChunkId, length: int) -> None:

@@ -71,6 +71,8 @@ class Outlook(NamedTuple):
     retry_in_s: float = 0.0
     damaged: Sequence[NodeId] = ()
     """The chunk's holders whose copies are not whole: blocks are damaged, or missing at the end."""
+    left: Collection[NodeId] = ()
+    """If none is whole: the holders whose copies have all that any of them has."""
 
 
 class Explainer:
@@ -140,6 +142,7 @@ class Explainer:
             failures,
             retry_in_s,
             self._replication.short_of(facts.chunk, facts.holders),
+            self._replication.have_all_that_is_left(facts.chunk),
         )
 
 
@@ -193,7 +196,7 @@ def reasons(
     silent = [node for node in facts.holders if node not in nodes or nodes[node].state != NodeState.UP]
     said = [_silence(node, nodes.get(node), now_ns) for node in silent]
     live = _live(facts, nodes)
-    whole = _whole(facts, nodes, outlook)
+    whole = _whole(facts, nodes, outlook) or [node for node in live if node in outlook.left]
     leaving = [node for node in live if nodes[node].draining]
     missing = facts.wanted - len([node for node in whole if node not in leaving])
     if facts.session:
@@ -208,16 +211,18 @@ def reasons(
     said += [
         f"{node} has not all of its blocks, as some are damaged or were lost with its power: only the others are read."
         for node in live
-        if node not in whole
+        if node in outlook.damaged
     ]
     said += [_copying(each, outlook) for each in copying]
-    if not whole and facts.length:
-        others = "they are mended from one another as far as that can be" if len(live) > 1 else "there is no other copy"
-        said.append(
-            f"No copy is whole: {others}, and what is left is copied as any chunk. `dfs fsck --data` says which bytes"
-            f" are lost: restore {facts.files}, or delete it."
-        )
-        return said
+    if facts.length and not _whole(facts, nodes, outlook):
+        lost = f"`dfs fsck --data` says which bytes are lost: restore {facts.files}, or delete it."
+        if not whole:
+            others = (
+                "they are mended from one another as far as that can be" if len(live) > 1 else "there is no other copy"
+            )
+            said.append(f"No copy is whole: {others}. {lost}")
+            return said
+        said.append(f"No copy is whole. What is left is copied as ever; {lost}")
     coming = [each for each in copying if not each.extra]
     if missing > len(coming):
         said.append(_hindrance(facts, nodes, coming, outlook) or _queued(facts, nodes, coming, outlook))

@@ -25,7 +25,7 @@ ordering its copies); what is dropped is dropped by a command that verifies that
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
@@ -236,16 +236,23 @@ class Replication:
             return chunk.chunk, todo.surplus, todo.kept
         return None
 
-    def _plan(self, chunk: ChunkState, nodes: Mapping[NodeId, NodeView], busy: Collection[NodeId] = ()) -> Plan:
+    def _plan(
+        self,
+        chunk: ChunkState,
+        nodes: Mapping[NodeId, NodeView],
+        busy: Collection[NodeId] = (),
+        failed: Collection[NodeId] = (),
+    ) -> Plan:
+        """See `repair.plan`. Nodes in `busy` take no copy now; those in `failed` are not to mend theirs."""
         left = self._have_all_that_is_left(chunk, nodes)
         short = [node for node in self.short_of(chunk.chunk, chunk.holders) if node not in left]
-        return plan(
+        todo = plan(
             chunk,
             nodes,
             self._chance,
             busy=busy,
             short=short,
-            replacing=[node for node in short if not self._members.mends(node)],
+            replacing=[node for node in short if node in failed or not self._members.mends(node)],
             coming=[copy.target for copy in self._copies.of_chunk(chunk.chunk)],
             unreported=[
                 node
@@ -254,6 +261,14 @@ class Replication:
             ],
             is_one_rack=self._members.is_one_rack(),
         )
+        if left and todo.surplus:  # what goes is known by what its node has said, so that has to be of now
+            return todo._replace(surplus=[node for node in todo.surplus if self._is_heard(node, chunk.chunk, nodes)])
+        return todo
+
+    def _is_heard(self, node: NodeId, chunk: ChunkId, nodes: Mapping[NodeId, NodeView]) -> bool:
+        """Whether all that the node has to say of its copy is known."""
+        has_reported = node not in self._members.unreported and chunk not in self._unsure.get(node, ())
+        return nodes[node].state == NodeState.UP and has_reported
 
     def _lacks_blocks(self, chunk: ChunkState, nodes: Mapping[NodeId, NodeView]) -> bool:
         """Whether there are live copies, and none of them is whole."""
@@ -316,7 +331,8 @@ class Replication:
         todo = self._plan(chunk, nodes, full | self._to_be_deleted(number))
         failure = self._copies.failure(number)
         if failure is not None and todo.targets:  # another target, if there is one
-            elsewhere = self._plan(chunk, nodes, full | self._to_be_deleted(number) | failure.targets)
+            busy = full | self._to_be_deleted(number) | failure.targets
+            elsewhere = self._plan(chunk, nodes, busy, failure.targets)
             todo = elsewhere if elsewhere.targets else todo
         for target in todo.targets:
             self._order(chunk, target, todo.sources, extra=not todo.missing)
@@ -325,8 +341,11 @@ class Replication:
         return todo.blocked or len(todo.targets) >= todo.missing
 
     def _order(self, chunk: ChunkState, target: NodeId, sources: Sequence[NodeId], *, extra: bool) -> None:
+        nodes = self._members.by_name()
         others = [node for node in sources if node != target]
-        partly = target not in chunk.holders and self._lacks_blocks(chunk, self._members.by_name())
+        partly = target not in chunk.holders and self._lacks_blocks(chunk, nodes)
+        if partly and self._have_all_that_is_left(chunk, nodes).issuperset(others):  # any of them will do
+            others = [node for node in others if nodes[node].state == NodeState.UP] or others
         now = trio.current_time()
         self._copies.order(chunk.chunk, chunk.length, target, others, extra=extra, partly=partly, now=now)
 
@@ -368,9 +387,9 @@ class Replication:
         return self._copies.orders(node, self._members.by_name()) if self._copies.incoming(node) else []
 
     async def finished(
-        self, node: NodeId, numbers: Sequence[Any], partial: Mapping[int, frozenset[int]] = MappingProxyType({})
+        self, node: NodeId, numbers: Sequence[Any], partial: Mapping[int, Damage | None] = MappingProxyType({})
     ) -> None:
-        """A node has made these copies; of those in `partial` the blocks are damaged that begin there."""
+        """A node has made these copies; those in `partial` are damaged, so and so."""
         copies = self._copies.reported(node, numbers)
         if not copies:
             return
@@ -378,23 +397,22 @@ class Replication:
             part = copies[start : start + _COUNTED_AT_ONCE]
             for copy in part:  # before it counts, or it would count as whole
                 if copy.number in partial:
-                    self.note_damaged(node, copy.chunk, Damage(partial[copy.number], copy.length))
+                    self.note_damaged(node, copy.chunk, partial[copy.number])
             counted = await self._writer.decide("add_replicas", node, [(copy.chunk, copy.length) for copy in part])
             now = trio.current_time()
             for copy, counts in zip(part, counted, strict=True):
                 self._copies.finish(copy, counts=counts, now=now)
                 if counts:
-                    self._note_copied(copy, partial.get(copy.number))
+                    if copy.number in partial:  # a report may have come between that was older
+                        self.note_damaged(node, copy.chunk, partial[copy.number])
+                    self._note_copied(copy, is_whole=copy.number not in partial)
         await self._trim({copy.chunk for copy in copies})
 
-    def _note_copied(self, copy: Copy, damaged: frozenset[int] | None) -> None:
+    def _note_copied(self, copy: Copy, *, is_whole: bool) -> None:
         self._unsure.get(copy.target, set()).discard(copy.chunk)
-        if damaged is None:
+        if is_whole:
             self._short.get(copy.target, set()).discard(copy.chunk)
             self._damage.pop((copy.target, copy.chunk), None)
-        else:
-            damage = Damage(damaged, copy.length)
-            self.note_damaged(copy.target, copy.chunk, damage)  # a report may have come between that was older
         if copy.extra:
             return
         for count in {self._found, self._now} if copy.chunk <= self._position else {self._found}:
@@ -417,16 +435,30 @@ class Replication:
         self._copies.fail(node, number, why, trio.current_time())
 
     def note_short(
-        self, node: NodeId, first: int, last: int, short: Sequence[ChunkId], unsure: Sequence[ChunkId] = ()
+        self,
+        node: NodeId,
+        first: int,
+        last: int,
+        short: Sequence[ChunkId],
+        unsure: Sequence[ChunkId],
+        counted: Container[ChunkId],
     ) -> None:
-        """In [first, last], these are the chunks of which a node has less than was committed, for sure or perhaps."""
+        """In [first, last], these are the chunks of which a node has less than was committed, for sure or perhaps.
+
+        `counted` are its copies that were compared: of one that was counted meanwhile this says nothing.
+        """
         for copies, chunks in ((self._short, short), (self._unsure, unsure)):
             known = copies.setdefault(node, set())
             before = {chunk for chunk in known if first <= chunk <= last}
+            before = {chunk for chunk in before if chunk in counted or not self._holds(node, chunk)}
             known.difference_update(before)
             known.update(chunks)
             for chunk in before.symmetric_difference(chunks):
                 self._damage.pop((node, chunk), None)
+
+    def _holds(self, node: NodeId, chunk: ChunkId) -> bool:
+        state = self._state(chunk)
+        return state is not None and node in state.holders
 
     def note_reported(self) -> None:
         """What a node holds is known now: copies that waited for it may go."""
@@ -437,12 +469,14 @@ class Replication:
 
         `damage` is None of a node of an older release, which does not say which.
         """
-        self._short.setdefault(node, set()).add(chunk)
+        short = self._short.setdefault(node, set())
+        if chunk not in short:
+            short.add(chunk)
+            self._hungry.set()
         if damage is None:
             self._damage.pop((node, chunk), None)
         else:
             self._damage[node, chunk] = damage
-        self._hungry.set()
 
     def note_missing(self, node: NodeId, chunk: ChunkId) -> None:
         """A copy is not there, and keeps its place, as it is the last one."""
@@ -452,6 +486,11 @@ class Replication:
     def short_of(self, chunk: ChunkId, holders: Iterable[NodeId]) -> list[NodeId]:
         """Those of a chunk's holders whose copy is not whole, for sure."""
         return [node for node in holders if chunk in self._short.get(node, ())]
+
+    def have_all_that_is_left(self, chunk: ChunkId) -> set[NodeId]:
+        """Of a sealed chunk that has lost blocks: the nodes whose copies have all the others."""
+        state = self._state(chunk)
+        return self._have_all_that_is_left(state, self._members.by_name()) if state is not None else set()
 
     def short_copies(self) -> list[tuple[NodeId, ChunkId]]:
         """Copies that are not whole, or perhaps not."""

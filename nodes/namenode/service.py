@@ -835,7 +835,13 @@ class NameNode:
             raise errors.NotFound(f"DataNode {name} does not accept the keys that clients have: it has to register")
         member = self._members.heard(name, report)
         await self._note_done(member.node, arguments.array(report.get("done", []), "what is done", 65_536))
-        await self._note_partial(member.node, arguments.array(report.get("partial", []), "copies made in part", 65_536))
+        partial = arguments.array(report.get("partial", []), "copies made in part", 65_536)
+        if partial:
+            damages = _damages(report)
+            made = {arguments.integer(number, "a copy", -arguments.INTEGER_MAX, -1): chunk for number, chunk in partial}
+            await self._replication.finished(
+                member.node, list(made), {number: damages.get(chunk) for number, chunk in made.items()}
+            )
         failed = []
         for number, code, message in arguments.array(report.get("failed", []), "what failed", 65_536):
             log.warning("an order failed", node=member.node, order=number, error=f"{code}: {message}")
@@ -849,14 +855,11 @@ class NameNode:
         for chunk, what in arguments.array(report.get("corrupt", []), "what is corrupt", 65_536):
             log.error("a replica is damaged", node=member.node, chunk=chunk, what=what)
             await self._drop(arguments.chunk(chunk), member.node)
-        lacking = arguments.array(report.get("lacking", []), "damaged blocks", 65_536)
-        damages = {
-            arguments.chunk(chunk): Damage(_blocks_of(starts), arguments.integer(length, "a length"))
-            for chunk, starts, length in lacking
-        }
         for chunk, what in arguments.array(report.get("damaged", []), "what is damaged", 65_536):
             log.error("blocks of a replica are damaged", node=member.node, chunk=chunk, what=what)
-            self._replication.note_damaged(member.node, arguments.chunk(chunk), damages.get(chunk))
+            self._replication.note_damaged(member.node, arguments.chunk(chunk), None)
+        for chunk, damage in _damages(report).items():
+            self._replication.note_damaged(member.node, chunk, damage)
         answer: dict[str, Any] = {
             "cluster": self._store.cluster,
             "log_index": self._store.counters()["log_index"],
@@ -904,14 +907,6 @@ class NameNode:
         copies = [number for number in numbers if isinstance(number, int) and number < 0]
         await self._replication.finished(node, copies)
 
-    async def _note_partial(self, node: NodeId, made: list[Any]) -> None:
-        """Copies with damaged blocks, as no source had these whole: [[number, [where one begins, ...]], ...]."""
-        partial = {
-            arguments.integer(number, "a copy", -arguments.INTEGER_MAX, -1): _blocks_of(blocks)
-            for number, blocks in made
-        }
-        await self._replication.finished(node, list(partial), partial)
-
     async def _drop(self, chunk: ChunkId, node: NodeId) -> None:
         """A copy is of no use; the last one keeps its place, in case that it comes back, and does not count."""
         if not await self._writer.decide("drop_replica", chunk, node, 1):
@@ -956,7 +951,8 @@ class NameNode:
         kept = await self._drop_all(lost, name)
         in_doubt = set(found.lost).difference(lost)
         self._doubts.note(name, in_doubt)
-        self._replication.note_short(name, low, high, [*found.short, *kept], [*found.unsure, *sorted(in_doubt)])
+        unsure = [*found.unsure, *sorted(in_doubt)]
+        self._replication.note_short(name, low, high, [*found.short, *kept], unsure, believed)
         if found.strays:
             await self._writer.decide("delete_stray", name, found.strays)
         if found.unknown:
@@ -972,10 +968,15 @@ class NameNode:
         return following
 
 
-def _blocks_of(starts: Any) -> frozenset[int]:
-    return frozenset(
-        arguments.integer(start, "an offset") for start in arguments.array(starts, "damaged blocks", 65_536)
-    )
+def _damages(report: Mapping[str, Any]) -> dict[ChunkId, Damage]:
+    """What a heartbeat says of damaged chunks: [[chunk, [where a damaged block begins, ...], length], ...]."""
+    return {
+        arguments.chunk(chunk): Damage(
+            frozenset(arguments.integer(start, "an offset") for start in arguments.array(starts, "blocks", 65_536)),
+            arguments.integer(length, "a length"),
+        )
+        for chunk, starts, length in arguments.array(report.get("lacking", []), "damaged blocks", 65_536)
+    }
 
 
 def _key_of(call: Call) -> KeyId:

@@ -143,8 +143,9 @@ class World:
             }
             if name not in self.older:
                 report["damaged"] = self.damaged.pop(name, [])
-                report["lacking"] = self.lacking.pop(name, [])
                 report["partial"] = self._partly.pop(name, [])
+                report["lacking"] = self.lacking.pop(name, [])
+                report["lacking"] += [[chunk, self.lost, LENGTH] for _, chunk in report["partial"]]
             for number, kind, chunk, *rest in (await self.service.heartbeat(name, report))["orders"]:
                 if name in self.stuck:
                     continue
@@ -155,7 +156,7 @@ class World:
                     self._failed.setdefault(name, []).append([number, "NoSpace", "it is broken"])
                     continue
                 if kind == "copy" and self.lost:
-                    self._partly.setdefault(name, []).append([number, self.lost])
+                    self._partly.setdefault(name, []).append([number, chunk])
                 else:
                     self._done.setdefault(name, []).append(number)
                 change = {"copy": rest[0] if rest else 0, "delete": -LENGTH}.get(kind, 0)
@@ -408,10 +409,10 @@ async def test_a_copy_with_lost_blocks_goes_only_for_one_that_lacks_nothing_that
         since = trio.current_time()
         await cluster.beat_until(lambda: trio.current_time() > since + 60, N1, N2, N3)
         assert N1 in cluster.holders(1) and not cluster.ordered("delete"), "N2 has not block 60"
-        assert {node for node, _ in cluster.ordered("copy")} == {N2}, "which N1 has"
+        assert (N2, 1) in cluster.ordered("copy"), "it gets that from N1"
         say_damaged(cluster, n2=[40])
         await cluster.beat_until(lambda: not cluster.queries.has_replicas(NodeId(N1)), N1, N2, N3)
-        assert cluster.holders(1) == [N2, N3] and cluster.sources[N3] == [N2]
+        assert cluster.holders(1) == [N2, N3]
         say_damaged(cluster, n3=[40, 80])
         cluster.stuck = {N3}
         await cluster.operations.set_draining(N2, True)
@@ -429,6 +430,33 @@ async def test_copies_on_nodes_that_are_all_emptied_are_put_together_elsewhere(
         for node in (N1, N2):
             await cluster.operations.set_draining(node, True)
         await cluster.beat_until(lambda: cluster.holders(1) == [N3, N4], N1, N2, N3, N4)
+
+
+async def test_a_copy_that_cannot_be_mended_is_put_together_elsewhere(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world(tmp_path, lambda space: chunks_on(space, [N1, N2]), N1, N2, N3, N4) as cluster:
+        cluster.lost = [40]  # and so no mending ends well
+        say_damaged(cluster, n1=[20, 40], n2=[40, 60])
+        await cluster.operations.set_draining(N1, True)
+        await cluster.beat_until(lambda: not cluster.queries.has_replicas(NodeId(N1)), N1, N2, N3, N4)
+        assert len({N3, N4} & {*cluster.holders(1)}) >= 1
+
+
+async def test_a_copy_goes_only_for_what_its_node_says_now(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """It comes back, and has not reported: what it had damaged may be whole by now, and nowhere else."""
+    async with world(tmp_path, lambda space: chunks_on(space, [N1, N2, N3], wanted=2), N2, N3) as cluster:
+        cluster.stuck = {N1, N2, N3}
+        say_damaged(cluster, n1=[40, 60], n2=[40], n3=[40])
+        await cluster.beat(N2, N3)
+        await cluster.register(N1)
+        since = trio.current_time()
+        await cluster.beat_until(lambda: trio.current_time() > since + 30, N1, N2, N3)
+        assert cluster.holders(1) == [N1, N2, N3]
+        await cluster.service.report_chunks(N1, 1, CHUNK_LAST, [[1, 40, True]])
+        await cluster.beat_until(lambda: cluster.holders(1) == [N2, N3], N1, N2, N3)
 
 
 @pytest.mark.parametrize("length", [LENGTH - 20, None])
