@@ -207,7 +207,7 @@ class Agent:
         partial = self._partial[:_TOLD_AT_ONCE] if self._done_before_report is None else []
         lacking = self._lacking_now([chunk for _, chunk in partial])
         report = self._condition() | {"done": done, "failed": failed, "postponed": postponed}
-        report |= {"corrupt": corrupt, "damaged": damaged, "lacking": lacking, "partial": [*map(list, partial)]}
+        report |= {"corrupt": corrupt, "damaged": damaged, "lacking": lacking, "partial": partial}
         try:
             answer = await self._call("heartbeat", self._config.node, report)
         except errors.NotFound:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Final
 
@@ -148,28 +147,21 @@ class ChunkFiles:
 
     # --- changes: `index` is what is in memory, and is not changed here
 
-    def append(self, index: BlockIndex, records: Sequence[Record], data: Buffer) -> None:
+    def append(self, index: BlockIndex, records: Sequence[Record], data: Buffer | None) -> None:
         """Write blocks that follow the last one; `data` has the bytes of those that are not punched.
 
-        Raises Corrupt if it does not match their checksums. After an error the files are as before.
+        None: nobody has the bytes of these blocks, and a hole is in their place. Raises Corrupt if `data` does not
+        match their checksums. After an error the files are as before.
         """
-        blocks = [(length, crc) for _, length, crc, punched in records if not punched]
-        verify(data, blocks, f"chunk {chunk_name(self._chunk)}: what was to be appended")
-        with self._as_before(index):
-            self._write_runs(records, memoryview(data))
-            self._write_records(len(index), records)
-
-    def append_damaged(self, index: BlockIndex, records: Sequence[Record]) -> None:
-        """As `append`, of blocks whose bytes nobody has: a hole is in their place."""
-        with self._as_before(index):
-            self.data.truncate(index.length + total_length(records))
-            self._write_records(len(index), records)
-
-    @contextmanager
-    def _as_before(self, index: BlockIndex) -> Iterator[None]:
-        """Around an append: after an error of the disk what there is of it goes."""
+        if data is not None:
+            blocks = [(length, crc) for _, length, crc, punched in records if not punched]
+            verify(data, blocks, f"chunk {chunk_name(self._chunk)}: what was to be appended")
         try:
-            yield
+            if data is not None:
+                self._write_runs(records, memoryview(data))
+            else:
+                self.data.truncate(index.length + total_length(records))
+            self._write_records(len(index), records)
         except OSError:
             self.data.truncate(index.length)
             self._index.truncate(formats.RECORDS_OFFSET + len(index) * formats.RECORD_BYTES)

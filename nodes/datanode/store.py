@@ -254,13 +254,13 @@ class ChunkStore:
 
     def _write_blocking(self, replica: _Replica, records: Sequence[Record], data: Buffer | None) -> None:
         if replica.files is not None:
-            _append(replica.files, replica.index, records, data)
+            replica.files.append(replica.index, records, data)
             return
         if self.cluster is None:
             raise errors.Busy(f"{self.disk.name} belongs to no cluster yet: repeat when the NameNode was reached")
         files = ChunkFiles.create(self.disk, self.cluster, replica.chunk)
         try:
-            _append(files, replica.index, records, data)
+            files.append(replica.index, records, data)
         except OSError:
             files.close()
             chunkfiles.remove(self.disk, replica.chunk)
@@ -1038,13 +1038,6 @@ class ChunkStore:
     def _damaged_error(self, chunk: ChunkId) -> errors.Corrupt:
         what = self._damages.summary(chunk) if chunk in self._damages else "it was just mended: read it again"
         return errors.Corrupt(f"chunk {chunk_name(chunk)} in {self.disk.name} is damaged: {what}")
-
-
-def _append(files: ChunkFiles, index: BlockIndex, records: Sequence[Record], data: Buffer | None) -> None:
-    if data is None:
-        files.append_damaged(index, records)
-    else:
-        files.append(index, records, data)
 
 
 def _is_synced(replica: _Replica, target: int) -> bool:

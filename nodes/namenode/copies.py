@@ -22,7 +22,8 @@ from typing import Any, Final, NamedTuple
 import structlog
 
 from dfs import limits
-from dfs.types import ChunkId, NodeId, NodeState, NodeView
+from dfs.types import ChunkId, NodeId, NodeView
+from nodes.namenode.repair import live_among
 
 log = structlog.get_logger(__name__)
 
@@ -150,7 +151,7 @@ class Copies:
                 *((True,) if copy.partly else ()),
             ]
             for copy in self._orders.get(node, {}).values()
-            if (sources := [each for each in copy.sources if each in nodes and nodes[each].state != NodeState.DEAD])
+            if (sources := live_among(copy.sources, nodes))
         ]
 
     def _remove(self, copy: Copy) -> None:

@@ -23,6 +23,7 @@ from nodes.namenode import arguments
 from nodes.namenode.check import Checker, Finding, files_of
 from nodes.namenode.commands import skip_chunks
 from nodes.namenode.membership import Membership
+from nodes.namenode.repair import live_among
 from nodes.namenode.replication import Replication
 from nodes.namenode.store import Database
 
@@ -195,8 +196,9 @@ def reasons(
         ]
     silent = [node for node in facts.holders if node not in nodes or nodes[node].state != NodeState.UP]
     said = [_silence(node, nodes.get(node), now_ns) for node in silent]
-    live = _live(facts, nodes)
-    whole = _whole(facts, nodes, outlook) or [node for node in live if node in outlook.left]
+    live = live_among(facts.holders, nodes)
+    intact = _whole(facts, nodes, outlook)
+    whole = intact or [node for node in live if node in outlook.left]
     leaving = [node for node in live if nodes[node].draining]
     missing = facts.wanted - len([node for node in whole if node not in leaving])
     if facts.session:
@@ -214,7 +216,7 @@ def reasons(
         if node in outlook.damaged
     ]
     said += [_copying(each, outlook) for each in copying]
-    if facts.length and not _whole(facts, nodes, outlook):
+    if facts.length and not intact:
         lost = f"`dfs fsck --data` says which bytes are lost: restore {facts.files}, or delete it."
         if not whole:
             others = (
@@ -252,12 +254,8 @@ def shortage(
     return Finding(COPIES_COMING, what, _clause(under_way))
 
 
-def _live(facts: Facts, nodes: Mapping[NodeId, NodeView]) -> list[NodeId]:
-    return [node for node in facts.holders if node in nodes and nodes[node].state != NodeState.DEAD]
-
-
 def _whole(facts: Facts, nodes: Mapping[NodeId, NodeView], outlook: Outlook) -> list[NodeId]:
-    return [node for node in _live(facts, nodes) if node not in outlook.damaged]
+    return [node for node in live_among(facts.holders, nodes) if node not in outlook.damaged]
 
 
 def _others(count: int, is_on: bool, blocked: int) -> Finding:

@@ -17,7 +17,7 @@ to be mended has to ask only itself.
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from dfs.placement import candidates, choose_nodes, choose_surplus, takes_orders
@@ -43,7 +43,7 @@ class Plan(NamedTuple):
     sources: list[NodeId]
     """Copies on nodes that are not dead: whole ones, or all if none is whole. A target is no source of its own."""
     whole: int
-    """How many of these are whole."""
+    """How many of these are whole, or taken for it."""
     live: int
     """Copies that count."""
     missing: int
@@ -53,6 +53,13 @@ class Plan(NamedTuple):
     """
     blocked: bool
     """No node may take a copy, however little it has to do."""
+    is_lost: bool
+    """No live copy is whole."""
+
+
+def live_among(holders: Iterable[NodeId], nodes: Mapping[NodeId, NodeView]) -> list[NodeId]:
+    """Those of a chunk's holders whose copies there are, whole or not: the nodes that are known and not dead."""
+    return [node for node in holders if node in nodes and nodes[node].state != NodeState.DEAD]
 
 
 def plan(
@@ -62,6 +69,7 @@ def plan(
     *,
     busy: Collection[NodeId] = (),
     short: Collection[NodeId] = (),
+    left: Collection[NodeId] = (),
     replacing: Collection[NodeId] = (),
     coming: Collection[NodeId] = (),
     unreported: Collection[NodeId] = (),
@@ -69,39 +77,45 @@ def plan(
 ) -> Plan:
     """What to do for one chunk. Nodes in `busy` take no copy of it now; to those in `coming` one is under way.
 
-    Copies on suspect nodes count, and are sources; copies on `short` nodes are not whole. Nodes in `replacing` are of
-    an older release, which would replace what they have: theirs are not mended. Those on `unreported` nodes are
-    believed in, but not relied on. `is_one_rack`: there is no other rack for a copy to go to. Of a chunk that needs
-    nothing only the holders are looked at, however many nodes there are.
+    Copies on suspect nodes count, and are sources; copies on `short` nodes are not whole. If none is, those on nodes in
+    `left` are taken for it, as they have all that is left; a copy then goes only if its node is up and has reported, as
+    what it lacks is known from itself. Nodes in `replacing` are of an older release, which would replace what they
+    have, or have failed to mend it: theirs are not mended. Those on `unreported` nodes are believed in, but not relied
+    on. `is_one_rack`: there is no other rack for a copy to go to. Of a chunk that needs nothing only the holders are
+    looked at, however many nodes there are.
     """
-    there = [node for node in chunk.holders if node in nodes and nodes[node].state != NodeState.DEAD]
-    whole = [node for node in there if node not in short]
+    there = live_among(chunk.holders, nodes)
+    intact = [node for node in there if node not in short]
+    is_lost = not intact
+    whole = intact or [node for node in there if node in left]
     staying = [node for node in whole if not nodes[node].draining]
-    able_to_mend = (node for node in there if node in short and takes_orders(nodes[node]))
+    able_to_mend = (node for node in there if node not in whole and takes_orders(nodes[node]))
     mendable = [node for node in able_to_mend if node not in replacing and node not in coming]
     if not whole:
         targets = [node for node in mendable if node not in busy] if len(there) > 1 else []
         if there and not mendable and not coming:  # as all that have one are being emptied: put together elsewhere
             able = candidates(nodes.values(), set(chunk.holders), chunk.length)
             targets = choose_nodes([view for view in able if view.node not in busy], 1, chance)
-        return Plan(targets, [], [], there, 0, 0, 0, False)
+        return Plan(targets, [], [], there, 0, 0, 0, False, is_lost)
     missing = max(0, chunk.wanted - len(staying) - len(coming))
     if not missing:
         surplus, kept = _surplus(chunk, nodes, there, staying, unreported)
         if surplus:
-            return Plan([], surplus, kept, whole, len(whole), len(staying), 0, False)
+            if is_lost:
+                surplus = [node for node in surplus if _is_heard(node, nodes, unreported)]
+            return Plan([], surplus, kept, whole, len(whole), len(staying), 0, False, is_lost)
     taken = [nodes[node].rack for node in (*staying, *coming) if node in nodes]
     is_in_one_rack = chunk.wanted > 1 and len(set(taken)) == 1 and not is_one_rack
     if not missing and not is_in_one_rack:
-        return Plan([], [], [], whole, len(whole), len(staying), 0, False)
+        return Plan([], [], [], whole, len(whole), len(staying), 0, False, is_lost)
     able = candidates(nodes.values(), {*chunk.holders, *coming}, chunk.length)
     free = [view for view in able if view.node not in busy]
     if missing:
         targets = [node for node in mendable if node not in busy][:missing]
         targets += choose_nodes(free, missing - len(targets), chance, racks_taken=taken)
-        return Plan(targets, [], [], whole, len(whole), len(staying), missing, not able and not mendable)
+        return Plan(targets, [], [], whole, len(whole), len(staying), missing, not able and not mendable, is_lost)
     apart = [view for view in free if view.rack != taken[0]]  # what fails together holds all: one more, then one goes
-    return Plan(choose_nodes(apart, 1, chance), [], [], whole, len(whole), len(staying), 0, False)
+    return Plan(choose_nodes(apart, 1, chance), [], [], whole, len(whole), len(staying), 0, False, is_lost)
 
 
 def _surplus(
@@ -111,9 +125,14 @@ def _surplus(
     staying: list[NodeId],
     unreported: Collection[NodeId],
 ) -> tuple[list[NodeId], list[NodeId]]:
-    up = [node for node in staying if nodes[node].state == NodeState.UP and node not in unreported]
+    up = [node for node in staying if _is_heard(node, nodes, unreported)]
     if len(up) < max(1, chunk.wanted):
         return [], []
     leaving = [node for node in there if node not in staying]
     leaving += choose_surplus(up, len(up) - max(1, chunk.wanted), nodes)
     return leaving, [node for node in up if node not in leaving]
+
+
+def _is_heard(node: NodeId, nodes: Mapping[NodeId, NodeView], unreported: Collection[NodeId]) -> bool:
+    """Whether all that the node has to say of its copy is known."""
+    return nodes[node].state == NodeState.UP and node not in unreported

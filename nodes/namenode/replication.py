@@ -39,7 +39,7 @@ from dfs.types import ChunkId, NodeId, NodeState, NodeView
 from nodes.namenode import balance
 from nodes.namenode.backlog import Backlog
 from nodes.namenode.copies import Copies, Copy
-from nodes.namenode.repair import ChunkState, Plan, plan
+from nodes.namenode.repair import ChunkState, Plan, live_among, plan
 
 if TYPE_CHECKING:
     from nodes.namenode.membership import Membership
@@ -218,9 +218,8 @@ class Replication:
                 left = count.of_draining.setdefault(node, [0, 0])
                 left[0] += 1
                 left[1] += chunk.length
-        is_lost = not todo.whole or self._lacks_blocks(chunk, nodes)
-        count.lost += is_lost and chunk.length > 0
-        if _has_few(chunk, todo) and not is_lost:
+        count.lost += todo.is_lost and chunk.length > 0
+        if _has_few(chunk, todo):
             count.under_replicated += 1
             if len(count.few) < _FEW_KNOWN:
                 count.few.append(chunk.chunk)
@@ -229,7 +228,7 @@ class Replication:
         count.to_copy_bytes += missing * chunk.length
         count.blocked += todo.missing if todo.blocked else 0
         if (todo.missing or todo.targets) and not todo.blocked and not self._is_delayed(chunk.chunk):
-            is_urgent = todo.missing or is_lost
+            is_urgent = todo.missing or todo.is_lost
             self._backlog.put(chunk.chunk, todo.whole if is_urgent else limits.REPLICAS_MAX + 1)
         if todo.surplus:
             count.surplus += len(todo.surplus)
@@ -244,14 +243,14 @@ class Replication:
         failed: Collection[NodeId] = (),
     ) -> Plan:
         """See `repair.plan`. Nodes in `busy` take no copy now; those in `failed` are not to mend theirs."""
-        left = self._have_all_that_is_left(chunk, nodes)
-        short = [node for node in self.short_of(chunk.chunk, chunk.holders) if node not in left]
-        todo = plan(
+        short = self.short_of(chunk.chunk, chunk.holders)
+        return plan(
             chunk,
             nodes,
             self._chance,
             busy=busy,
             short=short,
+            left=self._have_all_that_is_left(chunk, nodes) if short else (),
             replacing=[node for node in short if node in failed or not self._members.mends(node)],
             coming=[copy.target for copy in self._copies.of_chunk(chunk.chunk)],
             unreported=[
@@ -261,27 +260,19 @@ class Replication:
             ],
             is_one_rack=self._members.is_one_rack(),
         )
-        if left and todo.surplus:  # what goes is known by what its node has said, so that has to be of now
-            return todo._replace(surplus=[node for node in todo.surplus if self._is_heard(node, chunk.chunk, nodes)])
-        return todo
-
-    def _is_heard(self, node: NodeId, chunk: ChunkId, nodes: Mapping[NodeId, NodeView]) -> bool:
-        """Whether all that the node has to say of its copy is known."""
-        has_reported = node not in self._members.unreported and chunk not in self._unsure.get(node, ())
-        return nodes[node].state == NodeState.UP and has_reported
 
     def _lacks_blocks(self, chunk: ChunkState, nodes: Mapping[NodeId, NodeView]) -> bool:
         """Whether there are live copies, and none of them is whole."""
         short = self.short_of(chunk.chunk, chunk.holders)
-        return bool(short) and _live(chunk, nodes).issubset(short)
+        return bool(short) and set(live_among(chunk.holders, nodes)).issubset(short)
 
     def _have_all_that_is_left(self, chunk: ChunkState, nodes: Mapping[NodeId, NodeView]) -> set[NodeId]:
         """Of a chunk that has lost blocks: the nodes whose copies have all the others."""
         if not self._lacks_blocks(chunk, nodes):
             return set()
-        live = {node: self._damage.get((node, chunk.chunk)) for node in _live(chunk, nodes)}
-        known = {node: each.blocks for node, each in live.items() if each is not None and each.length == chunk.length}
-        if len(known) < len(live):
+        told = {node: self._damage.get((node, chunk.chunk)) for node in live_among(chunk.holders, nodes)}
+        known = {node: each.blocks for node, each in told.items() if each is not None and each.length == chunk.length}
+        if len(known) < len(told):
             return set()
         nowhere = frozenset.intersection(*known.values())
         return {node for node, blocks in known.items() if blocks == nowhere}
@@ -643,11 +634,7 @@ class Replication:
         nodes = self._members.by_name()
         with self._store.translating():
             states = [state for chunk in chunks if (state := self._state(chunk))]
-        return [
-            state.chunk
-            for state in states
-            if _has_few(state, self._plan(state, nodes)) and not self._lacks_blocks(state, nodes)
-        ]
+        return [state.chunk for state in states if _has_few(state, self._plan(state, nodes))]
 
     @property
     def blocked(self) -> int:
@@ -664,11 +651,6 @@ class Replication:
         return len(self._copies)
 
 
-def _live(chunk: ChunkState, nodes: Mapping[NodeId, NodeView]) -> set[NodeId]:
-    """The holders whose copies there are, whole or not."""
-    return {node for node in chunk.holders if node in nodes and nodes[node].state != NodeState.DEAD}
-
-
 def _has_few(chunk: ChunkState, todo: Plan) -> bool:
     """Some whole copies, and fewer than wanted."""
-    return 0 < todo.whole < chunk.wanted
+    return not todo.is_lost and todo.whole < chunk.wanted

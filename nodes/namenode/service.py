@@ -835,13 +835,12 @@ class NameNode:
             raise errors.NotFound(f"DataNode {name} does not accept the keys that clients have: it has to register")
         member = self._members.heard(name, report)
         await self._note_done(member.node, arguments.array(report.get("done", []), "what is done", 65_536))
-        partial = arguments.array(report.get("partial", []), "copies made in part", 65_536)
-        if partial:
-            damages = _damages(report)
-            made = {arguments.integer(number, "a copy", -arguments.INTEGER_MAX, -1): chunk for number, chunk in partial}
-            await self._replication.finished(
-                member.node, list(made), {number: damages.get(chunk) for number, chunk in made.items()}
-            )
+        damages = _damages(report)
+        partial = {
+            arguments.integer(number, "a copy", -arguments.INTEGER_MAX, -1): damages.get(chunk)
+            for number, chunk in arguments.array(report.get("partial", []), "copies made in part", 65_536)
+        }
+        await self._replication.finished(member.node, list(partial), partial)
         failed = []
         for number, code, message in arguments.array(report.get("failed", []), "what failed", 65_536):
             log.warning("an order failed", node=member.node, order=number, error=f"{code}: {message}")
@@ -858,7 +857,7 @@ class NameNode:
         for chunk, what in arguments.array(report.get("damaged", []), "what is damaged", 65_536):
             log.error("blocks of a replica are damaged", node=member.node, chunk=chunk, what=what)
             self._replication.note_damaged(member.node, arguments.chunk(chunk), None)
-        for chunk, damage in _damages(report).items():
+        for chunk, damage in damages.items():
             self._replication.note_damaged(member.node, chunk, damage)
         answer: dict[str, Any] = {
             "cluster": self._store.cluster,
