@@ -1,6 +1,7 @@
 """The descriptor of /dev/fuse, and what the kernel is told through it that pyfuse3 or libfuse 3.14 has no word for.
 
-**Notifications**, by which the kernel forgets what it was told. They are written to a descriptor of our own.
+**Notifications**, by which the kernel forgets what it was told, or has bytes of a file before it asks for those. They
+are written to a descriptor of our own.
 
 **Answers to INIT and to opens** are libfuse's with flags added. It writes them to its descriptor, so for that moment
 the descriptor is the end of a socket, and what was written there is taken out, changed and given to the kernel:
@@ -34,6 +35,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from dfs.checksum import Buffer
+
 NO_FLUSH: Final = 1 << 5
 """FOPEN_NOFLUSH (Linux 5.16): closing the file needs no request."""
 KEEP_CACHE: Final = 1 << 1
@@ -61,9 +64,12 @@ _OPEN_FLAGS_FROM_END: Final = 8
 """Of the flags in it: behind the handle, before 4 bytes that mean nothing."""
 _NOTIFY_INODE: Final = 2
 _NOTIFY_NAME: Final = 3
+_NOTIFY_STORE: Final = 4
 _NOTIFY_EPOCH: Final = 8
 _INODE: Final = struct.Struct("=QqQ")
 """Its number, and which of its bytes to forget: from here on, so many; all, if 0; none from -1 on."""
+_STORE: Final = struct.Struct("=QQI4x")
+"""Its number, where in it the bytes begin that follow, and how many they are."""
 _NAME: Final = struct.Struct("=QII")
 """The directory's number, the name's length, and no flags; the name and a 0 follow."""
 
@@ -155,8 +161,16 @@ class Device:
             return False
         return True
 
-    def _notify(self, number: int, body: bytes) -> None:
-        os.write(self._kernel, _HEADER.pack(_HEADER.size + len(body), number, 0) + body)
+    def store(self, number: int, offset: int, data: Buffer) -> None:
+        """The kernel is to have these bytes of an inode in its page cache, of whose last page those that are there.
+
+        Raises OSError if it does not know the inode.
+        """
+        self._notify(_NOTIFY_STORE, _STORE.pack(number, offset, len(data)), data)
+
+    def _notify(self, number: int, body: bytes, data: Buffer = b"") -> None:
+        header = _HEADER.pack(_HEADER.size + len(body) + len(data), number, 0)
+        os.writev(self._kernel, (header + body, data))
 
 
 def _flags_to_add(request: bytes) -> int:

@@ -23,15 +23,17 @@ _PAGE_ENTRIES: Final = 1024
 class FileHandle:
     """One open(2): its inode, whether it appends, and how many of the inode's late errors it has heard of.
 
-    `is_durable`: what it writes is on the disks when the write returns (O_SYNC, O_DSYNC).
+    `is_durable`: what it writes is on the disks when the write returns (O_SYNC, O_DSYNC). `is_cached`: it may have been
+    read through this without our noticing, as the kernel had pages of it.
     """
 
-    __slots__ = ("_told", "append", "inode", "is_durable")
+    __slots__ = ("_told", "append", "inode", "is_cached", "is_durable")
 
-    def __init__(self, inode: OpenInode, append: bool, is_durable: bool) -> None:
+    def __init__(self, inode: OpenInode, append: bool, *, is_durable: bool, is_cached: bool) -> None:
         self.inode = inode
         self.append = append
         self.is_durable = is_durable
+        self.is_cached = is_cached
         self._told = inode.late_errors
 
     async def flush(self) -> None:

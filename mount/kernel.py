@@ -31,7 +31,11 @@ directory can be read from its beginning again at any time: so it is remembered 
 the names' time-outs it is not worth having, since each of them would be looked up: then it is read anew, with
 attributes.
 
-Notifications block, so they are made in threads.
+Notifications that make it forget block, so they are made in threads.
+
+**Pages** that are given to it before it asks for them (`give`) are those of attributes that the cache covers at that
+moment, and of files that this mount has not open: so no request that waits for an answer of ours has such a page
+locked, and giving it does not block. What is recalled later is forgotten as pages that it has read.
 """
 
 from __future__ import annotations
@@ -49,6 +53,7 @@ import structlog
 import trio
 
 from dfs import limits
+from dfs.checksum import Buffer
 from dfs.client.cache import Cache
 from dfs.client.session import Session
 from dfs.types import ALL_NAMES, Attr, DirEntry, Ino, Item
@@ -125,7 +130,7 @@ class Kernel:
         self._listing_threads = trio.CapacityLimiter(_THREADS_MAX)
         """For what no lock keeps up, though others may have all the other ones."""
         self._page_threads = trio.CapacityLimiter(_THREADS_MAX)
-        self._forgotten = self._waited_out = 0
+        self._forgotten = self._waited_out = self._given = 0
 
     # --- telling ----------------------------------------------------------------------------------------
 
@@ -209,11 +214,30 @@ class Kernel:
     def keeps_pages(self, attr: Attr) -> bool:
         """Whether the pages that the kernel has of a file, which is being opened, are those of this version."""
         keeps = self._pages.get(attr.ino) == attr.version
+        self._has_pages(attr)
+        return keeps
+
+    def _has_pages(self, attr: Attr) -> None:
         self._pages[attr.ino] = attr.version
         self._pages.move_to_end(attr.ino)
         if len(self._pages) > _PAGES_MAX:
             self._pages.popitem(last=False)
-        return keeps
+
+    def give(self, attr: Attr, offset: int, data: Buffer) -> bool:
+        """Put what a file that is not open holds from `offset` to its end into the page cache; whether that was done.
+
+        Not what it holds after pages of another version.
+        """
+        is_covered = self._session.kernel_timeout_s and self._cache.covers(attr)
+        if not is_covered or self._asks_always(attr) or (offset and self._pages.get(attr.ino) != attr.version):
+            return False
+        try:
+            self._device.store(self._number(attr.ino), offset, data)
+        except OSError:  # the kernel does not know it, or not any more
+            return False
+        self._has_pages(attr)
+        self._given += 1
+        return True
 
     def changed(self, attr: Attr) -> None:
         """A change of this mount's own, which leaves the kernel's pages as they should be, made it this version."""
@@ -273,6 +297,10 @@ class Kernel:
         self._changed[directory] = trio.current_time()
 
     # --- forgetting -------------------------------------------------------------------------------------
+
+    def forget_attributes(self, ino: Ino) -> None:
+        """The kernel is to ask for the attributes of an inode, which have changed though it noticed nothing."""
+        _notify(self._device.forget_attributes, [self._number(ino)])
 
     async def forget(self, items: Sequence[Item]) -> None:
         """Return when the kernel shows none of these without asking. The cache has forgotten them already."""
@@ -384,6 +412,7 @@ class Kernel:
             "told_attributes": len(self._attrs),
             "told_names": sum(map(len, self._names.values())),
             "told_listings": len(self._listings),
+            "given": self._given,
             "forgotten": self._forgotten,
             "waited_out": self._waited_out,
         }

@@ -328,6 +328,8 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
         opened = await self._open.acquire(ino, f"inode {ino}")
         if flags & os.O_TRUNC:
             await self._cut(opened)
+        elif flags & os.O_ACCMODE != os.O_WRONLY:
+            self._open.reads(opened)
         info = self._opened(opened, flags)
         self._device.add_open_flags(self._closing_flags(opened, flags))
         return info
@@ -348,7 +350,8 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
         """A handle that appends is used past the page cache: there, the kernel may cut one write(2) in two."""
         append = bool(flags & os.O_APPEND)
         keep = self._kernel.keeps_pages(inode.attr)
-        handle = FileHandle(inode, append, is_durable=bool(flags & os.O_DSYNC))
+        is_cached = keep and flags & os.O_ACCMODE != os.O_WRONLY
+        handle = FileHandle(inode, append, is_durable=bool(flags & os.O_DSYNC), is_cached=is_cached)
         return pyfuse3.FileInfo(fh=self._handles.add_file(handle), direct_io=append, keep_cache=keep)
 
     @_handler
@@ -378,7 +381,11 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
 
     @_handler
     async def release(self, fh: int) -> None:
-        self._open.close(self._handles.files.pop(fh).inode)
+        handle = self._handles.files.pop(fh)
+        inode = handle.inode
+        if handle.is_cached and self._options.keeps_file_atimes and self._accesses.read(inode.attr):
+            self._kernel.forget_attributes(inode.ino)
+        self._open.close(inode)
 
     @_handler
     async def fsync(self, fh: int, datasync: bool) -> None:

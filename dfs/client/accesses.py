@@ -36,15 +36,16 @@ class Accesses:
         self._pending: dict[Ino, int] = {}
         self._full = trio.Event()
 
-    def read(self, attr: Attr) -> None:
-        """The inode, whose newest attributes these are, is being read."""
+    def read(self, attr: Attr) -> bool:
+        """The inode, whose newest attributes these are, is being read; whether that moves its access time."""
         now_ns = self._now_ns()
         known_ns = max(attr.atime_ns, self._pending.get(attr.ino, attr.atime_ns))
         if known_ns > max(attr.mtime_ns, attr.ctime_ns, now_ns - _STALE_NS):
-            return
+            return False
         self._pending[attr.ino] = now_ns
         if len(self._pending) >= limits.ACCESSES_MAX:
             self._full.set()
+        return True
 
     def _now_ns(self) -> int:
         return self._fs.session.runtime.now_ns()

@@ -4,6 +4,9 @@
 WRITE_BACK_AT_BYTES of them, or all after WRITE_BACK_AFTER_S, by `fsync`, or because all open files together have too
 many. Leaving means: appended to chunks, then committed, with the time of the last write as the file's.
 
+A file's first bytes have the time of its making, if it was made less than NEW_FILE_S ago, as where times count jiffies:
+a kernel that sees the time of modification change drops the pages that it has, those too that it has just written.
+
 Bytes may stay in memory because this client owns the inode (`nodes.namenode.leases`): whoever else asks for it has us
 commit first. So closing commits nothing, and attributes are shown as they will be (`shown`). Where it cannot be owned,
 because others want it as well, each write is committed before it returns; where there are no leases at all, closing
@@ -82,6 +85,8 @@ class OpenInode:
         """When it was written to last, or the time that was set since; None: never here."""
         self._end = 0
         """How far what was written reaches that is not committed."""
+        self._has_new_end = False
+        """Whether something was written since `take_end`."""
         self._passing = 0
         """How many writes are under way of which each commits before it returns."""
         self.was_cut = False
@@ -158,11 +163,18 @@ class OpenInode:
         before = self._dirty.length_bytes
         self._dirty.write(offset, data)
         self._end = max(self._end, offset + len(data))
-        self._written_ns = self._owner.now_ns()
+        self._written_ns = self._time_of_write()
+        self._has_new_end = True
         self._owner.count_dirty(self._dirty.length_bytes - before)
         if self._dirty.length_bytes >= limits.WRITE_BACK_AT_BYTES:
             self._stirred.set()
             self.begin_to_drain()
+
+    def _time_of_write(self) -> int:
+        now, attr = self._owner.now_ns(), self.attr
+        is_untouched = attr.version == 1 and attr.mtime_ns == attr.ctime_ns == attr.btime_ns
+        is_new = is_untouched and 0 <= now - attr.btime_ns < limits.NEW_FILE_S * 1e9
+        return attr.btime_ns if is_new else now
 
     async def append(self, data: Buffer) -> None:
         """Put `data` at the end of file, as it is for everybody at this moment, in one piece."""
@@ -187,6 +199,19 @@ class OpenInode:
     def _size(self) -> int:
         """Of a file that is owned, with what is written here."""
         return self.attr.size if self.is_clean else max(self.attr.size, self._end)
+
+    def take_end(self, page_bytes: int) -> tuple[int, Buffer] | None:
+        """Where the page begins that the file ends in, and what it holds; once after it was written.
+
+        None where it ends with a whole page, or that is not in memory, or may be different for others.
+        """
+        has_new_end, self._has_new_end = self._has_new_end, False
+        size = self._size
+        start = size - size % page_bytes
+        if not has_new_end or start == size or not self.is_owned:
+            return None
+        data = self._dirty.read(start, size)
+        return None if data is None else (start, data)
 
     def shown(self) -> Attr:
         """The attributes of a file that is owned, as they will be when what is dirty is committed."""

@@ -8,6 +8,10 @@ is not leased is held when it is opened. One hold serves all users of an inode.
 memory leaves together, in one append and one batch of commands. Where all together have more than can leave in time
 (`throttle`) writers wait. A file that nobody has open any more lingers until its bytes have left.
 
+**Given to the kernel** (`give`), which then has no need to ask for it, is what a file holds that nobody has open: small
+ones that are fetched ahead, and of what was just written the last page, which the kernel keeps of itself only if it is
+whole. While a file is open the kernel may have a page of it locked that it has asked for; else nobody has for long.
+
 **A lost session** (`_lost`) takes with it what is in memory: by then others may have changed the files.
 
 Invariant: of each inode there is at most one `OpenInode`.
@@ -16,6 +20,7 @@ Invariant: of each inode there is at most one `OpenInode`.
 from __future__ import annotations
 
 import math
+import mmap
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -57,6 +62,11 @@ class OpenInodes:
         self._cautious_until = -math.inf
         self.on_own_change: Callable[[Attr], None] = lambda _: None
         """Called with the attributes of a file after a change of ours, which its readers here have seen already."""
+        self.give: Callable[[Attr, int, Buffer], bool] = lambda *_: False
+        """Called with the attributes of a file that is not open, and its bytes from some offset to its end.
+
+        Whether the kernel has them now.
+        """
         self.generation = 0
         """How many sessions have ended."""
         fs.session.owned = self._dirty_inos
@@ -73,7 +83,7 @@ class OpenInodes:
         if isinstance(fs.inodes, CachedInodes):
             fs.inodes.attach(self)
         cache = fs.session.cache
-        self.small_files = None if cache is None else SmallFiles(cache, fs.inodes, fs.reader, self.start)
+        self.small_files = None if cache is None else SmallFiles(cache, fs.inodes, fs.reader, self.start, self._give)
 
     def now_ns(self) -> int:
         return self.fs.session.runtime.now_ns()
@@ -152,6 +162,15 @@ class OpenInodes:
         self._count_holds(inode)
         return inode
 
+    def reads(self, inode: OpenInode) -> None:
+        """Somebody has opened a file to read it."""
+        if self.small_files is not None:
+            self.small_files.opened(inode.ino)
+
+    def _give(self, attr: Attr, data: Buffer) -> bool:
+        """All that a file holds was fetched. If it is open, or written to, it is for who reads it."""
+        return attr.ino not in self._open and len(data) == attr.size and self.give(attr, 0, data)
+
     def _count_holds(self, inode: OpenInode) -> None:
         if inode.holds or not inode.users:
             self._unheld.pop(inode.ino, None)
@@ -166,6 +185,8 @@ class OpenInodes:
         self._count_holds(inode)
         if not inode.attr.nlink:
             self._note_gone(inode, inode.attr, is_private=self.fs.inodes.is_private(inode.ino))
+        elif (end := inode.take_end(mmap.PAGESIZE)) is not None:
+            self.give(inode.attr, *end)
         must_leave, inode.was_cut = inode.was_cut or not inode.is_owned, False
         if inode.is_clean:
             self._drop(inode)

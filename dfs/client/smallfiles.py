@@ -3,15 +3,18 @@
 Whoever reads a tree (cp, tar, git, grep, a compiler) reads its files in the order of their directories. Each costs a
 question to the NameNode and a read at a DataNode, and nearly nothing of that is for its bytes. So after FOLLOWED_AFTER
 files that stand near one another in a directory, one question tells where the next FOLLOWED_FIRST are, and later more
-each time. Small files that were written together are neighbours in a chunk, so a few reads get them all. Others are
-asked for when half of them are read.
+each time; whoever goes on in another directory is known already. Small files that were written together are neighbours
+in a chunk, so a few reads get them all. Others are asked for when half of them are read.
+
+What is fetched is offered to the kernel (`give`), which then has no need to ask for it. So its reader is seen opening
+such files, and reading the others.
 
 It needs no lease: what is kept is what a file held in one **version**, and it is handed out for this version only. That
 the version is the newest is for those to know who ask (`OpenInode.read`). Chunks do not change where files are in them,
 and a read that fails, as of a file that was removed meanwhile, only means that nothing was fetched ahead.
 
 Invariants: `_kept_bytes` is the sum of `size_bytes` of `_batches`, at most SMALL_FILES_KEPT_BYTES besides the latest;
-each of `_contents` is of one of `_batches`, which has it in `unread`; what is not `done` is being fetched by a task,
+each of `_contents` is of one of `_batches`, which has it in `kept`; what is not `done` is being fetched by a task,
 which sets it at the latest when it ends. Whoever has waited for one drops that one only: there may be another of the
 same file by then.
 """
@@ -28,6 +31,7 @@ import structlog
 import trio
 
 from dfs import errors, limits, tasks
+from dfs.checksum import Buffer
 from dfs.client.cache import Cache
 from dfs.client.inodes import Inodes, WholeFile
 from dfs.client.reader import Piece, Reader
@@ -37,14 +41,19 @@ log = structlog.get_logger(__name__)
 
 
 class _Batch:
-    """Files that are fetched together. `unread` are those of which nobody has read the end yet."""
+    """Files that are fetched together.
 
-    __slots__ = ("count", "size_bytes", "unread")
+    `kept` are those whose bytes are kept here; `unread` those of which nobody has read the end yet, nor opened them if
+    the kernel was given them.
+    """
+
+    __slots__ = ("count", "kept", "size_bytes", "unread")
 
     def __init__(self, files: Sequence[Attr]) -> None:
         self.count = len(files)
         self.size_bytes = sum(attr.size for attr in files)
-        self.unread = {attr.ino for attr in files}
+        self.kept = {attr.ino for attr in files}
+        self.unread = set(self.kept)
 
     @property
     def is_half_read(self) -> bool:
@@ -66,17 +75,27 @@ class _Content:
 class _Walk:
     """Somebody who reads files of one directory. `cookie` is where he is, `reach` how far was fetched for him."""
 
-    __slots__ = ("ahead", "batch", "cookie", "reach", "steps")
+    __slots__ = ("ahead", "batch", "before", "cookie", "reach", "steps")
 
-    def __init__(self, cookie: int) -> None:
+    def __init__(self, cookie: int, steps: int) -> None:
         self.cookie = cookie
         self.reach = cookie
-        self.steps = 1
-        """Files that he has read, each near the one before."""
+        self.steps = steps
+        """Files that he has read, each near the one before; what he read elsewhere counts as well."""
         self.ahead = limits.FOLLOWED_FIRST
         """Files that the next batch may have."""
         self.batch: _Batch | None = None
         """The latest."""
+        self.before: _Batch | None = None
+        """And the one before it."""
+
+    def take(self, ino: Ino) -> bool:
+        """Somebody opens a file: whether it was fetched for whoever reads here, and not opened since."""
+        for batch in (self.batch, self.before):
+            if batch is not None and ino in batch.unread:
+                batch.unread.remove(ino)
+                return True
+        return False
 
 
 class _Run(NamedTuple):
@@ -99,28 +118,47 @@ class _Run(NamedTuple):
 
 
 class SmallFiles:
-    """Of one client. `start` runs a task that lasts as long as the client."""
+    """Of one client. `start` runs a task that lasts as long as the client.
 
-    def __init__(self, cache: Cache, inodes: Inodes, reader: Reader, start: Callable[..., Any]) -> None:
+    `give` is called with the attributes of a file and all that it holds; whether the kernel has that now.
+    """
+
+    def __init__(
+        self,
+        cache: Cache,
+        inodes: Inodes,
+        reader: Reader,
+        start: Callable[..., Any],
+        give: Callable[[Attr, Buffer], bool],
+    ) -> None:
         self._cache = cache
         self._inodes = inodes
         self._reader = reader
         self._start = start
+        self._give = give
         self._walks: OrderedDict[Ino, _Walk] = OrderedDict()
         """By directory, the latest last."""
         self._contents: dict[Ino, _Content] = {}
         self._batches: dict[_Batch, None] = {}
         """In the order in which they were asked for."""
         self._kept_bytes = 0
-        self._not_before = -math.inf
-        self._fetched = self._used = 0
+        self._not_before = self._stepped_at = -math.inf
+        self._fetched = self._used = self._given = 0
+
+    def opened(self, ino: Ino) -> None:
+        """A file is opened to be read: if the kernel was given it, this is all that is seen of its reader."""
+        place = self._cache.place(ino)
+        walk = self._walks.get(place[0]) if place is not None else None
+        if walk is not None and ino not in self._contents and walk.take(ino):
+            self._used += 1
+            self._follow(ino, is_given=True)
 
     async def read(self, attr: Attr, offset: int, count: int) -> memoryview | None:
         """Bytes of a small file as it is in this version; None where the caller has to fetch them.
 
         They end before the end of file only if `count` says so.
         """
-        self._follow(attr)
+        self._follow(attr.ino)
         content = self._contents.get(attr.ino)
         if content is None:
             return None
@@ -135,27 +173,29 @@ class SmallFiles:
 
     # --- who reads what -----------------------------------------------------------------------------------
 
-    def _follow(self, attr: Attr) -> None:
+    def _follow(self, ino: Ino, *, is_given: bool = False) -> None:
         """A small file is read: fetch what its reader is likely to read next, if he is seen to go on in order."""
-        place = self._cache.place(attr.ino)
+        place = self._cache.place(ino)
         if place is None:
             return
         directory, cookie = place
         walk = self._walks.get(directory)
         if walk is None:
-            walk = self._walks[directory] = _Walk(cookie)
+            goes_on = trio.current_time() < self._stepped_at + limits.FOLLOWED_ON_S
+            walk = self._walks[directory] = _Walk(cookie, limits.FOLLOWED_AFTER if goes_on else 1)
             if len(self._walks) > limits.FOLLOWED_WALKS_MAX:
                 self._walks.popitem(last=False)
         self._walks.move_to_end(directory)
         gap = cookie - walk.cookie
         if 0 < gap <= limits.FOLLOWED_GAP_MAX:
             walk.steps += 1
+            self._stepped_at = trio.current_time()
         elif gap:
             walk.steps, walk.ahead = 1, limits.FOLLOWED_FIRST
         walk.cookie = cookie
         if walk.steps < limits.FOLLOWED_AFTER or trio.current_time() < self._not_before:
             return
-        if attr.ino not in self._contents:
+        if ino not in self._contents and not is_given:
             walk.reach = cookie - 1
         elif walk.batch is None or not walk.batch.is_half_read:
             return
@@ -175,6 +215,7 @@ class SmallFiles:
             return
         walk.ahead = min(2 * walk.ahead, limits.WHOLE_FILES_MAX)
         contents = self._add(files)
+        walk.before = walk.batch
         walk.batch = contents[files[0].ino].batch
         self._start(tasks.in_advance, self._fetch, contents)
 
@@ -188,18 +229,23 @@ class SmallFiles:
         contents = {attr.ino: _Content(batch, attr.version) for attr in files}
         self._contents |= contents
         while self._kept_bytes > limits.SMALL_FILES_KEPT_BYTES and len(self._batches) > 1:
-            for ino in list(next(iter(self._batches)).unread):
+            for ino in list(next(iter(self._batches)).kept):
                 self._drop(ino, self._contents[ino])
         return contents
 
-    def _drop(self, ino: Ino, content: _Content) -> None:
-        """Keep this no longer; others may have dropped it already, and fetch the file anew."""
+    def _drop(self, ino: Ino, content: _Content, *, is_given: bool = False) -> None:
+        """Keep this no longer; others may have dropped it already, and fetch the file anew.
+
+        `is_given`: the kernel has it, but nobody has read it yet.
+        """
         if self._contents.get(ino) is not content:
             return
         del self._contents[ino]
         batch = content.batch
-        batch.unread.discard(ino)
-        if not batch.unread:
+        batch.kept.remove(ino)
+        if not is_given:
+            batch.unread.discard(ino)
+        if not batch.kept:
             del self._batches[batch]
             self._kept_bytes -= batch.size_bytes
 
@@ -235,11 +281,21 @@ class SmallFiles:
         self._fetched += len(run.files)
         for file in run.files:
             start = file.chunk_offset - run.start
-            contents[file.ino].view = view[start : start + file.length].toreadonly()
-            contents[file.ino].done.set()
+            content = contents[file.ino]
+            content.view = view[start : start + file.length].toreadonly()
+            content.done.set()
+            attr = self._inodes.cached_attr(file.ino)
+            if attr is not None and attr.version == content.version and self._give(attr, content.view):
+                self._given += 1
+                self._drop(file.ino, content, is_given=True)
 
     def statistics(self) -> dict[str, int]:
-        return {"fetched": self._fetched, "used": self._used, "kept_bytes": self._kept_bytes}
+        return {
+            "fetched": self._fetched,
+            "used": self._used,
+            "given": self._given,
+            "kept_bytes": self._kept_bytes,
+        }
 
 
 def _is_small(attr: Attr) -> bool:

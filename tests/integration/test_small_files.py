@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import mmap
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +14,7 @@ import pytest
 import trio
 
 from dfs import errors, limits
+from dfs.checksum import Buffer
 from dfs.client import FileSystem
 from dfs.client.cache import Cache
 from dfs.client.openinodes import OpenInodes, open_inodes
@@ -52,6 +56,7 @@ class Mount:
 
     async def read(self, attr: Attr) -> bytes:
         file = await self.files.acquire(attr.ino, "a file")
+        self.files.reads(file)
         try:
             return bytes(await file.read(0, limits.READ_MAX_BYTES))
         finally:
@@ -214,6 +219,145 @@ async def test_no_more_is_kept_than_is_allowed(tmp_path: Path, monkeypatch: pyte
             for entry in (await reader.fs.inodes.readdir(directory))[:3]:
                 await reader.read(entry.attr)
             assert reader.kept_bytes <= 2000 + limits.FOLLOWED_FIRST * max(map(len, map(content, range(_COUNT))))
+
+
+# --- what the kernel is given ---------------------------------------------------------------------------
+
+
+class Pages:
+    """A page cache of whole files, by what it is given."""
+
+    def __init__(self, mount: Mount) -> None:
+        self.held: dict[Ino, tuple[Attr, bytes]] = {}
+        self._mount = mount
+        mount.files.give = self._take
+
+    def _take(self, attr: Attr, offset: int, data: Buffer) -> bool:
+        assert not self._mount.files.is_open(attr.ino)
+        before = self.held[attr.ino][1][:offset] if offset else b""
+        assert len(before) == offset
+        self.held[attr.ino] = attr, before + bytes(data)
+        return True
+
+    async def read_all(self, directory: Ino) -> dict[bytes, bytes]:
+        """As `Mount.read_all`, of the kernel's pages where it has them."""
+        found = {}
+        for entry in await self._mount.fs.inodes.readdir(directory):
+            ino = entry.attr.ino
+            file = await self._mount.files.acquire(ino, "a file")
+            self._mount.files.reads(file)
+            held = self.held.get(ino)
+            found[entry.name] = held[1] if held else bytes(await file.read(0, limits.READ_MAX_BYTES))
+            self._mount.files.close(file)
+            await trio.sleep(0.001)  # as a program takes some time
+        return found
+
+
+async def test_the_kernel_is_given_what_is_fetched_and_its_reader_is_followed_all_the_same(tmp_path: Path) -> None:
+    async with two_mounts(tmp_path) as (_, _, reader, d):
+        pages = Pages(reader)
+        found: dict[bytes, bytes] = {}
+
+        async def read() -> None:
+            found.update(await pages.read_all(d))
+
+        questions = await calls_to_namenode(reader, read)
+        assert found == {b"%d" % number: content(number) for number in range(_COUNT)}
+        assert len(pages.held) > _COUNT / 2
+        assert reader.used >= _COUNT - 2
+        assert questions < _COUNT / 4
+        assert reader.kept_bytes == 0
+
+
+async def test_who_goes_on_in_another_directory_is_known_there(tmp_path: Path) -> None:
+    async with two_mounts(tmp_path) as (_, writer, reader, d):
+        there = (await writer.fs.mkdir("/e")).ino
+        await writer.make(there, {b"%d" % number: content(number) for number in range(8)})
+        await reader.read_all(d)
+        before = reader.used
+        await reader.read_all(there)
+        assert reader.used == before + 8, "from the first on"
+
+
+async def test_the_kernel_is_given_nothing_of_what_is_open_or_changes(tmp_path: Path) -> None:
+    async with two_mounts(tmp_path) as (_, writer, reader, d):
+        entries = await reader.fs.inodes.readdir(d)
+        pages = Pages(reader)
+        is_open = await reader.files.acquire(entries[5].attr.ino, "a file")
+        written = await reader.files.acquire(entries[6].attr.ino, "a file")
+        await written.write(0, b"mine ")
+        reader.files.close(written)  # and is not committed yet
+        others = b"o" * entries[7].attr.size
+        fetched = reader.files.small_files
+        assert fetched is not None
+        before = fetched._fetch_run
+
+        async def fetch_run(*args: Any) -> None:
+            await writer.write(entries[7].attr.ino, others)  # after it was asked where the bytes are
+            await reader.fs.inodes.getattr(entries[7].attr.ino)
+            await before(*args)
+
+        fetched._fetch_run = fetch_run  # type: ignore[method-assign]
+        for entry in entries[:3]:
+            await reader.read(entry.attr)
+        while len(pages.held) < 8:
+            await trio.sleep(0.01)
+        given = {reader_attr.ino for reader_attr, _ in pages.held.values()}
+        assert given.isdisjoint(entry.attr.ino for entry in entries[5:8])
+        reader.files.close(is_open)
+        assert await reader.read(entries[5].attr) == content(int(entries[5].name))
+        assert (await reader.read(entries[6].attr))[:5] == b"mine "
+        assert await reader.read(entries[7].attr) == others
+        for attr, data in pages.held.values():
+            assert data == await writer.read(attr)
+
+
+@pytest.mark.parametrize("size", [1, 4095, 4097, 1_000_001])
+async def test_the_kernel_is_given_the_last_page_of_what_was_written(tmp_path: Path, size: int) -> None:
+    async with running_cluster(tmp_path, datanodes=3) as cluster, mount(cluster) as only:
+        given: list[tuple[int, bytes]] = []
+        only.files.give = lambda _, offset, data: not given.append((offset, bytes(data)))  # type: ignore[func-returns-value]
+        d = (await only.fs.mkdir("/d")).ino
+        data = os.urandom(size)
+        file = await only.files.create(d, b"file", 0o644, 0, 0, exclusive=True)
+        await file.write(0, data)
+        again = await only.files.acquire(file.ino, "a file")
+        only.files.close(file)
+        assert not given, "it is open"
+        only.files.close(again)
+        start = size - size % mmap.PAGESIZE
+        assert given == [(start, data[start:])]
+        only.files.close(await only.files.acquire(file.ino, "a file"))
+        assert len(given) == 1, "nothing was written since"
+
+
+async def test_whole_pages_the_kernel_has_already(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path, datanodes=3) as cluster, mount(cluster) as only:
+        given: list[int] = []
+        only.files.give = lambda _, offset, __: not given.append(offset)  # type: ignore[func-returns-value]
+        d = (await only.fs.mkdir("/d")).ino
+        await only.make(d, {b"file": bytes(2 * mmap.PAGESIZE), b"empty": b""})
+        assert not given
+
+
+async def test_first_bytes_have_the_time_at_which_the_file_was_made(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path, datanodes=3) as cluster, mount(cluster) as one, mount(cluster) as other:
+        d = (await one.fs.mkdir("/d")).ino
+        file = await one.files.create(d, b"file", 0o644, 0, 0, exclusive=True)
+        made_ns = file.attr.btime_ns
+        new_ns = round(limits.NEW_FILE_S * 1e9)
+        clock = itertools.count(made_ns + new_ns - 1)
+        one.files.now_ns = lambda: next(clock)  # type: ignore[method-assign]
+        await file.write(0, b"first")
+        assert file.shown().mtime_ns == made_ns
+        await file.write(5, b"and later")
+        assert file.shown().mtime_ns == made_ns + new_ns
+        shown = file.shown()
+        assert (await other.fs.stat("/d/file")).mtime_ns == shown.mtime_ns
+        one.files.now_ns = lambda: made_ns + 1  # type: ignore[method-assign]
+        await file.write(0, b"FIRST")  # others have seen the file
+        assert file.shown().mtime_ns == made_ns + 1
+        one.files.close(file)
 
 
 # --- what the client has written itself -----------------------------------------------------------------

@@ -56,6 +56,15 @@ def begun(kernel: tuple[socket.socket, int]) -> Device:
     return device
 
 
+def test_pages_are_stored(kernel: tuple[socket.socket, int]) -> None:
+    ours, _ = kernel
+    device = begun(kernel)
+    for data in (b"bytes", bytearray(b"bytes"), memoryview(b"some bytes")[5:]):
+        device.store(77, 8192, data)
+        assert ours.recv(4096) == struct.pack("=IiQ QQII", 16 + 24 + 5, 4, 0, 77, 8192, 5, 0) + b"bytes"
+    device.close()
+
+
 @pytest.mark.parametrize("offered", [KILLPRIV_V2, KILLPRIV_V2 | CACHE_SYMLINKS])
 def test_a_flag_that_is_offered_is_added_to_the_answer(kernel: tuple[socket.socket, int], offered: int) -> None:
     ours, fd = kernel
