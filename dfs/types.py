@@ -32,6 +32,8 @@ Item: TypeAlias = tuple[Ino, bytes | None]
 
 ALL_NAMES: Final = b""
 """In an item of a recall: all that a directory has."""
+SHAPE: Final[Item] = (Ino(0), None)
+"""Which directories are beneath which. In a recall of who is limited to a subtree: all that he knows."""
 
 
 COPIES_COMING: Final = "copies-coming"

@@ -29,6 +29,7 @@ Numbers and layouts are those of <linux/fuse.h>.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import struct
 from collections.abc import Callable
@@ -48,6 +49,8 @@ _INIT: Final = 26
 _CACHE_SYMLINKS: Final = 1 << 23
 _HANDLE_KILLPRIV_V2: Final = 1 << 28
 _ADDED: Final = _CACHE_SYMLINKS | _HANDLE_KILLPRIV_V2
+_ZEROES_ENDS_FROM: Final = (6, 11)
+"""Of Linux: those before, but for some later patches of theirs, leave behind bytes that are stored what was there."""
 _MESSAGE_MAX_BYTES: Final = 1 << 20
 """The kernel refuses to be read into less than its longest request; INIT is short."""
 _FLAGS: Final = struct.Struct("=I")
@@ -84,6 +87,8 @@ class Device:
         self._theirs: socket.socket | None = None
         self._change: Callable[[bytearray], None] | None = None
         """What is to be done to the answer that comes; None while none is diverted."""
+        self.zeroes_ends = _zeroes_ends(os.uname().release)
+        """Whether a page that is stored in part is zeros behind that, as is to be behind the end of a file."""
 
     @property
     def has_begun(self) -> bool:
@@ -171,6 +176,11 @@ class Device:
     def _notify(self, number: int, body: bytes, data: Buffer = b"") -> None:
         header = _HEADER.pack(_HEADER.size + len(body) + len(data), number, 0)
         os.writev(self._kernel, (header + body, data))
+
+
+def _zeroes_ends(release: str) -> bool:
+    found = re.match(r"(\d+)\.(\d+)", release)
+    return found is not None and (int(found[1]), int(found[2])) >= _ZEROES_ENDS_FROM
 
 
 def _flags_to_add(request: bytes) -> int:

@@ -24,7 +24,7 @@ class FileHandle:
     """One open(2): its inode, whether it appends, and how many of the inode's late errors it has heard of.
 
     `is_durable`: what it writes is on the disks when the write returns (O_SYNC, O_DSYNC). `is_cached`: it may have been
-    read through this without our noticing, as the kernel had pages of it.
+    read through this without our noticing, as the kernel had pages of it, and nothing was written.
     """
 
     __slots__ = ("_told", "append", "inode", "is_cached", "is_durable")

@@ -42,6 +42,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import mmap
 import stat
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -113,6 +114,8 @@ class Kernel:
         self._device = device
         self._names: dict[Ino, dict[bytes, _Told]] = {}
         self._attrs: dict[Ino, _Told] = {}
+        self._versions: dict[Ino, int] = {}
+        """Of which version the kernel was told the attributes last, if that is remembered."""
         self._told, self._clean_at = 0, _TOLD_MAX
         """Things told since it was looked through what has passed, and how many are to be."""
         self._changed: dict[Ino, float] = {}
@@ -139,6 +142,9 @@ class Kernel:
         timeout_s = self._session.kernel_timeout_s if self._cache.covers(attr) and not self._asks_always(attr) else 0.0
         if timeout_s:
             self._attrs[attr.ino] = self._tell(timeout_s)
+            self._versions[attr.ino] = attr.version
+        else:
+            self._versions.pop(attr.ino, None)
         return timeout_s
 
     def _asks_always(self, attr: Attr) -> bool:
@@ -164,6 +170,7 @@ class Kernel:
         names = self._names.setdefault(directory, {}) if names_timeout_s else {}
         for entry, covers_name, covers_attr in self._cache.covered(directory, entries):
             _, name, attr = entry
+            self._versions[attr.ino] = attr.version
             if not names_timeout_s:
                 covers_name = False
             elif covers_name:
@@ -200,6 +207,7 @@ class Kernel:
         """Remember only what has not passed."""
         now = trio.current_time()
         self._attrs = {ino: told for ino, told in self._attrs.items() if told.until > now}
+        self._versions = {ino: version for ino, version in self._versions.items() if ino in self._attrs}
         for directory, names in list(self._names.items()):
             left = {name: told for name, told in names.items() if told.until > now}
             if left:
@@ -226,10 +234,15 @@ class Kernel:
     def give(self, attr: Attr, offset: int, data: Buffer) -> bool:
         """Put what a file that is not open holds from `offset` to its end into the page cache; whether that was done.
 
-        Not what it holds after pages of another version.
+        Not what it holds after pages of another version; nor where the kernel was not told of this version, as it would
+        drop the pages when it is.
         """
         is_covered = self._session.kernel_timeout_s and self._cache.covers(attr)
-        if not is_covered or self._asks_always(attr) or (offset and self._pages.get(attr.ino) != attr.version):
+        if not is_covered or self._asks_always(attr) or self._versions.get(attr.ino) != attr.version:
+            return False
+        if offset and self._pages.get(attr.ino) != attr.version:
+            return False
+        if (offset + len(data)) % mmap.PAGESIZE and not self._device.zeroes_ends:
             return False
         try:
             self._device.store(self._number(attr.ino), offset, data)
@@ -238,6 +251,11 @@ class Kernel:
         self._has_pages(attr)
         self._given += 1
         return True
+
+    def lost(self, ino: Ino) -> None:
+        """What was written to a file will not be in it."""
+        self._pages.pop(ino, None)
+        self._session.spawn(partial(self._forget_inodes, [ino]))
 
     def changed(self, attr: Attr) -> None:
         """A change of this mount's own, which leaves the kernel's pages as they should be, made it this version."""

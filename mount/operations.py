@@ -350,7 +350,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
         """A handle that appends is used past the page cache: there, the kernel may cut one write(2) in two."""
         append = bool(flags & os.O_APPEND)
         keep = self._kernel.keeps_pages(inode.attr)
-        is_cached = keep and flags & os.O_ACCMODE != os.O_WRONLY
+        is_cached = keep and not append and flags & os.O_ACCMODE != os.O_WRONLY
         handle = FileHandle(inode, append, is_durable=bool(flags & os.O_DSYNC), is_cached=is_cached)
         return pyfuse3.FileInfo(fh=self._handles.add_file(handle), direct_io=append, keep_cache=keep)
 
@@ -367,6 +367,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         handle = self._handles.files[fh]
         handle.tell_late_error()
+        handle.is_cached = False
         if handle.append:
             await handle.inode.append(buf)
             if handle.is_durable:  # the kernel asks for an fsync of its own for what goes through its page cache only
@@ -383,7 +384,8 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
     async def release(self, fh: int) -> None:
         handle = self._handles.files.pop(fh)
         inode = handle.inode
-        if handle.is_cached and self._options.keeps_file_atimes and self._accesses.read(inode.attr):
+        is_read = handle.is_cached and inode.attr.nlink and self._options.keeps_file_atimes
+        if is_read and self._accesses.read(inode.attr):
             self._kernel.forget_attributes(inode.ino)
         self._open.close(inode)
 

@@ -67,6 +67,7 @@ async def run_mount(
         fs.session.on_forget_all = kernel.forget_all
         inodes.on_own_change = kernel.changed
         inodes.give = kernel.give
+        inodes.on_loss = kernel.lost
         inodes.flush_on_close = options.flush_on_close
         operations = Operations(fs, inodes, accesses, kernel, device(), top.ino, options)
         wanted = {"default_permissions", "subtype=dfs", f"fsname={namenode}:{subtree}", *options.kernel}

@@ -4,8 +4,9 @@
 WRITE_BACK_AT_BYTES of them, or all after WRITE_BACK_AFTER_S, by `fsync`, or because all open files together have too
 many. Leaving means: appended to chunks, then committed, with the time of the last write as the file's.
 
-A file's first bytes have the time of its making, if it was made less than NEW_FILE_S ago, as where times count jiffies:
-a kernel that sees the time of modification change drops the pages that it has, those too that it has just written.
+What is written to a file in the NEW_FILE_S after its making, by who made it and before anybody looks at it, has the
+time of its making: a kernel that sees the time of modification change drops the pages that it has, those too that it
+has just written. It does not know what is appended past its pages, so that has its own time.
 
 Bytes may stay in memory because this client owns the inode (`nodes.namenode.leases`): whoever else asks for it has us
 commit first. So closing commits nothing, and attributes are shown as they will be (`shown`). Where it cannot be owned,
@@ -85,6 +86,8 @@ class OpenInode:
         """When it was written to last, or the time that was set since; None: never here."""
         self._end = 0
         """How far what was written reaches that is not committed."""
+        self._is_new = attr.version == 1 and attr.mtime_ns == attr.ctime_ns == attr.btime_ns
+        """Whether nobody has seen anything written to it, nor closed it."""
         self._has_new_end = False
         """Whether something was written since `take_end`."""
         self._passing = 0
@@ -148,7 +151,7 @@ class OpenInode:
         await self._owner.wait_for_room()
         is_owned = await self._own()
         self.is_promised |= is_owned
-        self._take(offset, data)
+        self._take(offset, data, self._time_of_write(is_owned=is_owned))
         if not is_owned and self._owner.is_coherent:
             self._passing += 1
             try:
@@ -156,32 +159,32 @@ class OpenInode:
             finally:
                 self._passing -= 1
 
-    def _take(self, offset: int, data: Buffer) -> None:
+    def _take(self, offset: int, data: Buffer, written_ns: int) -> None:
         if self.is_clean:
             self._end = 0
         self._dirty_since = min(self._dirty_since, trio.current_time())
         before = self._dirty.length_bytes
         self._dirty.write(offset, data)
         self._end = max(self._end, offset + len(data))
-        self._written_ns = self._time_of_write()
+        self._written_ns = written_ns
         self._has_new_end = True
         self._owner.count_dirty(self._dirty.length_bytes - before)
         if self._dirty.length_bytes >= limits.WRITE_BACK_AT_BYTES:
             self._stirred.set()
             self.begin_to_drain()
 
-    def _time_of_write(self) -> int:
-        now, attr = self._owner.now_ns(), self.attr
-        is_untouched = attr.version == 1 and attr.mtime_ns == attr.ctime_ns == attr.btime_ns
-        is_new = is_untouched and 0 <= now - attr.btime_ns < limits.NEW_FILE_S * 1e9
-        return attr.btime_ns if is_new else now
+    def _time_of_write(self, *, is_owned: bool) -> int:
+        now_ns, made_ns = self._owner.now_ns(), self.attr.btime_ns
+        is_soon = 0 <= now_ns - made_ns < limits.NEW_FILE_S * 1e9
+        self._is_new &= is_owned and is_soon and self.attr.version == 1 and self.attr.ctime_ns == made_ns
+        return made_ns if self._is_new else now_ns
 
     async def append(self, data: Buffer) -> None:
         """Put `data` at the end of file, as it is for everybody at this moment, in one piece."""
         await self._owner.wait_for_room()
         if await self._own():
             self.is_promised = True
-            self._take(self._size, data)
+            self._take(self._size, data, self._owner.now_ns())
             return
         async with self._move():
             await self._push_and_commit(durable=False)
@@ -206,9 +209,11 @@ class OpenInode:
         None where it ends with a whole page, or that is not in memory, or may be different for others.
         """
         has_new_end, self._has_new_end = self._has_new_end, False
+        if not has_new_end or not self.is_owned:
+            return None
         size = self._size
         start = size - size % page_bytes
-        if not has_new_end or start == size or not self.is_owned:
+        if start == size:
             return None
         data = self._dirty.read(start, size)
         return None if data is None else (start, data)
@@ -218,6 +223,7 @@ class OpenInode:
         attr = self.attr
         if self.is_clean:
             return attr
+        self._is_new = False
         size = self._size
         more = min(size - attr.size, self._dirty.length_bytes + self._writer.uncommitted_bytes)
         mtime_ns = attr.mtime_ns if self._written_ns is None else self._written_ns
@@ -402,6 +408,7 @@ class OpenInode:
 
     def _note_loss(self, error: errors.DfsError) -> None:
         log.error("written bytes are lost", file=self.name, ino=self.ino, error=str(error))
+        self._owner.on_loss(self.ino)
         self.late_errors += 1
         self.late_error = error
 
@@ -566,6 +573,10 @@ class OpenInode:
         if attr is not None:
             self.note(attr)
 
-    def forget(self) -> None:
+    def closed(self) -> None:
         """The last user is gone."""
+        self._is_new = False
+
+    def forget(self) -> None:
+        """Nobody has it open, and nothing of it is on its way."""
         self._ahead.forget_segments()

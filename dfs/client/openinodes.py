@@ -62,6 +62,8 @@ class OpenInodes:
         self._cautious_until = -math.inf
         self.on_own_change: Callable[[Attr], None] = lambda _: None
         """Called with the attributes of a file after a change of ours, which its readers here have seen already."""
+        self.on_loss: Callable[[Ino], None] = lambda _: None
+        """Called with a file of which written bytes are lost: the kernel has them still."""
         self.give: Callable[[Attr, int, Buffer], bool] = lambda *_: False
         """Called with the attributes of a file that is not open, and its bytes from some offset to its end.
 
@@ -183,6 +185,7 @@ class OpenInodes:
         if inode.users:
             return
         self._count_holds(inode)
+        inode.closed()
         if not inode.attr.nlink:
             self._note_gone(inode, inode.attr, is_private=self.fs.inodes.is_private(inode.ino))
         elif (end := inode.take_end(mmap.PAGESIZE)) is not None:

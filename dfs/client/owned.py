@@ -366,7 +366,8 @@ class Owned:
         known = self._file(source)
         if known is None and source.parent == target.parent:
             directory = self._cache.owned_directory(source.ino)
-            known = directory[0] if directory is not None else None
+            # Others may know what is beneath, though not the directory itself: who is limited to that is to forget it.
+            known = directory[0] if directory is not None and directory[0].is_private else None
         return known
 
     def _move(self, source: _Place, target: _Place, known: Known, old: Known | None, flags: int) -> Attr:

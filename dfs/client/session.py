@@ -46,7 +46,7 @@ from dfs.client.stream import Command, Stream
 from dfs.keys import KeyFile
 from dfs.rpc import Pool
 from dfs.runtime import Runtime
-from dfs.types import ALL_NAMES, NAMENODE_OBJECT, ROOT_INO, Ino, Item, SessionId
+from dfs.types import ALL_NAMES, NAMENODE_OBJECT, ROOT_INO, SHAPE, Ino, Item, SessionId
 
 _BATCHES_IN_FLIGHT = 4
 _PARKED_AFTER_S = 0.5
@@ -541,6 +541,7 @@ class Session:
             caches = self.cache is not None
             directories = caches and self.wants_directories
             wish = {"name": "client", "host": self.host, "caches": caches, "directories": directories}
+            wish["forgets_all"] = True  # when `SHAPE` is recalled
             opened = await self.query("open_session", wish)
             self.root = Ino(opened["root"])
             self.session = SessionId(opened["session"])
@@ -597,6 +598,9 @@ class Session:
             self.is_space_short = bool(payload)
         elif kind == "recall" and self.cache is not None:
             items: list[Item] = [(ino, name) for ino, name in payload]
+            if SHAPE in items:
+                items = self._all_held()
+                self.cache.void_questions()
             owned = [ino for ino, name in items if name is None and self._owns(ino)]
             self._recalls[session, self._incarnation, number] = _Recall(trio.current_time(), items, owned)
             self._recalled.update(ino for ino, _ in items)
@@ -658,15 +662,8 @@ class Session:
             cache.forget_all()
             if self.on_forget_all is not None:
                 await self.on_forget_all()
-        attrs, directories = cache.held()
-        owned = dict.fromkeys([*cache.owned(), *self.owned(), *self.stream.pending()])
-        for _, items, _ in self._recalls.values():  # of the NameNode before: not everybody here has forgotten them yet
-            attrs += [ino for ino, name in items if name is None]
-            directories += [ino for ino, name in items if name is not None]
-        for more_attrs, more_directories in (besides() for besides in self.held_besides):
-            attrs += more_attrs
-            directories += more_directories
-        lists = (attrs, directories, list(owned))
+        attrs, directories, owned = self._held(cache)
+        lists = (attrs, directories, owned)
         longest = max(map(len, lists))
         size = limits.RECLAIM_MAX_INODES
         try:
@@ -683,6 +680,29 @@ class Session:
             log.warning("leases could not be claimed again", session=session, error=str(error))
             if self.session == session and self._incarnation == incarnation:
                 await self._give_up(session)  # all others wait until we have said it, or are gone
+
+    def _held(self, cache: Cache) -> tuple[list[Ino], list[Ino], list[Ino]]:
+        """Inodes of which something is known here, directories of which names are, and what is owned.
+
+        With what was recalled: not everybody here has forgotten it yet.
+        """
+        attrs, directories = cache.held()
+        owned = dict.fromkeys([*cache.owned(), *self.owned(), *self.stream.pending()])
+        for _, items, _ in self._recalls.values():
+            attrs += [ino for ino, name in items if name is None]
+            directories += [ino for ino, name in items if name is not None]
+        for more_attrs, more_directories in (besides() for besides in self.held_besides):
+            attrs += more_attrs
+            directories += more_directories
+        return attrs, directories, list(owned)
+
+    def _all_held(self) -> list[Item]:
+        """All that is to be forgotten when everything is recalled."""
+        assert self.cache is not None, "nothing is recalled from who caches nothing"
+        attrs, directories, owned = self._held(self.cache)
+        items = dict.fromkeys([(ino, None) for ino in (*attrs, *owned)])
+        names: dict[Item, None] = dict.fromkeys((ino, ALL_NAMES) for ino in directories)
+        return [*items, *names]
 
     async def _give_up(self, session: SessionId) -> None:
         """End a session whose leases others may think that we do not have. Never raises."""

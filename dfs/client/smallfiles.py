@@ -24,8 +24,8 @@ from __future__ import annotations
 import math
 import stat
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, NamedTuple
 
 import structlog
 import trio
@@ -39,25 +39,29 @@ from dfs.types import Attr, ChunkId, ChunkPlace, Ino
 
 log = structlog.get_logger(__name__)
 
+_GIVEN_AT_ONCE: Final = 16
+"""Files, of some ten microseconds each."""
+
 
 class _Batch:
     """Files that are fetched together.
 
-    `kept` are those whose bytes are kept here; `unread` those of which nobody has read the end yet, nor opened them if
-    the kernel was given them.
+    `kept` are those of `files` whose bytes are kept here; `unread` those of which nobody has read the end yet, nor
+    opened them if the kernel was given them.
     """
 
-    __slots__ = ("count", "kept", "size_bytes", "unread")
+    __slots__ = ("files", "kept", "size_bytes", "unread")
 
-    def __init__(self, files: Sequence[Attr]) -> None:
-        self.count = len(files)
-        self.size_bytes = sum(attr.size for attr in files)
-        self.kept = {attr.ino for attr in files}
-        self.unread = set(self.kept)
+    def __init__(self, files: Iterable[Attr]) -> None:
+        sizes = {attr.ino: attr.size for attr in files}
+        self.files = frozenset(sizes)
+        self.size_bytes = sum(sizes.values())
+        self.kept = set(sizes)
+        self.unread = set(sizes)
 
     @property
     def is_half_read(self) -> bool:
-        return 2 * len(self.unread) <= self.count
+        return 2 * len(self.unread) <= len(self.files)
 
 
 class _Content:
@@ -89,6 +93,10 @@ class _Walk:
         self.before: _Batch | None = None
         """And the one before it."""
 
+    def has_fetched(self, ino: Ino) -> bool:
+        """Whether a file was fetched for whoever reads here, of late."""
+        return any(batch is not None and ino in batch.files for batch in (self.batch, self.before))
+
     def take(self, ino: Ino) -> bool:
         """Somebody opens a file: whether it was fetched for whoever reads here, and not opened since."""
         for batch in (self.batch, self.before):
@@ -96,6 +104,11 @@ class _Walk:
                 batch.unread.remove(ino)
                 return True
         return False
+
+    def begin_anew(self) -> None:
+        """He is somewhere else."""
+        self.steps, self.ahead = 1, limits.FOLLOWED_FIRST
+        self.batch = self.before = None
 
 
 class _Run(NamedTuple):
@@ -143,6 +156,7 @@ class SmallFiles:
         """In the order in which they were asked for."""
         self._kept_bytes = 0
         self._not_before = self._stepped_at = -math.inf
+        self._stepped_in = Ino(0)
         self._fetched = self._used = self._given = 0
 
     def opened(self, ino: Ino) -> None:
@@ -151,7 +165,7 @@ class SmallFiles:
         walk = self._walks.get(place[0]) if place is not None else None
         if walk is not None and ino not in self._contents and walk.take(ino):
             self._used += 1
-            self._follow(ino, is_given=True)
+            self._follow(ino)
 
     async def read(self, attr: Attr, offset: int, count: int) -> memoryview | None:
         """Bytes of a small file as it is in this version; None where the caller has to fetch them.
@@ -173,33 +187,42 @@ class SmallFiles:
 
     # --- who reads what -----------------------------------------------------------------------------------
 
-    def _follow(self, ino: Ino, *, is_given: bool = False) -> None:
-        """A small file is read: fetch what its reader is likely to read next, if he is seen to go on in order."""
+    def _follow(self, ino: Ino) -> None:
+        """A small file is read: fetch what its reader is likely to read next, if he is seen to go on in order.
+
+        What was fetched, and is asked for as the kernel has dropped it, is not fetched again: it might drop it again.
+        """
         place = self._cache.place(ino)
         if place is None:
             return
         directory, cookie = place
         walk = self._walks.get(directory)
         if walk is None:
-            goes_on = trio.current_time() < self._stepped_at + limits.FOLLOWED_ON_S
-            walk = self._walks[directory] = _Walk(cookie, limits.FOLLOWED_AFTER if goes_on else 1)
+            walk = self._walks[directory] = _Walk(cookie, limits.FOLLOWED_AFTER if self._goes_on(directory) else 1)
             if len(self._walks) > limits.FOLLOWED_WALKS_MAX:
                 self._walks.popitem(last=False)
         self._walks.move_to_end(directory)
         gap = cookie - walk.cookie
         if 0 < gap <= limits.FOLLOWED_GAP_MAX:
             walk.steps += 1
-            self._stepped_at = trio.current_time()
+            self._stepped_at, self._stepped_in = trio.current_time(), directory
         elif gap:
-            walk.steps, walk.ahead = 1, limits.FOLLOWED_FIRST
+            walk.begin_anew()
         walk.cookie = cookie
         if walk.steps < limits.FOLLOWED_AFTER or trio.current_time() < self._not_before:
             return
-        if ino not in self._contents and not is_given:
+        if ino not in self._contents and not walk.has_fetched(ino):
             walk.reach = cookie - 1
         elif walk.batch is None or not walk.batch.is_half_read:
             return
         self._fetch_for(walk, directory)
+
+    def _goes_on(self, directory: Ino) -> bool:
+        """Whether somebody has just read files in order in the directory above, or in one beside."""
+        if trio.current_time() > self._stepped_at + limits.FOLLOWED_ON_S:
+            return False
+        here, there = self._cache.place(directory), self._cache.place(self._stepped_in)
+        return here is not None and here[0] in (self._stepped_in, there[0] if there is not None else None)
 
     def _fetch_for(self, walk: _Walk, directory: Ino) -> None:
         files: list[Attr] = []
@@ -279,15 +302,18 @@ class SmallFiles:
             log.info("files are not fetched ahead", count=len(run.files), error=str(error))
             return
         self._fetched += len(run.files)
-        for file in run.files:
+        for number, file in enumerate(run.files, 1):
             start = file.chunk_offset - run.start
             content = contents[file.ino]
             content.view = view[start : start + file.length].toreadonly()
             content.done.set()
             attr = self._inodes.cached_attr(file.ino)
-            if attr is not None and attr.version == content.version and self._give(attr, content.view):
+            is_kept = self._contents.get(file.ino) is content
+            if is_kept and attr is not None and attr.version == content.version and self._give(attr, content.view):
                 self._given += 1
                 self._drop(file.ino, content, is_given=True)
+            if not number % _GIVEN_AT_ONCE:
+                await trio.lowlevel.checkpoint()
 
     def statistics(self) -> dict[str, int]:
         return {

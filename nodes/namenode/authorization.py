@@ -37,8 +37,8 @@ METHODS: Final[Mapping[str, frozenset[Role]]] = {
 SUBTREE_METHODS: Final = frozenset(
     {"cluster", "lookup", "getattr", "walk", "parent", "readdir", "readlink", "getxattr", "listxattr", "extents"}
     | {"summarize", "statfs", "nodes", "open_session", "close_session", "events", "apply", "allocate", "renew_grants"}
-    | {"leased_lookup", "leased_getattr", "leased_readdir", "leased_xattrs", "leased_extents"}  # but no lease with them
-    | {"renew", "join", "whole_files"}
+    | {"leased_lookup", "leased_getattr", "leased_readdir", "leased_xattrs", "leased_extents"}
+    | {"leased_xattrs_of", "leased_tree", "forgot", "reclaim", "own", "own_files", "whole_files", "renew", "join"}
 )
 """What a key that is limited to a subtree may call, of what its role allows: nothing that tells of the rest."""
 _NAMES_ITS_NODE: Final = frozenset({"heartbeat", "farewell", "report_chunks"})

@@ -12,8 +12,9 @@ from typing import Any, Final
 
 from dfs import errors, limits
 from dfs.keys import KeyId
-from dfs.types import Attr, Ino
+from dfs.types import Attr, Ino, Item
 from nodes.namenode import arguments
+from nodes.namenode.beneath import Beneath
 from nodes.namenode.queries import Queries
 from nodes.namenode.store import Store
 from nodes.namenode.subtree import Subtree
@@ -122,11 +123,25 @@ class ConfinedQueries:
         with self._beneath(ino):
             return self._queries.extents(ino, offset, length, most)
 
-    def whole_files(self, inos: Sequence[Ino]) -> tuple[list[list[int] | None], list[list[Any]]]:
-        """Those outside are as those that are no files in one piece."""
+    def way(self) -> list[Item]:
+        """What leads to the subtree: directories from the root of all to it, and the names in them."""
+        with self._store.reading() as db:
+            return Subtree(db, self._path, self._holder).way()
+
+    def inside(self, inos: Sequence[Ino]) -> list[Ino]:
+        """Those beneath."""
         with self._store.reading() as db:
             subtree = Subtree(db, self._path, self._holder)
-            inside = [ino for ino in inos if subtree.has(ino)]
+            try:
+                beneath = Beneath(db, subtree.root())
+            except errors.NotFound:
+                return []
+            return [ino for ino in inos if beneath.has(ino) or subtree.has(ino)]
+
+    def whole_files(self, inos: Sequence[Ino]) -> tuple[list[list[int] | None], list[list[Any]]]:
+        """Those outside are as those that are no files in one piece."""
+        with self._store.reading():
+            inside = self.inside(inos)
             found, places = self._queries.whole_files(inside)
         known = dict(zip(inside, found, strict=True))
         return [known.get(ino) for ino in inos], places

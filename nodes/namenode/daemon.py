@@ -120,10 +120,10 @@ async def _serve(
         return bool(await writer.decide("end_session", session, party=party))
 
     sessions = Sessions(config.session_timeout_s, end_session, leases, runtime.random.getrandbits(62))
-    for session, holder, caches in queries.sessions():
+    for session, holder, caches, subtree in queries.sessions():
         sessions.add(session, holder)
         if holder and caches:
-            leases.join(session, owns_directories=caches > 1, again=True)
+            leases.join(session, owns_directories=caches > 1, is_limited=bool(subtree), again=True)
     replication = Replication(store, writer, members, runtime.random, config)
     names, own_names = _name_server(config, pool)
     gate = Gate(keys.NAMENODE, NAMENODE_OBJECT, cluster.masters, lambda: runtime.now_ns() / 1e9)

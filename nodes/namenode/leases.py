@@ -33,6 +33,13 @@ a query has the owner send and commit what it has and give up the inode, and is 
 else conflicts with the owner's lease, and waits for the same. So a command on what its session owns never waits for
 anybody, and those that come in order cannot be kept up by one of them.
 
+A session that is **limited to a subtree** may know only what is beneath a directory, and when another one is moved that
+changes for all beneath it, without a touch. So with any lease it holds one on `SHAPE`, which stands for which
+directories are beneath which. What moves a directory out of a subtree changes that (`Transaction.moving`), and a
+session that is asked to forget it forgets everything. While it is asked, or such a change is on its way, it is given
+nothing. It gets that lease with the answer to a query only, for which those have been heard who own a directory on the
+way to the subtree: they rename by themselves only what nobody else ever looked at.
+
 A client that has not forgotten within the session time-out loses its session, which ends its leases: `overdue` says
 which. By then it has stopped trusting them by itself.
 
@@ -58,7 +65,7 @@ from typing import Any, Final, NamedTuple
 import trio
 
 from dfs import limits
-from dfs.types import ALL_NAMES, Ino, Item, SessionId
+from dfs.types import ALL_NAMES, SHAPE, Ino, Item, SessionId
 
 RECALL: Final = "recall"
 """The kind of event whose payload are the items to forget."""
@@ -76,14 +83,16 @@ class _Recall(NamedTuple):
 class _Cacher:
     """A session that caches: what it holds (`attrs`, `entries`: in the order they were given), what it is asked.
 
-    `owns_directories`: it can do so. `asked` has the items of all `recalls`, and how often; `asked_in` the directories
-    of those with names, likewise. `making_room`: the numbers of those that it got because it holds too much.
+    `owns_directories`: it can do so. `is_limited`: to a subtree. `asked` has the items of all `recalls`, and how often;
+    `asked_in` the directories of those with names, likewise. `making_room`: the numbers of those that it got because it
+    holds too much.
     """
 
-    __slots__ = ("asked", "asked_in", "attrs", "entries", "making_room", "owns_directories", "recalls")
+    __slots__ = ("asked", "asked_in", "attrs", "entries", "is_limited", "making_room", "owns_directories", "recalls")
 
-    def __init__(self, owns_directories: bool) -> None:
+    def __init__(self, owns_directories: bool, is_limited: bool) -> None:
         self.owns_directories = owns_directories
+        self.is_limited = is_limited
         self.attrs: dict[Ino, None] = {}
         self.entries: dict[Ino, None] = {}
         self.recalls: dict[int, _Recall] = {}
@@ -158,21 +167,33 @@ class Leases:
 
     # --- sessions ---------------------------------------------------------------------------------------
 
-    def join(self, session: SessionId, *, owns_directories: bool = False, again: bool = False) -> None:
+    def join(
+        self, session: SessionId, *, owns_directories: bool = False, is_limited: bool = False, again: bool = False
+    ) -> None:
         """A session that caches; `again`: it did so before a restart, and has to say what it holds."""
-        self._cachers[session] = _Cacher(owns_directories)
+        cacher = self._cachers[session] = _Cacher(owns_directories, is_limited)
         if again:
             self._reclaiming[session] = math.inf
+            self._may_hold(session, cacher)
 
     def leave(self, session: SessionId) -> None:
         """The session has ended: it trusts nothing any more."""
         cacher = self._cachers.pop(session, None)
         if cacher is None:
             return
+        moved = self._forget_all(session, cacher)
+        self._reclaiming.pop(session, None)
+        self._wake()
+        self.forgotten(moved)
+
+    def _forget_all(self, session: SessionId, cacher: _Cacher) -> list[Item]:
+        """It knows nothing any more; those items of which others wait for that."""
         for ino in cacher.attrs:
             _strike(self._attrs, ino, session)
         for ino in cacher.entries:
             _strike(self._entries, ino, session)
+        cacher.attrs.clear()
+        cacher.entries.clear()
         moved = [item for item, change in self._changes.items() if session in change.waiting]
         for item in moved:
             self._changes[item].waiting.discard(session)
@@ -180,9 +201,7 @@ class Leases:
             del self._doubts[item]
         for ino in [ino for ino, who in self._owners.items() if who == session]:
             del self._owners[ino]
-        self._reclaiming.pop(session, None)
-        self._wake()
-        self.forgotten(moved)
+        return moved
 
     def _wake(self) -> None:
         """Have those who wait look again whether they still have to."""
@@ -213,11 +232,27 @@ class Leases:
 
     # --- giving -----------------------------------------------------------------------------------------
 
+    def lacks_shape(self, session: SessionId) -> bool:
+        """Whether it gets a lease on `SHAPE` with the next one."""
+        cacher = self._cachers.get(session)
+        return cacher is not None and cacher.is_limited and SHAPE[0] not in cacher.attrs
+
+    def _may_hold(self, session: SessionId, cacher: _Cacher) -> bool:
+        """Whether a session may be given leases with the answer to a query; then it holds what it needs with them."""
+        if not cacher.is_limited:
+            return True
+        if SHAPE in cacher.asked or SHAPE in self._changes or SHAPE in self._applying:
+            return False
+        self._give(session, self._attrs, cacher.attrs, SHAPE[0])
+        return True
+
     def cover_attr(self, session: SessionId, ino: Ino) -> bool:
         """Give a lease on an inode as it is committed; whether that may be now."""
         item = (ino, None)
         cacher = self._cachers.get(session)
         if cacher is None or item in cacher.asked or item in self._changes or item in self._applying:
+            return False
+        if not self._may_hold(session, cacher):
             return False
         self._give(session, self._attrs, cacher.attrs, ino)
         return True
@@ -231,6 +266,8 @@ class Leases:
         everything = (directory, ALL_NAMES)
         if item in cacher.asked or everything in cacher.asked or everything in self._changes:
             return False
+        if not self._may_hold(session, cacher):
+            return False
         self._give(session, self._entries, cacher.entries, directory)
         return True
 
@@ -239,7 +276,7 @@ class Leases:
         cacher = self._cachers.get(session)
         if cacher is None or directory in cacher.asked_in:
             return False
-        if directory in self._changing or directory in self._applying_in:
+        if directory in self._changing or directory in self._applying_in or not self._may_hold(session, cacher):
             return False
         self._give(session, self._entries, cacher.entries, directory)
         return True
@@ -264,7 +301,7 @@ class Leases:
         is_attrs = len(cacher.attrs) > limits.LEASES_MAX
         name = None if is_attrs else ALL_NAMES
         inos = itertools.islice(cacher.attrs if is_attrs else cacher.entries, _RECALLED_AT_ONCE)
-        oldest = [(ino, name) for ino in inos]
+        oldest = [(ino, name) for ino in inos if ino != SHAPE[0]]
         cacher.making_room.update(self._ask(session, self._with_owned(session, oldest)))
 
     # --- changing ---------------------------------------------------------------------------------------
@@ -359,6 +396,10 @@ class Leases:
         if result is not None:
             self._give(author, self._attrs, cacher.attrs, result)
             self._join_change(author, (result, None))
+            if cacher.is_limited and (SHAPE in self._changes or SHAPE in cacher.asked):
+                self._join_change(author, SHAPE)
+            elif self.lacks_shape(author) and (result, None) not in cacher.asked:
+                self._ask(author, [(result, None)])
             if is_new and (cacher.owns_directories or not is_directory):
                 self._owners[result] = author
                 if is_directory:
@@ -447,6 +488,8 @@ class Leases:
                     self.finish(items)
             elif self._is_moving(cacher, ino, is_directory):
                 await self._moved.wait()
+            elif self.lacks_shape(session) or not self._may_hold(session, cacher):
+                return False
             else:
                 self._make_owner(session, cacher, ino, is_directory)
                 return True
@@ -487,6 +530,8 @@ class Leases:
         if cacher is None or (is_directory and not cacher.owns_directories):
             return False
         if self._is_moving(cacher, ino, is_directory) or self.conflicts(session, _whole(ino, is_directory)):
+            return False
+        if self.lacks_shape(session) or not self._may_hold(session, cacher):
             return False
         self._make_owner(session, cacher, ino, is_directory)
         return True
@@ -543,7 +588,9 @@ class Leases:
         for item in moved:
             self._forget(session, cacher, item)
         for item in cacher.answer(number):
-            if item not in cacher.asked:
+            if item == SHAPE and item not in cacher.asked:
+                moved += self._forget_all(session, cacher)
+            elif item not in cacher.asked:
                 self._forget(session, cacher, item)
                 moved.append(item)
         self._wake()

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from dfs import errors, limits
-from dfs.types import ROOT_INO, Attr, ChunkId, Ino, SessionId
+from dfs.types import ROOT_INO, Attr, ChunkId, Ino, Item, SessionId
 from nodes.namenode import arguments
 from nodes.namenode.commands import skip_chunks
 from nodes.namenode.reconcile import Believed
@@ -245,18 +245,28 @@ class Queries:
         row = self._execute("SELECT 1 FROM reply WHERE session = ? AND seq = ?", (session, seq)).fetchone()
         return row is not None
 
-    def sessions(self) -> list[tuple[SessionId, str, int]]:
+    def way(self) -> list[Item]:
+        """What the key's root depends on: nothing."""
+        return []
+
+    def inside(self, inos: Sequence[Ino]) -> list[Ino]:
+        """Those that the key allows to look at: all."""
+        return list(inos)
+
+    def sessions(self) -> list[tuple[SessionId, str, int, str]]:
         """All sessions that have not ended, the holders of their keys, and what they have: 1 leases, 2 directories too.
+
+        And the path of the directory that they are limited to, empty if they are not.
 
         The holder is empty of those whose chunks or holds remain of an end that was cut short, and of those that an
         older version opened.
         """
         rows = self._execute(
-            "SELECT a.session, ifnull(s.holder, ''), ifnull(s.caches, 0)"
+            "SELECT a.session, ifnull(s.holder, ''), ifnull(s.caches, 0), ifnull(s.subtree, '')"
             " FROM (SELECT session FROM session UNION SELECT session FROM hold"
             " UNION SELECT session FROM chunk WHERE session != 0) a LEFT JOIN session s ON s.session = a.session"
         )
-        return [(SessionId(session), holder, caches) for session, holder, caches in rows]
+        return [(SessionId(session), holder, caches, subtree) for session, holder, caches, subtree in rows]
 
     def due_work(self, node: str, now_ns: int, most: int) -> list[tuple[int, str, int, bytes]]:
         """Orders for a node: (id, kind, chunk, packed argument)."""

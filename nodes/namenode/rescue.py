@@ -103,6 +103,8 @@ def _mend_names(tx: Transaction, ino: Ino) -> list[str]:
         superfluous = names
     else:
         superfluous = names[1:]
+        if parent != names[0][0]:
+            tx.shape_changes()
         tx.run("UPDATE inode SET parent = ? WHERE ino = ?", names[0][0], ino)
     done = [f"said to be in directory {names[0][0]}"] if names and parent != names[0][0] and ino != ROOT_INO else []
     for directory, name in superfluous:
@@ -131,6 +133,7 @@ def recount(tx: Transaction, ino: Ino) -> list[str]:
 
 def strike(tx: Transaction, parent: Ino, name: bytes) -> None:
     """Remove an entry, whatever it leads to, and count its directory anew."""
+    tx.shape_changes()
     tx.run("DELETE FROM dentry WHERE parent = ? AND name = ?", parent, name)
     recount(tx, parent)
 
@@ -141,6 +144,7 @@ def strike(tx: Transaction, parent: Ino, name: bytes) -> None:
 def _shelter(tx: Transaction, ino: Ino) -> str:
     """Give an inode without a name one in /lost+found."""
     shelter = _lost_and_found(tx)
+    tx.shape_changes()
     name = b"%d" % ino
     while tx.one("SELECT 1 FROM dentry WHERE parent = ? AND name = ?", shelter.ino, name):
         name += b"+"

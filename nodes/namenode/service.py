@@ -151,6 +151,16 @@ class NameNode:
             "key_generation": self._issuing.in_use,
         }
 
+    def _leased(self, call: Call, reader: SessionId, ask: Callable[[], _Answer]) -> Any:
+        """As `_settled`, for who is given leases; of who is limited to a subtree, with the first the way to that."""
+
+        def ask_for_way() -> _Answer:
+            answer = ask()
+            way = self._view(call).way() if self._leases.lacks_shape(reader) else []
+            return answer._replace(items=[*answer.items, *way])
+
+        return self._settled(ask_for_way, reader)
+
     def _settled(self, ask: Callable[[], _Answer], reader: SessionId = NAMENODE_SESSION) -> Any:
         """What `ask` gives, when nobody may know better of what it is about; the question is repeated until then."""
         if not self._leases.is_reclaiming:
@@ -310,7 +320,7 @@ class NameNode:
 
             return _Answer(items, give)
 
-        return self._settled(ask, reader)
+        return self._leased(call, reader, ask)
 
     @expose
     @takes_call
@@ -328,7 +338,7 @@ class NameNode:
             found = query(self._view(call))
             return _Answer([(ino, None)], lambda: [*found, self._leases.cover_attr(reader, arguments.ino(ino))])
 
-        return self._settled(ask, reader)
+        return self._leased(call, reader, ask)
 
     @expose
     @takes_call
@@ -346,7 +356,7 @@ class NameNode:
 
             return _Answer(self._items_of(ino, entries), give)
 
-        return self._settled(ask, reader)
+        return self._leased(call, reader, ask)
 
     @expose
     @takes_call
@@ -367,13 +377,13 @@ class NameNode:
         wanted = [arguments.ino(ino) for ino in arguments.array(inos, "a list of inodes", limits.XATTRS_AT_ONCE_MAX)]
 
         def give() -> list[Any]:
-            sure = [ino for ino in wanted if not self._leases.in_doubt(reader, [(ino, None)])]
+            sure = [ino for ino in self._view(call).inside(wanted) if not self._leases.in_doubt(reader, [(ino, None)])]
             found = self._queries.xattrs_of(sure, limits.XATTRS_CACHED_MAX_BYTES)
             told = {ino: found[ino] for ino in sure if ino in found and self._leases.cover_attr(reader, ino)}
             having = [[ino, values] for ino, values in told.items() if values != {}]
             return [having, [ino for ino in wanted if ino not in told]]
 
-        return self._settled(lambda: _Answer((), give), reader)
+        return self._leased(call, reader, lambda: _Answer((), give))
 
     @expose
     @takes_call
@@ -451,9 +461,9 @@ class NameNode:
 
         def give() -> list[Any]:
             trees = Trees(self._queries, self._leases, reader, owns=bool(owns) and not self._writer.is_full)
-            return list(trees.walk(inos, most))
+            return list(trees.walk(self._view(call).inside(inos), most))
 
-        return self._settled(lambda: _Answer((), give), reader)
+        return self._leased(call, reader, lambda: _Answer((), give))
 
     @expose
     @takes_call
@@ -473,7 +483,8 @@ class NameNode:
         """What a session holds, and owns, since before our restart, or the `last` part of it."""
         holder = self._sessions.touch(session, _identity(call))
         if incarnation == self._sessions.incarnation:  # or it is of another restart, and will be said again
-            self._leases.reclaim(holder, _inos(attrs), _inos(directories), _inos(owned), last=bool(last))
+            parts = (self._view(call).inside(_inos(part)) for part in (attrs, directories, owned))
+            self._leases.reclaim(holder, *parts, last=bool(last))
 
     @expose
     def chunks(self, after: Any, limit: Any) -> list[Any]:
@@ -581,13 +592,13 @@ class NameNode:
         root, key, identity = self._view(call).root(), _key_of(call), _identity(call)
         self._sessions.check_room(identity)
         subtree = key.claim("subtree") or ""
-        caches = bool(info.get("caches")) and not subtree  # what moves out of a subtree is gone with all beneath it
-        directories = caches and bool(info.get("directories")) and key.role in authorization.WRITERS
+        caches = bool(info.get("caches")) and (not subtree or bool(info.get("forgets_all")))
+        directories = caches and bool(info.get("directories")) and key.role in authorization.WRITERS and not subtree
         about = name, host, identity, subtree, caches + directories
         session = SessionId(await self._writer.decide("open_session", *about, party=call.peer.party))
         self._sessions.add(session, identity)
         if caches:
-            self._leases.join(session, owns_directories=directories)
+            self._leases.join(session, owns_directories=directories, is_limited=bool(subtree))
         return {
             "session": session,
             "timeout_s": self._config.session_timeout_s,

@@ -11,10 +11,11 @@ The cost is a walk up the tree, and only those pay it who have such a key.
 from __future__ import annotations
 
 import stat
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from dfs import errors
-from dfs.types import ROOT_INO, Ino
+from dfs.types import ROOT_INO, Ino, Item
 
 if TYPE_CHECKING:
     from nodes.namenode.store import Database
@@ -48,11 +49,27 @@ class Subtree:
             self._root = self._find()
         return self._root
 
-    def _find(self) -> Ino:
+    def way(self) -> list[Item]:
+        """The directories from the root of all to this one, and the names in them that lead to it."""
+        items: list[Item] = []
+        for parent, name, ino in self._steps():
+            items += [(parent, None), (parent, name), (ino, None)]
+        return items
+
+    def _steps(self) -> Iterator[tuple[Ino, bytes, Ino]]:
+        """Of the path: where a name is, and what it stands for; up to the first that stands for nothing."""
         ino = ROOT_INO
         for name in filter(None, self._path.encode().split(b"/")):
             row = self._db.execute("SELECT ino FROM dentry WHERE parent = ? AND name = ?", (ino, name)).fetchone()
-            ino = Ino(row[0]) if row else Ino(0)
+            parent, ino = ino, Ino(row[0]) if row else Ino(0)
+            yield parent, name, ino
+            if not ino:
+                return
+
+    def _find(self) -> Ino:
+        ino = ROOT_INO
+        for _, _, found in self._steps():
+            ino = found
         row = self._db.execute("SELECT mode FROM inode WHERE ino = ?", (ino,)).fetchone()
         if row is None or not stat.S_ISDIR(row[0]):
             raise errors.NotFound(f"the directory {self._path} does not exist, and the key is limited to it")

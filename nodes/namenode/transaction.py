@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import stat
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgpack  # type: ignore[import-untyped]
 
 from dfs import errors, limits
 from dfs.posix import CAPABILITY
-from dfs.types import ROOT_INO, Attr, ChunkId, Extent, Ino
+from dfs.types import ROOT_INO, SHAPE, Attr, ChunkId, Extent, Ino
 from nodes.namenode import arguments
 from nodes.namenode.schema import ATTR_COLUMNS
 from nodes.namenode.subtree import Subtree
@@ -221,6 +222,34 @@ class Transaction:
         for session, path, holder in limited:
             if not self._is_inside(Subtree(self.db, path, holder), parent):
                 self.run("DELETE FROM hold WHERE ino = ? AND session = ?", ino, session)
+
+    @contextmanager
+    def moving(self, directories: Sequence[Ino]) -> Iterator[None]:
+        """Around what moves directories: whether that changes what sessions know that are limited to a subtree.
+
+        It does if one leaves the subtree, or if another directory has the subtree's path afterwards, or none.
+        """
+        limited = self.all("SELECT DISTINCT subtree FROM session WHERE subtree != '' AND caches") if directories else []
+        before = {path: self._beneath(path, directories) for (path,) in limited}
+        yield
+        for path, (root, inside) in before.items():
+            if root:
+                now, still_inside = self._beneath(path, directories)
+                if now != root or not inside <= still_inside:
+                    self.shape_changes()
+                    return
+
+    def _beneath(self, path: str, directories: Sequence[Ino]) -> tuple[Ino, set[Ino]]:
+        """The directory of this path, 0 if there is none, and which of these are in it."""
+        subtree = Subtree(self.db, path, "")
+        try:
+            return subtree.root(), {ino for ino in directories if subtree.has_directory(ino)}
+        except errors.NotFound:
+            return Ino(0), set()
+
+    def shape_changes(self) -> None:
+        """What is beneath what is not what it was: sessions that are limited to a subtree are to forget all."""
+        self.run("SELECT touched(?, ?)", *SHAPE)
 
     @staticmethod
     def _is_inside(subtree: Subtree, directory: Ino) -> bool:

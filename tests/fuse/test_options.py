@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import select
 import shutil
@@ -159,6 +160,39 @@ def test_mount_with_a_key_for_a_subtree(cluster: Cluster, here: Path, role: str)
         assert (here / "mine" / "copy" / "4").read_bytes() == b"4" * 1000
         (shown / "4").rename(shown / "five")
         assert (here / "mine" / "five").exists() and not (here / "mine" / "4").exists()
+
+
+@pytest.mark.parametrize("role", ["client", "reader"])
+def test_what_is_moved_out_of_the_subtree_of_a_key_is_gone_from_its_mount(
+    cluster: Cluster, here: Path, role: str
+) -> None:
+    (here / "mine" / "d" / "e").mkdir(parents=True)
+    (here / "mine" / "d" / "e" / "file").write_bytes(b"x" * 5000)
+    key = cluster.base / f"mover-{role}.key"
+    limited = ("--role", role, "--subtree", f"/{here.name}/mine")
+    cluster.dfs("key", "add", f"mover-{role}", *limited, "--keys", cluster.directory / "cluster.keys", "--out", key)
+    with mounted(cluster, cluster.base / f"mover {role}", options=f"allow_other,key={key}") as shown:
+        file = shown / "d" / "e" / "file"
+        for _ in range(3):
+            assert os.listdir(shown / "d" / "e") == ["file"]
+            assert file.read_bytes() == b"x" * 5000
+            assert not (shown / "d" / "e" / "nothing").exists()
+            with file.open("rb") as opened:
+                assert opened.read(10) == b"x" * 10
+                (here / "mine" / "d").rename(here / "out")
+                assert not file.exists()
+                assert os.listdir(shown) == []
+                with pytest.raises(OSError, match="Stale file handle"):
+                    os.pread(opened.fileno(), 10, 0)
+            (here / "out").rename(here / "mine" / "d")
+            assert file.stat().st_size == 5000
+        assert json.loads(os.getxattr(shown, "dfs.statistics"))["cache"]["inodes"], "it remembers again"
+        if role == "client":
+            with file.open("r+b", buffering=0) as opened:
+                opened.write(b"mine")
+                assert (here / "mine" / "d" / "e" / "file").read_bytes()[:5] == b"minex"
+            (here / "mine" / "d" / "e" / "file").write_bytes(b"theirs")
+            assert file.read_bytes() == b"theirs"
 
 
 def test_unknown_option_is_refused(cluster: Cluster, mountpoint: Path) -> None:

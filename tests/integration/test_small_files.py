@@ -269,10 +269,32 @@ async def test_the_kernel_is_given_what_is_fetched_and_its_reader_is_followed_al
         assert reader.kept_bytes == 0
 
 
+async def test_what_the_kernel_drops_again_is_not_fetched_over_and_over(tmp_path: Path) -> None:
+    async with two_mounts(tmp_path) as (_, _, reader, d):
+        reader.files.give = lambda *_: True
+        assert await reader.read_all(d) == {b"%d" % number: content(number) for number in range(_COUNT)}
+        assert reader.files.statistics()["small_files_fetched"] <= _COUNT
+        assert await reader.read_all(d) == {b"%d" % number: content(number) for number in range(_COUNT)}
+        assert reader.files.statistics()["small_files_fetched"] <= 2 * _COUNT
+
+
+async def test_the_kernel_hears_of_lost_bytes(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path, datanodes=3) as cluster, mount(cluster) as only:
+        lost: list[Ino] = []
+        only.files.on_loss = lost.append
+        d = (await only.fs.mkdir("/d")).ino
+        file = await only.files.create(d, b"file", 0o644, 0, 0, exclusive=True)
+        await file.write(0, b"bytes")
+        await file.fail(errors.NoSpace("no DataNode has room"))
+        assert lost == [file.ino]
+        only.files.close(file)
+
+
 async def test_who_goes_on_in_another_directory_is_known_there(tmp_path: Path) -> None:
     async with two_mounts(tmp_path) as (_, writer, reader, d):
         there = (await writer.fs.mkdir("/e")).ino
         await writer.make(there, {b"%d" % number: content(number) for number in range(8)})
+        await reader.fs.inodes.readdir(reader.fs.session.root)
         await reader.read_all(d)
         before = reader.used
         await reader.read_all(there)
@@ -345,11 +367,20 @@ async def test_first_bytes_have_the_time_at_which_the_file_was_made(tmp_path: Pa
         d = (await one.fs.mkdir("/d")).ino
         file = await one.files.create(d, b"file", 0o644, 0, 0, exclusive=True)
         made_ns = file.attr.btime_ns
+        for name, looks in ((b"seen", True), (b"appended", False)):
+            another = await one.files.create(d, name, 0o644, 0, 0, exclusive=True)
+            if looks:
+                await another.write(0, b"first")
+                assert another.shown().mtime_ns == another.attr.btime_ns
+                await another.write(0, b"FIRST")
+            else:
+                await another.append(b"first")
+            assert another.shown().mtime_ns > another.attr.btime_ns
+            one.files.close(another)
         new_ns = round(limits.NEW_FILE_S * 1e9)
         clock = itertools.count(made_ns + new_ns - 1)
         one.files.now_ns = lambda: next(clock)  # type: ignore[method-assign]
         await file.write(0, b"first")
-        assert file.shown().mtime_ns == made_ns
         await file.write(5, b"and later")
         assert file.shown().mtime_ns == made_ns + new_ns
         shown = file.shown()

@@ -29,11 +29,13 @@ def apply(tx: Transaction, parent: Any, name: Any, new_parent: Any, new_name: An
     _refuse_below_itself(tx, attr, source.ino, target.ino)
     if old is not None and old.ino == attr.ino:
         return attr  # POSIX: two names of one file, nothing happens
-    if flags == RENAME_EXCHANGE:
-        assert old is not None
-        _exchange(tx, (source.ino, name, attr), (target.ino, new_name, old))
-    else:
-        _move(tx, (source.ino, name, attr), (target.ino, new_name, old))
+    directories = [each.ino for each in (attr, old) if each is not None and stat.S_ISDIR(each.mode)]
+    with tx.moving(directories):
+        if flags == RENAME_EXCHANGE:
+            assert old is not None
+            _exchange(tx, (source.ino, name, attr), (target.ino, new_name, old))
+        else:
+            _move(tx, (source.ino, name, attr), (target.ino, new_name, old))
     return tx.attr(attr.ino)
 
 

@@ -56,6 +56,24 @@ def begun(kernel: tuple[socket.socket, int]) -> Device:
     return device
 
 
+@pytest.mark.parametrize(
+    ("release", "does"),
+    [
+        ("6.11.0", True),
+        ("6.10.14-amd64", False),
+        ("6.18.3", True),
+        ("7.0-rc1", True),
+        ("5.15.0-91", False),
+        ("x", False),
+    ],
+)
+def test_only_kernels_that_zero_what_is_behind_a_file_are_given_its_end(
+    monkeypatch: pytest.MonkeyPatch, release: str, does: bool
+) -> None:
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "host", release, "version", "machine")))
+    assert Device().zeroes_ends is does
+
+
 def test_pages_are_stored(kernel: tuple[socket.socket, int]) -> None:
     ours, _ = kernel
     device = begun(kernel)

@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from dfs import limits
-from dfs.types import ALL_NAMES, Ino, Item, SessionId
+from dfs.types import ALL_NAMES, SHAPE, Ino, Item, SessionId
 from nodes.namenode.leases import Leases
 
 ANNE, BERT, CARL = SessionId(1), SessionId(2), SessionId(3)
@@ -417,3 +417,96 @@ async def test_what_is_owned_with_bytes_in_memory_stays_owned_over_a_restart(tol
     assert not leases.is_reclaiming
     assert leases.in_doubt(CARL, [ATTR]) == [ATTR]
     assert leases.conflicts(CARL, [ATTR])
+
+
+# --- sessions that are limited to a subtree ---------------------------------------------------------------
+
+
+@pytest.fixture
+def limited() -> Told:
+    """Anne is limited to a subtree, and knows a file and a name in it."""
+    told = Told()
+    told.leases.leave(ANNE)
+    told.leases.join(ANNE, is_limited=True)
+    assert told.leases.lacks_shape(ANNE) and not told.leases.lacks_shape(BERT)
+    assert told.leases.cover_attr(ANNE, FILE) and told.leases.cover_name(ANNE, *NAME)
+    assert not told.leases.lacks_shape(ANNE)
+    return told
+
+
+async def test_who_is_limited_forgets_all_when_something_leaves_the_subtree(limited: Told) -> None:
+    leases = limited.leases
+    assert leases.own_unknown(ANNE, FILE)
+    assert not limited.change(BERT, SHAPE)
+    leases.begin(BERT, [SHAPE])
+    assert limited.items(ANNE) == [SHAPE]
+    assert not leases.cover_attr(ANNE, Ino(77)) and not leases.cover_name(ANNE, D, b"x")
+    assert not leases.cover_entries(ANNE, D) and not leases.own_unknown(ANNE, Ino(77))
+    assert not limited.change(BERT, SHAPE)
+    limited.answer(ANNE)
+    assert leases.statistics()["leases"] == leases.statistics()["owned"] == 0
+    assert not leases.cover_attr(ANNE, FILE), "the change is still on its way"
+    leases.applied(BERT, 1, [SHAPE], None)
+    leases.finish([SHAPE])
+    assert not leases.cover_attr(ANNE, FILE), "and not durable"
+    leases.committed()
+    assert not leases.own_unknown(ANNE, FILE), "nobody was asked about the way to the subtree"
+    assert leases.cover_attr(ANNE, FILE)
+    assert leases.own_unknown(ANNE, FILE)
+
+
+async def test_changes_that_wait_for_who_forgets_all_go_on(limited: Told) -> None:
+    moved: list[Item] = []
+    limited.leases.forgotten = moved.extend
+    limited.leases.begin(BERT, [ATTR])
+    (first, _), *_ = limited.asked[ANNE]
+    limited.leases.begin(BERT, [SHAPE])
+    number = limited.asked[ANNE][-1][0]
+    limited.leases.forgot(ANNE, number, ())
+    assert {ATTR, SHAPE} <= set(moved)
+    assert limited.change(BERT, ATTR, SHAPE)
+    limited.leases.forgot(ANNE, first, ())
+
+
+@pytest.mark.parametrize("has_forgotten", [False, True])
+async def test_what_a_command_tells_while_something_leaves_the_subtree_is_forgotten_too(
+    limited: Told, has_forgotten: bool
+) -> None:
+    limited.leases.begin(BERT, [SHAPE])
+    if has_forgotten:
+        limited.answer(ANNE)
+        assert limited.change(BERT)
+    new = Ino(78)
+    assert limited.change(ANNE, (new, None), result=new)
+    assert limited.items(ANNE)[-1] == SHAPE
+    assert not limited.change(BERT, SHAPE), "it waits for that as well"
+    limited.answer(ANNE)
+    assert limited.change(BERT, SHAPE)
+    assert limited.leases.statistics()["leases"] == 0
+
+
+async def test_what_a_command_tells_who_holds_nothing_is_forgotten_at_once(limited: Told) -> None:
+    limited.leases.begin(BERT, [SHAPE])
+    limited.answer(ANNE)
+    limited.leases.finish([SHAPE])
+    new = Ino(78)
+    assert limited.change(ANNE, (new, None), result=new)
+    assert limited.items(ANNE) == [(new, None)]
+    limited.answer(ANNE)
+    assert limited.leases.statistics()["leases"] == 0
+
+
+async def test_who_is_limited_and_holds_too_much_keeps_what_all_depends_on(
+    limited: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "LEASES_MAX", 3)
+    for number in range(5):
+        limited.leases.cover_attr(ANNE, Ino(100 + number))
+    assert limited.items(ANNE) and SHAPE not in limited.items(ANNE)
+
+
+async def test_after_a_restart_who_is_limited_is_asked_before_something_leaves_the_subtree(told: Told) -> None:
+    told.leases.leave(ANNE)
+    told.leases.join(ANNE, is_limited=True, again=True)
+    told.leases.reclaim(ANNE, [FILE], [], [], last=True)
+    assert not told.change(BERT, SHAPE)

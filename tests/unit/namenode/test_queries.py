@@ -158,7 +158,7 @@ def test_sessions_whose_end_was_cut_short_are_still_listed(space: Namespace) -> 
     session = space.open_session()
     space.do(session, "hold", ROOT_INO)
     space.damage("DELETE FROM session WHERE session = ?", session)
-    assert space.queries.sessions() == [(session, "", False)]
+    assert space.queries.sessions() == [(session, "", 0, "")]
     assert not space.own("end_session", session)
     assert space.queries.sessions() == []
 

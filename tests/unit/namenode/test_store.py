@@ -104,7 +104,7 @@ def test_a_namespace_of_the_format_before_gets_sessions_with_keys(tmp_path: Path
         space.damage("UPDATE setting SET value = 2 WHERE name = 'format'")
     with namespace(tmp_path) as space:
         opened = space.open_session("client alice", "/photos")
-        assert space.queries.sessions() == [(session, "", False), (opened, "client alice", False)]
+        assert space.queries.sessions() == [(session, "", 0, ""), (opened, "client alice", 0, "/photos")]
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
