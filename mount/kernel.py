@@ -254,7 +254,7 @@ class Kernel:
 
     def lost(self, ino: Ino) -> None:
         """What was written to a file will not be in it."""
-        self._pages.pop(ino, None)
+        self._pages[ino] = 0  # none that there is
         self._session.spawn(partial(self._forget_inodes, [ino]))
 
     def changed(self, attr: Attr) -> None:

@@ -166,6 +166,10 @@ class Cache:
         self._voided_in: dict[Ino, Token] = {}
         """When some name of a directory was voided last."""
         self._all_voided: Token = 0
+        self.is_limited = False
+        """Whether the session is limited to a subtree: then results come with leases only while it has others."""
+        self._leased_since: Token | None = None
+        """Since when it has, if it has."""
         self._giving_up: Counter[Ino] = Counter()
         self._changing: Counter[Item] = Counter()
         """What commands of ours that are under way may touch."""
@@ -298,6 +302,7 @@ class Cache:
         """What is being asked was perhaps answered by a NameNode that has restarted since."""
         self._now += 1
         self._all_voided = self._now
+        self._leased_since = None
 
     # --- learning ---------------------------------------------------------------------------------------
 
@@ -305,6 +310,9 @@ class Cache:
         """An answer, under a lease."""
         if self.is_valid(token, (attr.ino, None)):
             self._keep(attr)
+            if self.is_limited and self._leased_since is None:
+                self._now += 1
+                self._leased_since = self._now
 
     def note_owned(self, token: Token, ino: Ino) -> bool:
         """By an answer nobody else knows an inode, whose attributes were learnt from it; whether that is true still."""
@@ -403,7 +411,8 @@ class Cache:
         attr = codec.attr(result) if verb in _ATTR_VERBS else codec.attr(result[0]) if verb == "commit" else None
         if attr is not None and (attr.ino, None) not in items:
             items.append((attr.ino, None))
-        valid = {item for item in items if self.is_valid(token, item)}
+        is_leased = not self.is_limited or (self._leased_since is not None and token >= self._leased_since)
+        valid = {item for item in items if is_leased and self.is_valid(token, item)}
         before = self._inodes.get(attr.ino) if attr is not None else None
         complete = {ino for ino, name in items if name is not None and self._is_complete(ino)}
         if items:

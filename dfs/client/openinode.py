@@ -36,6 +36,7 @@ be asked for by others is owned.
 from __future__ import annotations
 
 import contextlib
+import mmap
 import stat
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
@@ -88,8 +89,8 @@ class OpenInode:
         """How far what was written reaches that is not committed."""
         self._is_new = attr.version == 1 and attr.mtime_ns == attr.ctime_ns == attr.btime_ns
         """Whether nobody has seen anything written to it, nor closed it."""
-        self._has_new_end = False
-        """Whether something was written since `take_end`."""
+        self._ragged_from: int | None = None
+        """Where the first page begins of which a part was written since `take_end`; None if there is none."""
         self._passing = 0
         """How many writes are under way of which each commits before it returns."""
         self.was_cut = False
@@ -167,7 +168,10 @@ class OpenInode:
         self._dirty.write(offset, data)
         self._end = max(self._end, offset + len(data))
         self._written_ns = written_ns
-        self._has_new_end = True
+        for edge in (offset, offset + len(data)):
+            if edge % mmap.PAGESIZE:
+                page = edge - edge % mmap.PAGESIZE
+                self._ragged_from = page if self._ragged_from is None else min(page, self._ragged_from)
         self._owner.count_dirty(self._dirty.length_bytes - before)
         if self._dirty.length_bytes >= limits.WRITE_BACK_AT_BYTES:
             self._stirred.set()
@@ -184,6 +188,7 @@ class OpenInode:
         await self._owner.wait_for_room()
         if await self._own():
             self.is_promised = True
+            self._is_new = False
             self._take(self._size, data, self._owner.now_ns())
             return
         async with self._move():
@@ -203,19 +208,18 @@ class OpenInode:
         """Of a file that is owned, with what is written here."""
         return self.attr.size if self.is_clean else max(self.attr.size, self._end)
 
-    def take_end(self, page_bytes: int) -> tuple[int, Buffer] | None:
-        """Where the page begins that the file ends in, and what it holds; once after it was written.
+    def take_end(self) -> tuple[int, Buffer] | None:
+        """Where the first page begins that was not written in one piece, and all from there on; once after that.
 
-        None where it ends with a whole page, or that is not in memory, or may be different for others.
+        The kernel has the others. None where there is none, or it is not in memory, or may be different for others.
         """
-        has_new_end, self._has_new_end = self._has_new_end, False
-        if not has_new_end or not self.is_owned:
+        start, self._ragged_from = self._ragged_from, None
+        if start is None or not self.is_owned:
             return None
         size = self._size
-        start = size - size % page_bytes
-        if start == size:
-            return None
-        data = self._dirty.read(start, size)
+        if size - start > limits.SMALL_FILE_MAX_BYTES:
+            start = size - size % mmap.PAGESIZE
+        data = self._dirty.read(start, size) if start < size else None
         return None if data is None else (start, data)
 
     def shown(self) -> Attr:

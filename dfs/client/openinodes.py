@@ -9,8 +9,9 @@ memory leaves together, in one append and one batch of commands. Where all toget
 (`throttle`) writers wait. A file that nobody has open any more lingers until its bytes have left.
 
 **Given to the kernel** (`give`), which then has no need to ask for it, is what a file holds that nobody has open: small
-ones that are fetched ahead, and of what was just written the last page, which the kernel keeps of itself only if it is
-whole. While a file is open the kernel may have a page of it locked that it has asked for; else nobody has for long.
+ones that are fetched ahead, and of what was just written the pages that were not written whole, which the kernel does
+not keep of itself. While a file is open the kernel may have a page of it locked that it has asked for; else nobody has
+for long.
 
 **A lost session** (`_lost`) takes with it what is in memory: by then others may have changed the files.
 
@@ -20,7 +21,6 @@ Invariant: of each inode there is at most one `OpenInode`.
 from __future__ import annotations
 
 import math
-import mmap
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -188,7 +188,7 @@ class OpenInodes:
         inode.closed()
         if not inode.attr.nlink:
             self._note_gone(inode, inode.attr, is_private=self.fs.inodes.is_private(inode.ino))
-        elif (end := inode.take_end(mmap.PAGESIZE)) is not None:
+        elif (end := inode.take_end()) is not None:
             self.give(inode.attr, *end)
         must_leave, inode.was_cut = inode.was_cut or not inode.is_owned, False
         if inode.is_clean:

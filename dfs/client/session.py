@@ -546,6 +546,8 @@ class Session:
             self.root = Ino(opened["root"])
             self.session = SessionId(opened["session"])
             self._caches = bool(opened["caches"])
+            if self.cache is not None:
+                self.cache.is_limited = bool(opened.get("limited"))
             self.owns_directories = bool(opened.get("directories"))  # a NameNode one version older does not say
             self.replicas = int(opened.get("replicas", 0))
             self.timeout_s = float(opened["timeout_s"])

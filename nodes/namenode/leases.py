@@ -37,8 +37,9 @@ A session that is **limited to a subtree** may know only what is beneath a direc
 changes for all beneath it, without a touch. So with any lease it holds one on `SHAPE`, which stands for which
 directories are beneath which. What moves a directory out of a subtree changes that (`Transaction.moving`), and a
 session that is asked to forget it forgets everything. While it is asked, or such a change is on its way, it is given
-nothing. It gets that lease with the answer to a query only, for which those have been heard who own a directory on the
-way to the subtree: they rename by themselves only what nobody else ever looked at.
+nothing, nor with the results of its commands: it learns nothing from these between such a recall and the next answer to
+a query that comes with a lease. With that it gets the one on `SHAPE`, and for that those have been heard who own a
+directory on the way to the subtree: they rename by themselves only what nobody else ever looked at.
 
 A client that has not forgotten within the session time-out loses its session, which ends its leases: `overdue` says
 which. By then it has stopped trusting them by itself.
@@ -393,13 +394,9 @@ class Leases:
                 if self._owners.get(item[0]) != author:  # or others have him forget all of it first anyway
                     self._doubts[item] = (author, seq)
                 self._join_change(author, item)
-        if result is not None:
+        if result is not None and not (self.lacks_shape(author) or (cacher.is_limited and SHAPE in cacher.asked)):
             self._give(author, self._attrs, cacher.attrs, result)
             self._join_change(author, (result, None))
-            if cacher.is_limited and (SHAPE in self._changes or SHAPE in cacher.asked):
-                self._join_change(author, SHAPE)
-            elif self.lacks_shape(author) and (result, None) not in cacher.asked:
-                self._ask(author, [(result, None)])
             if is_new and (cacher.owns_directories or not is_directory):
                 self._owners[result] = author
                 if is_directory:
@@ -542,6 +539,13 @@ class Leases:
             self._give(session, self._entries, cacher.entries, ino)
         self._owners[ino] = session
 
+    def give_up(self, session: SessionId, ino: Ino) -> None:
+        """It was made the owner of an inode, and is not told so."""
+        cacher = self._cachers.get(session)
+        if cacher is not None:
+            self._forget(session, cacher, (ino, None))
+            self._wake()
+
     def is_owner(self, session: SessionId, ino: Ino) -> bool:
         return self._owners.get(ino) == session
 
@@ -642,6 +646,10 @@ class Leases:
         """It is there, and so can say what it holds."""
         if self._reclaiming.get(session) == math.inf:
             self._reclaiming[session] = trio.current_time()
+
+    def is_claiming(self, session: SessionId) -> bool:
+        """Whether it has not told yet all that it holds."""
+        return session in self._reclaiming
 
     @property
     def is_reclaiming(self) -> bool:

@@ -204,7 +204,7 @@ class Machine:
     def _looked_at(self, command: Command) -> list[Item]:
         """The inodes and names that a command is about, and what the names stand for."""
         items: list[Item] = []
-        if command.verb in _LOOKS_AT_INODE and command.args and type(command.args[0]) is int:
+        if command.verb in _LOOKS_AT_INODE and command.args and type(command.args[0]) is int and command.args[0] > 0:
             items.append((Ino(command.args[0]), None))
         for at in NAMES.get(command.verb, ()):
             parent, name = [*command.args[at : at + 2], None, None][:2]

@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, NamedTuple
 
@@ -66,6 +66,7 @@ _HANDSHAKE_MAX: Final = 16
 _HEARINGS: Final = 2
 """Of who owns something beneath a directory: of what it has made, and of the bytes of that."""
 _OWNED_SLICE: Final = 500
+_LOOKED_AT_ONCE: Final = 500
 """Inodes of which it is found out at a time whether they are beneath a directory: a few milliseconds."""
 
 
@@ -399,7 +400,11 @@ class NameNode:
         await self._leases.reclaimed()
         self._view(call).getattr(ino)
         is_owner = await self._leases.own(writer, arguments.ino(ino))
-        return [self._view(call).getattr(ino), is_owner]
+        try:
+            return [self._view(call).getattr(ino), is_owner]
+        except errors.NotFound:  # it has left the caller's subtree meanwhile
+            self._leases.give_up(writer, arguments.ino(ino))
+            raise
 
     @expose
     @takes_call
@@ -411,7 +416,11 @@ class NameNode:
         files = [attr.ino for attr in self._existing(call, wanted) if not stat.S_ISDIR(attr.mode)]
         if self._writer.is_full or not files:
             return []
-        return self._existing(call, await self._leases.own_all(writer, files))
+        owned = await self._leases.own_all(writer, files)
+        found = self._existing(call, owned)
+        for ino in {*owned}.difference(attr.ino for attr in found):
+            self._leases.give_up(writer, ino)
+        return found
 
     def _existing(self, call: Call, inos: Iterable[Ino]) -> list[Attr]:
         found: list[Attr] = []
@@ -477,14 +486,23 @@ class NameNode:
 
     @expose
     @takes_call
-    def reclaim(
+    async def reclaim(
         self, call: Call, session: Any, incarnation: Any, attrs: Any, directories: Any, owned: Any, last: Any
     ) -> None:
         """What a session holds, and owns, since before our restart, or the `last` part of it."""
         holder = self._sessions.touch(session, _identity(call))
-        if incarnation == self._sessions.incarnation:  # or it is of another restart, and will be said again
-            parts = (self._view(call).inside(_inos(part)) for part in (attrs, directories, owned))
-            self._leases.reclaim(holder, *parts, last=bool(last))
+        wanted = [_inos(part) for part in (attrs, directories, owned)]
+        if incarnation == self._sessions.incarnation and self._leases.is_claiming(holder):
+            parts = [[ino async for ino in self._inside(call, part)] for part in wanted]
+            if incarnation == self._sessions.incarnation:  # or it is of another restart, and will be said again
+                self._leases.reclaim(holder, *parts, last=bool(last))
+
+    async def _inside(self, call: Call, inos: Sequence[Ino]) -> AsyncIterator[Ino]:
+        """Those that the key allows to look at. Nothing is moved while this is asked: some session is reclaiming."""
+        for start in range(0, len(inos), _LOOKED_AT_ONCE):
+            for ino in self._view(call).inside(inos[start : start + _LOOKED_AT_ONCE]):
+                yield ino
+            await trio.lowlevel.checkpoint()
 
     @expose
     def chunks(self, after: Any, limit: Any) -> list[Any]:
@@ -604,6 +622,7 @@ class NameNode:
             "timeout_s": self._config.session_timeout_s,
             "root": root,
             "caches": caches,
+            "limited": bool(subtree),
             "directories": directories,
             "replicas": self._config.replicas,
             "incarnation": self._sessions.incarnation,

@@ -50,10 +50,10 @@ class Subtree:
         return self._root
 
     def way(self) -> list[Item]:
-        """The directories from the root of all to this one, and the names in them that lead to it."""
+        """The names from the root of all that lead to it, and the directories that they stand for."""
         items: list[Item] = []
         for parent, name, ino in self._steps():
-            items += [(parent, None), (parent, name), (ino, None)]
+            items += [(parent, name), (ino, None)]
         return items
 
     def _steps(self) -> Iterator[tuple[Ino, bytes, Ino]]:

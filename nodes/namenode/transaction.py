@@ -19,6 +19,7 @@ from dfs import errors, limits
 from dfs.posix import CAPABILITY
 from dfs.types import ROOT_INO, SHAPE, Attr, ChunkId, Extent, Ino
 from nodes.namenode import arguments
+from nodes.namenode.pathnames import path_of
 from nodes.namenode.schema import ATTR_COLUMNS
 from nodes.namenode.subtree import Subtree
 
@@ -48,6 +49,10 @@ class Freed(NamedTuple):
     chunk: ChunkId
     offset: int
     length: int
+
+
+def _names(path: bytes | None) -> list[bytes]:
+    return list(filter(None, (path or b"").split(b"/")))
 
 
 class Transaction:
@@ -227,25 +232,19 @@ class Transaction:
     def moving(self, directories: Sequence[Ino]) -> Iterator[None]:
         """Around what moves directories: whether that changes what sessions know that are limited to a subtree.
 
-        It does if one leaves the subtree, or if another directory has the subtree's path afterwards, or none.
+        It does if one leaves the subtree, or takes along the directory that the subtree begins with.
         """
         limited = self.all("SELECT DISTINCT subtree FROM session WHERE subtree != '' AND caches") if directories else []
-        before = {path: self._beneath(path, directories) for (path,) in limited}
+        claims = [_names(path.encode()) for (path,) in limited]
+        before = [_names(path_of(self.db, ino)) for ino in directories] if claims else []
         yield
-        for path, (root, inside) in before.items():
-            if root:
-                now, still_inside = self._beneath(path, directories)
-                if now != root or not inside <= still_inside:
+        for ino, old in zip(directories, before, strict=False):
+            new = _names(path_of(self.db, ino))
+            for top in claims:
+                is_left = old[: len(top)] == top != new[: len(top)]
+                if is_left or (old != new and top[: len(old)] == old):
                     self.shape_changes()
                     return
-
-    def _beneath(self, path: str, directories: Sequence[Ino]) -> tuple[Ino, set[Ino]]:
-        """The directory of this path, 0 if there is none, and which of these are in it."""
-        subtree = Subtree(self.db, path, "")
-        try:
-            return subtree.root(), {ino for ino in directories if subtree.has_directory(ino)}
-        except errors.NotFound:
-            return Ino(0), set()
 
     def shape_changes(self) -> None:
         """What is beneath what is not what it was: sessions that are limited to a subtree are to forget all."""

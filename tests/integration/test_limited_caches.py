@@ -272,6 +272,35 @@ async def test_looking_and_moving_at_once_shows_nothing_that_is_gone(tmp_path: P
             nursery.cancel_scope.cancel()
 
 
+async def test_who_writes_all_the_time_neither_keeps_others_from_moving_nor_loses_what_he_wrote(tmp_path: Path) -> None:
+    async with two_mounts(tmp_path) as (_, admin, limited):
+        bob = (await limited.fs.stat("/bob")).ino
+        written: dict[bytes, bytes] = {}
+
+        async def write(writer: int) -> None:
+            for number in range(1 << 20):
+                name, data = b"%d-%d" % (writer, number), b"%d" % number * 100
+                try:
+                    file = await limited.files.create(bob, name, 0o644, 0, 0, exclusive=True)
+                    await file.write(0, data)
+                    limited.files.close(file)
+                except errors.NotFound:
+                    return
+                written[name] = data
+
+        async with trio.open_nursery() as nursery:
+            for writer in range(3):
+                nursery.start_soon(write, writer)
+            for _ in range(5):
+                await trio.sleep(0.03)
+                await admin.fs.rename("/home/alice/d", "/elsewhere/d")
+                await admin.fs.rename("/elsewhere/d", "/home/alice/d")
+            await admin.fs.rename("/home/alice/bob", "/elsewhere/bob")
+        assert len(written) > 10
+        for name, data in written.items():
+            assert await admin.read((await admin.fs.inodes.lookup(bob, name)).ino) == data
+
+
 # --- attacks ----------------------------------------------------------------------------------------------
 
 

@@ -334,6 +334,20 @@ async def test_the_kernel_is_given_nothing_of_what_is_open_or_changes(tmp_path: 
             assert data == await writer.read(attr)
 
 
+async def test_the_kernel_is_given_what_was_not_written_in_whole_pages(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path, datanodes=3) as cluster, mount(cluster) as only:
+        given: list[tuple[int, bytes]] = []
+        only.files.give = lambda _, offset, data: not given.append((offset, bytes(data)))  # type: ignore[func-returns-value]
+        d = (await only.fs.mkdir("/d")).ino
+        data = os.urandom(30_000)
+        file = await only.files.create(d, b"file", 0o644, 0, 0, exclusive=True)
+        for start in range(0, len(data), 10_240):  # as tar does
+            await file.write(start, data[start : start + 10_240])
+        only.files.close(file)
+        page = 10_240 - 10_240 % mmap.PAGESIZE
+        assert given == [(page, data[page:])]
+
+
 @pytest.mark.parametrize("size", [1, 4095, 4097, 1_000_001])
 async def test_the_kernel_is_given_the_last_page_of_what_was_written(tmp_path: Path, size: int) -> None:
     async with running_cluster(tmp_path, datanodes=3) as cluster, mount(cluster) as only:

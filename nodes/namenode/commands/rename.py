@@ -29,8 +29,8 @@ def apply(tx: Transaction, parent: Any, name: Any, new_parent: Any, new_name: An
     _refuse_below_itself(tx, attr, source.ino, target.ino)
     if old is not None and old.ino == attr.ino:
         return attr  # POSIX: two names of one file, nothing happens
-    directories = [each.ino for each in (attr, old) if each is not None and stat.S_ISDIR(each.mode)]
-    with tx.moving(directories):
+    moved = (attr, old) if flags == RENAME_EXCHANGE else (attr,)
+    with tx.moving([each.ino for each in moved if each is not None and stat.S_ISDIR(each.mode)]):
         if flags == RENAME_EXCHANGE:
             assert old is not None
             _exchange(tx, (source.ino, name, attr), (target.ino, new_name, old))

@@ -271,3 +271,25 @@ def test_nothing_is_answered_of_what_a_command_of_ours_may_be_changing(cache: Ca
     assert cache.name(D, b"b") == FILE
     assert cache.name(D, b"a") is ABSENT
     assert shown(cache) == attr(FILE, 3)
+
+
+# --- who is limited to a subtree ------------------------------------------------------------------------
+
+
+def test_who_is_limited_learns_from_results_only_while_he_has_leases(cache: Cache) -> None:
+    cache.is_limited = True
+
+    def made(token: int, ino: Ino) -> Attr | None:
+        cache.learn_reply(token, "create", [D, b"name", 0o644, 0, 0, True], list(attr(ino, version=1)), [[ino, None]])
+        return shown(cache, ino)
+
+    assert made(cache.ask(), FILE) is None
+    before = cache.ask()
+    cache.learn_attr(cache.ask(), attr(OTHER))
+    assert made(before, FILE) is None, "it may have happened before there was a lease"
+    assert made(cache.ask(), FILE) is not None
+    cache.void_questions()  # all is recalled
+    cache.forget_all()
+    assert made(cache.ask(), Ino(13)) is None
+    cache.learn_attr(cache.ask(), attr(OTHER))
+    assert made(cache.ask(), Ino(14)) is not None

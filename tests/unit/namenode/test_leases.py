@@ -469,31 +469,37 @@ async def test_changes_that_wait_for_who_forgets_all_go_on(limited: Told) -> Non
 
 
 @pytest.mark.parametrize("has_forgotten", [False, True])
-async def test_what_a_command_tells_while_something_leaves_the_subtree_is_forgotten_too(
+async def test_a_command_that_happens_meanwhile_gives_nothing_and_keeps_nobody_waiting(
     limited: Told, has_forgotten: bool
 ) -> None:
     limited.leases.begin(BERT, [SHAPE])
     if has_forgotten:
         limited.answer(ANNE)
-        assert limited.change(BERT)
     new = Ino(78)
-    assert limited.change(ANNE, (new, None), result=new)
-    assert limited.items(ANNE)[-1] == SHAPE
-    assert not limited.change(BERT, SHAPE), "it waits for that as well"
+    for seq in range(1, 4):
+        limited.leases.applied(ANNE, seq, [(new, None)], new, is_new=True)
+        limited.leases.committed()
+    assert not limited.leases.is_owner(ANNE, new) and limited.change(BERT, (new, None))
+    assert limited.items(ANNE) == ([] if has_forgotten else [SHAPE]), "it is asked once"
     limited.answer(ANNE)
     assert limited.change(BERT, SHAPE)
     assert limited.leases.statistics()["leases"] == 0
-
-
-async def test_what_a_command_tells_who_holds_nothing_is_forgotten_at_once(limited: Told) -> None:
-    limited.leases.begin(BERT, [SHAPE])
-    limited.answer(ANNE)
     limited.leases.finish([SHAPE])
-    new = Ino(78)
-    assert limited.change(ANNE, (new, None), result=new)
-    assert limited.items(ANNE) == [(new, None)]
-    limited.answer(ANNE)
-    assert limited.leases.statistics()["leases"] == 0
+    assert limited.leases.cover_attr(ANNE, FILE)
+    limited.leases.applied(ANNE, 4, [(new, None)], new, is_new=True)
+    limited.leases.committed()
+    assert limited.leases.is_owner(ANNE, new)
+
+
+async def test_who_is_limited_and_moves_something_itself_learns_what_it_did(limited: Told) -> None:
+    limited.leases.join(BERT, is_limited=True)
+    assert limited.leases.cover_attr(BERT, FILE)
+    assert not limited.change(ANNE, SHAPE)
+    limited.leases.begin(ANNE, [SHAPE])
+    assert limited.items(ANNE) == [] and limited.items(BERT) == [SHAPE]
+    limited.answer(BERT)
+    assert limited.change(ANNE, SHAPE, result=D)
+    assert not limited.change(CARL, (D, None)), "the author knows it"
 
 
 async def test_who_is_limited_and_holds_too_much_keeps_what_all_depends_on(
