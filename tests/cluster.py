@@ -8,7 +8,7 @@ async with running_cluster(tmp_path, datanodes=4) as cluster:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,24 @@ class Cluster:
             with trio.fail_after(20):
                 while sum(view.state == "up" for view in await fs.nodes()) < datanodes:
                     await trio.sleep(0.02)
+
+
+async def questions(fs: FileSystem, work: Callable[[], Awaitable[Any]]) -> int:
+    """How many calls of a client `work` costs, besides that of who listens for events and what is sent afterwards."""
+    session, count = fs.session, 0
+    before = session._call
+
+    async def counted(method: str, *args: Any, **kwargs: Any) -> Any:
+        nonlocal count
+        count += method not in ("events", "forgot", "apply")
+        return await before(method, *args, **kwargs)
+
+    session._call = counted  # type: ignore[method-assign]
+    try:
+        await work()
+    finally:
+        session._call = before  # type: ignore[method-assign]
+    return count
 
 
 @asynccontextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from dfs.client.openinodes import OpenInodes, open_inodes
 from dfs.keys import Key, Role
 from dfs.rpc import Pool, SocketNetwork
 from dfs.types import NAMENODE_OBJECT, SHAPE, Ino
-from tests.cluster import Cluster, running_cluster
+from tests.cluster import Cluster, questions, running_cluster
 from tests.keys import ADMIN, MASTERS
 
 ALICE = MASTERS.issue(Role.CLIENT, "alice", {"subtree": "/home/alice"})
@@ -46,23 +46,6 @@ class Mount:
             return bytes(await file.read(0, limits.READ_MAX_BYTES))
         finally:
             self.files.close(file)
-
-    async def questions(self, work: Callable[[], Awaitable[Any]]) -> int:
-        """How many calls to the NameNode it costs. The one who listens for events is not counted."""
-        session, count = self.fs.session, 0
-        before = session._call
-
-        async def counted(method: str, *args: Any, **kwargs: Any) -> Any:
-            nonlocal count
-            count += method not in ("events", "forgot")
-            return await before(method, *args, **kwargs)
-
-        session._call = counted  # type: ignore[method-assign]
-        try:
-            await work()
-        finally:
-            session._call = before  # type: ignore[method-assign]
-        return count
 
 
 @asynccontextmanager
@@ -107,7 +90,7 @@ async def test_what_is_known_is_not_asked_for_again(tmp_path: Path) -> None:
 
         await work()
         assert limited.fs.session.caches
-        assert await limited.questions(work) == 0
+        assert await questions(limited.fs, work) == 0
 
 
 async def test_what_it_writes_stays_here_and_is_what_others_read(tmp_path: Path) -> None:
@@ -179,7 +162,7 @@ async def test_what_is_moved_within_or_elsewhere_costs_nothing(tmp_path: Path) -
         async def work() -> None:
             assert await limited.fs.inodes.getattr(e.ino) == e
 
-        assert await limited.questions(work) == 0
+        assert await questions(limited.fs, work) == 0
         await look(limited, "/d/bob")
 
 
@@ -198,7 +181,7 @@ async def test_it_caches_again_after_it_forgot_and_what_comes_back_is_there(tmp_
             async def work(ino: Ino = e.ino) -> None:
                 await limited.fs.inodes.getattr(ino)
 
-            assert await limited.questions(work) == 0
+            assert await questions(limited.fs, work) == 0
 
 
 async def test_exchanging_directories_across_the_border_is_seen(tmp_path: Path) -> None:
@@ -234,7 +217,7 @@ async def test_leases_are_kept_when_the_namenode_restarts_and_recalled_afterward
         async def work() -> None:
             assert (await limited.fs.inodes.getattr(e.ino)).ino == e.ino
 
-        assert await limited.questions(work) == 0
+        assert await questions(limited.fs, work) == 0
         await admin.fs.rename("/home/alice/d", "/elsewhere/d")
         with pytest.raises(errors.NotFound):
             await limited.fs.inodes.getattr(e.ino)

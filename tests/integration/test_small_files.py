@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import mmap
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from dfs.client import FileSystem
 from dfs.client.cache import Cache
 from dfs.client.openinodes import OpenInodes, open_inodes
 from dfs.types import Attr, Ino
-from tests.cluster import Cluster, running_cluster
+from tests.cluster import Cluster, questions, running_cluster
 
 _PATIENCE_S = 60
 _COUNT = 100
@@ -91,22 +91,6 @@ async def two_mounts(directory: Path) -> AsyncIterator[tuple[Cluster, Mount, Mou
             yield cluster, writer, reader, d
 
 
-async def calls_to_namenode(mount: Mount, work: Callable[[], Any]) -> int:
-    """How many questions `work` costs. The one who listens for events is not counted."""
-    session, count = mount.fs.session, 0
-    before = session._call
-
-    async def counted(method: str, *args: Any, **kwargs: Any) -> Any:
-        nonlocal count
-        count += method not in ("events", "forgot")
-        return await before(method, *args, **kwargs)
-
-    session._call = counted  # type: ignore[method-assign]
-    await work()
-    session._call = before  # type: ignore[method-assign]
-    return count
-
-
 async def test_who_reads_a_directory_asks_for_many_files_at_a_time(tmp_path: Path) -> None:
     async with two_mounts(tmp_path) as (_, _, reader, d):
         found: dict[bytes, bytes] = {}
@@ -114,10 +98,10 @@ async def test_who_reads_a_directory_asks_for_many_files_at_a_time(tmp_path: Pat
         async def read() -> None:
             found.update(await reader.read_all(d))
 
-        questions = await calls_to_namenode(reader, read)
+        asked = await questions(reader.fs, read)
         assert found == {b"%d" % number: content(number) for number in range(_COUNT)}
         assert reader.used >= _COUNT - 2
-        assert questions < _COUNT / 4
+        assert asked < _COUNT / 4
         assert reader.kept_bytes == 0, "what was read is the kernel's"
 
 
@@ -261,11 +245,11 @@ async def test_the_kernel_is_given_what_is_fetched_and_its_reader_is_followed_al
         async def read() -> None:
             found.update(await pages.read_all(d))
 
-        questions = await calls_to_namenode(reader, read)
+        asked = await questions(reader.fs, read)
         assert found == {b"%d" % number: content(number) for number in range(_COUNT)}
         assert len(pages.held) > _COUNT / 2
         assert reader.used >= _COUNT - 2
-        assert questions < _COUNT / 4
+        assert asked < _COUNT / 4
         assert reader.kept_bytes == 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from dfs import errors, limits
 from dfs.client import FileSystem
 from dfs.client.cache import Cache
 from dfs.types import Ino
-from tests.cluster import running_cluster
+from tests.cluster import questions, running_cluster
 
 _PATIENCE_S = 60
 _DIRECTORIES = 60
@@ -65,24 +65,6 @@ async def remove(fs: FileSystem, directory: Ino) -> None:
             await fs.inodes.rmdir(directory, entry.name)
         else:
             await fs.inodes.unlink(directory, entry.name)
-
-
-async def questions(fs: FileSystem, work: Callable[[], Awaitable[Any]]) -> int:
-    """How many calls `work` costs, besides that of who listens for events and what is sent afterwards."""
-    session, count = fs.session, 0
-    before = session._call
-
-    async def counted(method: str, *args: Any, **kwargs: Any) -> Any:
-        nonlocal count
-        count += method not in ("events", "forgot", "apply")
-        return await before(method, *args, **kwargs)
-
-    session._call = counted  # type: ignore[method-assign]
-    try:
-        await work()
-    finally:
-        session._call = before  # type: ignore[method-assign]
-    return count
 
 
 async def test_a_walk_costs_a_few_questions(tmp_path: Path) -> None:
