@@ -87,7 +87,7 @@ class OpenInode:
         """When it was written to last, or the time that was set since; None: never here."""
         self._end = 0
         """How far what was written reaches that is not committed."""
-        self._is_new = attr.version == 1 and attr.mtime_ns == attr.ctime_ns == attr.btime_ns
+        self._is_new = True
         """Whether nobody has seen anything written to it, nor closed it."""
         self._ragged_from: int | None = None
         """Where the first page begins of which a part was written since `take_end`; None if there is none."""

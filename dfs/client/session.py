@@ -540,8 +540,13 @@ class Session:
             sent_at = trio.current_time()
             caches = self.cache is not None
             directories = caches and self.wants_directories
-            wish = {"name": "client", "host": self.host, "caches": caches, "directories": directories}
-            wish["forgets_all"] = True  # when `SHAPE` is recalled
+            wish = {
+                "name": "client",
+                "host": self.host,
+                "caches": caches,
+                "directories": directories,
+                "forgets_all": True,  # when `SHAPE` is recalled
+            }
             opened = await self.query("open_session", wish)
             self.root = Ino(opened["root"])
             self.session = SessionId(opened["session"])

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 import stat
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -79,7 +79,7 @@ class _Content:
 class _Walk:
     """Somebody who reads files of one directory. `cookie` is where he is, `reach` how far was fetched for him."""
 
-    __slots__ = ("ahead", "batch", "before", "cookie", "reach", "steps")
+    __slots__ = ("ahead", "batches", "cookie", "reach", "steps")
 
     def __init__(self, cookie: int, steps: int) -> None:
         self.cookie = cookie
@@ -88,19 +88,17 @@ class _Walk:
         """Files that he has read, each near the one before; what he read elsewhere counts as well."""
         self.ahead = limits.FOLLOWED_FIRST
         """Files that the next batch may have."""
-        self.batch: _Batch | None = None
-        """The latest."""
-        self.before: _Batch | None = None
-        """And the one before it."""
+        self.batches: deque[_Batch] = deque(maxlen=2)
+        """The latest, last."""
 
     def has_fetched(self, ino: Ino) -> bool:
         """Whether a file was fetched for whoever reads here, of late."""
-        return any(batch is not None and ino in batch.files for batch in (self.batch, self.before))
+        return any(ino in batch.files for batch in self.batches)
 
     def take(self, ino: Ino) -> bool:
         """Somebody opens a file: whether it was fetched for whoever reads here, and not opened since."""
-        for batch in (self.batch, self.before):
-            if batch is not None and ino in batch.unread:
+        for batch in self.batches:
+            if ino in batch.unread:
                 batch.unread.remove(ino)
                 return True
         return False
@@ -108,7 +106,7 @@ class _Walk:
     def begin_anew(self) -> None:
         """He is somewhere else."""
         self.steps, self.ahead = 1, limits.FOLLOWED_FIRST
-        self.batch = self.before = None
+        self.batches.clear()
 
 
 class _Run(NamedTuple):
@@ -213,7 +211,7 @@ class SmallFiles:
             return
         if ino not in self._contents and not walk.has_fetched(ino):
             walk.reach = cookie - 1
-        elif walk.batch is None or not walk.batch.is_half_read:
+        elif not walk.batches or not walk.batches[-1].is_half_read:
             return
         self._fetch_for(walk, directory)
 
@@ -238,8 +236,7 @@ class SmallFiles:
             return
         walk.ahead = min(2 * walk.ahead, limits.WHOLE_FILES_MAX)
         contents = self._add(files)
-        walk.before = walk.batch
-        walk.batch = contents[files[0].ino].batch
+        walk.batches.append(contents[files[0].ino].batch)
         self._start(tasks.in_advance, self._fetch, contents)
 
     # --- what is kept -------------------------------------------------------------------------------------

@@ -485,11 +485,8 @@ class Leases:
                     self.finish(items)
             elif self._is_moving(cacher, ino, is_directory):
                 await self._moved.wait()
-            elif self.lacks_shape(session) or not self._may_hold(session, cacher):
-                return False
             else:
-                self._make_owner(session, cacher, ino, is_directory)
-                return True
+                return self.own_unknown(session, ino, is_directory=is_directory)
 
     async def own_all(self, session: SessionId, inos: Sequence[Ino]) -> list[Ino]:
         """Have a session own inodes of files, but those that others change; those that it owns then.
@@ -530,14 +527,11 @@ class Leases:
             return False
         if self.lacks_shape(session) or not self._may_hold(session, cacher):
             return False
-        self._make_owner(session, cacher, ino, is_directory)
-        return True
-
-    def _make_owner(self, session: SessionId, cacher: _Cacher, ino: Ino, is_directory: bool) -> None:
         self._give(session, self._attrs, cacher.attrs, ino)
         if is_directory:
             self._give(session, self._entries, cacher.entries, ino)
         self._owners[ino] = session
+        return True
 
     def give_up(self, session: SessionId, ino: Ino) -> None:
         """It was made the owner of an inode, and is not told so."""

@@ -24,6 +24,12 @@ SELECT 1 FROM above JOIN dentry d ON d.ino = above.ino WHERE d.parent = ?
 
 def path_of(db: Database, ino: int) -> bytes | None:
     """A path that leads to an inode; None if none does."""
+    names = names_of(db, ino)
+    return None if names is None else b"/" + b"/".join(names)
+
+
+def names_of(db: Database, ino: int) -> list[bytes] | None:
+    """The names in such a path."""
     names: list[bytes] = []
     while ino != ROOT_INO:
         row = db.execute("SELECT parent, name FROM dentry WHERE ino = ? LIMIT 1", (ino,)).fetchone()
@@ -31,7 +37,7 @@ def path_of(db: Database, ino: int) -> bytes | None:
             return None
         ino = row[0]
         names.append(bytes(row[1]))
-    return b"/" + b"/".join(reversed(names))
+    return names[::-1]
 
 
 def named(db: Database, ino: int) -> str:

@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import os
 import stat
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, NamedTuple
 
@@ -65,7 +65,6 @@ _HANDSHAKE_MAX: Final = 16
 """Items in a handshake."""
 _HEARINGS: Final = 2
 """Of who owns something beneath a directory: of what it has made, and of the bytes of that."""
-_OWNED_SLICE: Final = 500
 _LOOKED_AT_ONCE: Final = 500
 """Inodes of which it is found out at a time whether they are beneath a directory: a few milliseconds."""
 
@@ -492,17 +491,18 @@ class NameNode:
         """What a session holds, and owns, since before our restart, or the `last` part of it."""
         holder = self._sessions.touch(session, _identity(call))
         wanted = [_inos(part) for part in (attrs, directories, owned)]
+        # Or it is of another restart, and will be said again.
         if incarnation == self._sessions.incarnation and self._leases.is_claiming(holder):
-            parts = [[ino async for ino in self._inside(call, part)] for part in wanted]
-            if incarnation == self._sessions.incarnation:  # or it is of another restart, and will be said again
-                self._leases.reclaim(holder, *parts, last=bool(last))
+            parts = [await self._inside(call, part) for part in wanted]
+            self._leases.reclaim(holder, *parts, last=bool(last))
 
-    async def _inside(self, call: Call, inos: Sequence[Ino]) -> AsyncIterator[Ino]:
+    async def _inside(self, call: Call, inos: Sequence[Ino]) -> list[Ino]:
         """Those that the key allows to look at. Nothing is moved while this is asked: some session is reclaiming."""
+        found: list[Ino] = []
         for start in range(0, len(inos), _LOOKED_AT_ONCE):
-            for ino in self._view(call).inside(inos[start : start + _LOOKED_AT_ONCE]):
-                yield ino
+            found += self._view(call).inside(inos[start : start + _LOOKED_AT_ONCE])
             await trio.lowlevel.checkpoint()
+        return found
 
     @expose
     def chunks(self, after: Any, limit: Any) -> list[Any]:
@@ -574,7 +574,7 @@ class NameNode:
         for number, item in enumerate(self._leases.owned(), 1):
             if beneath.has(item[0]):
                 found.append(item)
-            if not number % _OWNED_SLICE:
+            if not number % _LOOKED_AT_ONCE:
                 await trio.lowlevel.checkpoint()
         return found
 

@@ -34,6 +34,11 @@ _DIRECTORY: Final = _LEADS_UP.format(start="VALUES (:ino)")
 _NAMES: Final = _LEADS_UP.format(start="SELECT parent FROM dentry WHERE ino = :ino")
 
 
+def claimed(path: str) -> list[bytes]:
+    """The names in a claim."""
+    return list(filter(None, path.encode().split(b"/")))
+
+
 class Subtree:
     """As it is at one moment: use it within one transaction of `db`. `path` is the claim of the key of `holder`."""
 
@@ -59,7 +64,7 @@ class Subtree:
     def _steps(self) -> Iterator[tuple[Ino, bytes, Ino]]:
         """Of the path: where a name is, and what it stands for; up to the first that stands for nothing."""
         ino = ROOT_INO
-        for name in filter(None, self._path.encode().split(b"/")):
+        for name in claimed(self._path):
             row = self._db.execute("SELECT ino FROM dentry WHERE parent = ? AND name = ?", (ino, name)).fetchone()
             parent, ino = ino, Ino(row[0]) if row else Ino(0)
             yield parent, name, ino

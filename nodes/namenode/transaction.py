@@ -19,9 +19,9 @@ from dfs import errors, limits
 from dfs.posix import CAPABILITY
 from dfs.types import ROOT_INO, SHAPE, Attr, ChunkId, Extent, Ino
 from nodes.namenode import arguments
-from nodes.namenode.pathnames import path_of
+from nodes.namenode.pathnames import names_of
 from nodes.namenode.schema import ATTR_COLUMNS
-from nodes.namenode.subtree import Subtree
+from nodes.namenode.subtree import Subtree, claimed
 
 if TYPE_CHECKING:
     from nodes.namenode.store import Database, Row
@@ -49,10 +49,6 @@ class Freed(NamedTuple):
     chunk: ChunkId
     offset: int
     length: int
-
-
-def _names(path: bytes | None) -> list[bytes]:
-    return list(filter(None, (path or b"").split(b"/")))
 
 
 class Transaction:
@@ -235,11 +231,11 @@ class Transaction:
         It does if one leaves the subtree, or takes along the directory that the subtree begins with.
         """
         limited = self.all("SELECT DISTINCT subtree FROM session WHERE subtree != '' AND caches") if directories else []
-        claims = [_names(path.encode()) for (path,) in limited]
-        before = [_names(path_of(self.db, ino)) for ino in directories] if claims else []
+        claims = [claimed(path) for (path,) in limited]
+        before = {ino: names_of(self.db, ino) or [] for ino in directories} if claims else {}
         yield
-        for ino, old in zip(directories, before, strict=False):
-            new = _names(path_of(self.db, ino))
+        for ino, old in before.items():
+            new = names_of(self.db, ino) or []
             for top in claims:
                 is_left = old[: len(top)] == top != new[: len(top)]
                 if is_left or (old != new and top[: len(old)] == old):
