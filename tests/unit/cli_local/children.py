@@ -23,8 +23,8 @@ def _child(name: str, code: str, stage: int) -> Program:
 
 
 def serving(name: str, stage: int = 0) -> Program:
-    """Says that it is ready, and runs until it is told to stop."""
-    return _child(name, "ready()\nprint('serving', flush=True)\nsignal.pause()", stage)
+    """Writes a line, says that it is ready, and runs until it is told to stop: who sees it ready finds the line."""
+    return _child(name, "print('serving', flush=True)\nready()\nsignal.pause()", stage)
 
 
 def never_ready(name: str) -> Program:
