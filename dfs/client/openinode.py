@@ -22,7 +22,8 @@ leave at once and with whose commit the rename goes (`dfs.client.stream`); those
 What is in memory when the session ends is lost (`forget_session`): by then others may have changed the file, and what
 comes later would undo that. Whatever was on its way is not committed in another session (`_generation`).
 
-**Reading.** What was just written is read from memory, small files as `smallfiles` has them, the rest as `readahead`.
+**Reading.** What was just written is read from memory, what was read or written a while ago of a file that both is done
+to as `recentpages` has it, small files as `smallfiles`, the rest as `readahead`.
 
 **Errors.** What could not be written is lost, said in the log with the file's name, and counted (`late_errors`): each
 handle that was open then is to hear of it once, by its next write or fsync, as of a disk's late errors, or by closing
@@ -38,7 +39,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import stat
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -51,6 +52,7 @@ from dfs.checksum import Buffer
 from dfs.client.dirty import DirtyRanges
 from dfs.client.filewriter import Begun, Window
 from dfs.client.readahead import ReadAhead
+from dfs.client.recentpages import RecentPages
 from dfs.client.writer import Lane
 from dfs.types import Attr
 
@@ -104,6 +106,9 @@ class OpenInode:
         self.late_error: errors.DfsError | None = None
         """Why, the last time."""
         self._ahead = ReadAhead(attr, owner.fs.reader, owner)
+        self._recent = RecentPages(owner.count_read_ahead)
+        self._surprises = owner.fs.session.stream.surprises
+        """As the stream counts them, when `attr` was right."""
 
     def _held(self) -> AbstractContextManager[None]:
         """Around questions about it: it need not have a name, and is gone with the session that held it."""
@@ -197,6 +202,7 @@ class OpenInode:
                 for start in range(0, len(data), limits.APPEND_MAX_BYTES):
                     piece = memoryview(data)[start : start + limits.APPEND_MAX_BYTES]
                     await self._writer.write_pieces([(start, piece)])
+                    self._recent.leaves_unseen()
                 self._written_ns = self._owner.now_ns()
                 await self._commit(durable=False, append=True)
             except errors.DfsError:
@@ -264,12 +270,17 @@ class OpenInode:
         is_lost |= not self.is_clean
         self._forget_dirty()
         self._writer.forget()
-        self.attr = self.attr._replace(version=0)  # so that whatever comes by is newer
-        self._ahead.note(self.attr)
+        self._forget_version()
         if is_lost:
             error = errors.SessionExpired("the session ended before what was written to the file was committed")
             self._owner.be_cautious()
             self._note_loss(error)
+
+    def _forget_version(self) -> None:
+        """The version that was known may never have been: what was read of it is forgotten, what comes by is newer."""
+        self.attr = self.attr._replace(version=0)
+        self._ahead.note(self.attr)
+        self._recent.forget()
 
     def _forget_dirty(self) -> None:
         self._owner.count_dirty(-self._dirty.length_bytes)
@@ -343,6 +354,7 @@ class OpenInode:
         """Have some of the bytes leave, where the window has room."""
         self._check_session()
         pieces = ranges.take(self._writer.append_bytes)
+        self._recent.leaves_unseen()
         window.write(pieces, partial(self._has_gone, sum(len(data) for _, data in pieces)))
 
     def _has_gone(self, size_bytes: int) -> None:
@@ -363,6 +375,7 @@ class OpenInode:
                 pieces = leaving.take(self._writer.append_bytes)
                 try:
                     await self._writer.write_pieces(pieces, durably=durable and not leaving)
+                    self._recent.leaves(pieces)
                 finally:
                     self._owner.count_dirty(-sum(len(data) for _, data in pieces))
         finally:
@@ -370,9 +383,24 @@ class OpenInode:
 
     async def _commit(self, *, durable: bool, append: bool = False) -> None:
         self._check_session()
-        attr = await self._writer.commit(append=append, mtime_ns=self._written_ns, durable=durable)
+        with self._known_to_happen():
+            attr = await self._writer.commit(append=append, mtime_ns=self._written_ns, durable=durable)
         if attr is not None:
-            self.note_own(attr)
+            self._note_commit(attr)
+
+    @contextlib.contextmanager
+    def _known_to_happen(self) -> Iterator[None]:
+        """Around a commit: nothing is known of what the file holds if that is not known to have happened."""
+        try:
+            yield
+        except BaseException:
+            self._recent.forget()
+            raise
+
+    def _note_commit(self, attr: Attr) -> None:
+        """The attributes after a commit, of all that had left."""
+        self._recent.committed(attr.version)
+        self.note_own(attr)
 
     def note_own(self, attr: Attr) -> None:
         """The attributes after a change of ours."""
@@ -396,6 +424,7 @@ class OpenInode:
         await self._discard()
 
     async def _discard(self) -> None:
+        self._recent.forget()
         try:
             await self._writer.discard()
         except errors.DfsError as error:
@@ -507,6 +536,7 @@ class OpenInode:
         None where that takes more than a command.
         """
         self._writer.adopt([(offset, len(data)) for offset, data in pieces], lane, position)
+        self._recent.leaves(pieces)
         if self._generation != self._owner.generation:
             return None
         return self._writer.begin_commit(self._written_ns)
@@ -514,10 +544,11 @@ class OpenInode:
     async def end_commit(self, begun: Begun) -> bool:
         """Return when what `begin_commit` has begun is done, or could not be; False if `commit_rest` is to do it."""
         try:
-            attr = await self._writer.end_commit(begun)
+            with self._known_to_happen():
+                attr = await self._writer.end_commit(begun)
             if attr is None:
                 return False
-            self.note_own(attr)
+            self._note_commit(attr)
             self.is_promised = bool(self._dirty)
         except errors.DfsError as error:
             await self.fail(error)
@@ -554,13 +585,23 @@ class OpenInode:
             count = min(length, self.attr.size - offset)
             if count <= 0:
                 return b""
-            found: Buffer | None = None
-            if self.attr.size <= limits.SMALL_FILE_MAX_BYTES and self._owner.small_files is not None:
+            found: Buffer | None = self._recent.read(self.attr.version, offset, count)
+            if found is None and self.attr.size <= limits.SMALL_FILE_MAX_BYTES and self._owner.small_files is not None:
                 found = await self._owner.small_files.read(self.attr, offset, count)
             if found is None:
-                found = await self._ahead.read(offset, count)
+                found = await self._fetch(offset, count)
             if found is not None:
                 return found
+
+    async def _fetch(self, offset: int, count: int) -> Buffer | None:
+        version = self.attr.version
+        found = await self._ahead.read(offset, count)
+        is_wanted = self._written_ns is not None and count <= limits.RECENT_READ_MAX_BYTES
+        if found is None or not is_wanted or not self._owner.may_read_ahead():
+            return found
+        if self.is_owned and self.attr.version == version:
+            self._recent.learn(version, offset, found)
+        return found
 
     def _written(self, offset: int, length: int) -> bytes | None:
         """As `read`, of what was just written; None where more is read than that, or others may have written too."""
@@ -571,6 +612,9 @@ class OpenInode:
 
     async def _refresh(self) -> None:
         """See the attributes as they are now: not every read of a kernel comes after a look at them."""
+        if self._surprises != self._owner.fs.session.stream.surprises:
+            self._surprises = self._owner.fs.session.stream.surprises
+            self._forget_version()
         attr = self._owner.fs.inodes.cached_attr(self.ino)
         if attr is None and self._owner.is_coherent:
             attr = await self._owner.fs.inodes.getattr(self.ino)
@@ -580,6 +624,7 @@ class OpenInode:
     def closed(self) -> None:
         """The last user is gone."""
         self._is_new = False
+        self._recent.forget()
 
     def forget(self) -> None:
         """Nobody has it open, and nothing of it is on its way."""

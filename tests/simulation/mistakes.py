@@ -16,6 +16,7 @@ from dfs.client import datanodes as client_datanodes
 from dfs.client.cache import Cache
 from dfs.client.filewriter import FileWriter
 from dfs.client.openinode import OpenInode
+from dfs.client.recentpages import RecentPages
 from dfs.client.session import Session
 from dfs.client.stream import Stream
 from dfs.client.writer import Lane
@@ -155,6 +156,15 @@ def stale_layout() -> None:
     _put(OpenInode, "note", note)
 
 
+def pages_kept_too_long() -> None:
+    """What was read of a file is told again after it was changed by bytes that nobody has seen leaving."""
+
+    def leaves_unseen(self: RecentPages) -> None:
+        self._leaving.clear()
+
+    _put(RecentPages, "leaves_unseen", leaves_unseen)
+
+
 def holds_outlive_sessions() -> None:
     """A dead client's unlinked files stay for ever."""
 
@@ -266,6 +276,7 @@ MISTAKES: Final[dict[str, Callable[[], None]]] = {
         answer_before_commit,
         append_at_known_end,
         stale_layout,
+        pages_kept_too_long,
         holds_outlive_sessions,
         recall_not_awaited,
         doubt_ignored,

@@ -1,0 +1,137 @@
+"""Recent pages against the file itself: whatever they tell is what it holds."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import random
+from typing import Final
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from dfs import limits
+from dfs.client.recentpages import RecentPages
+
+PAGE: Final = mmap.PAGESIZE
+PLACES = st.integers(0, 5 * PAGE)
+LENGTHS = st.one_of(st.just(PAGE), st.just(3 * PAGE), st.integers(1, 2 * PAGE))
+
+
+class File(RuleBasedStateMachine):
+    """A file, in `version`, and what is kept of it; `waiting` has what is to be in it with the next commit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept_bytes = 0
+        self.pages = RecentPages(self.count)
+        self.version = 1
+        self.random = random.Random(0)
+        self.content = bytearray(self.random.randbytes(2 * PAGE + 100))
+        self.waiting: list[tuple[int, bytes]] = []
+
+    def count(self, change: int) -> None:
+        self.kept_bytes += change
+
+    def put(self, offset: int, data: bytes) -> None:
+        self.content += bytes(max(0, offset + len(data) - len(self.content)))
+        self.content[offset : offset + len(data)] = data
+
+    @rule(offset=PLACES, length=LENGTHS)
+    def read(self, offset: int, length: int) -> None:
+        data = bytes(self.content[offset : offset + length])
+        if not data:
+            return
+        found = self.pages.read(self.version, offset, len(data))
+        assert found in (None, data)
+        if found is None:
+            self.pages.learn(self.version, offset, data)
+            assert self.pages.read(self.version, offset, len(data)) == data or offset % PAGE
+
+    @rule(offset=PLACES, length=LENGTHS, is_seen=st.sampled_from([True, True, True, False]))
+    def leaves(self, offset: int, length: int, is_seen: bool) -> None:
+        data = self.random.randbytes(length)
+        self.waiting.append((offset, data))
+        if is_seen:
+            self.pages.leaves([(offset, data)])
+        else:
+            self.pages.leaves_unseen()
+
+    @rule()
+    def commit(self) -> None:
+        if self.waiting:
+            for offset, data in self.waiting:
+                self.put(offset, data)
+            self.waiting.clear()
+            self.version += 1
+            self.pages.committed(self.version)
+
+    @rule(happens=st.booleans())
+    def commit_that_is_not_known_to_happen(self, happens: bool) -> None:
+        if self.waiting and happens:
+            for offset, data in self.waiting:
+                self.put(offset, data)
+            self.version += 1
+        self.waiting.clear()
+        self.pages.forget()
+
+    @rule(offset=PLACES)
+    def other_changes_it(self, offset: int) -> None:
+        self.put(offset, self.random.randbytes(100))
+        self.version += 1
+
+    @rule(size=PLACES)
+    def is_cut(self, size: int) -> None:
+        del self.content[size:]
+        self.version += 1
+
+    @invariant()
+    def tells_what_the_file_holds(self) -> None:
+        for offset in range(0, len(self.content), 1000):
+            data = bytes(self.content[offset : offset + 1500])
+            assert self.pages.read(self.version, offset, len(data)) in (None, data)
+
+    def teardown(self) -> None:
+        self.pages.forget()
+        assert self.kept_bytes == 0
+
+
+File.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestFile = File.TestCase
+
+
+def test_what_was_read_is_kept_with_what_is_written_to_it() -> None:
+    pages = RecentPages(lambda _: None)
+    content = bytearray(os.urandom(4 * PAGE))
+    pages.learn(7, 0, bytes(content))
+    for version in range(8, 12):
+        data = os.urandom(PAGE)
+        content[PAGE : 2 * PAGE] = data
+        pages.leaves([(PAGE, data)])
+        assert pages.read(version, 0, 4 * PAGE) is None
+        pages.committed(version)
+        assert pages.read(version, 0, 4 * PAGE) == content
+        assert pages.read(version, PAGE + 1, 10) == content[PAGE + 1 : PAGE + 11]
+        assert pages.read(version, 3 * PAGE, PAGE + 1) is None
+
+
+def test_the_least_recently_used_pages_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "RECENT_PAGES_MAX", 3)
+    kept = 0
+
+    def count(change: int) -> None:
+        nonlocal kept
+        kept += change
+
+    pages = RecentPages(count)
+    for number in range(3):
+        pages.learn(1, number * PAGE, bytes(PAGE))
+    assert pages.read(1, 0, PAGE) is not None
+    pages.learn(1, 3 * PAGE, bytes(PAGE))
+    assert [pages.read(1, number * PAGE, PAGE) is not None for number in range(4)] == [True, False, True, True]
+    assert kept == 3 * PAGE
+    pages.leaves([(0, bytes(4 * PAGE))])
+    pages.committed(2)
+    assert kept == 0
