@@ -9,13 +9,18 @@ own on x86-64 and arm64; the `crc32c` library uses them and releases the GIL for
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, TypeAlias
+from itertools import repeat
+from operator import itemgetter
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from crc32c import crc32c
 
 from dfs import errors, limits
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
+Row = TypeVar("Row", bound=tuple[Any, ...])
+
+_LENGTH: Final = itemgetter(0)
 
 
 class Block(NamedTuple):
@@ -25,20 +30,29 @@ class Block(NamedTuple):
     crc: int
 
 
-def cut(length: int) -> Iterator[tuple[int, int]]:
-    """The (start, end) of the blocks into which `length` bytes are cut: all full but the last."""
-    for start in range(0, length, limits.BLOCK_BYTES):
-        yield start, min(start + limits.BLOCK_BYTES, length)
+def rows(kind: type[Row], values: Iterable[Iterable[Any]]) -> list[Row]:
+    """Named tuples of a kind, each of as many values as it has fields: made without a call of Python's own for each."""
+    return list(map(tuple.__new__, repeat(kind), values))
 
 
 def sum_blocks(data: Buffer) -> list[Block]:
-    """Cut `data` into blocks and sum each. Empty data has none."""
+    """Cut `data` into blocks, all full but the last, and sum each. Empty data has none."""
     view = memoryview(data)
-    return [Block(end - start, crc32c(view[start:end])) for start, end in cut(len(view))]
+    parts = [view[start : start + limits.BLOCK_BYTES] for start in range(0, len(view), limits.BLOCK_BYTES)]
+    return rows(Block, zip(map(len, parts), map(crc32c, parts), strict=True))
+
+
+def length_of(blocks: Iterable[Block]) -> int:
+    """Bytes in all of them."""
+    return sum(map(_LENGTH, blocks))
 
 
 def grouped(blocks: Sequence[Block], most_bytes: int) -> Iterator[list[Block]]:
     """The blocks in order, in groups of at most `most_bytes`, which is no less than one block may have."""
+    if length_of(blocks) <= most_bytes:
+        if blocks:
+            yield list(blocks)
+        return
     group: list[Block] = []
     total = 0
     for block in blocks:

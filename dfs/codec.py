@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from dfs import errors, limits
-from dfs.checksum import Block
+from dfs.checksum import Block, rows
 from dfs.types import Attr, ChunkPlace, DirEntry, Extent, NodeState, NodeView
 
 _BLOCK = struct.Struct("<II")
@@ -19,14 +20,14 @@ _BLOCK = struct.Struct("<II")
 
 def pack_blocks(blocks: Sequence[Block]) -> bytes:
     """Blocks as `length, crc` pairs, u32 little-endian each: 8 bytes a block."""
-    return b"".join(_BLOCK.pack(length, crc) for length, crc in blocks)
+    return struct.pack(f"<{2 * len(blocks)}I", *chain.from_iterable(blocks))
 
 
 def unpack_blocks(packed: object) -> list[Block]:
     """The reverse of `pack_blocks`. Raises InvalidArgument for anything that it cannot have made."""
     if not isinstance(packed, bytes | bytearray | memoryview) or len(packed) % _BLOCK.size:
         raise errors.InvalidArgument("block checksums are not pairs of 32-bit numbers")
-    blocks = list(map(Block._make, _BLOCK.iter_unpack(packed)))
+    blocks = rows(Block, _BLOCK.iter_unpack(packed))
     lengths = [length for length, _ in blocks]
     if lengths and not 0 < min(lengths) <= max(lengths) <= limits.BLOCK_MAX_BYTES:
         raise errors.InvalidArgument(f"a block is not 1 to {limits.BLOCK_MAX_BYTES} bytes long")

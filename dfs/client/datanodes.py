@@ -13,7 +13,7 @@ from typing import Any
 import trio
 
 from dfs import codec, errors, limits
-from dfs.checksum import Block, Buffer, grouped, verify
+from dfs.checksum import Block, Buffer, grouped, length_of, verify
 from dfs.client.session import Session
 from dfs.rpc.network import without_first
 from dfs.types import ChunkId, NodeId, NodeView, datanode_object
@@ -170,9 +170,9 @@ class DataNodes:
         the node can do that in the same call. May be repeated. After an error any part of it may be there.
         """
         durably = durably and self._said(node, "appends_durably") is True
-        left = sum(block.length for block in blocks)
+        left = length_of(blocks)
         for some in grouped(blocks, min(most_bytes, self._append_max_bytes(node))):
-            length = sum(block.length for block in some)
+            length = length_of(some)
             left -= length
             flush = (True,) if durably and not left else ()
             timeout_s = limits.CALL_TIMEOUT_S if flush else limits.DATA_TIMEOUT_S

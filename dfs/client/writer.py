@@ -27,7 +27,7 @@ import structlog
 import trio
 
 from dfs import errors, grants, limits, tasks
-from dfs.checksum import Block, Buffer, sum_blocks
+from dfs.checksum import Block, Buffer, length_of, sum_blocks
 from dfs.client.datanodes import DataNodes
 from dfs.client.routes import Outcome, Routes
 from dfs.client.session import Session
@@ -246,7 +246,7 @@ class ChunkWriter:
                 failures |= more
             return failures, False
         finally:
-            self._routes.end(sum(block.length for block in blocks), is_chained=is_chained, outcome=outcome)
+            self._routes.end(length_of(blocks), is_chained=is_chained, outcome=outcome)
 
     def _chain(self, lane: Lane, blocks: Sequence[Block]) -> list[NodeId] | None:
         """Those of its nodes that can have an append from one another, in their order; None where that is not worth it.
@@ -256,7 +256,7 @@ class ChunkWriter:
         """
         if self._lanes.borrowed_tokens < 2:
             return None
-        length = sum(block.length for block in blocks)
+        length = length_of(blocks)
         chain = sorted(node for node in lane.nodes if not self._nodes.is_on_this_host(node))
         if length < limits.CHAINED_FROM_BYTES or len(chain) < 2:
             return None

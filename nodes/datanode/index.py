@@ -26,7 +26,7 @@ from typing import Final, NamedTuple
 from crc32c import crc32c
 
 from dfs import errors, limits
-from dfs.checksum import Block, Buffer
+from dfs.checksum import Block, Buffer, rows
 from dfs.types import ChunkId, ClusterId
 
 VERSION: Final = 1
@@ -119,7 +119,8 @@ def marks_are_whole(head: bytes, newest: Mark) -> bool:
 
 def pack_records(records: Iterable[Record]) -> bytes:
     """Records as they stand in the file, and as they travel between DataNodes: 8 bytes each."""
-    return b"".join(_RECORD.pack(length | punched << 31, crc) for _, length, crc, punched in records)
+    words = [word for _, length, crc, punched in records for word in (length | punched << 31, crc)]
+    return struct.pack(f"<{len(words)}I", *words)
 
 
 def unpack_records(packed: object, start: int = 0) -> list[Record]:
@@ -138,9 +139,8 @@ def unpack_records(packed: object, start: int = 0) -> list[Record]:
 
 def records_of(blocks: Sequence[Block], start: int) -> list[Record]:
     """The records of `blocks` that begin at `start` and hold their bytes."""
-    lengths = [length for length, _ in blocks]
-    crcs = [crc for _, crc in blocks]
-    return list(map(Record._make, zip(accumulate(lengths, initial=start), lengths, crcs, repeat(False), strict=False)))
+    lengths, crcs = zip(*blocks, strict=True) if blocks else ((), ())
+    return rows(Record, zip(accumulate(lengths, initial=start), lengths, crcs, repeat(False), strict=False))
 
 
 # --- in memory ------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import trio
 
 import dfs
 from dfs import codec, errors, limits
+from dfs.checksum import length_of
 from dfs.keys import Role
 from dfs.room import Room
 from dfs.rpc import Call, Peer, WithData, expose, takes_call
@@ -129,7 +130,7 @@ class DataNode:
         if len(data) > limits.APPEND_MAX_BYTES:
             raise errors.ArgumentTooLarge(f"an append has more than {limits.APPEND_MAX_BYTES} bytes")
         parts = codec.unpack_blocks(blocks)
-        if not parts or sum(part.length for part in parts) != len(data):
+        if not parts or length_of(parts) != len(data):
             raise errors.InvalidArgument("what is sent on is cut into blocks, as an append is")
         failures: list[Failure] = []
 
