@@ -217,6 +217,7 @@ READ_AHEAD_KEPT_MAX_BYTES = 64 * MIB  # of all open files: beyond it nothing is 
 MOUNT_ANSWER_S = 2.0  # a mount that says nothing for so long is not dead, it hangs; of a dead one the kernel says so
 KERNEL_READ_AHEAD_BYTES = 1 * MIB  # asked of a mount ahead of who reads in order, and around a page of a mapped file
 RECENT_PAGES_MAX = 256  # of an open file that is read and written by turns
+RECENT_KEPT_MAX_BYTES = 32 * MIB  # of all of them
 RECENT_READ_MAX_BYTES = 128 * KIB  # what is read at once and kept so: who reads more reads in order
 STREAMS_MAX = 8  # readers of one open file whose positions are remembered
 SMALL_FILE_MAX_BYTES = 256 * KIB  # files up to this are fetched many at a time for who reads one after another

@@ -97,6 +97,16 @@ class DirtyRanges:
                 return b"".join(pieces)
         return None
 
+    def within(self, start: int, end: int) -> list[tuple[int, bytes]]:
+        """Copies of what is here of [start, end): where each begins, and its bytes."""
+        found = []
+        for number in range(max(0, bisect_right(self._starts, start) - 1), bisect_left(self._starts, end)):
+            first, data = self._starts[number], self._parts[number]
+            part = bytes(data[max(0, start - first) : end - first])
+            if part:
+                found.append((max(start, first), part))
+        return found
+
     def take(self, limit_bytes: int) -> list[tuple[int, Buffer]]:
         """The lowest ranges, at least one if there is any, together at most `limit_bytes`; they are gone from here."""
         count = total = 0

@@ -36,6 +36,7 @@ import itertools
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import trio
@@ -46,7 +47,7 @@ from dfs.client.reader import Piece, Reader
 from dfs.client.session import Session
 from dfs.client.stream import Command
 from dfs.client.writer import ChunkWriter, Lane
-from dfs.types import Attr, ChunkId, ChunkPlace, Ino
+from dfs.types import Attr, ChunkId, ChunkPlace, Extent, Ino
 
 _ROUNDS_MAX = 4
 """Of writing the same bytes anew because DataNodes failed meanwhile."""
@@ -60,8 +61,15 @@ class _Run(NamedTuple):
     lane: Lane
     chunk_offset: int
 
-    def extent(self) -> list[int]:
-        return [self.offset, self.length, self.lane.chunk, self.chunk_offset]
+    def extent(self) -> Extent:
+        return Extent(self.offset, self.length, self.lane.chunk, self.chunk_offset)
+
+
+class Placed(NamedTuple):
+    """What a commit made the file's, and where the chunks of that are."""
+
+    extents: list[Extent]
+    places: dict[ChunkId, ChunkPlace]
 
 
 class Begun(NamedTuple):
@@ -164,6 +172,11 @@ class FileWriter:
         """As the stream counts them, when `_vouched` was right: a version in it may be foreseen."""
         self.epoch = 0
         """How often what was written has been forgotten."""
+        self.on_commit: Callable[[Attr, Callable[[], Placed]], None] = lambda *_: None
+        """Called after a commit with the attributes, and what tells of the rest.
+
+        Not of bytes that were appended: where in the file they are is the NameNode's to say.
+        """
 
     @property
     def uncommitted_bytes(self) -> int:
@@ -290,7 +303,7 @@ class FileWriter:
             try:
                 reach = _reach(runs)
                 reply = await self._session.apply("commit", *self._command(runs, reach, append, mtime_ns))
-                attr = self._committed(reply, reach)
+                attr = self._committed(reply, reach, [] if append else runs)
             except (errors.ChunkSealed, errors.NotEnoughNodes):  # the NameNode knows more of these chunks than we did
                 self._refuse_other_session(runs)
                 refusals += 1
@@ -321,7 +334,7 @@ class FileWriter:
     async def end_commit(self, begun: Begun) -> Attr | None:
         """The inode's attributes after a commit; None if `commit` is to try it again."""
         try:
-            attr = self._committed(await self._session.stream.result(begun.command), begun.reach)
+            attr = self._committed(await self._session.stream.result(begun.command), begun.reach, begun.runs)
         except (errors.ChunkSealed, errors.NotEnoughNodes):
             await self._check_epoch(begun.epoch, begun.runs)
             self._uncommitted[:0] = begun.runs
@@ -356,13 +369,15 @@ class FileWriter:
         places = [[lane.chunk, length, list(lane.nodes)] for lane, length in reach.items()]
         return [self.ino, [run.extent() for run in runs], places, append, mtime_ns]
 
-    def _committed(self, reply: Sequence[Any], reach: dict[Lane, int]) -> Attr:
-        """The inode's attributes, of the answer to that command."""
+    def _committed(self, reply: Sequence[Any], reach: dict[Lane, int], placed: Sequence[_Run]) -> Attr:
+        """The inode's attributes, of the answer to that command; `placed` are its runs, but of bytes appended."""
         for lane, length in reach.items():
             self._volatile[lane] = max(self._volatile.get(lane, 0), length)
         attr = codec.attr(reply[0])
         self.note_change(attr)
         self._size = attr.size
+        if placed:
+            self.on_commit(attr, partial(_placed, placed, reach))
         return attr
 
     def note_size(self, size: int) -> None:
@@ -519,6 +534,13 @@ def _add(runs: list[_Run], new: _Run) -> None:
             runs[-1] = last._replace(length=last.length + new.length)
             return
     runs.append(new)
+
+
+def _placed(runs: Iterable[_Run], reach: dict[Lane, int]) -> Placed:
+    places = {
+        lane.chunk: ChunkPlace(lane.chunk, length, tuple(lane.nodes), lane.grant) for lane, length in reach.items()
+    }
+    return Placed([run.extent() for run in runs], places)
 
 
 def _reach(runs: Iterable[_Run]) -> dict[Lane, int]:

@@ -4,19 +4,26 @@ One question tells of most files whole. A file that was written at random has mo
 full one takes the NameNode and its client milliseconds: so from then on questions are for stretches of the file that
 have about an eighth as many, as far as can be told, and what they say is kept as well. Who reads such a file at random
 has soon asked for all of it, or for as much as is kept.
+
+What this client commits itself is put in (`point`), or who reads and writes by turns would ask after each change.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import deque
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Final
 
 from dfs import limits
 from dfs.client.inodes import Layout
+from dfs.types import ChunkId, ChunkPlace, Extent
 
 _SHARE: Final = 8
 """Of a full answer, what a stretch is to have: so many stretches cost as much as one answer."""
+_POINTED_MAX: Final = 1024
+"""Extents times layouts, some hundred microseconds: more are asked for anew."""
 
 
 class Layouts:
@@ -31,6 +38,10 @@ class Layouts:
         self._order: deque[int] = deque()
         self._extents = 0
         self._stretch_bytes: int | None = None
+
+    def __bool__(self) -> bool:
+        """Whether anything is known."""
+        return bool(self._starts)
 
     def find(self, offset: int, end: int) -> Layout | None:
         """What covers all of [offset, end)."""
@@ -59,6 +70,9 @@ class Layouts:
         self._kept[start] = layout
         self._order.append(start)
         self._extents += len(layout.extents)
+        self._bound()
+
+    def _bound(self) -> None:
         while self._extents > limits.LAYOUT_KEPT_EXTENTS:
             self._drop(self._order[0])
 
@@ -67,9 +81,43 @@ class Layouts:
         del self._starts[bisect_left(self._starts, start)]
         self._extents -= len(self._kept.pop(start).extents)
 
+    def point(self, extents: Sequence[Extent], places: Mapping[ChunkId, ChunkPlace]) -> None:
+        """These have become the file's, in place of what was there; and where their chunks are."""
+        if len(extents) * len(self._order) > _POINTED_MAX:
+            self.forget()
+        for start in list(self._order):
+            layout = self._kept[start]
+            for extent in extents:
+                if start < extent.offset + extent.length and extent.offset < layout.end:
+                    self._extents -= len(layout.extents)
+                    _replace(layout.extents, extent)
+                    self._extents += len(layout.extents)
+                    layout.places[extent.chunk] = places[extent.chunk]
+        self._bound()
+
     def forget(self) -> None:
         """The file has another version now, with about as many extents; or its bytes are elsewhere."""
         self._starts.clear()
         self._kept.clear()
         self._order.clear()
         self._extents = 0
+
+
+def _replace(extents: list[Extent], new: Extent) -> None:
+    """Put an extent among others, which are in order, in place of what they have there."""
+    end = new.offset + new.length
+    first = bisect_right(extents, new.offset, key=_end_of)
+    last = bisect_left(extents, end, first, key=attrgetter("offset"))
+    put = [new]
+    if first < last:
+        before, behind = extents[first], extents[last - 1]
+        if before.offset < new.offset:
+            put.insert(0, before._replace(length=new.offset - before.offset))
+        if end < _end_of(behind):
+            skipped = end - behind.offset
+            put.append(Extent(end, behind.length - skipped, behind.chunk, behind.chunk_offset + skipped))
+    extents[first:last] = put
+
+
+def _end_of(extent: Extent) -> int:
+    return extent.offset + extent.length

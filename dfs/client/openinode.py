@@ -23,7 +23,9 @@ What is in memory when the session ends is lost (`forget_session`): by then othe
 comes later would undo that. Whatever was on its way is not committed in another session (`_generation`).
 
 **Reading.** What was just written is read from memory, what was read or written a while ago of a file that both is done
-to as `recentpages` has it, small files as `smallfiles`, the rest as `readahead`.
+to as `recentpages` has it, small files as `smallfiles`, the rest as `readahead`. What waits in memory is laid over that
+while the file is owned, which is its state at one moment if its version is the same at the end; it is committed before
+where it cannot be owned, or is on its way already.
 
 **Errors.** What could not be written is lost, said in the log with the file's name, and counted (`late_errors`): each
 handle that was open then is to hear of it once, by its next write or fsync, as of a disk's late errors, or by closing
@@ -39,7 +41,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import stat
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -50,7 +52,7 @@ import trio
 from dfs import errors, limits
 from dfs.checksum import Buffer
 from dfs.client.dirty import DirtyRanges
-from dfs.client.filewriter import Begun, Window
+from dfs.client.filewriter import Begun, Placed, Window
 from dfs.client.readahead import ReadAhead
 from dfs.client.recentpages import RecentPages
 from dfs.client.writer import Lane
@@ -106,9 +108,12 @@ class OpenInode:
         self.late_error: errors.DfsError | None = None
         """Why, the last time."""
         self._ahead = ReadAhead(attr, owner.fs.reader, owner)
-        self._recent = RecentPages(owner.count_read_ahead)
+        self._recent = RecentPages(owner)
+        self._writer.on_commit = self._on_commit
         self._surprises = owner.fs.session.stream.surprises
         """As the stream counts them, when `attr` was right."""
+        self._forgotten = 0
+        """How often its version has been."""
 
     def _held(self) -> AbstractContextManager[None]:
         """Around questions about it: it need not have a name, and is gone with the session that held it."""
@@ -276,8 +281,14 @@ class OpenInode:
             self._owner.be_cautious()
             self._note_loss(error)
 
+    def _see_surprises(self) -> None:
+        if self._surprises != self._owner.fs.session.stream.surprises:
+            self._surprises = self._owner.fs.session.stream.surprises
+            self._forget_version()
+
     def _forget_version(self) -> None:
         """The version that was known may never have been: what was read of it is forgotten, what comes by is newer."""
+        self._forgotten += 1
         self.attr = self.attr._replace(version=0)
         self._ahead.note(self.attr)
         self._recent.forget()
@@ -386,7 +397,7 @@ class OpenInode:
         with self._known_to_happen():
             attr = await self._writer.commit(append=append, mtime_ns=self._written_ns, durable=durable)
         if attr is not None:
-            self._note_commit(attr)
+            self.note_own(attr)
 
     @contextlib.contextmanager
     def _known_to_happen(self) -> Iterator[None]:
@@ -397,10 +408,9 @@ class OpenInode:
             self._recent.forget()
             raise
 
-    def _note_commit(self, attr: Attr) -> None:
-        """The attributes after a commit, of all that had left."""
-        self._recent.committed(attr.version)
-        self.note_own(attr)
+    def _on_commit(self, attr: Attr, tell: Callable[[], Placed]) -> None:
+        self._ahead.committed(attr, tell)
+        self._recent.committed(attr.version, tell, is_all=not self._writer.uncommitted_bytes)
 
     def note_own(self, attr: Attr) -> None:
         """The attributes after a change of ours."""
@@ -548,7 +558,7 @@ class OpenInode:
                 attr = await self._writer.end_commit(begun)
             if attr is None:
                 return False
-            self._note_commit(attr)
+            self.note_own(attr)
             self.is_promised = bool(self._dirty)
         except errors.DfsError as error:
             await self.fail(error)
@@ -576,30 +586,65 @@ class OpenInode:
 
     async def _read(self, offset: int, length: int) -> Buffer:
         while True:
+            self._see_surprises()
+            found: Buffer | None
             if not self.is_clean:
-                written = self._written(offset, length)
-                if written is not None:
-                    return written
+                found = self._written(offset, length)
+                if found is None and self._is_at_rest:
+                    found = await self._read_beneath(offset, length)
+                if found is not None:
+                    return found
                 await self.settle()
             await self._refresh()
             count = min(length, self.attr.size - offset)
             if count <= 0:
                 return b""
-            found: Buffer | None = self._recent.read(self.attr.version, offset, count)
-            if found is None and self.attr.size <= limits.SMALL_FILE_MAX_BYTES and self._owner.small_files is not None:
-                found = await self._owner.small_files.read(self.attr, offset, count)
-            if found is None:
-                found = await self._fetch(offset, count)
+            found = await self._read_committed(offset, count)
             if found is not None:
                 return found
 
-    async def _fetch(self, offset: int, count: int) -> Buffer | None:
-        version = self.attr.version
+    @property
+    def _state(self) -> tuple[int, int]:
+        """What is committed is the same whenever this is: versions that were forgotten may come again."""
+        return self._forgotten, self.attr.version
+
+    @property
+    def _is_at_rest(self) -> bool:
+        """Whether what is not committed is all in memory, and not on its way, of a file that nobody else changes."""
+        return self.is_owned and not self._flushing.locked() and not self._writer.uncommitted_bytes
+
+    async def _read_beneath(self, offset: int, length: int) -> Buffer | None:
+        """As `read`, of a file that is at rest: what it holds, and over that what is dirty.
+
+        None if it has become another version meanwhile.
+        """
+        state, size = self._state, self.attr.size
+        end = min(offset + length, self._size)
+        if end <= offset:
+            return b""
+        dirty = self._dirty.within(offset, end)
+        whole = bytearray(end - offset)
+        if offset < size:
+            count = min(end, size) - offset
+            found = await self._read_committed(offset, count)
+            if found is None or self._state != state:
+                return None
+            whole[:count] = found
+        for start, data in dirty:
+            whole[start - offset : start - offset + len(data)] = data
+        return whole
+
+    async def _read_committed(self, offset: int, count: int) -> Buffer | None:
+        """The bytes from `offset` on, 1 or more, all of them before the end of file; None if that changed meanwhile."""
+        state = _, version = self._state
+        found: Buffer | None = self._recent.read(version, offset, count)
+        if found is None and self.attr.size <= limits.SMALL_FILE_MAX_BYTES and self._owner.small_files is not None:
+            found = await self._owner.small_files.read(self.attr, offset, count)
+        if found is not None:
+            return found
         found = await self._ahead.read(offset, count)
         is_wanted = self._written_ns is not None and count <= limits.RECENT_READ_MAX_BYTES
-        if found is None or not is_wanted or not self._owner.may_read_ahead():
-            return found
-        if self.is_owned and self.attr.version == version:
+        if found is not None and is_wanted and self.is_owned and self._state == state:
             self._recent.learn(version, offset, found)
         return found
 
@@ -612,9 +657,6 @@ class OpenInode:
 
     async def _refresh(self) -> None:
         """See the attributes as they are now: not every read of a kernel comes after a look at them."""
-        if self._surprises != self._owner.fs.session.stream.surprises:
-            self._surprises = self._owner.fs.session.stream.surprises
-            self._forget_version()
         attr = self._owner.fs.inodes.cached_attr(self.ino)
         if attr is None and self._owner.is_coherent:
             attr = await self._owner.fs.inodes.getattr(self.ino)
@@ -628,4 +670,5 @@ class OpenInode:
 
     def forget(self) -> None:
         """Nobody has it open, and nothing of it is on its way."""
+        self._recent.forget()
         self._ahead.forget_segments()

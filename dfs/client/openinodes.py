@@ -53,6 +53,7 @@ class OpenInodes:
         self._open: dict[Ino, OpenInode] = {}
         self._dirty_bytes = 0
         self._read_ahead_bytes = 0
+        self._recent_bytes = 0
         self._room: trio.Event | None = None
         """Set, and gone, when more may be written; there while somebody waits for that."""
         self._hurry = trio.Event()
@@ -390,6 +391,12 @@ class OpenInodes:
     def may_read_ahead(self) -> bool:
         return self._read_ahead_bytes < limits.READ_AHEAD_KEPT_MAX_BYTES
 
+    def count_recent(self, change: int) -> None:
+        self._recent_bytes += change
+
+    def may_keep_recent(self) -> bool:
+        return self._recent_bytes <= limits.RECENT_KEPT_MAX_BYTES
+
     # --- time -------------------------------------------------------------------------------------------
 
     async def write_back_when_due(self) -> None:
@@ -488,6 +495,7 @@ class OpenInodes:
             "dirty_bytes": self._dirty_bytes,
             "dirty_max_bytes": self._dirty_max_bytes,
             "read_ahead_bytes": self._read_ahead_bytes,
+            "recent_bytes": self._recent_bytes,
             **{f"small_files_{name}": value for name, value in ahead.items()},
         }
 

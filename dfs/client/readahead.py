@@ -2,7 +2,8 @@
 
 Who reads in order (`streams`) is given a READ_AHEAD_BYTES segment at a time, and up to READ_AHEAD_MAX segments are
 fetched ahead of him. Segments and extents (`layouts`) are kept only as long as the inode's version does not change:
-every attribute that comes by (`note`) is compared, and the kernel asks for attributes before each read.
+every attribute that comes by (`note`) is compared, and the kernel asks for attributes before each read. Of what is
+committed here (`committed`) the extents are known.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import trio
 
 from dfs import errors, limits, tasks
 from dfs.checksum import Buffer
+from dfs.client.filewriter import Placed
 from dfs.client.layouts import Layouts
 from dfs.client.reader import Reader
 from dfs.client.streams import Streams
@@ -64,6 +66,15 @@ class ReadAhead:
             self._layouts.forget()
             self.forget_segments()
         self._attr = attr
+
+    def committed(self, attr: Attr, tell: Callable[[], Placed]) -> None:
+        """The attributes after a commit of this client's, and who says what it was of. `note` is for other changes."""
+        if attr.version != self._attr.version + 1:
+            return  # there were others: `note` has come, or will
+        self._attr = attr
+        if self._layouts:
+            self._layouts.point(*tell())
+        self.forget_segments()
 
     async def read(self, offset: int, count: int) -> Buffer | None:
         """The bytes from `offset` on, 1 or more, all of them before the end of file; None if that changed meanwhile."""

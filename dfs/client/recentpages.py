@@ -5,13 +5,13 @@ make through it. Who reads on then asks here, for what has just been appended to
 NameNode and one to a DataNode, as much as an fsync does. So what was read of such a file is kept, with what is written
 to it since: RECENT_PAGES_MAX pages, the least recently used go first.
 
-All is of one **version** of the file. A change of this client's own, made of bytes that were seen leaving, takes it to
-the next one (`committed`); with any other change, and with one of which it is not known whether it happened, all is
-forgotten. Only for who owns the file is anything learnt: then nobody else changes it while it is read.
+All is of one **version** of the file. A commit of this client's takes it to the next one: what that has changed is
+known from what was seen leaving (`leaves`), or not known any more. With any other change all is forgotten, and with a
+commit of which it is not known whether it happened. Only for who owns the file is anything learnt: then nobody else
+changes it while it is read.
 
 Invariants: a page has its first bytes, as many as are known, and none that the file does not have in `_version`;
-`_leaving` has what left since then in the order in which it did, or `_is_unseen` says that something did that it lacks;
-nothing is leaving of which nothing is kept.
+`_leaving` has what left since the last commit, of each part of the file the latest or nothing.
 """
 
 from __future__ import annotations
@@ -19,26 +19,36 @@ from __future__ import annotations
 import mmap
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, Protocol
 
 from dfs import limits
 from dfs.checksum import Buffer
+from dfs.client.dirty import DirtyRanges
+from dfs.client.filewriter import Placed
 
 _PAGE: Final = mmap.PAGESIZE
 _NO_VERSION: Final = -1
 """Neither this nor the next one is any file's."""
 
 
-class RecentPages:
-    """Of one file. `count` is called with how many bytes more are kept, fewer if negative."""
+class Bounds(Protocol):
+    """What all open files have in common."""
 
-    def __init__(self, count: Callable[[int], None]) -> None:
-        self._count = count
+    def count_recent(self, change: int) -> None:
+        """So many bytes more are kept."""
+
+    def may_keep_recent(self) -> bool: ...
+
+
+class RecentPages:
+    """Of one file."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
         self._pages: OrderedDict[int, bytes] = OrderedDict()
         """By their numbers, the most recently used last."""
         self._version = _NO_VERSION
-        self._leaving: list[tuple[int, Buffer]] = []
-        self._is_unseen = False
+        self._leaving = DirtyRanges()
 
     def read(self, version: int, offset: int, count: int) -> bytes | None:
         """The `count` bytes (1 or more) from `offset` on in this version; None unless all of them are here."""
@@ -63,36 +73,54 @@ class RecentPages:
         self._bound()
 
     def leaves(self, pieces: Iterable[tuple[int, Buffer]]) -> None:
-        """Pieces of the file (offset, bytes), which do not change any more, become its own with the next commit."""
-        if self._version == _NO_VERSION or self._is_unseen:
+        """Pieces of the file (offset, bytes) are about to be committed."""
+        if self._version == _NO_VERSION:
             return
-        self._leaving += pieces
-        if sum(len(data) for _, data in self._leaving) > _PAGE * limits.RECENT_PAGES_MAX:
-            self.leaves_unseen()
+        for offset, data in pieces:
+            self._leaving.write(offset, data)
+        if self._leaving.length_bytes > _PAGE * limits.RECENT_PAGES_MAX:
+            self._leaving = DirtyRanges()
 
     def leaves_unseen(self) -> None:
-        """Likewise others, which are not kept."""
-        self._is_unseen = self._version != _NO_VERSION
-        self._leaving.clear()
+        """Likewise others, which are not kept, nor what left before them."""
+        self._leaving = DirtyRanges()
 
-    def committed(self, version: int) -> None:
-        """All that has left is in the file, which has become this version."""
-        if version != self._version + 1 or self._is_unseen:
+    def committed(self, version: int, tell: Callable[[], Placed], *, is_all: bool) -> None:
+        """A commit of this client's made the file this version; `tell` says which parts of it that has changed.
+
+        `is_all`: nothing has left that was not committed.
+        """
+        if self._version == _NO_VERSION or version != self._version + 1:
             self.forget()
             return
-        for offset, data in self._leaving:
-            self._put(offset, data)
-        self._leaving.clear()
+        if not is_all:  # of a part that leaves again before it is committed, only the latest is here
+            self._leaving = DirtyRanges()
+        for extent in tell().extents:
+            end = extent.offset + extent.length
+            data = self._leaving.read(extent.offset, end)
+            if data is None:
+                self._drop(extent.offset, end)
+            else:
+                self._put(extent.offset, data)
+        self._leaving = DirtyRanges()
         self._version = version
         self._bound()
 
     def forget(self) -> None:
         """The file may be different now, or nobody has it open."""
-        self._count(-_PAGE * len(self._pages))
+        self._bounds.count_recent(-_PAGE * len(self._pages))
         self._pages.clear()
-        self._leaving.clear()
+        self._leaving = DirtyRanges()
         self._version = _NO_VERSION
-        self._is_unseen = False
+
+    def _drop(self, start: int, end: int) -> None:
+        """Know the pages no more in which these bytes are."""
+        before = len(self._pages)
+        numbers = range(start // _PAGE, (end - 1) // _PAGE + 1)
+        for number in list(self._pages) if len(numbers) > before else numbers:
+            if number in numbers:
+                self._pages.pop(number, None)
+        self._bounds.count_recent(_PAGE * (len(self._pages) - before))
 
     def _put(self, offset: int, data: Buffer) -> None:
         view = memoryview(data)
@@ -104,10 +132,9 @@ class RecentPages:
             if start <= len(page):  # or there are bytes between them that are not known
                 self._pages[number] = page[:start] + bytes(part) + page[start + len(part) :]
             offset, view = offset + len(part), view[len(part) :]
-        self._count(_PAGE * (len(self._pages) - before))
+        self._bounds.count_recent(_PAGE * (len(self._pages) - before))
 
     def _bound(self) -> None:
-        surplus = len(self._pages) - limits.RECENT_PAGES_MAX
-        for _ in range(surplus):
+        while self._pages and (len(self._pages) > limits.RECENT_PAGES_MAX or not self._bounds.may_keep_recent()):
             self._pages.popitem(last=False)
-        self._count(-_PAGE * max(0, surplus))
+            self._bounds.count_recent(-_PAGE)

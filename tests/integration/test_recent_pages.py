@@ -50,7 +50,7 @@ class Database:
 
     @property
     def kept_bytes(self) -> int:
-        return self.files.statistics()["read_ahead_bytes"]
+        return self.files.statistics()["recent_bytes"]
 
 
 @asynccontextmanager
@@ -140,6 +140,66 @@ async def test_changes_at_random_are_read_as_they_are(tmp_path: Path) -> None:
                     await db.write(at - at % _PAGE, chance.randbytes(_PAGE))
                 case _:
                     await db.read(at)
+
+
+async def test_what_was_read_before_is_read_beneath_what_waits_in_memory(tmp_path: Path) -> None:
+    async with database(tmp_path, 200 * _PAGE) as (_, db):
+        for at in range(0, 200 * _PAGE, _READ):
+            await db.read(at)
+
+        async def work() -> None:
+            for number in range(50):
+                at = number * 3 * _PAGE + 1000
+                data = os.urandom(_PAGE)
+                db.content[at : at + _PAGE] = data
+                await db.file.write(at, data)
+                for start in range(at - 1000, at + _READ, _PAGE):
+                    await db.read(start)
+            end = len(db.content)
+            db.content += bytes(100) + b"behind the end"
+            await db.file.write(end + 100, b"behind the end")
+            await db.read(end - 10)
+            assert await db.file.read(len(db.content), 10) == b""
+
+        version = db.file.attr.version
+        assert await questions(db.fs, work) == 0
+        assert db.file.attr.version == version, "it was committed before it was read"
+
+
+async def test_others_write_while_it_is_read_beneath_what_waits(tmp_path: Path) -> None:
+    chance = random.Random(2)
+    async with database(tmp_path) as (cluster, db), client(cluster) as (_, others):
+        other = await others.acquire(db.file.ino, "db")
+        last = bytearray(db.content)
+
+        async def write(file: OpenInode, number: int, pages: range) -> None:
+            """Each page has one writer, who writes ever larger numbers."""
+            for page in pages:
+                data = bytes([number]) * _PAGE
+                await file.write(page * _PAGE, data)
+                last[page * _PAGE : (page + 1) * _PAGE] = data
+                await trio.sleep(chance.random() / 1000)
+
+        async def read(file: OpenInode) -> None:
+            for _ in range(60):
+                first = chance.randrange(16)
+                before = last[first * _PAGE : first * _PAGE + _READ]
+                found = bytes(await file.read(first * _PAGE, _READ))
+                for page in range(4):
+                    at = page * _PAGE
+                    assert found[at] >= before[at], "what had returned is seen"
+                    assert found[at : at + _PAGE] == found[at : at + 1] * _PAGE, "a page is one write's"
+
+        await write(db.file, 1, range(20))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read, db.file)
+            nursery.start_soon(read, other)
+            for number in range(2, 12):
+                await write(db.file, number, range(0, 20, 2))
+                await write(other, number, range(1, 20, 2))
+        assert await db.file.read(0, 20 * _PAGE) == last[: 20 * _PAGE]
+        assert await other.read(0, 20 * _PAGE) == last[: 20 * _PAGE]
+        others.close(other)
 
 
 async def test_what_was_foreseen_wrongly_is_forgotten(tmp_path: Path) -> None:

@@ -159,10 +159,10 @@ def stale_layout() -> None:
 def pages_kept_too_long() -> None:
     """What was read of a file is told again after it was changed by bytes that nobody has seen leaving."""
 
-    def leaves_unseen(self: RecentPages) -> None:
-        self._leaving.clear()
+    def drop(self: RecentPages, start: int, end: int) -> None:
+        pass
 
-    _put(RecentPages, "leaves_unseen", leaves_unseen)
+    _put(RecentPages, "_drop", drop)
 
 
 def holds_outlive_sessions() -> None:

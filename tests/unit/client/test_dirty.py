@@ -34,6 +34,9 @@ def test_later_writes_cover_earlier_ones(writes: list[tuple[int, bytes]]) -> Non
             found = dirty.read(start, end)
             assert (found is not None) == all(at in wanted for at in range(start, end))
             assert found is None or list(found) == [wanted[at] for at in range(start, end)]
+            parts = dirty.within(start, end)
+            assert picture(parts) == {at: wanted[at] for at in range(start, end) if at in wanted}
+            assert parts == sorted(parts)
     taken: list[tuple[int, bytes]] = []
     while dirty:
         taken += [(offset, bytes(data)) for offset, data in dirty.take(16)]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from random import Random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dfs import limits
+from dfs.client import layouts as layouts_module
 from dfs.client.inodes import Layout
 from dfs.client.layouts import Layouts
-from dfs.types import Attr, ChunkId, Extent
+from dfs.types import Attr, ChunkId, ChunkPlace, Extent, NodeId
 
 KIB, MIB, GIB = limits.KIB, limits.MIB, limits.GIB
 PAGE = 4 * KIB
@@ -92,3 +96,66 @@ def test_of_another_version_nothing_is_known(again: int) -> None:
     assert file.layouts.find(again, again + 1) is None
     file.read(again)
     assert file.asked == 3
+
+
+RANGES = st.tuples(st.integers(0, 60), st.integers(1, 25))
+
+
+def bytes_of(extents: list[Extent]) -> dict[int, tuple[int, int]]:
+    """Where each byte of the file is: the chunk, and the place in it."""
+    found: dict[int, tuple[int, int]] = {}
+    for extent in extents:
+        for at in range(extent.length):
+            assert extent.offset + at not in found
+            found[extent.offset + at] = extent.chunk, extent.chunk_offset + at
+    return found
+
+
+@given(st.lists(RANGES, max_size=6), st.lists(st.lists(RANGES, min_size=1, max_size=3), max_size=8))
+@settings(max_examples=300, deadline=None)
+def test_what_was_committed_is_in_place_of_what_was_there(
+    questions: list[tuple[int, int]], commits: list[list[tuple[int, int]]]
+) -> None:
+    file = [Extent(start, 7, ChunkId(1), 100 + start) for start in range(0, 80, 10)]
+    layouts = Layouts()
+    for start, length in questions:
+        told = [extent for extent in file if start - extent.length < extent.offset < start + length]
+        layouts.keep(start, length, Layout(ATTR, told, {}, start + length))
+    wanted = bytes_of(file)
+    for number, ranges in enumerate(commits, 2):
+        chunk = ChunkId(number)
+        extents = [Extent(start, length, chunk, 1000 * at) for at, (start, length) in enumerate(ranges)]
+        layouts.point(extents, {chunk: ChunkPlace(chunk, 9, (NodeId("n1"),))})
+        for extent in extents:  # of two that overlap, the later counts
+            wanted |= bytes_of([extent])
+    for start, length in questions:
+        found = layouts.find(start, start + length)
+        if found is None:  # another answer that begins there, and is shorter, came later
+            continue
+        assert all(a.offset + a.length <= b.offset for a, b in pairwise(found.extents))
+        told_of = bytes_of(found.extents)
+        for at in range(start, start + length):
+            assert told_of.get(at) == wanted.get(at)
+        assert {extent.chunk for extent in found.extents} - {1} <= set(found.places)
+
+
+def test_what_takes_too_long_to_put_in_is_asked_for_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layouts_module, "_POINTED_MAX", 2)
+    file = Scattered(8 * MIB)
+    file.read(0)
+    place = {ChunkId(7): ChunkPlace(ChunkId(7), PAGE, ())}
+    file.layouts.point([Extent(number * PAGE, PAGE, ChunkId(7), 0) for number in range(2)], place)
+    assert file.layouts.find(0, PAGE) is not None
+    file.layouts.point([Extent(number * PAGE, PAGE, ChunkId(7), 0) for number in range(3)], place)
+    assert file.layouts.find(0, PAGE) is None
+
+
+def test_what_is_put_in_counts_as_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = Scattered(8 * MIB)
+    file.read(0)
+    monkeypatch.setattr(limits, "LAYOUT_KEPT_EXTENTS", file.told + 10)
+    for number in range(100):
+        chunk = ChunkId(number + 2)
+        inside = Extent(number * PAGE + 100, 50, chunk, 0)
+        file.layouts.point([inside], {chunk: ChunkPlace(chunk, 50, ())})
+    assert file.layouts.find(0, PAGE) is None

@@ -13,11 +13,31 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from dfs import limits
+from dfs.client.filewriter import Placed
 from dfs.client.recentpages import RecentPages
+from dfs.types import ChunkId, Extent
 
 PAGE: Final = mmap.PAGESIZE
 PLACES = st.integers(0, 5 * PAGE)
 LENGTHS = st.one_of(st.just(PAGE), st.just(3 * PAGE), st.integers(1, 2 * PAGE))
+
+
+def placed_of(pieces: list[tuple[int, bytes]]) -> Placed:
+    return Placed([Extent(offset, len(data), ChunkId(1), 0) for offset, data in pieces], {})
+
+
+class Room:
+    """For so many pages of all files."""
+
+    def __init__(self, pages: int = 1000) -> None:
+        self.most_bytes = pages * PAGE
+        self.kept_bytes = 0
+
+    def count_recent(self, change: int) -> None:
+        self.kept_bytes += change
+
+    def may_keep_recent(self) -> bool:
+        return self.kept_bytes <= self.most_bytes
 
 
 class File(RuleBasedStateMachine):
@@ -25,15 +45,12 @@ class File(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.kept_bytes = 0
-        self.pages = RecentPages(self.count)
+        self.room = Room(10)
+        self.pages = RecentPages(self.room)
         self.version = 1
         self.random = random.Random(0)
         self.content = bytearray(self.random.randbytes(2 * PAGE + 100))
         self.waiting: list[tuple[int, bytes]] = []
-
-    def count(self, change: int) -> None:
-        self.kept_bytes += change
 
     def put(self, offset: int, data: bytes) -> None:
         self.content += bytes(max(0, offset + len(data) - len(self.content)))
@@ -60,13 +77,22 @@ class File(RuleBasedStateMachine):
             self.pages.leaves_unseen()
 
     @rule()
-    def commit(self) -> None:
+    def commit_the_first(self) -> None:
+        """The others are on their way still."""
+        rest = self.waiting[1:]
+        del self.waiting[1:]
+        self.commit(is_all=not rest)
+        self.waiting += rest
+
+    @rule(is_all=st.just(True))
+    def commit(self, is_all: bool) -> None:
         if self.waiting:
+            placed = placed_of(self.waiting)
             for offset, data in self.waiting:
                 self.put(offset, data)
             self.waiting.clear()
             self.version += 1
-            self.pages.committed(self.version)
+            self.pages.committed(self.version, lambda: placed, is_all=is_all)
 
     @rule(happens=st.booleans())
     def commit_that_is_not_known_to_happen(self, happens: bool) -> None:
@@ -95,7 +121,7 @@ class File(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.pages.forget()
-        assert self.kept_bytes == 0
+        assert self.room.kept_bytes == 0
 
 
 File.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
@@ -103,7 +129,7 @@ TestFile = File.TestCase
 
 
 def test_what_was_read_is_kept_with_what_is_written_to_it() -> None:
-    pages = RecentPages(lambda _: None)
+    pages = RecentPages(Room())
     content = bytearray(os.urandom(4 * PAGE))
     pages.learn(7, 0, bytes(content))
     for version in range(8, 12):
@@ -111,7 +137,8 @@ def test_what_was_read_is_kept_with_what_is_written_to_it() -> None:
         content[PAGE : 2 * PAGE] = data
         pages.leaves([(PAGE, data)])
         assert pages.read(version, 0, 4 * PAGE) is None
-        pages.committed(version)
+        placed = placed_of([(PAGE, data)])
+        pages.committed(version, lambda placed=placed: placed, is_all=True)  # type: ignore[misc]
         assert pages.read(version, 0, 4 * PAGE) == content
         assert pages.read(version, PAGE + 1, 10) == content[PAGE + 1 : PAGE + 11]
         assert pages.read(version, 3 * PAGE, PAGE + 1) is None
@@ -119,19 +146,29 @@ def test_what_was_read_is_kept_with_what_is_written_to_it() -> None:
 
 def test_the_least_recently_used_pages_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "RECENT_PAGES_MAX", 3)
-    kept = 0
-
-    def count(change: int) -> None:
-        nonlocal kept
-        kept += change
-
-    pages = RecentPages(count)
+    room = Room()
+    pages = RecentPages(room)
     for number in range(3):
         pages.learn(1, number * PAGE, bytes(PAGE))
     assert pages.read(1, 0, PAGE) is not None
     pages.learn(1, 3 * PAGE, bytes(PAGE))
     assert [pages.read(1, number * PAGE, PAGE) is not None for number in range(4)] == [True, False, True, True]
-    assert kept == 3 * PAGE
+    assert room.kept_bytes == 3 * PAGE
     pages.leaves([(0, bytes(4 * PAGE))])
-    pages.committed(2)
-    assert kept == 0
+    pages.committed(2, lambda: placed_of([(0, bytes(2 * PAGE))]), is_all=True)
+    assert room.kept_bytes == 2 * PAGE, "what left was too much to keep, and what is not known is dropped"
+    pages.committed(4, lambda: placed_of([]), is_all=True)
+    assert room.kept_bytes == 0
+
+
+def test_what_all_files_keep_is_bounded() -> None:
+    room = Room(3)
+    one, other = RecentPages(room), RecentPages(room)
+    one.learn(1, 0, bytes(2 * PAGE))
+    other.learn(1, 0, bytes(4 * PAGE))
+    assert room.kept_bytes == 3 * PAGE
+    assert one.read(1, 0, 2 * PAGE) is not None
+    assert other.read(1, 3 * PAGE, PAGE) is not None
+    other.leaves([(0, bytes(2 * PAGE))])
+    other.committed(2, lambda: placed_of([(0, bytes(2 * PAGE))]), is_all=True)
+    assert room.kept_bytes == 3 * PAGE
