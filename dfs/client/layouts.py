@@ -13,7 +13,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Mapping, Sequence
-from operator import attrgetter
+from operator import itemgetter
 from typing import Final
 
 from dfs import limits
@@ -22,8 +22,9 @@ from dfs.types import ChunkId, ChunkPlace, Extent
 
 _SHARE: Final = 8
 """Of a full answer, what a stretch is to have: so many stretches cost as much as one answer."""
-_POINTED_MAX: Final = 1024
-"""Extents times layouts, some hundred microseconds: more are asked for anew."""
+_POINTED_MAX: Final = 256
+"""Extents times layouts, a millisecond or two: with more they are asked for anew."""
+_OFFSET: Final = itemgetter(0)
 
 
 class Layouts:
@@ -106,8 +107,10 @@ class Layouts:
 def _replace(extents: list[Extent], new: Extent) -> None:
     """Put an extent among others, which are in order, in place of what they have there."""
     end = new.offset + new.length
-    first = bisect_right(extents, new.offset, key=_end_of)
-    last = bisect_left(extents, end, first, key=attrgetter("offset"))
+    first = bisect_right(extents, new.offset, key=_OFFSET)
+    if first and _end_of(extents[first - 1]) > new.offset:
+        first -= 1
+    last = bisect_left(extents, end, first, key=_OFFSET)
     put = [new]
     if first < last:
         before, behind = extents[first], extents[last - 1]

@@ -55,16 +55,16 @@ def test_a_run_leaves_nothing_behind_for_the_next() -> None:
 @pytest.mark.parametrize(
     ("mistake", "profile"),
     [  # with a profile where the mixture takes many seeds
-        ("stale-copy-counts", ""),
+        ("stale-copy-counts", "one-node"),
         ("chain-ends-early", ""),
-        ("unverified-read", "one-node"),
-        ("mended-unwritten", ""),
+        ("unverified-read", "storm"),
+        ("mended-unwritten", "storm"),
         ("answer-before-commit", "storm"),
         ("append-at-known-end", ""),
-        ("holds-outlive-sessions", ""),
+        ("holds-outlive-sessions", "one-node"),
         ("recall-not-awaited", ""),
-        ("doubt-ignored", ""),
-        ("overtaken-answer-kept", ""),
+        ("doubt-ignored", "calm"),
+        ("overtaken-answer-kept", "two-nodes"),
     ],
 )
 def test_a_planted_mistake_is_found(mistake: str, profile: str) -> None:
