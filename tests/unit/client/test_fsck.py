@@ -149,6 +149,15 @@ def test_a_copy_that_may_not_be_looked_at_is_as_the_namenode_says() -> None:
     assert report(FACTS, 0, 3, ALL, {}, (), "the key does not allow it").is_well
 
 
+def test_a_copy_that_was_found_damaged_is_told_of_once() -> None:
+    found = report(FACTS, 0, 3, ALL, WHOLE, {N1})
+    assert [copy.condition for copy in found.copies] == [Condition.DAMAGED, Condition.WHOLE, Condition.WHOLE]
+    assert found.reasons == ("n1 has a damaged copy: it is mended from those that are right there.",)
+    said = "n1 has not all of its blocks."
+    known = FACTS._replace(damaged=(N1,), reasons=(said,))
+    assert report(known, 0, 3, ALL, WHOLE | {N1: 0}, {N1}).reasons == (said,)
+
+
 # --- reading every copy
 
 
