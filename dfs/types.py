@@ -79,6 +79,11 @@ class Extent(NamedTuple):
     chunk: ChunkId
     chunk_offset: int
 
+    @property
+    def end(self) -> int:
+        """Where in the file it ends."""
+        return self.offset + self.length
+
 
 class ChunkPlace(NamedTuple):
     """Where a chunk's replicas are: nodes that hold at least its committed `length` bytes."""

@@ -17,6 +17,8 @@ import trio
 
 from dfs import tasks
 from dfs.client import FileSystem, open_filesystem
+from dfs.client.cache import Cache
+from dfs.client.openinodes import OpenInodes, open_inodes
 from dfs.config import DataNodeConfig, NameNodeConfig
 from dfs.rpc import SPOKEN, Network, SocketNetwork, Versions
 from dfs.runtime import RealRuntime, Runtime
@@ -107,6 +109,13 @@ class Cluster:
             with trio.fail_after(20):
                 while sum(view.state == "up" for view in await fs.nodes()) < datanodes:
                     await trio.sleep(0.02)
+
+
+@asynccontextmanager
+async def mounted(cluster: Cluster) -> AsyncIterator[tuple[FileSystem, OpenInodes]]:
+    """A client as a mount has it."""
+    async with cluster.client(cache=Cache(10_000, 10_000)) as fs, open_inodes(fs) as files:
+        yield fs, files
 
 
 async def questions(fs: FileSystem, work: Callable[[], Awaitable[Any]]) -> int:

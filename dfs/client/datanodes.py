@@ -170,11 +170,10 @@ class DataNodes:
         the node can do that in the same call. May be repeated. After an error any part of it may be there.
         """
         durably = durably and self._said(node, "appends_durably") is True
-        left = length_of(blocks)
-        for some in grouped(blocks, min(most_bytes, self._append_max_bytes(node))):
+        groups = list(grouped(blocks, min(most_bytes, self._append_max_bytes(node))))
+        for some in groups:
             length = length_of(some)
-            left -= length
-            flush = (True,) if durably and not left else ()
+            flush = (True,) if durably and some is groups[-1] else ()
             timeout_s = limits.CALL_TIMEOUT_S if flush else limits.DATA_TIMEOUT_S
             args = (chunk, offset, codec.pack_blocks(some), grant, *flush)
             await self.call(node, "append", *args, data=_beginning(data, length), timeout_s=timeout_s)

@@ -34,9 +34,8 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any, NamedTuple
 
 import trio
@@ -61,22 +60,13 @@ class _Run(NamedTuple):
     lane: Lane
     chunk_offset: int
 
-    def extent(self) -> Extent:
-        return Extent(self.offset, self.length, self.lane.chunk, self.chunk_offset)
-
-
-class Placed(NamedTuple):
-    """What a commit made the file's, and where the chunks of that are."""
-
-    extents: list[Extent]
-    places: dict[ChunkId, ChunkPlace]
-
 
 class Begun(NamedTuple):
     """A commit under way."""
 
     command: Command
     runs: list[_Run]
+    extents: list[Extent]
     reach: dict[Lane, int]
     epoch: int
 
@@ -172,8 +162,8 @@ class FileWriter:
         """As the stream counts them, when `_vouched` was right: a version in it may be foreseen."""
         self.epoch = 0
         """How often what was written has been forgotten."""
-        self.on_commit: Callable[[Attr, Callable[[], Placed]], None] = lambda *_: None
-        """Called after a commit with the attributes, and what tells of the rest.
+        self.on_commit: Callable[[Attr, Sequence[Extent], Mapping[Lane, int]], None] = lambda *_: None
+        """Called after a commit with the attributes, what it made the file's, and how far into lanes that reaches.
 
         Not of bytes that were appended: where in the file they are is the NameNode's to say.
         """
@@ -301,9 +291,9 @@ class FileWriter:
             await self._check_epoch(epoch)
             runs, self._uncommitted = self._uncommitted[: limits.EXTENTS_MAX], self._uncommitted[limits.EXTENTS_MAX :]
             try:
-                reach = _reach(runs)
-                reply = await self._session.apply("commit", *self._command(runs, reach, append, mtime_ns))
-                attr = self._committed(reply, reach, [] if append else runs)
+                extents, reach = _extents(runs), _reach(runs)
+                reply = await self._session.apply("commit", *self._command(extents, reach, append, mtime_ns))
+                attr = self._committed(reply, [] if append else extents, reach)
             except (errors.ChunkSealed, errors.NotEnoughNodes):  # the NameNode knows more of these chunks than we did
                 self._refuse_other_session(runs)
                 refusals += 1
@@ -324,17 +314,17 @@ class FileWriter:
         runs = self._uncommitted
         if len(runs) > limits.EXTENTS_MAX or self._overwrites(runs) or any(map(self._is_weak, runs)):
             return None
-        reach = _reach(runs)
-        command = self._session.begin("commit", *self._command(runs, reach, False, mtime_ns))
+        extents, reach = _extents(runs), _reach(runs)
+        command = self._session.begin("commit", *self._command(extents, reach, False, mtime_ns))
         if command is None:
             return None
         self._uncommitted = []
-        return Begun(command, runs, reach, self.epoch)
+        return Begun(command, runs, extents, reach, self.epoch)
 
     async def end_commit(self, begun: Begun) -> Attr | None:
         """The inode's attributes after a commit; None if `commit` is to try it again."""
         try:
-            attr = self._committed(await self._session.stream.result(begun.command), begun.reach, begun.runs)
+            attr = self._committed(await self._session.stream.result(begun.command), begun.extents, begun.reach)
         except (errors.ChunkSealed, errors.NotEnoughNodes):
             await self._check_epoch(begun.epoch, begun.runs)
             self._uncommitted[:0] = begun.runs
@@ -364,20 +354,22 @@ class FileWriter:
                 return
         raise errors.NotEnoughNodes(f"DataNodes keep failing while a file is written to them (inode {self.ino})")
 
-    def _command(self, runs: Sequence[_Run], reach: dict[Lane, int], append: bool, mtime_ns: int | None) -> list[Any]:
-        """The arguments of the command that makes these runs the file's."""
+    def _command(
+        self, extents: Sequence[Extent], reach: dict[Lane, int], append: bool, mtime_ns: int | None
+    ) -> list[Any]:
+        """The arguments of the command that makes these the file's."""
         places = [[lane.chunk, length, list(lane.nodes)] for lane, length in reach.items()]
-        return [self.ino, [run.extent() for run in runs], places, append, mtime_ns]
+        return [self.ino, extents, places, append, mtime_ns]
 
-    def _committed(self, reply: Sequence[Any], reach: dict[Lane, int], placed: Sequence[_Run]) -> Attr:
-        """The inode's attributes, of the answer to that command; `placed` are its runs, but of bytes appended."""
+    def _committed(self, reply: Sequence[Any], extents: Sequence[Extent], reach: dict[Lane, int]) -> Attr:
+        """The inode's attributes, of the answer to that command; no `extents` of bytes appended."""
         for lane, length in reach.items():
             self._volatile[lane] = max(self._volatile.get(lane, 0), length)
         attr = codec.attr(reply[0])
         self.note_change(attr)
         self._size = attr.size
-        if placed:
-            self.on_commit(attr, partial(_placed, placed, reach))
+        if extents:
+            self.on_commit(attr, extents, reach)
         return attr
 
     def note_size(self, size: int) -> None:
@@ -536,11 +528,8 @@ def _add(runs: list[_Run], new: _Run) -> None:
     runs.append(new)
 
 
-def _placed(runs: Iterable[_Run], reach: dict[Lane, int]) -> Placed:
-    places = {
-        lane.chunk: ChunkPlace(lane.chunk, length, tuple(lane.nodes), lane.grant) for lane, length in reach.items()
-    }
-    return Placed([run.extent() for run in runs], places)
+def _extents(runs: Iterable[_Run]) -> list[Extent]:
+    return [Extent(run.offset, run.length, run.lane.chunk, run.chunk_offset) for run in runs]
 
 
 def _reach(runs: Iterable[_Run]) -> dict[Lane, int]:

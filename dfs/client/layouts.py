@@ -89,7 +89,7 @@ class Layouts:
         for start in list(self._order):
             layout = self._kept[start]
             for extent in extents:
-                if start < extent.offset + extent.length and extent.offset < layout.end:
+                if start < extent.end and extent.offset < layout.end:
                     self._extents -= len(layout.extents)
                     _replace(layout.extents, extent)
                     self._extents += len(layout.extents)
@@ -106,21 +106,16 @@ class Layouts:
 
 def _replace(extents: list[Extent], new: Extent) -> None:
     """Put an extent among others, which are in order, in place of what they have there."""
-    end = new.offset + new.length
     first = bisect_right(extents, new.offset, key=_OFFSET)
-    if first and _end_of(extents[first - 1]) > new.offset:
+    if first and extents[first - 1].end > new.offset:
         first -= 1
-    last = bisect_left(extents, end, first, key=_OFFSET)
+    last = bisect_left(extents, new.end, first, key=_OFFSET)
     put = [new]
     if first < last:
         before, behind = extents[first], extents[last - 1]
         if before.offset < new.offset:
             put.insert(0, before._replace(length=new.offset - before.offset))
-        if end < _end_of(behind):
-            skipped = end - behind.offset
-            put.append(Extent(end, behind.length - skipped, behind.chunk, behind.chunk_offset + skipped))
+        if new.end < behind.end:
+            skipped = new.end - behind.offset
+            put.append(Extent(new.end, behind.length - skipped, behind.chunk, behind.chunk_offset + skipped))
     extents[first:last] = put
-
-
-def _end_of(extent: Extent) -> int:
-    return extent.offset + extent.length

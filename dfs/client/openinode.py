@@ -41,7 +41,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -52,11 +52,11 @@ import trio
 from dfs import errors, limits
 from dfs.checksum import Buffer
 from dfs.client.dirty import DirtyRanges
-from dfs.client.filewriter import Begun, Placed, Window
+from dfs.client.filewriter import Begun, Window
 from dfs.client.readahead import ReadAhead
 from dfs.client.recentpages import RecentPages
 from dfs.client.writer import Lane
-from dfs.types import Attr
+from dfs.types import Attr, Extent
 
 if TYPE_CHECKING:
     from dfs.client.openinodes import OpenInodes
@@ -282,6 +282,7 @@ class OpenInode:
             self._note_loss(error)
 
     def _see_surprises(self) -> None:
+        """Forget the version that was known, if changes have turned out otherwise than they were foreseen."""
         if self._surprises != self._owner.fs.session.stream.surprises:
             self._surprises = self._owner.fs.session.stream.surprises
             self._forget_version()
@@ -408,9 +409,9 @@ class OpenInode:
             self._recent.forget()
             raise
 
-    def _on_commit(self, attr: Attr, tell: Callable[[], Placed]) -> None:
-        self._ahead.committed(attr, tell)
-        self._recent.committed(attr.version, tell, is_all=not self._writer.uncommitted_bytes)
+    def _on_commit(self, attr: Attr, extents: Sequence[Extent], reach: Mapping[Lane, int]) -> None:
+        self._ahead.committed(attr, extents, reach)
+        self._recent.committed(attr.version, extents, is_all=not self._writer.uncommitted_bytes)
 
     def note_own(self, attr: Attr) -> None:
         """The attributes after a change of ours."""
@@ -636,7 +637,7 @@ class OpenInode:
 
     async def _read_committed(self, offset: int, count: int) -> Buffer | None:
         """The bytes from `offset` on, 1 or more, all of them before the end of file; None if that changed meanwhile."""
-        state = _, version = self._state
+        state, version = self._state, self.attr.version
         found: Buffer | None = self._recent.read(version, offset, count)
         if found is None and self.attr.size <= limits.SMALL_FILE_MAX_BYTES and self._owner.small_files is not None:
             found = await self._owner.small_files.read(self.attr, offset, count)

@@ -9,18 +9,18 @@ committed here (`committed`) the extents are known.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import trio
 
 from dfs import errors, limits, tasks
 from dfs.checksum import Buffer
-from dfs.client.filewriter import Placed
 from dfs.client.layouts import Layouts
 from dfs.client.reader import Reader
 from dfs.client.streams import Streams
-from dfs.types import Attr
+from dfs.client.writer import Lane
+from dfs.types import Attr, Extent
 
 _SEGMENTS_KEPT: Final = 2 * limits.READ_AHEAD_MAX
 """Of one inode: those ahead of its reader, and as many behind."""
@@ -67,13 +67,16 @@ class ReadAhead:
             self.forget_segments()
         self._attr = attr
 
-    def committed(self, attr: Attr, tell: Callable[[], Placed]) -> None:
-        """The attributes after a commit of this client's, and who says what it was of. `note` is for other changes."""
+    def committed(self, attr: Attr, extents: Sequence[Extent], reach: Mapping[Lane, int]) -> None:
+        """The attributes after a commit of this client's, what it was of, and how far into which lanes that reaches.
+
+        `note` is for other changes.
+        """
         if attr.version != self._attr.version + 1:
             return  # there were others: `note` has come, or will
         self._attr = attr
         if self._layouts:
-            self._layouts.point(*tell())
+            self._layouts.point(extents, {lane.chunk: lane.place(length) for lane, length in reach.items()})
         self.forget_segments()
 
     async def read(self, offset: int, count: int) -> Buffer | None:

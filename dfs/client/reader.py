@@ -19,7 +19,8 @@ import math
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from operator import attrgetter
+from typing import Final, NamedTuple
 
 import structlog
 import trio
@@ -33,6 +34,7 @@ from dfs.types import ChunkId, ChunkPlace, Extent, Ino, NodeId
 
 _ROUNDS = 4  # times the extents are asked for before data counts as lost
 _ROUND_DELAY_S = 0.5
+_END: Final = attrgetter("end")
 _SILENT = (errors.Unreachable, errors.DeadlineExceeded)
 """Errors of replicas that may have all of it, and are not asked for parts."""
 
@@ -54,11 +56,11 @@ def pieces_of(extents: Sequence[Extent], offset: int, length: int) -> Iterator[P
     They are in order, and a file that was written at random has thousands: those of the range are found by halving.
     """
     end = offset + length
-    for index in range(bisect_right(extents, offset, key=_end_of), len(extents)):
+    for index in range(bisect_right(extents, offset, key=_END), len(extents)):
         extent = extents[index]
         if extent.offset >= end:
             return
-        first, last = max(extent.offset, offset), min(extent.offset + extent.length, end)
+        first, last = max(extent.offset, offset), min(extent.end, end)
         while first < last:
             size = min(last - first, limits.READ_MAX_BYTES)
             yield Piece(first - offset, size, extent.chunk, extent.chunk_offset + first - extent.offset)
@@ -75,10 +77,6 @@ def parts_of(piece: Piece) -> Iterator[Piece]:
             length = (piece.length + 1) // 2
         yield Piece(piece.start + done, length, piece.chunk, at)
         done += length
-
-
-def _end_of(extent: Extent) -> int:
-    return extent.offset + extent.length
 
 
 class _Second:

@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import mmap
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final, Protocol
 
 from dfs import limits
 from dfs.checksum import Buffer
 from dfs.client.dirty import DirtyRanges
-from dfs.client.filewriter import Placed
+from dfs.types import Extent
 
 _PAGE: Final = mmap.PAGESIZE
 _NO_VERSION: Final = -1
@@ -85,8 +85,8 @@ class RecentPages:
         """Likewise others, which are not kept, nor what left before them."""
         self._leaving = DirtyRanges()
 
-    def committed(self, version: int, tell: Callable[[], Placed], *, is_all: bool) -> None:
-        """A commit of this client's made the file this version; `tell` says which parts of it that has changed.
+    def committed(self, version: int, extents: Iterable[Extent], *, is_all: bool) -> None:
+        """A commit of this client's made the file this version, and these its own.
 
         `is_all`: nothing has left that was not committed.
         """
@@ -95,11 +95,10 @@ class RecentPages:
             return
         if not is_all:  # of a part that leaves again before it is committed, only the latest is here
             self._leaving = DirtyRanges()
-        for extent in tell().extents:
-            end = extent.offset + extent.length
-            data = self._leaving.read(extent.offset, end)
+        for extent in extents:
+            data = self._leaving.read(extent.offset, extent.end)
             if data is None:
-                self._drop(extent.offset, end)
+                self._drop(extent.offset, extent.end)
             else:
                 self._put(extent.offset, data)
         self._leaving = DirtyRanges()

@@ -173,7 +173,7 @@ async def _segments(reader: Reader, ino: Ino, size: int) -> AsyncIterator[_Segme
             if extent.offset > position:
                 yield _Segment(position, min(extent.offset, end) - position, None)
                 position = extent.offset
-            last = min(extent.offset + extent.length, end)
+            last = min(extent.end, end)
             while position < last:
                 length = min(limits.READ_MAX_BYTES, last - position)
                 yield _Segment(position, length, layout)

@@ -102,6 +102,10 @@ class Lane:
     def full(self) -> bool:
         return not self.has_room(limits.BLOCK_BYTES)
 
+    def place(self, length: int) -> ChunkPlace:
+        """Where its first `length` bytes are, when they are committed."""
+        return ChunkPlace(self.chunk, length, tuple(self.nodes), self.grant)
+
     def strike(self, node: NodeId) -> None:
         """This replica is not to be counted on any more."""
         if node in self.nodes:

@@ -343,7 +343,7 @@ class Transaction:
         freed = []
         for extent in self._touching(ino, start, end):
             first = max(start, extent.offset)
-            last = min(end, extent.offset + extent.length)
+            last = min(end, extent.end)
             self._cut_out(ino, extent, first, last)
             freed.append(Freed(extent.chunk, extent.chunk_offset + first - extent.offset, last - first))
         return freed
@@ -382,7 +382,7 @@ class Transaction:
 
     def _cut_out(self, ino: Ino, extent: Extent, first: int, last: int) -> None:
         """Take [first, last) out of `extent`, leaving what is before and after it."""
-        before, after = first - extent.offset, extent.offset + extent.length - last
+        before, after = first - extent.offset, extent.end - last
         if before:
             self.run("UPDATE extent SET length = ? WHERE ino = ? AND offset = ?", before, ino, extent.offset)
         else:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +11,11 @@ import trio
 import trio.testing
 
 from dfs import errors, limits
-from dfs.client import FileSystem
-from dfs.client.cache import Cache
-from dfs.client.openinodes import OpenInodes, open_inodes
 from dfs.types import Item
-from tests.cluster import Cluster, running_cluster
+from tests.cluster import mounted, running_cluster
 
 TIMEOUT_S = 20.0
 AT_ONCE = 16
-
-
-@asynccontextmanager
-async def mounted(cluster: Cluster) -> AsyncIterator[tuple[FileSystem, OpenInodes]]:
-    """A client as a mount has it."""
-    async with cluster.client(cache=Cache(10_000, 10_000)) as fs, open_inodes(fs) as files:
-        yield fs, files
 
 
 @pytest.mark.parametrize("bytes_of_each", [0, 10])

@@ -13,11 +13,10 @@ import trio
 
 from dfs import limits
 from dfs.client import FileSystem
-from dfs.client.cache import Cache
 from dfs.client.openinode import OpenInode
-from dfs.client.openinodes import OpenInodes, open_inodes
+from dfs.client.openinodes import OpenInodes
 from dfs.types import Ino
-from tests.cluster import Cluster, questions, running_cluster
+from tests.cluster import Cluster, mounted, questions, running_cluster
 
 _PATIENCE_S = 60
 _PAGE: Final = 4096
@@ -54,14 +53,8 @@ class Database:
 
 
 @asynccontextmanager
-async def client(cluster: Cluster) -> AsyncIterator[tuple[FileSystem, OpenInodes]]:
-    async with cluster.client(cache=Cache(1000, 1000)) as fs, open_inodes(fs) as files:
-        yield fs, files
-
-
-@asynccontextmanager
 async def database(directory: Path, size: int = 100 * _PAGE) -> AsyncIterator[tuple[Cluster, Database]]:
-    async with running_cluster(directory, datanodes=3) as cluster, client(cluster) as (fs, files):
+    async with running_cluster(directory, datanodes=3) as cluster, mounted(cluster) as (fs, files):
         with trio.fail_after(_PATIENCE_S):
             root = (await fs.stat("/")).ino
             file = await files.create(root, b"db", 0o644, 0, 0, exclusive=True)
@@ -75,7 +68,7 @@ async def database(directory: Path, size: int = 100 * _PAGE) -> AsyncIterator[tu
 
 
 async def write_elsewhere(cluster: Cluster, ino: Ino, offset: int, data: bytes) -> None:
-    async with client(cluster) as (_, files):
+    async with mounted(cluster) as (_, files):
         file = await files.acquire(ino, "db")
         await file.write(offset, data)
         await file.fsync()
@@ -168,7 +161,7 @@ async def test_what_was_read_before_is_read_beneath_what_waits_in_memory(tmp_pat
 
 async def test_others_write_while_it_is_read_beneath_what_waits(tmp_path: Path) -> None:
     chance = random.Random(2)
-    async with database(tmp_path) as (cluster, db), client(cluster) as (_, others):
+    async with database(tmp_path) as (cluster, db), mounted(cluster) as (_, others):
         other = await others.acquire(db.file.ino, "db")
         last = bytearray(db.content)
 

@@ -16,10 +16,9 @@ import trio
 from dfs import errors, limits
 from dfs.checksum import Buffer
 from dfs.client import FileSystem
-from dfs.client.cache import Cache
-from dfs.client.openinodes import OpenInodes, open_inodes
+from dfs.client.openinodes import OpenInodes
 from dfs.types import Attr, Ino
-from tests.cluster import Cluster, questions, running_cluster
+from tests.cluster import Cluster, mounted, questions, running_cluster
 
 _PATIENCE_S = 60
 _COUNT = 100
@@ -77,7 +76,7 @@ class Mount:
 
 @asynccontextmanager
 async def mount(cluster: Cluster) -> AsyncIterator[Mount]:
-    async with cluster.client(cache=Cache(10_000, 10_000)) as fs, open_inodes(fs) as files:
+    async with mounted(cluster) as (fs, files):
         yield Mount(fs, files)
 
 

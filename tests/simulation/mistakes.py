@@ -137,11 +137,11 @@ def append_at_known_end() -> None:
     command = FileWriter._command
 
     def careless(
-        self: FileWriter, runs: Sequence[Any], reach: dict[Any, int], append: bool, mtime_ns: int | None
+        self: FileWriter, extents: Sequence[Any], reach: dict[Any, int], append: bool, mtime_ns: int | None
     ) -> list[Any]:
         if append:
-            runs = [run._replace(offset=run.offset + self._size) for run in runs]
-        return command(self, runs, reach, False, mtime_ns)
+            extents = [extent._replace(offset=extent.offset + self._size) for extent in extents]
+        return command(self, extents, reach, False, mtime_ns)
 
     _put(FileWriter, "_command", careless)
 

@@ -54,7 +54,7 @@ def _point(tx: Transaction, attr: Attr, extents: list[Extent]) -> tuple[int, int
         _refuse_shared(tx, run)
         freed: list[Freed] = []
         for extent in run:
-            end = extent.offset + extent.length
+            end = extent.end
             if extent.offset < size:
                 freed += tx.make_hole(attr.ino, extent.offset, end)
             tx.point(attr.ino, extent)

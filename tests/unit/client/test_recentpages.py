@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from dfs import limits
-from dfs.client.filewriter import Placed
 from dfs.client.recentpages import RecentPages
 from dfs.types import ChunkId, Extent
 
@@ -22,8 +21,8 @@ PLACES = st.integers(0, 5 * PAGE)
 LENGTHS = st.one_of(st.just(PAGE), st.just(3 * PAGE), st.integers(1, 2 * PAGE))
 
 
-def placed_of(pieces: list[tuple[int, bytes]]) -> Placed:
-    return Placed([Extent(offset, len(data), ChunkId(1), 0) for offset, data in pieces], {})
+def extents_of(pieces: list[tuple[int, bytes]]) -> list[Extent]:
+    return [Extent(offset, len(data), ChunkId(1), 0) for offset, data in pieces]
 
 
 class Room:
@@ -87,12 +86,12 @@ class File(RuleBasedStateMachine):
     @rule(is_all=st.just(True))
     def commit(self, is_all: bool) -> None:
         if self.waiting:
-            placed = placed_of(self.waiting)
+            extents = extents_of(self.waiting)
             for offset, data in self.waiting:
                 self.put(offset, data)
             self.waiting.clear()
             self.version += 1
-            self.pages.committed(self.version, lambda: placed, is_all=is_all)
+            self.pages.committed(self.version, extents, is_all=is_all)
 
     @rule(happens=st.booleans())
     def commit_that_is_not_known_to_happen(self, happens: bool) -> None:
@@ -137,8 +136,7 @@ def test_what_was_read_is_kept_with_what_is_written_to_it() -> None:
         content[PAGE : 2 * PAGE] = data
         pages.leaves([(PAGE, data)])
         assert pages.read(version, 0, 4 * PAGE) is None
-        placed = placed_of([(PAGE, data)])
-        pages.committed(version, lambda placed=placed: placed, is_all=True)  # type: ignore[misc]
+        pages.committed(version, extents_of([(PAGE, data)]), is_all=True)
         assert pages.read(version, 0, 4 * PAGE) == content
         assert pages.read(version, PAGE + 1, 10) == content[PAGE + 1 : PAGE + 11]
         assert pages.read(version, 3 * PAGE, PAGE + 1) is None
@@ -155,9 +153,9 @@ def test_the_least_recently_used_pages_go(monkeypatch: pytest.MonkeyPatch) -> No
     assert [pages.read(1, number * PAGE, PAGE) is not None for number in range(4)] == [True, False, True, True]
     assert room.kept_bytes == 3 * PAGE
     pages.leaves([(0, bytes(4 * PAGE))])
-    pages.committed(2, lambda: placed_of([(0, bytes(2 * PAGE))]), is_all=True)
+    pages.committed(2, extents_of([(0, bytes(2 * PAGE))]), is_all=True)
     assert room.kept_bytes == 2 * PAGE, "what left was too much to keep, and what is not known is dropped"
-    pages.committed(4, lambda: placed_of([]), is_all=True)
+    pages.committed(4, extents_of([]), is_all=True)
     assert room.kept_bytes == 0
 
 
@@ -170,5 +168,5 @@ def test_what_all_files_keep_is_bounded() -> None:
     assert one.read(1, 0, 2 * PAGE) is not None
     assert other.read(1, 3 * PAGE, PAGE) is not None
     other.leaves([(0, bytes(2 * PAGE))])
-    other.committed(2, lambda: placed_of([(0, bytes(2 * PAGE))]), is_all=True)
+    other.committed(2, extents_of([(0, bytes(2 * PAGE))]), is_all=True)
     assert room.kept_bytes == 3 * PAGE
