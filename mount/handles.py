@@ -23,11 +23,14 @@ _PAGE_ENTRIES: Final = 1024
 class FileHandle:
     """One open(2): its inode, whether it appends, and how many of the inode's late errors it has heard of.
 
+    Late errors are for fsync and close. Writes hear of them before, twice, so that who fills a disk stops soon: of an
+    error that is not the first answer in a write(2) the kernel makes a short write, and the rest comes as another one.
+
     `is_durable`: what it writes is on the disks when the write returns (O_SYNC, O_DSYNC). `is_cached`: it may have been
     read through this without our noticing, as the kernel had pages of it, and nothing was written.
     """
 
-    __slots__ = ("_told", "append", "inode", "is_cached", "is_durable")
+    __slots__ = ("_told", "_told_writers", "append", "inode", "is_cached", "is_durable")
 
     def __init__(self, inode: OpenInode, append: bool, *, is_durable: bool, is_cached: bool) -> None:
         self.inode = inode
@@ -35,9 +38,10 @@ class FileHandle:
         self.is_durable = is_durable
         self.is_cached = is_cached
         self._told = inode.late_errors
+        self._told_writers = [inode.late_errors] * 2
 
     async def flush(self) -> None:
-        """Raises also what went wrong since the handle was opened, and was not raised on it yet."""
+        """Raises also what went wrong since the handle was opened, and neither this nor `fsync` has raised yet."""
         await self._telling(self.inode.flush)
 
     async def fsync(self) -> None:
@@ -45,18 +49,30 @@ class FileHandle:
         await self._telling(self.inode.fsync)
 
     async def _telling(self, work: Callable[[], Awaitable[None]]) -> None:
+        told = self._told
         try:
             await work()
         except errors.DfsError:
-            self._told = self.inode.late_errors
+            self._tell_all()
             raise
-        self.tell_late_error()
+        self._tell_all()
+        if self._told != told:
+            self._raise_late_error()
 
-    def tell_late_error(self) -> None:
-        """Raise what went wrong since the handle was opened, if it was not raised on it yet."""
+    def _tell_all(self) -> None:
+        self._told = self.inode.late_errors
+        self._told_writers = [self._told] * 2
+
+    def tell_writer(self) -> None:
+        """Raise what went wrong since the handle was opened, unless `flush`, `fsync` or two calls of this have."""
+        now = self.inode.late_errors
+        if self._told_writers[0] != now:
+            self._told_writers = [*self._told_writers[1:], now]
+            self._raise_late_error()
+
+    def _raise_late_error(self) -> None:
         error = self.inode.late_error
-        if error is not None and self.inode.late_errors != self._told:
-            self._told = self.inode.late_errors
+        if error is not None:
             raise type(error)(error.message)
 
 

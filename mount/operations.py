@@ -366,7 +366,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
     @_handler
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         handle = self._handles.files[fh]
-        handle.tell_late_error()
+        handle.tell_writer()
         handle.is_cached = False
         if handle.append:
             await handle.inode.append(buf)

@@ -28,8 +28,7 @@ while the file is owned, which is its state at one moment if its version is the 
 where it cannot be owned, or is on its way already.
 
 **Errors.** What could not be written is lost, said in the log with the file's name, and counted (`late_errors`): each
-handle that was open then is to hear of it once, by its next write or fsync, as of a disk's late errors, or by closing
-where that waits for anything (`is_flushed_on_close`, as it was when the file was opened).
+handle that was open then is to hear of it, as of a disk's late errors, by its next fsync or by closing.
 
 Invariants: `_flushing` is held by whoever moves bytes from `_dirty` to the writer, so they leave in the order in which
 they were written; `is_clean` is true only when nothing is dirty, on its way or uncommitted; what is not clean and may

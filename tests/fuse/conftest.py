@@ -33,7 +33,7 @@ import pytest
 from dfs.config import load_client
 from dfs.mountpoint import is_mounted, unmount
 
-PATIENCE_S = 120
+PATIENCE_S = 240
 """For one test, and for one command."""
 
 Mount = Callable[..., Path]

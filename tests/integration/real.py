@@ -34,7 +34,7 @@ from tests.forked import Forked
 from tests.keys import ADMIN, holder
 from tests.keys import write as write_keys
 
-PATIENCE_S: Final = 40.0
+PATIENCE_S: Final = 120.0
 """How long any condition is waited for: a machine under load is slow, and a test that fails may take its time."""
 
 NAMENODE: Final = "namenode"

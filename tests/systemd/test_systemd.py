@@ -145,7 +145,7 @@ def test_an_upgrade_restarts_the_daemons_and_the_mount_goes_on(machine: Containe
     before = {name: machine.main_pid(name) for name in ALL}
     mount = before.pop(MOUNT)
     machine.run("sleep 1000 </dev/null >/mnt/dfs/open 2>&1 & echo $! >/run/holder")
-    machine.run("apt-get install --reinstall --yes /root/dfs.deb", timeout_s=180)
+    machine.run("apt-get install --reinstall --yes /root/dfs.deb")
     until_restarted(machine, before)
     assert machine.main_pid(MOUNT) == mount
     machine.run("kill $(cat /run/holder)")
@@ -169,7 +169,7 @@ def test_an_upgrade_leaves_the_mode_that_an_administrator_gave_the_configuration
 
 def test_a_package_is_not_removed_from_under_those_who_use_a_mount(machine: Container) -> None:
     machine.run("sleep 1000 </dev/null >/mnt/fstab/open 2>&1 & echo $! >/run/holder")
-    said = machine.run("! apt-get remove --yes dfs 2>&1", timeout_s=180)
+    said = machine.run("! apt-get remove --yes dfs 2>&1")
     assert "/mnt/fstab" in said
     machine.run(f"systemctl is-active {' '.join(name for name in ALL if name != MOUNT)} && [ -e /mnt/fstab/open ]")
     machine.run(f"kill $(cat /run/holder) && systemctl start {MOUNT}")
@@ -177,10 +177,10 @@ def test_a_package_is_not_removed_from_under_those_who_use_a_mount(machine: Cont
 
 def test_a_removed_package_stops_everything_and_keeps_the_data(machine: Container) -> None:
     machine.run("echo last >/mnt/fstab/last")
-    machine.run("apt-get remove --yes dfs", timeout_s=180)
+    machine.run("apt-get remove --yes dfs")
     machine.run('[ -z "$(pgrep -f ^/usr/lib/dfs)" ] && [ -z "$(findmnt --types fuse.dfs)" ]')
     machine.run("[ -z \"$(find /etc/systemd/system -path '*.wants/dfs*')\" ]")
     machine.run("ls /srv/dfs/a/clean /srv/dfs/b/clean /srv/dfs/c/clean /var/lib/dfs/namenode")
-    machine.run("apt-get install --yes /root/dfs.deb", timeout_s=180)
+    machine.run("apt-get install --yes /root/dfs.deb")
     machine.run(f"systemctl enable --now dfs.target {' '.join(ALL)}")
     machine.until("[ $(cat /mnt/dfs/both) = one ] && [ $(cat /mnt/dfs/last) = last ]")
