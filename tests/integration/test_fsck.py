@@ -285,7 +285,7 @@ async def test_copies_none_of_which_is_whole_are_not_dropped_for_one_another(tmp
 
 
 async def test_copies_on_a_node_that_does_not_answer_are_not_taken_for_damaged(tmp_path: Path) -> None:
-    async with real_cluster(tmp_path, datanodes=4, node_suspect_after_s=PATIENCE_S) as cluster, cluster.client() as fs:
+    async with real_cluster(tmp_path, datanodes=4, node_suspect_after_s=40) as cluster, cluster.client() as fs:
         data = os.urandom(MIB)
         await store(cluster, file=data, other=data)
         chunk, nodes = await the_chunk(fs, "/file")

@@ -915,6 +915,13 @@ class MountClient(Client):
     def __init__(self, *args: Any, inodes: OpenInodes) -> None:
         super().__init__(*args)
         self._inodes = inodes
+        inodes.on_loss = self._lost_bytes
+
+    def _lost_bytes(self, ino: Ino) -> None:
+        """What is lost others do not see, also before who wrote it is told."""
+        for register in self.shared.registers:
+            if register.ino == ino and register.writer is self.fs:
+                register.lose()
 
     def _private(self, label: str) -> Private:
         return MountPrivate(self, label, self._inodes)
