@@ -8,6 +8,7 @@ first. `bytes` of a full piece are kept as they are, and not copied.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 
 from dfs import limits
 from dfs.checksum import Buffer
@@ -28,6 +29,10 @@ class DirtyRanges:
 
     def __bool__(self) -> bool:
         return bool(self._starts)
+
+    def __iter__(self) -> Iterator[tuple[int, Buffer]]:
+        """The ranges: where each begins, and its bytes."""
+        return zip(self._starts, self._parts, strict=True)
 
     @property
     def end(self) -> int:

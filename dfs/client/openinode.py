@@ -24,15 +24,17 @@ comes later would undo that. Whatever was on its way is not committed in another
 
 **Reading.** What was just written is read from memory, what was read or written a while ago of a file that both is done
 to as `recentpages` has it, small files as `smallfiles`, the rest as `readahead`. What waits in memory is laid over that
-while the file is owned, which is its state at one moment if its version is the same at the end; it is committed before
-where it cannot be owned, or is on its way already.
+while the file is owned, which is its state at one moment if its version is the same at the end. Bytes that have left
+memory are committed before they are read, others are read meanwhile (`inflight`); where the file cannot be owned, all
+is committed before.
 
 **Errors.** What could not be written is lost, said in the log with the file's name, and counted (`late_errors`): each
 handle that was open then is to hear of it, as of a disk's late errors, by its next fsync or by closing.
 
 Invariants: `_flushing` is held by whoever moves bytes from `_dirty` to the writer, so they leave in the order in which
 they were written; `is_clean` is true only when nothing is dirty, on its way or uncommitted; what is not clean and may
-be asked for by others is owned.
+be asked for by others is owned; what has left memory and may be uncommitted is in `_in_flight`, unless it is appended
+where nobody knows the end of file.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ import stat
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
@@ -52,6 +54,7 @@ from dfs import errors, limits
 from dfs.checksum import Buffer
 from dfs.client.dirty import DirtyRanges
 from dfs.client.filewriter import Begun, Window
+from dfs.client.inflight import InFlight
 from dfs.client.readahead import ReadAhead
 from dfs.client.recentpages import RecentPages
 from dfs.client.writer import Lane
@@ -61,6 +64,9 @@ if TYPE_CHECKING:
     from dfs.client.openinodes import OpenInodes
 
 log = structlog.get_logger(__name__)
+
+_READS_BESIDE_COMMITS: Final = 2
+"""That commits may undo, before one is done while there are none."""
 
 
 class OpenInode:
@@ -81,6 +87,7 @@ class OpenInode:
         self._owner = owner
         self._writer = owner.fs.writer(attr)
         self._dirty = DirtyRanges()
+        self._in_flight = InFlight()
         self._flushing = trio.Lock()
         self._draining = False
         self._stirred = trio.Event()
@@ -96,6 +103,8 @@ class OpenInode:
         """Where the first page begins of which a part was written since `take_end`; None if there is none."""
         self._passing = 0
         """How many writes are under way of which each commits before it returns."""
+        self._is_unforeseen = False
+        """Whether a change is under way of which nobody here knows, or says, what it makes of the file."""
         self.was_cut = False
         """Since it was closed, to nothing."""
         self.is_promised = False
@@ -200,7 +209,7 @@ class OpenInode:
             self._is_new = False
             self._take(self._size, data, self._owner.now_ns())
             return
-        async with self._move():
+        async with self._move(unforeseen=True):
             await self._push_and_commit(durable=False)
             try:
                 for start in range(0, len(data), limits.APPEND_MAX_BYTES):
@@ -235,11 +244,11 @@ class OpenInode:
     def shown(self) -> Attr:
         """The attributes of a file that is owned, as they will be when what is dirty is committed."""
         attr = self.attr
-        if self.is_clean:
+        if self.is_clean or not (self.is_promised or self._dirty):
             return attr
         self._is_new = False
         size = self._size
-        more = min(size - attr.size, self._dirty.length_bytes + self._writer.uncommitted_bytes)
+        more = min(size - attr.size, self._dirty.length_bytes + self._in_flight.length_bytes)
         mtime_ns = attr.mtime_ns if self._written_ns is None else self._written_ns
         ctime_ns = max(attr.ctime_ns, mtime_ns)
         return attr._replace(size=size, allocated=attr.allocated + more, mtime_ns=mtime_ns, ctime_ns=ctime_ns)
@@ -250,16 +259,31 @@ class OpenInode:
         return before
 
     @property
+    def is_foreseen(self) -> bool:
+        """Whether `shown` can tell: of what is under way all is known, and writing clears no bits of the mode."""
+        return not self._is_unforeseen and not self._passing and not self.attr.mode & (stat.S_ISUID | stat.S_ISGID)
+
+    @property
     def is_simple(self) -> bool:
-        """Whether `shown` can tell: nothing is on its way, and writing clears no bits of the mode."""
-        return not self._flushing.locked() and not self.attr.mode & (stat.S_ISUID | stat.S_ISGID)
+        """Likewise, and nothing is on its way."""
+        return not self._flushing.locked() and self.is_foreseen
 
     @asynccontextmanager
-    async def _move(self) -> AsyncIterator[None]:
-        """Alone move bytes out of memory, all in one session."""
+    async def _move(self, *, unforeseen: bool = False) -> AsyncIterator[None]:
+        """Alone move bytes out of memory, all in one session. `unforeseen`: for a change of that kind."""
         async with self._flushing:
-            self._generation = self._owner.generation
-            yield
+            self._begin_to_flush()
+            self._is_unforeseen = unforeseen
+            try:
+                yield
+            finally:
+                self._is_unforeseen = False
+
+    def _begin_to_flush(self) -> None:
+        """The lock is taken: nothing is under way, and nothing in flight but what waits for a commit."""
+        self._generation = self._owner.generation
+        if not self._writer.uncommitted_bytes:
+            self._in_flight.clear()
 
     def _check_session(self) -> None:
         """Raises `SessionExpired`."""
@@ -274,6 +298,7 @@ class OpenInode:
         is_lost |= not self.is_clean
         self._forget_dirty()
         self._writer.forget()
+        self._in_flight.clear()
         self._forget_version()
         if is_lost:
             error = errors.SessionExpired("the session ended before what was written to the file was committed")
@@ -336,7 +361,7 @@ class OpenInode:
                         await self._push()
                     self._check_session()
                     if self._writer.uncommitted_bytes >= limits.COMMIT_EVERY_BYTES:
-                        await self._commit(durable=False)
+                        await self._commit_what_left()
         except errors.DfsError as error:
             self._give_up(error)
         finally:
@@ -355,16 +380,17 @@ class OpenInode:
                 await window.room()
                 self._stirred = trio.Event()
                 if self._dirty.length_bytes >= self._writer.append_bytes:
-                    self._begin_to_move(self._dirty, window)
+                    self._check_session()
+                    pieces = self._dirty.take(self._writer.append_bytes)
+                    self._in_flight.add(pieces)
+                    self._begin_to_move(pieces, window)
                 elif window:
                     await self._stirred.wait()
                 else:
                     return
 
-    def _begin_to_move(self, ranges: DirtyRanges, window: Window) -> None:
-        """Have some of the bytes leave, where the window has room."""
-        self._check_session()
-        pieces = ranges.take(self._writer.append_bytes)
+    def _begin_to_move(self, pieces: Sequence[tuple[int, Buffer]], window: Window) -> None:
+        """Have these leave, where the window has room."""
         self._recent.leaves_unseen()
         window.write(pieces, partial(self._has_gone, sum(len(data) for _, data in pieces)))
 
@@ -375,12 +401,14 @@ class OpenInode:
     async def _push(self, *, durable: bool = False) -> None:
         """Move all that is dirty. What is written meanwhile is not: it might never end."""
         leaving, self._dirty = self._dirty, DirtyRanges()
+        self._in_flight.add(leaving)
         try:
             if leaving.length_bytes > self._writer.append_bytes:
                 async with self._writer.window(partial(self._commit, durable=False)) as window:
                     while leaving.length_bytes > self._writer.append_bytes:
                         await window.room()
-                        self._begin_to_move(leaving, window)
+                        self._check_session()
+                        self._begin_to_move(leaving.take(self._writer.append_bytes), window)
             while leaving:
                 self._check_session()
                 pieces = leaving.take(self._writer.append_bytes)
@@ -409,6 +437,7 @@ class OpenInode:
             raise
 
     def _on_commit(self, attr: Attr, extents: Sequence[Extent], reach: Mapping[Lane, int]) -> None:
+        self._in_flight.committed(sum(extent.length for extent in extents))
         self._ahead.committed(attr, extents, reach)
         self._recent.committed(attr.version, extents, is_all=not self._writer.uncommitted_bytes)
 
@@ -421,11 +450,17 @@ class OpenInode:
     async def _push_and_commit(self, *, durable: bool) -> None:
         try:
             await self._push(durable=durable)
-            await self._commit(durable=durable)
-            self.is_promised = bool(self._dirty)
+            await self._commit_what_left(durable=durable)
         except errors.DfsError as error:
             await self.fail(error)
             raise
+
+    async def _commit_what_left(self, *, durable: bool = False) -> None:
+        """Commit all that is not in memory any more, while nothing else leaves."""
+        await self._commit(durable=durable)
+        self.is_promised = bool(self._dirty)
+        if not self._dirty:
+            self._dirty_since = float("inf")
 
     async def _lose(self) -> None:
         """What is on its way cannot be written, nor what is dirty, unless that was written in a later session."""
@@ -435,6 +470,7 @@ class OpenInode:
 
     async def _discard(self) -> None:
         self._recent.forget()
+        self._in_flight.clear()
         try:
             await self._writer.discard()
         except errors.DfsError as error:
@@ -497,7 +533,7 @@ class OpenInode:
     async def truncate(self, size: int) -> Attr:
         """Set the size, after everything that was written before."""
         await self._own()
-        async with self._move():
+        async with self._move(unforeseen=True):
             await self._push_and_commit(durable=False)
             with self._held():
                 attr = await self._owner.fs.inodes.truncate(self.ino, size)
@@ -531,9 +567,11 @@ class OpenInode:
     def begin_to_leave(self) -> list[tuple[int, Buffer]]:
         """The pieces that are dirty, of a file that `is_small`; nothing else of it moves until `has_left`."""
         self._flushing.acquire_nowait()
-        self._generation = self._owner.generation
+        self._begin_to_flush()
         self._dirty_since = float("inf")
-        return self._dirty.take(limits.APPEND_MAX_BYTES)
+        pieces = self._dirty.take(limits.APPEND_MAX_BYTES)
+        self._in_flight.add(pieces)
+        return pieces
 
     def has_left(self, pieces: Sequence[tuple[int, Buffer]]) -> None:
         """What is done with the pieces of `begin_to_leave` is done."""
@@ -567,8 +605,7 @@ class OpenInode:
     async def commit_rest(self) -> None:
         """Commit what has left, whatever it takes."""
         try:
-            await self._commit(durable=False)
-            self.is_promised = bool(self._dirty)
+            await self._commit_what_left()
         except errors.DfsError as error:
             await self.fail(error)
 
@@ -585,15 +622,23 @@ class OpenInode:
             return await self._read(offset, length)
 
     async def _read(self, offset: int, length: int) -> Buffer:
+        attempts = 0
         while True:
             self._see_surprises()
             found: Buffer | None
             if not self.is_clean:
                 found = self._written(offset, length)
-                if found is None and self._is_at_rest:
-                    found = await self._read_beneath(offset, length)
+                if found is None and self.is_owned:
+                    is_alone = attempts >= _READS_BESIDE_COMMITS
+                    if is_alone or not self._is_beneath(offset, offset + length):
+                        found = await self._read_after_commit(offset, length, is_alone=is_alone)
+                    else:
+                        found = await self._read_beneath(offset, length)
                 if found is not None:
                     return found
+                if self.is_owned:
+                    attempts += 1
+                    continue
                 await self.settle()
             await self._refresh()
             count = min(length, self.attr.size - offset)
@@ -608,15 +653,30 @@ class OpenInode:
         """What is committed is the same whenever this is: versions that were forgotten may come again."""
         return self._forgotten, self.attr.version
 
-    @property
-    def _is_at_rest(self) -> bool:
-        """Whether what is not committed is all in memory, and not on its way, of a file that nobody else changes."""
-        return self.is_owned and not self._flushing.locked() and not self._writer.uncommitted_bytes
+    def _is_beneath(self, start: int, end: int) -> bool:
+        """Whether what is not committed of [start, end) is all in memory, of a file that nobody else changes."""
+        if not self.is_owned or self._is_unforeseen:
+            return False
+        has_left = self._flushing.locked() or self._writer.uncommitted_bytes
+        return not has_left or not self._in_flight.touches(start, end)
+
+    async def _read_after_commit(self, offset: int, length: int, *, is_alone: bool) -> Buffer | None:
+        """Commit what has left memory; what goes wrong is a late error.
+
+        With `is_alone` also as `_read_beneath`, while nothing else is committed. Else None: nothing leaves before the
+        caller, who waits for nothing between, looks again.
+        """
+        async with self._move():
+            try:
+                await self._commit_what_left()
+            except errors.DfsError as error:
+                await self.fail(error)
+            return await self._read_beneath(offset, length) if is_alone and self.is_owned else None
 
     async def _read_beneath(self, offset: int, length: int) -> Buffer | None:
-        """As `read`, of a file that is at rest: what it holds, and over that what is dirty.
+        """As `read`, where `_is_beneath`: what the file holds, and over that what is dirty.
 
-        None if it has become another version meanwhile.
+        None if it has become another version meanwhile, or is not owned any more.
         """
         state, size = self._state, self.attr.size
         end = min(offset + length, self._size)
@@ -627,7 +687,7 @@ class OpenInode:
         if offset < size:
             count = min(end, size) - offset
             found = await self._read_committed(offset, count)
-            if found is None or self._state != state:
+            if found is None or not self.is_owned or self._state != state:
                 return None
             whole[:count] = found
         for start, data in dirty:

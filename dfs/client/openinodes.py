@@ -321,7 +321,7 @@ class OpenInodes:
         if inode is None:
             return attr
         inode.note(attr)
-        return inode.shown() if inode.is_clean or (inode.is_owned and inode.is_simple) else None
+        return inode.shown() if inode.is_clean or (inode.is_owned and inode.is_foreseen) else None
 
     def unsettled(self, attrs: Iterable[Attr]) -> list[Attr]:
         """Those of which something has to be waited for."""

@@ -1,0 +1,229 @@
+"""A file is looked at and read while bytes of it are on their way: who does waits for those only that he wants."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import trio
+
+from dfs import limits
+from dfs.client import FileSystem
+from dfs.client.datanodes import DataNodes
+from dfs.client.openinode import OpenInode
+from dfs.client.openinodes import OpenInodes
+from dfs.client.readahead import ReadAhead
+from tests.cluster import mounted, running_cluster
+
+_PATIENCE_S: Final = 60
+_MOMENT_S: Final = 0.2
+MIB: Final = limits.MIB
+
+
+class Gate:
+    """Appends to DataNodes wait before it, unless it is open or lets `passing` more of them through."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self._open = trio.Event()
+        self._open.set()
+        self.passing = 0
+        self.waiting = 0
+        append = DataNodes.append
+
+        async def held(*args: Any, **kwargs: Any) -> bool:
+            self.passing -= 1
+            if self.passing < 0:
+                self.waiting += 1
+                await self._open.wait()
+                self.waiting -= 1
+            return await append(*args, **kwargs)
+
+        patch.setattr(DataNodes, "append", held)
+
+    def close(self, passing: int = 0) -> None:
+        self._open = trio.Event()
+        self.passing = passing
+
+    def open(self) -> None:
+        self._open.set()
+
+    async def until_somebody_waits(self) -> None:
+        while not self.waiting:
+            await trio.sleep(0.01)
+
+
+@asynccontextmanager
+async def written(directory: Path, content: bytes) -> AsyncIterator[tuple[FileSystem, OpenInodes, OpenInode]]:
+    """A file that holds `content`, on the disks."""
+    async with running_cluster(directory, datanodes=3) as cluster, mounted(cluster) as (fs, files):
+        with trio.fail_after(_PATIENCE_S):
+            root = (await fs.stat("/")).ino
+            file = await files.create(root, b"file", 0o644, 0, 0, exclusive=True)
+            await file.write(0, content)
+            await file.fsync()
+            yield fs, files, file
+            files.close(file)
+            await files.settle_all()
+
+
+def in_small_parts(patch: pytest.MonkeyPatch, append: int, commit: int) -> None:
+    """Have clients append and commit so many bytes at a time."""
+    patch.setattr(limits, "WRITE_BACK_AT_BYTES", append)
+    patch.setattr(limits, "DIRTY_RANGE_MAX_BYTES", append)
+    patch.setattr(limits, "APPEND_SURE_BYTES", append)
+    patch.setattr(limits, "APPEND_GROWS_UNDER_S", 0.0)
+    patch.setattr(limits, "SPREAD_FROM_BYTES", 0)
+    patch.setattr(limits, "COMMIT_EVERY_BYTES", commit)
+
+
+async def result_of(work: Callable[[], Awaitable[Any]], into: list[Any]) -> None:
+    into.append(await work())
+
+
+async def test_only_bytes_that_are_on_their_way_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = bytearray(os.urandom(8 * MIB))
+    gate = Gate(monkeypatch)
+    async with written(tmp_path, content) as (fs, files, file), trio.open_nursery() as nursery:
+        gate.close()
+        new = os.urandom(MIB)
+        content[2 * MIB : 3 * MIB] = new
+        await file.write(2 * MIB, new)
+        nursery.start_soon(file.fsync)
+        await gate.until_somebody_waits()
+        content[5 * MIB :] = b"and then no more" + bytes(4 * MIB)
+        await file.write(5 * MIB, content[5 * MIB :])
+
+        shown = files.seen_now(await fs.inodes.getattr(file.ino))
+        assert shown is not None
+        assert shown.size == len(content) == 9 * MIB + 16
+        assert shown.allocated >= 9 * MIB
+        assert await file.read(0, MIB) == content[:MIB]
+        assert await file.read(5 * MIB - 100, 200) == content[5 * MIB - 100 : 5 * MIB + 100], "in part from memory"
+        assert await file.read(9 * MIB, MIB) == content[9 * MIB :]
+
+        read: list[Any] = []
+        for at in (2 * MIB - 10, 3 * MIB - 10):
+            nursery.start_soon(result_of, lambda at=at: file.read(at, 20), read)
+        await trio.sleep(_MOMENT_S)
+        assert not read, "of bytes that are neither here nor there"
+        gate.open()
+        while len(read) < 2:
+            await trio.sleep(0.01)
+        assert sorted(read) == sorted(content[at : at + 20] for at in (2 * MIB - 10, 3 * MIB - 10))
+        await file.fsync()
+        settled = await fs.inodes.getattr(file.ino)
+        assert (settled.size, settled.mtime_ns) == (shown.size, shown.mtime_ns)
+        assert await file.read(0, len(content)) == content
+
+
+async def test_while_a_stream_is_committed_in_parts_each_part_is_read_when_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 64 * limits.KIB
+    in_small_parts(monkeypatch, size, 2 * size)
+    gate = Gate(monkeypatch)
+    async with written(tmp_path, bytes(16 * size)) as (_, _, file), trio.open_nursery() as nursery:
+        version, new = file.attr.version, os.urandom(16 * size)
+        gate.close(passing=3 * limits.APPENDS_AT_ONCE)  # to three nodes each
+        await file.write(0, new)
+        while file.attr.version == version or not gate.waiting:
+            await trio.sleep(0.01)
+        assert await file.read(size, size) == new[size : 2 * size]
+        read: list[Any] = []
+        nursery.start_soon(result_of, lambda: file.read(8 * size, size), read)
+        await trio.sleep(_MOMENT_S)
+        assert not read, "it has left, and is not committed"
+        gate.open()
+        while not read:
+            await trio.sleep(0.01)
+        assert read == [new[8 * size : 9 * size]]
+
+
+async def test_who_reads_more_slowly_than_others_commit_has_his_bytes_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = os.urandom(MIB)
+    read, is_slow = ReadAhead.read, False
+
+    async def slow(*args: Any) -> Any:
+        if is_slow:
+            await trio.sleep(_MOMENT_S)
+        return await read(*args)
+
+    monkeypatch.setattr(ReadAhead, "read", slow)
+    async with written(tmp_path, content) as (_, _, file), trio.open_nursery() as nursery:
+
+        async def write() -> None:
+            while True:
+                await file.write(0, b"first")
+                await file.write_back()
+                await file.write(100, b"next")
+                await trio.sleep(_MOMENT_S / 10)
+
+        nursery.start_soon(write)
+        await trio.sleep(_MOMENT_S)
+        is_slow = True
+        with trio.fail_after(50 * _MOMENT_S):
+            assert await file.read(MIB // 2, 100) == content[MIB // 2 : MIB // 2 + 100]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_file_that_is_being_cut_is_not_shown_before_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch)
+    async with written(tmp_path, bytes(MIB)) as (fs, files, file), trio.open_nursery() as nursery:
+        gate.close()
+        await file.write(0, b"first")
+        nursery.start_soon(file.truncate, 100)
+        await gate.until_somebody_waits()
+        assert files.seen_now(await fs.inodes.getattr(file.ino)) is None
+        gate.open()
+        assert (await files.seen(await fs.inodes.getattr(file.ino))).size == 100
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_what_is_written_at_random_is_what_is_read_and_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """By one program, without a sync: parts of the file are in memory, on their way, appended, and committed."""
+    chance = random.Random(seed)
+    size = 2 * MIB
+    in_small_parts(monkeypatch, 64 * limits.KIB, 300 * limits.KIB)
+    append = DataNodes.append
+
+    async def slow(*args: Any, **kwargs: Any) -> bool:
+        await trio.sleep(0.005 * chance.random())
+        return await append(*args, **kwargs)
+
+    monkeypatch.setattr(DataNodes, "append", slow)
+    content = bytearray(os.urandom(size))
+    async with written(tmp_path, content) as (fs, files, file):
+        for _ in range(400):
+            at = chance.randrange(size)
+            match chance.randrange(20):
+                case 0:
+                    await file.truncate(at)
+                    content = content[:at].ljust(at, b"\0")
+                case 1:
+                    await file.write_back()
+                case 2:
+                    nowhere = len(content) + 10
+                    assert await file.read(nowhere, 10) == b""
+                case number:
+                    for start in [at, *(chance.randrange(size) for _ in range(20 * (number == 3)))]:
+                        data = chance.randbytes(chance.choice((10, 4096, 50_000, 200_000)))
+                        content += bytes(max(0, start + len(data) - len(content)))
+                        content[start : start + len(data)] = data
+                        await file.write(start, data)
+                    await trio.sleep(0.03 * chance.random() * (number == 3))
+            seen = await files.seen(await fs.inodes.getattr(file.ino))
+            assert seen.size == len(content)
+            for start in (at, chance.randrange(size), chance.randrange(size)):
+                count = chance.choice((1, 4096, 131072))
+                assert await file.read(start, count) == content[start : start + count]
