@@ -26,15 +26,17 @@ class FileHandle:
     Late errors are for fsync and close. Writes hear of them before, twice, so that who fills a disk stops soon: of an
     error that is not the first answer in a write(2) the kernel makes a short write, and the rest comes as another one.
 
-    `is_durable`: what it writes is on the disks when the write returns (O_SYNC, O_DSYNC). `is_cached`: it may have been
-    read through this without our noticing, as the kernel had pages of it, and nothing was written.
+    `is_flushed`: closing it is a request, which tells of errors. `is_durable`: what it writes is on the disks when the
+    write returns (O_SYNC, O_DSYNC). `is_cached`: it may have been read through this without our noticing, as the kernel
+    had pages of it, and nothing was written.
     """
 
-    __slots__ = ("_told", "_told_writers", "append", "inode", "is_cached", "is_durable")
+    __slots__ = ("_told", "_told_writers", "append", "inode", "is_cached", "is_durable", "is_flushed")
 
-    def __init__(self, inode: OpenInode, append: bool, *, is_durable: bool, is_cached: bool) -> None:
+    def __init__(self, inode: OpenInode, append: bool, *, is_flushed: bool, is_durable: bool, is_cached: bool) -> None:
         self.inode = inode
         self.append = append
+        self.is_flushed = is_flushed
         self.is_durable = is_durable
         self.is_cached = is_cached
         self._told = inode.late_errors

@@ -319,7 +319,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
         if flags & os.O_TRUNC and opened.shown().size:
             await self._cut(opened)
         info, shown = self._opened(opened, flags), await self._seen(opened.attr, parent, name)
-        self._device.add_open_flags(self._closing_flags(opened, flags))
+        self._device.add_open_flags(self._closing_flags(info))
         return info, shown
 
     @_handler
@@ -331,12 +331,11 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
         elif flags & os.O_ACCMODE != os.O_WRONLY:
             self._open.reads(opened)
         info = self._opened(opened, flags)
-        self._device.add_open_flags(self._closing_flags(opened, flags))
+        self._device.add_open_flags(self._closing_flags(info))
         return info
 
-    def _closing_flags(self, opened: OpenInode, flags: int) -> int:
-        """Closing a file is a request of its own only where it has something to wait for, and to tell."""
-        return NO_FLUSH if flags & os.O_ACCMODE == os.O_RDONLY or not opened.is_flushed_on_close else 0
+    def _closing_flags(self, info: pyfuse3.FileInfo) -> int:
+        return 0 if self._handles.files[info.fh].is_flushed else NO_FLUSH
 
     async def _cut(self, opened: OpenInode) -> None:
         """Take away all that a file has that is being opened; if that fails, it is not opened."""
@@ -347,11 +346,19 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
             raise
 
     def _opened(self, inode: OpenInode, flags: int) -> pyfuse3.FileInfo:
-        """A handle that appends is used past the page cache: there, the kernel may cut one write(2) in two."""
-        append = bool(flags & os.O_APPEND)
+        """A handle that appends is used past the page cache: there, the kernel may cut one write(2) in two.
+
+        Closing a file is a request of its own only where it has something to wait for, and to tell.
+        """
+        append, access = bool(flags & os.O_APPEND), flags & os.O_ACCMODE
         keep = self._kernel.keeps_pages(inode.attr)
-        is_cached = keep and not append and flags & os.O_ACCMODE != os.O_WRONLY
-        handle = FileHandle(inode, append, is_durable=bool(flags & os.O_DSYNC), is_cached=is_cached)
+        handle = FileHandle(
+            inode,
+            append,
+            is_flushed=access != os.O_RDONLY and inode.is_flushed_on_close,
+            is_durable=bool(flags & os.O_DSYNC),
+            is_cached=keep and not append and access != os.O_WRONLY,
+        )
         return pyfuse3.FileInfo(fh=self._handles.add_file(handle), direct_io=append, keep_cache=keep)
 
     @_handler
@@ -374,6 +381,8 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
                 await handle.fsync()
         else:
             await handle.inode.write(off, buf)
+        if not handle.is_flushed and self._open.is_cautious:  # closing will not tell whether there was room
+            await handle.inode.flush()
         return len(buf)
 
     @_handler

@@ -218,7 +218,7 @@ class OpenInode:
                     self._recent.leaves_unseen()
                 self._written_ns = self._owner.now_ns()
                 await self._commit(durable=False, append=True)
-            except errors.DfsError:
+            except BaseException:
                 await self._discard()  # or what follows would put it at the beginning
                 raise
 
@@ -305,7 +305,7 @@ class OpenInode:
             self._owner.be_cautious()
             self._note_loss(error)
 
-    def _see_surprises(self) -> None:
+    def see_surprises(self) -> None:
         """Forget the version that was known, if changes have turned out otherwise than they were foreseen."""
         if self._surprises != self._owner.fs.session.stream.surprises:
             self._surprises = self._owner.fs.session.stream.surprises
@@ -624,7 +624,7 @@ class OpenInode:
     async def _read(self, offset: int, length: int) -> Buffer:
         attempts = 0
         while True:
-            self._see_surprises()
+            self.see_surprises()
             found: Buffer | None
             if not self.is_clean:
                 found = self._written(offset, length)

@@ -320,6 +320,7 @@ class OpenInodes:
         inode = self._open.get(attr.ino)
         if inode is None:
             return attr
+        inode.see_surprises()
         inode.note(attr)
         return inode.shown() if inode.is_clean or (inode.is_owned and inode.is_foreseen) else None
 

@@ -650,6 +650,34 @@ async def test_full_datanodes_are_enospc_and_the_mount_lives_on(tmp_path: Path) 
             assert await off((mounted.path / "small").read_bytes) == bytes(MIB)
 
 
+async def test_a_file_that_was_opened_while_there_was_space_is_not_cut_without_a_word(tmp_path: Path) -> None:
+    """Closing it tells nothing."""
+    names = ["n1", "n2"]
+    with small_disks(tmp_path / "disks", names, f"{limits.SPACE_SHORT_BYTES // MIB + 300}m"):
+        async with small_cluster(tmp_path, names) as mounted:
+            file = await off((mounted.path / "file").open, "wb", 0)
+            await off(file.write, b"first")
+            for name in names:
+                subprocess.run(["mount", "-o", "remount,size=1m", tmp_path / "disks" / name], check=True)
+
+            async def is_known() -> bool:
+                error, _ = await off(seconds, write_new, mounted.path / "another", bytes(MIB))
+                return error is not None
+
+            await until(is_known, "the mount to hear of it")
+
+            def write_on() -> None:
+                try:
+                    for _ in range(3 * 8):  # which a mount keeps in memory
+                        file.write(bytes(128 * KIB))
+                finally:
+                    file.close()
+
+            error, _ = await off(seconds, write_on)
+            assert error is not None
+            assert error.errno == errno.ENOSPC
+
+
 @asynccontextmanager
 async def small_cluster(base: Path, names: list[str]) -> AsyncIterator[Mounted]:
     """DataNodes on `small_disks`, mounted."""

@@ -289,6 +289,36 @@ async def test_a_client_hears_that_space_is_short(tmp_path: Path, monkeypatch: p
         files.close(file)
 
 
+async def test_an_append_that_is_cancelled_puts_nothing_at_the_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To a file that others append to as well: where its bytes are to be is known with the commit only."""
+    async with mounted(tmp_path) as (_, fs, files):
+        file = await a_file(fs, files, b"before")
+
+        async def never(_: OpenInode) -> bool:
+            return False
+
+        commit, is_there = FileWriter.commit, trio.Event()
+
+        async def slow(*args: Any, **kwargs: Any) -> Any:
+            if kwargs.get("append"):
+                is_there.set()
+                await trio.sleep_forever()
+            return await commit(*args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(OpenInode, "_own", never)
+            patch.setattr(FileWriter, "commit", slow)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(file.append, b"more")
+                await is_there.wait()
+                nursery.cancel_scope.cancel()
+        await file.settle()
+        assert await file.read(0, 100) == b"before"
+        files.close(file)
+
+
 async def test_a_version_that_was_foreseen_and_did_not_come_vouches_for_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ but loopback, and the machine's /dev/fuse.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import platform
 import shutil
@@ -133,14 +134,19 @@ def build_package(directory: Path) -> Path:
 
 
 def _base() -> Path:
-    """A tar of the bare distribution."""
+    """A tar of the bare distribution. It is made once, whoever else wants it waits."""
     codename = platform.freedesktop_os_release()["VERSION_CODENAME"]
     base = CHECKOUT / "build" / f"systemd-{codename}.tar"
-    if base.exists():
-        return base
     base.parent.mkdir(exist_ok=True)
-    new = base.with_suffix(f".{os.getpid()}")
-    bare = new.with_suffix(".root")
+    with base.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not base.exists():
+            _make_base(base, codename)
+    return base
+
+
+def _make_base(base: Path, codename: str) -> None:
+    bare, new = base.with_suffix(".root"), base.with_suffix(".new")
     targets = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(SITE)", f"CODENAME: {codename}"],
         capture_output=True,
@@ -148,6 +154,7 @@ def _base() -> Path:
         check=True,
     )
     mirror = targets.stdout.split()[:1]
+    shutil.rmtree(bare, ignore_errors=True)  # of a run that was killed
     try:
         command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", codename, str(bare), *mirror]
         done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
@@ -157,4 +164,3 @@ def _base() -> Path:
     finally:
         shutil.rmtree(bare, ignore_errors=True)
         new.unlink(missing_ok=True)
-    return base
