@@ -436,6 +436,8 @@ class ChunkWriter:
         """
         began = trio.current_time()
         due = {lane: lane.length for lane in lanes if lane.synced < lane.length}
+        if not due:  # as after appends that were flushed in the same call
+            return
         lacking = {lane: min(self.min_replicas, lane.replicas) for lane in due}
         by_node: dict[NodeId, list[Lane]] = {}
         for lane in due:
@@ -479,7 +481,8 @@ class ChunkWriter:
         """
         await self.sync([lane for lane, length in reach.items() if lane.synced < length])
         weak = {lane.chunk: length for lane, length in reach.items() if len(lane.nodes) < wanted}
-        await self.wait_for_copies(weak, wanted, locate)
+        if weak:
+            await self.wait_for_copies(weak, wanted, locate)
 
     async def sync_places(self, places: Sequence[ChunkPlace], wanted: int, locate: Locate) -> None:
         """Have chunks flushed on all their live nodes, and on at least `wanted`.
