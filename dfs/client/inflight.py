@@ -17,26 +17,27 @@ _LOOKS_MAX: Final = 1024
 
 
 class InFlight:
-    """`length_bytes`: of all ranges. Those that continue one another are one."""
+    """Ranges of bytes, in the order in which they left. Those that continue one another are one."""
 
-    __slots__ = ("_ranges", "length_bytes")
+    __slots__ = ("_ranges",)
 
     def __init__(self) -> None:
         self._ranges: deque[tuple[int, int]] = deque()
-        self.length_bytes = 0
+
+    @property
+    def length_bytes(self) -> int:
+        return sum(end - start for start, end in self._ranges)
 
     def add(self, pieces: Iterable[tuple[int, Buffer]]) -> None:
         """Pieces of the file (offset, bytes) leave."""
         for start, data in pieces:
             end = start + len(data)
-            self.length_bytes += len(data)
             if self._ranges and self._ranges[-1][1] == start:
                 start, _ = self._ranges.pop()
             self._ranges.append((start, end))
 
     def committed(self, length_bytes: int) -> None:
         """So many of them are, the first ones."""
-        self.length_bytes = max(0, self.length_bytes - length_bytes)
         while length_bytes and self._ranges:
             start, end = self._ranges.popleft()
             if end - start > length_bytes:
@@ -51,4 +52,3 @@ class InFlight:
     def clear(self) -> None:
         """There are none."""
         self._ranges.clear()
-        self.length_bytes = 0

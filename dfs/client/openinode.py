@@ -29,7 +29,8 @@ memory are committed before they are read, others are read meanwhile (`inflight`
 is committed before.
 
 **Errors.** What could not be written is lost, said in the log with the file's name, and counted (`late_errors`): each
-handle that was open then is to hear of it, as of a disk's late errors, by its next fsync or by closing.
+handle that was open then is to hear of it, as of a disk's late errors, by its next fsync, or by closing where that
+waits for anything (`is_flushed_on_close`, as it was when the file was opened).
 
 Invariants: `_flushing` is held by whoever moves bytes from `_dirty` to the writer, so they leave in the order in which
 they were written; `is_clean` is true only when nothing is dirty, on its way or uncommitted; what is not clean and may
@@ -627,16 +628,10 @@ class OpenInode:
             self.see_surprises()
             found: Buffer | None
             if not self.is_clean:
-                found = self._written(offset, length)
-                if found is None and self.is_owned:
-                    is_alone = attempts >= _READS_BESIDE_COMMITS
-                    if is_alone or not self._is_beneath(offset, offset + length):
-                        found = await self._read_after_commit(offset, length, is_alone=is_alone)
-                    else:
-                        found = await self._read_beneath(offset, length)
-                if found is not None:
-                    return found
                 if self.is_owned:
+                    found = await self._read_owned(offset, length, is_alone=attempts >= _READS_BESIDE_COMMITS)
+                    if found is not None:
+                        return found
                     attempts += 1
                     continue
                 await self.settle()
@@ -653,9 +648,21 @@ class OpenInode:
         """What is committed is the same whenever this is: versions that were forgotten may come again."""
         return self._forgotten, self.attr.version
 
+    async def _read_owned(self, offset: int, length: int, *, is_alone: bool) -> Buffer | None:
+        """As `read`, of a file that is owned, and not clean; None where it is to be tried again.
+
+        `is_alone`: while nothing else is committed.
+        """
+        found = self._written(offset, length)
+        if found is not None:
+            return found
+        if is_alone or not self._is_beneath(offset, offset + length):
+            return await self._read_after_commit(offset, length, is_alone=is_alone)
+        return await self._read_beneath(offset, length)
+
     def _is_beneath(self, start: int, end: int) -> bool:
-        """Whether what is not committed of [start, end) is all in memory, of a file that nobody else changes."""
-        if not self.is_owned or self._is_unforeseen:
+        """Whether what is not committed of [start, end) is all in memory, of a file that is owned."""
+        if self._is_unforeseen:
             return False
         has_left = self._flushing.locked() or self._writer.uncommitted_bytes
         return not has_left or not self._in_flight.touches(start, end)
@@ -709,10 +716,8 @@ class OpenInode:
         return found
 
     def _written(self, offset: int, length: int) -> bytes | None:
-        """As `read`, of what was just written; None where more is read than that, or others may have written too."""
-        if not self.is_owned:
-            return None
-        end = min(offset + length, max(self.attr.size, self._end))
+        """As `read`, of what was just written to a file that is owned; None where more is read than that."""
+        end = min(offset + length, self._size)
         return self._dirty.read(offset, end) if offset < end else b""
 
     async def _refresh(self) -> None:

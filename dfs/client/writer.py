@@ -481,8 +481,7 @@ class ChunkWriter:
         """
         await self.sync([lane for lane, length in reach.items() if lane.synced < length])
         weak = {lane.chunk: length for lane, length in reach.items() if len(lane.nodes) < wanted}
-        if weak:
-            await self.wait_for_copies(weak, wanted, locate)
+        await self.wait_for_copies(weak, wanted, locate)
 
     async def sync_places(self, places: Sequence[ChunkPlace], wanted: int, locate: Locate) -> None:
         """Have chunks flushed on all their live nodes, and on at least `wanted`.
@@ -520,6 +519,8 @@ class ChunkWriter:
         It has missing copies made: this waits for at most `NODE_DEAD_AFTER_S` and a copy's time, then raises
         `NotEnoughNodes`. A chunk that `locate` finds no more has no bytes of the file, so nothing is waited for.
         """
+        if not reach:
+            return
         with trio.move_on_after(limits.NODE_DEAD_AFTER_S + limits.CALL_TIMEOUT_S):
             waiting = dict(reach)
             while waiting:

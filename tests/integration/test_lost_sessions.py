@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -25,19 +26,30 @@ MIB = limits.MIB
 class Door:
     """What whoever comes to a method waits at, before it or after it. The first one behind it gets the `error`.
 
-    With `first` the others need not wait: `overtaken` is set when one of them has done what he came for.
+    `passing` come through before. With `first` the others need not wait: `overtaken` is set when one of them has done
+    what he came for.
     """
 
     def __init__(
-        self, patch: pytest.MonkeyPatch, owner: Any, method: str, *, after: bool = False, first: bool = False
+        self,
+        patch: pytest.MonkeyPatch,
+        owner: Any,
+        method: str,
+        *,
+        passing: int = 0,
+        after: bool = False,
+        first: bool = False,
     ) -> None:
         self.reached = trio.Event()
         self.opened = trio.Event()
         self.overtaken = trio.Event()
         self.error: errors.DfsError | None = None
+        before = itertools.count()
         passed: Callable[..., Awaitable[Any]] = getattr(owner, method)
 
         async def wait(*args: Any, **options: Any) -> Any:
+            if next(before) < passing:
+                return await passed(*args, **options)
             if first and self.reached.is_set():
                 found = await passed(*args, **options)
                 self.overtaken.set()
@@ -299,20 +311,12 @@ async def test_an_append_that_is_cancelled_puts_nothing_at_the_beginning(
         async def never(_: OpenInode) -> bool:
             return False
 
-        commit, is_there = FileWriter.commit, trio.Event()
-
-        async def slow(*args: Any, **kwargs: Any) -> Any:
-            if kwargs.get("append"):
-                is_there.set()
-                await trio.sleep_forever()
-            return await commit(*args, **kwargs)
-
         with monkeypatch.context() as patch:
             patch.setattr(OpenInode, "_own", never)
-            patch.setattr(FileWriter, "commit", slow)
+            door = Door(patch, FileWriter, "commit", passing=1)  # of what was written before
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(file.append, b"more")
-                await is_there.wait()
+                await door.reached.wait()
                 nursery.cancel_scope.cancel()
         await file.settle()
         assert await file.read(0, 100) == b"before"

@@ -26,6 +26,7 @@ from dfs.types import Attr, Ino, Item
 from nodes.namenode.service import NameNode
 from nodes.namenode.store import Store
 from tests.cluster import Cluster, running_cluster
+from tests.cluster import mounted as mounted_on
 from tests.model import posix
 
 _NAMES: Final = (b"a", b"b", b"c", b"d", b"e")
@@ -375,10 +376,9 @@ async def test_a_rename_across_two_owned_directories_is_of_one_moment_for_who_lo
 @asynccontextmanager
 async def mounted(directory: Path) -> AsyncIterator[tuple[Cluster, FileSystem, OpenInodes]]:
     """A cluster with DataNodes, and a client as a mount is one."""
-    async with running_cluster(directory, datanodes=3) as cluster, cluster.client(cache=Cache(10_000, 10_000)) as fs:
-        async with open_inodes(fs) as files:
-            with trio.fail_after(_PATIENCE_S * 3):
-                yield cluster, fs, files
+    async with running_cluster(directory, datanodes=3) as cluster, mounted_on(cluster) as (fs, files):
+        with trio.fail_after(_PATIENCE_S * 3):
+            yield cluster, fs, files
 
 
 async def test_a_file_that_is_open_outlives_its_name_and_goes_with_its_last_user(tmp_path: Path) -> None:
@@ -473,7 +473,7 @@ async def test_a_file_that_comes_to_be_owned_with_its_directory_is_as_others_hav
         mine = [await files.create(d, name, 0o644, 0, 0, exclusive=True) for name in (b"longer", b"shorter")]
         for file in mine:
             await file.append(b"a" * 10)
-        async with cluster.client(cache=Cache(10_000, 10_000)) as other, open_inodes(other) as others:
+        async with mounted_on(cluster) as (other, others):
             found = [await other.stat(path) for path in ("/d/longer", "/d/shorter")]
             longer, shorter = [await others.acquire(attr.ino, "theirs") for attr in found]
             await longer.append(b"b" * 10)

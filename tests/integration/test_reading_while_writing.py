@@ -18,57 +18,20 @@ from dfs.client.datanodes import DataNodes
 from dfs.client.openinode import OpenInode
 from dfs.client.openinodes import OpenInodes
 from dfs.client.readahead import ReadAhead
-from tests.cluster import mounted, running_cluster
+from tests.integration.test_lost_sessions import Door, a_file
+from tests.integration.test_owned_directories import mounted
 
-_PATIENCE_S: Final = 60
 _MOMENT_S: Final = 0.2
 MIB: Final = limits.MIB
-
-
-class Gate:
-    """Appends to DataNodes wait before it, unless it is open or lets `passing` more of them through."""
-
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self._open = trio.Event()
-        self._open.set()
-        self.passing = 0
-        self.waiting = 0
-        append = DataNodes.append
-
-        async def held(*args: Any, **kwargs: Any) -> bool:
-            self.passing -= 1
-            if self.passing < 0:
-                self.waiting += 1
-                await self._open.wait()
-                self.waiting -= 1
-            return await append(*args, **kwargs)
-
-        patch.setattr(DataNodes, "append", held)
-
-    def close(self, passing: int = 0) -> None:
-        self._open = trio.Event()
-        self.passing = passing
-
-    def open(self) -> None:
-        self._open.set()
-
-    async def until_somebody_waits(self) -> None:
-        while not self.waiting:
-            await trio.sleep(0.01)
 
 
 @asynccontextmanager
 async def written(directory: Path, content: bytes) -> AsyncIterator[tuple[FileSystem, OpenInodes, OpenInode]]:
     """A file that holds `content`, on the disks."""
-    async with running_cluster(directory, datanodes=3) as cluster, mounted(cluster) as (fs, files):
-        with trio.fail_after(_PATIENCE_S):
-            root = (await fs.stat("/")).ino
-            file = await files.create(root, b"file", 0o644, 0, 0, exclusive=True)
-            await file.write(0, content)
-            await file.fsync()
-            yield fs, files, file
-            files.close(file)
-            await files.settle_all()
+    async with mounted(directory) as (_, fs, files):
+        file = await a_file(fs, files, content)
+        yield fs, files, file
+        files.close(file)
 
 
 def in_small_parts(patch: pytest.MonkeyPatch, append: int, commit: int) -> None:
@@ -87,14 +50,13 @@ async def result_of(work: Callable[[], Awaitable[Any]], into: list[Any]) -> None
 
 async def test_only_bytes_that_are_on_their_way_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = bytearray(os.urandom(8 * MIB))
-    gate = Gate(monkeypatch)
     async with written(tmp_path, content) as (fs, files, file), trio.open_nursery() as nursery:
-        gate.close()
+        door = Door(monkeypatch, fs.chunks, "append")
         new = os.urandom(MIB)
         content[2 * MIB : 3 * MIB] = new
         await file.write(2 * MIB, new)
         nursery.start_soon(file.fsync)
-        await gate.until_somebody_waits()
+        await door.reached.wait()
         content[5 * MIB :] = b"and then no more" + bytes(4 * MIB)
         await file.write(5 * MIB, content[5 * MIB :])
 
@@ -111,7 +73,7 @@ async def test_only_bytes_that_are_on_their_way_are_waited_for(tmp_path: Path, m
             nursery.start_soon(result_of, lambda at=at: file.read(at, 20), read)
         await trio.sleep(_MOMENT_S)
         assert not read, "of bytes that are neither here nor there"
-        gate.open()
+        door.opened.set()
         while len(read) < 2:
             await trio.sleep(0.01)
         assert sorted(read) == sorted(content[at : at + 20] for at in (2 * MIB - 10, 3 * MIB - 10))
@@ -126,19 +88,19 @@ async def test_while_a_stream_is_committed_in_parts_each_part_is_read_when_it_is
 ) -> None:
     size = 64 * limits.KIB
     in_small_parts(monkeypatch, size, 2 * size)
-    gate = Gate(monkeypatch)
-    async with written(tmp_path, bytes(16 * size)) as (_, _, file), trio.open_nursery() as nursery:
+    async with written(tmp_path, bytes(16 * size)) as (fs, _, file), trio.open_nursery() as nursery:
         version, new = file.attr.version, os.urandom(16 * size)
-        gate.close(passing=3 * limits.APPENDS_AT_ONCE)  # to three nodes each
+        door = Door(monkeypatch, fs.chunks, "append", passing=limits.APPENDS_AT_ONCE)
         await file.write(0, new)
-        while file.attr.version == version or not gate.waiting:
+        await door.reached.wait()
+        while file.attr.version == version:
             await trio.sleep(0.01)
         assert await file.read(size, size) == new[size : 2 * size]
         read: list[Any] = []
         nursery.start_soon(result_of, lambda: file.read(8 * size, size), read)
         await trio.sleep(_MOMENT_S)
         assert not read, "it has left, and is not committed"
-        gate.open()
+        door.opened.set()
         while not read:
             await trio.sleep(0.01)
         assert read == [new[8 * size : 9 * size]]
@@ -176,14 +138,13 @@ async def test_who_reads_more_slowly_than_others_commit_has_his_bytes_all_the_sa
 async def test_a_file_that_is_being_cut_is_not_shown_before_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = Gate(monkeypatch)
     async with written(tmp_path, bytes(MIB)) as (fs, files, file), trio.open_nursery() as nursery:
-        gate.close()
+        door = Door(monkeypatch, fs.chunks, "append")
         await file.write(0, b"first")
         nursery.start_soon(file.truncate, 100)
-        await gate.until_somebody_waits()
+        await door.reached.wait()
         assert files.seen_now(await fs.inodes.getattr(file.ino)) is None
-        gate.open()
+        door.opened.set()
         assert (await files.seen(await fs.inodes.getattr(file.ino))).size == 100
 
 
