@@ -1,4 +1,4 @@
-"""Nurseries that raise what went wrong in them as it was, where it was one thing; and tasks that harm nobody."""
+"""Nurseries that raise what went wrong in them as it was, where it was one thing; tasks that harm nobody; locks."""
 
 from __future__ import annotations
 
@@ -24,6 +24,27 @@ async def open_nursery() -> AsyncIterator[trio.Nursery]:
             yield nursery
     except BaseExceptionGroup as group:
         raise _single(group) from None
+
+
+class holding:  # noqa: N801 - it is used as a function
+    """`async with holding(lock)`: as `async with lock`, but a lock that is free is taken without a round of the loop.
+
+    For locks that are rarely contended and held at each of many small calls, which wait for something anyway.
+    """
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, lock: trio.Lock) -> None:
+        self._lock = lock
+
+    async def __aenter__(self) -> None:
+        try:
+            self._lock.acquire_nowait()
+        except trio.WouldBlock:
+            await self._lock.acquire()
+
+    async def __aexit__(self, *_exception: object) -> None:
+        self._lock.release()
 
 
 async def in_advance(work: Callable[..., Awaitable[Any]], *args: Any) -> None:

@@ -92,9 +92,13 @@ def total_length(records: Sequence[Record]) -> int:
 
 
 class ChunkFiles:
-    """The files, open. `mark` is the newer sync mark on the disk: one thread at a time calls what changes it."""
+    """The files, open. `mark` is the newer sync mark on the disk: one thread at a time calls what changes it.
 
-    __slots__ = ("_chunk", "_disk", "_index", "data", "mark")
+    `journaled` is how far beyond it entries of the journal reach that follow it; 0 if there are none. Not `is_certain`:
+    the mark was written by a process that was killed, and may be in memory only.
+    """
+
+    __slots__ = ("_chunk", "_disk", "_index", "data", "is_certain", "journaled", "mark")
 
     def __init__(self, disk: Disk, chunk: ChunkId, data: File, index: File, mark: Mark) -> None:
         self._disk = disk
@@ -102,23 +106,26 @@ class ChunkFiles:
         self._index = index
         self.data = data
         self.mark = mark
+        self.journaled = 0
+        self.is_certain = True
 
     @classmethod
-    def create(cls, disk: Disk, cluster: ClusterId, chunk: ChunkId) -> ChunkFiles:
-        """Make the files of a chunk without bytes. After an error there are none."""
+    def create(cls, disk: Disk, cluster: ClusterId, chunk: ChunkId, generation: int = 1) -> ChunkFiles:
+        """Make the files of a chunk without bytes, with a mark of this `generation`. After an error there are none."""
         disk.make_dirs(directory_of(chunk))
+        mark = Mark(generation, 0, 0)
         opened: list[File] = []
         try:
             for path in (data_path(chunk), index_path(chunk)):
                 opened.append(disk.open(path, create=True))
                 opened[-1].truncate(0)
-            opened[1].pwrite([formats.pack_header(cluster, chunk)], 0)
+            opened[1].pwrite([formats.pack_header(cluster, chunk, mark)], 0)
         except OSError:
             for file in opened:
                 file.close()
             remove(disk, chunk)
             raise
-        return cls(disk, chunk, opened[0], opened[1], Mark(1, 0, 0))
+        return cls(disk, chunk, opened[0], opened[1], mark)
 
     @classmethod
     def open(cls, disk: Disk, cluster: ClusterId | None, chunk: ChunkId, length: int) -> tuple[ChunkFiles, BlockIndex]:
@@ -140,6 +147,11 @@ class ChunkFiles:
             raise
         index.cut(length)
         return cls(disk, chunk, opened[0], opened[1], marks[0]), index
+
+    @property
+    def durable(self) -> int:
+        """So many bytes are on the disk, here or in the journal, if `is_certain`."""
+        return max(self.mark.length, self.journaled)
 
     def close(self) -> None:
         self.data.close()
@@ -187,7 +199,7 @@ class ChunkFiles:
     def sync(self, blocks: int, length: int) -> None:
         """Put on the disk what is written, and then a mark of `blocks` blocks and `length` bytes, which are."""
         self.data.sync()
-        if self.mark.generation == 1:  # never synced: the names may not be on the disk either
+        if not self.mark.length:  # never synced: the names may not be on the disk either
             self._disk.sync_dir(directory_of(self._chunk))
             self._disk.sync_dir(CHUNKS)
         self._write_mark(blocks, length)
@@ -196,7 +208,7 @@ class ChunkFiles:
         mark = Mark(self.mark.generation + 1, blocks, length)
         self._index.pwrite([formats.pack_mark(mark)], mark.offset)
         self._index.sync()
-        self.mark = mark
+        self.mark, self.journaled, self.is_certain = mark, 0, True
 
     def cut(self, index: BlockIndex, length: int) -> list[Record]:
         """Shorten the chunk to `length`, for certain when this returns.

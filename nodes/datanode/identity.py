@@ -1,9 +1,10 @@
 """Whose a data directory is: DIR/identity.json, written when its node first joins a cluster, checked ever after.
 
-    {"format": 2, "cluster": ..., "node": ..., "directory": ..., "directories": [...]}, see nodes.datanode.statefile
+    {"format": 3, "cluster": ..., "node": ..., "directory": ..., "directories": [...]}, see nodes.datanode.statefile
 
-Format 1 was the same without a checksum: it is read, and written anew as 2. A file that is damaged says nothing: its
-directory is out of service until an operator restores it, the node's other directories go on.
+The number is that of all in the directory. Before 3 there was no journal, and 1 was without this file's checksum: these
+are read, and written anew as 3. A file that is damaged says nothing: its directory is out of service until an operator
+restores it, the node's other directories go on.
 `directory` is this directory's own id, `directories` those of all that the node had when it last started: by them it
 finds out that a disk is not mounted, before it takes the empty mount point for a new directory.
 """
@@ -20,7 +21,8 @@ from dfs.types import ClusterId, NodeId
 from nodes.datanode import statefile
 from nodes.datanode.disk import Disk
 
-FORMAT: Final = 2
+FORMAT: Final = 3
+_FORMAT_WITHOUT_JOURNAL: Final = 2
 _FORMAT_WITHOUT_CHECKSUM: Final = 1
 PATH: Final = "identity.json"
 _CLUSTER: Final = re.compile(r"[0-9a-f]{32}")
@@ -44,7 +46,7 @@ def read(disk: Disk) -> Identity | None:
     if not disk.exists(PATH):
         return None
     try:
-        found = _of_format_1(disk) or statefile.read(disk, PATH, FORMAT)
+        found = _of_format_1(disk) or statefile.read(disk, PATH, _FORMAT_WITHOUT_JOURNAL, FORMAT)
         assert found is not None
         identity = Identity(found["cluster"], found["node"], found["directory"], tuple(found["directories"]))
         _check_values(identity)

@@ -68,11 +68,10 @@ class Record(NamedTuple):
 # --- the file -------------------------------------------------------------------------------------------
 
 
-def pack_header(cluster: ClusterId, chunk: ChunkId) -> bytes:
-    """The first bytes of a new index: its header and a mark of nothing, up to the first record."""
+def pack_header(cluster: ClusterId, chunk: ChunkId, mark: Mark) -> bytes:
+    """The first bytes of a new index: its header and its first mark, which is of nothing, up to the first record."""
     header = _HEADER.pack(_MAGIC, VERSION, cluster.encode("ascii"), chunk)
     header += _CRC.pack(crc32c(header))
-    mark = Mark(1, 0, 0)
     return (header.ljust(mark.offset, b"\0") + pack_mark(mark)).ljust(RECORDS_OFFSET, b"\0")
 
 
@@ -113,7 +112,7 @@ def marks_are_whole(head: bytes, newest: Mark) -> bool:
     """
     older = head[Mark(newest.generation - 1, 0, 0).offset :][:MARK_BYTES]
     marks = unpack_marks(head)
-    whole = len(marks) == 2 or (newest.generation == 1 and not any(older))
+    whole = len(marks) == 2 or (not newest.length and not any(older))
     return whole and marks[:1] == [newest] and not any(head[HEADER_BYTES + 2 * MARK_BYTES : RECORDS_OFFSET])
 
 

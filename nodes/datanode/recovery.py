@@ -1,19 +1,19 @@
 """Which chunks a data directory holds when its DataNode starts, and making them whole after a crash.
 
 After a clean stop (the file `clean` is there, and whole) sizes say it all. After a crash each chunk's sync mark says
-which bytes are certain; blocks after it are kept as far as they are whole, one after the other. A mark can have reached
-the disk before all the records that it counts: then the other mark counts, which was complete before this one was
-written. What never was synced goes without a word; what was, and is damaged, goes to quarantine. A chunk that cannot be
-looked at for another reason, as files of another user or too few descriptors, is not damaged: then the directory cannot
-be used, and nothing in it is moved.
+which bytes are certain, and the journal has those that follow it and are certain too; blocks after these are kept as
+far as they are whole, one after the other. A mark can have reached the disk before all the records that it counts: then
+the other mark counts, which was complete before this one was written. What never was synced goes without a word; what
+was, and is damaged, goes to quarantine. A chunk that cannot be looked at for another reason, as files of another user
+or too few descriptors, is not damaged: then the directory cannot be used, and nothing in it is moved.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, TypeAlias
 
 from dfs import errors
 from dfs.types import ChunkId, ClusterId
@@ -22,9 +22,12 @@ from nodes.datanode import index as formats
 from nodes.datanode.damage import Damages
 from nodes.datanode.disk import Disk, File
 from nodes.datanode.index import BlockIndex, Mark
+from nodes.datanode.journal import Entry
 
 _NAME: Final = re.compile(r"([0-9a-f]{16})" + chunkfiles.SUFFIXES)
 _NOTHING: Final = Mark(0, 0, 0)
+Journaled: TypeAlias = Mapping[ChunkId, Sequence[Entry]]
+"""What the journal has of each chunk."""
 
 
 @dataclasses.dataclass
@@ -42,7 +45,7 @@ class Found:
     damaged: list[tuple[ChunkId, str]] = dataclasses.field(default_factory=list)
 
 
-def scan(disk: Disk, cluster: ClusterId | None, clean: bool) -> Found:
+def scan(disk: Disk, cluster: ClusterId | None, clean: bool, journaled: Journaled) -> Found:
     """Look at all chunks and mend what a crash left. Damaged chunks are only listed.
 
     Raises OSError for directories, and for a chunk that cannot be looked at though nothing says that it is damaged.
@@ -56,7 +59,7 @@ def scan(disk: Disk, cluster: ClusterId | None, clean: bool) -> Found:
             length = _clean_length(disk, chunk, names) if clean else 0
             durable = length
             if not length:
-                length, durable = _recover(disk, cluster, chunk, names)
+                length, durable = _recover(disk, cluster, chunk, names, journaled.get(chunk, ()))
             missing = length - disk.allocated_bytes(chunkfiles.data_path(chunk)) if length else 0
         except OSError as error:  # Corrupt is one too
             if not chunkfiles.is_damage(error):
@@ -105,7 +108,9 @@ def _clean_length(disk: Disk, chunk: ChunkId, names: set[str]) -> int:
     return disk.size(chunkfiles.data_path(chunk)) if whole else 0
 
 
-def _recover(disk: Disk, cluster: ClusterId | None, chunk: ChunkId, names: set[str]) -> tuple[int, int]:
+def _recover(
+    disk: Disk, cluster: ClusterId | None, chunk: ChunkId, names: set[str], journaled: Sequence[Entry]
+) -> tuple[int, int]:
     """(bytes of the chunk, how many of them are certain to be on the disk); of 0 bytes the files are removed.
 
     Raises Corrupt if synced bytes are damaged.
@@ -117,7 +122,7 @@ def _recover(disk: Disk, cluster: ClusterId | None, chunk: ChunkId, names: set[s
         return 0, 0
     index = disk.open(chunkfiles.index_path(chunk), create=False)
     try:
-        length, durable = _recover_by_index(disk, cluster, chunk, index, "" in names)
+        length, durable = _recover_by_index(disk, cluster, chunk, index, "" in names, journaled)
     finally:
         index.close()
     if not length:
@@ -126,7 +131,7 @@ def _recover(disk: Disk, cluster: ClusterId | None, chunk: ChunkId, names: set[s
 
 
 def _recover_by_index(
-    disk: Disk, cluster: ClusterId | None, chunk: ChunkId, index: File, has_data: bool
+    disk: Disk, cluster: ClusterId | None, chunk: ChunkId, index: File, has_data: bool, journaled: Sequence[Entry]
 ) -> tuple[int, int]:
     head = chunkfiles.read_up_to(index, formats.RECORDS_OFFSET, 0)
     if not any(head):  # a first sync would have put the header on the disk
@@ -141,19 +146,25 @@ def _recover_by_index(
         return 0, 0
     data = disk.open(chunkfiles.data_path(chunk), create=False)
     try:
-        return _mend(index, data, marks)
+        return _mend(index, data, marks, journaled)
     finally:
         data.close()
 
 
-def _mend(index: File, data: File, marks: list[Mark]) -> tuple[int, int]:
+def _mend(index: File, data: File, marks: list[Mark], journaled: Sequence[Entry]) -> tuple[int, int]:
     newest = marks[0]
     size = data.size()
     if size < newest.length:
         raise errors.Corrupt(f"it has {size} bytes of {newest.length} that were synced")
     mark = _trusted(index, marks)
-    if mark != newest or _has_torn_mark(index, marks):
-        _lower(index, newest, mark)
+    if entries := _following(journaled, mark):
+        mark = _complete(index, data, newest, entries)
+    else:
+        if journaled:  # its entries have served, and go; but what they served may be in memory only
+            data.sync()
+            index.sync()
+        if mark != newest or _has_torn_mark(index, marks):
+            mark = _write_mark(index, newest, mark.blocks, mark.length)
     if size == mark.length and index.size() == formats.RECORDS_OFFSET + mark.blocks * formats.RECORD_BYTES:
         return mark.length, mark.length
     blocks = chunkfiles.read_index(index)
@@ -190,11 +201,38 @@ def _has_torn_mark(index: File, marks: list[Mark]) -> bool:
     return len(marks) == 1 and any(chunkfiles.read_up_to(index, formats.MARK_BYTES, other.offset))
 
 
-def _lower(index: File, newest: Mark, mark: Mark) -> None:
-    """Make `mark` the one that counts, in the place of the other, before any byte under `newest` goes."""
-    lower = Mark(newest.generation + 1, mark.blocks, mark.length)
-    index.pwrite([formats.pack_mark(lower)], lower.offset)
+def _write_mark(index: File, newest: Mark, blocks: int, length: int) -> Mark:
+    """The mark that counts from now on, in the place of the other than `newest`, which it may be lower than.
+
+    Nothing under the newest may go before.
+    """
+    mark = Mark(newest.generation + 1, blocks, length)
+    index.pwrite([formats.pack_mark(mark)], mark.offset)
     index.sync()
+    return mark
+
+
+def _following(journaled: Sequence[Entry], mark: Mark) -> list[Entry]:
+    """The entries that follow the mark, one after the other."""
+    found: list[Entry] = []
+    blocks, length = mark.blocks, mark.length
+    for entry in journaled:
+        if (entry.generation, entry.first, entry.start) == (mark.generation, blocks, length):
+            found.append(entry)
+            blocks, length = blocks + len(entry.records), entry.end
+    return found
+
+
+def _complete(index: File, data: File, newest: Mark, entries: Sequence[Entry]) -> Mark:
+    """Write what the journal has of a chunk into its own files, durably; the mark that counts it."""
+    for entry in entries:
+        data.pwrite([entry.data], entry.start)
+        offset = formats.RECORDS_OFFSET + entry.first * formats.RECORD_BYTES
+        index.pwrite([formats.pack_records(entry.records)], offset)
+    data.sync()
+    index.sync()
+    last = entries[-1]
+    return _write_mark(index, newest, last.first + len(last.records), last.end)
 
 
 def _intact_length(data: File, blocks: BlockIndex, first: int) -> int:

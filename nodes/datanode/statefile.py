@@ -31,8 +31,8 @@ def pack(format_number: int, values: Mapping[str, Any]) -> bytes:
     return json.dumps({_CHECKSUM: _sum(content), **content}, indent=2).encode() + b"\n"
 
 
-def read(disk: Disk, path: str, format_number: int) -> dict[str, Any] | None:
-    """What the file holds, None if there is none.
+def read(disk: Disk, path: str, *known: int) -> dict[str, Any] | None:
+    """What the file holds, None if there is none. `known` formats are read, of which the last is newest.
 
     Raises Corrupt if it is damaged, FormatUnknown if it is whole and of another format, OSError.
     """
@@ -41,7 +41,7 @@ def read(disk: Disk, path: str, format_number: int) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     content = parse(raw, f"{disk.name}/{path}")
-    check_format(content, f"{disk.name}/{path}", format_number)
+    check_format(content, f"{disk.name}/{path}", *known)
     return content
 
 

@@ -3,17 +3,18 @@
     DIR/chunks/XX/CHUNK        the bytes (CHUNK: 16 hexadecimal digits, XX: the last two)
     DIR/chunks/XX/CHUNK.idx    their checksums and what of them is synced, see nodes.datanode.index
     DIR/chunks/XX/CHUNK.bad    which blocks are damaged, where any are, see nodes.datanode.damage
+    DIR/journal                small syncs, see nodes.datanode.journal
     DIR/quarantine/CHUNK.N     a chunk that is of no use, with its .idx, and a .txt that says why and when
     DIR/clean                  everything was synced at the last stop; removed at the next start. How many chunks there
                                were, see nodes.datanode.statefile: a file that is damaged or wrong counts as none
 
-Every chunk has two locks, always taken in this order. `syncing` is held by what writes sync marks (sync, cut, punch),
-`lock` by what changes the bytes and the index in memory. So appends go on while the disk syncs, and syncs that wait for
-one another find their bytes synced already. Readers take neither: committed bytes do not change. A block that fails its
-check is read once more under `lock`, since a cut or a punch may have come between; if it fails again, it is damaged: it
-is read for nobody until it is mended, and the chunk takes no more bytes of a client. The other blocks are served as
-ever. Where the files themselves are not what they should be (the index, their lengths, their places), the chunk goes to
-quarantine.
+Every chunk has two locks, always taken in this order. `syncing` is held by what writes sync marks (sync, cut, punch) or
+into the journal, `lock` by what changes the bytes and the index in memory. So appends go on while the disk syncs, and
+syncs that wait for one another find their bytes synced already. Readers take neither: committed bytes do not change. A
+block that fails its check is read once more under `lock`, since a cut or a punch may have come between; if it fails
+again, it is damaged: it is read for nobody until it is mended, and the chunk takes no more bytes of a client. The other
+blocks are served as ever. Where the files themselves are not what they should be (the index, their lengths, their
+places), the chunk goes to quarantine.
 
 Files stay open, the least recently used are closed first; one that somebody uses is never closed under them, and none
 before its bytes are synced: the kernel tells of bytes that it could not write by a file that was open then.
@@ -50,13 +51,14 @@ from sortedcontainers import SortedDict
 from dfs import errors, limits
 from dfs.checksum import Block, Buffer
 from dfs.runtime import Runtime
-from dfs.tasks import open_nursery
+from dfs.tasks import holding, open_nursery
 from dfs.types import ChunkId, ClusterId
-from nodes.datanode import chunkfiles, damage, reading, recovery, statefile
+from nodes.datanode import chunkfiles, damage, journal, reading, recovery, statefile
 from nodes.datanode.chunkfiles import ChunkFiles, chunk_name
 from nodes.datanode.damage import Damages
 from nodes.datanode.disk import Disk, File
 from nodes.datanode.index import BlockIndex, Record, records_of
+from nodes.datanode.journal import Entry, Journal
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -111,6 +113,8 @@ class ChunkStore:
         self.chunks: SortedDict[ChunkId, int] = SortedDict()
         self.used_bytes = 0  # of all chunks, without what was punched
         self.failed: str | None = None
+        self.makes_journal = True
+        """Where there is use for one and none yet. False while an older version of dfs would take the directory."""
         self._runtime = runtime
         self._workers = runtime.workers(limits.DISK_THREADS_MAX)
         self._prober = runtime.workers(1)
@@ -118,7 +122,12 @@ class ChunkStore:
         self._answered_at = float("-inf")  # trio's clock, of threads' work only
         self._reserve_bytes = reserve_bytes
         self._open: OrderedDict[ChunkId, _Replica] = OrderedDict()  # least recently used first
-        self._unsynced: dict[ChunkId, float] = {}  # since when (trio's clock) a chunk has bytes that are not synced
+        self._unsynced: dict[ChunkId, float] = {}  # since when (trio's clock) a chunk's files have bytes not synced
+        self._journal: Journal | None = None
+        self._misses_journal = False
+        self._make_journal_from = float("-inf")  # trio's clock
+        self._was_clean = False
+        """What the files of chunks said at the start is on the disk."""
         self._punched: dict[ChunkId, int] = {}  # bytes of chunks that take no space, of those that have any
         self._changed: dict[ChunkId, float] = {}  # when chunks last changed, oldest first, for SETTLED_AFTER_S
         self._corrupt: list[tuple[ChunkId, str]] = []
@@ -154,10 +163,7 @@ class ChunkStore:
     def _open_directory(self) -> None:
         self.disk.make_dirs(chunkfiles.CHUNKS)
         self.disk.make_dirs(chunkfiles.QUARANTINE)
-        expected = self._take_clean()
-        found = recovery.scan(self.disk, self.cluster, expected is not None)
-        if expected is not None and expected != len(found.lengths):
-            found = recovery.scan(self.disk, self.cluster, clean=False)
+        found = self._look_for_chunks()
         for chunk, reason in found.damaged:
             chunkfiles.quarantine(self.disk, chunk, reason, self._runtime.now_ns())
             self._corrupt.append((chunk, reason))
@@ -166,6 +172,34 @@ class ChunkStore:
         self.used_bytes = sum(found.lengths.values()) - sum(found.punched.values())
         self._unsynced = dict.fromkeys(found.unsynced, float("-inf"))
         self._damages = found.damages
+
+    def _look_for_chunks(self) -> recovery.Found:
+        """What there is, completed from the journal, which serves anew from then on."""
+        file = journal.open_existing(self.disk)
+        if file is None:
+            return self._scan({})
+        try:
+            journaled = journal.read(file)
+            found = self._scan(journaled.entries)
+        except OSError:
+            file.close()
+            raise
+        try:
+            self._journal = Journal.begin(file, journaled.next_epoch, self._runtime.random)
+        except OSError as error:
+            if error.errno not in chunkfiles.FULL:
+                raise
+            journal.remove(self.disk)  # of a file system that takes space to write anything again
+        return found
+
+    def _scan(self, journaled: recovery.Journaled) -> recovery.Found:
+        expected = self._take_clean()
+        self._was_clean = expected is not None
+        found = recovery.scan(self.disk, self.cluster, self._was_clean, journaled)
+        if self._was_clean and expected != len(found.lengths):
+            self._was_clean = False
+            found = recovery.scan(self.disk, self.cluster, False, journaled)
+        return found
 
     def _take_clean(self) -> int | None:
         """How many chunks there were at a clean stop; None if the last one was none. The word of it is gone then."""
@@ -182,11 +216,14 @@ class ChunkStore:
         """Close all files. `clean`: sync everything before, and leave word of it, so that the next start is quick."""
         try:
             if clean and self.failed is None:
-                await self.sync(list(self._unsynced))
+                await self._sync_files(list(self._unsynced))
                 await self.on_disk(statefile.write, self.disk, CLEAN, _CLEAN_FORMAT, {"chunks": len(self.chunks)})
         finally:
             for replica in list(self._open.values()):
                 self._drop(replica)
+            if self._journal is not None and not self._hangs:
+                self._journal.close()
+                self._journal = None
 
     # --- appending
 
@@ -258,7 +295,8 @@ class ChunkStore:
             return
         if self.cluster is None:
             raise errors.Busy(f"{self.disk.name} belongs to no cluster yet: repeat when the NameNode was reached")
-        files = ChunkFiles.create(self.disk, self.cluster, replica.chunk)
+        generation = 1 if self._journal is None else self._journal.next_generation(replica.chunk)
+        files = ChunkFiles.create(self.disk, self.cluster, replica.chunk, generation)
         try:
             files.append(replica.index, records, data)
         except OSError:
@@ -529,54 +567,119 @@ class ChunkStore:
 
         What a damaged block holds, and what comes after it, does not count. Raises DiskFailed.
         """
+        return await self._sync_all(chunks, journaling=True)
+
+    async def _sync_files(self, chunks: Sequence[ChunkId]) -> list[int]:
+        """As `sync`, into the chunks' own files."""
+        return await self._sync_all(chunks, journaling=False)
+
+    async def _sync_all(self, chunks: Sequence[ChunkId], *, journaling: bool) -> list[int]:
         self._check_usable()
         if len(chunks) == 1:  # as after each write of a log
-            await trio.lowlevel.checkpoint()
-            return [await self._sync_one(chunks[0])]
+            return [await self._sync_one(chunks[0], journaling=journaling)]
         lengths: dict[ChunkId, int] = {}
 
         async def sync_into(chunk: ChunkId) -> None:
-            lengths[chunk] = await self._sync_one(chunk)
+            lengths[chunk] = await self._sync_one(chunk, journaling=journaling)
 
         async with open_nursery() as nursery:
             for chunk in dict.fromkeys(chunks):
                 nursery.start_soon(sync_into, chunk)
         return [lengths[chunk] for chunk in chunks]
 
-    async def _sync_one(self, chunk: ChunkId) -> int:
+    async def _sync_one(self, chunk: ChunkId, *, journaling: bool) -> int:
         try:
             async with self._using(chunk) as replica:
                 target = replica.index.length
-                while not _is_synced(replica, target):
-                    async with replica.syncing:
-                        if not _is_synced(replica, target):
-                            await self._sync_replica(replica)
+                if _is_synced(replica, target, journaling):
+                    await trio.lowlevel.checkpoint()
+                while not _is_synced(replica, target, journaling):
+                    async with holding(replica.syncing):
+                        if not _is_synced(replica, target, journaling):
+                            await self._sync_replica(replica, journaling)
                 if replica.gone or replica.files is None:
                     return -1
-                return self._damages.intact(chunk, replica.files.mark.length)
+                if replica.files.mark.length >= replica.index.length:  # who made it so may have been cut short
+                    self._note_synced(replica, trio.current_time())
+                return self._damages.intact(chunk, replica.files.durable)
         except (errors.ChunkNotFound, errors.Corrupt):
             self._unsynced.pop(chunk, None)
             return -1
 
-    async def _sync_replica(self, replica: _Replica) -> None:
+    async def _sync_replica(self, replica: _Replica, journaling: bool) -> None:
+        """`syncing` is held."""
         assert replica.files is not None
+        if journaling and await self._put_in_journal(replica, replica.files):
+            return
+        self._check_usable()  # somebody else's write into the journal may have failed
         began = trio.current_time()
         await self.on_disk(replica.files.sync, len(replica.index), replica.index.length, full_is_fatal=True)
         self._note_synced(replica, began)
 
+    async def _put_in_journal(self, replica: _Replica, files: ChunkFiles) -> bool:
+        """Whether what the chunk has is durable by that. `syncing` is held."""
+        entry = self._entry(replica, files)
+        if entry is None:
+            return False
+        if self._journal is None:
+            self._misses_journal = True
+            return False
+        if not await self._journal.put(entry, self.on_disk):
+            return False
+        if replica.gone:
+            self._journal.void(replica.chunk, entry.generation + 1)
+        files.journaled = entry.end
+        return True
+
+    def _entry(self, replica: _Replica, files: ChunkFiles) -> Entry | None:
+        """What the chunk has beyond what is durable, for the journal; None where that is not worth it, or cannot be."""
+        index, start = replica.index, files.durable
+        length = index.length - start
+        if not files.is_certain or not files.mark.length or length > limits.JOURNAL_ENTRY_MAX_BYTES:
+            return None
+        first = index.blocks_in(start)
+        records = list(index.records(first))
+        view = memoryview(bytearray(length))
+        if any(record.punched for record in records) or not reading.read_nowait(files.data, view, records):
+            return None
+        return Entry(replica.chunk, files.mark.generation, first, records, view)
+
     def _note_synced(self, replica: _Replica, began: float) -> None:
+        """The chunk's files have a mark that may be newer than what is known of them."""
+        if replica.gone:
+            return
         assert replica.files is not None
+        if self._journal is not None:
+            self._journal.void(replica.chunk, replica.files.mark.generation)
         if replica.files.mark.length >= replica.index.length:
             self._unsynced.pop(replica.chunk, None)
-        elif not replica.gone:
+        else:
             self._unsynced[replica.chunk] = began
 
     async def flush_due(self) -> None:
-        """Sync the chunks that have had unsynced bytes for FLUSH_AFTER_S or longer. Raises DiskFailed."""
+        """Sync the files of chunks that have had unsynced bytes for FLUSH_AFTER_S or longer. Raises DiskFailed.
+
+        Before that, where the journal needs the place of what it has of them.
+        """
         latest = trio.current_time() - limits.FLUSH_AFTER_S
-        due = [chunk for chunk, since in self._unsynced.items() if since <= latest]
+        due = {chunk for chunk, since in self._unsynced.items() if since <= latest}
+        if self._journal is not None:
+            due |= self._journal.blocking()
+        elif self._misses_journal:
+            await self._make_journal()
         if due:
-            await self.sync(due)
+            await self._sync_files(sorted(due))
+
+    async def _make_journal(self) -> None:
+        """Unless space is scarce, or the last attempt was just now. Raises DiskFailed."""
+        self._misses_journal = False
+        now = trio.current_time()
+        scarce = self.free_bytes() < limits.JOURNAL_FREE_TIMES * limits.JOURNAL_BYTES
+        if not self.makes_journal or scarce or now < self._make_journal_from:
+            return
+        self._make_journal_from = now + limits.JOURNAL_RETRY_S
+        with suppress(errors.NoSpace, errors.Busy):
+            self._journal = await self.on_disk(Journal.create, self.disk, self._runtime.random)
 
     async def probe(self) -> None:
         """Find out whether the disk still takes changes, though nobody makes any. Raises DiskFailed."""
@@ -846,6 +949,7 @@ class ChunkStore:
                 await self._give_up(replica, error)
             else:
                 replica.files, replica.index = opened
+                replica.files.is_certain = self._was_clean
                 self._settle_punched(replica)
                 await self._clear_damage(replica.chunk, damage.outdated(self._damages.of(replica.chunk), replica.index))
 
@@ -878,7 +982,7 @@ class ChunkStore:
                 return
             if not replica.users:
                 with suppress(errors.DiskFailed):  # `failed` says so
-                    await self._sync_one(replica.chunk)
+                    await self._sync_one(replica.chunk, journaling=False)
                 if self._is_closable(replica):
                     self._drop(replica)
 
@@ -923,6 +1027,8 @@ class ChunkStore:
     def _forget(self, replica: _Replica) -> None:
         """The chunk is not here any more."""
         replica.gone = True
+        if self._journal is not None:
+            self._journal.void(replica.chunk, self._journal.next_generation(replica.chunk))
         self._uncount(replica.chunk)
         self._unsynced.pop(replica.chunk, None)
         self._changed.pop(replica.chunk, None)
@@ -1040,8 +1146,11 @@ class ChunkStore:
         return errors.Corrupt(f"chunk {chunk_name(chunk)} in {self.disk.name} is damaged: {what}")
 
 
-def _is_synced(replica: _Replica, target: int) -> bool:
-    """Whether `target` bytes, or all there still are, are on the disk."""
+def _is_synced(replica: _Replica, target: int, journaling: bool) -> bool:
+    """Whether `target` bytes, or all there still are, are on the disk: unless `journaling`, in the chunk's files."""
     if replica.gone or replica.files is None:
         return True
-    return replica.files.mark.length >= min(target, replica.index.length)
+    if not replica.files.is_certain:
+        return False
+    durable = replica.files.durable if journaling else replica.files.mark.length
+    return durable >= min(target, replica.index.length)

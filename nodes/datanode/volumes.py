@@ -87,6 +87,8 @@ class Volumes:
         self.begins_anew = False
         """An operator has said, in a directory, that one that was there is not to be waited for."""
         self.stores = [ChunkStore(disk, None, runtime, reserve_bytes) for disk in disks]
+        for store in self.stores:
+            store.makes_journal = False
         self._node = node
         self._runtime = runtime
         self._limit_bytes = capacity_limit_bytes
@@ -213,6 +215,7 @@ class Volumes:
         wanted = Identity(cluster, self._node, directory, tuple(sorted(everything)))
         if not identity.is_current(store.disk, wanted):
             self._write_identity(store, wanted)
+        store.makes_journal = store.disk.name not in self._outdated
         self._identities[store.disk.name] = wanted
         if store.disk.exists(NEW_DISK):
             store.disk.remove(NEW_DISK)
@@ -229,6 +232,7 @@ class Volumes:
             log.warning("a full disk does not know the node's other directories yet", directory=name)
         else:
             self._outdated.discard(name)
+            store.makes_journal = True
 
     def mend_identity(self, store: ChunkStore) -> bool:
         """Write identity.json anew where it is not as it should be; whether it was damaged. Blocks. Raises OSError."""

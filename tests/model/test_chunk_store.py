@@ -2,15 +2,15 @@
 
 The model keeps every chunk's bytes and blocks. At a crash the store may keep less than was appended, never less than
 was synced, and always a run of whole blocks from the start; an operation that the power cut short may have happened or
-not, in part.
+not, in part. The journal is so small that a few syncs fill it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Final
 
 import pytest
 import trio
@@ -20,10 +20,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from dfs import errors
+from dfs import errors, limits
 from dfs.checksum import Block, verify
 from dfs.types import ChunkId, ClusterId
 from nodes.datanode.chunkfiles import data_path
+from nodes.datanode.journal import Journal
 from nodes.datanode.store import ChunkStore
 from tests.simulation.disk import InlineRuntime, MemoryDisk, PowerOff
 
@@ -33,6 +34,14 @@ SIZES = st.one_of(
     st.lists(st.integers(1, 3), min_size=200, max_size=400),  # so that the records take several pages
 )
 SHARES = st.integers(0, 1000)
+JOURNAL_BYTES: Final = 32 * limits.KIB
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_journal() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits, "JOURNAL_BYTES", JOURNAL_BYTES)
+        yield
 
 
 @dataclasses.dataclass
@@ -85,8 +94,8 @@ class Chunk:
 class StoreMachine(RuleBasedStateMachine):
     """`deleted` may be back after a crash; `gone` went to quarantine as it should."""
 
-    @initialize(seed=st.integers(0, 2**32), cold=st.booleans())
-    def begin(self, seed: int, cold: bool) -> None:
+    @initialize(seed=st.integers(0, 2**32), cold=st.booleans(), journaling=st.booleans())
+    def begin(self, seed: int, cold: bool, journaling: bool) -> None:
         self.random = random.Random(seed)
         self.clock = trio.testing.MockClock()
         self.disk = MemoryDisk()
@@ -96,6 +105,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.last_id = 0
         self.power_off_after: int | None = None
         self.open()
+        if journaling:  # as after two small syncs
+            Journal.create(self.disk, self.random).close()
+            self.open()
 
     def open(self) -> None:
         self.store = ChunkStore(self.disk, CLUSTER, InlineRuntime(), reserve_bytes=0)
@@ -149,6 +161,20 @@ class StoreMachine(RuleBasedStateMachine):
             self.after_power_cut()
 
     @precondition(lambda self: self.chunks)
+    @rule(share=SHARES, lengths=st.lists(st.integers(1, 5000), min_size=1, max_size=6))
+    def log(self, share: int, lengths: list[int]) -> None:
+        """Appended to and synced by turns, as the log of a database is."""
+        chunk = self.pick(share)[0]
+        self.sync(share)
+        for length in lengths:
+            if chunk not in self.chunks or self.chunks[chunk].bad:
+                return
+            place = sorted(self.chunks).index(chunk)
+            self.append(place, [length], new=False)
+            if chunk in self.chunks:
+                self.sync(sorted(self.chunks).index(chunk))
+
+    @precondition(lambda self: self.chunks)
     @rule(share=SHARES)
     def sync(self, share: int) -> None:
         chunk, model = self.pick(share)
@@ -157,6 +183,16 @@ class StoreMachine(RuleBasedStateMachine):
             assert self.do(self.store.sync, [chunk]) == [min(model.bad, default=len(model.content))]
         else:
             self.after_power_cut()
+
+    @rule(later=st.booleans())
+    def flush_due(self, later: bool) -> None:
+        """As a DataNode does all the time."""
+        self.clock.jump(limits.FLUSH_AFTER_S * later)
+        if not self.change(self.store.flush_due):
+            self.after_power_cut()
+        elif later:
+            for model in self.chunks.values():
+                model.durable = len(model.content)
 
     @precondition(lambda self: self.chunks)
     @rule(share=SHARES, offset=SHARES, length=SHARES)
@@ -227,10 +263,11 @@ class StoreMachine(RuleBasedStateMachine):
         durable = model.durable if length == len(model.content) else length
         wanted = length if not last else max(1, len(model.content) * where // 1000) if not on_border else length
         if self.change(self.store.cut, chunk, wanted):
-            if model.is_flipped(last):
-                self.note_damage(chunk, model)
+            found_damaged = model.is_flipped(last)
             model.cut(length)
             model.durable = durable
+            if found_damaged:
+                self.note_damage(chunk, model)
             return
         model.durable = min(model.durable, length)
         self.crash_in_cut = (chunk, length)
@@ -258,6 +295,7 @@ class StoreMachine(RuleBasedStateMachine):
         chunk, model = self.pick(share)
         del self.chunks[chunk]
         model.durable = 0
+        model.bad = set()  # what is known of them may be gone for good
         self.deleted[chunk] = model
         if not self.change(self.store.delete, chunk):
             self.after_power_cut()
@@ -322,8 +360,14 @@ class StoreMachine(RuleBasedStateMachine):
                 continue
             assert chunk not in quarantined
             model.cut(found)
+            self.note_healed(chunk, model)
             self.note_damage(chunk, model)
         self.crash_in_cut = None
+
+    def note_healed(self, chunk: ChunkId, model: Chunk) -> None:
+        """What the journal had of a chunk has been written anew."""
+        on_disk = self.disk.read_file(data_path(chunk))
+        model.flipped = {offset for offset in model.flipped if on_disk[offset] != model.content[offset]}
 
     crash_in_cut: tuple[ChunkId, int] | None = None
 
@@ -363,7 +407,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 StoreMachine.TestCase.settings = settings(
-    max_examples=60,
+    max_examples=120,
     stateful_step_count=25,
     deadline=None,
     derandomize=True,

@@ -36,7 +36,7 @@ from nodes.namenode.writer import Writer
 def no_fsync() -> None:
     """A DataNode says that bytes are durable that are in its memory only."""
 
-    async def sync_one(self: ChunkStore, chunk: ChunkId) -> int:
+    async def sync_one(self: ChunkStore, chunk: ChunkId, *, journaling: bool) -> int:
         await trio.lowlevel.checkpoint()
         return int(self.chunks.get(chunk, -1))
 

@@ -1,4 +1,4 @@
-"""Nurseries that raise what went wrong in them as it was."""
+"""Nurseries that raise what went wrong in them as it was; locks that cost little."""
 
 from __future__ import annotations
 
@@ -81,3 +81,38 @@ def test_a_reason_is_never_empty() -> None:
     assert tasks.reason(errors.NotFound("gone")) == "gone"
     assert tasks.reason(trio.TooSlowError()) == "TooSlowError"
     assert tasks.reason(ExceptionGroup("", [ValueError("inner")])) == "inner"
+
+
+async def test_a_lock_that_is_free_is_taken_at_once_and_one_that_is_not_is_waited_for() -> None:
+    lock, order = trio.Lock(), []
+
+    async def hold(name: str) -> None:
+        async with tasks.holding(lock):
+            order.append(f"{name} has it")
+            await trio.sleep(1)
+            order.append(f"{name} gives it back")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hold, "first")
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(hold, "second")
+    assert order == ["first has it", "first gives it back", "second has it", "second gives it back"]
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        async with tasks.holding(lock):  # it does not look whether it was cancelled, as it waits for nothing
+            order.append("third has it")
+    assert order[-1] == "third has it" and not lock.locked()
+
+
+async def test_who_gives_up_waiting_for_a_lock_does_not_get_it_later() -> None:
+    lock = trio.Lock()
+    async with tasks.holding(lock):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_give_up, lock)
+    assert not lock.locked()
+
+
+async def _give_up(lock: trio.Lock) -> None:
+    with trio.move_on_after(0):
+        async with tasks.holding(lock):
+            raise AssertionError("it was held")

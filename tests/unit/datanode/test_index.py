@@ -79,7 +79,7 @@ def test_blocks_match_only_where_and_as_they_are() -> None:
 
 
 def test_the_newer_whole_mark_counts() -> None:
-    head = bytearray(formats.pack_header(CLUSTER, ChunkId(7)))
+    head = bytearray(formats.pack_header(CLUSTER, ChunkId(7), Mark(1, 0, 0)))
     formats.check_header(bytes(head), CLUSTER, ChunkId(7))
     assert formats.unpack_marks(bytes(head)) == [Mark(1, 0, 0)]
     second = Mark(2, 3, 300)
@@ -90,7 +90,7 @@ def test_the_newer_whole_mark_counts() -> None:
 
 
 def test_a_header_says_whose_it_is() -> None:
-    head = formats.pack_header(CLUSTER, ChunkId(7))
+    head = formats.pack_header(CLUSTER, ChunkId(7), Mark(1, 0, 0))
     with pytest.raises(errors.Corrupt, match="belongs to chunk 7"):
         formats.check_header(head, CLUSTER, ChunkId(8))
     with pytest.raises(errors.Corrupt, match=f"belongs to cluster {CLUSTER}"):

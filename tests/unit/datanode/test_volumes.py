@@ -84,8 +84,8 @@ async def test_directories_of_two_clusters_are_not_mixed() -> None:
 
 async def test_an_identity_of_a_newer_version_is_refused() -> None:
     disks = two_disks()
-    statefile.write(disks[0], "identity.json", 3, {})
-    with pytest.raises(errors.FormatUnknown, match=r"disk-1/identity\.json has format 3"):
+    statefile.write(disks[0], "identity.json", 4, {})
+    with pytest.raises(errors.FormatUnknown, match=r"disk-1/identity\.json has format 4"):
         started(disks)
 
 
@@ -94,11 +94,11 @@ async def test_an_identity_without_checksum_is_read_and_written_anew() -> None:
     ids = {"directory": "a" * 16, "directories": ["a" * 16]}
     disks[0].replace_file("identity.json", json.dumps({"format": 1, "cluster": CLUSTER, "node": NODE, **ids}).encode())
     await joined(disks[:1]).close()
-    assert json.loads(disks[0].read_file("identity.json"))["format"] == 2
+    assert json.loads(disks[0].read_file("identity.json"))["format"] == 3
     assert started(disks[:1]).directory_ids() == ["a" * 16]
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"format": 2}', b"\xff", b'{"format": 1}'])
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"format": 3}', b"\xff", b'{"format": 1}'])
 async def test_a_directory_with_a_damaged_identity_is_left_out(content: bytes) -> None:
     disks = two_disks()
     disks[0].replace_file("identity.json", content)
@@ -556,3 +556,27 @@ async def test_a_chunk_that_several_create_at_once_is_in_one_directory(monkeypat
             go_on.set()
     assert sorted(len(store.chunks) for store in volumes.stores) == [0, 1]
     assert not volumes._placing
+
+
+async def test_there_is_no_journal_before_older_versions_refuse_the_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would not look into it."""
+    monkeypatch.setattr(limits, "JOURNAL_BYTES", 8 * PAGE)
+    disks = two_disks()
+    await joined(disks[:1]).close()
+    statefile.write(disks[0], "identity.json", 2, _identity(disks[0]))
+    volumes = started(disks[:1])
+    for _ in range(3):
+        await put(volumes, 1)
+        await volumes.sync([ChunkId(1)])
+        await volumes.stores[0].flush_due()
+    assert not disks[0].exists("journal")
+    volumes.join(CLUSTER)
+    await put(volumes, 1)
+    await volumes.sync([ChunkId(1)])
+    await volumes.stores[0].flush_due()
+    assert disks[0].exists("journal") and json.loads(disks[0].read_file("identity.json"))["format"] == 3
+
+
+def _identity(disk: MemoryDisk) -> dict[str, object]:
+    found = json.loads(disk.read_file("identity.json"))
+    return {key: value for key, value in found.items() if key not in ("format", "crc32c")}
