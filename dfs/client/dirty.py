@@ -81,11 +81,6 @@ class DirtyRanges:
         self._parts[first:last] = [piece for _, piece in kept]
         return first + bool(left)
 
-    def touches(self, start: int, end: int) -> bool:
-        """Whether any byte of [start, end) is here."""
-        index = bisect_left(self._starts, end) - 1
-        return index >= 0 and self._starts[index] + len(self._parts[index]) > start
-
     def read(self, start: int, end: int) -> bytes | None:
         """The bytes of [start, end), which is not empty; None unless all of them are here."""
         index = bisect_right(self._starts, start) - 1
