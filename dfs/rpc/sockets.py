@@ -162,7 +162,8 @@ class SocketListener:
                         raise
                     continue
                 self._socks.reverse()  # neither keeps the other waiting
-                await trio.lowlevel.checkpoint()  # a flood of connections must not starve the rest
+                # A flood of connections must not starve the rest; and who is cancelled would leave this one open.
+                await trio.lowlevel.cancel_shielded_checkpoint()
                 return self._stream(accepted, name)
             await self._wait_ready()
 
@@ -254,7 +255,7 @@ async def _connect_tcp(where: TcpAddress, short_cuts: bool) -> socket.socket:
     for family, name in await _resolve(where):
         short = shortcut.connect(family, name[0], name[1]) if short_cuts else None
         if short is not None:
-            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.cancel_shielded_checkpoint()  # who is cancelled would leave it open
             return short
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:

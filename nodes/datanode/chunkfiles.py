@@ -94,11 +94,10 @@ def total_length(records: Sequence[Record]) -> int:
 class ChunkFiles:
     """The files, open. `mark` is the newer sync mark on the disk: one thread at a time calls what changes it.
 
-    `journaled` is how far beyond it entries of the journal reach that follow it; 0 if there are none. Not `is_certain`:
-    the mark was written by a process that was killed, and may be in memory only.
+    `journaled` is how far beyond it entries of the journal reach that follow it; 0 if there are none.
     """
 
-    __slots__ = ("_chunk", "_disk", "_index", "data", "is_certain", "journaled", "mark")
+    __slots__ = ("_chunk", "_disk", "_index", "data", "journaled", "mark")
 
     def __init__(self, disk: Disk, chunk: ChunkId, data: File, index: File, mark: Mark) -> None:
         self._disk = disk
@@ -107,7 +106,6 @@ class ChunkFiles:
         self.data = data
         self.mark = mark
         self.journaled = 0
-        self.is_certain = True
 
     @classmethod
     def create(cls, disk: Disk, cluster: ClusterId, chunk: ChunkId, generation: int = 1) -> ChunkFiles:
@@ -150,7 +148,7 @@ class ChunkFiles:
 
     @property
     def durable(self) -> int:
-        """So many bytes are on the disk, here or in the journal, if `is_certain`."""
+        """So many bytes are on the disk for certain, here or in the journal."""
         return max(self.mark.length, self.journaled)
 
     def close(self) -> None:
@@ -208,7 +206,7 @@ class ChunkFiles:
         mark = Mark(self.mark.generation + 1, blocks, length)
         self._index.pwrite([formats.pack_mark(mark)], mark.offset)
         self._index.sync()
-        self.mark, self.journaled, self.is_certain = mark, 0, True
+        self.mark, self.journaled = mark, 0
 
     def cut(self, index: BlockIndex, length: int) -> list[Record]:
         """Shorten the chunk to `length`, for certain when this returns.

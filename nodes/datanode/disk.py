@@ -121,6 +121,10 @@ class Disk(Protocol):
         """Return when the names in the directory are on the disk."""
         ...
 
+    def sync_all(self) -> None:
+        """Return when all bytes and names are on the disk, whoever wrote them."""
+        ...
+
     def list_dir(self, path: str) -> list[str]:
         """Names in the directory, sorted; `path` "" is the root."""
         ...
@@ -299,6 +303,16 @@ class RealDisk:
         descriptor = os.open(self._root / path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def sync_all(self) -> None:
+        """Of the whole file system, which a data directory has to itself, or nearly so."""
+        descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if _libc.syncfs(descriptor) != 0:
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number))
         finally:
             os.close(descriptor)
 

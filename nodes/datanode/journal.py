@@ -22,13 +22,13 @@ Invariants:
 - An entry begins where its chunk's mark `generation` ends, or the entry before it of the same chunk and generation.
   Both are put there by who holds the chunk's `syncing`, and who waits for his entry cannot give up.
 - So a newer mark voids all entries of older ones: what they hold is on the disk by then, or was cut on purpose. That is
-  so of marks that are on the disk: a start syncs the files of chunks whose entries it voids.
+  so of marks that are on the disk: a start after a crash has all of the directory synced before it voids entries.
 - A half is not filled anew before all of its entries are void. Where that is not so, and where an entry is too large,
   the chunk's own files are synced, which voids its entries.
 - Files of a chunk that are made anew begin with a generation beyond those that may be in the journal.
 - A chunk has entries only if its files were synced before: they are not to be missed because their names were lost.
 
-The file is made when a journal would have been of use, where there is space enough. After an error that kept an entry
+The file is made when a directory is new, where there is space enough. After an error that kept an entry
 from being written no more are, as what would follow could not be found. An entry that is damaged ends an epoch: what a
 chunk lacks then, the NameNode finds missing.
 """
@@ -40,8 +40,10 @@ import struct
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
+from operator import itemgetter
 from typing import Final, NamedTuple, Protocol, TypeVar, TypeVarTuple
 
+import structlog
 import trio
 from crc32c import crc32c
 
@@ -55,6 +57,8 @@ from nodes.datanode.index import RECORD_BYTES, Record, pack_records, unpack_reco
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+
+log = structlog.get_logger(__name__)
 
 JOURNAL: Final = "journal"
 _NEW: Final = JOURNAL + ".new"
@@ -105,7 +109,8 @@ class _Waiting:
 class Journal:
     """The journal in use: what it had from before is void. `begin` makes one; `put` may be called by many at a time."""
 
-    def __init__(self, file: File, epoch: int) -> None:
+    def __init__(self, name: str, file: File, epoch: int) -> None:
+        self._name = name
         self._file = file
         self._half_bytes = _half_bytes(file)
         self._epoch = epoch
@@ -114,21 +119,21 @@ class Journal:
         """Of the entry before the next one."""
         self._needed: tuple[dict[ChunkId, int], dict[ChunkId, int]] = ({}, {})
         """Of each half: chunks with entries that are not void, and the newest generation of these."""
-        self._generations: deque[dict[ChunkId, int]] = deque([{}], maxlen=3)
-        """The newest generation of each chunk in the last epochs: of one more than there are halves, as the newest may
-        not be on the disk yet."""
+        self._generations: deque[dict[ChunkId, int]] = deque([{}], maxlen=4)
+        """The newest generation of each chunk in the last epochs: of two more than there are halves, as one write may
+        begin two, and they may not be on the disk yet."""
         self._queue: dict[_Waiting, None] = {}
         self._writing = trio.Lock()
         self._is_whole = True
 
     @classmethod
-    def begin(cls, file: File, epoch: int, source: random.Random) -> Journal:
+    def begin(cls, disk: Disk, file: File, epoch: int, source: random.Random) -> Journal:
         """Void all entries of epochs before `epoch`, durably, of an open `file`. Blocks. Raises OSError.
 
         `file` is the journal's from now on, or closed after an error.
         """
         try:
-            journal = cls(file, epoch)
+            journal = cls(disk.name, file, epoch)
             for each in (epoch, epoch + 1):
                 journal._start(each)
                 nothing = journal._packed(_NO_CHUNK, 0, 0, 0, b"", source.randbytes(_NONCE_BYTES))
@@ -158,7 +163,7 @@ class Journal:
             with suppress(OSError):
                 disk.remove(_NEW)
             raise
-        return cls.begin(file, 1, source)
+        return cls.begin(disk, file, 1, source)
 
     def close(self) -> None:
         self._file.close()
@@ -182,24 +187,26 @@ class Journal:
     async def _write_all(self, on_disk: OnDisk) -> None:
         """Write what is in the queue, which was empty when the write before began."""
         taken, self._queue = list(self._queue), {}
-        writes: list[tuple[int, Buffer]] = []
-        placed = [waiting for waiting in taken if self._place(waiting.entry, writes)]
-        if not placed:
+        if not self._is_whole:
             return
+        self._is_whole = False  # until this is written: what follows a gap is not found
         try:
-            has_room = await on_disk(self._write, writes, full_is_fatal=True)
-        except BaseException:
-            self._is_whole = False
-            raise
-        self._is_whole = has_room
-        for waiting in placed:
-            waiting.is_written = has_room
+            writes: list[tuple[int, Buffer]] = []
+            placed = [waiting for waiting in taken if self._place(waiting.entry, writes)]
+            if placed and not await on_disk(self._write, writes, full_is_fatal=True):
+                return
+            self._is_whole = True
+            for waiting in placed:
+                waiting.is_written = True
+        finally:
+            if not self._is_whole:
+                log.warning("the journal is not used any more until a restart", directory=self._name)
 
     def _place(self, entry: Entry, writes: list[tuple[int, Buffer]]) -> bool:
         """Give the entry its place and add what is to be written there; False if there is none."""
         records = pack_records(entry.records)
         length = _aligned(_HEAD_BYTES + len(records) + len(entry.data))
-        if not self._is_whole or length > self._half_bytes or not self._make_room(length):
+        if length > self._half_bytes or not self._make_room(length):
             return False
         packed = self._packed(entry.chunk, entry.generation, entry.first, entry.start, records, entry.data)
         writes.append((self._offset(), packed))
@@ -284,7 +291,7 @@ class Found(NamedTuple):
 def read(file: File) -> Found:
     """What there is in a journal. Blocks. Raises OSError, not where only a part of it cannot be read."""
     half_bytes = _half_bytes(file)
-    halves = sorted(_half(file, offset, half_bytes) for offset in (0, half_bytes))
+    halves = sorted((_half(file, offset, half_bytes) for offset in (0, half_bytes)), key=itemgetter(0))
     entries: dict[ChunkId, list[Entry]] = {}
     for _, found in halves:
         for entry in found:

@@ -159,12 +159,8 @@ def _mend(index: File, data: File, marks: list[Mark], journaled: Sequence[Entry]
     mark = _trusted(index, marks)
     if entries := _following(journaled, mark):
         mark = _complete(index, data, newest, entries)
-    else:
-        if journaled:  # its entries have served, and go; but what they served may be in memory only
-            data.sync()
-            index.sync()
-        if mark != newest or _has_torn_mark(index, marks):
-            mark = _write_mark(index, newest, mark.blocks, mark.length)
+    elif journaled or mark != newest or _has_torn_mark(index, marks):  # what voids entries is surely on the disk then
+        mark = _write_mark(index, newest, mark.blocks, mark.length)
     if size == mark.length and index.size() == formats.RECORDS_OFFSET + mark.blocks * formats.RECORD_BYTES:
         return mark.length, mark.length
     blocks = chunkfiles.read_index(index)

@@ -40,6 +40,7 @@ from nodes.datanode import chunkfiles, identity, obeyed, statefile
 from nodes.datanode.bandwidth import TokenBucket
 from nodes.datanode.chunkfiles import chunk_name
 from nodes.datanode.disk import Disk
+from nodes.datanode.journal import JOURNAL
 from nodes.datanode.restraint import Restraint
 from nodes.datanode.store import CLEAN, ChunkStore
 from nodes.datanode.users import Users
@@ -53,8 +54,8 @@ _CHUNK_DIRECTORY: Final = re.compile(r"[0-9a-f]{2}")
 _CHUNK_FILE: Final = re.compile(r"([0-9a-f]{14}([0-9a-f]{2}))" + chunkfiles.SUFFIXES)
 _STATE_FILES: Final = (identity.PATH, PATH, obeyed.PATH, CLEAN)
 _OURS: Final = {
-    *(chunkfiles.CHUNKS, chunkfiles.QUARANTINE, LOCK, NEW_DISK, *_STATE_FILES),
-    *(f"{name}.new" for name in _STATE_FILES),  # while it is being replaced
+    *(chunkfiles.CHUNKS, chunkfiles.QUARANTINE, LOCK, NEW_DISK, JOURNAL, *_STATE_FILES),
+    *(f"{name}.new" for name in (JOURNAL, *_STATE_FILES)),  # while it is being made
     "lost+found",  # the file system's
 }
 _YIELD_POLL_S: Final = 0.01

@@ -113,8 +113,8 @@ class ChunkStore:
         self.chunks: SortedDict[ChunkId, int] = SortedDict()
         self.used_bytes = 0  # of all chunks, without what was punched
         self.failed: str | None = None
-        self.makes_journal = True
-        """Where there is use for one and none yet. False while an older version of dfs would take the directory."""
+        self.makes_journal = False
+        """Where there is none yet: for who knows that older versions of dfs, which know none, refuse the directory."""
         self._runtime = runtime
         self._workers = runtime.workers(limits.DISK_THREADS_MAX)
         self._prober = runtime.workers(1)
@@ -124,10 +124,7 @@ class ChunkStore:
         self._open: OrderedDict[ChunkId, _Replica] = OrderedDict()  # least recently used first
         self._unsynced: dict[ChunkId, float] = {}  # since when (trio's clock) a chunk's files have bytes not synced
         self._journal: Journal | None = None
-        self._misses_journal = False
         self._make_journal_from = float("-inf")  # trio's clock
-        self._was_clean = False
-        """What the files of chunks said at the start is on the disk."""
         self._punched: dict[ChunkId, int] = {}  # bytes of chunks that take no space, of those that have any
         self._changed: dict[ChunkId, float] = {}  # when chunks last changed, oldest first, for SETTLED_AFTER_S
         self._corrupt: list[tuple[ChunkId, str]] = []
@@ -176,29 +173,37 @@ class ChunkStore:
     def _look_for_chunks(self) -> recovery.Found:
         """What there is, completed from the journal, which serves anew from then on."""
         file = journal.open_existing(self.disk)
-        if file is None:
-            return self._scan({})
         try:
-            journaled = journal.read(file)
+            journaled = journal.read(file) if file is not None else journal.Found({}, 1)
             found = self._scan(journaled.entries)
         except OSError:
-            file.close()
+            if file is not None:
+                file.close()
             raise
-        try:
-            self._journal = Journal.begin(file, journaled.next_epoch, self._runtime.random)
-        except OSError as error:
-            if error.errno not in chunkfiles.FULL:
-                raise
-            journal.remove(self.disk)  # of a file system that takes space to write anything again
+        if file is not None:
+            self._begin_journal(file, journaled.next_epoch)
         return found
+
+    def _begin_journal(self, file: File, epoch: int) -> None:
+        try:
+            self._journal = Journal.begin(self.disk, file, epoch, self._runtime.random)
+        except OSError as error:
+            if error.errno not in chunkfiles.FULL and not chunkfiles.is_damage(error):
+                raise
+            journal.remove(self.disk)  # a bad place, or a file system that takes space to write anything again
 
     def _scan(self, journaled: recovery.Journaled) -> recovery.Found:
         expected = self._take_clean()
-        self._was_clean = expected is not None
-        found = recovery.scan(self.disk, self.cluster, self._was_clean, journaled)
-        if self._was_clean and expected != len(found.lengths):
-            self._was_clean = False
-            found = recovery.scan(self.disk, self.cluster, False, journaled)
+        if expected is not None:
+            found = recovery.scan(self.disk, self.cluster, True, journaled)
+            if expected == len(found.lengths):
+                return found
+        found = recovery.scan(self.disk, self.cluster, False, journaled)
+        if found.lengths:  # a process that was killed may have left marks that are in memory only
+            try:
+                self.disk.sync_all()
+            except OSError:  # the first to ask is told what went wrong at any time before
+                self.disk.sync_all()
         return found
 
     def _take_clean(self) -> int | None:
@@ -280,7 +285,8 @@ class ChunkStore:
         if written <= limits.INLINE_IO_MAX_BYTES and replica.files is not None and self._answers_soon():
             self._run_inline(self._write_blocking, replica, records, data)
         else:
-            await self.on_disk(self._write_blocking, replica, records, data)
+            generation = 1 if self._journal is None else self._journal.next_generation(replica.chunk)
+            await self.on_disk(self._write_blocking, replica, records, data, generation)
         replica.index.append(records)
         if damaged:
             self._damages.note(replica.chunk, damaged)
@@ -289,13 +295,15 @@ class ChunkStore:
         self._set_length(replica)
         self._unsynced.setdefault(replica.chunk, trio.current_time())
 
-    def _write_blocking(self, replica: _Replica, records: Sequence[Record], data: Buffer | None) -> None:
+    def _write_blocking(
+        self, replica: _Replica, records: Sequence[Record], data: Buffer | None, generation: int = 1
+    ) -> None:
+        """`generation` is for files that are made for it."""
         if replica.files is not None:
             replica.files.append(replica.index, records, data)
             return
         if self.cluster is None:
             raise errors.Busy(f"{self.disk.name} belongs to no cluster yet: repeat when the NameNode was reached")
-        generation = 1 if self._journal is None else self._journal.next_generation(replica.chunk)
         files = ChunkFiles.create(self.disk, self.cluster, replica.chunk, generation)
         try:
             files.append(replica.index, records, data)
@@ -621,10 +629,7 @@ class ChunkStore:
         entry = self._entry(replica, files)
         if entry is None:
             return False
-        if self._journal is None:
-            self._misses_journal = True
-            return False
-        if not await self._journal.put(entry, self.on_disk):
+        if self._journal is None or not await self._journal.put(entry, self.on_disk):
             return False
         if replica.gone:
             self._journal.void(replica.chunk, entry.generation + 1)
@@ -635,7 +640,7 @@ class ChunkStore:
         """What the chunk has beyond what is durable, for the journal; None where that is not worth it, or cannot be."""
         index, start = replica.index, files.durable
         length = index.length - start
-        if not files.is_certain or not files.mark.length or length > limits.JOURNAL_ENTRY_MAX_BYTES:
+        if not files.mark.length or length > limits.JOURNAL_ENTRY_MAX_BYTES:
             return None
         first = index.blocks_in(start)
         records = list(index.records(first))
@@ -665,21 +670,17 @@ class ChunkStore:
         due = {chunk for chunk, since in self._unsynced.items() if since <= latest}
         if self._journal is not None:
             due |= self._journal.blocking()
-        elif self._misses_journal:
+        elif self.makes_journal and trio.current_time() >= self._make_journal_from:
+            self._make_journal_from = trio.current_time() + limits.JOURNAL_RETRY_S
             await self._make_journal()
         if due:
             await self._sync_files(sorted(due))
 
     async def _make_journal(self) -> None:
-        """Unless space is scarce, or the last attempt was just now. Raises DiskFailed."""
-        self._misses_journal = False
-        now = trio.current_time()
-        scarce = self.free_bytes() < limits.JOURNAL_FREE_TIMES * limits.JOURNAL_BYTES
-        if not self.makes_journal or scarce or now < self._make_journal_from:
-            return
-        self._make_journal_from = now + limits.JOURNAL_RETRY_S
-        with suppress(errors.NoSpace, errors.Busy):
-            self._journal = await self.on_disk(Journal.create, self.disk, self._runtime.random)
+        """Unless space is scarce. Raises DiskFailed."""
+        if self.free_bytes() >= limits.JOURNAL_FREE_TIMES * limits.JOURNAL_BYTES:
+            with suppress(errors.NoSpace, errors.Busy):
+                self._journal = await self.on_disk(Journal.create, self.disk, self._runtime.random)
 
     async def probe(self) -> None:
         """Find out whether the disk still takes changes, though nobody makes any. Raises DiskFailed."""
@@ -949,7 +950,6 @@ class ChunkStore:
                 await self._give_up(replica, error)
             else:
                 replica.files, replica.index = opened
-                replica.files.is_certain = self._was_clean
                 self._settle_punched(replica)
                 await self._clear_damage(replica.chunk, damage.outdated(self._damages.of(replica.chunk), replica.index))
 
@@ -1150,7 +1150,5 @@ def _is_synced(replica: _Replica, target: int, journaling: bool) -> bool:
     """Whether `target` bytes, or all there still are, are on the disk: unless `journaling`, in the chunk's files."""
     if replica.gone or replica.files is None:
         return True
-    if not replica.files.is_certain:
-        return False
     durable = replica.files.durable if journaling else replica.files.mark.length
     return durable >= min(target, replica.index.length)

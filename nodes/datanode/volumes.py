@@ -87,8 +87,6 @@ class Volumes:
         self.begins_anew = False
         """An operator has said, in a directory, that one that was there is not to be waited for."""
         self.stores = [ChunkStore(disk, None, runtime, reserve_bytes) for disk in disks]
-        for store in self.stores:
-            store.makes_journal = False
         self._node = node
         self._runtime = runtime
         self._limit_bytes = capacity_limit_bytes
@@ -213,7 +211,9 @@ class Volumes:
 
     def _settle_identity(self, store: ChunkStore, cluster: ClusterId, directory: str, everything: set[str]) -> None:
         wanted = Identity(cluster, self._node, directory, tuple(sorted(everything)))
-        if not identity.is_current(store.disk, wanted):
+        if identity.is_current(store.disk, wanted):
+            self._outdated.discard(store.disk.name)
+        else:
             self._write_identity(store, wanted)
         store.makes_journal = store.disk.name not in self._outdated
         self._identities[store.disk.name] = wanted

@@ -149,6 +149,7 @@ def test_names_are_made_listed_renamed_and_removed(disk: Disk) -> None:
     disk.rename("a/b/one", "a/b/two")
     disk.sync_dir("a/b")
     disk.sync_dir("")
+    disk.sync_all()
     assert disk.list_dir("a/b") == ["two"]
     disk.remove("a/b/two")
     assert disk.list_dir("a/b") == []

@@ -225,6 +225,37 @@ async def test_nobody_listens_after_the_listener_closed(place: Place) -> None:
         await place.network.connect(listener.address, 5)
 
 
+@pytest.mark.parametrize("passes", range(4))
+async def test_who_is_cancelled_while_he_accepts_loses_no_connection(place: Place, passes: int) -> None:
+    """He has it, or the next one gets it."""
+    listener = await place.network.listen(place.listen_at)
+    accepted: list[Stream] = []
+    clients: list[Stream] = []
+
+    async def accept() -> None:
+        accepted.append(await listener.accept())
+
+    async def connect() -> None:
+        clients.append(await place.network.connect(listener.address, 5))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connect)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as cancelled:
+                cancelled.start_soon(accept)
+                for _ in range(passes):
+                    await trio.lowlevel.checkpoint()
+                scope.cancel()
+        if not accepted:
+            with trio.fail_after(5):
+                await accept()
+        with trio.fail_after(5):
+            await accepted[0].secure()
+    for each in (accepted[0], clients[0], listener):
+        await each.aclose()
+
+
 async def test_an_address_in_use_is_refused(place: Place) -> None:
     listener = await place.network.listen(place.listen_at)
     with pytest.raises(errors.Unreachable, match="cannot listen"):

@@ -112,6 +112,7 @@ class StoreMachine(RuleBasedStateMachine):
     def open(self) -> None:
         self.store = ChunkStore(self.disk, CLUSTER, InlineRuntime(), reserve_bytes=0)
         self.store.open()
+        self.store.makes_journal = self.random.random() < 0.8
 
     def do(self, work: Callable[..., Awaitable[Any]], *args: Any) -> Any:
         return trio.run(work, *args, clock=self.clock)
@@ -130,8 +131,14 @@ class StoreMachine(RuleBasedStateMachine):
         return True
 
     def after_power_cut(self) -> None:
+        """Or only the process was killed, in the middle of something."""
         self.power_off_after = None
-        self.crash()
+        if self.random.random() < 0.3:
+            self.disk.kill()
+            self.open()
+            self.adopt(lost_allowed=True)
+        else:
+            self.crash()
 
     def pick(self, share: int) -> tuple[ChunkId, Chunk]:
         ids = sorted(self.chunks)

@@ -372,6 +372,14 @@ class MemoryDisk:
             _apply(self._synced_names, change)
         self._changes = [change for change in self._changes if not _touches(change, path)]
 
+    def sync_all(self) -> None:
+        self.check("sync", "")
+        for change in self._changes:
+            _apply(self._synced_names, change)
+        self._changes.clear()
+        for inode in self._names.values():
+            inode.sync()
+
     def list_dir(self, path: str) -> list[str]:
         self._check_dir(path)
         return sorted(name.rpartition("/")[2] for name in self._names if name.rpartition("/")[0] == path)

@@ -200,6 +200,41 @@ async def test_a_mark_in_memory_only_does_not_void_what_is_on_the_disk(
     assert await content(crashed(disk, seed), 0, 9) == b"begun-one"
 
 
+async def test_what_a_start_after_a_crash_found_is_on_the_disk(disk: MemoryDisk) -> None:
+    """Whoever left it had not synced it."""
+    store = opened(disk)
+    await appended(store, b"begun")
+    await appended(store, b"-else", OTHER)
+    disk.kill()
+    opened(disk)
+    assert disk.durable_size(DATA) == disk.durable_size(journal_path(OTHER)) == 5
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_an_error_from_before_the_start_is_told_once(times: int) -> None:
+    """As `syncfs` does, to the first who asks."""
+
+    class Told(MemoryDisk):
+        left = 0
+
+        def sync_all(self) -> None:
+            if self.left:
+                self.left -= 1
+                raise OSError(errno.EIO, "write-back failed")
+            super().sync_all()
+
+    disk = Told()
+    store = opened(disk)
+    await begun(store, CHUNK)
+    disk.kill()
+    disk.left = times
+    if times == 1:
+        assert await content(opened(disk), 0, 5) == b"begun"
+    else:
+        with pytest.raises(errors.DiskFailed):
+            opened(disk)
+
+
 @pytest.mark.parametrize("seed", range(8))
 async def test_a_mark_that_a_killed_process_wrote_is_not_taken_for_flushed(disk: MemoryDisk, seed: int) -> None:
     store = opened(disk)
@@ -209,6 +244,9 @@ async def test_a_mark_that_a_killed_process_wrote_is_not_taken_for_flushed(disk:
         await store.sync([CHUNK])
     disk.kill()
     again = opened(disk)
+    if seed % 2:
+        await again.close()
+        again = opened(disk)
     assert await again.sync([CHUNK]) == [5]
     assert await content(crashed(disk, seed), 0, 5) == b"begun"
 
@@ -306,45 +344,43 @@ async def test_a_first_sync_makes_the_names_durable(store: ChunkStore, disk: Mem
     assert disk.durable_size(DATA) == 5
 
 
-async def test_a_journal_is_made_when_it_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    disk = MemoryDisk()
-    store = opened(disk)
+async def test_a_journal_is_made_by_whoever_may(disk: MemoryDisk) -> None:
+    other = MemoryDisk()
+    store = opened(other)
     await begun(store, CHUNK)
-    await store.flush_due()
-    assert not disk.exists(JOURNAL), "nobody needs it yet"
     await synced(store, b"-one")
     await store.flush_due()
-    assert disk.size(JOURNAL) == limits.JOURNAL_BYTES
+    assert not other.exists(JOURNAL)
+    store.makes_journal = True
+    await store.flush_due()
+    assert other.size(JOURNAL) == limits.JOURNAL_BYTES
     await synced(store, b"-two")
-    assert disk.durable_size(DATA) == 9
-    assert await content(crashed(disk), 0, 13) == b"begun-one-two"
+    assert other.durable_size(DATA) == 9
+    assert await content(crashed(other), 0, 13) == b"begun-one-two"
 
 
 @pytest.mark.parametrize("has_room", [True, False])
 async def test_none_is_made_where_space_is_scarce(has_room: bool) -> None:
     disk = MemoryDisk(capacity_bytes=(limits.JOURNAL_FREE_TIMES + 8) * limits.JOURNAL_BYTES)
     store = opened(disk, reserve_bytes=0 if has_room else 9 * limits.JOURNAL_BYTES)
-    await begun(store, CHUNK)
-    await synced(store, b"more")
+    store.makes_journal = True
     await store.flush_due()
     assert disk.exists(JOURNAL) is has_room
-    await synced(store, b"and more")
+    await begun(store, CHUNK)
+    await synced(store, b"more")
 
 
 async def test_one_that_cannot_be_made_leaves_nothing_behind(autojump_clock: trio.testing.MockClock) -> None:
     other = MemoryDisk()
     store = opened(other)
-    await begun(store, CHUNK)
-    await synced(store, b"more")
+    store.makes_journal = True
     other.fail("write", errno.ENOSPC, "journal")
     await store.flush_due()
     assert not [path for path in other.paths() if path.startswith(JOURNAL)]
     other.mend()
-    await synced(store, b"and more")
     await store.flush_due()
     assert not other.exists(JOURNAL), "it was just tried"
     autojump_clock.jump(limits.JOURNAL_RETRY_S)
-    await synced(store, b"and more")
     await store.flush_due()
     assert other.exists(JOURNAL) and store.failed is None
 
@@ -434,13 +470,13 @@ async def test_one_that_cannot_be_read_is_no_reason_to_stay_away(store: ChunkSto
 
 def test_an_epoch_that_is_begun_twice_has_nothing_of_the_first_time(disk: MemoryDisk) -> None:
     entry = Entry(CHUNK, 2, 1, [Record(5, 4, crc32c(b"more"), False)], b"more")
-    first = Journal.begin(disk.open(JOURNAL, create=False), 7, random.Random(1))
+    first = Journal.begin(disk, disk.open(JOURNAL, create=False), 7, random.Random(1))
     writes: list[tuple[int, bytes]] = []
     assert first._place(entry, writes)
     first._write(writes)
     file = disk.open(JOURNAL, create=False)
     assert list(journal.read(file).entries) == [CHUNK]
-    Journal.begin(file, 7, random.Random(2))
+    Journal.begin(disk, file, 7, random.Random(2))
     assert journal.read(file).entries == {}
 
 
@@ -494,13 +530,12 @@ async def test_after_a_clean_stop_it_has_nothing_to_say(store: ChunkStore, disk:
     assert await content(again, 0, 9) == b"begun-one"
 
 
-async def test_a_full_file_system_that_takes_space_for_every_write_has_none(
-    store: ChunkStore, disk: MemoryDisk
-) -> None:
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+async def test_where_none_can_be_begun_there_is_none(store: ChunkStore, disk: MemoryDisk, number: int) -> None:
     await begun(store, CHUNK)
     await synced(store, b"-one")
     disk.crash(random.Random(3))
-    disk.fail("write", errno.ENOSPC, JOURNAL)
+    disk.fail("write", number, JOURNAL)
     again = opened(disk)
     assert await content(again, 0, 9) == b"begun-one"
     assert not disk.exists(JOURNAL) and again.failed is None

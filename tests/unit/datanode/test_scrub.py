@@ -16,6 +16,7 @@ from dfs.checksum import sum_blocks
 from dfs.types import ChunkId, NodeId
 from nodes.datanode import obeyed
 from nodes.datanode.chunkfiles import data_path, index_path
+from nodes.datanode.journal import JOURNAL
 from nodes.datanode.obeyed import Memory, load, save
 from nodes.datanode.restraint import Restraint
 from nodes.datanode.scrub import Scrub
@@ -275,6 +276,8 @@ async def test_two_chunks_that_changed_places_are_both_found(running: bool) -> N
 async def test_files_of_others_are_told_and_let_alone() -> None:
     disk = MemoryDisk()
     volumes = await filled(disk)
+    await volumes.stores[0].flush_due()
+    assert disk.exists(JOURNAL), "which is no stranger"
     strangers = ["notes.txt", "chunks/stray", "chunks/01/0000000000000101.bak", "chunks/01/0000000000000901"]
     for path in strangers:
         disk.replace_file(path, b"mine")
