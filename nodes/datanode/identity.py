@@ -96,6 +96,14 @@ def write(disk: Disk, identity: Identity) -> None:
     statefile.write(disk, PATH, FORMAT, identity._asdict())
 
 
+def says(disk: Disk, identity: Identity) -> bool:
+    """Whether the directory says this, in any format that is known. Raises OSError of the disk's."""
+    try:
+        return read(disk) == identity
+    except errors.DfsError:
+        return False
+
+
 def is_current(disk: Disk, identity: Identity) -> bool:
     """Whether the directory says just this, in the present format. Raises OSError of the disk's."""
     try:

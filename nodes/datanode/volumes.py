@@ -240,7 +240,7 @@ class Volumes:
             wanted = self._identities.get(store.disk.name)
             if wanted is None or identity.is_current(store.disk, wanted):
                 return False
-            if store.disk.name in self._outdated:
+            if store.disk.name in self._outdated or identity.says(store.disk, wanted):  # in an older format
                 self._write_identity(store, wanted)
                 return False
             identity.write(store.disk, wanted)

@@ -577,6 +577,19 @@ async def test_there_is_no_journal_before_older_versions_refuse_the_directory(mo
     assert disks[0].exists("journal") and json.loads(disks[0].read_file("identity.json"))["format"] == 3
 
 
+async def test_an_identity_of_an_older_format_is_not_called_damaged() -> None:
+    """As when a scrub comes before the NameNode was reached."""
+    disks = two_disks()
+    await joined(disks[:1]).close()
+    statefile.write(disks[0], "identity.json", 2, _identity(disks[0]))
+    volumes = started(disks[:1])
+    assert not volumes.mend_identity(volumes.stores[0])
+    assert json.loads(disks[0].read_file("identity.json"))["format"] == 3
+    disks[0].replace_file("identity.json", b"{}")
+    assert volumes.mend_identity(volumes.stores[0])
+    assert json.loads(disks[0].read_file("identity.json"))["format"] == 3
+
+
 def _identity(disk: MemoryDisk) -> dict[str, object]:
     found = json.loads(disk.read_file("identity.json"))
     return {key: value for key, value in found.items() if key not in ("format", "crc32c")}
