@@ -62,6 +62,7 @@ log = structlog.get_logger(__name__)
 
 JOURNAL: Final = "journal"
 _NEW: Final = JOURNAL + ".new"
+"""What there may be of one that was being made."""
 ALIGNMENT: Final = 4096
 
 _MAGIC: Final = b"dfsjrnl1"
@@ -151,19 +152,13 @@ class Journal:
 
         All of its file is written, as only then its places stay as they are.
         """
-        file = disk.open(_NEW, create=True)
         try:
-            file.truncate(0)
-            file.pwrite([bytes(limits.JOURNAL_BYTES)], 0)
-            file.sync()
-            disk.rename(_NEW, JOURNAL)
-            disk.sync_dir("")
+            disk.replace_file(JOURNAL, bytes(limits.JOURNAL_BYTES))
         except OSError:
-            file.close()
             with suppress(OSError):
                 disk.remove(_NEW)
             raise
-        return cls.begin(disk, file, 1, source)
+        return cls.begin(disk, disk.open(JOURNAL, create=False), 1, source)
 
     def close(self) -> None:
         self._file.close()
@@ -270,7 +265,7 @@ class Journal:
 
 def open_existing(disk: Disk) -> File | None:
     """The file of the journal that there is; None if there is none. Blocks. Raises OSError."""
-    if disk.exists(_NEW):  # a crash came when it was made
+    if disk.exists(_NEW):
         disk.remove(_NEW)
     return disk.open(JOURNAL, create=False) if disk.exists(JOURNAL) else None
 

@@ -285,7 +285,9 @@ class ChunkStore:
         if written <= limits.INLINE_IO_MAX_BYTES and replica.files is not None and self._answers_soon():
             self._run_inline(self._write_blocking, replica, records, data)
         else:
-            generation = 1 if self._journal is None else self._journal.next_generation(replica.chunk)
+            generation = 1
+            if replica.files is None and self._journal is not None:
+                generation = self._journal.next_generation(replica.chunk)
             await self.on_disk(self._write_blocking, replica, records, data, generation)
         replica.index.append(records)
         if damaged:

@@ -20,6 +20,7 @@ from dfs.runtime import RealRuntime
 from dfs.tasks import open_nursery
 from dfs.types import ChunkId
 from nodes.datanode import journal
+from nodes.datanode.chunkfiles import data_path
 from nodes.datanode.disk import RealDisk, RealFile
 from nodes.datanode.index import Record
 from nodes.datanode.journal import ALIGNMENT, JOURNAL, Entry, Journal
@@ -207,7 +208,7 @@ async def test_what_a_start_after_a_crash_found_is_on_the_disk(disk: MemoryDisk)
     await appended(store, b"-else", OTHER)
     disk.kill()
     opened(disk)
-    assert disk.durable_size(DATA) == disk.durable_size(journal_path(OTHER)) == 5
+    assert disk.durable_size(DATA) == disk.durable_size(data_path(OTHER)) == 5
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -291,13 +292,9 @@ async def test_what_is_in_the_way_of_the_journal_is_synced_soon(store: ChunkStor
     for _ in range(6):  # now the other half is more than half full
         await synced(store, b"more")
         size += 4
-    assert disk.durable_size(journal_path(OTHER)) == 5
+    assert disk.durable_size(data_path(OTHER)) == 5
     await store.flush_due()
-    assert disk.durable_size(journal_path(OTHER)) == 10
-
-
-def journal_path(chunk: ChunkId) -> str:
-    return f"chunks/{chunk & 0xFF:02x}/{chunk:016x}"
+    assert disk.durable_size(data_path(OTHER)) == 10
 
 
 @pytest.mark.parametrize("seed", range(4))
