@@ -182,6 +182,12 @@ class ChunkSealed(DfsError):
     default_errno = _errno.EIO
 
 
+class MemoryUnknown(DfsError):
+    """The DataNode does not have, or has no more, the memory out of which it is to read what is appended."""
+
+    default_errno = _errno.EIO
+
+
 class ChunkConflict(DfsError):
     """An append that does not continue the replica: another offset, or other bytes there already."""
 

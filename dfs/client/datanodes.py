@@ -15,6 +15,7 @@ import trio
 from dfs import codec, errors, limits
 from dfs.checksum import Block, Buffer, grouped, length_of, verify
 from dfs.client.session import Session
+from dfs.client.shared import Placed
 from dfs.rpc.network import without_first
 from dfs.types import ChunkId, NodeId, NodeView, datanode_object
 
@@ -163,22 +164,46 @@ class DataNodes:
         most_bytes: int,
         *,
         durably: bool = False,
+        placed: Placed | None = None,
     ) -> bool:
         """Append `data` at `offset`, the replica's present end, in calls of `most_bytes`, or what the node takes.
+
+        `placed`: where it is in memory that the node may read.
 
         Whether all that the replica has is durable then: not before `sync`, unless it was to be flushed `durably` and
         the node can do that in the same call. May be repeated. After an error any part of it may be there.
         """
         durably = durably and self._said(node, "appends_durably") is True
         groups = list(grouped(blocks, min(most_bytes, self._append_max_bytes(node))))
+        begin = offset
         for some in groups:
             length = length_of(some)
-            flush = (True,) if durably and some is groups[-1] else ()
+            flush = durably and some is groups[-1]
             timeout_s = limits.CALL_TIMEOUT_S if flush else limits.DATA_TIMEOUT_S
-            args = (chunk, offset, codec.pack_blocks(some), grant, *flush)
-            await self.call(node, "append", *args, data=_beginning(data, length), timeout_s=timeout_s)
+            args = (chunk, offset, codec.pack_blocks(some), grant, *((True,) if flush else ()))
+            if placed is None or not await self._append_placed(node, args, placed, offset - begin, timeout_s):
+                await self.call(node, "append", *args, data=_beginning(data, length), timeout_s=timeout_s)
             offset, data = offset + length, without_first(data, length)
         return durably
+
+    async def _append_placed(
+        self, node: NodeId, args: Sequence[Any], placed: Placed, offset: int, timeout_s: float
+    ) -> bool:
+        """Have a node append what it can read; whether it could."""
+        at = await placed.at(node, offset)
+        if at is None:
+            return False
+        chunk, start, blocks, grant, *flush = args
+        try:
+            await self.call(node, "append", chunk, start, blocks, grant, bool(flush), at, timeout_s=timeout_s)
+        except errors.MemoryUnknown:
+            placed.unknown_to(node)
+            return False
+        return True
+
+    def reads_memory(self, node: NodeId) -> bool:
+        """Whether a node may be told where in this client's memory something is, as far as it has said."""
+        return self.is_on_this_host(node) and self._said(node, "reads_memory") is True
 
     def may_begin_chain(self, node: NodeId, length: int) -> bool:
         """Whether a node takes so much in one append and sends it on to others, as far as it has said."""

@@ -477,6 +477,7 @@ async def open_filesystem(
         async with open_session(namenode, pool, runtime or RealRuntime(), wait_s, keep, cache) as session:
             fs = FileSystem(session)
             session.spawn(fs.chunks.seal_idle)
+            session.spawn(fs.chunks.shared.give_up)
             session.spawn(fs.reader.hedge)
             session.spawn(fs.lent.give_back)
             yield fs

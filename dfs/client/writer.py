@@ -31,6 +31,7 @@ from dfs.checksum import Block, Buffer, length_of, sum_blocks
 from dfs.client.datanodes import DataNodes
 from dfs.client.routes import Outcome, Routes
 from dfs.client.session import Session
+from dfs.client.shared import SharedAppends
 from dfs.client.throttle import DirtyThrottle
 from dfs.room import Room
 from dfs.types import ChunkId, ChunkPlace, NodeId, SessionId
@@ -123,6 +124,7 @@ class ChunkWriter:
         self._idle: list[Lane] = []
         self._lanes = trio.CapacityLimiter(lanes_max)
         self._routes = Routes()
+        self.shared = SharedAppends(nodes)
         self._in_flight = Room(limits.BYTES_IN_FLIGHT_MAX)
         """Of bytes that are being appended. Each append is a party of its own, so they have it in order."""
         self.throttle = DirtyThrottle()
@@ -286,9 +288,12 @@ class ChunkWriter:
 
         async def append_to(node: NodeId) -> None:
             try:
-                if not await self._nodes.append(
-                    node, lane.chunk, lane.length, blocks, data, grant, self._append_bytes, durably=durably
-                ):
+                is_durable = await self._nodes.append(
+                    *(node, lane.chunk, lane.length, blocks, data, grant, self._append_bytes),
+                    durably=durably,
+                    placed=placed,
+                )
+                if not is_durable:
                     volatile.append(node)
             except errors.DfsError as error:
                 failed(node, error)
@@ -304,9 +309,10 @@ class ChunkWriter:
             if not isinstance(error, errors.ChunkConflict | errors.ChunkFull | errors.GrantExpired):
                 self._nodes.avoid(node)
 
-        async with tasks.open_nursery() as nursery:
-            for node in nodes:
-                nursery.start_soon(append_to, node)
+        with self.shared.placed(nodes, data, length_of(blocks)) as placed:
+            async with tasks.open_nursery() as nursery:
+                for node in nodes:
+                    nursery.start_soon(append_to, node)
         for node in nodes:
             if node not in done and node not in failures:
                 failed(node, errors.DeadlineExceeded("no answer, long after the others"))
@@ -545,11 +551,15 @@ class ChunkWriter:
         return durable >= wanted
 
     def statistics(self) -> dict[str, int]:
-        return {
-            "appended_bytes": self._appended_bytes,
-            "idle_lanes": len(self._idle),
-            "struck": self._struck,
-        } | self._routes.statistics()
+        return (
+            {
+                "appended_bytes": self._appended_bytes,
+                "idle_lanes": len(self._idle),
+                "struck": self._struck,
+            }
+            | self.shared.statistics()
+            | self._routes.statistics()
+        )
 
 
 def _hurry(nursery: trio.Nursery, began: float) -> None:

@@ -11,6 +11,7 @@ from dfs.rpc.network import Listener, Network, Stream
 from dfs.rpc.objects import Call, Later, Party, Peer, WithData, expose, takes_call
 from dfs.rpc.pool import Pool, PoolStatistics
 from dfs.rpc.server import Server, ServerStatistics
+from dfs.rpc.sharing import ForeignMemory, SharedBytes, SharedMemory
 from dfs.rpc.sockets import SocketNetwork
 from dfs.rpc.versions import SPOKEN, Versions
 
@@ -18,6 +19,7 @@ __all__ = [
     "NAME_SERVER_OBJECT",
     "SPOKEN",
     "Call",
+    "ForeignMemory",
     "Gate",
     "Inbox",
     "Later",
@@ -32,6 +34,8 @@ __all__ = [
     "PyroError",
     "Server",
     "ServerStatistics",
+    "SharedBytes",
+    "SharedMemory",
     "SocketNetwork",
     "Stream",
     "Versions",

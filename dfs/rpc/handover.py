@@ -5,8 +5,10 @@ Over a Unix socket a process can give another one a file that it has open (SCM_R
 called puts the ticket and the file there (`give`), and answers. So when the answer is there the file is, and neither
 end has waited for the other.
 
-Files are given to root and to the giver's own user only: whose process listens, the kernel knows (SO_PEERCRED).
-Abstract names belong to a network namespace: a process in another one, as in most containers, is not reached.
+Files are given to root and to the giver's own user only: whose process listens, the kernel knows (SO_PEERCRED). Memory
+that nobody else can change (`dfs.rpc.sharing`) is given to whoever has the inbox that was named over an authenticated
+connection. Abstract names belong to a network namespace: a process in another one, as in most containers, is not
+reached.
 
 **What that means.** What is given is open for reading only. But whoever has it can open the same file again by
 /proc/self/fd, for writing too, as far as its owner and mode let him. The giver's user could do that by the file's name
@@ -132,19 +134,20 @@ class Inbox:
         self._sock.close()
 
 
-def give(name: str, ticket: bytes, descriptor: int) -> None:
+def give(name: str, ticket: bytes, descriptor: int, *, to_anybody: bool = False) -> None:
     """Give a file away to who has the inbox of that name: here the descriptor is closed, whatever happens.
 
+    `to_anybody`: he may be another user.
     Raises `NotSupported` if he cannot be reached from here, `NotPermitted` if he is another user, `Busy` if too much
     waits for him already.
     """
     try:
-        _send(name, ticket, descriptor)
+        _send(name, ticket, descriptor, to_anybody)
     finally:
         os.close(descriptor)
 
 
-def _send(name: str, ticket: bytes, descriptor: int) -> None:
+def _send(name: str, ticket: bytes, descriptor: int, to_anybody: bool) -> None:
     if len(name) > NAME_MAX_CHARS or len(ticket) != TICKET_BYTES:
         raise errors.InvalidArgument("this is no inbox, or no ticket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
@@ -152,7 +155,7 @@ def _send(name: str, ticket: bytes, descriptor: int) -> None:
         try:
             sock.connect(_address(name))
             uid = credentials(sock).uid
-            if uid == OVERFLOW_UID or uid not in (0, os.geteuid()):
+            if not to_anybody and (uid == OVERFLOW_UID or uid not in (0, os.geteuid())):
                 raise errors.NotPermitted(f"files are handed to root and to their owner, not to user {uid}")
             socket.send_fds(sock, [ticket], [descriptor])
         except OSError as error:

@@ -12,16 +12,20 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, TypeAlias
 
 from crc32c import crc32c
 
-from dfs import errors
+from dfs import errors, limits
 from dfs.checksum import Block, Buffer, verify
+from dfs.rpc import SharedBytes
 from dfs.types import ChunkId, ClusterId
 from nodes.datanode import index as formats
 from nodes.datanode.disk import Disk, File
 from nodes.datanode.index import BlockIndex, Mark, Record
+
+Content: TypeAlias = Buffer | SharedBytes
+"""Bytes that are to be appended: here, or in memory of a client."""
 
 CHUNKS: Final = "chunks"
 QUARANTINE: Final = "quarantine"
@@ -84,6 +88,16 @@ def runs(records: Iterable[Record]) -> Iterator[list[Record]]:
         group.append(record)
     if group:
         yield group
+
+
+def _grouped(records: Sequence[Record], most_bytes: int) -> Iterator[Sequence[Record]]:
+    """The records in order, in groups of at most `most_bytes`, which is no less than one block may have."""
+    first, until = 0, records[0].start + most_bytes
+    for number, (start, length, _, _) in enumerate(records):
+        if start + length > until:
+            yield records[first:number]
+            first, until = number, start + most_bytes
+    yield records[first:]
 
 
 def total_length(records: Sequence[Record]) -> int:
@@ -157,25 +171,31 @@ class ChunkFiles:
 
     # --- changes: `index` is what is in memory, and is not changed here
 
-    def append(self, index: BlockIndex, records: Sequence[Record], data: Buffer | None) -> None:
+    def append(self, index: BlockIndex, records: Sequence[Record], data: Content | None) -> None:
         """Write blocks that follow the last one; `data` has the bytes of those that are not punched.
 
         None: nobody has the bytes of these blocks, and a hole is in their place. Raises Corrupt if `data` does not
         match their checksums. After an error the files are as before.
         """
-        if data is not None:
-            blocks = [(length, crc) for _, length, crc, punched in records if not punched]
-            verify(data, blocks, f"chunk {chunk_name(self._chunk)}: what was to be appended")
         try:
-            if data is not None:
-                self._write_runs(records, memoryview(data))
-            else:
+            if data is None:
                 self.data.truncate(index.length + total_length(records))
+            elif isinstance(data, SharedBytes):
+                groups = list(_grouped(records, limits.MEMORY_PART_BYTES))
+                for some, part in zip(groups, data.parts([total_length(some) for some in groups]), strict=True):
+                    self._write_verified(some, part)
+            else:
+                self._write_verified(records, memoryview(data))
             self._write_records(len(index), records)
         except OSError:
             self.data.truncate(index.length)
             self._index.truncate(formats.RECORDS_OFFSET + len(index) * formats.RECORD_BYTES)
             raise
+
+    def _write_verified(self, records: Sequence[Record], data: memoryview) -> None:
+        blocks = [(length, crc) for _, length, crc, punched in records if not punched]
+        verify(data, blocks, f"chunk {chunk_name(self._chunk)}: what was to be appended")
+        self._write_runs(records, data)
 
     def _write_runs(self, records: Sequence[Record], data: memoryview) -> None:
         if total_length(records) == len(data):  # none is punched, as verified

@@ -22,6 +22,7 @@ from nodes.datanode.agent import Agent
 from nodes.datanode.authorization import authorize
 from nodes.datanode.bandwidth import TokenBucket
 from nodes.datanode.chain import Chain
+from nodes.datanode.clientmemory import ClientMemories
 from nodes.datanode.disk import Disk, RealDisk
 from nodes.datanode.keyring import Keyring
 from nodes.datanode.obeyed import load
@@ -113,8 +114,11 @@ async def _serve(
     gate = Gate(keys.DATANODE, datanode_object(config.node), key_file.masters, clock)
     admission = Admission(lambda: gate.masters, clock, gate.admits)
     chain = Chain(pool, config.namenode)
+    memories = ClientMemories(network.inbox())
+    nursery.start_soon(memories.look_after)
     service = DataNode(
-        NodeId(config.node), volumes, admission, bandwidth, users, scrub, runtime, chain, lends=config.lend
+        *(NodeId(config.node), volumes, admission, bandwidth, users, scrub, runtime, chain, memories),
+        lends=config.lend,
     )
     server = Server(network, greet=service.greet, gate=gate, authorize=authorize, spoken=spoken)
     server.register(service, datanode_object(config.node))

@@ -9,15 +9,15 @@ most nor who does not take his answers keeps others waiting.
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Any, Final
 
 import trio
 
 import dfs
 from dfs import codec, errors, limits
-from dfs.checksum import length_of
+from dfs.checksum import Block, length_of
 from dfs.keys import Role
 from dfs.room import Room
 from dfs.rpc import Call, Peer, WithData, expose, takes_call
@@ -28,6 +28,8 @@ from dfs.types import ChunkId, NodeId
 from nodes.datanode.admission import Admission
 from nodes.datanode.bandwidth import TokenBucket
 from nodes.datanode.chain import Chain, Failure
+from nodes.datanode.chunkfiles import Content
+from nodes.datanode.clientmemory import ClientMemories
 from nodes.datanode.index import pack_records
 from nodes.datanode.scrub import Scrub
 from nodes.datanode.users import Turns, Users
@@ -35,6 +37,7 @@ from nodes.datanode.volumes import Volumes
 
 _HANDSHAKE_MAX: Final = 16
 """Items in a handshake."""
+_AT_FIELDS: Final = 2
 
 
 class DataNode:
@@ -50,6 +53,7 @@ class DataNode:
         scrub: Scrub,
         runtime: Runtime,
         chain: Chain,
+        memories: ClientMemories,
         *,
         lends: bool = True,
     ) -> None:
@@ -64,6 +68,7 @@ class DataNode:
         self._lends = lends
         self._runtime = runtime
         self._chain = chain
+        self._memories = memories
         self.decide: Callable[[bool], Awaitable[int]] | None = None
         """What carries out a decision about held orders; None until the agent is there."""
 
@@ -81,6 +86,7 @@ class DataNode:
             "append_max_bytes": limits.APPEND_MAX_BYTES,
             "appends_durably": True,
             "appends_along": True,
+            "reads_memory": self._memories.can_be_had,
         }
 
     @asynccontextmanager
@@ -96,19 +102,49 @@ class DataNode:
     @expose
     @takes_call
     async def append(
-        self, call: Call, chunk: Any, offset: Any, blocks: Any, grant: Any = b"", durably: Any = False
+        self, call: Call, chunk: Any, offset: Any, blocks: Any, grant: Any = b"", durably: Any = False, at: Any = None
     ) -> int:
-        """Append the call's data, cut into `blocks`; the chunk's new length, which is durable if that was asked for."""
-        number = _chunk(chunk)
+        """Append the call's data, cut into `blocks`; the chunk's new length, which is durable if that was asked for.
+
+        `at`: a ticket and a place, and the data are in the client's memory there: see `expect_memory`. Raises
+        `MemoryUnknown` if that is not to be had.
+        """
+        number, place = _chunk(chunk), _number(offset, "an offset")
         self._admission.append(call.peer, number, grant)
-        data = call.data if call.data is not None else memoryview(b"")
-        if len(data) > limits.APPEND_MAX_BYTES:
-            raise errors.ArgumentTooLarge(f"an append has more than {limits.APPEND_MAX_BYTES} bytes")
-        async with self._work(call.peer):
-            length = await self._volumes.append(number, _number(offset, "an offset"), codec.unpack_blocks(blocks), data)
+        parts = codec.unpack_blocks(blocks)
+        with self._data(call, parts, at) as data:
+            if len(data) > limits.APPEND_MAX_BYTES:
+                raise errors.ArgumentTooLarge(f"an append has more than {limits.APPEND_MAX_BYTES} bytes")
+            return await self._append(call.peer, number, place, parts, data, durably=bool(durably))
+
+    @contextmanager
+    def _data(self, call: Call, parts: Sequence[Block], at: Any) -> Iterator[Content]:
+        """What is to be appended, where it came with the call or where it says."""
+        if at is None:
+            yield call.data if call.data is not None else memoryview(b"")
+            return
+        if not isinstance(at, list | tuple) or len(at) != _AT_FIELDS or call.data is not None:
+            raise errors.InvalidArgument("data come with a call, or are at a ticket and a place")
+        with self._memories.reading(call.peer.party, at[0], _number(at[1], "a place"), length_of(parts)) as data:
+            yield data
+
+    async def _append(
+        self, peer: Peer, number: ChunkId, offset: int, parts: Sequence[Block], data: Content, *, durably: bool
+    ) -> int:
+        async with self._work(peer):
+            length = await self._volumes.append(number, offset, parts, data)
             if durably and (await self._volumes.sync([number]))[0] < length:
                 raise errors.DiskFailed(f"chunk {number:x} was appended to and could not be flushed to the disk")
             return length
+
+    @expose
+    @takes_call
+    def expect_memory(self, call: Call) -> tuple[str, bytes]:
+        """Where a client of this host gives its memory, out of which it has bytes appended: an inbox, and a ticket.
+
+        Raises `NotSupported`.
+        """
+        return self._memories.expect(call.peer.party)
 
     @expose
     @takes_call

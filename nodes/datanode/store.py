@@ -54,7 +54,7 @@ from dfs.runtime import Runtime
 from dfs.tasks import holding, open_nursery
 from dfs.types import ChunkId, ClusterId
 from nodes.datanode import chunkfiles, damage, journal, reading, recovery, statefile
-from nodes.datanode.chunkfiles import ChunkFiles, chunk_name
+from nodes.datanode.chunkfiles import ChunkFiles, Content, chunk_name
 from nodes.datanode.damage import Damages
 from nodes.datanode.disk import Disk, File
 from nodes.datanode.index import BlockIndex, Record, records_of
@@ -232,7 +232,7 @@ class ChunkStore:
 
     # --- appending
 
-    async def append(self, chunk: ChunkId, offset: int, blocks: Sequence[Block], data: Buffer) -> int:
+    async def append(self, chunk: ChunkId, offset: int, blocks: Sequence[Block], data: Content) -> int:
         """Append `data`, cut and summed as `blocks`, where the chunk ends; offset 0 creates it. Returns its length.
 
         What is there already is not appended again. Raises Corrupt (data and sums differ), ChunkNotFound,
@@ -242,7 +242,7 @@ class ChunkStore:
         return await self.append_records(chunk, offset, records_of(blocks, offset), data)
 
     async def append_records(
-        self, chunk: ChunkId, offset: int, records: Sequence[Record], data: Buffer | None, *, to_damaged: bool = False
+        self, chunk: ChunkId, offset: int, records: Sequence[Record], data: Content | None, *, to_damaged: bool = False
     ) -> int:
         """As `append`, of blocks some of which may be punched: `data` has only the bytes of the others.
 
@@ -274,7 +274,7 @@ class ChunkStore:
             )
         self._check_room(length)
 
-    async def _write(self, replica: _Replica, records: Sequence[Record], data: Buffer | None) -> None:
+    async def _write(self, replica: _Replica, records: Sequence[Record], data: Content | None) -> None:
         """Append for good; the lock is held, the place is right."""
         length = chunkfiles.total_length(records)
         written = length if data is None else len(data)
@@ -298,7 +298,7 @@ class ChunkStore:
         self._unsynced.setdefault(replica.chunk, trio.current_time())
 
     def _write_blocking(
-        self, replica: _Replica, records: Sequence[Record], data: Buffer | None, generation: int = 1
+        self, replica: _Replica, records: Sequence[Record], data: Content | None, generation: int = 1
     ) -> None:
         """`generation` is for files that are made for it."""
         if replica.files is not None:

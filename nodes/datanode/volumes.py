@@ -26,7 +26,7 @@ from dfs.runtime import Runtime
 from dfs.tasks import open_nursery
 from dfs.types import ChunkId, ClusterId, NodeId
 from nodes.datanode import identity
-from nodes.datanode.chunkfiles import FULL, chunk_name, total_length
+from nodes.datanode.chunkfiles import FULL, Content, chunk_name, total_length
 from nodes.datanode.disk import Disk
 from nodes.datanode.identity import Identity
 from nodes.datanode.index import BlockIndex, Record, records_of
@@ -311,12 +311,12 @@ class Volumes:
 
     # --- chunks; as ChunkStore's methods of the same names
 
-    async def append(self, chunk: ChunkId, offset: int, blocks: Sequence[Block], data: Buffer) -> int:
+    async def append(self, chunk: ChunkId, offset: int, blocks: Sequence[Block], data: Content) -> int:
         """See `ChunkStore.append`; a new chunk goes to the directory with most space. Raises as that."""
         return await self.append_records(chunk, offset, records_of(blocks, offset), data)
 
     async def append_records(
-        self, chunk: ChunkId, offset: int, records: Sequence[Record], data: Buffer | None, *, to_damaged: bool = False
+        self, chunk: ChunkId, offset: int, records: Sequence[Record], data: Content | None, *, to_damaged: bool = False
     ) -> int:
         length = total_length(records) if data is None else len(data)
         self._check_limit(chunk, offset, length)

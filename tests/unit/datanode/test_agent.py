@@ -21,6 +21,7 @@ from nodes.datanode.admission import Admission
 from nodes.datanode.agent import Agent
 from nodes.datanode.bandwidth import TokenBucket
 from nodes.datanode.chain import Chain
+from nodes.datanode.clientmemory import ClientMemories
 from nodes.datanode.copier import Copier
 from nodes.datanode.index import pack_records
 from nodes.datanode.obeyed import Memory, load
@@ -110,7 +111,10 @@ class Node:
     async def running(self) -> AsyncIterator[Agent]:
         scrub = Scrub(*scrub_parts(self))
         chain, node = Chain(self.pool, self.config.namenode), NodeId(self.config.node)
-        service = DataNode(node, self.volumes, ADMISSION, self.bandwidth, self.users, scrub, self.runtime, chain)
+        memories = ClientMemories(None)
+        service = DataNode(
+            *(node, self.volumes, ADMISSION, self.bandwidth, self.users, scrub, self.runtime, chain, memories)
+        )
         server = Server(self.host, greet=service.greet)
         server.register(service, f"dfs.datanode.{self.config.node}")
         async with self.pool, trio.open_nursery() as nursery:
@@ -499,7 +503,8 @@ async def test_a_copy_takes_no_more_than_its_bandwidth_at_either_end(
         scrub, chain = Scrub(*scrub_parts(source)), Chain(source.pool, source.config.namenode)
         server = Server(source.host)
         parts = (source.volumes, ADMISSION, source.bandwidth, source.users, scrub, source.runtime, chain)
-        server.register(DataNode(NodeId("n2"), *parts), "dfs.datanode.n2")
+        memories = ClientMemories(None)
+        server.register(DataNode(NodeId("n2"), *parts, memories), "dfs.datanode.n2")
         await nursery.start(server.serve, "n2:9401")
         for each, name in ((node, "target"), (source, "source")):
             each.bandwidth.rate_bytes_per_s = float(limits.MIB) if name == limited else None
@@ -905,6 +910,7 @@ async def test_a_source_that_has_too_many_copies_to_serve_says_so(autojump_clock
         Scrub(*scrub_parts(source)),
         source.runtime,
         Chain(source.pool, source.config.namenode),
+        ClientMemories(None),
     )
     source.bandwidth.rate_bytes_per_s = 64.0 * KIB
     await service.read_blocks(1, 0, 256)

@@ -20,6 +20,7 @@ from nodes.datanode.admission import Admission
 from nodes.datanode.bandwidth import TokenBucket
 from nodes.datanode.chain import Chain
 from nodes.datanode.chunkfiles import data_path
+from nodes.datanode.clientmemory import ClientMemories
 from nodes.datanode.obeyed import load
 from nodes.datanode.restraint import Restraint
 from nodes.datanode.scrub import Scrub
@@ -67,8 +68,10 @@ class Node:
         users = Users()
         scrub = Scrub(self.volumes, Restraint(0.5, load(disks)), self.runtime, users, 1e6, 1e6)
         admission = Admission(lambda: MASTERS, lambda: 0.0, lambda _: True)
-        chain = Chain(Pool(MemoryNetwork().host("n1")), "namenode:1")
-        self.service = DataNode(NodeId("n1"), self.volumes, admission, TokenBucket(), users, scrub, self.runtime, chain)
+        parts = Chain(Pool(MemoryNetwork().host("n1")), "namenode:1"), ClientMemories(None)
+        self.service = DataNode(
+            *(NodeId("n1"), self.volumes, admission, TokenBucket(), users, scrub, self.runtime, *parts)
+        )
         self._connections = 0
 
     def connect(self, key: Key) -> Peer:
