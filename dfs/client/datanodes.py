@@ -168,8 +168,7 @@ class DataNodes:
     ) -> bool:
         """Append `data` at `offset`, the replica's present end, in calls of `most_bytes`, or what the node takes.
 
-        `placed`: where it is in memory that the node may read.
-
+        `placed`: where it is in memory that the node may be able to read.
         Whether all that the replica has is durable then: not before `sync`, unless it was to be flushed `durably` and
         the node can do that in the same call. May be repeated. After an error any part of it may be there.
         """
@@ -180,26 +179,12 @@ class DataNodes:
             length = length_of(some)
             flush = durably and some is groups[-1]
             timeout_s = limits.CALL_TIMEOUT_S if flush else limits.DATA_TIMEOUT_S
-            args = (chunk, offset, codec.pack_blocks(some), grant, *((True,) if flush else ()))
-            if placed is None or not await self._append_placed(node, args, placed, offset - begin, timeout_s):
+            args = (chunk, offset, codec.pack_blocks(some), grant)
+            if placed is None or not await placed.append(node, (*args, flush), offset - begin, timeout_s):
+                args = (*args, *((True,) if flush else ()))
                 await self.call(node, "append", *args, data=_beginning(data, length), timeout_s=timeout_s)
             offset, data = offset + length, without_first(data, length)
         return durably
-
-    async def _append_placed(
-        self, node: NodeId, args: Sequence[Any], placed: Placed, offset: int, timeout_s: float
-    ) -> bool:
-        """Have a node append what it can read; whether it could."""
-        at = await placed.at(node, offset)
-        if at is None:
-            return False
-        chunk, start, blocks, grant, *flush = args
-        try:
-            await self.call(node, "append", chunk, start, blocks, grant, bool(flush), at, timeout_s=timeout_s)
-        except errors.MemoryUnknown:
-            placed.unknown_to(node)
-            return False
-        return True
 
     def reads_memory(self, node: NodeId) -> bool:
         """Whether a node may be told where in this client's memory something is, as far as it has said."""

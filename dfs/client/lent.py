@@ -393,8 +393,10 @@ class LentChunks:
         try:
             columns, _ = await self._nodes.call(key.node, "lend", key.chunk, grant, self._inbox.name, ticket)
             blocks = _blocks(key.node, columns)
+            await self._inbox.collect(self._runtime)
             descriptor = self._inbox.take(ticket)
-        except errors.Busy:
+        except errors.Busy:  # perhaps of what is there and was never taken
+            await self._inbox.collect(self._runtime)
             return None
         except errors.ProtocolViolation as error:
             self._refuse(key.node, error.message)
@@ -440,12 +442,10 @@ class LentChunks:
                 due = trio.current_time() - limits.LENT_FOR_S
                 for key, lent in [(key, lent) for key, lent in self._lent.items() if lent.since <= due]:
                     self._give_up(key, lent)
-                if self._inbox is not None:
-                    self._inbox.sweep()
         finally:
             self._lent.clear()
             if self._inbox is not None:
-                self._inbox.close()
+                await self._inbox.aclose(self._runtime)
 
     def statistics(self) -> dict[str, int]:
         now = trio.current_time()

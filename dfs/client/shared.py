@@ -1,25 +1,26 @@
 """What this client appends, in memory that DataNodes of its host read: it is copied once, and through no socket.
 
 An append is put into a slot of a `SharedMemory` (`placed`), and each node that can read it there is told where it is
-instead of being sent it. A node is given the memory once, when it first needs it, under a ticket of its own
+instead of being sent it. A node is given the memory once for each connection, when it first needs it
 (`nodes.datanode.clientmemory`). One that does not know it any more is sent the bytes, and is given the memory anew next
-time; one that cannot have it is not asked again for a while.
+time; one that cannot have it, or has lost it twice without having read it, is not asked again for a while.
 
 The memory is made when it is first needed, and given up when nothing was put there for MEMORY_IDLE_S.
 
-Invariant: as long as a slot is taken the memory stays the same, and so do the tickets.
+Invariant: as long as a slot is taken the memory stays the same.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 import trio
 
-from dfs import errors, limits
+from dfs import errors, limits, tasks
 from dfs.checksum import Buffer
 from dfs.rpc import SharedMemory
 from dfs.rpc.handover import give
@@ -28,7 +29,8 @@ from dfs.types import NodeId
 if TYPE_CHECKING:
     from dfs.client.datanodes import DataNodes
 
-_REFUSALS: Final = (errors.NotSupported, errors.NotPermitted, errors.InvalidArgument)
+_REFUSALS: Final = (errors.Busy, errors.NotSupported, errors.NotPermitted, errors.InvalidArgument)
+_INBOX_FIELDS: Final = 3
 
 log = structlog.get_logger(__name__)
 
@@ -40,28 +42,39 @@ class Placed:
         self._shared = shared
         self._place = place
 
-    async def at(self, node: NodeId, offset: int) -> tuple[bytes, int] | None:
-        """What to tell a node of what begins `offset` bytes into the append; None: it is to be sent.
+    async def append(self, node: NodeId, args: Sequence[Any], offset: int, timeout_s: float) -> bool:
+        """Have a node append what begins `offset` bytes into this; whether it could read it.
 
-        Raises what the node says when it is offered the memory, if it does not answer.
+        `args` are those of `append` before its place. Raises what the node says otherwise.
         """
-        ticket = await self._shared.ticket(node)
-        return None if ticket is None else (ticket, self._place + offset)
-
-    def unknown_to(self, node: NodeId) -> None:
-        """A node does not have the memory any more."""
-        self._shared.forget(node)
+        offer = await self._shared.offer_to(node)
+        if offer is None:
+            return False
+        try:
+            await self._shared.nodes.call(node, "append", *args, self._place + offset, timeout_s=timeout_s)
+        except errors.MemoryUnknown:
+            self._shared.note_unknown(node, offer)
+            return False
+        self._shared.note_read(node)
+        return True
 
 
 class SharedAppends:
-    """Of one client. `_tickets` says which nodes have the memory, `_offering` to which it is on its way."""
+    """Of one client.
+
+    `_offers` has the nodes that have the memory, with a number for each time that one was given it; `_offering` those
+    to which it is on its way, `_missed` those that did not have it when they were to read it.
+    """
 
     def __init__(self, nodes: DataNodes) -> None:
-        self._nodes = nodes
+        self.nodes = nodes
         self._memory: SharedMemory | None = None
         self._used_at = 0.0
-        self._tickets: dict[NodeId, bytes] = {}
+        self._is_over = False
+        self._numbers = itertools.count()
+        self._offers: dict[NodeId, int] = {}
         self._offering: set[NodeId] = set()
+        self._missed: set[NodeId] = set()
         self._refused_until: dict[NodeId, float] = {}
         self._none_until = 0.0
         self._placed_bytes = 0
@@ -82,12 +95,14 @@ class SharedAppends:
         finally:
             memory.free(place)
             self._used_at = trio.current_time()
+            if self._is_over and memory.is_unused:
+                self._close()
 
     def _may_read(self, node: NodeId) -> bool:
-        return self._nodes.reads_memory(node) and trio.current_time() >= self._refused_until.get(node, 0.0)
+        return self.nodes.reads_memory(node) and trio.current_time() >= self._refused_until.get(node, 0.0)
 
     def _make(self) -> SharedMemory | None:
-        if trio.current_time() < self._none_until:
+        if self._is_over or trio.current_time() < self._none_until:
             return None
         try:
             self._memory = SharedMemory(limits.SHARED_SLOTS, limits.APPEND_MAX_BYTES)
@@ -96,37 +111,56 @@ class SharedAppends:
             self._none_until = trio.current_time() + limits.LEND_AGAIN_AFTER_S
         return self._memory
 
-    async def ticket(self, node: NodeId) -> bytes | None:
-        """The ticket of the memory at a node, which is offered it where it has none; None: it cannot have it now."""
-        ticket = self._tickets.get(node)
-        if ticket is None and node not in self._offering and self._may_read(node):
+    # --- who has it -------------------------------------------------------------------------------------
+
+    async def offer_to(self, node: NodeId) -> int | None:
+        """The offer by which a node has the memory, made now where it has none; None: it cannot have it now.
+
+        Raises what the node says, unless that is a refusal.
+        """
+        offer = self._offers.get(node)
+        if offer is None and node not in self._offering and self._may_read(node):
             self._offering.add(node)
             try:
-                ticket = await self._offer(node)
+                await self._offer(node)
             finally:
                 self._offering.discard(node)
-        return ticket
+            offer = self._offers.get(node)
+        return offer
 
-    async def _offer(self, node: NodeId) -> bytes | None:
+    async def _offer(self, node: NodeId) -> None:
         assert self._memory is not None, "a slot of it is taken"
         try:
-            (name, ticket), _ = await self._nodes.call(node, "expect_memory")
-            if not isinstance(name, str) or not isinstance(ticket, bytes):
-                raise errors.NotSupported("it says no inbox and no ticket")
-            give(name, ticket, self._memory.descriptor(), to_anybody=True)
-        except errors.Busy:
-            return None
+            reply, _ = await self.nodes.call(node, "expect_memory")
+            name, ticket, user = _inbox_of(reply)
+            give(name, ticket, _descriptor_of(self._memory), [user])
+            await self.nodes.call(node, "take_memory")
+        except errors.MemoryUnknown:
+            self._miss(node)
         except _REFUSALS as error:
-            log.info(
-                "a DataNode of this host reads nothing out of this client's memory", node=node, reason=error.message
-            )
-            self._refused_until[node] = trio.current_time() + limits.LEND_AGAIN_AFTER_S
-            return None
-        self._tickets[node] = ticket
-        return ticket
+            self._refuse(node, error.message)
+        else:
+            self._offers[node] = next(self._numbers)
 
-    def forget(self, node: NodeId) -> None:
-        self._tickets.pop(node, None)
+    def note_unknown(self, node: NodeId, offer: int) -> None:
+        """A node that has had this offer does not have the memory any more."""
+        if self._offers.get(node) == offer:
+            del self._offers[node]
+            self._miss(node)
+
+    def note_read(self, node: NodeId) -> None:
+        self._missed.discard(node)
+
+    def _miss(self, node: NodeId) -> None:
+        if node in self._missed:
+            self._refuse(node, "it does not keep what it is given")
+        self._missed.add(node)
+
+    def _refuse(self, node: NodeId, reason: str) -> None:
+        log.info("a DataNode of this host reads nothing out of this client's memory", node=node, reason=reason)
+        self._refused_until[node] = trio.current_time() + limits.LEND_AGAIN_AFTER_S
+
+    # --- the end ----------------------------------------------------------------------------------------
 
     async def give_up(self) -> None:
         """Give the memory up when nobody needs it. Runs until cancelled."""
@@ -135,16 +169,50 @@ class SharedAppends:
                 await trio.sleep(limits.MEMORY_IDLE_S / 4)
                 is_due = trio.current_time() >= self._used_at + limits.MEMORY_IDLE_S
                 if self._memory is not None and self._memory.is_unused and is_due:
-                    self._close()
+                    await self._drop(self._close())
         finally:
+            self._is_over = True
             if self._memory is not None and self._memory.is_unused:
                 self._close()
 
-    def _close(self) -> None:
+    def _close(self) -> list[NodeId]:
+        """Close the memory; the nodes that have it."""
         assert self._memory is not None
         self._memory.close()
         self._memory = None
-        self._tickets.clear()
+        nodes = list(self._offers)
+        self._offers.clear()
+        return nodes
+
+    async def _drop(self, nodes: Sequence[NodeId]) -> None:
+        """Tell nodes that they need not keep the memory, which is only gone then."""
+
+        async def drop(node: NodeId) -> None:
+            try:
+                await self.nodes.call(node, "drop_memory", attempts=1)
+            except errors.DfsError as error:  # it goes with the connection
+                log.debug("memory not given up", node=node, error=str(error))
+
+        async with tasks.open_nursery() as nursery:
+            for node in nodes:
+                nursery.start_soon(drop, node)
 
     def statistics(self) -> dict[str, int]:
         return {"placed_bytes": self._placed_bytes}
+
+
+def _inbox_of(reply: Any) -> tuple[str, bytes, int]:
+    """What `expect_memory` answers. Raises `NotSupported` if it is something else."""
+    if isinstance(reply, list | tuple) and len(reply) >= _INBOX_FIELDS:
+        name, ticket, user = reply[:_INBOX_FIELDS]
+        if isinstance(name, str) and isinstance(ticket, bytes) and isinstance(user, int):
+            return name, ticket, user
+    raise errors.NotSupported("it does not say where it takes memory")
+
+
+def _descriptor_of(memory: SharedMemory) -> int:
+    """Raises `Busy` if this process can have no more."""
+    try:
+        return memory.descriptor()
+    except OSError as error:
+        raise errors.Busy(f"this process can hand over no file now: {error.strerror}") from error

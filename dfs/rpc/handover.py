@@ -6,8 +6,8 @@ called puts the ticket and the file there (`give`), and answers. So when the ans
 end has waited for the other.
 
 Files are given to root and to the giver's own user only: whose process listens, the kernel knows (SO_PEERCRED). Memory
-that nobody else can change (`dfs.rpc.sharing`) is given to whoever has the inbox that was named over an authenticated
-connection. Abstract names belong to a network namespace: a process in another one, as in most containers, is not
+that nobody else can change (`dfs.rpc.sharing`) is given to the user who has said over an authenticated connection that
+the inbox is his. Abstract names belong to a network namespace: a process in another one, as in most containers, is not
 reached.
 
 **What that means.** What is given is open for reading only. But whoever has it can open the same file again by
@@ -20,8 +20,10 @@ can be switched off where such containers have keys (`lend` in a DataNode's conf
 **Strangers.** The names of inboxes can be read in /proc/net/unix, so anybody on the host may connect; without a ticket,
 which nobody can guess, he brings nothing. Who connects is not asked for his user: a DataNode may have one of its own.
 Whoever has connected and sent nothing yet is heard later, as a giver that was interrupted there is, but no longer than
-until the second `sweep`, and the oldest makes room. Everybody is let in whenever the inbox is used, so that those of
-whom nobody expects anything any more do not fill it.
+for _SILENT_MAX_S, and the oldest makes room. Everybody is let in whenever something is collected, so that those of whom
+nobody expects anything any more do not fill it. What a stranger sends is closed, and that may take as long as he likes:
+a socket lingers, a file may be one of a file system that does not answer. So only threads that can be left behind
+receive and close.
 """
 
 from __future__ import annotations
@@ -30,15 +32,25 @@ import errno
 import os
 import secrets
 import socket
+import threading
+import time
+from collections.abc import Collection
 from typing import Final
+
+import trio
 
 from dfs import errors
 from dfs.rpc.shortcut import OVERFLOW_UID, credentials
+from dfs.runtime import Runtime
 
 _NAME_BYTES: Final = 16
 _BACKLOG: Final = 128
 _SILENT_MAX: Final = 64
 """Connections that have sent nothing yet."""
+_SHORT: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_SILENT_MAX_S: Final = 30.0
+COLLECT_MAX_S: Final = 1.0
+"""What a collection takes in any case; it is a matter of microseconds, unless somebody means harm."""
 NAME_MAX_CHARS: Final = 2 * _NAME_BYTES
 TICKET_BYTES: Final = 16
 
@@ -46,14 +58,18 @@ TICKET_BYTES: Final = 16
 class Inbox:
     """Where others put open files. `name` is what they are told.
 
-    `_expected` has the tickets that somebody waits for, with the file where it has arrived. `_silent` are the
-    connections over which nothing came yet, the oldest first, and whether they were there at the last `sweep`.
+    `_expected` has the tickets that somebody waits for, with the file where it has arrived; `_unwanted` is to be
+    closed. `_silent` are the connections over which nothing came yet, the oldest first, and since when. Threads that
+    hold `_collecting` may stand still for long, those that hold `_lock` never do: it guards `_expected`.
     """
 
     def __init__(self) -> None:
         self.name = secrets.token_hex(_NAME_BYTES)
         self._expected: dict[bytes, int | None] = {}
-        self._silent: dict[socket.socket, bool] = {}
+        self._unwanted: list[int] = []
+        self._silent: dict[socket.socket, float] = {}
+        self._collecting = threading.Lock()
+        self._lock = threading.Lock()
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._sock.setblocking(False)
         try:
@@ -65,37 +81,57 @@ class Inbox:
 
     def expect(self) -> bytes:
         """A new ticket. `forget` it in the end."""
-        self._collect()
         ticket = secrets.token_bytes(TICKET_BYTES)
-        self._expected[ticket] = None
+        with self._lock:
+            self._expected[ticket] = None
         return ticket
 
+    async def collect(self, runtime: Runtime) -> None:
+        """Have `take` find what has arrived; after COLLECT_MAX_S it may not."""
+        with trio.move_on_after(COLLECT_MAX_S):
+            await runtime.run_abandonable(self.collect_blocking)
+
     def take(self, ticket: bytes) -> int | None:
-        """The descriptor that has arrived with a ticket, for the caller to close; None if there is none."""
-        self._collect()
-        found = self._expected[ticket]
-        self._expected[ticket] = None
+        """The descriptor that was collected with a ticket, for the caller to close; None if there is none."""
+        with self._lock:
+            found = self._expected[ticket]
+            self._expected[ticket] = None
         return found
 
     def forget(self, ticket: bytes) -> None:
-        """Nobody waits any more: what arrived, or arrives, with this ticket is closed."""
-        self._collect()
-        found = self._expected.pop(ticket, None)
+        """Nobody waits any more: what has come, or comes, with this ticket is closed when others are collected."""
+        with self._lock:
+            found = self._expected.pop(ticket, None)
         if found is not None:
-            os.close(found)
+            self.put_away(found)
 
-    def sweep(self) -> None:
-        """Close the connections that have sent nothing since the sweep before: to be called now and then."""
-        self._collect()
-        for sock, was_there in list(self._silent.items()):
-            self._silent[sock] = True
-            if was_there:
-                self._close_silent(sock)
+    def put_away(self, descriptor: int) -> None:
+        """Close a descriptor that is not what it should be when others are collected: that may take its time."""
+        self._unwanted.append(descriptor)
+
+    async def aclose(self, runtime: Runtime) -> None:
+        """Nothing is taken any more."""
+        with trio.CancelScope(shield=True), trio.move_on_after(COLLECT_MAX_S):
+            await runtime.run_abandonable(self.close_blocking)
+
+    # --- in threads -------------------------------------------------------------------------------------
+
+    def collect_blocking(self) -> None:
+        """Take what has arrived; of the newly connected, no more than can wait to be let in."""
+        if not self._collecting.acquire(timeout=COLLECT_MAX_S):
+            return
+        try:
+            self._collect()
+        finally:
+            self._collecting.release()
 
     def _collect(self) -> None:
-        """Take what has arrived; of the newly connected, no more than can wait to be let in."""
-        for sock in list(self._silent):
-            self._receive(sock)
+        while self._unwanted:
+            os.close(self._unwanted.pop())
+        due = time.monotonic() - _SILENT_MAX_S
+        for sock, since in list(self._silent.items()):
+            if not self._receive(sock) and since <= due:
+                self._close_silent(sock)
         for _ in range(_BACKLOG):
             try:
                 sock, _ = self._sock.accept()
@@ -104,66 +140,80 @@ class Inbox:
             sock.setblocking(False)
             if len(self._silent) >= _SILENT_MAX:
                 self._close_silent(next(iter(self._silent)))
-            self._silent[sock] = False
+            self._silent[sock] = time.monotonic()
             self._receive(sock)
 
-    def _receive(self, sock: socket.socket) -> None:
+    def _receive(self, sock: socket.socket) -> bool:
+        """Whether the connection has said what it had to say, and is closed."""
         try:
             ticket, descriptors, _, _ = socket.recv_fds(sock, TICKET_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             ticket, descriptors = b"", []
-        self._close_silent(sock)
         for descriptor in descriptors:
-            if self._expected.get(ticket, descriptor) is None:
-                self._expected[ticket] = descriptor
-            else:
+            with self._lock:
+                is_expected = self._expected.get(ticket, descriptor) is None
+                if is_expected:
+                    self._expected[ticket] = descriptor
+            if not is_expected:
                 os.close(descriptor)
+        self._close_silent(sock)
+        return True
 
     def _close_silent(self, sock: socket.socket) -> None:
         del self._silent[sock]
         sock.close()
 
-    def close(self) -> None:
-        self._collect()
-        for ticket in list(self._expected):
-            self.forget(ticket)
-        for sock in list(self._silent):
-            self._close_silent(sock)
-        self._sock.close()
+    def close_blocking(self) -> None:
+        """As `aclose`."""
+        self._collecting.acquire()
+        try:
+            self._collect()
+            with self._lock:
+                arrived = [found for found in self._expected.values() if found is not None]
+                self._expected.clear()
+            for descriptor in arrived:
+                os.close(descriptor)
+            for sock in list(self._silent):
+                self._close_silent(sock)
+            self._sock.close()
+        finally:
+            self._collecting.release()
 
 
-def give(name: str, ticket: bytes, descriptor: int, *, to_anybody: bool = False) -> None:
+def give(name: str, ticket: bytes, descriptor: int, to: Collection[int] = ()) -> None:
     """Give a file away to who has the inbox of that name: here the descriptor is closed, whatever happens.
 
-    `to_anybody`: he may be another user.
-    Raises `NotSupported` if he cannot be reached from here, `NotPermitted` if he is another user, `Busy` if too much
-    waits for him already.
+    He is one of the users `to`; if none are named, root or this process's own. Raises `NotSupported` if he cannot be
+    reached from here, `NotPermitted` if he is another user, `Busy` if too much waits for him already or this process
+    can open nothing more.
     """
     try:
-        _send(name, ticket, descriptor, to_anybody)
+        _send(name, ticket, descriptor, to or (0, os.geteuid()))
     finally:
         os.close(descriptor)
 
 
-def _send(name: str, ticket: bytes, descriptor: int, to_anybody: bool) -> None:
+def _send(name: str, ticket: bytes, descriptor: int, to: Collection[int]) -> None:
     if len(name) > NAME_MAX_CHARS or len(ticket) != TICKET_BYTES:
         raise errors.InvalidArgument("this is no inbox, or no ticket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.setblocking(False)
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.setblocking(False)
             sock.connect(_address(name))
             uid = credentials(sock).uid
-            if not to_anybody and (uid == OVERFLOW_UID or uid not in (0, os.geteuid())):
-                raise errors.NotPermitted(f"files are handed to root and to their owner, not to user {uid}")
+            if uid == OVERFLOW_UID or uid not in to:
+                raise errors.NotPermitted(f"a file is not handed to user {uid}")
             socket.send_fds(sock, [ticket], [descriptor])
-        except OSError as error:
-            if isinstance(error, errors.DfsError):
-                raise
-            if error.errno == errno.EAGAIN:
-                raise errors.Busy("the process that wants a file has not taken others that wait for it") from None
-            raise errors.NotSupported(f"no file can be handed to that process: {error.strerror}") from None
+    except OSError as error:
+        if isinstance(error, errors.DfsError):
+            raise
+        if error.errno == errno.EAGAIN:
+            raise errors.Busy("the process that wants a file has not taken others that wait for it") from None
+        if error.errno in _SHORT:
+            raise errors.Busy(f"no file can be handed over now: {error.strerror}") from None
+        raise errors.NotSupported(f"no file can be handed to that process: {error.strerror}") from None
 
 
 def _address(name: str) -> str:

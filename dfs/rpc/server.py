@@ -89,8 +89,9 @@ class Server:
     `greet(peer, handshake)` sees a client's handshake and returns ours: a dict or None for a dfs client (which
     gets it with the protocol's version), anything that serializes for a stock one (None: "hello"). It refuses by
     raising a DfsError, whose message the client sees. `gate` admits those who prove that they know a key;
-    `authorize(peer, method, arguments)` raises a DfsError for a call that the peer may not make. `spoken`: the versions
-    of our protocol in which it answers. Everything here belongs to the one trio loop.
+    `authorize(peer, method, arguments)` raises a DfsError for a call that the peer may not make. `parted(peer)` is
+    called when a connection has ended. `spoken`: the versions of our protocol in which it answers. Everything here
+    belongs to the one trio loop.
     """
 
     def __init__(
@@ -100,12 +101,14 @@ class Server:
         greet: Greet | None = None,
         gate: authentication.Gate | None = None,
         authorize: Authorize | None = None,
+        parted: Callable[[Peer], None] | None = None,
         spoken: versions.Versions = versions.SPOKEN,
     ) -> None:
         self._network = network
         self._greet = greet
         self._gate = gate
         self._authorize = authorize
+        self._parted = parted
         self._spoken = spoken
         self._registry = Registry()
         self._registry.add(_DaemonObject(self, self._registry), DAEMON_OBJECT)
@@ -254,6 +257,8 @@ class Server:
                 await connection.channel.aclose("the server closed it")
             self._connections.pop(connection, None)
             self._strangers.pop(connection, None)
+            if self._parted is not None:
+                self._parted(connection.peer)
             if self._closing and not self._connections:
                 self._idle.set()
 

@@ -18,6 +18,7 @@ import fcntl
 import heapq
 import mmap
 import os
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
@@ -29,18 +30,19 @@ _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL | _F
 
 
 class SharedMemory:
-    """`slots` of `slot_bytes` each; the memory of one that was never used is not taken."""
+    """`slots` of `slot_bytes` each. Memory is taken when it is first used."""
 
     def __init__(self, slots: int, slot_bytes: int) -> None:
-        """Raises OSError where the system has no such memory, or none left."""
+        """Raises OSError where the system has no such memory."""
         self._slot_bytes = slot_bytes
-        self._size = slots * slot_bytes
-        self._free = list(range(0, self._size, slot_bytes))
+        self._free = list(range(0, slots * slot_bytes, slot_bytes))
         """A heap: as few slots as possible are ever used."""
+        self._taken: dict[int, int] = {place: place for place in self._free}
+        """How far the memory of each slot is taken."""
         self._descriptor = os.memfd_create("dfs", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
-            os.ftruncate(self._descriptor, self._size)
-            self._mapping = mmap.mmap(self._descriptor, self._size)
+            os.ftruncate(self._descriptor, slots * slot_bytes)
+            self._mapping = mmap.mmap(self._descriptor, slots * slot_bytes)
             self._view = memoryview(self._mapping)
             fcntl.fcntl(self._descriptor, fcntl.F_ADD_SEALS, _SEALS)
         except OSError:
@@ -49,18 +51,25 @@ class SharedMemory:
 
     @property
     def is_unused(self) -> bool:
-        return len(self._free) * self._slot_bytes == self._size
+        return len(self._free) == len(self._taken)
 
     def put(self, buffers: Iterable[Buffer], length: int) -> int | None:
         """Copy `length` bytes into a slot; where they are, to be given to `free`. None where there is no room."""
         if length > self._slot_bytes or not self._free:
             return None
-        place = position = heapq.heappop(self._free)
+        place = self._free[0]
+        end = place + length
+        try:
+            if end > self._taken[place]:  # a mapping of memory that is not to be had would end the process
+                os.posix_fallocate(self._descriptor, self._taken[place], end - self._taken[place])
+                self._taken[place] = end
+        except OSError:
+            return None
+        target, position = self._view[place:end], 0
         for buffer in buffers:
-            end = position + len(buffer)
-            self._view[position:end] = buffer
-            position = end
-        return place
+            target[position : position + len(buffer)] = buffer
+            position += len(buffer)
+        return heapq.heappop(self._free)
 
     def free(self, place: int) -> None:
         heapq.heappush(self._free, place)
@@ -77,23 +86,20 @@ class SharedMemory:
 
 
 class ForeignMemory:
-    """Another process's `SharedMemory`. Threads may read it at the same time.
+    """Another process's `SharedMemory`, closed when nobody refers to it any more. Threads may read it at the same time.
 
     `spare` has buffers of `part_bytes` for them, which several memories may have in common.
     """
 
     def __init__(self, descriptor: int, size_max_bytes: int, spare: list[bytearray], part_bytes: int) -> None:
-        """The descriptor is closed with this, or now. Raises `NotSupported` if it is of something else, or larger."""
+        """Takes the descriptor over. Raises `NotSupported` if it is of something else, or larger: then it does not."""
+        self._size = _size_of(descriptor)
+        if self._size > size_max_bytes:
+            raise errors.NotSupported(f"memory of {self._size} bytes is shared, and {size_max_bytes} are too many")
         self._descriptor = descriptor
         self._spare = spare
         self._part_bytes = part_bytes
-        try:
-            self._size = _size_of(descriptor)
-            if self._size > size_max_bytes:
-                raise errors.NotSupported(f"memory of {self._size} bytes is shared, and {size_max_bytes} are too many")
-        except errors.NotSupported:
-            os.close(descriptor)
-            raise
+        weakref.finalize(self, os.close, descriptor)
 
     def span(self, place: int, length: int) -> SharedBytes:
         """Raises `InvalidArgument` if it has no such bytes."""
@@ -104,7 +110,7 @@ class ForeignMemory:
     def parts(self, place: int, lengths: Iterable[int]) -> Iterator[memoryview]:
         """Copies of what is there, one after the other, each as long as is asked for and valid until the next.
 
-        Raises `Corrupt` where they cannot be read.
+        Raises `MemoryUnknown` where it cannot be read.
         """
         try:
             buffer = self._spare.pop()
@@ -123,12 +129,9 @@ class ForeignMemory:
         try:
             is_whole = os.preadv(self._descriptor, [part], place) == len(part)
         except OSError as error:
-            raise errors.Corrupt(f"shared memory cannot be read: {error.strerror}") from error
+            raise errors.MemoryUnknown(f"shared memory cannot be read: {error.strerror}") from error
         if not is_whole:
-            raise errors.Corrupt("shared memory ends before it should")
-
-    def close(self) -> None:
-        os.close(self._descriptor)
+            raise errors.MemoryUnknown("shared memory ends before it should")
 
 
 class SharedBytes:

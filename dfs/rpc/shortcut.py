@@ -19,6 +19,7 @@ import errno
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -27,6 +28,7 @@ import structlog
 from dfs.rpc.address import TcpAddress
 
 _UCRED: Final = struct.Struct("=iII")
+_SO_PASSRIGHTS: Final = 83  # of asm-generic/socket.h
 OVERFLOW_UID: Final = 65534  # stands for every user that this user namespace does not know
 _ANY: Final = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 _TABLES: Final = {socket.AF_INET: Path("/proc/net/tcp"), socket.AF_INET6: Path("/proc/net/tcp6")}
@@ -47,10 +49,19 @@ def credentials(sock: socket.socket) -> Credentials:
     return Credentials(*_UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)))
 
 
+def refuse_files(sock: socket.socket) -> None:
+    """Have a listening Unix socket's connections bring no open files: whoever is sent one has to close it, and that can
+    take as long as the sender likes. Linux can do that since 6.16.
+    """
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
+
+
 def listen(host: str, port: int, backlog: int) -> socket.socket | None:
     """A listening Unix socket for who listens at a numeric address; None if somebody else has its name."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        refuse_files(sock)
         sock.bind(_name(host, port))
         sock.listen(backlog)
     except OSError as error:

@@ -351,6 +351,7 @@ async def _listen_tcp(where: TcpAddress, tls: Tls | None, short_cuts: bool) -> S
 def _listen_unix(where: UnixAddress) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        shortcut.refuse_files(sock)
         try:
             sock.bind(where.path)
         except OSError as error:

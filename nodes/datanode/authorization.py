@@ -15,7 +15,7 @@ _ADMINS: Final = frozenset({Role.ADMIN})
 
 METHODS: Final[Mapping[str, frozenset[Role]]] = {
     **dict.fromkeys(("read", "lend", "status"), _ALL),
-    **dict.fromkeys(("append", "expect_memory", "sync"), _WRITERS),
+    **dict.fromkeys(("append", "drop_memory", "expect_memory", "sync", "take_memory"), _WRITERS),
     "append_chain": _WRITERS | {Role.NODE},
     "read_blocks": frozenset({Role.NODE, Role.ADMIN}),
     "damaged_blocks": frozenset({Role.NODE, Role.ADMIN}),

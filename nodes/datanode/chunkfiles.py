@@ -177,25 +177,28 @@ class ChunkFiles:
         None: nobody has the bytes of these blocks, and a hole is in their place. Raises Corrupt if `data` does not
         match their checksums. After an error the files are as before.
         """
+        if isinstance(data, Buffer):
+            self._verify(records, data)
         try:
             if data is None:
                 self.data.truncate(index.length + total_length(records))
             elif isinstance(data, SharedBytes):
                 groups = list(_grouped(records, limits.MEMORY_PART_BYTES))
                 for some, part in zip(groups, data.parts([total_length(some) for some in groups]), strict=True):
-                    self._write_verified(some, part)
+                    self._verify(some, part)
+                    self._write_runs(some, part)
             else:
-                self._write_verified(records, memoryview(data))
+                self._write_runs(records, memoryview(data))
             self._write_records(len(index), records)
         except OSError:
             self.data.truncate(index.length)
             self._index.truncate(formats.RECORDS_OFFSET + len(index) * formats.RECORD_BYTES)
             raise
 
-    def _write_verified(self, records: Sequence[Record], data: memoryview) -> None:
+    def _verify(self, records: Sequence[Record], data: Buffer) -> None:
+        """Raises Corrupt unless `data` is what they sum."""
         blocks = [(length, crc) for _, length, crc, punched in records if not punched]
         verify(data, blocks, f"chunk {chunk_name(self._chunk)}: what was to be appended")
-        self._write_runs(records, data)
 
     def _write_runs(self, records: Sequence[Record], data: memoryview) -> None:
         if total_length(records) == len(data):  # none is punched, as verified

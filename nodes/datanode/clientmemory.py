@@ -1,50 +1,47 @@
 """Memory of clients on this host, out of which a DataNode reads what they append (`dfs.rpc.sharing`).
 
-    client: expect_memory() -> inbox, ticket;  gives its memory there;  append(..., [ticket, place]), again and again
+    client: expect_memory() -> inbox, ticket, user;  gives its memory there;  take_memory()
+            append(..., at=place), as often as it likes;  drop_memory()
 
-The ticket names the memory from then on, to whoever shares the key and the host that it was given out to. Which ones
-there are is no promise: those of which nothing was read for MEMORY_IDLE_S are closed, as are the oldest of too many,
-and a node that was restarted has none. `MemoryUnknown` says so, and the client sends the bytes themselves.
-
-What is being read is closed when that has ended.
+The memory belongs to the connection: when that ends, or brings another, it is closed, as soon as nobody reads it. An
+append over a connection without one gets `MemoryUnknown`, and the client sends the bytes. There are at most
+MEMORIES_MAX, and MEMORIES_OF_PARTY_MAX of one key and host: who wants one more is told that he cannot.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+from weakref import WeakKeyDictionary
 
 import trio
 
 from dfs import errors, limits
-from dfs.rpc import ForeignMemory, Inbox, Party, SharedBytes
+from dfs.rpc import ForeignMemory, Inbox, Party, Peer, SharedBytes
+from dfs.runtime import Runtime
 
 
-class _Memory:
-    """What a ticket names. `memory` is None until it has arrived; `users` read it now."""
+class _Client:
+    """What a connection has to do with memory: a ticket for what is to come, and what has."""
 
-    __slots__ = ("is_dropped", "memory", "party", "used_at", "users")
+    __slots__ = ("memory", "ticket")
 
-    def __init__(self, party: Party) -> None:
-        self.party = party
+    def __init__(self, ticket: bytes) -> None:
+        self.ticket: bytes | None = ticket
         self.memory: ForeignMemory | None = None
-        self.used_at = trio.current_time()
-        self.users = 0
-        self.is_dropped = False
-
-    def close_unused(self) -> None:
-        if self.is_dropped and not self.users and self.memory is not None:
-            self.memory.close()
-            self.memory = None
 
 
 class ClientMemories:
-    """Of one DataNode; none where there is no `inbox` for them. In the order in which they were last used."""
+    """Of one DataNode; none where there is no `inbox` for them.
 
-    def __init__(self, inbox: Inbox | None) -> None:
+    `_clients` are the connections that have asked, by their peers' ids. `_read` has the memories to which anybody still
+    refers, and who gave them.
+    """
+
+    def __init__(self, inbox: Inbox | None, runtime: Runtime) -> None:
         self._inbox = inbox
-        self._known: OrderedDict[bytes, _Memory] = OrderedDict()
+        self._runtime = runtime
+        self._clients: dict[int, _Client] = {}
+        self._read: WeakKeyDictionary[ForeignMemory, Party] = WeakKeyDictionary()
         self._spare: list[bytearray] = []
 
     @property
@@ -52,69 +49,71 @@ class ClientMemories:
         """Whether clients may share memory with this node."""
         return self._inbox is not None
 
-    def expect(self, party: Party) -> tuple[str, bytes]:
-        """Where memory is to be given: an inbox's name, and a ticket. Raises `NotSupported`."""
+    def expect(self, peer: Peer) -> tuple[str, bytes, int]:
+        """Where a peer is to give its memory: an inbox's name, a ticket, and whose it is. It has none until then.
+
+        Raises `NotSupported`.
+        """
         if self._inbox is None:
             raise errors.NotSupported("this DataNode reads no memory of others")
+        self.drop(peer)
         ticket = self._inbox.expect()
-        self._known[ticket] = _Memory(party)
-        while len(self._known) > limits.MEMORIES_MAX:
-            self._drop(next(iter(self._known)))
-        return self._inbox.name, ticket
+        self._clients[peer.id] = _Client(ticket)
+        return self._inbox.name, ticket, os.geteuid()
 
-    @contextmanager
-    def reading(self, party: Party, ticket: object, place: int, length: int) -> Iterator[SharedBytes]:
-        """Around reading bytes of a memory.
+    async def take(self, peer: Peer) -> None:
+        """Take what a peer has given.
 
-        Raises `MemoryUnknown`, `InvalidArgument`; `NotSupported` if what was given is no such memory.
+        Raises `MemoryUnknown` if nothing came, `NotSupported` if it is no such memory, `Busy` if there are too many.
         """
-        known = self._known.get(ticket) if isinstance(ticket, bytes) else None
-        if known is None or known.party != party or not isinstance(ticket, bytes):
-            raise errors.MemoryUnknown("no memory is known by this ticket")
-        if known.memory is None:
-            known.memory = self._arrived(ticket)
-        span = known.memory.span(place, length)
-        self._known.move_to_end(ticket)
-        known.users += 1
-        try:
-            yield span
-        finally:
-            known.users -= 1
-            known.used_at = trio.current_time()
-            known.close_unused()
-
-    def _arrived(self, ticket: bytes) -> ForeignMemory:
-        assert self._inbox is not None, "it has given the ticket out"
-        descriptor = self._inbox.take(ticket)
+        client = self._clients.get(peer.id)
+        if client is None or client.ticket is None or self._inbox is None:
+            raise errors.MemoryUnknown("no memory is expected")
+        await self._inbox.collect(self._runtime)
+        if client.ticket is None:
+            raise errors.MemoryUnknown("no memory is expected any more")
+        descriptor = self._inbox.take(client.ticket)
         if descriptor is None:
-            self._drop(ticket)
             raise errors.MemoryUnknown("the memory that was to come has not arrived")
+        self._forget_ticket(client)
         try:
-            return ForeignMemory(descriptor, limits.MEMORY_MAX_BYTES, self._spare, limits.MEMORY_PART_BYTES)
-        except errors.NotSupported:
-            self._drop(ticket)
+            self._check_number(peer.party)
+            memory = ForeignMemory(descriptor, limits.MEMORY_MAX_BYTES, self._spare, limits.MEMORY_PART_BYTES)
+        except errors.DfsError:
+            self._inbox.put_away(descriptor)
             raise
+        self._read[memory] = peer.party
+        client.memory = memory
 
-    def _drop(self, ticket: bytes) -> None:
-        assert self._inbox is not None, "it has given the ticket out"
-        self._inbox.forget(ticket)
-        known = self._known.pop(ticket)
-        known.is_dropped = True
-        known.close_unused()
+    def _check_number(self, party: Party) -> None:
+        of_party = sum(other == party for other in self._read.values())
+        if len(self._read) >= limits.MEMORIES_MAX or of_party >= limits.MEMORIES_OF_PARTY_MAX:
+            raise errors.Busy("this DataNode reads the memory of as many clients as it can")
 
-    async def look_after(self) -> None:
-        """Close what nobody uses. Runs until cancelled; all are closed then."""
+    def _forget_ticket(self, client: _Client) -> None:
+        ticket, client.ticket = client.ticket, None
+        if ticket is not None and self._inbox is not None:
+            self._inbox.forget(ticket)
+
+    def drop(self, peer: Peer) -> None:
+        """Close what a peer has given, as soon as nobody reads it, and expect nothing of it."""
+        client = self._clients.pop(peer.id, None)
+        if client is not None:
+            self._forget_ticket(client)
+
+    def span(self, peer: Peer, place: int, length: int) -> SharedBytes:
+        """Bytes in a peer's memory. Raises `MemoryUnknown`, `InvalidArgument`."""
+        client = self._clients.get(peer.id)
+        if client is None or client.memory is None:
+            raise errors.MemoryUnknown("no memory came over this connection")
+        return client.memory.span(place, length)
+
+    async def run(self) -> None:
+        """Keep no more buffers than are needed. Runs until cancelled; no memory is taken any more then."""
         try:
             while True:
-                await trio.sleep(limits.MEMORY_IDLE_S / 2)
-                due = trio.current_time() - limits.MEMORY_IDLE_S
-                for ticket in [ticket for ticket, known in self._known.items() if known.used_at <= due]:
-                    self._drop(ticket)
+                await trio.sleep(limits.MEMORY_IDLE_S)
                 del self._spare[limits.MEMORY_PARTS_KEPT :]
-                if self._inbox is not None:
-                    self._inbox.sweep()
         finally:
-            for ticket in list(self._known):
-                self._drop(ticket)
             if self._inbox is not None:
-                self._inbox.close()
+                await self._inbox.aclose(self._runtime)

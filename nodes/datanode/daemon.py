@@ -114,13 +114,13 @@ async def _serve(
     gate = Gate(keys.DATANODE, datanode_object(config.node), key_file.masters, clock)
     admission = Admission(lambda: gate.masters, clock, gate.admits)
     chain = Chain(pool, config.namenode)
-    memories = ClientMemories(network.inbox())
-    nursery.start_soon(memories.look_after)
+    memories = ClientMemories(network.inbox(), runtime)
+    nursery.start_soon(memories.run)
     service = DataNode(
         *(NodeId(config.node), volumes, admission, bandwidth, users, scrub, runtime, chain, memories),
         lends=config.lend,
     )
-    server = Server(network, greet=service.greet, gate=gate, authorize=authorize, spoken=spoken)
+    server = Server(network, greet=service.greet, gate=gate, authorize=authorize, parted=memories.drop, spoken=spoken)
     server.register(service, datanode_object(config.node))
     keyring = Keyring(key_file, gate, pool, server, runtime, keep)
     with named("listen", "datanode.toml"):

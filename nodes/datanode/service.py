@@ -9,8 +9,8 @@ most nor who does not take his answers keeps others waiting.
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any, Final
 
 import trio
@@ -37,7 +37,6 @@ from nodes.datanode.volumes import Volumes
 
 _HANDSHAKE_MAX: Final = 16
 """Items in a handshake."""
-_AT_FIELDS: Final = 2
 
 
 class DataNode:
@@ -106,45 +105,44 @@ class DataNode:
     ) -> int:
         """Append the call's data, cut into `blocks`; the chunk's new length, which is durable if that was asked for.
 
-        `at`: a ticket and a place, and the data are in the client's memory there: see `expect_memory`. Raises
-        `MemoryUnknown` if that is not to be had.
+        `at`: the data are in the client's memory there, see `expect_memory`. Raises `MemoryUnknown` if they are not.
         """
         number, place = _chunk(chunk), _number(offset, "an offset")
         self._admission.append(call.peer, number, grant)
         parts = codec.unpack_blocks(blocks)
-        with self._data(call, parts, at) as data:
-            if len(data) > limits.APPEND_MAX_BYTES:
-                raise errors.ArgumentTooLarge(f"an append has more than {limits.APPEND_MAX_BYTES} bytes")
-            return await self._append(call.peer, number, place, parts, data, durably=bool(durably))
-
-    @contextmanager
-    def _data(self, call: Call, parts: Sequence[Block], at: Any) -> Iterator[Content]:
-        """What is to be appended, where it came with the call or where it says."""
-        if at is None:
-            yield call.data if call.data is not None else memoryview(b"")
-            return
-        if not isinstance(at, list | tuple) or len(at) != _AT_FIELDS or call.data is not None:
-            raise errors.InvalidArgument("data come with a call, or are at a ticket and a place")
-        with self._memories.reading(call.peer.party, at[0], _number(at[1], "a place"), length_of(parts)) as data:
-            yield data
-
-    async def _append(
-        self, peer: Peer, number: ChunkId, offset: int, parts: Sequence[Block], data: Content, *, durably: bool
-    ) -> int:
-        async with self._work(peer):
-            length = await self._volumes.append(number, offset, parts, data)
+        if length_of(parts) > limits.APPEND_MAX_BYTES:
+            raise errors.ArgumentTooLarge(f"an append has more than {limits.APPEND_MAX_BYTES} bytes")
+        async with self._work(call.peer):
+            length = await self._volumes.append(number, place, parts, self._data(call, parts, at))
             if durably and (await self._volumes.sync([number]))[0] < length:
                 raise errors.DiskFailed(f"chunk {number:x} was appended to and could not be flushed to the disk")
             return length
 
+    def _data(self, call: Call, parts: Sequence[Block], at: Any) -> Content:
+        """What is to be appended: it came with the call, or is where that says."""
+        if at is None:
+            return call.data if call.data is not None else memoryview(b"")
+        if call.data is not None:
+            raise errors.InvalidArgument("what is appended comes with the call or is in memory, not both")
+        return self._memories.span(call.peer, _number(at, "a place"), length_of(parts))
+
     @expose
     @takes_call
-    def expect_memory(self, call: Call) -> tuple[str, bytes]:
-        """Where a client of this host gives its memory, out of which it has bytes appended: an inbox, and a ticket.
+    def expect_memory(self, call: Call) -> tuple[str, bytes, int]:
+        """Where a client of this host gives memory, to have bytes appended out of it: see `ClientMemories.expect`."""
+        return self._memories.expect(call.peer)
 
-        Raises `NotSupported`.
-        """
-        return self._memories.expect(call.peer.party)
+    @expose
+    @takes_call
+    async def take_memory(self, call: Call) -> None:
+        """The memory is given: see `ClientMemories.take`."""
+        await self._memories.take(call.peer)
+
+    @expose
+    @takes_call
+    def drop_memory(self, call: Call) -> None:
+        """The client needs the memory no more."""
+        self._memories.drop(call.peer)
 
     @expose
     @takes_call

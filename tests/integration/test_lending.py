@@ -108,10 +108,11 @@ async def test_a_block_that_is_on_a_quick_disk_is_read_without_a_thread(
         out_of_memory(cluster, "n1")
         await read_often(fs, data)  # by threads, who have seen that it is quick
         out_of_memory(cluster, "n1")
-        monkeypatch.setattr(fs.session.runtime, "run_abandonable", None)
         _, chunk, _ = await whereabouts(fs)
         view = memoryview(bytearray(4096))
-        assert await fs.lent.read_soon(chunk, 500_000, view)
+        with monkeypatch.context() as patched:
+            patched.setattr(fs.session.runtime, "run_abandonable", None)
+            assert await fs.lent.read_soon(chunk, 500_000, view)
         assert view == data[500_000:504_096]
 
 
@@ -426,7 +427,8 @@ async def test_a_file_that_is_given_back_while_a_thread_reads_it_is_read_all_the
             fs.lent.forget(chunk, node)
             return found
 
-        monkeypatch.setattr(fs.lent._runtime, "run_abandonable", give_back_meanwhile)
-        view = await fs.lent.read_whole(chunk, 0, limits.BLOCK_MAX_BYTES, 10)
+        with monkeypatch.context() as patched:
+            patched.setattr(fs.lent._runtime, "run_abandonable", give_back_meanwhile)
+            view = await fs.lent.read_whole(chunk, 0, limits.BLOCK_MAX_BYTES, 10)
         assert view is not None
         assert bytes(view) == data[: limits.BLOCK_MAX_BYTES]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -167,9 +168,12 @@ async def test_who_has_no_memory_to_share_sends(tmp_path: Path, monkeypatch: pyt
         assert await get(fs, "/file") == data
 
 
-@pytest.mark.parametrize("reply", [("nobody", b"t" * 16), ("n" * 100, b"t" * 16), (7, 7)])
+@pytest.mark.parametrize(
+    "reply",
+    [("nobody", b"t" * 16, 0), ("n" * 100, b"t" * 16, 0), ("", b"", 0), (7, 7, 7), ("nobody", b"t" * 16), None, 7],
+)
 async def test_a_datanode_that_cannot_be_reached_so_is_sent_the_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reply: tuple[Any, Any]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reply: Any
 ) -> None:
     """As one in a container, whose inbox has its name in another namespace."""
     data, asked = os.urandom(2 * MIB), 0
@@ -191,21 +195,64 @@ async def test_a_datanode_that_cannot_be_reached_so_is_sent_the_bytes(
         assert await get(fs, "/file") == data
 
 
+async def test_who_can_open_no_more_files_sends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(_: SharedMemory) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    data = os.urandom(2 * MIB)
+    async with real_cluster(tmp_path) as cluster, cluster.client() as fs:
+        await known(fs)
+        monkeypatch.setattr(SharedMemory, "descriptor", failing)
+        await put(fs, "/file", data)
+        assert await get(fs, "/file") == data
+        assert fs.statistics()["writer"]["struck"] == 0
+
+
+async def test_a_datanode_that_never_keeps_what_it_is_given_is_not_asked_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, asked = os.urandom(2 * MIB), 0
+    call = DataNodes.call
+
+    async def losing(nodes: DataNodes, node: NodeId, method: str, *args: Any, **options: Any) -> Any:
+        nonlocal asked
+        asked += method == "expect_memory"
+        if method == "append" and options.get("data") is None:
+            await call(nodes, node, "drop_memory")
+        return await call(nodes, node, method, *args, **options)
+
+    async with real_cluster(tmp_path) as cluster, cluster.client() as fs:
+        await known(fs)
+        monkeypatch.setattr(DataNodes, "call", losing)
+        for _ in range(5):
+            await put(fs, "/file", data)
+        assert asked == 6, "each twice"
+        assert await get(fs, "/file") == data
+        assert fs.statistics()["writer"]["struck"] == 0
+
+
+async def test_a_client_that_ends_while_it_writes_keeps_nothing_open(tmp_path: Path) -> None:
+    async with real_cluster(tmp_path) as cluster:
+        before = open_descriptors()
+        async with cluster.client() as fs, trio.open_nursery() as nursery:
+            await known(fs)
+            for number in range(4):
+                nursery.start_soon(put, fs, f"/file{number}", bytes(16 * MIB))
+            while placed_bytes(fs) < 8 * MIB:
+                await trio.sleep(0.001)
+            nursery.cancel_scope.cancel()
+        assert open_descriptors() == before
+
+
 async def test_who_says_where_nothing_is_appends_nothing(tmp_path: Path) -> None:
     async with real_cluster(tmp_path) as cluster, cluster.client() as fs:
         await put(fs, "/file", b"content")
         [place] = await fs.replicas("/file")
         node = place.nodes[0]
-        for at, error in (
-            ([b"t" * 16, 0], errors.MemoryUnknown),
-            ([None, 0], errors.MemoryUnknown),
-            ([b"t" * 16, -1], errors.InvalidArgument),
-            ([b"t" * 16], errors.InvalidArgument),
-            (7, errors.InvalidArgument),
-        ):
+        block = b"\x01\0\0\0\0\0\0\0"
+        for at, error in ((0, errors.MemoryUnknown), (-1, errors.InvalidArgument), ("0", errors.InvalidArgument)):
             with pytest.raises(error):
-                await fs.nodes_known.call(node, "append", place.chunk, 7, b"\x01\0\0\0\0\0\0\0", place.grant, False, at)
-        with pytest.raises(errors.InvalidArgument, match="or are at a ticket"):
-            args = (place.chunk, 7, b"\x01\0\0\0\0\0\0\0", place.grant, False, [b"t" * 16, 0])
-            await fs.nodes_known.call(node, "append", *args, data=[b"x"])
+                await fs.nodes_known.call(node, "append", place.chunk, 7, block, place.grant, False, at)
+        with pytest.raises(errors.InvalidArgument, match="not both"):
+            await fs.nodes_known.call(node, "append", place.chunk, 7, block, place.grant, False, 0, data=[b"x"])
         assert await get(fs, "/file") == b"content"

@@ -111,7 +111,7 @@ class Node:
     async def running(self) -> AsyncIterator[Agent]:
         scrub = Scrub(*scrub_parts(self))
         chain, node = Chain(self.pool, self.config.namenode), NodeId(self.config.node)
-        memories = ClientMemories(None)
+        memories = ClientMemories(None, self.runtime)
         service = DataNode(
             *(node, self.volumes, ADMISSION, self.bandwidth, self.users, scrub, self.runtime, chain, memories)
         )
@@ -503,7 +503,7 @@ async def test_a_copy_takes_no_more_than_its_bandwidth_at_either_end(
         scrub, chain = Scrub(*scrub_parts(source)), Chain(source.pool, source.config.namenode)
         server = Server(source.host)
         parts = (source.volumes, ADMISSION, source.bandwidth, source.users, scrub, source.runtime, chain)
-        memories = ClientMemories(None)
+        memories = ClientMemories(None, source.runtime)
         server.register(DataNode(NodeId("n2"), *parts, memories), "dfs.datanode.n2")
         await nursery.start(server.serve, "n2:9401")
         for each, name in ((node, "target"), (source, "source")):
@@ -910,7 +910,7 @@ async def test_a_source_that_has_too_many_copies_to_serve_says_so(autojump_clock
         Scrub(*scrub_parts(source)),
         source.runtime,
         Chain(source.pool, source.config.namenode),
-        ClientMemories(None),
+        ClientMemories(None, source.runtime),
     )
     source.bandwidth.rate_bytes_per_s = 64.0 * KIB
     await service.read_blocks(1, 0, 256)

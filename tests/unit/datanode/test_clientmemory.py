@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 import trio
 from crc32c import crc32c
-from trio.testing import MockClock
 
 from dfs import errors, limits
 from dfs.checksum import Block, sum_blocks
-from dfs.rpc import ForeignMemory, Inbox, Party, SharedBytes, SharedMemory
+from dfs.keys import Key, Role
+from dfs.rpc import ForeignMemory, Inbox, Peer, SharedBytes, SharedMemory
 from dfs.rpc.handover import give
+from dfs.runtime import RealRuntime, Runtime
 from nodes.datanode.clientmemory import ClientMemories
+from tests.keys import MASTERS
 from tests.simulation.disk import PAGE, MemoryDisk
 from tests.unit.datanode.world import CHUNK, DATA, INDEX, appended, content, opened
 from tests.unit.rpc.test_handover import open_descriptors
 
-KIB = limits.KIB
-HERE, THERE = Party(None, "here"), Party(None, "there")
+ALICE, BOB = MASTERS.issue(Role.CLIENT, "alice"), MASTERS.issue(Role.CLIENT, "bob")
 
 
 @pytest.fixture
@@ -31,123 +32,165 @@ def shared() -> Iterator[SharedMemory]:
     memory.close()
 
 
-def given(memories: ClientMemories, shared: SharedMemory, party: Party = HERE) -> bytes:
-    """The ticket under which a node has the memory."""
-    name, ticket = memories.expect(party)
-    give(name, ticket, shared.descriptor(), to_anybody=True)
-    return ticket
+@pytest.fixture
+async def memories() -> AsyncIterator[ClientMemories]:
+    made = ClientMemories(Inbox(), RealRuntime())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(made.run)
+        yield made
+        nursery.cancel_scope.cancel()
 
 
-def read(memories: ClientMemories, ticket: object, length: int, party: Party = HERE, place: int = 0) -> bytes:
-    with memories.reading(party, ticket, place, length) as data:
-        return b"".join(bytes(part) for part in data.parts([length]))
+def connected(number: int = 1, key: Key = ALICE) -> Peer:
+    peer = Peer("here", number)
+    peer.key = key.id
+    return peer
 
 
-async def test_what_was_given_is_read_again_and_again(shared: SharedMemory) -> None:
-    memories = ClientMemories(Inbox())
+async def given(memories: ClientMemories, shared: SharedMemory, peer: Peer) -> None:
+    """A peer gives its memory."""
+    name, ticket, user = memories.expect(peer)
+    give(name, ticket, shared.descriptor(), [user])
+    await memories.take(peer)
+
+
+def read(memories: ClientMemories, peer: Peer, length: int, place: int = 0) -> bytes:
+    return b"".join(bytes(part) for part in memories.span(peer, place, length).parts([length]))
+
+
+async def test_what_was_given_is_read_again_and_again(memories: ClientMemories, shared: SharedMemory) -> None:
     assert memories.can_be_had
-    ticket = given(memories, shared)
+    peer = connected()
+    await given(memories, shared, peer)
     shared.put([b"something"], 9)
-    assert read(memories, ticket, 9) == b"something"
+    assert read(memories, peer, 9) == b"something"
     shared.free(0)
     shared.put([b"something else"], 14)
-    assert read(memories, ticket, 4, place=10) == b"else"
-    await closed(memories)
-
-
-async def closed(memories: ClientMemories) -> None:
-    """Let the node end."""
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        await memories.look_after()
-
-
-async def test_a_ticket_is_its_owners_and_names_what_has_arrived(shared: SharedMemory) -> None:
-    memories = ClientMemories(Inbox())
-    ticket = given(memories, shared)
-    for other, party in ((ticket, THERE), (b"?" * 16, HERE), (None, HERE), ([ticket], HERE)):
-        with pytest.raises(errors.MemoryUnknown):
-            read(memories, other, 1, party)
+    assert read(memories, peer, 4, place=10) == b"else"
     with pytest.raises(errors.InvalidArgument):
-        read(memories, ticket, 1, place=2 * limits.APPEND_MAX_BYTES)
-    assert read(memories, ticket, 1) == b"\0"
-    _, empty = memories.expect(HERE)
-    with pytest.raises(errors.MemoryUnknown, match="not arrived"):
-        read(memories, empty, 1)
-    await closed(memories)
+        read(memories, peer, 1, place=2 * limits.APPEND_MAX_BYTES)
 
 
-async def test_what_is_no_memory_is_refused_once_and_unknown_then() -> None:
-    memories = ClientMemories(Inbox())
-    before = open_descriptors()
-    name, ticket = memories.expect(HERE)
-    give(name, ticket, os.open("/dev/zero", os.O_RDONLY), to_anybody=True)
-    with pytest.raises(errors.NotSupported):
-        read(memories, ticket, 1)
+async def test_memory_is_of_one_connection(memories: ClientMemories, shared: SharedMemory) -> None:
+    await given(memories, shared, connected(1))
     with pytest.raises(errors.MemoryUnknown):
-        read(memories, ticket, 1)
+        read(memories, connected(2), 1)
+
+
+async def test_nothing_is_taken_that_is_not_expected_or_has_not_come(
+    memories: ClientMemories, shared: SharedMemory
+) -> None:
+    peer = connected()
+    with pytest.raises(errors.MemoryUnknown, match="no memory is expected"):
+        await memories.take(peer)
+    name, ticket, _ = memories.expect(peer)
+    with pytest.raises(errors.MemoryUnknown, match="not arrived"):
+        await memories.take(peer)
+    give(name, ticket, shared.descriptor())
+    await memories.take(peer)  # late, and not too late
+    assert read(memories, peer, 1) == b"\0"
+    with pytest.raises(errors.MemoryUnknown, match="no memory is expected"):
+        await memories.take(peer)
+    assert read(memories, peer, 1) == b"\0"
+
+
+async def test_who_begins_anew_has_none_until_it_is_there(memories: ClientMemories, shared: SharedMemory) -> None:
+    before, peer = open_descriptors(), connected()
+    await given(memories, shared, peer)
+    name, ticket, _ = memories.expect(peer)
+    with pytest.raises(errors.MemoryUnknown):
+        read(memories, peer, 1)
+    give(name, ticket, shared.descriptor())
+    memories.expect(peer)
+    with pytest.raises(errors.MemoryUnknown, match="not arrived"):
+        await memories.take(peer)
+    await given(memories, shared, peer)
+    assert read(memories, peer, 1) == b"\0"
+    assert open_descriptors() == before + 1
+
+
+async def test_when_a_connection_ends_all_that_came_over_it_is_closed(
+    memories: ClientMemories, shared: SharedMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, peer = open_descriptors(), connected()
+    await given(memories, shared, peer)
+    memories.drop(peer)
+    memories.drop(peer)
     assert open_descriptors() == before
-    await closed(memories)
+    name, ticket, _ = memories.expect(peer)
+    give(name, ticket, shared.descriptor())
+    collect = Inbox.collect
+
+    async def ended_meanwhile(inbox: Inbox, runtime: Runtime) -> None:
+        await collect(inbox, runtime)
+        memories.drop(peer)
+
+    with monkeypatch.context() as patched, pytest.raises(errors.MemoryUnknown, match="any more"):
+        patched.setattr(Inbox, "collect", ended_meanwhile)
+        await memories.take(peer)
+    await given(memories, shared, connected(2))  # with this what was given up is closed
+    assert open_descriptors() == before + 1
+
+
+async def test_what_is_no_memory_is_refused(memories: ClientMemories, shared: SharedMemory) -> None:
+    before, peer = open_descriptors(), connected()
+    name, ticket, _ = memories.expect(peer)
+    give(name, ticket, os.open("/dev/zero", os.O_RDONLY))
+    with pytest.raises(errors.NotSupported):
+        await memories.take(peer)
+    with pytest.raises(errors.MemoryUnknown):
+        read(memories, peer, 1)
+    await given(memories, shared, peer)
+    assert open_descriptors() == before + 1
 
 
 async def test_a_node_without_an_inbox_has_none() -> None:
-    memories = ClientMemories(None)
+    memories = ClientMemories(None, RealRuntime())
     assert not memories.can_be_had
     with pytest.raises(errors.NotSupported):
-        memories.expect(HERE)
-    await closed(memories)
+        memories.expect(connected())
+    with pytest.raises(errors.MemoryUnknown):
+        await memories.take(connected())
 
 
-async def test_what_is_not_used_is_closed_and_what_is_used_stays(
-    autojump_clock: MockClock, shared: SharedMemory
+async def test_nobody_has_more_than_his_share_and_all_together_no_more_than_there_are(
+    memories: ClientMemories, shared: SharedMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = open_descriptors()
-    memories = ClientMemories(Inbox())
-    used, unused = given(memories, shared), given(memories, shared)
-    read(memories, unused, 1)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(memories.look_after)
-        for _ in range(8):
-            await trio.sleep(limits.MEMORY_IDLE_S / 4)
-            read(memories, used, 1)
-        with pytest.raises(errors.MemoryUnknown):
-            read(memories, unused, 1)
-        nursery.cancel_scope.cancel()
-    with pytest.raises(errors.MemoryUnknown):
-        read(memories, used, 1)
-    assert open_descriptors() == before
+    monkeypatch.setattr(limits, "MEMORIES_MAX", 8)
+    monkeypatch.setattr(limits, "MEMORIES_OF_PARTY_MAX", 5)
+    peers = [connected(number) for number in range(5)]
+    for peer in peers:
+        await given(memories, shared, peer)
+    with pytest.raises(errors.Busy):
+        await given(memories, shared, connected(5))
+    for number in range(6, 9):
+        await given(memories, shared, connected(number, BOB))
+    with pytest.raises(errors.Busy):
+        await given(memories, shared, connected(9, BOB))
+    span = memories.span(peers[0], 0, 1)
+    memories.drop(peers[0])
+    with pytest.raises(errors.Busy):  # a thread reads it still
+        await given(memories, shared, peers[0])
+    del span
+    await given(memories, shared, peers[0])
+    assert open_descriptors() == before + 8
 
 
-async def test_of_too_many_the_one_that_was_not_used_for_longest_goes(shared: SharedMemory) -> None:
-    before = open_descriptors()
-    memories = ClientMemories(Inbox())
-    tickets = [given(memories, shared) for _ in range(limits.MEMORIES_MAX)]
-    for ticket in tickets:
-        read(memories, ticket, 1)
-    read(memories, tickets[0], 1)
-    given(memories, shared)
-    assert read(memories, tickets[0], 1) == b"\0"
-    with pytest.raises(errors.MemoryUnknown):
-        read(memories, tickets[1], 1)
-    await closed(memories)
-    assert open_descriptors() == before
-
-
-async def test_what_is_being_read_is_closed_when_that_has_ended(shared: SharedMemory) -> None:
-    memories = ClientMemories(Inbox())
-    ticket = given(memories, shared)
+async def test_what_is_being_read_is_closed_when_that_has_ended(memories: ClientMemories, shared: SharedMemory) -> None:
+    before, peer = open_descriptors(), connected()
+    await given(memories, shared, peer)
     shared.put([b"something"], 9)
-    with memories.reading(HERE, ticket, 0, 4) as first, memories.reading(HERE, ticket, 4, 5) as second:
-        before = open_descriptors()
-        for _ in range(limits.MEMORIES_MAX):
-            memories.expect(HERE)
-        with pytest.raises(errors.MemoryUnknown):
-            read(memories, ticket, 1)
-        assert b"".join(map(bytes, first.parts([4]))) == b"some"
-        assert b"".join(map(bytes, second.parts([5]))) == b"thing"
-        assert open_descriptors() == before
-    assert open_descriptors() == before - 1
-    await closed(memories)
+    first, second = memories.span(peer, 0, 4), memories.span(peer, 4, 5)
+    memories.drop(peer)
+    with pytest.raises(errors.MemoryUnknown):
+        read(memories, peer, 1)
+    assert b"".join(map(bytes, first.parts([4]))) == b"some"
+    del first
+    assert b"".join(map(bytes, second.parts([5]))) == b"thing"
+    assert open_descriptors() == before + 1
+    del second
+    assert open_descriptors() == before
 
 
 # --- appending what is there --------------------------------------------------------------------------------
@@ -165,16 +208,11 @@ class Client:
         assert self._shared.put([data], len(data)) == 0
         return self._foreign.span(0, len(data))
 
-    def close(self) -> None:
-        self._foreign.close()
-
 
 @pytest.fixture
-def client(shared: SharedMemory) -> Iterator[Client]:
+def client(shared: SharedMemory) -> Client:
     shared.put([], 0)
-    made = Client(shared)
-    yield made
-    made.close()
+    return Client(shared)
 
 
 @pytest.mark.parametrize("length", [1, 100_000, limits.MEMORY_PART_BYTES, limits.MEMORY_PART_BYTES + 1, 3_333_333])

@@ -68,7 +68,7 @@ class Node:
         users = Users()
         scrub = Scrub(self.volumes, Restraint(0.5, load(disks)), self.runtime, users, 1e6, 1e6)
         admission = Admission(lambda: MASTERS, lambda: 0.0, lambda _: True)
-        parts = Chain(Pool(MemoryNetwork().host("n1")), "namenode:1"), ClientMemories(None)
+        parts = Chain(Pool(MemoryNetwork().host("n1")), "namenode:1"), ClientMemories(None, self.runtime)
         self.service = DataNode(
             *(NodeId("n1"), self.volumes, admission, TokenBucket(), users, scrub, self.runtime, *parts)
         )

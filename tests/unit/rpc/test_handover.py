@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+import struct
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
+import trio
 
 from dfs import errors
-from dfs.rpc import Inbox
+from dfs.rpc import Inbox, handover
 from dfs.rpc.handover import NAME_MAX_CHARS, TICKET_BYTES, give
-from tests.unit.rpc.test_shortcut import root_only, somebody_at
+from dfs.runtime import RealRuntime
+from tests.unit.rpc.test_shortcut import NOBODY, root_only, somebody_at
 
 
 @pytest.fixture
 def inbox() -> Iterator[Inbox]:
     opened = Inbox()
     yield opened
-    opened.close()
+    opened.close_blocking()
 
 
 @pytest.fixture
@@ -42,6 +46,7 @@ def test_a_file_that_was_given_is_there(inbox: Inbox, file: Path) -> None:
     ticket = inbox.expect()
     given = os.open(file, os.O_RDONLY)
     give(inbox.name, ticket, given)
+    inbox.collect_blocking()
     taken = inbox.take(ticket)
     assert taken is not None
     assert os.pread(taken, 100, 0) == b"content"
@@ -61,6 +66,7 @@ def test_files_are_told_apart_by_their_tickets(inbox: Inbox, tmp_path: Path) -> 
         (tmp_path / str(number)).write_bytes(b"%d" % number)
         give(inbox.name, ticket, os.open(tmp_path / str(number), os.O_RDONLY))
     for number, ticket in reversed(list(enumerate(tickets))):
+        inbox.collect_blocking()
         taken = inbox.take(ticket)
         assert taken is not None
         assert os.pread(taken, 10, 0) == b"%d" % number
@@ -71,21 +77,15 @@ def open_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def look(inbox: Inbox) -> None:
-    """Have the inbox see what has arrived."""
-    ticket = inbox.expect()
-    assert inbox.take(ticket) is None
-    inbox.forget(ticket)
-
-
 def test_what_nobody_waits_for_is_closed(inbox: Inbox, file: Path) -> None:
     before = open_descriptors()
     late, twice = inbox.expect(), inbox.expect()
     inbox.forget(late)
     for ticket in (late, twice, twice, os.urandom(TICKET_BYTES)):
         give(inbox.name, ticket, os.open(file, os.O_RDONLY))
-    look(inbox)
+    inbox.collect_blocking()
     inbox.forget(twice)
+    inbox.collect_blocking()
     assert open_descriptors() == before
 
 
@@ -94,9 +94,10 @@ def test_who_sends_something_else_disturbs_nobody(inbox: Inbox, file: Path) -> N
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stranger:
             stranger.connect(f"\0dfs inbox {inbox.name}")
             stranger.sendall(noise)
-            look(inbox)
+            inbox.collect_blocking()
     ticket = inbox.expect()
     give(inbox.name, ticket, os.open(file, os.O_RDONLY))
+    inbox.collect_blocking()
     taken = inbox.take(ticket)
     assert taken is not None
     os.close(taken)
@@ -113,31 +114,36 @@ def test_a_giver_who_was_interrupted_before_he_sent_is_heard_later(inbox: Inbox,
     early, late = inbox.expect(), inbox.expect()
     with connected(inbox) as interrupted:
         give(inbox.name, late, os.open(file, os.O_RDONLY))
+        inbox.collect_blocking()
         taken = inbox.take(late)
         assert taken is not None
         os.close(taken)
         with file.open("rb") as content:
             socket.send_fds(interrupted, [early], [content.fileno()])
+    inbox.collect_blocking()
     taken = inbox.take(early)
     assert taken is not None
     os.close(taken)
 
 
-def test_who_says_nothing_keeps_nobody_out_and_is_sent_away(inbox: Inbox, file: Path) -> None:
+def test_who_says_nothing_keeps_nobody_out_and_is_sent_away(
+    inbox: Inbox, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with ExitStack() as strangers:
         for _ in range(5):
             for _ in range(100):
                 strangers.enter_context(connected(inbox))
-            inbox.forget(inbox.expect())
+            inbox.collect_blocking()
         ticket = inbox.expect()
         give(inbox.name, ticket, os.open(file, os.O_RDONLY))
+        inbox.collect_blocking()
         taken = inbox.take(ticket)
         assert taken is not None
         os.close(taken)
         before = open_descriptors()
-        inbox.sweep()
-        inbox.sweep()
-        assert open_descriptors() < before
+        monkeypatch.setattr(handover, "_SILENT_MAX_S", 0.0)
+        inbox.collect_blocking()
+        assert open_descriptors() == before - 63
 
 
 def test_what_was_given_up_does_not_fill_the_inbox(inbox: Inbox, file: Path) -> None:
@@ -145,6 +151,7 @@ def test_what_was_given_up_does_not_fill_the_inbox(inbox: Inbox, file: Path) -> 
         ticket = inbox.expect()
         inbox.forget(ticket)
         give(inbox.name, ticket, os.open(file, os.O_RDONLY))
+        inbox.collect_blocking()
 
 
 def test_a_full_inbox_is_busy(inbox: Inbox, file: Path) -> None:
@@ -173,6 +180,70 @@ def test_what_is_no_inbox_or_no_ticket_is_refused(file: Path, name: str, ticket:
 def test_nothing_is_given_to_another_user(file: Path) -> None:
     given = os.open(file, os.O_RDONLY)
     name = "f" * NAME_MAX_CHARS
-    with somebody_at(f"\0dfs inbox {name}"), pytest.raises(errors.NotPermitted, match="not to user"):
+    with somebody_at(f"\0dfs inbox {name}"), pytest.raises(errors.NotPermitted, match="not handed to user"):
         give(name, bytes(TICKET_BYTES), given)
     assert not is_open(given)
+
+
+@root_only
+def test_a_file_is_given_to_a_user_who_is_named(file: Path) -> None:
+    name = "f" * NAME_MAX_CHARS
+    with somebody_at(f"\0dfs inbox {name}"):
+        for to in ([0], [os.geteuid(), NOBODY + 1]):
+            with pytest.raises(errors.NotPermitted):
+                give(name, bytes(TICKET_BYTES), os.open(file, os.O_RDONLY), to)
+        give(name, bytes(TICKET_BYTES), os.open(file, os.O_RDONLY), [NOBODY])
+
+
+def test_a_process_that_can_open_nothing_is_busy(inbox: Inbox, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    given = os.open(file, os.O_RDONLY)
+    with monkeypatch.context() as patched, pytest.raises(errors.Busy, match="Too many open files"):
+        patched.setattr(socket, "socket", failing)
+        give(inbox.name, inbox.expect(), given)
+    assert not is_open(given)
+
+
+def lingering() -> socket.socket:
+    """A socket that takes 60 s to close: whoever it is connected with takes nothing."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        sock = socket.socket()
+        sock.connect(listening.getsockname())
+        _STUCK.append(listening.accept()[0])
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 60))
+    sock.setblocking(False)
+    with suppress(BlockingIOError):
+        while True:
+            sock.send(bytes(65536))
+    sock.setblocking(True)
+    return sock
+
+
+_STUCK: list[socket.socket] = []
+
+
+async def test_who_sends_what_takes_long_to_close_holds_up_a_thread_and_nobody_else(
+    inbox: Inbox, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover, "COLLECT_MAX_S", 0.1)
+    runtime = RealRuntime()
+    with connected(inbox) as stranger, lingering() as sent:
+        socket.send_fds(stranger, [b"?" * TICKET_BYTES], [sent.fileno()])
+    ticket = inbox.expect()
+    give(inbox.name, ticket, os.open(file, os.O_RDONLY))
+    with trio.fail_after(10):
+        for _ in range(3):
+            await inbox.collect(runtime)
+        assert inbox.take(ticket) is None, "it is behind the stranger's"
+    for far in _STUCK:
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        far.close()  # resets the other end, which has nothing left to wait for
+    _STUCK.clear()
+    with trio.fail_after(60):
+        while (taken := inbox.take(ticket)) is None:
+            await inbox.collect(runtime)
+    os.close(taken)

@@ -26,10 +26,8 @@ def shared() -> Iterator[SharedMemory]:
 
 
 @pytest.fixture
-def foreign(shared: SharedMemory) -> Iterator[ForeignMemory]:
-    memory = taken_over(shared.descriptor())
-    yield memory
-    memory.close()
+def foreign(shared: SharedMemory) -> ForeignMemory:
+    return taken_over(shared.descriptor())
 
 
 def taken_over(descriptor: int) -> ForeignMemory:
@@ -112,7 +110,7 @@ def pipe() -> int:
 
 
 @pytest.mark.parametrize("kind", ["pipe", "file", "directory", "device", "no seals", "writable", "may be cut"])
-def test_what_is_no_such_memory_is_refused_and_closed(kind: str, tmp_path: Path) -> None:
+def test_what_is_no_such_memory_is_refused(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(SLOT))
     made = {
@@ -127,15 +125,15 @@ def test_what_is_no_such_memory_is_refused_and_closed(kind: str, tmp_path: Path)
     descriptor = made[kind]()
     with pytest.raises(errors.NotSupported, match="only its owner can change"):
         taken_over(descriptor)
-    assert not is_open(descriptor)
+    os.close(descriptor)  # it was not taken over
 
 
-def test_memory_that_is_too_large_is_refused_and_closed() -> None:
+def test_memory_that_is_too_large_is_refused() -> None:
     large = SharedMemory(SLOTS + 1, SLOT)
     descriptor = large.descriptor()
     with pytest.raises(errors.NotSupported, match="too many"):
         taken_over(descriptor)
-    assert not is_open(descriptor)
+    os.close(descriptor)  # it was not taken over
     large.close()
 
 
@@ -148,10 +146,10 @@ def test_memory_that_cannot_be_read_is_no_error_of_a_disk(
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(os, "preadv", failing)
-    with pytest.raises(errors.Corrupt, match="cannot be read: Input/output error"):
+    with pytest.raises(errors.MemoryUnknown, match="cannot be read: Input/output error"):
         read(foreign, place, 9)
     monkeypatch.setattr(os, "preadv", lambda *_: 3)
-    with pytest.raises(errors.Corrupt, match="ends before it should"):
+    with pytest.raises(errors.MemoryUnknown, match="ends before it should"):
         read(foreign, place, 9)
 
 
@@ -165,17 +163,50 @@ def test_a_buffer_is_used_again_also_by_another_memory(shared: SharedMemory) -> 
         next(parts)
         parts.close()  # who does not read on gives it back as well
     assert len(spare) == 1
-    first.close()
-    second.close()
 
 
-def test_memory_that_its_owner_has_closed_can_still_be_read() -> None:
+def test_memory_is_closed_when_nobody_refers_to_it_any_more() -> None:
+    """Neither by its owner's end, nor while a thread reads what is in it."""
     shared = SharedMemory(SLOTS, SLOT)
-    foreign = taken_over(shared.descriptor())
+    descriptor = shared.descriptor()
+    foreign = taken_over(descriptor)
     put(shared, b"something")
     shared.close()
-    assert read(foreign, 0, 9) == [b"something"]
-    foreign.close()
+    span = foreign.span(0, 9)
+    del foreign
+    parts = span.parts([4, 5])
+    del span
+    assert bytes(next(parts)) == b"some"
+    assert is_open(descriptor)
+    assert [bytes(part) for part in parts] == [b"thing"]
+    assert not is_open(descriptor)
+
+
+def test_memory_is_taken_when_it_is_used_and_not_beyond_what_there_is(
+    shared: SharedMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    descriptor = shared.descriptor()
+    assert os.fstat(descriptor).st_blocks == 0
+    put(shared, bytes(100))
+    assert os.fstat(descriptor).st_blocks * 512 == 4096
+    shared.free(0)
+
+    def failing(*_: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(os, "posix_fallocate", failing)
+    assert shared.put([bytes(4097)], 4097) is None
+    assert shared.is_unused
+    assert put(shared, bytes(100)) == 0, "of that there is enough"
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize("buffers", [[memoryview(bytes(8)).cast("q")], [b"toolong"], [b"too", b"long"]])
+def test_what_is_not_as_it_is_said_harms_nobody(shared: SharedMemory, buffers: list[memoryview]) -> None:
+    put(shared, b"before")
+    with pytest.raises(ValueError, match="different"):
+        shared.put(buffers, 6)
+    assert put(shared, b"after") == SLOT
 
 
 def test_a_system_without_such_memory_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 
 import pytest
 import trio
@@ -13,6 +14,7 @@ import trio
 from dfs import errors
 from dfs.rpc import Listener, SocketNetwork, Stream
 from dfs.rpc.address import TcpAddress, parse
+from dfs.rpc.shortcut import _SO_PASSRIGHTS
 
 NOBODY = 65533
 
@@ -134,3 +136,30 @@ async def test_nobody_is_reached_through_a_name_without_a_port() -> None:
     port = free_port()
     with somebody_at(f"\0dfs 127.0.0.1:{port}"), pytest.raises(errors.Unreachable):
         await SocketNetwork().connect(f"127.0.0.1:{port}", 60)
+
+
+def can_refuse_files() -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        try:
+            sock.getsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS)
+        except OSError:
+            return False
+        return True
+
+
+@pytest.mark.skipif(not can_refuse_files(), reason="needs a kernel that can refuse files: Linux 6.16 or later")
+@pytest.mark.parametrize("kind", ["abstract", "path"])
+async def test_nobody_can_send_open_files_to_who_listens(kind: str, tmp_path: Path) -> None:
+    """A stranger's may take a minute to close, and for so long the daemon would do nothing else."""
+    listener = await SocketNetwork().listen(f"./u:{tmp_path}/socket" if kind == "path" else "127.0.0.1:0")
+    where = parse(listener.address)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stranger, socket.socket() as sent:
+        stranger.connect(f"\0dfs {where}" if isinstance(where, TcpAddress) else where.path)
+        with pytest.raises(PermissionError):
+            socket.send_fds(stranger, [b"x"], [sent.fileno()])
+        stranger.sendall(b"x")
+        far = await listener.accept()
+        with pytest.raises(PermissionError):
+            socket.send_fds(stranger, [b"x"], [sent.fileno()])
+        await far.aclose()
+    await listener.aclose()
