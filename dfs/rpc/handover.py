@@ -56,7 +56,7 @@ TICKET_BYTES: Final = 16
 
 
 class Inbox:
-    """Where others put open files. `name` is what they are told.
+    """Where others put open files. `name` is what they are told, `user` whose it is.
 
     `_expected` has the tickets that somebody waits for, with the file where it has arrived; `_unwanted` is to be
     closed. `_silent` are the connections over which nothing came yet, the oldest first, and since when. Threads that
@@ -65,6 +65,7 @@ class Inbox:
 
     def __init__(self) -> None:
         self.name = secrets.token_hex(_NAME_BYTES)
+        self.user = os.geteuid()
         self._expected: dict[bytes, int | None] = {}
         self._unwanted: list[int] = []
         self._silent: dict[socket.socket, float] = {}

@@ -10,7 +10,6 @@ MEMORIES_MAX, and MEMORIES_OF_PARTY_MAX of one key and host: who wants one more 
 
 from __future__ import annotations
 
-import os
 from weakref import WeakKeyDictionary
 
 import trio
@@ -59,7 +58,7 @@ class ClientMemories:
         self.drop(peer)
         ticket = self._inbox.expect()
         self._clients[peer.id] = _Client(ticket)
-        return self._inbox.name, ticket, os.geteuid()
+        return self._inbox.name, ticket, self._inbox.user
 
     async def take(self, peer: Peer) -> None:
         """Take what a peer has given.
