@@ -41,6 +41,7 @@ from crc32c import crc32c
 
 from dfs import errors, grants, limits
 from dfs.client.datanodes import DataNodes
+from dfs.client.refusals import Refusals
 from dfs.rpc import Inbox
 from dfs.runtime import Runtime
 from dfs.types import ChunkId, NodeId
@@ -167,9 +168,9 @@ class LentChunks:
     """The files that DataNodes of this host have lent to one client. Methods may be called concurrently.
 
     `_lent` is in the order of their last use, and `_blocks_bytes` what their blocks take; `_asking` has those that are
-    being asked for, `_seen` the chunks read of late and from which node each is read, the latest last. `_missed` are
-    the nodes whose last file did not arrive. `_behind` are the reads that nobody waits for any more. `_quick` are the
-    nodes whose disk had what was wanted last within DISK_QUICK_S; `_looking` is how many reads look after one.
+    being asked for, `_seen` the chunks read of late and from which node each is read, the latest last. `_behind` are
+    the reads that nobody waits for any more. `_quick` are the nodes whose disk had what was wanted last within
+    DISK_QUICK_S; `_looking` is how many reads look after one.
     """
 
     def __init__(self, nodes: DataNodes, runtime: Runtime, inbox: Inbox | None) -> None:
@@ -180,8 +181,7 @@ class LentChunks:
         self._blocks_bytes = 0
         self._asking: dict[_Key, _Asked] = {}
         self._seen: OrderedDict[ChunkId, NodeId] = OrderedDict()
-        self._missed: set[NodeId] = set()
-        self._refused_until: dict[NodeId, float] = {}
+        self._refusals = Refusals("files of a DataNode of this host are not read past it")
         self._behind: list[_Progress] = []
         self._quick: set[NodeId] = set()
         self._looking = 0
@@ -301,7 +301,7 @@ class LentChunks:
         if not is_intact:
             is_intact = await self._read_off_the_loop(node, lent, part, numbers, limits.DATA_TIMEOUT_S)
         if is_intact is None:  # the buffer is the thread's for good
-            self._refuse(node, "its disk does not answer")
+            self._refusals.refuse(node, "its disk does not answer")
             return False
         if is_intact:
             view[:] = part[offset - start : offset - start + len(view)]
@@ -345,7 +345,7 @@ class LentChunks:
         elif lent is None or now >= lent.since + self._serves_for_s(lent, end):
             if lent is not None:
                 self._give_up(key, lent)
-            if not self._is_read_again(key) or now < self._refused_until.get(key.node, 0.0):
+            if not self._is_read_again(key) or not self._refusals.may_ask(key.node):
                 return None
             lent = await self._ask(key, grant)
         if lent is None or lent.blocks.length < end:
@@ -370,7 +370,7 @@ class LentChunks:
         return known == key.node
 
     def _may_lend(self, node: NodeId) -> bool:
-        return self._nodes.is_well(node) and trio.current_time() >= self._refused_until.get(node, 0.0)
+        return self._nodes.is_well(node) and self._refusals.may_ask(node)
 
     async def _ask(self, key: _Key, grant: bytes) -> _Lent | None:
         """Ask for a chunk's file; whoever wants it meanwhile waits for the same answer."""
@@ -393,35 +393,25 @@ class LentChunks:
         try:
             columns, _ = await self._nodes.call(key.node, "lend", key.chunk, grant, self._inbox.name, ticket)
             blocks = _blocks(key.node, columns)
-            await self._inbox.collect(self._runtime)
+            if not await self._inbox.collect(self._runtime):
+                return None
             descriptor = self._inbox.take(ticket)
         except errors.Busy:  # perhaps of what is there and was never taken
             await self._inbox.collect(self._runtime)
             return None
         except errors.ProtocolViolation as error:
-            self._refuse(key.node, error.message)
+            self._refusals.refuse(key.node, error.message)
             raise
         except _REFUSALS as error:
-            self._refuse(key.node, error.message)
+            self._refusals.refuse(key.node, error.message)
             return None
         finally:
             self._inbox.forget(ticket)
         if descriptor is None:
-            self._miss(key.node)
+            self._refusals.miss(key.node, "what it lends does not arrive")
             return None
-        self._missed.discard(key.node)
+        self._refusals.came(key.node)
         return _Lent(descriptor, blocks)
-
-    def _miss(self, node: NodeId) -> None:
-        """A file that the node has given did not arrive, as can happen once: the inbox is small."""
-        if node in self._missed:
-            self._refuse(node, "what it lends does not arrive")
-        self._missed.add(node)
-
-    def _refuse(self, node: NodeId, reason: str) -> None:
-        """Borrow nothing of this node for a while."""
-        log.info("files of a DataNode of this host are not read past it", node=node, reason=reason)
-        self._refused_until[node] = trio.current_time() + limits.LEND_AGAIN_AFTER_S
 
     def _keep(self, key: _Key, lent: _Lent) -> None:
         self._lent[key] = lent
@@ -442,17 +432,18 @@ class LentChunks:
                 due = trio.current_time() - limits.LENT_FOR_S
                 for key, lent in [(key, lent) for key, lent in self._lent.items() if lent.since <= due]:
                     self._give_up(key, lent)
+                if self._inbox is not None:
+                    await self._inbox.collect(self._runtime)
         finally:
             self._lent.clear()
             if self._inbox is not None:
                 await self._inbox.aclose(self._runtime)
 
     def statistics(self) -> dict[str, int]:
-        now = trio.current_time()
         return {
             "lent_chunks": len(self._lent),
             "lent_read_bytes": self._read_bytes,
-            "lenders_refused": sum(until > now for until in self._refused_until.values()),
+            "lenders_refused": self._refusals.count(),
         }
 
 

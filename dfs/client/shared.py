@@ -22,6 +22,7 @@ import trio
 
 from dfs import errors, limits, tasks
 from dfs.checksum import Buffer
+from dfs.client.refusals import Refusals
 from dfs.rpc import SharedMemory
 from dfs.rpc.handover import give
 from dfs.types import NodeId
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _REFUSALS: Final = (errors.Busy, errors.NotSupported, errors.NotPermitted, errors.InvalidArgument)
 _INBOX_FIELDS: Final = 3
+_LOST: Final = "it does not keep what it is given"
 
 log = structlog.get_logger(__name__)
 
@@ -63,7 +65,7 @@ class SharedAppends:
     """Of one client.
 
     `_offers` has the nodes that have the memory, with a number for each time that one was given it; `_offering` those
-    to which it is on its way, `_missed` those that did not have it when they were to read it.
+    to which it is on its way.
     """
 
     def __init__(self, nodes: DataNodes) -> None:
@@ -71,11 +73,11 @@ class SharedAppends:
         self._memory: SharedMemory | None = None
         self._used_at = 0.0
         self._is_over = False
+        self._is_dropping = False
         self._numbers = itertools.count()
         self._offers: dict[NodeId, int] = {}
         self._offering: set[NodeId] = set()
-        self._missed: set[NodeId] = set()
-        self._refused_until: dict[NodeId, float] = {}
+        self._refusals = Refusals("a DataNode of this host reads nothing out of this client's memory")
         self._none_until = 0.0
         self._placed_bytes = 0
 
@@ -99,10 +101,10 @@ class SharedAppends:
                 self._close()
 
     def _may_read(self, node: NodeId) -> bool:
-        return self.nodes.reads_memory(node) and trio.current_time() >= self._refused_until.get(node, 0.0)
+        return self.nodes.reads_memory(node) and self._refusals.may_ask(node)
 
     def _make(self) -> SharedMemory | None:
-        if self._is_over or trio.current_time() < self._none_until:
+        if self._is_over or self._is_dropping or trio.current_time() < self._none_until:
             return None
         try:
             self._memory = SharedMemory(limits.SHARED_SLOTS, limits.APPEND_MAX_BYTES)
@@ -136,9 +138,9 @@ class SharedAppends:
             give(name, ticket, _descriptor_of(self._memory), [user])
             await self.nodes.call(node, "take_memory")
         except errors.MemoryUnknown:
-            self._miss(node)
+            self._refusals.miss(node, _LOST)
         except _REFUSALS as error:
-            self._refuse(node, error.message)
+            self._refusals.refuse(node, error.message)
         else:
             self._offers[node] = next(self._numbers)
 
@@ -146,19 +148,10 @@ class SharedAppends:
         """A node that has had this offer does not have the memory any more."""
         if self._offers.get(node) == offer:
             del self._offers[node]
-            self._miss(node)
+            self._refusals.miss(node, _LOST)
 
     def note_read(self, node: NodeId) -> None:
-        self._missed.discard(node)
-
-    def _miss(self, node: NodeId) -> None:
-        if node in self._missed:
-            self._refuse(node, "it does not keep what it is given")
-        self._missed.add(node)
-
-    def _refuse(self, node: NodeId, reason: str) -> None:
-        log.info("a DataNode of this host reads nothing out of this client's memory", node=node, reason=reason)
-        self._refused_until[node] = trio.current_time() + limits.LEND_AGAIN_AFTER_S
+        self._refusals.came(node)
 
     # --- the end ----------------------------------------------------------------------------------------
 
@@ -185,7 +178,7 @@ class SharedAppends:
         return nodes
 
     async def _drop(self, nodes: Sequence[NodeId]) -> None:
-        """Tell nodes that they need not keep the memory, which is only gone then."""
+        """Tell nodes that they need not keep the memory, which is only gone then. None is made meanwhile."""
 
         async def drop(node: NodeId) -> None:
             try:
@@ -193,9 +186,13 @@ class SharedAppends:
             except errors.DfsError as error:  # it goes with the connection
                 log.debug("memory not given up", node=node, error=str(error))
 
-        async with tasks.open_nursery() as nursery:
-            for node in nodes:
-                nursery.start_soon(drop, node)
+        self._is_dropping = True
+        try:
+            async with tasks.open_nursery() as nursery:
+                for node in filter(self.nodes.reads_memory, nodes):  # those with a connection, that is
+                    nursery.start_soon(drop, node)
+        finally:
+            self._is_dropping = False
 
     def statistics(self) -> dict[str, int]:
         return {"placed_bytes": self._placed_bytes}

@@ -35,22 +35,23 @@ import socket
 import threading
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Final
 
 import trio
 
 from dfs import errors
-from dfs.rpc.shortcut import OVERFLOW_UID, credentials
+from dfs.rpc.shortcut import OVERFLOW_UID, credentials, refuse_files
 from dfs.runtime import Runtime
 
 _NAME_BYTES: Final = 16
 _BACKLOG: Final = 128
 _SILENT_MAX: Final = 64
 """Connections that have sent nothing yet."""
-_SHORT: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_SHORT: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS)
 _SILENT_MAX_S: Final = 30.0
 COLLECT_MAX_S: Final = 1.0
-"""What a collection takes in any case; it is a matter of microseconds, unless somebody means harm."""
+"""As long as a collection takes at most: it is a matter of microseconds, unless somebody means harm."""
 NAME_MAX_CHARS: Final = 2 * _NAME_BYTES
 TICKET_BYTES: Final = 16
 
@@ -87,10 +88,13 @@ class Inbox:
             self._expected[ticket] = None
         return ticket
 
-    async def collect(self, runtime: Runtime) -> None:
-        """Have `take` find what has arrived; after COLLECT_MAX_S it may not."""
+    async def collect(self, runtime: Runtime) -> bool:
+        """Have `take` find what has arrived, and close what nobody wants; whether that was possible. To be called now
+        and then, also by who waits for nothing.
+        """
         with trio.move_on_after(COLLECT_MAX_S):
-            await runtime.run_abandonable(self.collect_blocking)
+            return await runtime.run_abandonable(self.collect_blocking)
+        return False
 
     def take(self, ticket: bytes) -> int | None:
         """The descriptor that was collected with a ticket, for the caller to close; None if there is none."""
@@ -112,23 +116,24 @@ class Inbox:
 
     async def aclose(self, runtime: Runtime) -> None:
         """Nothing is taken any more."""
-        with trio.CancelScope(shield=True), trio.move_on_after(COLLECT_MAX_S):
+        with trio.CancelScope(shield=True), trio.move_on_after(COLLECT_MAX_S), suppress(errors.Busy):
             await runtime.run_abandonable(self.close_blocking)
 
     # --- in threads -------------------------------------------------------------------------------------
 
-    def collect_blocking(self) -> None:
-        """Take what has arrived; of the newly connected, no more than can wait to be let in."""
+    def collect_blocking(self) -> bool:
+        """As `collect`. Of the newly connected, no more are let in than can wait for that."""
         if not self._collecting.acquire(timeout=COLLECT_MAX_S):
-            return
+            return False
         try:
             self._collect()
         finally:
             self._collecting.release()
+        return True
 
     def _collect(self) -> None:
         while self._unwanted:
-            os.close(self._unwanted.pop())
+            _close(self._unwanted.pop())
         due = time.monotonic() - _SILENT_MAX_S
         for sock, since in list(self._silent.items()):
             if not self._receive(sock) and since <= due:
@@ -136,7 +141,7 @@ class Inbox:
         for _ in range(_BACKLOG):
             try:
                 sock, _ = self._sock.accept()
-            except OSError:  # none waits
+            except OSError:  # none waits, or this process can open nothing more
                 return
             sock.setblocking(False)
             if len(self._silent) >= _SILENT_MAX:
@@ -147,18 +152,19 @@ class Inbox:
     def _receive(self, sock: socket.socket) -> bool:
         """Whether the connection has said what it had to say, and is closed."""
         try:
-            ticket, descriptors, _, _ = socket.recv_fds(sock, TICKET_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+            ticket, descriptors, _, _ = socket.recv_fds(sock, TICKET_BYTES, 1)
         except BlockingIOError:
             return False
         except OSError:
             ticket, descriptors = b"", []
         for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)  # recv_fds takes no notice of MSG_CMSG_CLOEXEC
             with self._lock:
                 is_expected = self._expected.get(ticket, descriptor) is None
                 if is_expected:
                     self._expected[ticket] = descriptor
             if not is_expected:
-                os.close(descriptor)
+                _close(descriptor)
         self._close_silent(sock)
         return True
 
@@ -168,19 +174,23 @@ class Inbox:
 
     def close_blocking(self) -> None:
         """As `aclose`."""
-        self._collecting.acquire()
-        try:
-            self._collect()
+        if not self.collect_blocking():
+            return  # a thread is at it, and stands still; the end of the process ends all
+        with self._collecting:
             with self._lock:
                 arrived = [found for found in self._expected.values() if found is not None]
                 self._expected.clear()
             for descriptor in arrived:
-                os.close(descriptor)
+                _close(descriptor)
             for sock in list(self._silent):
                 self._close_silent(sock)
             self._sock.close()
-        finally:
-            self._collecting.release()
+
+
+def _close(descriptor: int) -> None:
+    """Whatever that says: it is no file of ours."""
+    with suppress(OSError):
+        os.close(descriptor)
 
 
 def give(name: str, ticket: bytes, descriptor: int, to: Collection[int] = ()) -> None:
@@ -202,6 +212,7 @@ def _send(name: str, ticket: bytes, descriptor: int, to: Collection[int]) -> Non
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.setblocking(False)
+            refuse_files(sock)
             sock.connect(_address(name))
             uid = credentials(sock).uid
             if uid == OVERFLOW_UID or uid not in to:

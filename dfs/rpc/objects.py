@@ -57,10 +57,11 @@ class Peer:
     `id` is unique among the connections of this process, `handshake` what the client sent with its first message;
     `is_dfs`: it is our own client, not a stock Pyro5 proxy, and speaks `version` of our protocol (0: it is stock).
     `key`: whose knowledge it has proved, None where the server asks for none; `party` follows from it. `remembered` is
-    for what the objects that are served want to know of it again, as long as it stays.
+    for what the objects that are served want to know of it again, as long as it stays; `has_parted`: its connection has
+    ended, and only oneway calls of it may still be in work.
     """
 
-    __slots__ = ("_key", "address", "handshake", "id", "is_dfs", "party", "remembered", "version")
+    __slots__ = ("_key", "address", "handshake", "has_parted", "id", "is_dfs", "party", "remembered", "version")
 
     def __init__(self, address: str, connection_id: int) -> None:
         self.address = address
@@ -71,6 +72,7 @@ class Peer:
         self._key: KeyId | None = None
         self.party = Party(None, host_of(address))
         self.remembered: dict[Any, Any] = {}
+        self.has_parted = False
 
     @property
     def key(self) -> KeyId | None:

@@ -257,6 +257,7 @@ class Server:
                 await connection.channel.aclose("the server closed it")
             self._connections.pop(connection, None)
             self._strangers.pop(connection, None)
+            connection.peer.has_parted = True
             if self._parted is not None:
                 self._parted(connection.peer)
             if self._closing and not self._connections:

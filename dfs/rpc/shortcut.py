@@ -50,8 +50,8 @@ def credentials(sock: socket.socket) -> Credentials:
 
 
 def refuse_files(sock: socket.socket) -> None:
-    """Have a listening Unix socket's connections bring no open files: whoever is sent one has to close it, and that can
-    take as long as the sender likes. Linux can do that since 6.16.
+    """Have a Unix socket, and the connections with it if it listens, take no open files: whoever is sent one has to
+    close it, and that can take as long as the sender likes. Linux can do that since 6.16.
     """
     with suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
@@ -103,6 +103,7 @@ def _is_ours(family: int, host: str) -> bool:
 def _connected(name: str) -> socket.socket | None:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.setblocking(False)
+    refuse_files(sock)
     code = sock.connect_ex(name)  # over a Unix socket it succeeds or fails at once
     if not code:
         return sock

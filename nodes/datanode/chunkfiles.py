@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 from crc32c import crc32c
 
 from dfs import errors, limits
-from dfs.checksum import Block, Buffer, verify
+from dfs.checksum import Block, Buffer, grouped, length_of, verify
 from dfs.rpc import SharedBytes
 from dfs.types import ChunkId, ClusterId
 from nodes.datanode import index as formats
@@ -88,16 +88,6 @@ def runs(records: Iterable[Record]) -> Iterator[list[Record]]:
         group.append(record)
     if group:
         yield group
-
-
-def _grouped(records: Sequence[Record], most_bytes: int) -> Iterator[Sequence[Record]]:
-    """The records in order, in groups of at most `most_bytes`, which is no less than one block may have."""
-    first, until = 0, records[0].start + most_bytes
-    for number, (start, length, _, _) in enumerate(records):
-        if start + length > until:
-            yield records[first:number]
-            first, until = number, start + most_bytes
-    yield records[first:]
 
 
 def total_length(records: Sequence[Record]) -> int:
@@ -177,16 +167,15 @@ class ChunkFiles:
         None: nobody has the bytes of these blocks, and a hole is in their place. Raises Corrupt if `data` does not
         match their checksums. After an error the files are as before.
         """
+        blocks = [Block(length, crc) for _, length, crc, punched in records if not punched]
+        what = f"chunk {chunk_name(self._chunk)}: what was to be appended"
         if isinstance(data, Buffer):
-            self._verify(records, data)
+            verify(data, blocks, what)
         try:
             if data is None:
                 self.data.truncate(index.length + total_length(records))
             elif isinstance(data, SharedBytes):
-                groups = list(_grouped(records, limits.MEMORY_PART_BYTES))
-                for some, part in zip(groups, data.parts([total_length(some) for some in groups]), strict=True):
-                    self._verify(some, part)
-                    self._write_runs(some, part)
+                self._write_verified(records[0].start, blocks, data, what)
             else:
                 self._write_runs(records, memoryview(data))
             self._write_records(len(index), records)
@@ -195,10 +184,13 @@ class ChunkFiles:
             self._index.truncate(formats.RECORDS_OFFSET + len(index) * formats.RECORD_BYTES)
             raise
 
-    def _verify(self, records: Sequence[Record], data: Buffer) -> None:
-        """Raises Corrupt unless `data` is what they sum."""
-        blocks = [(length, crc) for _, length, crc, punched in records if not punched]
-        verify(data, blocks, f"chunk {chunk_name(self._chunk)}: what was to be appended")
+    def _write_verified(self, position: int, blocks: Sequence[Block], data: SharedBytes, what: str) -> None:
+        """Part by part: each is still in the processor's cache when it is written."""
+        groups = list(grouped(blocks, limits.MEMORY_PART_BYTES))
+        for some, part in zip(groups, data.parts([length_of(some) for some in groups]), strict=True):
+            verify(part, some, what)
+            self.data.pwrite([part], position)
+            position += len(part)
 
     def _write_runs(self, records: Sequence[Record], data: memoryview) -> None:
         if total_length(records) == len(data):  # none is punched, as verified

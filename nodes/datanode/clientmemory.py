@@ -51,10 +51,12 @@ class ClientMemories:
     def expect(self, peer: Peer) -> tuple[str, bytes, int]:
         """Where a peer is to give its memory: an inbox's name, a ticket, and whose it is. It has none until then.
 
-        Raises `NotSupported`.
+        Raises `NotSupported`, and `MemoryUnknown` where it cannot.
         """
         if self._inbox is None:
             raise errors.NotSupported("this DataNode reads no memory of others")
+        if peer.has_parted:
+            raise errors.MemoryUnknown("nothing can come over a connection that has ended")
         self.drop(peer)
         ticket = self._inbox.expect()
         self._clients[peer.id] = _Client(ticket)
@@ -68,7 +70,8 @@ class ClientMemories:
         client = self._clients.get(peer.id)
         if client is None or client.ticket is None or self._inbox is None:
             raise errors.MemoryUnknown("no memory is expected")
-        await self._inbox.collect(self._runtime)
+        if not await self._inbox.collect(self._runtime):
+            raise errors.Busy("this DataNode cannot take memory now")
         if client.ticket is None:
             raise errors.MemoryUnknown("no memory is expected any more")
         descriptor = self._inbox.take(client.ticket)
@@ -108,11 +111,13 @@ class ClientMemories:
         return client.memory.span(place, length)
 
     async def run(self) -> None:
-        """Keep no more buffers than are needed. Runs until cancelled; no memory is taken any more then."""
+        """Keep nothing that nobody needs. Runs until cancelled; no memory is taken any more then."""
         try:
             while True:
-                await trio.sleep(limits.MEMORY_IDLE_S)
+                await trio.sleep(limits.MEMORY_IDLE_S / 2)
                 del self._spare[limits.MEMORY_PARTS_KEPT :]
+                if self._inbox is not None:
+                    await self._inbox.collect(self._runtime)
         finally:
             if self._inbox is not None:
                 await self._inbox.aclose(self._runtime)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -121,14 +122,47 @@ async def test_when_a_connection_ends_all_that_came_over_it_is_closed(
     give(name, ticket, shared.descriptor())
     collect = Inbox.collect
 
-    async def ended_meanwhile(inbox: Inbox, runtime: Runtime) -> None:
-        await collect(inbox, runtime)
+    async def ended_meanwhile(inbox: Inbox, runtime: Runtime) -> bool:
+        is_done = await collect(inbox, runtime)
         memories.drop(peer)
+        return is_done
 
     with monkeypatch.context() as patched, pytest.raises(errors.MemoryUnknown, match="any more"):
         patched.setattr(Inbox, "collect", ended_meanwhile)
         await memories.take(peer)
     await given(memories, shared, connected(2))  # with this what was given up is closed
+    assert open_descriptors() == before + 1
+
+
+async def test_over_a_connection_that_has_ended_nothing_is_expected(memories: ClientMemories) -> None:
+    """A oneway call of it may still be in work."""
+    peer = connected()
+    peer.has_parted = True
+    with pytest.raises(errors.MemoryUnknown, match="has ended"):
+        memories.expect(peer)
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done now and then is done all the time."""
+    monkeypatch.setattr(limits, "MEMORY_IDLE_S", 0.05)
+
+
+@pytest.mark.usefixtures("often")
+async def test_an_inbox_that_was_filled_is_emptied(memories: ClientMemories, shared: SharedMemory) -> None:
+    """By anybody on the host: nothing comes any more, so nothing is taken."""
+    before, peer = open_descriptors(), connected()
+    name, ticket, _ = memories.expect(peer)
+    with pytest.raises(errors.Busy):
+        for _ in range(1000):
+            give(name, b"?" * len(ticket), shared.descriptor())
+    with trio.fail_after(60):
+        while True:
+            with suppress(errors.Busy):
+                await given(memories, shared, peer)
+                break
+            await trio.sleep(0.01)
+    assert read(memories, peer, 1) == b"\0"
     assert open_descriptors() == before + 1
 
 

@@ -60,6 +60,19 @@ async def test_a_plain_method_that_has_to_wait_holds_nobody_up() -> None:
         assert answers == ["opened"]
 
 
+async def test_a_server_is_told_when_a_peer_has_parted() -> None:
+    parted: list[Peer] = []
+    async with world(parted=parted.append) as here:
+        await here.call("add", 1)
+        [peer] = here.server.peers()
+        assert parted == []
+        assert not peer.has_parted
+        here.server.close_connections(lambda _: True)
+        await trio.testing.wait_all_tasks_blocked()
+        assert parted == [peer]
+        assert peer.has_parted
+
+
 async def test_bytes_travel_both_ways() -> None:
     async with world() as here:
         assert await here.call("hear", "a", data=b"bytes") == ["a", b"bytes", True]

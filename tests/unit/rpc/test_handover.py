@@ -226,6 +226,36 @@ def lingering() -> socket.socket:
 _STUCK: list[socket.socket] = []
 
 
+async def until_collected(inbox: Inbox, runtime: RealRuntime, ticket: bytes) -> int:
+    with trio.fail_after(60):
+        while (taken := inbox.take(ticket)) is None:
+            await inbox.collect(runtime)
+    return taken
+
+
+def test_a_file_that_fails_when_it_is_closed_is_nobodys_error(
+    inbox: Inbox, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = os.close
+
+    def failing(descriptor: int) -> None:
+        closed(descriptor)
+        raise OSError(errno.EIO, "Input/output error")
+
+    ticket, unwanted = inbox.expect(), os.open(file, os.O_RDONLY)
+    for each in (b"?" * TICKET_BYTES, ticket):
+        give(inbox.name, each, os.open(file, os.O_RDONLY))
+    inbox.put_away(unwanted)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "close", failing)
+        assert inbox.collect_blocking()
+    taken = inbox.take(ticket)
+    assert taken is not None
+    assert not os.get_inheritable(taken)
+    os.close(taken)
+    assert not is_open(unwanted)
+
+
 async def test_who_sends_what_takes_long_to_close_holds_up_a_thread_and_nobody_else(
     inbox: Inbox, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,14 +266,11 @@ async def test_who_sends_what_takes_long_to_close_holds_up_a_thread_and_nobody_e
     ticket = inbox.expect()
     give(inbox.name, ticket, os.open(file, os.O_RDONLY))
     with trio.fail_after(10):
-        for _ in range(3):
-            await inbox.collect(runtime)
+        assert [await inbox.collect(runtime) for _ in range(3)] == [False] * 3
         assert inbox.take(ticket) is None, "it is behind the stranger's"
+        await inbox.aclose(runtime)  # nor does the end wait for him
     for far in _STUCK:
         far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         far.close()  # resets the other end, which has nothing left to wait for
     _STUCK.clear()
-    with trio.fail_after(60):
-        while (taken := inbox.take(ticket)) is None:
-            await inbox.collect(runtime)
-    os.close(taken)
+    os.close(await until_collected(inbox, runtime, ticket))

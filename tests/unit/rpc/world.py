@@ -157,10 +157,11 @@ async def world(
     key: Key | None = None,
     server_speaks: Versions = SPOKEN,
     client_speaks: Versions = SPOKEN,
+    parted: Callable[[Peer], None] | None = None,
 ) -> AsyncIterator[World]:
     network = MemoryNetwork(latency_s, capacity_bytes)
     thing = Thing()
-    server = Server(network.host("server"), greet=greet, gate=gate, spoken=server_speaks)
+    server = Server(network.host("server"), greet=greet, gate=gate, parted=parted, spoken=server_speaks)
     server.register(thing, "thing")
     async with trio.open_nursery() as nursery:
         address = await nursery.start(server.serve, "server:9")
