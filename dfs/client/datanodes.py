@@ -6,6 +6,7 @@ have moved). A node that failed a call is avoided for a while: asked last for re
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -35,6 +36,7 @@ class DataNodes:
         self._avoid_until: dict[NodeId, float] = {}
         self._slow_until: dict[NodeId, float] = {}
         self._failures = 0
+        self._waiting_told_at = -math.inf
         self._sending = trio.Semaphore(1)
         """Whoever has it sends what nodes send on."""
         session.on_nodes_changed = self._forget_views
@@ -63,6 +65,14 @@ class DataNodes:
     def note_slow(self, node: NodeId) -> None:
         """Another one answered a read first, though it was asked later."""
         self._slow_until[node] = trio.current_time() + limits.SLOW_NODE_S
+
+    def may_tell_of_waiting(self) -> bool:
+        """Whether nobody has said of late that nodes are waited for, as the caller does now."""
+        now = trio.current_time()
+        is_news = now >= self._waiting_told_at + _AVOID_S
+        if is_news:
+            self._waiting_told_at = now
+        return is_news
 
     def avoided(self) -> list[NodeId]:
         now = trio.current_time()

@@ -7,10 +7,10 @@ so that the link is never idle. What they wrote counts in the order in which it 
     commit  extents point at them: every client sees them
     flush   and the replicas have them on stable storage, at least `min_replicas` of them
 
-Nodes may die in between. Bytes without enough copies that are not committed yet are read back from a copy
-that is left, and appended anew to a chunk with all its copies: nobody has seen them, so nobody can have changed
-them. Bytes that are committed stay where they are: the NameNode has the missing copies made, and
-flush waits for that.
+Nodes may die in between. Bytes without enough copies that are not committed yet are read back from a copy that is left,
+or from a node that was given up and is back, and appended anew to a chunk with all its copies: nobody has seen them, so
+nobody can have changed them. Bytes that are committed stay where they are: the NameNode has the missing copies made,
+and flush waits for that.
 
 `fsync` covers the file, not only what was written here: bytes of others may be committed and in their DataNodes' memory
 only. The inode's version tells whether there were others: each change makes it one more, so a commit of ours that
@@ -454,13 +454,32 @@ class FileWriter:
             for start in range(0, run.length, limits.READ_MAX_BYTES):
                 size = min(limits.READ_MAX_BYTES, run.length - start)
                 piece = Piece(0, size, run.lane.chunk, run.chunk_offset + start)
-                grant = await self._chunks.grant(run.lane)
-                await self._reader.read_piece(run.lane.nodes, piece, buffer[:size], grant)
+                await self._read_back(run.lane, piece, buffer[:size])
                 _add(fresh, await self._append(run.offset + start, [buffer[:size]]))
         except BaseException:
             await self._settle_surely(fresh)
             raise
         return fresh
+
+    async def _read_back(self, lane: Lane, piece: Piece, view: memoryview) -> None:
+        """Bytes that are not committed, from any node that was to have them: nobody else can have written there.
+
+        Waits for nodes that are away. Raises `DataLost`.
+        """
+        wait = self._chunks.wait(1)
+        while True:
+            try:
+                grant = await self._chunks.grant(lane)
+                await self._reader.read_piece([*lane.nodes, *lane.struck], piece, view, grant)
+            except errors.DataLost as error:
+                if isinstance(error.__cause__, errors.Corrupt):
+                    raise
+                try:
+                    await wait.step(errors.Unreachable(error.message))
+                except errors.Unreachable:
+                    raise error from None
+            else:
+                return
 
     # --- durability -------------------------------------------------------------------------------------
 

@@ -10,6 +10,9 @@ have the bytes, so nothing needs to be sent again as long as `min_replicas` of t
 more, and what follows goes to a new chunk with all its copies. With fewer left, the append that failed is repeated on a
 new chunk. The commit names the nodes that have the bytes; the NameNode has the missing copies made.
 
+**When too many are away at once**, as when all are started again, appends and flushes wait for them (`Wait`), as long
+as operations wait for the NameNode. Those that it calls dead are not waited for.
+
 **Durability.** `sync` flushes the replicas of chunks and strikes those that fail or have less than they should.
 If fewer than `min_replicas` remain, the caller must write those bytes again (`FileWriter.flush` does).
 
@@ -34,10 +37,12 @@ from dfs.client.session import Session
 from dfs.client.shared import SharedAppends
 from dfs.client.throttle import DirtyThrottle
 from dfs.room import Room
-from dfs.types import ChunkId, ChunkPlace, NodeId, SessionId
+from dfs.types import ChunkId, ChunkPlace, NodeId, NodeState, SessionId
 
 _AHEAD_MAX = 4  # chunks allocated ahead of need
 _PLACES_MAX = 4  # chunks that an append is tried on before it is given up
+_AWAY = (errors.Unreachable, errors.ConnectionLost, errors.DeadlineExceeded, errors.NotEnoughNodes)
+"""Failures after which a node, or another, may be back in a moment."""
 _STRAGGLER_TIMES = 10
 """As long as the others took a node may take in any case, when these are enough."""
 
@@ -68,6 +73,7 @@ class Lane:
         "replicas",
         "sealed",
         "session",
+        "struck",
         "synced",
         "uncommitted",
         "usable",
@@ -85,6 +91,8 @@ class Lane:
         self.replicas = replicas
         """Copies asked for; there may be fewer nodes."""
         self.nodes = list(nodes)
+        self.struck: list[NodeId] = []
+        """Nodes that were in `nodes`, and may have some of the bytes still."""
         self.length = 0
         self.blocks = 0
         self.synced = 0
@@ -111,7 +119,34 @@ class Lane:
         """This replica is not to be counted on any more."""
         if node in self.nodes:
             self.nodes.remove(node)
+            self.struck.append(node)
         self.usable = False
+
+
+class Wait:
+    """Of one append or flush for DataNodes that are away, for no longer than the session waits for its NameNode."""
+
+    def __init__(self, session: Session, nodes: DataNodes, wanted: int) -> None:
+        self._nodes = nodes
+        self._wanted = wanted
+        self._give_up_at = trio.current_time() + session.wait_s
+        self._delay_s = limits.RETRY_DELAY_FIRST_S
+
+    async def step(self, failure: errors.DfsError, silent: Collection[NodeId] = ()) -> None:
+        """Wait a moment. Raises `failure` if that is of no use: of another kind, after too long, or with too few that
+        are not dead; or if there are enough nodes besides these `silent` ones, so that the bytes can be written there.
+        """
+        if not isinstance(failure, _AWAY) or trio.current_time() + self._delay_s > self._give_up_at:
+            raise failure
+        views = await self._nodes.refresh()
+        alive = [view for view in views if view.state != NodeState.DEAD and not view.draining]
+        others = [view for view in alive if view.state == NodeState.UP and view.node not in silent]
+        if len(alive) < self._wanted or (silent and len(others) >= self._wanted):
+            raise failure
+        if self._nodes.may_tell_of_waiting():
+            log.warning("too few DataNodes answer: waiting for them", error=failure.message)
+        await trio.sleep(self._delay_s)
+        self._delay_s = min(2 * self._delay_s, limits.RETRY_DELAY_MAX_S)
 
 
 class ChunkWriter:
@@ -140,6 +175,10 @@ class ChunkWriter:
     def min_replicas(self) -> int:
         return int(self._session.cluster["min_replicas"])
 
+    def wait(self, wanted: int) -> Wait:
+        """For as many DataNodes as are `wanted`."""
+        return Wait(self._session, self._nodes, wanted)
+
     def forget_lanes(self) -> None:
         """The session is a new one: its chunks will be others."""
         self._unsealed.clear()
@@ -167,24 +206,47 @@ class ChunkWriter:
         Each buffer begins a block: all but the last best have a number of whole ones.
         `prefer` is the lane of the bytes before these: staying on it keeps a file in few extents. The caller
         takes the bytes off `lane.uncommitted` when they are committed or given up, and calls `seal_finished`.
-        Raises `NoSpace` or `NotEnoughNodes` when no chunk can be had that may take them.
+        Raises `NoSpace` or `NotEnoughNodes` when no chunk can be had that may take them, and what nodes say that fail,
+        or are away for too long.
         """
         length = sum(map(len, data))
         if not 0 < length <= limits.APPEND_MAX_BYTES:
             raise errors.InvalidArgument(f"an append has 1 to {limits.APPEND_MAX_BYTES} bytes, not {length}")
-        async with self._lanes, self._in_flight.entered(object(), None, length):
-            with self.throttle.measured(length, self._session.timeout_s):
-                return await self._append_somewhere(data, length, replicas, prefer, durably=durably)
-
-    async def _append_somewhere(
-        self, data: Sequence[Buffer], length: int, replicas: int, prefer: Lane | None, *, durably: bool
-    ) -> Written:
         blocks = [block for buffer in data for block in sum_blocks(buffer)]
         wanted = min(self.min_replicas, replicas)
+        async with self._lanes, self._in_flight.entered(object(), None, length):
+            wait: Wait | None = None
+            while True:
+                with self.throttle.measured(length, self._session.timeout_s):
+                    result = await self._append_somewhere(
+                        *(data, blocks, length, replicas, wanted, prefer), durably=durably, is_first=wait is None
+                    )
+                if isinstance(result, Written):
+                    return result
+                wait = wait or self.wait(wanted)
+                await wait.step(result)
+
+    async def _append_somewhere(
+        self,
+        data: Sequence[Buffer],
+        blocks: Sequence[Block],
+        length: int,
+        replicas: int,
+        wanted: int,
+        prefer: Lane | None,
+        *,
+        durably: bool,
+        is_first: bool,
+    ) -> Written | errors.DfsError:
+        """Append to one of several chunks, or, where it is not the first attempt, to one; if none took it, why."""
         struck: set[NodeId] = set()
         failures: dict[NodeId, errors.DfsError] = {}
-        for _ in range(_PLACES_MAX):
-            lane = await self._take(length, replicas, prefer, struck)
+        say = log.warning if is_first else log.debug
+        for _ in range(_PLACES_MAX if is_first else 1):
+            try:
+                lane = await self._take(length, replicas, prefer, struck)
+            except errors.NotEnoughNodes as too_few:
+                return too_few
             lane.uncommitted += length  # from now on: a lane with bytes on their way is not sealed
             began = trio.current_time()
             try:
@@ -194,7 +256,7 @@ class ChunkWriter:
                 lane.usable = False  # how far its replicas got is not known
                 raise
             for node, error in failures.items():
-                log.warning("replica failed, going on without it", node=node, chunk=lane.chunk, error=str(error))
+                say("replica failed, going on without it", node=node, chunk=lane.chunk, error=str(error))
                 lane.strike(node)
                 struck.add(node)
                 self._struck += 1
@@ -210,7 +272,7 @@ class ChunkWriter:
                 self._put_back(lane)
                 return written
             lane.uncommitted -= length
-        raise next(iter(failures.values()))
+        return next(iter(failures.values()))
 
     def _adapt(self, length: int, took_s: float) -> None:
         """An append of so many bytes took so long."""
@@ -440,7 +502,6 @@ class ChunkWriter:
 
         Afterwards each lane's `nodes` hold its bytes durably, up to its length when this was called.
         """
-        began = trio.current_time()
         due = {lane: lane.length for lane in lanes if lane.synced < lane.length}
         if not due:  # as after appends that were flushed in the same call
             return
@@ -449,17 +510,44 @@ class ChunkWriter:
         for lane in due:
             for node in lane.nodes:
                 by_node.setdefault(node, []).append(lane)
+        wait: Wait | None = None
+        failures = await self._sync_on(by_node, due, lacking)
+        while failures and max(lacking.values()) > 0:
+            wait = wait or self.wait(max(lacking.values()))
+            try:
+                await wait.step(next(iter(failures.values())), failures)
+            except errors.DfsError:
+                break
+            failures = await self._sync_on({node: by_node[node] for node in failures}, due, lacking)
+        for node, error in failures.items():
+            log.warning("replica not flushed, going on without it", node=node, error=str(error))
+            for lane in by_node[node]:
+                lane.strike(node)
+                self._struck += 1
+        for lane, length in due.items():
+            lane.synced = max(lane.synced, length)
+
+    async def _sync_on(
+        self, by_node: Mapping[NodeId, Sequence[Lane]], due: Mapping[Lane, int], lacking: dict[Lane, int]
+    ) -> dict[NodeId, errors.DfsError]:
+        """Flush lanes on nodes, and strike those that have less than is `due`; which did not answer, and why.
+
+        Each that has it counts as one of those that are `lacking`.
+        """
+        began = trio.current_time()
+        failures: dict[NodeId, errors.DfsError] = {}
         unflushed = set(by_node)
 
-        async def sync(node: NodeId, held: list[Lane]) -> None:
+        async def sync(node: NodeId, held: Sequence[Lane]) -> None:
             try:
                 lengths = await self._nodes.sync(node, {lane.chunk: await self.grant(lane) for lane in held})
             except errors.DfsError as error:
-                log.warning("replica not flushed, going on without it", node=node, error=str(error))
-                lengths = [-1] * len(held)
+                failures[node] = error
+                lengths = []
             unflushed.discard(node)
-            for lane, length in zip(held, lengths, strict=True):
+            for lane, length in zip(held, lengths, strict=node not in failures):
                 if length < due[lane]:
+                    log.warning("replica not flushed, going on without it", node=node, chunk=lane.chunk)
                     lane.strike(node)
                     self._struck += 1
                 else:
@@ -471,13 +559,9 @@ class ChunkWriter:
             for node, held in by_node.items():
                 nursery.start_soon(sync, node, held)
         for node in sorted(unflushed):
-            log.warning("replica not flushed long after the others, going on without it", node=node)
             self._nodes.avoid(node)
-            for lane in by_node[node]:
-                lane.strike(node)
-                self._struck += 1
-        for lane, length in due.items():
-            lane.synced = max(lane.synced, length)
+            failures[node] = errors.DeadlineExceeded("no answer, long after the others")
+        return failures
 
     async def make_durable(self, reach: Mapping[Lane, int], wanted: int, locate: Locate) -> None:
         """Return when committed bytes of lanes, up to `reach`, are durable on every live replica, and on `wanted`.

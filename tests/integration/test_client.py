@@ -202,7 +202,7 @@ async def test_a_datanode_that_dies_during_an_upload_costs_it_no_error(tmp_path:
 
 async def test_too_few_nodes_is_said_with_their_names(tmp_path: Path) -> None:
     options = {"node_suspect_after_s": 0.3, "node_dead_after_s": 0.6}
-    async with running_cluster(tmp_path, datanodes=3, **options) as cluster, cluster.client() as fs:
+    async with running_cluster(tmp_path, datanodes=3, **options) as cluster, cluster.client(wait_s=1.0) as fs:
         for name in ("n2", "n3"):
             await cluster.stop(name)
         await wait_for_state(fs, {"n2", "n3"})

@@ -18,6 +18,7 @@ import trio
 
 from dfs import errors, limits
 from dfs.client import FileSystem
+from dfs.client.filewriter import FileWriter
 from dfs.types import NodeId
 from tests.integration.real import NAMENODE, RealCluster, environment, real_cluster, until
 
@@ -87,6 +88,92 @@ async def chunk_file(cluster: RealCluster, fs: FileSystem, path: str, node: str)
     """Where `node` keeps its copy of a file of one chunk."""
     (place,) = await fs.replicas(path)
     return cluster.chunk_files(node)[f"{place.chunk:016x}"]
+
+
+# --- DataNodes that are away together ---------------------------------------------------------------------------
+
+
+def is_waiting(fs: FileSystem) -> bool:
+    return fs.nodes_known._waiting_told_at > 0
+
+
+async def new_file(fs: FileSystem) -> FileWriter:
+    """For the bytes of /file, which is there, and empty."""
+    await put(fs, "/file", b"")
+    return fs.writer(await fs.stat("/file"))
+
+
+async def until_waiting(fs: FileSystem) -> None:
+    async def waits() -> bool:
+        return is_waiting(fs)
+
+    await until(waits, "who writes to wait for DataNodes")
+
+
+@pytest.mark.parametrize("away", [["n2", "n3"], ["n1", "n2", "n3"]])
+async def test_who_writes_waits_for_datanodes_that_are_away_together(tmp_path: Path, away: list[str]) -> None:
+    data = os.urandom(5 * MIB)
+    async with real_cluster(tmp_path) as cluster, cluster.client() as fs:
+        await put(fs, "/before", data)
+        async with trio.open_nursery() as nursery:
+            for name in away:
+                cluster.kill(name)
+            for number in range(3):
+                nursery.start_soon(put, fs, f"/file{number}", data)
+            await until_waiting(fs)
+            await trio.sleep(0.5)
+            for name in away:
+                await cluster.start(name)
+        for path in ("/before", "/file0", "/file1", "/file2"):
+            assert await get(fs, path) == data
+
+
+@pytest.mark.parametrize("away", [["n2", "n3"], ["n1", "n2", "n3"]])
+async def test_who_flushes_waits_for_datanodes_that_are_away_together(tmp_path: Path, away: list[str]) -> None:
+    data = os.urandom(3 * MIB)
+    async with real_cluster(tmp_path) as cluster, cluster.client() as fs:
+        writer = await new_file(fs)
+        await writer.write(0, data)
+        async with trio.open_nursery() as nursery:
+            for name in away:
+                cluster.kill(name)
+            nursery.start_soon(writer.flush)
+            await until_waiting(fs)
+            await trio.sleep(0.5)
+            for name in away:
+                await cluster.start(name)
+        assert await get(fs, "/file") == data
+
+
+async def test_what_is_not_committed_is_read_back_from_nodes_that_were_given_up_and_are_back(tmp_path: Path) -> None:
+    """As when one after the other was away while a file was written: none was there all the time."""
+    data = os.urandom(3 * MIB + 17)
+    async with real_cluster(tmp_path) as cluster, cluster.client() as fs:
+        writer = await new_file(fs)
+        await writer.write(0, data)
+        for run in writer._uncommitted:
+            for node in list(run.lane.nodes):
+                run.lane.strike(node)
+        async with trio.open_nursery() as nursery:
+            for name in cluster.datanodes:
+                cluster.kill(name)
+            nursery.start_soon(writer.flush)
+            await until_waiting(fs)
+            for name in cluster.datanodes:
+                await cluster.start(name)
+        assert await get(fs, "/file") == data
+
+
+async def test_nobody_waits_for_datanodes_longer_than_he_is_to(tmp_path: Path) -> None:
+    async with real_cluster(tmp_path) as cluster, cluster.client(wait_s=0.5) as fs:
+        writer = await new_file(fs)
+        await writer.write(0, b"written before")
+        for name in cluster.datanodes:
+            cluster.kill(name)
+        with pytest.raises(errors.Unreachable), trio.fail_after(60):
+            await put(fs, "/other", b"data")
+        with pytest.raises((errors.DataLost, errors.NotEnoughNodes)), trio.fail_after(60):
+            await writer.flush()
 
 
 # --- everything is killed, again and again ------------------------------------------------------------------

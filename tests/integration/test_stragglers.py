@@ -60,7 +60,15 @@ async def test_who_flushes_goes_on_without_a_datanode_that_hangs(tmp_path: Path)
 async def test_a_replica_that_is_needed_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "CALL_TIMEOUT_S", 1.0)
     monkeypatch.setattr(limits, "DATA_TIMEOUT_S", 1.0)
-    async with real_cluster(tmp_path, datanodes=2, replicas=2, min_replicas=2) as cluster, cluster.client() as fs:
-        await put(fs, "/before", b"data")
-        with cluster.suspended("n2"), pytest.raises((errors.DeadlineExceeded, errors.NotEnoughNodes)):
-            await put(fs, "/file", b"data")
+    async with real_cluster(tmp_path, datanodes=2, replicas=2, min_replicas=2) as cluster:
+        async with cluster.client(wait_s=1.0) as fs:
+            await put(fs, "/before", b"data")
+            with cluster.suspended("n2"), pytest.raises((errors.DeadlineExceeded, errors.NotEnoughNodes)):
+                await put(fs, "/file", b"data")
+        async with cluster.client() as fs, trio.open_nursery() as nursery:
+            with cluster.suspended("n2"):
+                nursery.start_soon(put, fs, "/file", b"data")
+                await trio.sleep(3.0)  # longer than a call has
+            with trio.fail_after(PATIENCE_S):
+                while not await fs.exists("/file"):
+                    await trio.sleep(0.05)
