@@ -210,9 +210,7 @@ class ClientConfig:
 
     namenode: str = _key("Where the NameNode is.", f"127.0.0.1:{limits.NAMENODE_PORT}")
     key: Path = _key("The file with the client's key, made by `dfs key add NAME`.", Path("client.key"))
-    namenode_wait_s: float = _key(
-        "How long an operation waits for a NameNode that is away, or a write for DataNodes.", limits.NAMENODE_WAIT_S
-    )
+    namenode_wait_s: float = _key("How long an operation waits for a NameNode that is away.", limits.NAMENODE_WAIT_S)
 
     def __post_init__(self) -> None:
         _check_address("namenode", self.namenode)

@@ -294,6 +294,7 @@ AHEAD_PARTS_MAX = 2  # such answers waited for at a time
 AHEAD_ENTRIES_SEEN = 2048  # in a directory, among which the next ones are looked for
 NAMENODE_WAIT_S = 60.0  # how long an operation waits for a NameNode that is away, configurable
 FIRST_CONTACT_TIMEOUT_S = 5.0  # a command line says so when no NameNode answers within this
+DATANODES_WAIT_S = 10.0  # how long a write waits for DataNodes that are away: well within SESSION_TIMEOUT_S
 RETRY_DELAY_FIRST_S = 0.05
 RETRY_DELAY_MAX_S = 2.0
 KEY_RETIRE_WAIT_S = 10.0  # `dfs key retire` waits so long for those who are about to renew their keys

@@ -466,9 +466,8 @@ async def open_filesystem(
     the key's holder has a certificate.
 
     `keep` keeps the file of a newer key, when there is one: see `dfs.keystore.KeyStore.keep`. `wait_s`: how long
-    operations wait for a NameNode that is away, or writes for DataNodes. `spoken`: versions of the protocol. With a
-    `cache`, what the NameNode leases is kept and answered from there: that pays for who lives long and looks at the
-    same things again.
+    operations wait for a NameNode that is away. `spoken`: versions of the protocol. With a `cache`, what the NameNode
+    leases is kept and answered from there: that pays for who lives long and looks at the same things again.
 
     Raises `Unreachable` when none answers within `limits.FIRST_CONTACT_TIMEOUT_S`, `Refused` when the key is not of the
     cluster.

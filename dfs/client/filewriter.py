@@ -42,7 +42,7 @@ import trio
 
 from dfs import codec, errors, limits, tasks
 from dfs.checksum import Buffer
-from dfs.client.reader import Piece, Reader
+from dfs.client.reader import SILENT, Piece, Reader
 from dfs.client.session import Session
 from dfs.client.stream import Command
 from dfs.client.writer import ChunkWriter, Lane
@@ -472,11 +472,11 @@ class FileWriter:
                 grant = await self._chunks.grant(lane)
                 await self._reader.read_piece([*lane.nodes, *lane.struck], piece, view, grant)
             except errors.DataLost as error:
-                if isinstance(error.__cause__, errors.Corrupt):
+                if not isinstance(error.__cause__, SILENT):
                     raise
                 try:
-                    await wait.step(errors.Unreachable(error.message))
-                except errors.Unreachable:
+                    await wait.step(error.__cause__)
+                except SILENT:
                     raise error from None
             else:
                 return

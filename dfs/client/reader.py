@@ -35,7 +35,7 @@ from dfs.types import ChunkId, ChunkPlace, Extent, Ino, NodeId
 _ROUNDS = 4  # times the extents are asked for before data counts as lost
 _ROUND_DELAY_S = 0.5
 _END: Final = attrgetter("end")
-_SILENT = (errors.Unreachable, errors.DeadlineExceeded)
+SILENT = (errors.Unreachable, errors.ConnectionLost, errors.DeadlineExceeded)
 """Errors of replicas that may have all of it, and are not asked for parts."""
 
 log = structlog.get_logger(__name__)
@@ -261,7 +261,7 @@ class Reader:
         if fetch.expired is not None:
             raise fetch.expired
         damages = [error for _, error in fetch.failures if isinstance(error, errors.Corrupt)]
-        answered = tuple(node for node, error in fetch.failures if not isinstance(error, _SILENT))
+        answered = tuple(node for node, error in fetch.failures if not isinstance(error, SILENT))
         if damages and len(answered) > 1 and piece.length > 1:
             try:
                 for part in parts_of(piece):
@@ -272,7 +272,8 @@ class Reader:
             else:
                 return
         why = "; ".join(f"{node}: {error}" for node, error in fetch.failures) or "no DataNode holds a copy"
-        cause = damages[0] if damages and len(damages) == len(fetch.failures) else None
+        silent = [error for _, error in fetch.failures if isinstance(error, SILENT)]
+        cause = damages[0] if damages and len(damages) == len(fetch.failures) else next(iter(silent), None)
         raise errors.DataLost(f"chunk {piece.chunk:x}: {why}") from cause
 
     async def _fetch_from(self, fetch: _Fetch, node: NodeId) -> bool:
@@ -361,7 +362,7 @@ class Reader:
     async def read_piece(self, nodes: Sequence[NodeId], piece: Piece, view: memoryview, grant: bytes) -> None:
         """Fill `view` with one piece of a chunk, whatever file has it, from the nodes that are known to have it.
 
-        Raises `DataLost`, `GrantExpired`.
+        Raises `DataLost`, from one of SILENT if a node that may have it did not answer; `GrantExpired`.
         """
         place = ChunkPlace(piece.chunk, piece.chunk_offset + piece.length, tuple(nodes), grant)
         await self._fetch(piece, {piece.chunk: place}, view)

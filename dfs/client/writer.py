@@ -10,8 +10,9 @@ have the bytes, so nothing needs to be sent again as long as `min_replicas` of t
 more, and what follows goes to a new chunk with all its copies. With fewer left, the append that failed is repeated on a
 new chunk. The commit names the nodes that have the bytes; the NameNode has the missing copies made.
 
-**When too many are away at once**, as when all are started again, appends and flushes wait for them (`Wait`), as long
-as operations wait for the NameNode. Those that it calls dead are not waited for.
+**When too many are away at once**, as when all are started again, appends and flushes wait for them (`Wait`), but
+not for long: somebody may want what this client holds, and the NameNode ends sessions that do not give it back. Those
+that it calls dead are not waited for.
 
 **Durability.** `sync` flushes the replicas of chunks and strikes those that fail or have less than they should.
 If fewer than `min_replicas` remain, the caller must write those bytes again (`FileWriter.flush` does).
@@ -41,8 +42,10 @@ from dfs.types import ChunkId, ChunkPlace, NodeId, NodeState, SessionId
 
 _AHEAD_MAX = 4  # chunks allocated ahead of need
 _PLACES_MAX = 4  # chunks that an append is tried on before it is given up
-_AWAY = (errors.Unreachable, errors.ConnectionLost, errors.DeadlineExceeded, errors.NotEnoughNodes)
-"""Failures after which a node, or another, may be back in a moment."""
+_AWAY = (errors.Unreachable, errors.ConnectionLost, errors.DeadlineExceeded)
+_PASSING = (*_AWAY, errors.NotEnoughNodes, errors.ChunkConflict, errors.ChunkNotFound)
+"""Failures after which a node, or another, may take an append in a moment: it is back, and perhaps without the unsynced
+bytes of the chunks that this client had open."""
 _STRAGGLER_TIMES = 10
 """As long as the others took a node may take in any case, when these are enough."""
 
@@ -124,19 +127,19 @@ class Lane:
 
 
 class Wait:
-    """Of one append or flush for DataNodes that are away, for no longer than the session waits for its NameNode."""
+    """Of one append or flush for as many DataNodes as are `wanted`, until DATANODES_WAIT_S after it has begun."""
 
     def __init__(self, session: Session, nodes: DataNodes, wanted: int) -> None:
         self._nodes = nodes
         self._wanted = wanted
-        self._give_up_at = trio.current_time() + session.wait_s
+        self._give_up_at = trio.current_time() + min(limits.DATANODES_WAIT_S, session.wait_s)
         self._delay_s = limits.RETRY_DELAY_FIRST_S
 
     async def step(self, failure: errors.DfsError, silent: Collection[NodeId] = ()) -> None:
         """Wait a moment. Raises `failure` if that is of no use: of another kind, after too long, or with too few that
         are not dead; or if there are enough nodes besides these `silent` ones, so that the bytes can be written there.
         """
-        if not isinstance(failure, _AWAY) or trio.current_time() + self._delay_s > self._give_up_at:
+        if not isinstance(failure, _PASSING) or trio.current_time() + self._delay_s > self._give_up_at:
             raise failure
         views = await self._nodes.refresh()
         alive = [view for view in views if view.state != NodeState.DEAD and not view.draining]
@@ -176,7 +179,7 @@ class ChunkWriter:
         return int(self._session.cluster["min_replicas"])
 
     def wait(self, wanted: int) -> Wait:
-        """For as many DataNodes as are `wanted`."""
+        """Begin to wait."""
         return Wait(self._session, self._nodes, wanted)
 
     def forget_lanes(self) -> None:
@@ -215,16 +218,13 @@ class ChunkWriter:
         blocks = [block for buffer in data for block in sum_blocks(buffer)]
         wanted = min(self.min_replicas, replicas)
         async with self._lanes, self._in_flight.entered(object(), None, length):
-            wait: Wait | None = None
+            wait = self.wait(wanted)
             while True:
-                with self.throttle.measured(length, self._session.timeout_s):
-                    result = await self._append_somewhere(
-                        *(data, blocks, length, replicas, wanted, prefer), durably=durably, is_first=wait is None
-                    )
-                if isinstance(result, Written):
-                    return result
-                wait = wait or self.wait(wanted)
-                await wait.step(result)
+                try:
+                    with self.throttle.measured(length, self._session.timeout_s):
+                        return await self._append_somewhere(data, blocks, length, replicas, prefer, durably=durably)
+                except _PASSING as error:
+                    await wait.step(error)
 
     async def _append_somewhere(
         self,
@@ -232,21 +232,15 @@ class ChunkWriter:
         blocks: Sequence[Block],
         length: int,
         replicas: int,
-        wanted: int,
         prefer: Lane | None,
         *,
         durably: bool,
-        is_first: bool,
-    ) -> Written | errors.DfsError:
-        """Append to one of several chunks, or, where it is not the first attempt, to one; if none took it, why."""
+    ) -> Written:
+        wanted = min(self.min_replicas, replicas)
         struck: set[NodeId] = set()
         failures: dict[NodeId, errors.DfsError] = {}
-        say = log.warning if is_first else log.debug
-        for _ in range(_PLACES_MAX if is_first else 1):
-            try:
-                lane = await self._take(length, replicas, prefer, struck)
-            except errors.NotEnoughNodes as too_few:
-                return too_few
+        for _ in range(_PLACES_MAX):
+            lane = await self._take(length, replicas, prefer, struck)
             lane.uncommitted += length  # from now on: a lane with bytes on their way is not sealed
             began = trio.current_time()
             try:
@@ -256,7 +250,7 @@ class ChunkWriter:
                 lane.usable = False  # how far its replicas got is not known
                 raise
             for node, error in failures.items():
-                say("replica failed, going on without it", node=node, chunk=lane.chunk, error=str(error))
+                log.warning("replica failed, going on without it", node=node, chunk=lane.chunk, error=str(error))
                 lane.strike(node)
                 struck.add(node)
                 self._struck += 1
@@ -272,7 +266,7 @@ class ChunkWriter:
                 self._put_back(lane)
                 return written
             lane.uncommitted -= length
-        return next(iter(failures.values()))
+        raise _most_hopeful(failures)
 
     def _adapt(self, length: int, took_s: float) -> None:
         """An append of so many bytes took so long."""
@@ -510,12 +504,11 @@ class ChunkWriter:
         for lane in due:
             for node in lane.nodes:
                 by_node.setdefault(node, []).append(lane)
-        wait: Wait | None = None
+        wait = self.wait(max(lacking.values()))
         failures = await self._sync_on(by_node, due, lacking)
         while failures and max(lacking.values()) > 0:
-            wait = wait or self.wait(max(lacking.values()))
             try:
-                await wait.step(next(iter(failures.values())), failures)
+                await wait.step(_most_hopeful(failures), failures)
             except errors.DfsError:
                 break
             failures = await self._sync_on({node: by_node[node] for node in failures}, due, lacking)
@@ -644,6 +637,11 @@ class ChunkWriter:
             | self.shared.statistics()
             | self._routes.statistics()
         )
+
+
+def _most_hopeful(failures: Mapping[NodeId, errors.DfsError]) -> errors.DfsError:
+    """Of the failures of several nodes one that passes, if there is such a one."""
+    return next((error for error in failures.values() if isinstance(error, _AWAY)), next(iter(failures.values())))
 
 
 def _hurry(nursery: trio.Nursery, began: float) -> None:
