@@ -20,7 +20,7 @@ from dfs import errors, limits
 from dfs.client import FileSystem
 from dfs.client.filewriter import FileWriter
 from dfs.types import NodeId
-from tests.integration.real import NAMENODE, RealCluster, environment, real_cluster, until
+from tests.integration.real import NAMENODE, PATIENCE_S, RealCluster, environment, real_cluster, until
 
 KIB, MIB = limits.KIB, limits.MIB
 
@@ -93,6 +93,12 @@ async def chunk_file(cluster: RealCluster, fs: FileSystem, path: str, node: str)
 # --- DataNodes that are away together ---------------------------------------------------------------------------
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine under load takes its time to start DataNodes: they are waited for as long as that may last."""
+    monkeypatch.setattr(limits, "DATANODES_WAIT_S", PATIENCE_S)
+
+
 def is_waiting(fs: FileSystem) -> bool:
     return fs.nodes_known._waiting_told_at > 0
 
@@ -110,6 +116,7 @@ async def until_waiting(fs: FileSystem) -> None:
     await until(waits, "who writes to wait for DataNodes")
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("away", [["n2", "n3"], ["n1", "n2", "n3"]])
 async def test_who_writes_waits_for_datanodes_that_are_away_together(tmp_path: Path, away: list[str]) -> None:
     data = os.urandom(5 * MIB)
@@ -128,6 +135,7 @@ async def test_who_writes_waits_for_datanodes_that_are_away_together(tmp_path: P
             assert await get(fs, path) == data
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("away", [["n2", "n3"], ["n1", "n2", "n3"]])
 async def test_who_flushes_waits_for_datanodes_that_are_away_together(tmp_path: Path, away: list[str]) -> None:
     data = os.urandom(3 * MIB)
@@ -145,6 +153,7 @@ async def test_who_flushes_waits_for_datanodes_that_are_away_together(tmp_path: 
         assert await get(fs, "/file") == data
 
 
+@pytest.mark.usefixtures("patient")
 async def test_what_is_not_committed_is_read_back_from_nodes_that_were_given_up_and_are_back(tmp_path: Path) -> None:
     """As when one after the other was away while a file was written: none was there all the time."""
     data = os.urandom(3 * MIB + 17)

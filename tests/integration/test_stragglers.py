@@ -60,6 +60,7 @@ async def test_who_flushes_goes_on_without_a_datanode_that_hangs(tmp_path: Path)
 async def test_a_replica_that_is_needed_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "CALL_TIMEOUT_S", 1.0)
     monkeypatch.setattr(limits, "DATA_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(limits, "DATANODES_WAIT_S", PATIENCE_S)
     async with real_cluster(tmp_path, datanodes=2, replicas=2, min_replicas=2) as cluster:
         async with cluster.client(wait_s=1.0) as fs:
             await put(fs, "/before", b"data")
