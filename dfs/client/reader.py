@@ -7,7 +7,8 @@ piece that several have, and none of them whole, is asked for in parts, and thes
 begin is not known here: each may have what others have not. One
 that is slow to answer is not given up: the next one is asked as well, and the first answer counts (`patience`).
 When all fail, the extents are asked for again: the file may have been rewritten or its chunks copied
-elsewhere meanwhile. Only then is the data called lost; soon, where no replica is silent and all are damaged.
+elsewhere meanwhile. Only then is the data called lost: soon, where no replica is silent and all are damaged, and after
+DATANODES_WAIT_S where one does not answer that the NameNode does not call dead.
 
 Bytes under way are bounded for the whole client by `BYTES_IN_FLIGHT_MAX`; those of second replicas come on top of that,
 one for a piece at most.
@@ -15,6 +16,7 @@ one for a piece at most.
 
 from __future__ import annotations
 
+import itertools
 import math
 from bisect import bisect_right
 from collections import deque
@@ -180,16 +182,18 @@ class Reader:
 
         Whether it was good: if it was not, who keeps it forgets it.
         """
-        for remaining in reversed(range(_ROUNDS)):
+        wait_until = trio.current_time() + limits.DATANODES_WAIT_S
+        for attempt in itertools.count(1):
             try:
                 await self._fill(layout, offset, view)
-                return remaining == _ROUNDS - 1
+                return attempt == 1
             except errors.GrantExpired:
-                if not remaining:
+                if attempt >= _ROUNDS:
                     raise
             except errors.DataLost as error:
                 is_damaged = isinstance(error.__cause__, errors.Corrupt)  # everywhere: waiting does not help
-                if not remaining or (is_damaged and remaining < _ROUNDS - 1):
+                is_away = isinstance(error.__cause__, SILENT) and trio.current_time() < wait_until
+                if attempt >= (2 if is_damaged else _ROUNDS) and not is_away:
                     raise
                 log.warning("no replica could serve a read, asking where they are now", ino=ino, error=str(error))
                 if not is_damaged:
@@ -200,7 +204,7 @@ class Reader:
                 await self.fill(ino, layout, offset, view[:half])
                 await self.read_into(ino, offset + half, view[half:])
                 return False
-        raise AssertionError("the last round returns or raises")
+        raise AssertionError("the last attempt returns or raises")
 
     async def read_whole(self, layout: Layout, offset: int, length: int) -> memoryview | None:
         """Bytes that are whole blocks of one chunk on this host's disks, in memory of their own, without a copy.

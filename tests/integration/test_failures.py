@@ -136,6 +136,28 @@ async def test_who_writes_waits_for_datanodes_that_are_away_together(tmp_path: P
 
 
 @pytest.mark.usefixtures("patient")
+async def test_who_reads_waits_for_datanodes_that_are_away_together(tmp_path: Path) -> None:
+    data = os.urandom(MIB)
+    async with real_cluster(tmp_path) as cluster:
+        await store(cluster, {"/file": data})
+        async with cluster.client() as fs:
+            await fs.stat("/file")
+            read: list[bytes] = []
+
+            async def read_it() -> None:
+                read.append(await get(fs, "/file"))
+
+            async with trio.open_nursery() as nursery:
+                for name in cluster.datanodes:
+                    cluster.kill(name)
+                nursery.start_soon(read_it)
+                await trio.sleep(3.0)  # it is asked for often by then
+                for name in cluster.datanodes:
+                    await cluster.start(name)
+            assert read == [data]
+
+
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("away", [["n2", "n3"], ["n1", "n2", "n3"]])
 async def test_who_flushes_waits_for_datanodes_that_are_away_together(tmp_path: Path, away: list[str]) -> None:
     data = os.urandom(3 * MIB)
