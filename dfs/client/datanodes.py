@@ -21,7 +21,9 @@ from dfs.rpc.network import without_first
 from dfs.types import ChunkId, NodeId, NodeView, datanode_object
 
 _AVOID_S = 15.0  # a little more than the NameNode needs to suspect a silent node
-_TRANSPORT = (errors.Unreachable, errors.ConnectionLost, errors.DeadlineExceeded, errors.Refused)
+SILENT = (errors.Unreachable, errors.ConnectionLost, errors.DeadlineExceeded)
+"""Errors of nodes that may have what is asked for, and be back in a moment."""
+_TRANSPORT = (*SILENT, errors.Refused)
 
 
 class DataNodes:

@@ -42,7 +42,8 @@ import trio
 
 from dfs import codec, errors, limits, tasks
 from dfs.checksum import Buffer
-from dfs.client.reader import SILENT, Piece, Reader
+from dfs.client.datanodes import SILENT
+from dfs.client.reader import Piece, Reader
 from dfs.client.session import Session
 from dfs.client.stream import Command
 from dfs.client.writer import ChunkWriter, Lane

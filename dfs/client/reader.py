@@ -28,7 +28,7 @@ import structlog
 import trio
 
 from dfs import errors, limits, tasks
-from dfs.client.datanodes import DataNodes
+from dfs.client.datanodes import SILENT, DataNodes
 from dfs.client.inodes import Inodes, Layout
 from dfs.client.lent import LentChunks
 from dfs.client.patience import Patience
@@ -37,8 +37,6 @@ from dfs.types import ChunkId, ChunkPlace, Extent, Ino, NodeId
 _ROUNDS = 4  # times the extents are asked for before data counts as lost
 _ROUND_DELAY_S = 0.5
 _END: Final = attrgetter("end")
-SILENT = (errors.Unreachable, errors.ConnectionLost, errors.DeadlineExceeded)
-"""Errors of replicas that may have all of it, and are not asked for parts."""
 
 log = structlog.get_logger(__name__)
 

@@ -32,7 +32,7 @@ import trio
 
 from dfs import errors, grants, limits, tasks
 from dfs.checksum import Block, Buffer, length_of, sum_blocks
-from dfs.client.datanodes import DataNodes
+from dfs.client.datanodes import SILENT, DataNodes
 from dfs.client.routes import Outcome, Routes
 from dfs.client.session import Session
 from dfs.client.shared import SharedAppends
@@ -42,8 +42,7 @@ from dfs.types import ChunkId, ChunkPlace, NodeId, NodeState, SessionId
 
 _AHEAD_MAX = 4  # chunks allocated ahead of need
 _PLACES_MAX = 4  # chunks that an append is tried on before it is given up
-_AWAY = (errors.Unreachable, errors.ConnectionLost, errors.DeadlineExceeded)
-_PASSING = (*_AWAY, errors.NotEnoughNodes, errors.ChunkConflict, errors.ChunkNotFound)
+_PASSING = (*SILENT, errors.NotEnoughNodes, errors.ChunkConflict, errors.ChunkNotFound)
 """Failures after which a node, or another, may take an append in a moment: it is back, and perhaps without the unsynced
 bytes of the chunks that this client had open."""
 _STRAGGLER_TIMES = 10
@@ -222,7 +221,9 @@ class ChunkWriter:
             while True:
                 try:
                     with self.throttle.measured(length, self._session.timeout_s):
-                        return await self._append_somewhere(data, blocks, length, replicas, prefer, durably=durably)
+                        return await self._append_somewhere(
+                            *(data, blocks, length, replicas, wanted, prefer), durably=durably
+                        )
                 except _PASSING as error:
                     await wait.step(error)
 
@@ -232,11 +233,11 @@ class ChunkWriter:
         blocks: Sequence[Block],
         length: int,
         replicas: int,
+        wanted: int,
         prefer: Lane | None,
         *,
         durably: bool,
     ) -> Written:
-        wanted = min(self.min_replicas, replicas)
         struck: set[NodeId] = set()
         failures: dict[NodeId, errors.DfsError] = {}
         for _ in range(_PLACES_MAX):
@@ -641,7 +642,7 @@ class ChunkWriter:
 
 def _most_hopeful(failures: Mapping[NodeId, errors.DfsError]) -> errors.DfsError:
     """Of the failures of several nodes one that passes, if there is such a one."""
-    return next((error for error in failures.values() if isinstance(error, _AWAY)), next(iter(failures.values())))
+    return next((error for error in failures.values() if isinstance(error, SILENT)), next(iter(failures.values())))
 
 
 def _hurry(nursery: trio.Nursery, began: float) -> None:

@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 from crc32c import crc32c
 
 from dfs import errors, limits
-from dfs.checksum import Block, Buffer, grouped, length_of, verify
+from dfs.checksum import Block, Buffer, grouped, length_of, rows, verify
 from dfs.rpc import SharedBytes
 from dfs.types import ChunkId, ClusterId
 from nodes.datanode import index as formats
@@ -167,7 +167,7 @@ class ChunkFiles:
         None: nobody has the bytes of these blocks, and a hole is in their place. Raises Corrupt if `data` does not
         match their checksums. After an error the files are as before.
         """
-        blocks = [Block(length, crc) for _, length, crc, punched in records if not punched]
+        blocks = rows(Block, [(length, crc) for _, length, crc, punched in records if not punched])
         what = f"chunk {chunk_name(self._chunk)}: what was to be appended"
         if isinstance(data, Buffer):
             verify(data, blocks, what)
