@@ -17,8 +17,8 @@ import errno
 import fcntl
 import os
 import re
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -300,19 +300,22 @@ class RealDisk:
         (self._root / old).rename(self._root / new)
 
     def sync_dir(self, path: str) -> None:
-        descriptor = os.open(self._root / path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        with self._opened(path) as descriptor:
             os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
     def sync_all(self) -> None:
         """Of the whole file system, which a data directory has to itself, or nearly so."""
-        descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        with self._opened("") as descriptor:
             if _libc.syncfs(descriptor) != 0:
                 number = ctypes.get_errno()
                 raise OSError(number, os.strerror(number))
+
+    @contextmanager
+    def _opened(self, path: str) -> Iterator[int]:
+        """A descriptor of a directory."""
+        descriptor = os.open(self._root / path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield descriptor
         finally:
             os.close(descriptor)
 
