@@ -97,10 +97,13 @@ class Inbox:
         return False
 
     def take(self, ticket: bytes) -> int | None:
-        """The descriptor that was collected with a ticket, for the caller to close; None if there is none."""
+        """The descriptor that was collected with a ticket, for the caller to close; None if there is none, or no more
+        after `aclose`.
+        """
         with self._lock:
-            found = self._expected[ticket]
-            self._expected[ticket] = None
+            found = self._expected.get(ticket)
+            if found is not None:
+                self._expected[ticket] = None
         return found
 
     def forget(self, ticket: bytes) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -179,7 +180,7 @@ def test_what_is_no_inbox_or_no_ticket_is_refused(file: Path, name: str, ticket:
 @root_only
 def test_nothing_is_given_to_another_user(file: Path) -> None:
     given = os.open(file, os.O_RDONLY)
-    name = "f" * NAME_MAX_CHARS
+    name = secrets.token_hex(NAME_MAX_CHARS // 2)
     with somebody_at(f"\0dfs inbox {name}"), pytest.raises(errors.NotPermitted, match="not handed to user"):
         give(name, bytes(TICKET_BYTES), given)
     assert not is_open(given)
@@ -187,7 +188,7 @@ def test_nothing_is_given_to_another_user(file: Path) -> None:
 
 @root_only
 def test_a_file_is_given_to_a_user_who_is_named(file: Path) -> None:
-    name = "f" * NAME_MAX_CHARS
+    name = secrets.token_hex(NAME_MAX_CHARS // 2)
     with somebody_at(f"\0dfs inbox {name}"):
         for to in ([0], [os.geteuid(), NOBODY + 1]):
             with pytest.raises(errors.NotPermitted):
@@ -226,6 +227,19 @@ def lingering() -> socket.socket:
 _STUCK: list[socket.socket] = []
 
 
+@contextmanager
+def held_up_by_a_stranger(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Who collects stands still meanwhile."""
+    monkeypatch.setattr(handover, "COLLECT_MAX_S", 0.1)
+    with connected(inbox) as stranger, lingering() as sent:
+        socket.send_fds(stranger, [b"?" * TICKET_BYTES], [sent.fileno()])
+    yield
+    for far in _STUCK:
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        far.close()  # resets the other end, which has nothing left to wait for
+    _STUCK.clear()
+
+
 async def until_collected(inbox: Inbox, runtime: RealRuntime, ticket: bytes) -> int:
     with trio.fail_after(60):
         while (taken := inbox.take(ticket)) is None:
@@ -259,18 +273,27 @@ def test_a_file_that_fails_when_it_is_closed_is_nobodys_error(
 async def test_who_sends_what_takes_long_to_close_holds_up_a_thread_and_nobody_else(
     inbox: Inbox, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handover, "COLLECT_MAX_S", 0.1)
     runtime = RealRuntime()
-    with connected(inbox) as stranger, lingering() as sent:
-        socket.send_fds(stranger, [b"?" * TICKET_BYTES], [sent.fileno()])
+    with held_up_by_a_stranger(inbox, monkeypatch):
+        ticket = inbox.expect()
+        give(inbox.name, ticket, os.open(file, os.O_RDONLY))
+        with trio.fail_after(10):
+            assert [await inbox.collect(runtime) for _ in range(3)] == [False] * 3
+        assert inbox.take(ticket) is None, "it is behind the stranger's"
+    os.close(await until_collected(inbox, runtime, ticket))
+
+
+async def test_the_end_does_not_wait_for_what_takes_long_to_close(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = RealRuntime()
+    with held_up_by_a_stranger(inbox, monkeypatch), trio.fail_after(10):
+        assert not await inbox.collect(runtime)
+        await inbox.aclose(runtime)
+
+
+async def test_after_the_end_nothing_is_there(inbox: Inbox, file: Path) -> None:
     ticket = inbox.expect()
     give(inbox.name, ticket, os.open(file, os.O_RDONLY))
-    with trio.fail_after(10):
-        assert [await inbox.collect(runtime) for _ in range(3)] == [False] * 3
-        assert inbox.take(ticket) is None, "it is behind the stranger's"
-        await inbox.aclose(runtime)  # nor does the end wait for him
-    for far in _STUCK:
-        far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        far.close()  # resets the other end, which has nothing left to wait for
-    _STUCK.clear()
-    os.close(await until_collected(inbox, runtime, ticket))
+    await inbox.aclose(RealRuntime())
+    assert inbox.take(ticket) is None

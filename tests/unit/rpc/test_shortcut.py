@@ -44,20 +44,24 @@ def somebody_at(name: str) -> Iterator[None]:
     stop, stopped = os.pipe()
     child = os.fork()
     if not child:
-        os.setresuid(NOBODY, NOBODY, NOBODY)
-        squatter = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        squatter.bind(name)
-        squatter.listen()
-        os.write(is_ready, b"x")
-        os.close(stopped)
-        os.read(stop, 1)
-        os._exit(0)
+        try:
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+            squatter = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            squatter.bind(name)
+            squatter.listen()
+            os.write(is_ready, b"x")
+            os.close(stopped)
+            os.read(stop, 1)
+        finally:
+            os._exit(0)
+    os.close(is_ready)
+    os.close(stop)
     try:
-        os.read(ready, 1)
+        assert os.read(ready, 1), f"nobody could listen at {name!r}"
         yield
     finally:
-        for fd in (stopped, stop, ready, is_ready):
-            os.close(fd)
+        os.close(stopped)
+        os.close(ready)
         os.waitpid(child, 0)
 
 
