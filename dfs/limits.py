@@ -192,6 +192,7 @@ FREE_SPACE_CHECK_BYTES = 64 * MIB  # or how many bytes are written on that belie
 DATA_TIMEOUT_S = 10.0  # one read from, or append to, a DataNode; then it counts as failed
 STRAGGLER_S = 3.0  # so much later than enough others a DataNode may append or flush; then it counts as failed too
 IO_BYTES = 1 * MIB  # programs are told to read and write so much at a time
+LISTED_BYTES = 128 * KIB  # and to list so much: about 800 names. For each part of a listing so much memory is zeroed
 APPENDS_AT_ONCE = 6  # of one file, each to a chunk of its own
 SPREAD_FROM_BYTES = 8 * MIB  # written to one file: what follows may go to several chunks at a time
 CHAINED_FROM_BYTES = 1 * MIB  # appends that may go from node to node: smaller ones are a matter of time on the way

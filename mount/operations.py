@@ -138,7 +138,8 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
         entry.st_mode, entry.st_nlink, entry.st_rdev = attr.mode, attr.nlink, attr.rdev
         entry.st_uid = attr.uid if self._options.uid is None else self._options.uid
         entry.st_gid = attr.gid if self._options.gid is None else self._options.gid
-        entry.st_size, entry.st_blksize = attr.size, limits.IO_BYTES
+        entry.st_size = attr.size
+        entry.st_blksize = limits.LISTED_BYTES if stat.S_ISDIR(attr.mode) else limits.IO_BYTES
         entry.st_blocks = -(-attr.allocated // _SECTOR)
         entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns = attr.atime_ns, attr.mtime_ns, attr.ctime_ns
         entry.st_birthtime_ns = attr.btime_ns

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from dfs import limits
 from tests.fuse.conftest import PATIENCE_S, Cluster
 
 pytestmark = pytest.mark.fuse
@@ -78,6 +79,11 @@ def test_a_listing_is_kept_from_one_opening_to_the_next(here: Path) -> None:
     assert len(os.listdir(here)) == 50
     (here / "another").touch()
     assert len(os.listdir(here)) == 51, "the kernel sees what this mount changes"
+
+
+def test_programs_are_told_to_list_less_at_a_time_than_to_read(here: Path) -> None:
+    (here / "file").touch()
+    assert os.stat(here).st_blksize == limits.LISTED_BYTES < os.stat(here / "file").st_blksize == limits.IO_BYTES
 
 
 def test_another_mount_changes_what_is_kept(here: Path, there: Path) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from bisect import bisect_left, bisect_right
 from collections.abc import Awaitable, Callable, Iterator
+from itertools import accumulate, pairwise
 from typing import Any, Final
 
 import pytest
@@ -46,7 +48,7 @@ def small_journal() -> Iterator[None]:
 
 @dataclasses.dataclass
 class Chunk:
-    """`content` is all that was appended, cut into blocks of these `lengths`; of it `durable` bytes are certain.
+    """`content` is all that was appended, cut into blocks with these `ends`; of it `durable` bytes are certain.
 
     `freed` are the starts of blocks that were punched, `maybe_freed` of those that may have been when the power went;
     `flipped` are offsets of bytes that are wrong on the disk, `bad` the starts of blocks that the store knows to be
@@ -54,7 +56,7 @@ class Chunk:
     """
 
     content: bytes = b""
-    lengths: list[int] = dataclasses.field(default_factory=list)
+    ends: list[int] = dataclasses.field(default_factory=list)
     durable: int = 0
     freed: set[int] = dataclasses.field(default_factory=set)
     maybe_freed: set[int] = dataclasses.field(default_factory=set)
@@ -63,22 +65,28 @@ class Chunk:
 
     def blocks(self) -> list[tuple[int, int]]:
         """(start, end) of each."""
-        ends = [sum(self.lengths[: count + 1]) for count in range(len(self.lengths))]
-        return [(end - length, end) for end, length in zip(ends, self.lengths, strict=True)]
+        return list(pairwise([0, *self.ends]))
+
+    def append(self, pieces: list[bytes]) -> None:
+        self.ends += list(accumulate(map(len, pieces), initial=len(self.content)))[1:]
+        self.content += b"".join(pieces)
 
     def punched_bytes(self) -> int:
         """At most."""
-        return sum(end - start for start, end in self.blocks() if start in self.freed | self.maybe_freed)
+        gone = self.freed | self.maybe_freed
+        return sum(end - start for start, end in self.blocks() if start in gone)
 
     def cut(self, length: int) -> None:
-        self.lengths = [min(end, length) - start for start, end in self.blocks() if start < length]
+        self.ends = [min(end, length) for start, end in self.blocks() if start < length]
         self.content = self.content[:length]
         self.durable = min(self.durable, length)
         for starts in (self.freed, self.maybe_freed, self.flipped, self.bad):
             starts.difference_update([start for start in starts if start >= length])
 
     def touched(self, offset: int, end: int) -> list[tuple[int, int]]:
-        return [(start, stop) for start, stop in self.blocks() if start < end and stop > offset]
+        first, last = bisect_right(self.ends, offset), bisect_left(self.ends, end)
+        begin = self.ends[first - 1] if first else 0
+        return list(pairwise([begin, *self.ends[first : last + 1]]))
 
     def flipped_blocks(self) -> set[int]:
         """The starts of blocks that have bytes and some of these wrong."""
@@ -162,15 +170,14 @@ class StoreMachine(RuleBasedStateMachine):
                 self.do(self.store.append, chunk, offset, blocks, data)
             return
         self.chunks[chunk] = model
-        model.content += data
-        model.lengths += sizes
+        model.append(pieces)
         if not self.change(self.store.append, chunk, offset, blocks, data):
             self.after_power_cut()
 
     @precondition(lambda self: self.chunks)
-    @rule(share=SHARES, lengths=st.lists(st.integers(1, 5000), min_size=1, max_size=6))
-    def log(self, share: int, lengths: list[int]) -> None:
-        """Appended to and synced by turns, as the log of a database is."""
+    @rule(share=SHARES, lengths=st.lists(st.integers(1, 5000), min_size=1, max_size=6), crashing=st.booleans())
+    def log(self, share: int, lengths: list[int], crashing: bool) -> None:
+        """Appended to and synced by turns, as the log of a database is; and what is durable then is in the journal."""
         chunk = self.pick(share)[0]
         self.sync(share)
         for length in lengths:
@@ -180,6 +187,8 @@ class StoreMachine(RuleBasedStateMachine):
             self.append(place, [length], new=False)
             if chunk in self.chunks:
                 self.sync(sorted(self.chunks).index(chunk))
+        if crashing:
+            self.crash()
 
     @precondition(lambda self: self.chunks)
     @rule(share=SHARES)
@@ -263,7 +272,7 @@ class StoreMachine(RuleBasedStateMachine):
         chunk, model = self.pick(share)
         length = max(1, len(model.content) * where // 1000)
         if on_border:
-            length = model.blocks()[where % len(model.lengths)][1]
+            length = model.blocks()[where % len(model.ends)][1]
         last = [(start, stop) for start, stop in model.blocks() if start < length < stop]
         if model.is_flipped(last):  # it stays whole
             length = last[0][1]
@@ -414,7 +423,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 StoreMachine.TestCase.settings = settings(
-    max_examples=120,
+    max_examples=400,
     stateful_step_count=25,
     deadline=None,
     derandomize=True,
