@@ -30,10 +30,11 @@ import weakref
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import pairwise
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import structlog
 import trio
@@ -45,6 +46,8 @@ from dfs.client.refusals import Refusals
 from dfs.rpc import Inbox
 from dfs.runtime import Runtime
 from dfs.types import ChunkId, NodeId
+
+T = TypeVar("T")
 
 _BUFFER_BYTES: Final = limits.READ_MAX_BYTES + 2 * limits.BLOCK_MAX_BYTES
 _AT_ONCE_MAX_BYTES: Final = 2 * limits.BLOCK_MAX_BYTES
@@ -155,13 +158,21 @@ class _Asked:
 
 
 class _Progress:
-    """How far the thread of one read is, and how long it took in the end. Changed by that thread."""
+    """How far the thread of one read is, and how long it took in the end. Entered by that thread."""
 
-    __slots__ = ("has_begun", "has_ended", "took_s")
+    __slots__ = ("_began_s", "has_begun", "has_ended", "took_s")
 
     def __init__(self) -> None:
         self.has_begun = self.has_ended = False
         self.took_s = math.inf
+
+    def __enter__(self) -> None:
+        self.has_begun = True
+        self._began_s = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self.took_s = time.monotonic() - self._began_s
+        self.has_ended = True
 
 
 class LentChunks:
@@ -209,7 +220,7 @@ class LentChunks:
     async def read_whole(self, chunk: ChunkId, offset: int, length: int, timeout_s: float) -> memoryview | None:
         """Whole blocks, of a chunk that is lent already, in memory of their own; None: they are to be read otherwise.
 
-        As `read_into`, but nothing is copied: should the disk not answer in time, the memory is the thread's for good.
+        As `read_into`, but nothing is copied.
         """
         node = self._seen.get(chunk)
         lent = self._lent.get(_Key(node, chunk)) if node is not None and self._nodes.is_well(node) else None
@@ -218,12 +229,11 @@ class LentChunks:
         numbers, start, whole = lent.blocks.around(offset, length)
         if (start, whole) != (offset, length) or self._is_held_up():
             return None
-        view = memoryview(bytearray(length))
         self._seen.move_to_end(chunk)
         self._lent.move_to_end(_Key(node, chunk))
-        if not await self._read_off_the_loop(node, lent, view, numbers, timeout_s):
-            return None
-        self._read_bytes += length
+        view = await self._off_the_loop(node, timeout_s, partial(_read_whole, lent, numbers))
+        if view is not None:
+            self._read_bytes += length
         return view
 
     async def read_into(self, node: NodeId, chunk: ChunkId, offset: int, view: memoryview, grant: bytes) -> bool:
@@ -299,7 +309,9 @@ class LentChunks:
         part = memoryview(buffer)[:length]
         is_intact = _read_nowait(lent, part, numbers) if length <= _AT_ONCE_MAX_BYTES else None
         if not is_intact:
-            is_intact = await self._read_off_the_loop(node, lent, part, numbers, limits.DATA_TIMEOUT_S)
+            is_intact = await self._off_the_loop(
+                node, limits.DATA_TIMEOUT_S, partial(_read_blocking, lent, part, numbers)
+            )
         if is_intact is None:  # the buffer is the thread's for good
             self._refusals.refuse(node, "its disk does not answer")
             return False
@@ -312,17 +324,15 @@ class LentChunks:
         if len(self._buffers) < limits.LENT_BUFFERS_KEPT:
             self._buffers.append(buffer)
 
-    async def _read_off_the_loop(
-        self, node: NodeId, lent: _Lent, part: memoryview, numbers: range, timeout_s: float
-    ) -> bool | None:
-        """As `_read_blocking`, by a thread; None if it takes too long."""
+    async def _off_the_loop(self, node: NodeId, timeout_s: float, read: Callable[[_Progress], T]) -> T | None:
+        """What a thread comes by that reads from the disk of a node; None if it takes too long."""
         progress = _Progress()
         try:
             with trio.move_on_after(timeout_s):
-                is_intact = await self._runtime.run_abandonable(_read_blocking, lent, part, numbers, progress)
+                found = await self._runtime.run_abandonable(read, progress)
                 if progress.took_s <= limits.DISK_QUICK_S:
                     self._quick.add(node)
-                return is_intact
+                return found
         finally:
             if progress.has_begun and not progress.has_ended:
                 self._behind.append(progress)
@@ -464,13 +474,20 @@ def _have_in_memory(lent: _Lent, offset: int, length: int) -> None:
 
 def _read_blocking(lent: _Lent, view: memoryview, numbers: range, progress: _Progress) -> bool:
     """Read the blocks. Blocks the thread. Whether they are as they were written."""
-    progress.has_begun = True
-    began_s = time.monotonic()
-    try:
+    with progress:
         return _fill(lent, view, lent.blocks.start(numbers.start)) and lent.blocks.is_intact(view, numbers)
-    finally:
-        progress.took_s = time.monotonic() - began_s
-        progress.has_ended = True
+
+
+def _read_whole(lent: _Lent, numbers: range, progress: _Progress) -> memoryview | None:
+    """As `_read_blocking`, into memory that is new and was not zeroed: the blocks, or None."""
+    start, end = lent.blocks.start(numbers.start), lent.blocks.ends[numbers.stop - 1]
+    with progress:
+        try:
+            view = memoryview(os.pread(lent.descriptor, end - start, start))
+        except OSError as error:
+            _warn(error)
+            return None
+        return view if len(view) == end - start and lent.blocks.is_intact(view, numbers) else None
 
 
 def _fill(lent: _Lent, view: memoryview, offset: int) -> bool:
@@ -482,6 +499,10 @@ def _fill(lent: _Lent, view: memoryview, offset: int) -> bool:
                 return False
             position += count
     except OSError as error:
-        log.warning("a chunk cannot be read from a disk of this host", error=error.strerror)
+        _warn(error)
         return False
     return True
+
+
+def _warn(error: OSError) -> None:
+    log.warning("a chunk cannot be read from a disk of this host", error=error.strerror)
