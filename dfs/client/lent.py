@@ -158,21 +158,23 @@ class _Asked:
 
 
 class _Progress:
-    """How far the thread of one read is, and how long it took in the end. Entered by that thread."""
+    """How far the thread of one read is, and how long it took in the end. Changed by that thread."""
 
-    __slots__ = ("_began_s", "has_begun", "has_ended", "took_s")
+    __slots__ = ("has_begun", "has_ended", "took_s")
 
     def __init__(self) -> None:
         self.has_begun = self.has_ended = False
         self.took_s = math.inf
 
-    def __enter__(self) -> None:
+    def follow(self, read: Callable[[], T]) -> T:
+        """What `read` comes by. Blocks the thread."""
         self.has_begun = True
-        self._began_s = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self.took_s = time.monotonic() - self._began_s
-        self.has_ended = True
+        began_s = time.monotonic()
+        try:
+            return read()
+        finally:
+            self.took_s = time.monotonic() - began_s
+            self.has_ended = True
 
 
 class LentChunks:
@@ -231,7 +233,7 @@ class LentChunks:
             return None
         self._seen.move_to_end(chunk)
         self._lent.move_to_end(_Key(node, chunk))
-        view = await self._off_the_loop(node, timeout_s, partial(_read_whole, lent, numbers))
+        view = await self._off_the_loop(node, timeout_s, partial(_read_whole, lent, offset, length, numbers))
         if view is not None:
             self._read_bytes += length
         return view
@@ -324,12 +326,12 @@ class LentChunks:
         if len(self._buffers) < limits.LENT_BUFFERS_KEPT:
             self._buffers.append(buffer)
 
-    async def _off_the_loop(self, node: NodeId, timeout_s: float, read: Callable[[_Progress], T]) -> T | None:
+    async def _off_the_loop(self, node: NodeId, timeout_s: float, read: Callable[[], T]) -> T | None:
         """What a thread comes by that reads from the disk of a node; None if it takes too long."""
         progress = _Progress()
         try:
             with trio.move_on_after(timeout_s):
-                found = await self._runtime.run_abandonable(read, progress)
+                found = await self._runtime.run_abandonable(progress.follow, read)
                 if progress.took_s <= limits.DISK_QUICK_S:
                     self._quick.add(node)
                 return found
@@ -472,22 +474,19 @@ def _have_in_memory(lent: _Lent, offset: int, length: int) -> None:
         os.posix_fadvise(lent.descriptor, offset, length, os.POSIX_FADV_WILLNEED)
 
 
-def _read_blocking(lent: _Lent, view: memoryview, numbers: range, progress: _Progress) -> bool:
+def _read_blocking(lent: _Lent, view: memoryview, numbers: range) -> bool:
     """Read the blocks. Blocks the thread. Whether they are as they were written."""
-    with progress:
-        return _fill(lent, view, lent.blocks.start(numbers.start)) and lent.blocks.is_intact(view, numbers)
+    return _fill(lent, view, lent.blocks.start(numbers.start)) and lent.blocks.is_intact(view, numbers)
 
 
-def _read_whole(lent: _Lent, numbers: range, progress: _Progress) -> memoryview | None:
-    """As `_read_blocking`, into memory that is new and was not zeroed: the blocks, or None."""
-    start, end = lent.blocks.start(numbers.start), lent.blocks.ends[numbers.stop - 1]
-    with progress:
-        try:
-            view = memoryview(os.pread(lent.descriptor, end - start, start))
-        except OSError as error:
-            _warn(error)
-            return None
-        return view if len(view) == end - start and lent.blocks.is_intact(view, numbers) else None
+def _read_whole(lent: _Lent, offset: int, length: int, numbers: range) -> memoryview | None:
+    """As `_read_blocking`, into memory that is new and was not zeroed: these bytes, which the blocks are, or None."""
+    try:
+        view = memoryview(os.pread(lent.descriptor, length, offset))
+    except OSError as error:
+        _warn(error)
+        return None
+    return view if len(view) == length and lent.blocks.is_intact(view, numbers) else None
 
 
 def _fill(lent: _Lent, view: memoryview, offset: int) -> bool:

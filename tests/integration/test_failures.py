@@ -99,10 +99,6 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "DATANODES_WAIT_S", PATIENCE_S)
 
 
-def is_waiting(fs: FileSystem) -> bool:
-    return fs.nodes_known._waiting_told_at > 0
-
-
 async def new_file(fs: FileSystem) -> FileWriter:
     """For the bytes of /file, which is there, and empty."""
     await put(fs, "/file", b"")
@@ -111,7 +107,7 @@ async def new_file(fs: FileSystem) -> FileWriter:
 
 async def until_waiting(fs: FileSystem) -> None:
     async def waits() -> bool:
-        return is_waiting(fs)
+        return fs.nodes_known._waiting_told_at > 0
 
     await until(waits, "who writes to wait for DataNodes")
 

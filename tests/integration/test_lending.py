@@ -293,22 +293,13 @@ async def test_a_disk_of_this_host_that_hangs_holds_up_a_few_reads_and_nothing_e
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, goes_on, hung = os.urandom(4 * MIB), threading.Event(), 0
-    pread, preadv = os.pread, os.preadv
+    pread = os.pread
 
-    def hang(descriptor: int, flags: int = 0) -> None:
+    def hanging(descriptor: int, length: int, offset: int) -> bytes:
         nonlocal hung
         if f"/{node}/" in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
-            if flags:
-                raise BlockingIOError  # it is not in memory
             hung += 1
             goes_on.wait()
-
-    def hanging(descriptor: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
-        hang(descriptor, flags)
-        return preadv(descriptor, buffers, offset, flags)
-
-    def hanging_whole(descriptor: int, length: int, offset: int) -> bytes:
-        hang(descriptor)
         return pread(descriptor, length, offset)
 
     monkeypatch.setattr(limits, "SLOW_NODE_S", 0.0)
@@ -317,8 +308,7 @@ async def test_a_disk_of_this_host_that_hangs_holds_up_a_few_reads_and_nothing_e
             await put(fs, "/file", data)
             await read_often(fs, data)
             node = lender(fs)
-            monkeypatch.setattr(os, "preadv", hanging)
-            monkeypatch.setattr(os, "pread", hanging_whole)
+            monkeypatch.setattr(os, "pread", hanging)
             for _ in range(30):
                 assert await get(fs, "/file") == data
             assert 0 < hung < 2 * limits.LENT_BEHIND_MAX, "four mebibytes are read at a time"
@@ -332,18 +322,8 @@ async def test_what_a_disk_says_too_late_is_not_put_into_what_was_read_otherwise
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, goes_on, late = os.urandom(MIB), threading.Event(), 0
-    preadv = os.preadv
 
-    def garbled(descriptor: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
-        nonlocal late
-        if flags or goes_on.is_set():
-            return preadv(descriptor, buffers, offset, flags)
-        goes_on.wait()
-        late += 1
-        buffers[0][:] = bytes(len(buffers[0]))
-        return len(buffers[0])
-
-    def garbled_whole(_descriptor: int, length: int, _offset: int) -> bytes:
+    def garbled(_descriptor: int, length: int, _offset: int) -> bytes:
         nonlocal late
         goes_on.wait()
         late += 1
@@ -357,8 +337,7 @@ async def test_what_a_disk_says_too_late_is_not_put_into_what_was_read_otherwise
             whole = await fs.reader.read_whole(layout, 0, MIB)
             assert whole is not None and bytes(whole) == data
             assert await fs.reader.read_whole(layout, 1, MIB - 1) is None, "that is not whole blocks"
-            monkeypatch.setattr(os, "preadv", garbled)
-            monkeypatch.setattr(os, "pread", garbled_whole)
+            monkeypatch.setattr(os, "pread", garbled)
             assert await fs.reader.read_whole(layout, 0, MIB) is None
             view = memoryview(bytearray(MIB))
             [extent] = layout.extents

@@ -207,37 +207,35 @@ def test_a_process_that_can_open_nothing_is_busy(inbox: Inbox, file: Path, monke
     assert not is_open(given)
 
 
-def lingering() -> socket.socket:
-    """A socket that takes 60 s to close: whoever it is connected with takes nothing."""
+def lingering() -> tuple[socket.socket, socket.socket]:
+    """A socket that takes 60 s to close, and the one that it is connected with, which takes nothing."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
         sock = socket.socket()
         sock.connect(listening.getsockname())
-        _STUCK.append(listening.accept()[0])
+        far = listening.accept()[0]
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 60))
     sock.setblocking(False)
     with suppress(BlockingIOError):
         while True:
             sock.send(bytes(65536))
     sock.setblocking(True)
-    return sock
-
-
-_STUCK: list[socket.socket] = []
+    return sock, far
 
 
 @contextmanager
 def held_up_by_a_stranger(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Who collects stands still meanwhile."""
     monkeypatch.setattr(handover, "COLLECT_MAX_S", 0.1)
-    with connected(inbox) as stranger, lingering() as sent:
+    sent, far = lingering()
+    with connected(inbox) as stranger, sent:
         socket.send_fds(stranger, [b"?" * TICKET_BYTES], [sent.fileno()])
-    yield
-    for far in _STUCK:
+    try:
+        yield
+    finally:
         far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         far.close()  # resets the other end, which has nothing left to wait for
-    _STUCK.clear()
 
 
 async def until_collected(inbox: Inbox, runtime: RealRuntime, ticket: bytes) -> int:
