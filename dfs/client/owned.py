@@ -17,7 +17,10 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final, NamedTuple, Protocol
+
+import trio
 
 from dfs import errors, limits
 from dfs.client.cache import Cache, Directory, Known
@@ -40,14 +43,15 @@ class _Place(NamedTuple):
 
 
 class _Range(NamedTuple):
-    """Inode numbers that may be used in a session, `last` included."""
+    """Inode numbers that may be used in a session, `last` included, until more changes are lost: they may be why."""
 
     session: SessionId | None
+    losses: int
     first: Ino
     last: Ino
 
 
-_NONE: Final = _Range(None, Ino(1), Ino(0))
+_NONE: Final = _Range(None, 0, Ino(1), Ino(0))
 
 
 class Users(Protocol):
@@ -106,30 +110,44 @@ class Owned:
         self._session = session
         self._cache = cache
         self._numbers = self._following = _NONE
-        self._is_reserving = False
+        self._reserving: trio.Event | None = None
+        """Set, and gone, when the numbers that were asked for are there, or will never be."""
         self.users: Users = Nobody()
 
     # --- inode numbers ----------------------------------------------------------------------------------
 
     async def reserve(self) -> None:
-        """Have numbers for new inodes. Raises as `Session.apply`."""
-        if self._is_used_up(self._numbers) and self._is_used_up(self._following):
-            self._following = await self._reserved()
+        """Have numbers for new inodes; there may be none all the same. Raises as `Session.apply`.
+
+        One asks for all who want some: of a session the NameNode keeps few ranges, and forgets those before.
+        """
+        if not (self._is_used_up(self._numbers) and self._is_used_up(self._following)):
+            return
+        if self._reserving is not None:
+            await self._reserving.wait()  # bounded: whoever asks is given up by its deadlines
+            return
+        self._reserving = trio.Event()
+        await self._reserve()
 
     def _is_used_up(self, numbers: _Range) -> bool:
-        return numbers.session != self._session.session or numbers.first > numbers.last
+        """Or not to be used any more."""
+        of_now = numbers.session == self._session.session and numbers.losses == self._session.stream.losses
+        return not of_now or numbers.first > numbers.last
 
-    async def _reserved(self) -> _Range:
-        first, last = await self._session.apply("reserve_inodes", limits.INODES_RESERVED)
-        return _Range(self._session.session, Ino(first), Ino(last))
+    async def _reserve(self) -> None:
+        """Ask for numbers, for whoever waits for `_reserving`."""
+        try:
+            session, losses = await self._session.ensure(), self._session.stream.losses
+            first, last = await self._session.apply("reserve_inodes", limits.INODES_RESERVED)
+            self._following = _Range(session, losses, Ino(first), Ino(last))
+        finally:
+            asked, self._reserving = self._reserving, None
+            assert asked is not None, "it was set by who began"
+            asked.set()
 
     async def _reserve_more(self) -> None:
-        try:
-            self._following = await self._reserved()
-        except errors.DfsError:
-            pass  # who needs them will ask again, and hear why
-        finally:
-            self._is_reserving = False
+        with suppress(errors.DfsError):  # who needs them will ask again, and hear why
+            await self._reserve()
 
     def _number(self) -> Ino | None:
         """A number for a new inode, which nobody gets again."""
@@ -140,8 +158,8 @@ class Owned:
             return None
         self._numbers = numbers._replace(first=Ino(numbers.first + 1))
         is_short = numbers.last - numbers.first < limits.INODES_RESERVED // 2
-        if is_short and self._is_used_up(self._following) and not self._is_reserving:
-            self._is_reserving = True
+        if is_short and self._is_used_up(self._following) and self._reserving is None:
+            self._reserving = trio.Event()
             self._session.spawn(self._reserve_more)
         return numbers.first
 

@@ -802,6 +802,37 @@ async def test_no_number_is_given_twice(tmp_path: Path, monkeypatch: pytest.Monk
         assert len(set(given)) == len(given)
 
 
+async def test_many_who_make_their_first_files_at_once_all_keep_them(tmp_path: Path) -> None:
+    async with owners(tmp_path, clients=2) as (_, (fs, other)):
+        directories = [(await fs.mkdir(f"/{number}")).ino for number in range(12)]
+        await fs.session.stream.flush()
+
+        async def make(directory: Ino) -> None:
+            for name in _NAMES:
+                await other.inodes.create(directory, name, 0o644, 0, 0)
+
+        async with trio.open_nursery() as nursery:
+            for directory in directories:
+                nursery.start_soon(make, directory)
+        await other.session.stream.flush()
+        for number in range(12):
+            assert [entry.name for entry in await fs.listdir(f"/{number}")] == [*_NAMES]
+
+
+async def test_after_a_refused_change_others_are_made_with_other_numbers(tmp_path: Path) -> None:
+    async with owners(tmp_path) as (_, (fs,)):
+        directory = (await fs.mkdir("/d")).ino
+        await fs.session.stream.flush()
+        for _ in range(10):  # the NameNode forgets those that this client means to use
+            await fs.session.apply("reserve_inodes", 1)
+        await fs.inodes.create(directory, b"lost", 0o644, 0, 0)
+        with pytest.raises(errors.SessionExpired):
+            await fs.session.stream.flush(0)
+        await fs.inodes.create(directory, b"kept", 0o644, 0, 0)
+        await fs.session.stream.flush()
+        assert [entry.name for entry in await fs.listdir("/d")] == [b"kept"]
+
+
 async def test_a_change_that_is_refused_ends_no_session_that_others_wait_for(tmp_path: Path) -> None:
     async with owners(tmp_path, clients=2) as (_, (fs, other)):
         d = await fs.mkdir("/d")
