@@ -41,6 +41,8 @@ log = structlog.get_logger(__name__)
 
 _BLOCK: Final = 4096
 _SECTOR: Final = 512
+_CREATE_ATTEMPTS: Final = 4
+"""Of a file that others make and remove meanwhile."""
 _INODES_SHOWN: Final = 2**40
 """There is no limit; programs want a number."""
 _XATTR_NAMESPACES: Final = (b"user.", b"trusted.", b"security.", virtual.PREFIX)
@@ -314,14 +316,44 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
     async def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        """Make and open a file, of a name that the kernel has found free."""
         (parent,) = self._changing(parent_inode)
         mode, (uid, gid) = stat.S_IMODE(mode), self._owner(ctx)
-        opened = await self._open.create(parent, name, mode, uid, gid, exclusive=bool(flags & os.O_EXCL))
+        opened = None
+        for _ in range(_CREATE_ATTEMPTS):
+            try:
+                opened = await self._open.create(parent, name, mode, uid, gid, exclusive=True)
+            except errors.Exists:
+                if flags & os.O_EXCL:
+                    raise
+                opened = await self._open_what_was_made(parent, name, flags, ctx)
+            if opened is not None:
+                break
+        if opened is None:
+            raise pyfuse3.FUSEError(errno.ESTALE)
         if flags & os.O_TRUNC and opened.shown().size:
             await self._cut(opened)
         info, shown = self._opened(opened, flags), await self._seen(opened.attr, parent, name)
         self._device.add_open_flags(self._closing_flags(info))
         return info, shown
+
+    async def _open_what_was_made(
+        self, parent: Ino, name: bytes, flags: int, ctx: pyfuse3.RequestContext
+    ) -> OpenInode | None:
+        """A file that somebody else has made since the kernel has found its name free; None if it has gone again.
+
+        The kernel takes it for made by who opens it, and checks nothing. So it is opened here only where there can be
+        no doubt: else the kernel is to look again, and open it as any other. It does so once.
+        """
+        try:
+            attr = await self._fs.inodes.lookup(parent, name)
+            wanted = stat.S_IRUSR * (flags & os.O_ACCMODE != os.O_WRONLY)
+            wanted |= stat.S_IWUSR * (flags & os.O_ACCMODE != os.O_RDONLY or bool(flags & os.O_TRUNC))
+            if not stat.S_ISREG(attr.mode) or attr.uid != ctx.uid or attr.mode & wanted != wanted:
+                raise pyfuse3.FUSEError(errno.ESTALE)
+            return await self._open.acquire(attr.ino, os.fsdecode(name))
+        except errors.NotFound:
+            return None
 
     @_handler
     async def open(self, inode: int, flags: int, ctx: Any) -> pyfuse3.FileInfo:

@@ -10,12 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from tests.fuse.conftest import PATIENCE_S
+from tests.fuse.test_posix import NOBODY, as_nobody
 
 pytestmark = pytest.mark.fuse
 
@@ -30,6 +31,14 @@ def opened(path: Path, flags: int, mode: int = 0o666) -> Iterator[int]:
         os.close(fd)
 
 
+_MAKE_AND_REMOVE = """
+import contextlib, os, sys
+
+while True:
+    with contextlib.suppress(FileExistsError, FileNotFoundError):
+        os.close(os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        os.unlink(sys.argv[1])
+"""
 CAPABILITIES = struct.pack("<IIIII", 0x02000000, 1 << 10, 0, 0, 0)
 """Of a program: <linux/capability.h>, revision 2."""
 
@@ -153,6 +162,39 @@ def test_exclusive_creation_has_one_winner(here: Path, there: Path) -> None:
 
 
 # --- attributes -----------------------------------------------------------------------------------------
+
+
+def test_a_file_that_is_made_on_two_mounts_at_the_same_time_is_opened_on_both(here: Path, there: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", _MAKE_AND_REMOVE, there / "file"]) as maker:
+        try:
+            for _ in range(150):
+                with opened(here / "file", os.O_RDWR | os.O_CREAT):
+                    pass
+                with suppress(FileNotFoundError):
+                    (here / "file").unlink()
+            assert maker.poll() is None
+        finally:
+            maker.kill()
+
+
+def test_who_may_not_open_a_file_may_not_by_making_it_at_the_same_time_on_another_mount(
+    here: Path, there: Path
+) -> None:
+    """The kernel checks nothing of a file that it takes for made by who opens it."""
+    here.chmod(0o777)
+
+    def open_it() -> None:
+        for _ in range(150):
+            with suppress(OSError), opened(here / "file", os.O_RDWR | os.O_CREAT, 0o666) as fd:
+                assert os.fstat(fd).st_uid == NOBODY
+                (here / "file").unlink()
+
+    with subprocess.Popen([sys.executable, "-c", _MAKE_AND_REMOVE, there / "file"]) as maker:
+        try:
+            assert as_nobody(open_it) == 0
+            assert maker.poll() is None
+        finally:
+            maker.kill()
 
 
 def test_attributes(here: Path, there: Path) -> None:
