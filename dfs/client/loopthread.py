@@ -3,6 +3,9 @@
 A fork takes the thread that called it and no other, so a child has no loop, though it has a copy of the object: every
 call there raises. When a program ends, what it has left open is closed, and the session ended: a thread that is a
 daemon stands still from then on, and who called it would wait for ever.
+
+What a signal's handler raises (Ctrl-C, a time-out) ends the call that it interrupts, and comes out of it when that has
+ended: until then the caller's memory is read or written in the loop.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ import os
 import threading
 import weakref
 from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn, Protocol, TypeVar
+from functools import partial
+from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 import outcome
 import structlog
@@ -27,6 +31,7 @@ T = TypeVar("T")
 
 _CLOSED = "the connection to the cluster is closed"
 _ELSEWHERE = "this connection to the cluster was opened in another process: call dfs.connect() in this one"
+_INSIDE = "a call of a connection cannot be made from within another call of it: it would wait for itself"
 _ALL: weakref.WeakSet[LoopThread] = weakref.WeakSet()
 
 log = structlog.get_logger(__name__)
@@ -34,6 +39,56 @@ log = structlog.get_logger(__name__)
 
 class Closable(Protocol):
     def close(self) -> None: ...
+
+
+class _Call(Generic[T]):
+    """Work that another thread waits for: `has_ended` is set when `result` is there, or when there will be none."""
+
+    def __init__(self, work: Callable[[], Awaitable[T]]) -> None:
+        self._work = work
+        self._scope = trio.CancelScope()
+        self._has_begun = False
+        self.has_ended = threading.Event()
+        self.result: outcome.Outcome[T] = outcome.Error(trio.RunFinishedError(_CLOSED))
+
+    def run(self, token: trio.lowlevel.TrioToken) -> T:
+        """What the work returns or raises. What interrupts this thread is raised when the work has ended."""
+        try:
+            token.run_sync_soon(self._begin)
+            self.has_ended.wait()  # bounded as the work is
+        except BaseException:
+            self._end(token)
+            raise
+        return self.result.unwrap()
+
+    def _end(self, token: trio.lowlevel.TrioToken) -> None:
+        while not self.has_ended.is_set():
+            try:
+                token.run_sync_soon(self._cancel)
+                self.has_ended.wait()  # bounded by what shields itself from being cancelled
+            except trio.RunFinishedError:
+                return
+            except BaseException:  # noqa: BLE001 - one more interrupt: the first is raised in a moment
+                continue
+
+    # --- in the loop, one after the other -------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        try:
+            trio.lowlevel.spawn_system_task(self._perform)
+            self._has_begun = True
+        except RuntimeError:  # it is about to end
+            self.has_ended.set()
+
+    def _cancel(self) -> None:
+        self._scope.cancel()
+        if not self._has_begun:  # who wanted it was interrupted before he could say so
+            self.has_ended.set()
+
+    async def _perform(self) -> None:
+        with self._scope:
+            self.result = await outcome.acapture(self._work)
+        self.has_ended.set()
 
 
 class LoopThread:
@@ -98,12 +153,10 @@ class LoopThread:
         """Raises what `work` raises, and `ValueError` from `stop` on, and in another process."""
         if not self.is_ours:
             raise ValueError(_ELSEWHERE)
-
-        async def run() -> T:
-            return await work(*args, **kwargs)
-
+        if self.is_inside:
+            raise RuntimeError(_INSIDE)
         try:
-            return trio.from_thread.run(run, trio_token=self._token)
+            return _Call(partial(work, *args, **kwargs)).run(self._token)
         except (RuntimeError, trio.Cancelled, errors.DfsError) as error:
             if self._is_stopping:  # and with it whatever was under way
                 raise ValueError(_CLOSED) from error

@@ -40,11 +40,14 @@ class _Behind:
         self._error: Exception | None = ValueError("the connection to the cluster was closed before the file")
 
     def take(self, data: memoryview, offset: int) -> bool:
-        """Have bytes written at `offset`, when there is room for them. False if it has ended: `settle` says why."""
+        """Have bytes written at `offset`, when there is room for them.
+
+        False if it takes no more, as it has failed or a `settle` was interrupted: `settle` says which.
+        """
         try:
             for start in range(0, len(data), BUFFER_BYTES):
                 self._loop.call(self._take, offset + start, bytes(data[start : start + BUFFER_BYTES]))
-        except trio.BrokenResourceError:
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
             return False
         return True
 
@@ -135,6 +138,7 @@ class RawFile(io.RawIOBase):
             self._behind = _Behind(self._loop, self._file)
         if not self._behind.take(view, self._position):
             self._settle()
+            self._loop.call(self._file.pwrite, view, self._position)
 
     @contextmanager
     def _settled(self) -> Iterator[None]:

@@ -271,6 +271,65 @@ def test_after_an_interrupt_close_waits_for_all_that_was_taken(cluster: RealClus
     assert interrupts > 5 and not unsaid
 
 
+_INTERRUPTED_AND_USED_ON = """
+import dfs, signal, sys, trio
+from dfs.client.filewriter import FileWriter
+from dfs.client.reader import Reader
+
+def late(owner, method):
+    passed, is_first = getattr(owner, method), True
+
+    async def wait(*args, **options):
+        global is_waiting
+        nonlocal is_first
+        was_first, is_first = is_first, False
+        if was_first:
+            is_waiting = True
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            try:
+                await trio.sleep(1)
+            finally:
+                with trio.CancelScope(shield=True):
+                    await trio.sleep(0.1)
+                is_waiting = False
+        return await passed(*args, **options)
+
+    setattr(owner, method, wait)
+
+def interrupted(work, *args):
+    try:
+        work(*args)
+    except KeyboardInterrupt:
+        return
+    sys.exit("nothing has interrupted it")
+
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+piece = 1 << 20
+with dfs.connect() as fs:
+    with fs.open("/used-on", "wb") as file:
+        file.write(b"a" * piece)
+        file.write(b"b" * piece)
+        late(FileWriter, "commit")
+        interrupted(file.flush)
+        file.write(b"c" * piece)
+        file.write(b"d" * 100)
+    late(Reader, "_fetch")
+    with fs.open("/used-on", "rb") as file:
+        interrupted(file.read, 10)
+        assert not is_waiting, "with memory of the file's buffer"
+        file.seek(piece)
+        assert file.read(10) == b"b" * 10
+        file.seek(0)
+        assert file.read() == b"a" * piece + b"b" * piece + b"c" * piece + b"d" * 100
+print("ok")
+"""
+
+
+def test_after_an_interrupt_a_file_is_read_and_written_on(cluster: RealCluster) -> None:
+    done = run_program(cluster, _INTERRUPTED_AND_USED_ON)
+    assert (done.stdout, done.stderr) == ("ok\n", "")
+
+
 _LEFT_OPEN = """
 import dfs, sys
 
