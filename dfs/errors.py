@@ -182,6 +182,12 @@ class ChunkSealed(DfsError):
     default_errno = _errno.EIO
 
 
+class Overwrites(DfsError):
+    """What is to be committed would take the place of bytes that the file holds: it must be durable before."""
+
+    default_errno = _errno.EIO
+
+
 class MemoryUnknown(DfsError):
     """The DataNode does not have, or has no more, the memory out of which it is to read what is appended."""
 

@@ -259,9 +259,13 @@ class DataNodes:
 
         How many bytes of each are durable there, -1 for an absent one.
         """
-        grants = list(chunks.values())
-        lengths, _ = await self.call(node, "sync", list(chunks), grants, timeout_s=limits.CALL_TIMEOUT_S)
-        return list(lengths)
+        lengths: list[int] = []
+        asked = list(chunks.items())
+        for start in range(0, len(asked), limits.REPORT_SLICE_CHUNKS):
+            some = asked[start : start + limits.REPORT_SLICE_CHUNKS]
+            numbers, grants = [chunk for chunk, _ in some], [grant for _, grant in some]
+            lengths += (await self.call(node, "sync", numbers, grants, timeout_s=limits.CALL_TIMEOUT_S))[0]
+        return lengths
 
     def statistics(self) -> dict[str, int]:
         return {"nodes": len(self._views), "failures": self._failures, "avoided": len(self.avoided())}

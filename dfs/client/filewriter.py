@@ -20,7 +20,8 @@ A commit whose outcome is not known (cancelled, or the NameNode did not answer i
 may be the file's already, and of somebody else's overwriting since. They are given up, and the caller gets the error.
 
 A commit that overwrites is preceded by a flush of its chunks: it frees the bytes that it replaces, which may have been
-durable, so a power cut must not find the new ones in memory only.
+durable, so a power cut must not find the new ones in memory only. Who has no lease may not know that there are any:
+so what is not flushed is committed on condition that it overwrites nothing.
 
 What was given before the session ended (`forget`) is never committed in another: others may have written since. So
 whatever waited meanwhile, for an append or a flush, looks at `epoch` afterwards.
@@ -49,6 +50,8 @@ from dfs.client.stream import Command
 from dfs.client.writer import ChunkWriter, Lane
 from dfs.types import Attr, ChunkId, ChunkPlace, Extent, Ino
 
+_VOLATILE_MAX = 256
+"""Lanes with bytes of one file that may not be on the disks yet: with more, all are flushed."""
 _ROUNDS_MAX = 4
 """Of writing the same bytes anew because DataNodes failed meanwhile."""
 
@@ -291,10 +294,16 @@ class FileWriter:
             await self._prepare(append, durable)
             await self._check_epoch(epoch)
             runs, self._uncommitted = self._uncommitted[: limits.EXTENTS_MAX], self._uncommitted[limits.EXTENTS_MAX :]
+            done_with = runs
             try:
                 extents, reach = _extents(runs), _reach(runs)
-                reply = await self._session.apply("commit", *self._command(extents, reach, append, mtime_ns))
+                is_fresh = not (durable or append or self._overwrites(runs))
+                command = self._command(extents, reach, append, mtime_ns, is_fresh=is_fresh)
+                reply = await self._session.apply("commit", *command)
                 attr = self._committed(reply, [] if append else extents, reach)
+            except errors.Overwrites as error:
+                self._commit_again(runs, error)
+                done_with = []
             except (errors.ChunkSealed, errors.NotEnoughNodes):  # the NameNode knows more of these chunks than we did
                 self._refuse_other_session(runs)
                 refusals += 1
@@ -304,8 +313,18 @@ class FileWriter:
                 await self._check_epoch(epoch, fresh)
                 self._uncommitted[:0] = fresh
             finally:
-                await self._settle_surely(runs)
+                await self._settle_surely(done_with)
+        await self._thin_out()
         return attr
+
+    async def _thin_out(self) -> None:
+        """Flush what was written through many lanes, by a program that writes now and then and never asks for it."""
+        if len(self._volatile) <= _VOLATILE_MAX:
+            return
+        await self._chunks.sync(list(self._volatile))
+        for lane in [lane for lane in self._volatile if len(lane.nodes) >= self._wanted]:
+            if lane.synced >= self._volatile[lane]:
+                del self._volatile[lane]
 
     def begin_commit(self, mtime_ns: int | None) -> Begun | None:
         """As `commit`, without waiting: `end_commit` does. None where a command is not all that there is to do.
@@ -316,7 +335,7 @@ class FileWriter:
         if len(runs) > limits.EXTENTS_MAX or self._overwrites(runs) or any(map(self._is_weak, runs)):
             return None
         extents, reach = _extents(runs), _reach(runs)
-        command = self._session.begin("commit", *self._command(extents, reach, False, mtime_ns))
+        command = self._session.begin("commit", *self._command(extents, reach, False, mtime_ns, is_fresh=True))
         if command is None:
             return None
         self._uncommitted = []
@@ -326,18 +345,26 @@ class FileWriter:
         """The inode's attributes after a commit; None if `commit` is to try it again."""
         try:
             attr = self._committed(await self._session.stream.result(begun.command), begun.extents, begun.reach)
-        except (errors.ChunkSealed, errors.NotEnoughNodes):
+        except (errors.ChunkSealed, errors.NotEnoughNodes, errors.Overwrites) as error:
             await self._check_epoch(begun.epoch, begun.runs)
-            self._uncommitted[:0] = begun.runs
+            self._commit_again(begun.runs, error)
             return None
         except BaseException:
             await self._settle_surely(begun.runs)
             raise
         await self._settle_surely(begun.runs)
+        await self._thin_out()
         return attr
 
     def _overwrites(self, runs: Iterable[_Run]) -> bool:
+        """As far as is known here: others may have written since, which the NameNode says (`Overwrites`)."""
         return any(run.offset < self._size for run in runs)
+
+    def _commit_again(self, runs: Sequence[_Run], error: errors.DfsError) -> None:
+        """The NameNode has refused to make these the file's."""
+        if isinstance(error, errors.Overwrites):
+            self.note_size(max(run.offset + run.length for run in runs))
+        self._uncommitted[:0] = runs
 
     def _is_weak(self, run: _Run) -> bool:
         return len(run.lane.nodes) < self._wanted
@@ -356,11 +383,11 @@ class FileWriter:
         raise errors.NotEnoughNodes(f"DataNodes keep failing while a file is written to them (inode {self.ino})")
 
     def _command(
-        self, extents: Sequence[Extent], reach: dict[Lane, int], append: bool, mtime_ns: int | None
+        self, extents: Sequence[Extent], reach: dict[Lane, int], append: bool, mtime_ns: int | None, *, is_fresh: bool
     ) -> list[Any]:
-        """The arguments of the command that makes these the file's."""
+        """The arguments of the command that makes these the file's. `is_fresh`: if they overwrite nothing."""
         places = [[lane.chunk, length, list(lane.nodes)] for lane, length in reach.items()]
-        return [self.ino, extents, places, append, mtime_ns]
+        return [self.ino, extents, places, append, mtime_ns, is_fresh]
 
     def _committed(self, reply: Sequence[Any], extents: Sequence[Extent], reach: dict[Lane, int]) -> Attr:
         """The inode's attributes, of the answer to that command; no `extents` of bytes appended."""

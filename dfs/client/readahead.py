@@ -39,14 +39,17 @@ class Bounds(Protocol):
 
 
 class _Segment:
-    """READ_AHEAD_BYTES of a file, or fewer at its end, on their way. `done` is set when `view` or `error` is there."""
+    """READ_AHEAD_BYTES of a file, or fewer at its end, on their way. `done`: `view` is there, or never will be."""
 
-    __slots__ = ("done", "error", "view")
+    __slots__ = ("done", "view")
 
     def __init__(self) -> None:
         self.view: memoryview | None = None
-        self.error: errors.DfsError | None = None
         self.done = trio.Event()
+
+    @property
+    def has_failed(self) -> bool:
+        return self.view is None and self.done.is_set()
 
 
 class ReadAhead:
@@ -95,45 +98,48 @@ class ReadAhead:
             if number == last:
                 self._fetch_ahead(last, ahead)
             await segment.done.wait()  # bounded: the reader gives up by its own deadlines
-            if segment.error is not None:  # of bytes that nobody has asked for, perhaps
+            if segment.view is None:
                 return await self._read_directly(offset, count)
-            assert segment.view is not None, "it is there, or an error"
             pieces.append(segment.view[max(0, offset - number * size) : max(0, offset + count - number * size)])
         if self._attr.version != version:
             return None
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    async def _bytes(self, offset: int, count: int) -> memoryview:
-        """As `_fill`, in memory that comes with them."""
+    async def _bytes(self, offset: int, count: int) -> memoryview | None:
+        """As `_fill`, in memory that comes with them; None where that is False."""
         layout = self._layouts.find(offset, offset + count) if count else None
         view = await self._reader.read_whole(layout, offset, count) if layout is not None else None
         if view is None:
             view = memoryview(bytearray(count))
-            await self._fill(offset, view)
+            if not await self._fill(offset, view):
+                return None
         return view
 
-    async def _read_directly(self, offset: int, count: int) -> Buffer:
+    async def _read_directly(self, offset: int, count: int) -> Buffer | None:
         buffer = bytearray(count)
-        await self._fill(offset, memoryview(buffer))
-        return buffer
+        return buffer if await self._fill(offset, memoryview(buffer)) else None
 
-    async def _fill(self, offset: int, view: memoryview) -> None:
-        """Fill `view`; what a file that became shorter has no more is zeros."""
+    async def _fill(self, offset: int, view: memoryview) -> bool:
+        """Fill `view`; False if the file has another size than was known, so that it may not hold as much, or more."""
         layout = self._layouts.find(offset, offset + len(view))
         if layout is None:
             start, length = self._layouts.stretch(offset, len(view))
+            size = self._attr.size
             layout = await self._reader.layout(self._attr.ino, start, length)
             if layout.attr.version == self._attr.version:
                 self._layouts.keep(start, length, layout)
+            if layout.attr.size != size:
+                return False
             if offset + len(view) > layout.end:
-                await self._reader.read_into(self._attr.ino, offset, view)
-                return
-        if not await self._reader.fill(self._attr.ino, layout, offset, view):
+                return await self._reader.read_into(self._attr.ino, offset, view) == len(view)
+        filled = await self._reader.fill(self._attr.ino, layout, offset, view)
+        if not filled.was_good:
             self._layouts.forget()
+        return filled.length == len(view)
 
     def _segment(self, number: int) -> _Segment:
         segment = self._segments.get(number)
-        if segment is None or segment.error is not None:
+        if segment is None or segment.has_failed:
             if segment is None:
                 self._bounds.count_read_ahead(limits.READ_AHEAD_BYTES)
             segment = self._segments[number] = _Segment()
@@ -154,11 +160,9 @@ class ReadAhead:
         offset = number * limits.READ_AHEAD_BYTES
         try:
             segment.view = await self._bytes(offset, max(0, min(limits.READ_AHEAD_BYTES, self._attr.size - offset)))
-        except errors.DfsError as error:
-            segment.error = error
+        except errors.DfsError:
+            pass  # of bytes that nobody has asked for, perhaps: who does hears of it
         finally:
-            if segment.view is None and segment.error is None:
-                segment.error = errors.DataLost("what was to be read ahead was not: see the log")
             segment.done.set()
 
     def forget_segments(self) -> None:

@@ -50,6 +50,14 @@ class Piece(NamedTuple):
     chunk_offset: int
 
 
+class Filled(NamedTuple):
+    """How many bytes are there, fewer than were wanted where the file ended before them; and whether what was known of
+    where they are was good: if it was not, who keeps it forgets it."""
+
+    length: int
+    was_good: bool
+
+
 def pieces_of(extents: Sequence[Extent], offset: int, length: int) -> Iterator[Piece]:
     """Cut what `extents` hold of the file's [offset, offset + length) into pieces; what is between them is a hole.
 
@@ -171,20 +179,22 @@ class Reader:
             length = min(layout.attr.size, layout.end) - (offset + done)
             if length <= 0:
                 break
-            await self.fill(ino, layout, offset + done, view[done : done + length])
-            done += length
+            filled = (await self.fill(ino, layout, offset + done, view[done : done + length])).length
+            done += filled
+            if filled < length:
+                break
         return done
 
-    async def fill(self, ino: Ino, layout: Layout, offset: int, view: memoryview) -> bool:
+    async def fill(self, ino: Ino, layout: Layout, offset: int, view: memoryview) -> Filled:
         """Fill all of `view` from `layout`, which covers it, or from a newer one that is asked for where that fails.
 
-        Whether it was good: if it was not, who keeps it forgets it.
+        Of a newer one only as far as the file reaches then.
         """
         wait_until = trio.current_time() + limits.DATANODES_WAIT_S
         for attempt in itertools.count(1):
             try:
                 await self._fill(layout, offset, view)
-                return attempt == 1
+                return Filled(len(view), attempt == 1)
             except errors.GrantExpired:
                 if attempt >= _ROUNDS:
                     raise
@@ -197,11 +207,8 @@ class Reader:
                 if not is_damaged:
                     await trio.sleep(_ROUND_DELAY_S)
             layout = await self.layout(ino, offset, len(view))
-            if layout.end < offset + len(view):
-                half = layout.end - offset
-                await self.fill(ino, layout, offset, view[:half])
-                await self.read_into(ino, offset + half, view[half:])
-                return False
+            if min(layout.attr.size, layout.end) < offset + len(view):
+                return Filled(await self.read_into(ino, offset, view), False)
         raise AssertionError("the last attempt returns or raises")
 
     async def read_whole(self, layout: Layout, offset: int, length: int) -> memoryview | None:

@@ -168,6 +168,7 @@ async def _segments(reader: Reader, ino: Ino, size: int) -> AsyncIterator[_Segme
     position = 0
     while position < size:
         layout = await reader.layout(ino, position, min(limits.LAYOUT_BYTES, size - position))
+        size = min(size, layout.attr.size)
         end = min(layout.end, size)
         for extent in layout.extents:
             if extent.offset > position:
@@ -184,7 +185,8 @@ async def _segments(reader: Reader, ino: Ino, size: int) -> AsyncIterator[_Segme
 
 
 class _Fetch:
-    """One segment under way. `done` is set when `view` has its bytes, or `error` says why not.
+    """One segment under way. `done` is set when `view` has its bytes, fewer where the file became shorter, or `error`
+    says why not.
 
     `buffer` is where they are, if it is one of those that are used again and again.
     """
@@ -212,8 +214,7 @@ class _Fetch:
             return whole
         self.buffer = self._free.pop() if self._free else bytearray(limits.READ_MAX_BYTES)
         view = memoryview(self.buffer)[: segment.length]
-        await reader.fill(ino, layout, segment.offset, view)
-        return view
+        return view[: (await reader.fill(ino, layout, segment.offset, view)).length]
 
 
 async def download(reader: Reader, attr: Attr, sink: Sink, progress: Progress | None) -> int:
@@ -228,15 +229,16 @@ async def download(reader: Reader, attr: Attr, sink: Sink, progress: Progress | 
         await fetch.done.wait()
         if fetch.error is not None:
             raise fetch.error
+        length = fetch.segment.length if fetch.segment.layout is None else len(fetch.view)
         if fetch.segment.layout is None:
-            await sink.skip(fetch.segment.length)
+            await sink.skip(length)
         else:
             await sink.write(fetch.view)
             if fetch.buffer is not None:
                 free.append(fetch.buffer)
         if progress:
-            progress(fetch.segment.length)
-        return fetch.segment.length
+            progress(length)
+        return length
 
     async with tasks.open_nursery() as nursery:
         async for segment in _segments(reader, attr.ino, attr.size):

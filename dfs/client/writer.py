@@ -376,11 +376,14 @@ class ChunkWriter:
         return failures, not volatile
 
     async def grant(self, lane: Lane) -> bytes:
-        """The lane's grant; another, when its time is half over or it is of older keys, and the chunk is open."""
-        if lane.grant and (
-            trio.current_time() >= lane.granted_at + limits.GRANT_VALID_S / 2
-            or grants.generation_of(lane.grant) < self._session.generation
-        ):
+        """The lane's grant; another, when its time is half over or it is of older keys, and the chunk is open.
+
+        Of one that is sealed no other is given, nor needed: to flush it one that has expired will do.
+        """
+        if lane.sealed or not lane.grant:
+            return lane.grant
+        is_old = trio.current_time() >= lane.granted_at + limits.GRANT_VALID_S / 2
+        if is_old or grants.generation_of(lane.grant) < self._session.generation:
             try:
                 fresh = (await self._session.ask("renew_grants", lane.session, [lane.chunk]))[0]
             except errors.DfsError as error:

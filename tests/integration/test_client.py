@@ -15,7 +15,7 @@ import trio.testing
 
 from dfs import errors, limits
 from dfs.checksum import Block, Buffer
-from dfs.client import FileSystem, open_filesystem
+from dfs.client import FileSystem, filewriter, open_filesystem
 from dfs.client.datanodes import DataNodes
 from dfs.client.openinodes import open_inodes
 from dfs.rpc import Peer
@@ -433,6 +433,64 @@ async def test_fsync_does_not_wait_for_bytes_that_were_cut_off(tmp_path: Path, m
         with trio.fail_after(limits.NODE_DEAD_AFTER_S / 2):
             await file.fsync()
         await file.aclose()
+
+
+async def test_a_download_of_a_file_that_is_cut_meanwhile_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_cluster(tmp_path) as cluster, cluster.client() as fs, cluster.client() as other:
+        await put(fs, "/f", b"o" * 5_000_000)
+        layout = fs.inodes.layout
+
+        async def late(*args: Any) -> Any:
+            async with await other.open("/f", "r+") as theirs:
+                await theirs.truncate(0)
+                await theirs.pwrite(b"new", 0)
+            return await layout(*args)
+
+        monkeypatch.setattr(fs.inodes, "layout", late)
+        with pytest.raises(errors.DataLost, match="became shorter"):
+            await get(fs, "/f")
+
+
+async def test_what_takes_the_place_of_bytes_that_others_have_added_is_on_the_disks_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be durable, and are gone with the commit."""
+    async with running_cluster(tmp_path) as cluster, cluster.client() as fs, cluster.client() as other:
+        async with await fs.open("/f", "w+") as ours, await other.open("/f", "r+") as theirs:
+            await theirs.pwrite(b"o" * 100_000, 0)
+            await theirs.fsync()
+            flushed: list[Any] = []
+            sync = DataNodes.sync
+
+            async def counting(nodes: DataNodes, node: NodeId, chunks: Any) -> list[int]:
+                flushed.append(node)
+                return await sync(nodes, node, chunks)
+
+            monkeypatch.setattr(DataNodes, "sync", counting)
+            await ours.pwrite(b"n" * 150_000, 50_000)
+            assert len(flushed) == 3
+            await ours.pwrite(b"n" * 100_000, 200_000)
+            assert len(flushed) == 3, "nothing was there"
+            assert await theirs.pread(300_000, 0) == b"o" * 50_000 + b"n" * 250_000
+
+
+async def test_a_file_that_is_written_now_and_then_and_never_synced_is_known_of_few_chunks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filewriter, "_VOLATILE_MAX", 4)
+    monkeypatch.setattr(limits, "REPORT_SLICE_CHUNKS", 2)
+    async with running_cluster(tmp_path) as cluster, cluster.client() as fs:
+        async with await fs.open("/f", "w+") as file:
+            for number in range(12):
+                await file.pwrite(b"%d" % (number % 10), number)
+                for lane in fs.chunks._idle:  # as after a while
+                    lane.usable = False
+                assert len(file._writer._volatile) <= 5
+            await file.fsync()
+            assert not fs.chunks.statistics()["struck"]
+            assert await file.pread(100, 0) == b"012345678901"
 
 
 async def test_an_fsync_after_a_write_is_one_call_to_each_datanode(

@@ -137,11 +137,17 @@ def append_at_known_end() -> None:
     command = FileWriter._command
 
     def careless(
-        self: FileWriter, extents: Sequence[Any], reach: dict[Any, int], append: bool, mtime_ns: int | None
+        self: FileWriter,
+        extents: Sequence[Any],
+        reach: dict[Any, int],
+        append: bool,
+        mtime_ns: int | None,
+        *,
+        is_fresh: bool,
     ) -> list[Any]:
         if append:
             extents = [extent._replace(offset=extent.offset + self._size) for extent in extents]
-        return command(self, extents, reach, False, mtime_ns)
+        return command(self, extents, reach, False, mtime_ns, is_fresh=is_fresh)
 
     _put(FileWriter, "_command", careless)
 

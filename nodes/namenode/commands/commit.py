@@ -16,13 +16,14 @@ from nodes.namenode.transaction import Freed, Transaction
 
 
 def apply(
-    tx: Transaction, ino: Any, extents: Any, chunks: Any, append: Any = False, mtime_ns: Any = None
+    tx: Transaction, ino: Any, extents: Any, chunks: Any, append: Any = False, mtime_ns: Any = None, fresh: Any = False
 ) -> tuple[Attr, int]:
     """Point `extents` of the file at bytes of `chunks`; the attributes after it, and where offset 0 was.
 
     `chunks` are [chunk, length, [node, ...]]: these nodes have that many bytes. Replicas on other nodes are dropped.
     With `append`, offsets count from the end of file as it is now. Raises `ChunkSealed` for a chunk that this
-    session has not open, `NotEnoughNodes` if fewer nodes than `min_replicas` have a chunk's bytes.
+    session has not open, `NotEnoughNodes` if fewer nodes than `min_replicas` have a chunk's bytes; with `fresh`,
+    `Overwrites` if the file holds bytes already where the extents are.
     """
     attr = tx.attr(arguments.ino(ino))
     if not stat.S_ISREG(attr.mode):
@@ -33,7 +34,7 @@ def apply(
         lengths[chunk] = _grow(tx, chunk, length, names)
     base = attr.size if append else 0
     wires = arguments.array(extents, "the extents of a commit", limits.EXTENTS_MAX)
-    size, allocated = _point(tx, attr, [_extent(wire, base, lengths) for wire in wires])
+    size, allocated = _point(tx, attr, [_extent(wire, base, lengths) for wire in wires], fresh=bool(fresh))
     mtime = tx.now_ns if mtime_ns is None else arguments.time_ns(mtime_ns)
     ctime = tx.now_ns if mtime_ns is None else max(attr.ctime_ns, mtime)  # as who wrote the bytes has shown it since
     row = tx.one(
@@ -46,7 +47,7 @@ def apply(
     return Attr._make(row), base
 
 
-def _point(tx: Transaction, attr: Attr, extents: list[Extent]) -> tuple[int, int]:
+def _point(tx: Transaction, attr: Attr, extents: list[Extent], *, fresh: bool) -> tuple[int, int]:
     """Make these the file's; its size then, and how much more it takes. A fsync after random writes has thousands."""
     size, allocated = attr.size, 0
     live: Counter[ChunkId] = Counter()
@@ -61,6 +62,8 @@ def _point(tx: Transaction, attr: Attr, extents: list[Extent]) -> tuple[int, int
             size = max(size, end)
             allocated += extent.length
             live[extent.chunk] += extent.length
+        if freed and fresh:
+            raise errors.Overwrites("the file holds bytes where others are to be put that may be in memory only")
         if freed:
             tx.give_back(freed)  # before it is looked what the next ones share
             allocated -= sum(part.length for part in freed)
