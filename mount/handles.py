@@ -47,8 +47,11 @@ class FileHandle:
         await self._telling(self.inode.flush)
 
     async def fsync(self) -> None:
-        """Likewise."""
+        """Likewise; and what went wrong before it was opened, if nobody has heard of that."""
         await self._telling(self.inode.fsync)
+        error = self.inode.take_loss()
+        if error is not None:
+            raise type(error)(error.message)
 
     async def _telling(self, work: Callable[[], Awaitable[None]]) -> None:
         told = self._told
@@ -56,9 +59,11 @@ class FileHandle:
             await work()
         except errors.DfsError:
             self._tell_all()
+            self.inode.take_loss()
             raise
         self._tell_all()
         if self._told != told:
+            self.inode.take_loss()
             self._raise_late_error()
 
     def _tell_all(self) -> None:

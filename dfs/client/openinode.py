@@ -30,7 +30,8 @@ is committed before.
 
 **Errors.** What could not be written is lost, said in the log with the file's name, and counted (`late_errors`): each
 handle that was open then is to hear of it, as of a disk's late errors, by its next fsync, or by closing where that
-waits for anything (`is_flushed_on_close`, as it was when the file was opened).
+waits for anything (`is_flushed_on_close`, as it was when the file was opened). If none has, the next fsync of any
+handle does (`take_loss`): programs have others see to it that what they have written and closed is on the disks.
 
 Invariants: `_flushing` is held by whoever moves bytes from `_dirty` to the writer, so they leave in the order in which
 they were written; `is_clean` is true only when nothing is dirty, on its way or uncommitted; what is not clean and may
@@ -205,11 +206,14 @@ class OpenInode:
     async def append(self, data: Buffer) -> None:
         """Put `data` at the end of file, as it is for everybody at this moment, in one piece."""
         await self._owner.wait_for_room()
-        if await self._own():
-            self.is_promised = True
-            self._is_new = False
-            self._take(self._size, data, self._owner.now_ns())
-            return
+        while await self._own():
+            if not self._is_unforeseen:
+                self.is_promised = True
+                self._is_new = False
+                self._take(self._size, data, self._owner.now_ns())
+                return
+            async with self._flushing:  # the file is being cut, as opening does it: where it ends is known after that
+                pass
         async with self._move(unforeseen=True):
             await self._push_and_commit(durable=False)
             try:
@@ -488,9 +492,13 @@ class OpenInode:
 
     def _note_loss(self, error: errors.DfsError) -> None:
         log.error("written bytes are lost", file=self.name, ino=self.ino, error=str(error))
-        self._owner.on_loss(self.ino)
+        self._owner.note_loss(self.ino, error)
         self.late_errors += 1
         self.late_error = error
+
+    def take_loss(self) -> errors.DfsError | None:
+        """As `OpenInodes.take_loss`."""
+        return self._owner.take_loss(self.ino)
 
     async def write_back(self) -> None:
         """Commit what is dirty; what goes wrong is a late error."""
@@ -540,6 +548,8 @@ class OpenInode:
                 attr = await self._owner.fs.inodes.truncate(self.ino, size)
             self._writer.note_cut(attr.size)
             self.was_cut |= self.attr.size > size == 0
+            if size == 0:
+                self.take_loss()
             self._end = self._dirty.end  # of what was written meanwhile
             self.note_own(attr)
             return attr
@@ -623,7 +633,7 @@ class OpenInode:
             return await self._read(offset, length)
 
     async def _read(self, offset: int, length: int) -> Buffer:
-        attempts = 0
+        attempts, is_again = 0, False
         while True:
             self.see_surprises()
             found: Buffer | None
@@ -635,13 +645,14 @@ class OpenInode:
                     attempts += 1
                     continue
                 await self.settle()
-            await self._refresh()
+            await self._refresh(surely=is_again)
             count = min(length, self.attr.size - offset)
             if count <= 0:
                 return b""
             found = await self._read_committed(offset, count)
             if found is not None:
                 return found
+            is_again = True
 
     @property
     def _state(self) -> tuple[int, int]:
@@ -720,10 +731,13 @@ class OpenInode:
         end = min(offset + length, self._size)
         return self._dirty.read(offset, end) if offset < end else b""
 
-    async def _refresh(self) -> None:
-        """See the attributes as they are now: not every read of a kernel comes after a look at them."""
+    async def _refresh(self, *, surely: bool) -> None:
+        """See the attributes as they are now: not every read of a kernel comes after a look at them.
+
+        Where nobody tells of changes that is asked for with `surely` only.
+        """
         attr = self._owner.fs.inodes.cached_attr(self.ino)
-        if attr is None and self._owner.is_coherent:
+        if attr is None and (self._owner.is_coherent or surely):
             attr = await self._owner.fs.inodes.getattr(self.ino)
         if attr is not None:
             self.note(attr)

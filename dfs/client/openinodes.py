@@ -42,6 +42,7 @@ from dfs.types import Attr, Ino, Item
 log = structlog.get_logger(__name__)
 
 _CREATE_ATTEMPTS: Final = 4
+_UNTOLD_MAX: Final = 4096
 
 
 class OpenInodes:
@@ -63,6 +64,8 @@ class OpenInodes:
         self._cautious_until = -math.inf
         self.on_own_change: Callable[[Attr], None] = lambda _: None
         """Called with the attributes of a file after a change of ours, which its readers here have seen already."""
+        self._untold: dict[Ino, errors.DfsError] = {}
+        """Why bytes of files were lost, of those of which nobody has heard yet; the oldest first."""
         self.on_loss: Callable[[Ino], None] = lambda _: None
         """Called with a file of which written bytes are lost: the kernel has them still."""
         self.give: Callable[[Attr, int, Buffer], bool] = lambda *_: False
@@ -108,6 +111,18 @@ class OpenInodes:
         if now >= self._cautious_until:
             log.info("closing a file waits until it is written, for a while", seconds=limits.CAUTIOUS_S)
         self._cautious_until = now + limits.CAUTIOUS_S
+
+    def note_loss(self, ino: Ino, error: errors.DfsError) -> None:
+        """Bytes that were written to a file are lost. Who syncs it next is to hear of it, though he opens it later."""
+        self._untold.pop(ino, None)
+        self._untold[ino] = error
+        if len(self._untold) > _UNTOLD_MAX:
+            del self._untold[next(iter(self._untold))]
+        self.on_loss(ino)
+
+    def take_loss(self, ino: Ino) -> errors.DfsError | None:
+        """Why bytes of a file were lost, if nobody has been told: who asks is, or the file was cut to nothing since."""
+        return self._untold.pop(ino, None)
 
     def _lost(self, inos: Sequence[Ino]) -> None:
         """The session has ended, and what these were to become is lost."""

@@ -26,7 +26,11 @@ import pytest
 import trio
 
 from dfs import errors, limits
+from dfs.client.openinode import OpenInode
 from dfs.mountpoint import find, is_mounted, unmount
+from mount.handles import FileHandle
+from tests.cluster import mounted as mounted_on
+from tests.cluster import running_cluster
 from tests.fuse.conftest import Cluster
 from tests.fuse.test_programs import need
 from tests.integration.real import NAMENODE, PATIENCE_S, RealCluster, environment, real_cluster, until
@@ -728,6 +732,34 @@ async def test_a_name_that_is_missing_is_no_stale_inode() -> None:
     with pytest.raises(pyfuse3.FUSEError) as caught:
         await _handler(unlink)()
     assert caught.value.errno == errno.ENOENT
+
+
+@pytest.mark.parametrize("is_closed", [True, False])
+async def test_whoever_syncs_a_file_first_hears_that_bytes_were_lost_before_he_opened_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_closed: bool
+) -> None:
+    """As programs do that have others sync what they have written."""
+
+    def opened(inode: OpenInode) -> FileHandle:
+        return FileHandle(inode, False, is_flushed=False, is_durable=False, is_cached=False)
+
+    async def full(*_: Any, **__: Any) -> None:
+        raise errors.NoSpace("the disks are full")
+
+    async with running_cluster(tmp_path) as cluster, mounted_on(cluster) as (fs, files):
+        inode = await files.create(fs.session.root, b"f", 0o644, 0, 0, exclusive=True)
+        await inode.write(0, b"lost")
+        with monkeypatch.context() as patch:
+            patch.setattr(fs.chunks, "append", full)
+            await inode.write_back()
+            if is_closed:
+                files.close(inode)
+        later, latest = [opened(await files.acquire(inode.ino, "f")) for _ in range(2)]
+        with pytest.raises(errors.NoSpace):
+            await later.fsync()
+        await latest.fsync()
+        await later.inode.write(0, b"kept")
+        await later.fsync()
 
 
 async def test_cancellation_passes_through_a_handler() -> None:

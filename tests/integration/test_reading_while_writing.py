@@ -6,11 +6,13 @@ import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import trio
+import trio.testing
 
 from dfs import limits
 from dfs.client import FileSystem
@@ -146,6 +148,43 @@ async def test_a_file_that_is_being_cut_is_not_shown_before_it_is(
         assert files.seen_now(await fs.inodes.getattr(file.ino)) is None
         door.opened.set()
         assert (await files.seen(await fs.inodes.getattr(file.ino))).size == 100
+
+
+async def test_what_is_appended_to_a_file_that_is_being_cut_comes_right_behind_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a log that one program appends to while another one empties it by opening it."""
+    async with written(tmp_path, bytes(MIB)) as (fs, _, file):
+        async with trio.open_nursery() as nursery:
+            door = Door(monkeypatch, fs.inodes, "truncate")
+            nursery.start_soon(file.truncate, 0)
+            await door.reached.wait()
+            nursery.start_soon(file.append, b"one line, ")
+            await trio.testing.wait_all_tasks_blocked(_MOMENT_S)
+            door.opened.set()
+        await file.append(b"and another")
+        await file.fsync()
+        assert await file.read(0, MIB) == b"one line, and another"
+
+
+async def test_what_is_read_while_another_client_cuts_a_file_is_of_one_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with mounted(tmp_path) as (cluster, fs, files), cluster.client() as other:
+        file = await a_file(fs, files, b"o" * 300_000)
+        async with await other.open("/d/f", "r+") as theirs:
+            await theirs.truncate(300_000)  # so this client owns it no more
+            assert (await fs.stat("/d/f")).size == 300_000
+            door = Door(monkeypatch, fs.inodes, "layout")
+            found: list[Any] = []
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(result_of, partial(file.read, 0, 400_000), found)
+                await door.reached.wait()
+                await theirs.truncate(0)
+                await theirs.pwrite(b"new", 0)
+                door.opened.set()
+        assert found == [b"new"]
+        files.close(file)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -854,11 +854,15 @@ class MountedFile:
     async def fsync(self) -> None:
         await self._inode.fsync()
         self._raise_late()
+        error = self._inode.take_loss()
+        if error is not None:
+            raise type(error)(error.message)
 
     def _raise_late(self) -> None:
         error = self._inode.late_error
         if error is not None and self._inode.late_errors != self._told:
             self._told = self._inode.late_errors
+            self._inode.take_loss()
             raise type(error)(error.message)
 
     async def aclose(self) -> None:
