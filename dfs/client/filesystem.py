@@ -15,10 +15,11 @@ from __future__ import annotations
 import os
 import stat as statmod
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import structlog
+import trio
 
 from dfs import codec, errors, limits
 from dfs.client import transfer, tree, why
@@ -39,7 +40,7 @@ from dfs.keys import Key, KeyFile
 from dfs.posix import RENAME_NOREPLACE, time_ns
 from dfs.rpc import SPOKEN, Network, Pool, SocketNetwork, Versions
 from dfs.runtime import RealRuntime, Runtime
-from dfs.types import Attr, ChunkId, ChunkPlace, DirEntry, Item, NodeId, NodeView, Statfs
+from dfs.types import Attr, ChunkId, ChunkPlace, DirEntry, Ino, Item, NodeId, NodeView, Statfs
 
 log = structlog.get_logger(__name__)
 
@@ -268,7 +269,11 @@ class FileSystem:
         with _about(path):
             attr = await self._hold(path, plain[0], perm)
             if plain[0] == "w" and attr.size:
-                attr = await self.inodes.truncate(attr.ino, 0)
+                try:
+                    attr = await self.inodes.truncate(attr.ino, 0)
+                except BaseException:
+                    await self._let_go(attr.ino)
+                    raise
         return File(
             self.inodes,
             self.reader,
@@ -292,6 +297,10 @@ class FileSystem:
                 if not left:
                     raise
         raise AssertionError("the last attempt returns or raises")
+
+    async def _let_go(self, ino: Ino) -> None:
+        with trio.move_on_after(limits.CALL_TIMEOUT_S, shield=True), suppress(errors.DfsError):
+            await self.inodes.release(ino)  # the NameNode does the same when the session ends
 
     async def _open(self, path: Path, kind: str, perm: int) -> Attr:
         if kind == "r":
@@ -356,7 +365,7 @@ class FileSystem:
                 try:
                     moved = await transfer.download(self.reader, attr, sink, progress)
                 finally:
-                    await self.inodes.release(attr.ino)
+                    await self._let_go(attr.ino)
         if moved != attr.size:
             raise errors.DataLost(f"the file became shorter while it was read: {show(path)}")
         return attr

@@ -298,6 +298,24 @@ async def test_an_open_file_outlives_its_name(tmp_path: Path) -> None:
         assert (await fs.statfs()).inodes == 1
 
 
+async def test_a_file_that_could_not_be_opened_or_read_goes_with_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(*_: Any) -> None:
+        scope.cancel()
+        await trio.sleep_forever()
+
+    async with running_cluster(tmp_path, datanodes=3) as cluster, cluster.client() as fs:
+        await put(fs, "/file", bytes(5_000_000))
+        for method, work in (("truncate", fs.open("/file", "w")), ("layout", get(fs, "/file"))):
+            with monkeypatch.context() as patch, trio.CancelScope() as scope:
+                patch.setattr(fs.inodes, method, never)
+                await work
+            assert scope.cancelled_caught
+        await fs.remove("/file")
+        assert (await fs.statfs()).inodes == 1
+
+
 async def test_paths_follow_links_and_dots(tmp_path: Path) -> None:
     async with running_cluster(tmp_path, datanodes=1, replicas=1) as cluster, cluster.client() as fs:
         await fs.mkdir("/a/b/c", parents=True)
