@@ -16,7 +16,7 @@ after the one before, as on a node that is written to all the time something is 
 slice was put together is not told before that slice is answered: the NameNode would count a copy that was there then,
 and is deleted since. Damage is told once more after a report, which says nothing of what was found since it was put
 together, and of open chunks is not asked for it. That a copy is of no use is not told while another takes its place:
-the NameNode would have it deleted, and that would come after the copy. A copy that was told and turns out to be whole,
+the NameNode would take that for the one that is lost. A copy that was told and turns out to be whole,
 without an order to mend it, is told by a report: it may be the only one.
 
 Of what is damaged the heartbeat tells where the blocks begin, as it is at that moment, and again when there are more or

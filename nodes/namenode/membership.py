@@ -298,6 +298,11 @@ class Membership:
         """All nodes by name."""
         return [self.view(member) for _, member in sorted(self._members.items())]
 
+    def up(self, *, reported: bool) -> list[NodeId]:
+        """The nodes that are up, and have said since they came what they hold: only these have it. Or have not yet."""
+        up = (node for node, view in self.by_name().items() if view.state == NodeState.UP)
+        return sorted(node for node in up if (node not in self.unreported) == reported)
+
     def settling_s(self) -> float:
         """For how long nodes that were there before this process started may still come back; 0 when all have."""
         if all(member.capacity_bytes for member in self._members.values()):  # heard since then

@@ -78,7 +78,7 @@ class Operations:
         self._check_removable(member)
         await self._check_copies(name)
         while await self._writer.decide(
-            "forget_replicas", name, self._up(reported=True), self._replication.short_copies()
+            "forget_replicas", name, self._members.up(reported=True), self._replication.short_copies()
         ):
             pass
         await self._writer.decide("remove_node", name)
@@ -102,14 +102,9 @@ class Operations:
             )
         raise errors.NodeInUse(f"DataNode {member.node} is at work: run `dfs drain {member.node} --wait` first")
 
-    def _up(self, *, reported: bool) -> list[NodeId]:
-        """The nodes that are up, and have said since they came what they hold: only these have it. Or have not yet."""
-        up = [view.node for view in self._members.views() if view.state == NodeState.UP]
-        return [node for node in up if (node not in self._members.unreported) == reported]
-
     async def _check_copies(self, node: NodeId) -> None:
         """Raises `NodeInUse` if bytes would be lost with `node`: nothing is forgotten then."""
-        trusted = set(self._up(reported=True)) - {node}
+        trusted = set(self._members.up(reported=True)) - {node}
         short = set(self._replication.short_copies())
         after = only = 0
         while rows := self._queries.chunks_of(node, after):
@@ -118,7 +113,7 @@ class Operations:
                 good = [each for each in holders if each in trusted and (each, chunk) not in short]
                 only += length > 0 and not good
             await trio.lowlevel.checkpoint()
-        late = [each for each in self._up(reported=False) if each != node]
+        late = [each for each in self._members.up(reported=False) if each != node]
         if only and late:
             raise errors.NodeInUse(
                 f"DataNode {node} may hold the only copy of {only} chunks: {', '.join(late)} came back and have not"

@@ -25,7 +25,7 @@ ordering its copies); what is dropped is dropped by a command that verifies that
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence, Set
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
@@ -483,10 +483,10 @@ class Replication:
         state = self._state(chunk)
         return self._have_all_that_is_left(state, self._members.by_name()) if state is not None else set()
 
-    def short_copies(self) -> list[tuple[NodeId, ChunkId]]:
-        """Copies that are not whole, or perhaps not."""
+    def short_copies(self, among: Set[ChunkId] | None = None) -> list[tuple[NodeId, ChunkId]]:
+        """Copies that are not whole, or perhaps not; those of chunks `among` these, if any are given."""
         found = (*self._short.items(), *self._unsure.items())
-        return [(node, chunk) for node, chunks in found for chunk in chunks]
+        return [(node, chunk) for node, chunks in found for chunk in (chunks if among is None else chunks & among)]
 
     def forget_node(self, node: NodeId) -> None:
         """It was removed."""

@@ -938,9 +938,13 @@ class NameNode:
 
     async def _drop(self, chunk: ChunkId, node: NodeId) -> None:
         """A copy is of no use; the last one keeps its place, in case that it comes back, and does not count."""
-        if not await self._writer.decide("drop_replica", chunk, node, 1):
+        if not await self._writer.decide("drop_replica", chunk, node, *self._good_copies([chunk])):
             self._replication.note_missing(node, chunk)
             log.error("a replica that cannot be spared is damaged or missing", node=node, chunk=chunk)
+
+    def _good_copies(self, chunks: Sequence[ChunkId]) -> tuple[list[NodeId], list[tuple[NodeId, ChunkId]]]:
+        """The nodes whose copies are there, and which copies of these chunks are not all the same."""
+        return self._members.up(reported=True), self._replication.short_copies(set(chunks))
 
     async def _drop_all(self, lost: Sequence[ChunkId], node: NodeId) -> list[ChunkId]:
         """Likewise, of many, so many in each transaction as others may have; those that keep their place."""
@@ -949,7 +953,7 @@ class NameNode:
             log.warning("replicas are missing", node=node, count=len(lost), first=lost[0])
         for start in range(0, len(lost), limits.BATCH_MAX_COMMANDS):
             part = lost[start : start + limits.BATCH_MAX_COMMANDS]
-            kept += await self._writer.decide("drop_replicas", node, part, 1)
+            kept += await self._writer.decide("drop_replicas", node, part, *self._good_copies(part))
         if kept:
             log.error("replicas that cannot be spared are missing", node=node, count=len(kept), first=kept[0])
         return kept

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -422,9 +422,25 @@ class Transaction:
     def drop_replicas(self, chunk: ChunkId, nodes: Iterable[int], due_ns: int) -> None:
         """These nodes' copies do not count any more, and are to be deleted."""
         for node in nodes:
-            if self.run("DELETE FROM replica WHERE chunk = ? AND node = ?", chunk, node):
-                self.run("DELETE FROM work WHERE chunk = ? AND node = ?", chunk, node)
+            if self.forget_replica(chunk, node):
                 self.add_work(node, "delete", chunk, None, due_ns)
+
+    def forget_replica(self, chunk: ChunkId, node: int) -> bool:
+        """A copy does not count any more, and nothing is to be done with it; whether it did count."""
+        counted = self.run("DELETE FROM replica WHERE chunk = ? AND node = ?", chunk, node)
+        if counted:
+            self.run("DELETE FROM work WHERE chunk = ? AND node = ?", chunk, node)
+        return bool(counted)
+
+    def is_elsewhere(
+        self, chunk: ChunkId, node: str, trusted: Container[str], short: Container[tuple[str, int]]
+    ) -> bool:
+        """Whether a node other than `node` has a copy for sure.
+
+        `trusted` are nodes whose copies are there, but for those (node, chunk) in `short`.
+        """
+        rows = self.all("SELECT n.name FROM replica r JOIN node n ON n.id = r.node WHERE r.chunk = ?", chunk)
+        return any(name != node and name in trusted and (name, chunk) not in short for (name,) in rows)
 
     def collect(self, chunk: ChunkId) -> None:
         """A sealed chunk that nothing points to: forget it, and have its replicas deleted after the grace period."""

@@ -1,20 +1,22 @@
-"""A copy is lost, damaged or one too many."""
+"""A copy is lost or damaged."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 from dfs.types import ChunkId
 from nodes.namenode.transaction import Transaction
 
 
-def apply(tx: Transaction, chunk: ChunkId, node: str, keep: int) -> bool:
-    """The copy on `node` does not count any more and is to be deleted there, if it is still there.
+def apply(
+    tx: Transaction, chunk: ChunkId, node: str, trusted: Collection[str], short: Collection[tuple[str, int]]
+) -> bool:
+    """The copy on `node` does not count any more. It is not to be deleted: should it come back, a report says so.
 
-    Refused, with False, if fewer than `keep` (1 or more) others would be left: several nodes may report at once, and
-    each of them sees the others still counted.
+    Refused, with False, unless another node has one for sure (`Transaction.is_elsewhere`): several nodes may report at
+    once, and each of them sees the others still counted.
     """
     known = tx.one("SELECT id FROM node WHERE name = ?", node)
-    holders = tx.holders(chunk)
-    if known is None or known[0] not in holders or len(holders) - 1 < max(1, keep):
+    if known is None or not tx.is_elsewhere(chunk, node, trusted, short):
         return False
-    tx.drop_replicas(chunk, [known[0]], tx.now_ns)  # other copies serve its readers
-    return True
+    return tx.forget_replica(chunk, known[0])

@@ -9,6 +9,9 @@ from nodes.namenode.commands import drop_replica
 from nodes.namenode.transaction import Transaction
 
 
-def apply(tx: Transaction, node: str, chunks: Sequence[ChunkId], keep: int) -> list[ChunkId]:
+def apply(
+    tx: Transaction, node: str, chunks: Sequence[ChunkId], trusted: Sequence[str], short: Sequence[tuple[str, int]]
+) -> list[ChunkId]:
     """As `drop_replica` for each chunk; those of which the copy still counts."""
-    return [chunk for chunk in chunks if not drop_replica.apply(tx, chunk, node, keep)]
+    good, bad = set(trusted), set(short)
+    return [chunk for chunk in chunks if not drop_replica.apply(tx, chunk, node, good, bad)]

@@ -21,12 +21,10 @@ def apply(tx: Transaction, node: str, trusted: Sequence[str], short: Sequence[tu
     if known is None:
         raise errors.NotFound(f"there is no DataNode {node}: `dfs nodes` lists them")
     chunks = tx.all("SELECT chunk FROM replica WHERE node = ? ORDER BY chunk LIMIT ?", known[0], _AT_ONCE)
-    good = set(trusted) - {node}
-    bad = {(name, chunk) for name, chunk in short}
+    good, bad = set(trusted), set(short)
     for (chunk,) in chunks:
-        others = tx.all("SELECT n.name FROM replica r JOIN node n ON n.id = r.node WHERE r.chunk = ?", chunk)
         length = tx.one("SELECT length FROM chunk WHERE chunk = ?", chunk)
-        if length and length[0] and not any(name in good and (name, chunk) not in bad for (name,) in others):
+        if length and length[0] and not tx.is_elsewhere(chunk, node, good, bad):
             raise errors.NodeInUse(f"DataNode {node} holds the only copy of chunk {chunk:x}")
         tx.run("DELETE FROM replica WHERE node = ? AND chunk = ?", known[0], chunk)
     return len(chunks) == _AT_ONCE

@@ -316,7 +316,7 @@ def test_orders_and_punches_of_a_clock_that_was_a_year_ahead_are_due_soon_once_i
     space.own("finish_work", "n1", space.rows("SELECT id FROM work"))
     space.now_ns += 365 * DAY_NS
     space.do(session, "truncate", ino, 50)
-    space.own("drop_replica", chunk, "n2", 1)
+    space.own("drop_surplus", [(chunk, ["n2"], ["n1"])])
     space.now_ns -= 365 * DAY_NS
     postponed = space.rows("SELECT w.id FROM work w JOIN node n ON n.id = w.node WHERE n.name = 'n3'")
     space.own("postpone_work", "n3", postponed, DAY_NS - 1)
@@ -393,7 +393,7 @@ def test_a_copy_counts_only_for_a_sealed_chunk_of_that_length_and_not_while_it_i
     assert orders(space)[-1][:3] == ("n3", "delete", 99)
     assert space.own("add_replicas", "n3", [(chunk, 10)]) == [True]
     assert space.own("add_replicas", "n3", [(chunk, 10)]) == [True]
-    assert space.own("drop_replica", chunk, "n3", 1)
+    assert space.own("drop_surplus", [(chunk, ["n3"], ["n1"])])
     assert space.own("add_replicas", "n3", [(chunk, 10)]) == [False]
     assert space.queries.chunks(0, 1)[0][3] == ["n1", "n2"]
 

@@ -193,7 +193,7 @@ def test_facts_are_what_the_tables_say(space: Namespace) -> None:
     )
     assert (unknown.length, unknown.given) == (-1, False)
     space.do(session, "seal", [chunk])
-    space.own("drop_replica", chunk, "n2", 1)
+    space.own("drop_surplus", [(chunk, ["n2"], ["n1"])])
     with space.moment() as db:
         assert facts_of(db, chunk)._replace(client="") == open_facts._replace(
             session=0, client="", holders=_ids(("n1", "n3")), deleting=_ids(("n2",))

@@ -315,6 +315,23 @@ async def test_a_node_that_comes_back_with_an_empty_disk_costs_no_copy_elsewhere
         assert not [name for name, _ in cluster.ordered("delete") if name in (N3, N4)]
 
 
+async def test_a_node_whose_disk_was_away_while_the_other_copies_are_on_a_dead_one_has_lost_nothing(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world(tmp_path, lambda space: chunks_on(space, [N1, N2], [N1, N3]), N1, N2, N3) as cluster:
+        await cluster.beat_until(lambda: cluster.members.by_name()[NodeId(N2)].state == NodeState.DEAD, N1, N3)
+        cluster.stuck.add(N1)  # its disk is out of service
+        await cluster.report(N1)
+        assert cluster.all_holders() == [[N1, N2], [N3]]  # of the second chunk another copy is there
+        assert cluster.replication.short_copies() == [(N1, 1)]
+        cluster.stuck.clear()
+        await cluster.register(N1)
+        await cluster.report(N1, 1, 2)
+        assert cluster.all_holders() == [[N1, N2], [N1, N3]]
+        await cluster.beat_until(lambda: not cluster.replication.under_replicated, N1, N3)
+        assert cluster.ordered("delete") == []
+
+
 async def test_what_a_node_that_comes_back_holds_is_trimmed_once_it_has_reported(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -649,7 +666,7 @@ async def test_a_node_is_a_target_again_soon_after_a_clock_that_was_ahead_is_rig
     async with world(tmp_path, lambda space: chunks_on(space, [N1, N2, N3]), N1, N2, N3) as cluster:
         ahead_ns = time.time_ns() + 365 * DAY_NS
         monkeypatch.setattr(cluster.runtime, "now_ns", lambda: ahead_ns + int(trio.current_time() * 1e9))
-        await cluster.writer.decide("drop_replica", 1, N3, 1)
+        await cluster.writer.decide("drop_surplus", [(1, [N3], [N1])])
         monkeypatch.setattr(cluster.runtime, "now_ns", lambda: ahead_ns - 365 * DAY_NS + int(trio.current_time() * 1e9))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(collector.run, cluster.writer, 1.0)
