@@ -10,6 +10,7 @@ import pytest
 
 from dfs import errors, limits
 from dfs.types import ROOT_INO
+from nodes.namenode.commands import plan_punches
 from tests.unit.namenode.world import DAY_NS, MINUTE_NS, Namespace
 
 ALL = ["n1", "n2", "n3"]
@@ -271,6 +272,24 @@ def test_nothing_is_punched_before_readers_of_old_extents_are_done(space: Namesp
     space.own("plan_punches")
     assert [order[1] for order in orders(space)] == ["cut"] * 3
     assert trims(space, chunk) == [(50, 50)]
+
+
+def test_one_command_orders_so_many_punches_and_no_more_however_many_are_due(
+    space: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_punches, "RANGES", 4)
+    session = space.open_session()
+    chunks = [space.written(session, space.file(session, name).ino, 100) for name in (b"a", b"b")]
+    for chunk in chunks:
+        space.do(session, "seal", [chunk])
+        for at in (0, 20, 40):
+            space.damage("INSERT INTO trim VALUES (?, ?, 10, ?)", chunk, at, space.now_ns)
+    assert space.own("plan_punches")
+    assert [trims(space, chunk) for chunk in chunks] == [[], [(20, 10), (40, 10)]]
+    assert not space.own("plan_punches")
+    punches = [order[2:4] for order in orders(space) if order[:2] == ("n1", "punch")]
+    one, other = chunks
+    assert punches == [(one, [[0, 10], [20, 10], [40, 10]]), (other, [[0, 10]]), (other, [[20, 10], [40, 10]])]
 
 
 def test_what_is_punched_while_a_copy_is_made_is_punched_in_the_copy_too(space: Namespace) -> None:
