@@ -316,27 +316,27 @@ class Transaction:
 
     def free(self, ino: Ino, start: int) -> None:
         """Make what a file has from `start` on a hole; there may be very many extents."""
-        whole = self._free_whole(ino, start)
+        length = self._free_whole(ino, start)
         freed = self.make_hole(ino, start, limits.FILE_SIZE_MAX_BYTES)
-        length = sum(part.length for part in freed) + whole.total()
+        length += sum(part.length for part in freed)
         if length:
             self.run("UPDATE inode SET allocated = allocated - ? WHERE ino = ?", length, ino)
             self.give_back(freed)
-            self._count_freed(whole)
 
-    def _free_whole(self, ino: Ino, start: int) -> Counter[ChunkId]:
-        """Free the extents from `start` on; how many bytes of each chunk that was, which are not live any more."""
+    def _free_whole(self, ino: Ino, start: int) -> int:
+        """Free the extents from `start` on; how many bytes that was."""
         beyond = (ino, start)
         chunks = self.all("SELECT chunk, sum(length) FROM extent WHERE ino = ? AND offset >= ? GROUP BY chunk", *beyond)
         lengths: Counter[ChunkId] = Counter(dict(chunks))
         if lengths:
+            self._count_freed(lengths)  # first: of chunks that go with that there is nothing to punch
             self.run(
-                "INSERT INTO trim SELECT chunk, chunk_offset, length, ? FROM extent WHERE ino = ? AND offset >= ?"
-                " ORDER BY chunk, chunk_offset",
+                "INSERT INTO trim SELECT e.chunk, e.chunk_offset, e.length, ? FROM extent e CROSS JOIN chunk c"
+                " ON c.chunk = e.chunk WHERE e.ino = ? AND e.offset >= ? ORDER BY e.chunk, e.chunk_offset",
                 *(self.clock_ns + self.grace_ns, *beyond),
             )
             self.run("DELETE FROM extent WHERE ino = ? AND offset >= ?", *beyond)
-        return lengths
+        return lengths.total()
 
     def make_hole(self, ino: Ino, start: int, end: int) -> list[Freed]:
         """Make [start, end) a hole. The caller has what was there given back, and counts how much less the file has."""
@@ -358,7 +358,7 @@ class Transaction:
         self._count_freed(lengths)
 
     def _count_freed(self, lengths: Counter[ChunkId]) -> None:
-        """So many bytes of chunks, which wait in `trim`, are not live any more."""
+        """So many bytes of chunks, which go to `trim`, are not live any more."""
         for chunk, length in lengths.items():
             row = self.one("UPDATE chunk SET live = live - ? WHERE chunk = ? RETURNING live, session", length, chunk)
             assert row is not None, "an extent pointed there"
