@@ -28,9 +28,14 @@ def ranges(db: Database, first: int, last: int) -> list[tuple[int, int]]:
 
 
 def apply(tx: Transaction, beyond: int) -> None:
-    """Give no number up to `beyond` that was not given yet. Chunks that have such a number are nobody's to delete."""
-    first = tx.counters["next_chunk"]
-    if beyond < first:
+    """Give no number up to `beyond` that was not given yet. Chunks that have such a number are nobody's to delete.
+
+    A range that ends where this one begins grows, so that a NameNode that only starts, time and again, keeps one.
+    """
+    following = tx.counters["next_chunk"]
+    if beyond < following:
         return
+    before = ranges(tx.db, following - 1, following - 1)
+    first = before[0][0] if before else following
     tx.run("INSERT OR REPLACE INTO setting VALUES (?, ?)", f"{SETTING}{first}", beyond)
     tx.counters["next_chunk"] = beyond + 1

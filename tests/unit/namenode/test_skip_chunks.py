@@ -41,6 +41,17 @@ def test_chunks_with_skipped_numbers_stay_untouched_however_far_the_namenode_com
     assert space.queries.skipped(41, 41) == [] and space.queries.skipped(50, 50) == [(42, 60)]
 
 
+def test_what_is_skipped_by_one_start_after_the_other_is_one_range(space: Namespace) -> None:
+    session = space.open_session()
+    space.chunk(session)
+    for _ in range(3):
+        space.now_ns += MINUTE_NS
+        space.own("begin_series")
+    last = space.store.counters()["next_chunk"] - 1
+    assert space.queries.skipped(1, 2**63 - 1) == [(2, last)]
+    assert space.chunk(session) == last + 1
+
+
 def test_settings_and_the_check_do_not_mind(space: Namespace) -> None:
     space.own("skip_chunks", 40)
     space.machine.forget()
