@@ -537,7 +537,8 @@ class Leases:
         """It was made the owner of an inode, and is not told so."""
         cacher = self._cachers.get(session)
         if cacher is not None:
-            self._forget(session, cacher, (ino, None))
+            for item in _whole(ino, is_directory=True):
+                self._forget(session, cacher, item)
             self._wake()
 
     def is_owner(self, session: SessionId, ino: Ino) -> bool:

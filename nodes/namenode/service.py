@@ -399,10 +399,14 @@ class NameNode:
         await self._leases.reclaimed()
         self._view(call).getattr(ino)
         is_owner = await self._leases.own(writer, arguments.ino(ino))
+        return [self._still_there(call, writer, ino), is_owner]
+
+    def _still_there(self, call: Call, owner: SessionId, ino: Ino) -> Attr:
+        """Of what a session was made the owner of. Raises `NotFound`: it is gone, or has left the caller's subtree."""
         try:
-            return [self._view(call).getattr(ino), is_owner]
-        except errors.NotFound:  # it has left the caller's subtree meanwhile
-            self._leases.give_up(writer, arguments.ino(ino))
+            return self._view(call).getattr(ino)
+        except errors.NotFound:
+            self._leases.give_up(owner, ino)
             raise
 
     @expose
@@ -444,7 +448,7 @@ class NameNode:
         if not stat.S_ISDIR(self._view(call).getattr(directory).mode):
             raise errors.NotADirectory("is no directory")
         is_owned = not self._writer.is_full and await self._leases.own(owner, directory, is_directory=True)
-        attr = self._view(call).getattr(directory)  # from here on all is of one moment
+        attr = self._still_there(call, owner, directory)  # from here on all is of one moment
         if not is_owned:
             return [attr, 0, False, None, [], []]
         entries = self._view(call).readdir(directory, 0, most + 1)

@@ -15,6 +15,7 @@ from dfs.rpc import Call, Peer
 from dfs.types import ROOT_INO
 from tests.keys import MASTERS
 from tests.unit.namenode.test_replication import chunks_on, world
+from tests.unit.namenode.world import Namespace
 
 FLOODER, OTHER = MASTERS.issue(Role.CLIENT, "flooder"), MASTERS.issue(Role.CLIENT, "other")
 
@@ -59,3 +60,30 @@ async def test_what_there_is_no_room_for_is_refused_before_it_is_looked_at(
             await here.service.apply(call, session, 0, ["no command"] * 4)
         with pytest.raises(errors.InvalidArgument):
             await here.service.apply(call, session, 0, ["no command"] * 2)
+
+
+async def test_a_directory_that_is_removed_while_somebody_waits_to_own_it_is_owned_by_nobody(tmp_path: Path) -> None:
+    def fill(space: Namespace) -> None:
+        space.do(space.open_session(), "mkdir", ROOT_INO, b"d", 0o755, 0, 0)
+
+    async with world(tmp_path, fill, "n1") as here, trio.open_nursery() as nursery:
+        service, call = here.service, calls(OTHER, 1)
+        directory = here.queries.lookup(ROOT_INO, b"d").ino
+        wish = {"name": "mount", "host": "here", "caches": True, "directories": True}
+        owner, reader = [(await service.open_session(call, wish))["session"] for _ in range(2)]
+        remover = (await service.open_session(call, {"name": "script", "host": "here"}))["session"]
+        assert service.leased_getattr(call, reader, directory)[1]
+
+        async def own() -> None:
+            with pytest.raises(errors.NotFound):
+                await service.own_directory(call, owner, directory, 100)
+
+        for method, *arguments in ((own,), (service.apply, call, remover, 0, [[1, "rmdir", [ROOT_INO, b"d"]]])):
+            nursery.start_soon(method, *arguments)
+            await trio.testing.wait_all_tasks_blocked()
+        incarnation, recalls = await service.events(call, reader, 0, 0)
+        for number, _, _ in recalls:
+            service.forgot(call, reader, incarnation, number, [])
+        await trio.testing.wait_all_tasks_blocked()
+        assert not nursery.child_tasks
+        assert service.status()["leases"]["owned"] == 0
