@@ -61,6 +61,8 @@ _PAUSE_AFTER_ERROR_S: Final = 5.0
 """After a round that the disk or a full queue of commands stopped."""
 _TRIES: Final = 512
 """Chunks of the backlog looked at in one `fill`: some ten milliseconds."""
+_MISSES: Final = 32
+"""Chunks in a row that no node takes, after which a `fill` that has ordered some copies ends: the next one looks on."""
 _FEW_KNOWN: Final = limits.EXPLAIN_MAX_CHUNKS
 """Chunks with too few copies that are known by number: as many as are explained at once."""
 _COUNTED_AT_ONCE: Final = 8
@@ -296,13 +298,16 @@ class Replication:
         ordered = self._copies.ordered
         nodes = self._members.by_name()
         full = {node for node in nodes if not self._copies.has_room(node)}
+        misses = 0
         for chunk in self._backlog.first(_TRIES):
-            if all(view.node in full or not takes_orders(view) for view in nodes.values()):
+            if misses == _MISSES or all(view.node in full or not takes_orders(view) for view in nodes.values()):
                 return
+            before = self._copies.ordered
             if self._mend(chunk, nodes, full):
                 self._backlog.discard(chunk)
             else:
                 self._backlog.defer(chunk)
+            misses = misses + 1 if ordered < before == self._copies.ordered else 0
         if self._copies.ordered == ordered and self._backlog:
             self._in_vain_until = trio.current_time() + _VAIN_PAUSE_S
             self._in_vain_with = (self._copies.ended, self._members.changed)

@@ -255,6 +255,34 @@ async def test_fsck_tells_of_the_first_chunks_with_too_few_copies_and_counts_the
         assert {finding.kind for finding in await explainer.all_shortages()} == {"copies-coming"}
 
 
+async def test_when_the_only_node_that_may_take_copies_has_enough_to_do_few_chunks_are_looked_at_in_vain(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "COPIES_AHEAD_MAX", 4)
+    async with world(tmp_path, lambda space: chunks_on(space, *([[N1, N2]] * 60), wanted=3), N1, N2) as cluster:
+        await cluster.beat_until(lambda: cluster.replication.under_replicated == 60, N1, N2)
+        fill, mend = cluster.replication.fill, cluster.replication._mend
+        looked_at: list[ChunkId] = []
+        fills: list[int] = []
+
+        def looking(chunk: ChunkId, *others: Any) -> bool:
+            looked_at.append(chunk)
+            return mend(chunk, *others)
+
+        def filling() -> None:
+            looked_at.clear()
+            before = cluster.replication.copying
+            fill()
+            if cluster.replication.copying > before:
+                fills.append(len(looked_at))
+
+        monkeypatch.setattr(cluster.replication, "_mend", looking)
+        monkeypatch.setattr(cluster.replication, "fill", filling)
+        await cluster.start(N4)
+        await cluster.beat_until(lambda: not cluster.replication.under_replicated, N4)
+        assert 4 < max(fills) < 40
+
+
 async def test_the_chunk_with_one_copy_left_comes_before_those_with_two(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
