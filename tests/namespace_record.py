@@ -93,7 +93,7 @@ def _make_orphans(space: Namespace, alive: int, gone: int) -> None:
     with mock.patch.object(transaction, "_FREED_AT_ONCE", 4):
         space.do(alive, "unlink", ROOT_INO, b"doomed")
     space.chunk(gone)
-    space.own("end_session", gone)
+    space.end_session(gone)
 
 
 def _make_work(space: Namespace, session: int) -> None:

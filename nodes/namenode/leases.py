@@ -41,8 +41,8 @@ nothing, nor with the results of its commands: it learns nothing from these betw
 a query that comes with a lease. With that it gets the one on `SHAPE`, and for that those have been heard who own a
 directory on the way to the subtree: they rename by themselves only what nobody else ever looked at.
 
-A client that has not forgotten within the session time-out loses its session, which ends its leases: `overdue` says
-which. By then it has stopped trusting them by itself.
+A client that has not forgotten within the session time-out loses its session: `overdue` says which. By then it has
+stopped trusting its leases by itself. They end when no command of it is applied any more (`nodes.namenode.sessions`).
 
 **After a restart** nothing of this is known. Sessions that cache tell what they hold (`reclaim`), and no query or
 command of a client is answered before all have, or have ended (`reclaimed`): their caches stay, and stay true.
@@ -178,7 +178,7 @@ class Leases:
             self._may_hold(session, cacher)
 
     def leave(self, session: SessionId) -> None:
-        """The session has ended: it trusts nothing any more."""
+        """The session has ended: it trusts nothing any more, and nothing that it has sent happens after this."""
         cacher = self._cachers.pop(session, None)
         if cacher is None:
             return

@@ -4,12 +4,18 @@ A client keeps one `events` call open; any call of its session shows that it liv
 ends the session: its chunks are sealed, the inodes it held are let go, its later commands are refused. After a
 restart of the NameNode every session in the database has a whole time-out to be heard again.
 
+An end goes from step to step. At once the session's calls are refused, so that its client hears nothing that would let
+it trust its cache any longer. Then the tables refuse its commands: those that are here already happen before that, or
+never. Only now its leases end, and what waits for them goes on: nothing of the session happens after it, nor does a
+restart find the session open. Last its chunks are sealed and its inodes let go, which may wait for other sessions.
+
 A session is of the key that opened it: a call of a connection with another key is refused.
 
 Events are numbered from 1 in each life of the NameNode, which `incarnation` names: after a restart a client sees that
 it is another one, and that what it was told before is void.
 
-Invariant: a session in `_heard` has a row in the database, or had until an `end_session` under way removed it.
+Invariant: a session in `_listeners`, or with leases, has a row in the database, or had until an `end_session` under way
+removed it.
 """
 
 from __future__ import annotations
@@ -48,7 +54,10 @@ class _Listener:
 
 
 class Sessions:
-    """All sessions. `end` is called to end one, for a party or None; it returns whether there is more to do for it."""
+    """All sessions. `end` is called to end one, for a party or None; it returns whether there is more to do for it.
+
+    When it has returned for the first time, no command of the session is applied any more.
+    """
 
     def __init__(
         self, timeout_s: float, end: Callable[[SessionId, Hashable], Awaitable[bool]], leases: Leases, incarnation: int
@@ -117,8 +126,10 @@ class Sessions:
                 self._push(session, kind, payload)
 
     def _push(self, session: SessionId, kind: str, payload: Any) -> int:
-        """Tell one session; the event's number."""
-        listener = self._listeners[session]
+        """Tell one session; the event's number. It is 0 where the session is being ended: nobody is there to hear."""
+        listener = self._listeners.get(session)
+        if listener is None:
+            return 0
         listener.last += 1
         listener.events.append((listener.last, kind, payload))
         listener.arrived.set()
@@ -173,10 +184,11 @@ class Sessions:
         listener = self._listeners.pop(session, None)
         if listener is not None:
             listener.arrived.set()
-        self._leases.leave(session)
         self._ending.add(session)
-        while await self._end(session, party):
-            pass
+        has_more = await self._end(session, party)
+        self._leases.leave(session)
+        while has_more:
+            has_more = await self._end(session, party)
         self._ending.discard(session)
 
     async def reap(self) -> None:
@@ -195,7 +207,11 @@ class Sessions:
 
     def _overdue(self, deadline: float) -> list[SessionId]:
         silent = [session for session, listener in self._listeners.items() if listener.heard_at < deadline]
-        stubborn = [session for session in self._leases.overdue(deadline) if session not in silent]
+        stubborn = [
+            session
+            for session in self._leases.overdue(deadline)
+            if session in self._listeners and session not in silent  # or it is being ended already
+        ]
         deaf = [session for session, listener in self._listeners.items() if len(listener.events) > limits.EVENTS_MAX]
         for sessions, why in (
             (silent, "its client is silent"),

@@ -378,7 +378,7 @@ def test_the_end_of_a_session_seals_its_chunks_and_lets_its_files_go(space: Name
     unnamed = space.do(session, "create_unnamed", ROOT_INO, 0o644, 0, 0).ino
     space.written(session, unnamed, 10)
     space.chunk(session)
-    assert not space.own("end_session", session)
+    space.end_session(session)
     assert space.queries.chunks(0, 10) == [[kept, 100, 0, ALL]]
     with pytest.raises(errors.NotFound):
         space.queries.getattr(unnamed)
@@ -390,10 +390,7 @@ def test_the_end_of_a_session_seals_its_chunks_and_lets_its_files_go(space: Name
 def test_a_session_with_much_to_let_go_is_ended_piece_by_piece(space: Namespace) -> None:
     session = space.open_session()
     space.do(session, "allocate_chunks", 1, [["n1"]] * 300)
-    rounds = 1
-    while space.own("end_session", session):
-        rounds += 1
-    assert rounds == 2
+    assert space.end_session(session) == 3
     assert space.queries.chunks(0, 10) == []
     assert space.findings() == []
 

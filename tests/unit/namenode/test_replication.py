@@ -191,7 +191,7 @@ def chunks_on(space: Namespace, *places: Sequence[str], wanted: int = 0) -> list
         chunk = space.written(session, attr.ino, LENGTH, nodes)
         space.do(session, "seal", [chunk])
         found.append(chunk)
-    space.own("end_session", session)
+    space.end_session(session)
     for row in space.rows("SELECT id, node FROM work"):  # the cuts that sealing ordered
         space.own("finish_work", space.rows("SELECT name FROM node WHERE id = ?", row[1])[0], [row[0]])
     return found

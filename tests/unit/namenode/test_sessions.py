@@ -140,6 +140,28 @@ async def test_an_end_that_fails_is_tried_again_and_costs_nobody_else(
     nursery.cancel_scope.cancel()
 
 
+async def test_what_a_session_knows_is_asked_for_until_the_first_step_of_its_end_is_done(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """Nobody is there to hear it, and the session is not ended a second time for that."""
+    ends = Ends(failures=1)
+    leases = Leases()
+    sessions = Sessions(TIMEOUT_S, ends.end, leases, LIFE)
+    sessions.add(ONE, KEY)
+    leases.join(ONE)
+    item: Item = (Ino(10), None)
+    assert leases.cover_attr(ONE, item[0])
+    with pytest.raises(errors.NoSpace):
+        await sessions.close(ONE, KEY)
+    leases.begin(OTHER, [item])
+    assert leases.conflicts(OTHER, [item])
+    nursery.start_soon(sessions.reap)
+    await trio.sleep(TIMEOUT_S / 5)
+    assert ends.ended == [ONE]
+    assert not leases.conflicts(OTHER, [item])
+    nursery.cancel_scope.cancel()
+
+
 async def test_who_waits_for_events_of_a_session_that_ends_is_told(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -16,6 +16,7 @@ from dfs import errors, limits
 from dfs.types import ROOT_INO, SessionId
 from nodes.namenode import collector
 from nodes.namenode.leases import Leases
+from nodes.namenode.sessions import Sessions
 from nodes.namenode.writer import Writer
 from tests.simulation.disk import InlineRuntime
 from tests.unit.namenode.world import Namespace
@@ -626,6 +627,66 @@ async def test_who_finds_a_file_that_is_there_does_not_own_it(space: Namespace) 
             asked.answer()
     assert answers[0][1].ino == made.ino
     assert not asked.leases.in_doubt(first, [(made.ino, None)])
+
+
+def sessions_of(writer: Writer, leases: Leases, *which: SessionId) -> Sessions:
+    """As the NameNode has them; recalls are for nobody to hear."""
+
+    async def end(session: SessionId, party: Hashable) -> bool:
+        return bool(await writer.decide("end_session", session, party=party))
+
+    sessions = Sessions(30.0, end, leases, 1)
+    for session in which:
+        sessions.add(session, "client tests")
+    return sessions
+
+
+async def test_what_waits_for_a_session_that_is_ended_happens_after_all_that_it_had_sent(space: Namespace) -> None:
+    """It has answered a change of what it owns long ago, and that arrives at last, when its time has just run out."""
+    owner, other, third = (SessionId(space.open_session()) for _ in range(3))
+    leases, runtime = Leases(), Gate()
+    async with writing(space, runtime, leases=leases) as writer:
+        sessions = sessions_of(writer, leases, owner)
+        leases.join(owner, owns_directories=True)
+        ((_, made, _),) = await writer.apply("owner", owner, 0, [[1, "create", [ROOT_INO, b"f", 0o644, 0, 0]]])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(writer.apply, "other", other, 0, [[1, "setattr", [made.ino, {"mode": 0o600}]]])
+            await trio.testing.wait_all_tasks_blocked()
+            assert writer.statistics()["held_back"] == 1
+            runtime.close()
+            nursery.start_soon(writer.apply, "third", third, 0, [mkdir(1, b"d")])
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(writer.apply, "owner", owner, 0, [[2, "setattr", [made.ino, {"mode": 0o777}]]])
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(sessions.end, owner)
+            await trio.testing.wait_all_tasks_blocked()
+            runtime.opened.set()
+    assert space.queries.getattr(made.ino).mode & 0o7777 == 0o600
+
+
+async def test_what_waits_for_a_session_happens_when_a_restart_would_not_find_that_open(space: Namespace) -> None:
+    """Though its end waits for somebody itself: who has removed the last name of a file that it holds knows that."""
+    holder, remover, other = (SessionId(space.open_session()) for _ in range(3))
+    leases = Leases()
+    cached, removed = space.file(other, b"cached").ino, space.file(other, b"removed").ino
+    space.do(holder, "hold", removed)
+    async with writing(space, Gate(), leases=leases) as writer:
+        sessions = sessions_of(writer, leases, holder, remover)
+        leases.join(remover)
+        await writer.apply("remover", remover, 0, [unlink(1, b"removed")])
+        leases.join(holder)
+        assert leases.cover_attr(holder, cached)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(writer.apply, "other", other, 0, [[9, "setattr", [cached, {"mode": 0o600}]]])
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(sessions.end, holder)
+            await trio.testing.wait_all_tasks_blocked()
+            mode, found, waiting = space.queries.getattr(cached).mode, space.queries.sessions(), writer.statistics()
+            await sessions.end(remover)
+    assert mode & 0o7777 == 0o600
+    assert (holder, "", 0, "") in found and waiting["held_back"] == 1
+    assert [session for session, *_ in space.queries.sessions()] == [other]
+    assert space.findings() == []
 
 
 async def test_a_disk_that_fails_when_what_follows_is_looked_at_fails_the_transaction(

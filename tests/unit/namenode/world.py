@@ -56,6 +56,10 @@ class Namespace:
     def open_session(self, holder: str = "client tests", subtree: str = "") -> int:
         return int(self.own("open_session", "test", "here", holder, subtree))
 
+    def end_session(self, session: int) -> int:
+        """End it wholly; by how many commands."""
+        return 1 + sum(1 for _ in iter(lambda: self.own("end_session", session), False))
+
     def go_on(self, session: int) -> None:
         """Take a session up where it was in another life: at the command after its last, and a day later."""
         self._sequence[session] = self.rows("SELECT max(seq) FROM reply WHERE session = ?", session)[0]
