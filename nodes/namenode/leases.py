@@ -569,7 +569,7 @@ class Leases:
         return numbers
 
     def tell(self, author: SessionId, inos: Iterable[Ino]) -> None:
-        """Inodes changed in a way for which nobody waits: others who have leases on them hear of it."""
+        """Inodes have changed in a way for which nobody waited: others who have leases on them hear of it."""
         asking: dict[SessionId, list[Item]] = {}
         for ino in inos:
             for session in self._attrs.get(ino, ()):

@@ -629,6 +629,24 @@ async def test_who_finds_a_file_that_is_there_does_not_own_it(space: Namespace) 
     assert not asked.leases.in_doubt(first, [(made.ino, None)])
 
 
+async def test_who_is_told_of_an_access_time_learns_no_older_one_after_that(space: Namespace) -> None:
+    author, reader = SessionId(space.open_session()), SessionId(space.open_session())
+    attr, asked, runtime = space.file(author), Asked(), Gate()
+    asked.leases.join(reader)
+    later = attr.atime_ns + 5
+    async with writing(space, runtime, leases=asked.leases) as writer:
+        assert asked.leases.cover_attr(reader, attr.ino)
+        runtime.close()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(writer.apply, CLIENT, author, 0, [[9, "accessed", [[[attr.ino, later]]], later]])
+            await trio.testing.wait_all_tasks_blocked()
+            asked.answer()
+            assert asked.leases.cover_attr(reader, attr.ino)  # as it is committed: with the old time
+            runtime.opened.set()
+    assert space.queries.getattr(attr.ino).atime_ns == later
+    assert [session for session, _ in asked.numbers] == [reader]
+
+
 def sessions_of(writer: Writer, leases: Leases, *which: SessionId) -> Sessions:
     """As the NameNode has them; recalls are for nobody to hear."""
 
