@@ -18,7 +18,8 @@ ended: commands under way raise `SessionExpired`, and the next one opens a new s
 
 A session that caches (`cache`) keeps what the NameNode answers under leases, and forgets what it is told to; see
 `dfs.client.cache`. It trusts that only while it has heard all events, counted from when it asked for them, for half the
-time after which its own silence would end it. Other answers count for nothing: a recall may wait to be fetched.
+time after which its own silence would end it. Other answers count for nothing: a recall may wait to be fetched. A
+recall that it has not answered counts likewise, from when it may have been sent.
 
 Invariants: a command that the answer to a recall needs never waits for one that it does not need;
 a sequence number is used for one command only; `acked` is never above a command that still
@@ -62,7 +63,10 @@ log = structlog.get_logger(__name__)
 
 
 class _Recall(NamedTuple):
-    """A recall that is not answered yet, when it came, and the inodes of it that were owned here until then."""
+    """A recall that is not answered yet, and the inodes of it that were owned here until it came.
+
+    `at`: it was not sent before; how long it was on its way nobody knows.
+    """
 
     at: float
     items: Sequence[Item]
@@ -154,7 +158,7 @@ class Session:
         self.timeout_s = 0.0
         """The silence after which the NameNode ends the session; 0 before the first one."""
         self._heard_at = -math.inf
-        """When our session asked last for what has come: all events until then."""
+        """When our session asked last for what has come: all events until then, so what comes yet was sent later."""
         self._trusted_until = -math.inf
         """See `is_trusted`."""
         self._incarnation = 0
@@ -609,7 +613,7 @@ class Session:
                 items = self._all_held()
                 self.cache.void_questions()
             owned = [ino for ino, name in items if name is None and self._owns(ino)]
-            self._recalls[session, self._incarnation, number] = _Recall(trio.current_time(), items, owned)
+            self._recalls[session, self._incarnation, number] = _Recall(self._heard_at, items, owned)
             self._recalled.update(ino for ino, _ in items)
             self._given_up.update(owned)
             self._yield_queued()

@@ -1,0 +1,68 @@
+"""A client's session, and for how long it trusts what it caches. Time is trio's, and jumps."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, cast
+
+import trio
+import trio.testing
+
+from dfs.client.cache import Cache
+from dfs.client.session import Session
+from dfs.rpc import Pool
+from dfs.types import ROOT_INO
+from tests.simulation.disk import InlineRuntime
+
+TIMEOUT_S = 30.0
+LIFE = 1
+RECALL = (1, "recall", [(ROOT_INO, None)])
+
+
+class NameNode:
+    """A `Pool` to a NameNode whose answers to `events` are `after`, each so many seconds late, and then none every
+    five. It never hears that anything is forgotten."""
+
+    key = None
+
+    def __init__(self, *after: tuple[float, list[Any]]) -> None:
+        self._events = deque(after)
+
+    async def call(self, _address: str, _name: str, method: str, *_args: Any, **_options: Any) -> Any:
+        if method == "open_session":
+            return {"session": 1, "timeout_s": TIMEOUT_S, "root": ROOT_INO, "caches": True, "incarnation": LIFE}
+        if method == "events":
+            late_s, events = self._events.popleft() if self._events else (5.0, [])
+            await trio.sleep(late_s)
+            return LIFE, events
+        return await trio.sleep_forever()
+
+
+async def opened(namenode: NameNode, nursery: trio.Nursery) -> Session:
+    session = Session(cast(Pool, namenode), InlineRuntime(), nursery, "namenode:1", 60.0, Cache(100, 100))
+    await session.ensure()
+    return session
+
+
+async def test_a_recall_that_comes_late_is_counted_from_when_it_may_have_been_sent(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """That is when the NameNode begins to count until it ends who has not forgotten."""
+    session = await opened(NameNode((12.0, [RECALL])), nursery)
+    await trio.sleep(TIMEOUT_S / 2 - 1)
+    assert session.is_trusted
+    await trio.sleep(5)  # by now the next answer is here: the NameNode has been heard, and waits for ours
+    assert not session.is_trusted
+    nursery.cancel_scope.cancel()
+
+
+async def test_who_hears_all_the_time_goes_on_trusting_while_he_answers_a_recall(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """For a sixth of the time-out at least: when the recall comes, he was told all until two calls ago."""
+    session = await opened(NameNode(*[(5.0, [])] * 20, (5.0, [RECALL])), nursery)
+    await trio.sleep(105 + TIMEOUT_S / 6 - 1)
+    assert session.is_trusted
+    await trio.sleep(2)
+    assert not session.is_trusted
+    nursery.cancel_scope.cancel()
