@@ -48,6 +48,7 @@ stopped trusting its leases by itself. They end when no command of it is applied
 command of a client is answered before all have, or have ended (`reclaimed`): their caches stay, and stay true.
 
 Memory is bounded: of one session by LEASES_MAX, beyond which the oldest are recalled, in all by that and SESSIONS_MAX.
+Leases on what was removed end by themselves (`removed`).
 
 Invariants: what a client may show is covered by a lease here, or in a `Change` that still waits for it, or has the
 client's trust run out; while an item is in `_changes` or `_applying` no lease on it is given, but to who changes it.
@@ -84,18 +85,32 @@ class _Recall(NamedTuple):
 class _Cacher:
     """A session that caches: what it holds (`attrs`, `entries`: in the order they were given), what it is asked.
 
-    `owns_directories`: it can do so. `is_limited`: to a subtree. `asked` has the items of all `recalls`, and how often;
-    `asked_in` the directories of those with names, likewise. `making_room`: the numbers of those that it got because it
-    holds too much.
+    `owns_directories`: it can do so. `is_limited`: to a subtree. `owned` are those of `attrs` that it owns, `gone`
+    those that it has removed, and by which command. `asked` has the items of all `recalls`, and how often; `asked_in`
+    the directories of those with names, likewise. `making_room`: the numbers of those that it got because it holds too
+    much.
     """
 
-    __slots__ = ("asked", "asked_in", "attrs", "entries", "is_limited", "making_room", "owns_directories", "recalls")
+    __slots__ = (
+        "asked",
+        "asked_in",
+        "attrs",
+        "entries",
+        "gone",
+        "is_limited",
+        "making_room",
+        "owned",
+        "owns_directories",
+        "recalls",
+    )
 
     def __init__(self, owns_directories: bool, is_limited: bool) -> None:
         self.owns_directories = owns_directories
         self.is_limited = is_limited
         self.attrs: dict[Ino, None] = {}
         self.entries: dict[Ino, None] = {}
+        self.owned: set[Ino] = set()
+        self.gone: dict[Ino, int] = {}
         self.recalls: dict[int, _Recall] = {}
         self.asked: Counter[Item] = Counter()
         self.asked_in: Counter[Ino] = Counter()
@@ -158,7 +173,7 @@ class Leases:
         self._doubts: dict[Item, tuple[SessionId, int]] = {}
         """Who may show the old, until it acknowledges which command."""
         self._owners: dict[Ino, SessionId] = {}
-        """Each has a lease on the inode."""
+        """Each has a lease on the inode, and has it in `owned`."""
         self._reclaiming: dict[SessionId, float] = {}
         """Since when each has been heard; infinity before that."""
         self._moved = trio.Event()
@@ -193,15 +208,15 @@ class Leases:
             _strike(self._attrs, ino, session)
         for ino in cacher.entries:
             _strike(self._entries, ino, session)
-        cacher.attrs.clear()
-        cacher.entries.clear()
+        for ino in cacher.owned:
+            del self._owners[ino]
+        for known in (cacher.attrs, cacher.entries, cacher.owned, cacher.gone):
+            known.clear()
         moved = [item for item, change in self._changes.items() if session in change.waiting]
         for item in moved:
             self._changes[item].waiting.discard(session)
         for item in [item for item, (who, _) in self._doubts.items() if who == session]:
             del self._doubts[item]
-        for ino in [ino for ino, who in self._owners.items() if who == session]:
-            del self._owners[ino]
         return moved
 
     def _wake(self) -> None:
@@ -398,7 +413,7 @@ class Leases:
             self._give(author, self._attrs, cacher.attrs, result)
             self._join_change(author, (result, None))
             if is_new and (cacher.owns_directories or not is_directory):
-                self._owners[result] = author
+                self._make_owner(author, cacher, result)
                 if is_directory:
                     self._give(author, self._entries, cacher.entries, result)
 
@@ -417,13 +432,30 @@ class Leases:
             self._applying_in.clear()
             self._wake()
 
+    def removed(self, author: SessionId, seq: int, inos: Iterable[Ino]) -> None:
+        """A command that is committed has removed inodes, and nobody changes what is gone: leases on it end.
+
+        Its author may show it until he acknowledges the command.
+        """
+        for ino in inos:
+            for session in [session for session in self._entries.get(ino, ()) if session != author]:
+                self._forget(session, self._cachers[session], (ino, ALL_NAMES))
+            cacher = self._cachers.get(author)
+            if cacher is not None and (ino in cacher.attrs or ino in cacher.entries):
+                cacher.gone[ino] = seq
+
     # --- doubt ------------------------------------------------------------------------------------------
 
     def acknowledge(self, session: SessionId, acked: int) -> None:
         """The session knows the results of all its commands below `acked`."""
-        if self._doubts and session in self._cachers:
-            for item in [item for item, (who, seq) in self._doubts.items() if who == session and seq < acked]:
-                del self._doubts[item]
+        cacher = self._cachers.get(session)
+        if cacher is None:
+            return
+        for item in [item for item, (who, seq) in self._doubts.items() if who == session and seq < acked]:
+            del self._doubts[item]
+        for ino, _ in list(itertools.takewhile(lambda removal: removal[1] < acked, cacher.gone.items())):
+            for item in _whole(ino, ino in cacher.entries):
+                self._forget(session, cacher, item)
 
     def in_doubt(self, reader: SessionId, items: Iterable[Item]) -> list[Item]:
         """Those of which somebody other than the reader may show what they were before."""
@@ -530,8 +562,18 @@ class Leases:
         self._give(session, self._attrs, cacher.attrs, ino)
         if is_directory:
             self._give(session, self._entries, cacher.entries, ino)
-        self._owners[ino] = session
+        self._make_owner(session, cacher, ino)
         return True
+
+    def _make_owner(self, session: SessionId, cacher: _Cacher, ino: Ino) -> None:
+        self._disown(ino)  # what a transaction made that did not happen has a number that is given again
+        self._owners[ino] = session
+        cacher.owned.add(ino)
+
+    def _disown(self, ino: Ino) -> None:
+        owner = self._owners.pop(ino, None)
+        if owner is not None:
+            self._cachers[owner].owned.discard(ino)
 
     def give_up(self, session: SessionId, ino: Ino) -> None:
         """It was made the owner of an inode, and is not told so."""
@@ -599,9 +641,10 @@ class Leases:
         ino, name = item
         if name is None:
             cacher.attrs.pop(ino, None)
+            cacher.gone.pop(ino, None)
             _strike(self._attrs, ino, session)
             if self._owners.get(ino) == session:
-                del self._owners[ino]
+                self._disown(ino)
         elif name == ALL_NAMES:
             cacher.entries.pop(ino, None)
             _strike(self._entries, ino, session)
@@ -632,7 +675,7 @@ class Leases:
             self._give(session, self._entries, cacher.entries, ino)
         for ino in owned:
             self._give(session, self._attrs, cacher.attrs, ino)
-            self._owners[ino] = session
+            self._make_owner(session, cacher, ino)
         if last:
             self._reclaiming.pop(session)
             self._wake()

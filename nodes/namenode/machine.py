@@ -54,7 +54,7 @@ class Command(NamedTuple):
 
 _TRIGGERS: Final = (
     "AFTER UPDATE OF version ON inode BEGIN SELECT touched(new.ino, NULL); END",
-    "AFTER DELETE ON inode BEGIN SELECT touched(old.ino, NULL); END",
+    "AFTER DELETE ON inode BEGIN SELECT touched(old.ino, NULL), is_gone(old.ino); END",
     "AFTER INSERT ON dentry BEGIN SELECT touched(new.parent, new.name); END",
     "AFTER DELETE ON dentry BEGIN SELECT touched(old.parent, old.name); END",
     "AFTER UPDATE OF ino ON dentry BEGIN SELECT touched(new.parent, new.name); END",
@@ -64,11 +64,13 @@ _TRIGGERS: Final = (
 
 
 class Effect(NamedTuple):
-    """What a command did. `read` are inodes whose access time moved, without any other change of them."""
+    """What a command did. `read` are inodes whose access time moved, without any other change of them; `gone` those
+    that it removed, whose numbers are never given again."""
 
     command: Command
     items: Sequence[Item]
     read: Sequence[Ino]
+    gone: Sequence[Ino]
     result: Any
 
 
@@ -100,8 +102,10 @@ class Machine:
         self._in_doubt = in_doubt
         self._touched: dict[Item, None] = {}
         self._read: dict[Ino, None] = {}
+        self._gone: list[Ino] = []
         db.create_function("touched", 2, lambda ino, name: self._touched.setdefault((ino, name)))
         db.create_function("was_read", 1, self._read.setdefault)
+        db.create_function("is_gone", 1, self._gone.append)
         for number, trigger in enumerate(_TRIGGERS):
             db.execute(f"CREATE TEMP TRIGGER IF NOT EXISTS touches_{number} {trigger}")
         self._tx = self._fresh()
@@ -164,6 +168,7 @@ class Machine:
         before = tx.counters.copy()
         self._touched.clear()
         self._read.clear()
+        self._gone.clear()
         self._db.execute("SAVEPOINT command")
         try:
             args = command.args if subtree is None else confined(subtree, command.verb, command.args)
@@ -177,7 +182,7 @@ class Machine:
                 raise HeldBack(command, doubtful) from None
             return _refusal(command, error)
         read = [ino for ino in self._read if (ino, None) not in self._touched]
-        effect = Effect(command, list(self._touched), read, result)
+        effect = Effect(command, list(self._touched), read, list(self._gone), result)
         items = self._waits_for(effect)
         if items:
             self._undo(before)

@@ -29,7 +29,7 @@ import trio
 from dfs import errors, limits
 from dfs.runtime import Runtime
 from dfs.turns import Judge, Shares, Turns, Verdict
-from dfs.types import NAMENODE_SESSION, Attr, Ino, Item, SessionId
+from dfs.types import NAMENODE_SESSION, Attr, Item, SessionId
 from nodes.namenode import commands
 from nodes.namenode.leases import Leases
 from nodes.namenode.machine import Command, Effect, HeldBack, Machine, Reply
@@ -124,8 +124,8 @@ class Writer:
         """Batches that were parked and may go on."""
         self._arrived = trio.Event()
         self._space_checked_at = -1e9
-        self._read: list[tuple[SessionId, Sequence[Ino]]] = []
-        """Inodes whose access times the transaction under way moves, by whom."""
+        self._effects: list[Effect] = []
+        """Those of the transaction under way of which leases hear when it is committed."""
         self._is_full = False
         self._full_since = -math.inf
         self._commits = 0
@@ -228,8 +228,7 @@ class Writer:
                     self._apply_all(batches)
                 await self._runtime.run_blocking(self._store.commit)
             self._commits += 1
-            for author, inos in self._read:  # not before: who had forgotten the old time could be given it anew
-                self._leases.tell(author, inos)
+            self._tell_leases()
         except errors.DfsError as error:
             log.error("a transaction failed, nothing of it happened", error=str(error))
             self._store.rollback()
@@ -252,7 +251,7 @@ class Writer:
     def _apply_all(self, batches: list[_Batch]) -> None:
         """Apply the commands of batches, of each up to the first that has to wait: then the batch `is_held`."""
         is_full = self._disk_is_full()
-        self._read = []
+        self._effects = []
         self._store.begin()
         for batch in batches:
             batch.is_held = False
@@ -316,9 +315,15 @@ class Writer:
             is_new=is_new,
             is_directory=attr is not None and stat.S_ISDIR(attr.mode),
         )
-        if effect.read:
-            self._read.append((author, effect.read))
+        if effect.read or effect.gone:
+            self._effects.append(effect)
         return ()
+
+    def _tell_leases(self) -> None:
+        """What was applied is committed. Who had been told of an access time before could be given the old one anew."""
+        for command, _, read, gone, _ in self._effects:
+            self._leases.tell(command.session, read)
+            self._leases.removed(command.session, command.seq, gone)
 
     def _resume(self, forgotten: Iterable[Item]) -> None:
         """Of the batches that waited for these, those whose next command may happen now go on."""

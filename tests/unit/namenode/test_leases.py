@@ -409,6 +409,29 @@ async def test_a_session_that_ends_owns_nothing(told: Told) -> None:
     assert told.leases.in_doubt(BERT, [ATTR]) == []
 
 
+async def test_what_is_removed_is_known_to_nobody_once_its_author_has_acknowledged_that(told: Told) -> None:
+    told.leases.applied(ANNE, 1, [NAME], FILE, is_new=True)
+    told.leases.applied(ANNE, 2, [NAME, ATTR], FILE)
+    told.leases.committed()
+    told.leases.removed(ANNE, 2, [FILE])
+    told.leases.acknowledge(ANNE, 2)
+    assert told.leases.in_doubt(BERT, [ATTR]) == [ATTR]  # she may show it until she has the answer
+    told.leases.acknowledge(ANNE, 3)
+    assert not told.leases.owned() and not told.leases.in_doubt(BERT, [ATTR])
+    assert told.leases.statistics()["leases"] == 0
+    assert told.items(ANNE) == []
+
+
+async def test_the_names_of_a_directory_that_is_removed_are_known_to_nobody(told: Told) -> None:
+    for session in (ANNE, BERT):
+        assert told.leases.cover_entries(session, D)
+    assert told.change(ANNE, (D, None), seq=4, result=D)
+    told.leases.removed(ANNE, 4, [D])
+    assert not told.leases.conflicts(ANNE, [NAME])
+    told.leases.acknowledge(ANNE, 5)
+    assert told.leases.statistics()["leases"] == 0
+
+
 async def test_what_is_owned_with_bytes_in_memory_stays_owned_over_a_restart(told: Told) -> None:
     leases = Leases()
     leases.push = told.leases.push

@@ -629,6 +629,19 @@ async def test_who_finds_a_file_that_is_there_does_not_own_it(space: Namespace) 
     assert not asked.leases.in_doubt(first, [(made.ino, None)])
 
 
+async def test_of_what_was_made_and_removed_no_lease_is_left(space: Namespace) -> None:
+    session = SessionId(space.open_session())
+    leases = Leases()
+    leases.join(session, owns_directories=True)
+    async with writing(space, Gate(), leases=leases) as writer:
+        batch = [mkdir(11, b"d"), [12, "create", [ROOT_INO, b"f", 0o644, 0, 0]], unlink(13, b"f")]
+        await writer.apply(CLIENT, session, 0, [*batch, [14, "rmdir", [ROOT_INO, b"d"]]])
+        assert leases.statistics()["owned"] == 2
+        leases.acknowledge(session, 15)
+    found = leases.statistics()
+    assert (found["leases"], found["owned"], found["in_doubt"]) == (0, 0, 0)
+
+
 async def test_who_is_told_of_an_access_time_learns_no_older_one_after_that(space: Namespace) -> None:
     author, reader = SessionId(space.open_session()), SessionId(space.open_session())
     attr, asked, runtime = space.file(author), Asked(), Gate()
