@@ -1,6 +1,7 @@
 """The two files of one chunk, its bytes and its index, and the order in which they are written.
 
-Everything here blocks, and raises OSErrors as they are. What must hold after a crash at any point:
+Everything here blocks, and raises OSErrors as they are; those of a sync are NotSynced. What must hold after a crash at
+any point:
 
 - a sync mark counts only bytes that were on the disk before the mark was written, and only names that were;
 - so no byte under the newer mark goes away before a lower mark is on the disk (`cut`);
@@ -38,6 +39,10 @@ MEDIUM: Final = (errno.EIO, errno.ENODEV, errno.ENXIO, errno.EUCLEAN, errno.EBAD
 """Errors of a disk that fails, or of a file system that is damaged."""
 _NO_FILE: Final = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 _NO_PUNCHING: Final = (errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+class NotSynced(OSError):
+    """A sync failed, for whatever reason: nobody knows what the disk has of the file, and no later sync would say."""
 
 
 def chunk_name(chunk: ChunkId) -> str:
@@ -211,7 +216,7 @@ class ChunkFiles:
 
     def sync(self, blocks: int, length: int) -> None:
         """Put on the disk what is written, and then a mark of `blocks` blocks and `length` bytes, which are."""
-        self.data.sync()
+        _sync(self.data)
         if not self.mark.length:  # never synced: the names may not be on the disk either
             self._disk.sync_dir(directory_of(self._chunk))
             self._disk.sync_dir(CHUNKS)
@@ -220,7 +225,7 @@ class ChunkFiles:
     def _write_mark(self, blocks: int, length: int) -> None:
         mark = Mark(self.mark.generation + 1, blocks, length)
         self._index.pwrite([formats.pack_mark(mark)], mark.offset)
-        self._index.sync()
+        _sync(self._index)
         self.mark, self.journaled = mark, 0
 
     def cut(self, index: BlockIndex, length: int) -> list[Record]:
@@ -235,7 +240,7 @@ class ChunkFiles:
             self._write_mark(count, base)
         if partial:  # written over the old record: a crash leaves the one or the other, and the bytes for both
             self._write_records(count, partial)
-            self._index.sync()
+            _sync(self._index)
         self._index.truncate(formats.RECORDS_OFFSET + (count + len(partial)) * formats.RECORD_BYTES)
         self.data.truncate(length)
         self.sync(count + len(partial), length)
@@ -269,15 +274,15 @@ class ChunkFiles:
         records = [index.record(number)._replace(punched=True) for number in numbers]
         for number, record in zip(numbers, records, strict=True):
             self._write_records(number, [record])
-        self._index.sync()
+        _sync(self._index)
         for run in runs(records):
             self._punch(run[0].start, total_length(run))
-        self.data.sync()
+        _sync(self.data)
 
     def unpunch(self, index: BlockIndex, number: int) -> None:
         """Call a block whose bytes are there no longer punched, durably."""
         self._write_records(number, [index.record(number)._replace(punched=False)])
-        self._index.sync()
+        _sync(self._index)
 
     def mend(self, record: Record, content: Buffer) -> None:
         """Write a damaged block anew, durably, and have the disk give it back.
@@ -286,7 +291,7 @@ class ChunkFiles:
         """
         verify(content, [Block(record.length, record.crc)], f"what block at {record.start} is to hold")
         self.data.pwrite([content], record.start)
-        self.data.sync()
+        _sync(self.data)
         self.data.drop_cached(record.start, record.length)
         self._read_back(record, f"block at {record.start}, which was just written anew,")
 
@@ -323,6 +328,13 @@ class ChunkFiles:
             if error.errno not in (*_NO_PUNCHING, *FULL):
                 raise
             self.data.pwrite([bytes(length)], offset)
+
+
+def _sync(file: File) -> None:
+    try:
+        file.sync()
+    except OSError as error:
+        raise NotSynced(error.errno, error.strerror) from error
 
 
 def _open_existing(disk: Disk, path: str, otherwise: str) -> File:

@@ -5,6 +5,8 @@ crash what was not synced, so these are the rules that the code above lives by:
 
 - bytes written are certain to survive a crash after `File.sync`, names after `Disk.sync_dir` of their directory;
 - before that any part of them may survive, page by page and name by name, in any order;
+- of bytes that a sync could not write, any part may be lost, though they can be read until they are dropped from memory
+  (`File.drop_cached`) or the machine stops; a later sync neither writes them nor says so;
 - `replace_file` is all or nothing, and certain when it returns.
 
 All methods block. OSErrors come out as the system raised them: what they mean is known further up.
@@ -15,6 +17,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -57,7 +60,7 @@ class File(Protocol):
         ...
 
     def sync(self) -> None:
-        """Return when all bytes and the size are on the disk."""
+        """Return when all bytes and the size are on the disk. No later one makes up for one that failed: see above."""
         ...
 
     def punch(self, offset: int, length: int) -> None:
@@ -77,7 +80,10 @@ class File(Protocol):
         ...
 
     def drop_cached(self, offset: int, length: int) -> None:
-        """Have the next read of these bytes come from the disk, as far as they were synced; no promise, no error."""
+        """Have the next read of these bytes come from the disk, as far as they were synced; no promise, no error.
+
+        But all of a file, once synced, is sure to be dropped: parts of it may be in memory as parts of larger ones.
+        """
         ...
 
     def close(self) -> None: ...
@@ -223,8 +229,10 @@ class RealFile:
         return os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
 
     def drop_cached(self, offset: int, length: int) -> None:
+        first = offset - offset % mmap.PAGESIZE  # a page that only a part of was dropped would stay
+        end = offset + length + -(offset + length) % mmap.PAGESIZE
         with suppress(OSError):
-            os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(self._fd, first, end - first, os.POSIX_FADV_DONTNEED)
 
     def close(self) -> None:
         os.close(self._fd)

@@ -6,6 +6,9 @@ far as they are whole, one after the other. A mark can have reached the disk bef
 the other mark counts, which was complete before this one was written. What never was synced goes without a word; what
 was, and is damaged, goes to quarantine. A chunk that cannot be looked at for another reason, as files of another user
 or too few descriptors, is not damaged: then the directory cannot be used, and nothing in it is moved.
+
+Memory is not asked what the disk has: of a sync that failed before the start it has the bytes, and the disk does not.
+So the whole directory is synced before anything is believed, and what is to be checked is dropped from memory first.
 """
 
 from __future__ import annotations
@@ -43,6 +46,18 @@ class Found:
     unsynced: list[ChunkId] = dataclasses.field(default_factory=list)
     damages: Damages = dataclasses.field(default_factory=Damages)
     damaged: list[tuple[ChunkId, str]] = dataclasses.field(default_factory=list)
+
+
+def settle(disk: Disk) -> None:
+    """Before `scan` after a crash: whoever was killed may have left in memory what is to be on the disk.
+
+    Raises OSError.
+    """
+    if disk.list_dir(chunkfiles.CHUNKS):
+        try:
+            disk.sync_all()
+        except OSError:  # the first to ask is told what went wrong at any time before
+            disk.sync_all()
 
 
 def scan(disk: Disk, cluster: ClusterId | None, clean: bool, journaled: Journaled) -> Found:
@@ -122,6 +137,7 @@ def _recover(
         return 0, 0
     index = disk.open(chunkfiles.index_path(chunk), create=False)
     try:
+        index.drop_cached(0, index.size())
         length, durable = _recover_by_index(disk, cluster, chunk, index, "" in names, journaled)
     finally:
         index.close()
@@ -234,6 +250,7 @@ def _complete(index: File, data: File, newest: Mark, entries: Sequence[Entry]) -
 def _intact_length(data: File, blocks: BlockIndex, first: int) -> int:
     """Where the first block from number `first` on starts whose bytes are missing or wrong."""
     size = data.size()
+    data.drop_cached(0, size)
     for record in blocks.records(first):
         if record.start + record.length > size:
             return record.start

@@ -198,13 +198,8 @@ class ChunkStore:
             found = recovery.scan(self.disk, self.cluster, True, journaled)
             if expected == len(found.lengths):
                 return found
-        found = recovery.scan(self.disk, self.cluster, False, journaled)
-        if found.lengths:  # a process that was killed may have left marks that are in memory only
-            try:
-                self.disk.sync_all()
-            except OSError:  # the first to ask is told what went wrong at any time before
-                self.disk.sync_all()
-        return found
+        recovery.settle(self.disk)
+        return recovery.scan(self.disk, self.cluster, False, journaled)
 
     def _take_clean(self) -> int | None:
         """How many chunks there were at a clean stop; None if the last one was none. The word of it is gone then."""
@@ -1098,9 +1093,14 @@ class ChunkStore:
             raise self.explained(error, False) from error
 
     def explained(self, error: OSError, full_is_fatal: bool) -> errors.DfsError:
-        """What an OSError means, to raise: ours as it is, NoSpace, Busy, or DiskFailed: it is out of service then."""
+        """What an OSError means, to raise: ours as it is, NoSpace, Busy, or DiskFailed: it is out of service then.
+
+        A sync that failed has failed, though it was space or memory that was short: to repeat it would succeed.
+        """
         if isinstance(error, errors.DfsError):
             return error
+        if isinstance(error, chunkfiles.NotSynced):
+            return self._fail(error)
         if error.errno in chunkfiles.FULL and not full_is_fatal:
             self._free_believed_until = float("-inf")
             return errors.NoSpace(f"{self.disk.name} is full: free some space")

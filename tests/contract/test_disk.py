@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -240,6 +241,27 @@ def test_bytes_dropped_from_the_cache_read_as_before(file: File, synced: bool) -
     file.drop_cached(0, 64 * KIB)
     file.drop_cached(1 << 40, 1)
     assert content(file, 64 * KIB) == b"x" * 64 * KIB
+
+
+def test_what_a_sync_failed_to_write_is_read_until_it_is_dropped_and_never_written() -> None:
+    """As Linux has it. No real disk can be told to fail here."""
+    disk = MemoryDisk()
+    file = disk.open("file", create=True)
+    file.pwrite([b"a" * 12 * KIB], 0)
+    file.sync()
+    disk.sync_dir("")
+    file.pwrite([b"b" * 12 * KIB], 0)
+    disk.fail("sync", errno.EIO)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        file.sync()
+    disk.mend()
+    file.pwrite([b"c"], 12 * KIB - 1)
+    file.sync()
+    assert content(file, 12 * KIB) == b"b" * (12 * KIB - 1) + b"c"
+    file.drop_cached(5 * KIB, 1)
+    assert content(file, 12 * KIB) == b"b" * 4 * KIB + b"a" * 4 * KIB + b"b" * (4 * KIB - 1) + b"c"
+    disk.crash(random.Random(1))
+    assert disk.read_file("file") == b"a" * 8 * KIB + b"b" * (4 * KIB - 1) + b"c"
 
 
 def test_directories_of_one_file_system_say_so(tmp_path: Path) -> None:

@@ -8,9 +8,11 @@ not, in part. The journal is so small that a few syncs fill it.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import random
 from bisect import bisect_left, bisect_right
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from itertools import accumulate, pairwise
 from typing import Any, Final
 
@@ -25,8 +27,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from dfs import errors, limits
 from dfs.checksum import Block, verify
 from dfs.types import ChunkId, ClusterId
-from nodes.datanode.chunkfiles import data_path
-from nodes.datanode.journal import Journal
+from nodes.datanode.chunkfiles import data_path, index_path
+from nodes.datanode.journal import JOURNAL, Journal
 from nodes.datanode.store import ChunkStore
 from tests.simulation.disk import InlineRuntime, MemoryDisk, PowerOff
 
@@ -334,6 +336,19 @@ class StoreMachine(RuleBasedStateMachine):
         self.disk.kill()
         self.open()
         self.adopt(lost_allowed=False)
+
+    @precondition(lambda self: self.chunks)
+    @rule(share=SHARES, what=st.sampled_from([data_path, index_path, lambda _: JOURNAL]))
+    def fail_to_sync(self, share: int, what: Callable[[ChunkId], str]) -> None:
+        """And start anew: what could not be written is still in memory."""
+        chunk = self.pick(share)[0]
+        self.disk.fail("sync", errno.EIO, what(chunk))
+        with suppress(errors.DiskFailed):
+            self.do(self.store.sync, [chunk])
+        self.disk.mend()
+        self.disk.kill()
+        self.open()
+        self.adopt(lost_allowed=True)
 
     @rule()
     def restart(self) -> None:

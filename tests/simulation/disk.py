@@ -11,6 +11,9 @@
 
 At a crash each page (4096 bytes) of a file is what it was at the last sync or after any write since, each change of a
 name has happened or not, and the size is any that it had. Files opened before a crash cannot be used after it.
+
+A sync that fails has written nothing, and the pages that it should have written are taken for written: they are read as
+they were until they are dropped from the cache or the power goes, and no later sync writes them.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from __future__ import annotations
 import errno
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar, TypeVarTuple
 
 import trio
@@ -86,7 +89,9 @@ class PowerOff(Exception):
 class _Inode:
     """`now` is what reads see, `synced` what is on the disk for certain, `since` the states of `now` in between.
 
-    `allocated` are the numbers of the pages that take space. A directory is an inode too, `is_dir`.
+    `lost` are the numbers of pages that a sync failed to write: the disk has them as `synced` does, and no later sync
+    writes them unless they are written to again. `allocated` are those of the pages that take space. A directory is an
+    inode too, `is_dir`.
     """
 
     def __init__(self, is_dir: bool = False) -> None:
@@ -94,6 +99,7 @@ class _Inode:
         self.now = bytearray()
         self.synced: bytes = b""
         self.since: list[tuple[int, dict[int, bytes]]] = []  # after each change: size, the pages that it touched
+        self.lost: set[int] = set()
         self.allocated: set[int] = set()
 
     def page(self, number: int) -> bytes:
@@ -104,12 +110,40 @@ class _Inode:
         touched = range(first_byte // PAGE, -(-end // PAGE))
         self.since.append((len(self.now), {number: self.page(number) for number in touched}))
 
+    def dirty(self) -> set[int]:
+        """Numbers of the pages that the next sync writes."""
+        return {number for _, pages in self.since for number in pages}
+
     def sync(self) -> None:
-        self.synced = bytes(self.now)
+        self.lost -= self.dirty()
+        after = bytearray(self.now)
+        for number in self.lost:
+            after[number * PAGE : (number + 1) * PAGE] = self.on_disk(number)
+        self.synced = bytes(after)
         self.since.clear()
 
+    def on_disk(self, number: int) -> bytes:
+        """What the disk has of a page, as long as that is in memory."""
+        return self.synced[number * PAGE : (number + 1) * PAGE].ljust(PAGE, b"\0")[: len(self.page(number))]
+
+    def fail_to_sync(self) -> None:
+        self.lost |= self.dirty()
+        self.since.clear()
+
+    def drop_cached(self, offset: int, end: int) -> None:
+        """But for pages that are still to be written."""
+        dropped = self.lost.intersection(range(offset // PAGE, -(-end // PAGE))) - self.dirty()
+        for number in dropped:
+            self.now[number * PAGE : (number + 1) * PAGE] = self.on_disk(number)
+        self.lost -= dropped
+
+    def durable_bytes(self) -> int:
+        """How many bytes no crash can take away."""
+        sizes = (len(self.synced), *(size for size, _ in self.since))
+        return min(*sizes, *(number * PAGE for number in self.lost), len(self.now))
+
     def crash(self, source: random.Random) -> None:
-        if not self.since:
+        if not self.since and not self.lost:
             return
         size = source.choice([len(self.synced), *(size for size, _ in self.since)])
         versions: dict[int, list[bytes]] = {}
@@ -124,6 +158,7 @@ class _Inode:
             after[number * PAGE : (number + 1) * PAGE] = source.choice(choices).ljust(PAGE, b"\0")
         self.now = after[:size]
         self.allocated = {number for number in self.allocated if number * PAGE < size}
+        self.lost.clear()
         self.sync()
 
 
@@ -138,9 +173,12 @@ class MemoryFile:
         self._closed = False
 
     def _check(self, operation: str) -> None:
+        self._check_open()
+        self._disk.check(operation, self._path)
+
+    def _check_open(self) -> None:
         if self._closed or self._epoch != self._disk.crashes:
             raise _error(errno.EBADF)
-        self._disk.check(operation, self._path)
 
     def pread_into(self, view: memoryview, offset: int) -> int:
         self._check("read")
@@ -184,7 +222,8 @@ class MemoryFile:
             self._inode.note(min(length, before), max(length, before))
 
     def sync(self) -> None:
-        self._check("sync")
+        self._check_open()
+        self._disk.check_sync(self._path, [self._inode])
         self._inode.sync()
 
     def punch(self, offset: int, length: int) -> None:
@@ -205,7 +244,7 @@ class MemoryFile:
         raise _error(errno.EOPNOTSUPP)
 
     def drop_cached(self, offset: int, length: int) -> None:
-        pass  # what reads see is what the disk has
+        self._inode.drop_cached(offset, offset + length)
 
     def close(self) -> None:
         if self._closed:
@@ -276,7 +315,7 @@ class MemoryDisk:
     def durable_size(self, path: str) -> int:
         """How many bytes of a file no crash can take away; 0 if its name may go."""
         inode = self._synced_names.get(path)
-        return len(inode.synced) if inode is not None and inode is self._names.get(path) else 0
+        return inode.durable_bytes() if inode is not None and inode is self._names.get(path) else 0
 
     def set_capacity(self, capacity_bytes: int) -> None:
         self._capacity_bytes = capacity_bytes
@@ -299,6 +338,15 @@ class MemoryDisk:
         number, prefix = self._faults.get(operation, (0, ""))
         if number and path.startswith(prefix):
             raise _error(number)
+
+    def check_sync(self, path: str, inodes: Iterable[_Inode]) -> None:
+        """As `check`; after an error what the sync should have written is lost."""
+        try:
+            self.check("sync", path)
+        except OSError:
+            for inode in inodes:
+                inode.fail_to_sync()
+            raise
 
     def allocate(self, inode: _Inode, page: int) -> None:
         if page not in inode.allocated:
@@ -373,7 +421,7 @@ class MemoryDisk:
         self._changes = [change for change in self._changes if not _touches(change, path)]
 
     def sync_all(self) -> None:
-        self.check("sync", "")
+        self.check_sync("", self._names.values())
         for change in self._changes:
             _apply(self._synced_names, change)
         self._changes.clear()

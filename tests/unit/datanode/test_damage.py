@@ -141,6 +141,16 @@ async def test_a_damaged_block_is_mended_and_stays_so(disk: MemoryDisk) -> None:
     assert await again.verify(CHUNK) == 0
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.ENOMEM])
+async def test_a_block_that_could_not_be_flushed_is_not_mended_by_trying_again(disk: MemoryDisk, number: int) -> None:
+    """Nor is what was appended behind it durable, which the same sync should have written."""
+    store = await damaged(disk, 150)
+    disk.fail("sync", number, DATA)
+    with pytest.raises(errors.DiskFailed):
+        await store.mend(CHUNK, (await records(store))[0], PIECES[1])
+    assert store.failed
+
+
 async def test_a_block_that_the_disk_does_not_give_back_is_not_mended(disk: MemoryDisk) -> None:
     store = await damaged(disk, 150)
     (block,) = await records(store)

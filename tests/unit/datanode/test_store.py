@@ -160,9 +160,10 @@ async def test_a_write_error_takes_the_directory_out_of_service(disk: MemoryDisk
     assert await content(store, 0, 4) == b"kept"
 
 
-async def test_after_an_error_of_fsync_nothing_is_believed(disk: MemoryDisk, store: ChunkStore) -> None:
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.ENOMEM])
+async def test_after_an_error_of_fsync_nothing_is_believed(disk: MemoryDisk, store: ChunkStore, number: int) -> None:
     await appended(store, b"x")
-    disk.fail("sync", errno.ENOSPC)
+    disk.fail("sync", number, DATA)
     with pytest.raises(errors.DiskFailed):
         await store.sync([CHUNK])
     disk.mend()
@@ -170,6 +171,26 @@ async def test_after_an_error_of_fsync_nothing_is_believed(disk: MemoryDisk, sto
         await store.sync([CHUNK])
     await store.close()
     assert not disk.exists("clean")
+
+
+@pytest.mark.parametrize("path", [DATA, INDEX])
+async def test_a_restart_after_an_error_of_fsync_takes_nothing_in_memory_for_written(
+    disk: MemoryDisk, store: ChunkStore, path: str
+) -> None:
+    """The system takes pages that it could not write for written, and still has them."""
+    data = random.Random(4).randbytes(120_000)
+    await appended(store, data[:20_000])
+    await store.sync([CHUNK])
+    await appended(store, data[20_000:])
+    disk.fail("sync", errno.EIO, path)
+    with pytest.raises(errors.DiskFailed):
+        await store.sync([CHUNK])
+    disk.mend()
+    disk.kill()
+    durable = (await opened(disk).sync([CHUNK]))[0]
+    assert durable >= 20_000
+    disk.crash(random.Random(1))
+    assert await content(opened(disk), 0, durable) == data[:durable]
 
 
 async def test_a_lack_of_file_descriptors_is_no_failure_of_the_disk(disk: MemoryDisk, store: ChunkStore) -> None:
