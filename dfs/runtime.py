@@ -51,6 +51,13 @@ class Workers(Protocol):
         """Since when the oldest work that goes on does, seconds; 0 if none does. To wait for a thread is no work."""
         ...
 
+    def watched_s(self, passed_s: float) -> float:
+        """As `busy_s`, of the time only that who watches them says has passed, by `passed_s` each time that he asks.
+
+        All of a process may have stood still, and he with it: what had its work done meanwhile says nothing.
+        """
+        ...
+
     def give_up(self, failure: Callable[[], Exception]) -> None:
         """Who waits for work has `failure()` raised at once, and so has who comes later. What was begun may go on."""
         ...
@@ -137,9 +144,10 @@ class _Workers:
     and to end; that is as much as a read from a disk. A job is a thread's from when it is taken out of `_waiting`;
     until then it can be taken back, and is gone with all that it holds.
 
-    `_lock` guards `_waiting`, `_begun` (jobs in the hands of threads, and since when, oldest first), the number of
-    `_threads`, and `_free`: those with nothing to do, less the jobs that wait. `_signals` has one for each job that
-    waits, except for those that a thread has in its hand. `_failure` belongs to the event loop.
+    `_lock` guards `_waiting`, `_begun` (jobs in the hands of threads, and since when, by the clock and by `_watched_s`,
+    oldest first), `_watched_s` (all that has passed for who watches), the number of `_threads`, and `_free`: those with
+    nothing to do, less the jobs that wait. `_signals` has one for each job that waits, except for those that a thread
+    has in its hand. `_failure` belongs to the event loop.
     """
 
     def __init__(self, most: int, meter: _Meter, is_abandonable: bool = False) -> None:
@@ -149,7 +157,8 @@ class _Workers:
         self._failure: Callable[[], Exception] | None = None
         self._lock = threading.Lock()
         self._waiting: OrderedDict[_Job[Any], None] = OrderedDict()
-        self._begun: dict[_Job[Any], float] = {}
+        self._begun: dict[_Job[Any], tuple[float, float]] = {}
+        self._watched_s = 0.0
         self._threads = 0
         self._free = 0
         self._signals: SimpleQueue[None] = SimpleQueue()
@@ -173,8 +182,19 @@ class _Workers:
 
     def busy_s(self) -> float:
         with self._lock:
-            oldest = next(iter(self._begun.values()), None)
-        return 0.0 if oldest is None else time.monotonic() - oldest
+            return self._ages_s()[0]
+
+    def watched_s(self, passed_s: float) -> float:
+        with self._lock:
+            self._watched_s += passed_s
+            return min(self._ages_s())
+
+    def _ages_s(self) -> tuple[float, float]:
+        """Of the oldest work, by the clock and as watched. The lock is held."""
+        if not self._begun:
+            return 0.0, 0.0
+        by_clock, as_watched = next(iter(self._begun.values()))
+        return time.monotonic() - by_clock, self._watched_s - as_watched
 
     def give_up(self, failure: Callable[[], Exception]) -> None:
         self._failure = failure
@@ -239,7 +259,7 @@ class _Workers:
             if not self._waiting:
                 return
             job, _ = self._waiting.popitem(last=False)
-            self._begun[job] = time.monotonic()
+            self._begun[job] = time.monotonic(), self._watched_s
         job.outcome = capture(job.work)
         with self._lock:
             del self._begun[job]

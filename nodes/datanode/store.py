@@ -119,6 +119,7 @@ class ChunkStore:
         self._workers = runtime.workers(limits.DISK_THREADS_MAX)
         self._prober = runtime.workers(1)
         self._hangs = False
+        self._looked_at = float("-inf")  # for a disk that hangs, trio's clock
         self._answered_at = float("-inf")  # trio's clock, of threads' work only
         self._reserve_bytes = reserve_bytes
         self._open: OrderedDict[ChunkId, _Replica] = OrderedDict()  # least recently used first
@@ -1069,11 +1070,18 @@ class ChunkStore:
         return has_answered and self._workers.busy_s() < limits.INLINE_IO_BUSY_MAX_S
 
     def look_for_hang(self) -> None:
-        """Take the directory out of service if its disk does not answer, and keep nobody waiting for it any more."""
+        """Take the directory out of service if its disk does not answer, and keep nobody waiting for it any more.
+
+        To be called every DISK_WATCH_PERIOD_S. A call that is late counts little: the process may have stood still, and
+        a disk that answered meanwhile is well.
+        """
         if self._hangs:
             return
-        is_late = self._workers.busy_s() >= limits.DISK_WORK_MAX_S
-        if is_late or self._prober.busy_s() >= limits.DISK_PROBE_TIMEOUT_S:
+        now = trio.current_time()
+        passed_s = min(now - self._looked_at, 2 * limits.DISK_WATCH_PERIOD_S)
+        self._looked_at = now
+        is_late = self._workers.watched_s(passed_s) >= limits.DISK_WORK_MAX_S
+        if self._prober.watched_s(passed_s) >= limits.DISK_PROBE_TIMEOUT_S or is_late:
             self._hangs = True
             self.fail("it does not answer")
             self._workers.give_up(self._failure)

@@ -51,6 +51,9 @@ class InlineWorkers:
     def busy_s(self) -> float:
         return 0.0
 
+    def watched_s(self, passed_s: float) -> float:
+        return 0.0
+
     def give_up(self, failure: Callable[[], Exception]) -> None:
         self._failure = failure
 

@@ -203,6 +203,22 @@ async def test_workers_say_how_long_they_have_been_at_it_and_not_how_long_others
     assert workers.busy_s() == 0
 
 
+async def test_time_that_nobody_watched_does_not_count(gate: Gate) -> None:
+    workers = RealRuntime().workers(1)
+    assert workers.watched_s(1000) == 0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(workers.run, gate.pass_through)
+        await trio.testing.wait_all_tasks_blocked()
+        gate.wait_begun()
+        while workers.busy_s() < 0.25:
+            await trio.lowlevel.checkpoint()
+        assert workers.watched_s(0) == 0
+        assert workers.watched_s(0.125) == 0.125
+        assert 0.25 <= workers.watched_s(1000) < 1000  # no longer than it is
+        gate.opened.set()
+    assert workers.watched_s(0) == 0
+
+
 async def test_who_waits_for_workers_that_are_given_up_goes_at_once(gate: Gate) -> None:
     class Hangs(Exception):
         pass

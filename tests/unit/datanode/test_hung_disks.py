@@ -263,6 +263,28 @@ async def test_a_slow_disk_stays_in_service_however_much_waits_for_it(
     await volumes.close()
 
 
+async def test_a_process_that_stood_still_does_not_take_that_for_a_disk_that_hangs(
+    volumes: Volumes, disk: StubbornDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that was sent SIGSTOP, or whose container was paused, with a thread at the disk."""
+    monkeypatch.setattr(limits, "DISK_WATCH_PERIOD_S", 0.01)
+    monkeypatch.setattr(limits, "DISK_WORK_MAX_S", 0.5)
+    slow, _ = await filled(volumes)
+    async with volumes.watched(), trio.open_nursery() as nursery:
+        await trio.sleep(2 * limits.DISK_WATCH_PERIOD_S)
+        disk.answer.clear()
+        nursery.start_soon(volumes.sync, [HUNG])
+        while not disk.waiting.acquire(blocking=False):
+            await trio.sleep(0.001)
+        looked_at = slow._looked_at
+        disk.delay.wait(1.1 * limits.DISK_WORK_MAX_S)  # in the event loop: nothing goes on
+        while slow._looked_at == looked_at:
+            await trio.sleep(0.001)
+        disk.answer.set()
+    assert slow.failed is None and await volumes.sync([HUNG]) == [len(LARGE)]
+    await volumes.close()
+
+
 async def test_small_appends_do_not_stop_the_loop_while_the_disk_keeps_others_waiting(
     volumes: Volumes, disk: StubbornDisk
 ) -> None:
