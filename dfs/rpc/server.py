@@ -637,29 +637,42 @@ class _Connection:
             await self._answer(request, method.name, result, None)
 
     async def _perform_batch(self, request: _Request) -> None:
-        """Run the calls of a batch in order, up to the first that fails; the answer is the list of results."""
+        """Run the calls of a batch in order, up to the first that fails; the answer is the list of results.
+
+        It ends, with an error, where these are more than one message takes: they are all in memory until then.
+        """
         results: list[Any] = []
+        length = 0
         call = Call(self.peer, request.lent.view if request.lent is not None else None)
         try:
             for entry in request.named.args:
                 await self._server._rounds.wait(self.peer.party, self.peer.id, 1)
                 result = await self._perform_in_batch(request.named.object_id, call, entry)
                 results.append(result)
-                self._charge_result(request.serializer, result)
-                if isinstance(result, dict) and result.get("__class__") == "Pyro5.core._ExceptionWrapper":
+                length += self._charge_result(request.serializer, result)
+                is_failed = isinstance(result, dict) and result.get("__class__") == "Pyro5.core._ExceptionWrapper"
+                if is_failed or length > limits.MESSAGE_MAX_BYTES:
                     break
         finally:
             if request.lent is not None:
                 request.lent.release()
+        if length > limits.MESSAGE_MAX_BYTES:
+            fault = errors.ArgumentTooLarge(
+                f"the first {len(results)} results of a batch have {length} bytes, over the limit of"
+                f" {limits.MESSAGE_MAX_BYTES} for all: make fewer calls in one batch"
+            )
+            await self._answer_error(request.seq, request.serializer, request.flags, fault)
+            return
         await self._answer(request, f"{request.named.object_id}.<batch>", results, None)
 
-    def _charge_result(self, serializer: int, result: Any) -> None:
-        """Of a call in a batch, as it is for one by itself; and to write it a second time is work as well."""
+    def _charge_result(self, serializer: int, result: Any) -> int:
+        """Bytes of a result in a batch, charged as of a call by itself: to write it a second time is work as well."""
         try:
             length = len(serialize.dumps(serializer, result))
         except (TypeError, ValueError, OverflowError):
-            return  # nor can the answer be sent, which says so
+            return 0  # nor can the answer be sent, which says so
         self._server._rounds.charge(self.peer.party, cost_of(length, 0) - 1)
+        return length
 
     async def _perform_in_batch(self, object_id: str, call: Call, entry: Any) -> Any:
         try:

@@ -170,6 +170,22 @@ async def test_an_answer_that_is_too_large_is_an_error_of_that_call() -> None:
         assert await here.call("add", 1) == 11
 
 
+async def test_a_batch_ends_when_its_results_are_more_than_one_message_takes() -> None:
+    async with world() as here:
+        stream = await here.client.connect(here.address, 1)
+        await stream.send_all(HELLO)
+        calls = serialize.dumps_call("thing", "<batch>", [["repeat", ["word", MIB], {}]] * 100)
+        await stream.send_all(wire.encode(wire.INVOKE, wire.FLAG_BATCH, 1, wire.MSGPACK, calls)[0])
+        got, view = b"", memoryview(bytearray(4096))
+        with trio.fail_after(60):
+            while b"make fewer calls in one batch" not in got:
+                got += view[: await stream.receive_into(view)]
+        assert b"ArgumentTooLarge" in got
+        assert len(here.thing.heard) == limits.MESSAGE_MAX_BYTES // MIB
+        assert await here.call("add", 1) == 11
+        await stream.aclose()
+
+
 # --- deadlines and cancellation -----------------------------------------------------------------------------
 
 
