@@ -432,8 +432,9 @@ class ChunkStore:
         """Up to `count` blocks from number `first` on, for a copy of the chunk, and the bytes of those not punched.
 
         At least one block, no more than READ_MAX_BYTES of bytes, none at the end of the chunk or beyond it, none from
-        the first damaged one on. Raises as `read`, and ChunkConflict unless block `first` begins `at` (None: wherever
-        it does), or would if there were one.
+        the first damaged one on. Those that were called punched and had not been are restored before. Raises as `read`,
+        DiskFailed, and ChunkConflict unless block `first` begins `at` (None: wherever it does), or would if there were
+        one.
         """
         async with self._using(chunk) as replica:
             while not replica.gone:
@@ -474,13 +475,18 @@ class ChunkStore:
             raise errors.ChunkConflict(f"chunk {name}: block {first} begins at {begins}, not {at}")
 
     async def _verified_runs(self, replica: _Replica, records: Sequence[Record]) -> list[Buffer] | None:
+        """As `_verified`, of those that are not punched; the others are looked at, too: or copies would lack them."""
+        assert replica.files is not None
         buffers: list[Buffer] = []
         for run in chunkfiles.runs(records):
-            if not run[0].punched:
-                view = await self._verified(replica, run)
-                if view is None:
+            if run[0].punched:
+                if await self._restore_wrongly_punched(replica, replica.files.data, run):
                     return None
-                buffers.append(view)
+                continue
+            view = await self._verified(replica, run)
+            if view is None:
+                return None
+            buffers.append(view)
         return buffers
 
     async def verify(self, chunk: ChunkId, pace: Callable[[int], Awaitable[None]] = _at_once) -> int:
@@ -559,6 +565,7 @@ class ChunkStore:
             async with replica.syncing, replica.lock:
                 if replica.gone or replica.files is None or not replica.index.matches(record.start, [record]):
                     break
+                self._check_usable()
                 at = replica.index.blocks_in(record.start)
                 await self.on_disk(replica.files.unpunch, replica.index, at, full_is_fatal=True)
                 replica.index.unpunch(at)

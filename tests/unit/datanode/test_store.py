@@ -17,6 +17,7 @@ from dfs.runtime import RealRuntime
 from dfs.types import ChunkId, ClusterId
 from nodes.datanode.chunkfiles import data_path
 from nodes.datanode.disk import RealDisk
+from nodes.datanode.index import RECORD_BYTES, RECORDS_OFFSET
 from nodes.datanode.store import ChunkStore
 from tests.simulation.disk import PAGE, InlineRuntime, MemoryDisk, PowerOff
 from tests.unit.datanode.world import CHUNK, CLUSTER, DATA, INDEX, appended, blocks_of, content, opened
@@ -382,6 +383,19 @@ async def test_a_copy_has_the_same_blocks_and_the_same_holes(store: ChunkStore) 
 
 
 # --- durability
+
+
+async def test_a_block_that_is_wrongly_called_freed_is_no_hole_in_copies(disk: MemoryDisk, store: ChunkStore) -> None:
+    data = random.Random(6).randbytes(64 * KIB)
+    await appended(store, data)
+    await store.punch(CHUNK, [(0, 16 * KIB)])
+    await store.close()
+    disk.flip_bit(INDEX, RECORDS_OFFSET + 2 * RECORD_BYTES + 3, bit=7)  # the flag of the third record
+    store = opened(disk)
+    records, buffers = await store.read_records(CHUNK, 0, 100)
+    assert [record.punched for record in records] == [True, False, False, False]
+    assert b"".join(bytes(buffer) for buffer in buffers) == data[16 * KIB :]
+    assert await content(store, 16 * KIB, 48 * KIB) == data[16 * KIB :]
 
 
 async def test_synced_bytes_survive_a_crash(disk: MemoryDisk, store: ChunkStore) -> None:
