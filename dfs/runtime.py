@@ -1,8 +1,9 @@
-"""The seam to what makes a run differ from another: the wall clock, randomness, and worker threads.
+"""The seam to what makes a run differ from another: the machine's clocks, randomness, and worker threads.
 
 Daemons and clients take a `Runtime`; a simulation gives them one whose time is virtual, whose random
 numbers come from a seed, and which runs blocking work inline, so that a run is a function of its seed.
-Monotonic time needs no seam: `trio.current_time()` already follows trio's clock.
+Monotonic time needs no seam: `trio.current_time()` already follows trio's clock. That stands still while the machine
+is suspended; who has promised something to others until some moment counts by `boot_s`, which does not.
 
 What a process has used so far is of the world as well, and is asked here: a simulated one uses nothing.
 """
@@ -70,6 +71,10 @@ class Runtime(Protocol):
 
     def now_ns(self) -> int:
         """Wall-clock time, nanoseconds since the epoch."""
+        ...
+
+    def boot_s(self) -> float:
+        """Seconds since the machine was started, with those in which it was suspended."""
         ...
 
     async def run_blocking(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
@@ -291,6 +296,9 @@ class RealRuntime:
 
     def now_ns(self) -> int:
         return time.time_ns()
+
+    def boot_s(self) -> float:
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     async def run_blocking(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
         return await self._workers.run(work, *args)

@@ -21,6 +21,12 @@ A session that caches (`cache`) keeps what the NameNode answers under leases, an
 time after which its own silence would end it. Other answers count for nothing: a recall may wait to be fetched. A
 recall that it has not answered counts likewise, from when it may have been sent.
 
+That time goes on while the machine is suspended, though trio's clock, and the one by which the kernel counts its
+time-outs, stand still: so trust ends by `Runtime.boot_s`. A virtual machine that is paused has no clock that goes on;
+but its wall clock is put right some time later. Whoever finds one of the two ahead (`_watch_for_stops`) trusts nothing
+until the NameNode is heard anew, and has the kernel forget everything. A wall clock that is set ahead for another
+reason costs the same and nothing else; one that is set back changes nothing.
+
 Invariants: a command that the answer to a recall needs never waits for one that it does not need;
 a sequence number is used for one command only; `acked` is never above a command that still
 awaits its reply; `_unanswered` has the number of every command for which a task waits.
@@ -71,6 +77,13 @@ class _Recall(NamedTuple):
     at: float
     items: Sequence[Item]
     owned: Sequence[Ino]
+
+
+class _Ahead(NamedTuple):
+    """How far other clocks are ahead of trio's, which stands still while the machine is suspended or paused."""
+
+    boot_s: float
+    wall_s: float
 
 
 class _Outbox:
@@ -160,7 +173,11 @@ class Session:
         self._heard_at = -math.inf
         """When our session asked last for what has come: all events until then, so what comes yet was sent later."""
         self._trusted_until = -math.inf
-        """See `is_trusted`."""
+        """See `is_trusted`; as `Runtime.boot_s` has it."""
+        self._ahead = _Ahead(0.0, 0.0)
+        """When it was found last that the machine had been stopped, or the session was asked for; the least since."""
+        self._stopped_at = -math.inf
+        """When that was: what was asked for before tells nothing of now."""
         self._incarnation = 0
         self.is_space_short = False
         """Whether the NameNode has said that DataNodes are nearly full."""
@@ -248,7 +265,7 @@ class Session:
 
     def _hear(self, session: SessionId, sent_at: float) -> None:
         """All events that there were when this session asked for them, then or later, are here."""
-        if self.session == session:
+        if self.session == session and sent_at >= self._stopped_at:
             self._heard_at = max(self._heard_at, sent_at)
             self._reckon_trust()
 
@@ -260,14 +277,44 @@ class Session:
     @property
     def is_trusted(self) -> bool:
         """Whether what the cache has may be shown: the session cannot have ended, nor any of its leases."""
-        return trio.current_time() < self._trusted_until
+        return self.runtime.boot_s() < self._trusted_until
 
     def _reckon_trust(self) -> None:
         """The session has been heard, or is another one, or the NameNode waits for other things that we are to say."""
         oldest = min((recall.at for recall in self._recalls.values()), default=math.inf)
         oldest = min(oldest, self._claiming_since)
         is_there = self._caches and self.session is not None
-        self._trusted_until = min(self._heard_at, oldest) + self.timeout_s / 2 if is_there else -math.inf
+        until = min(self._heard_at, oldest) + self.timeout_s / 2 if is_there else -math.inf
+        self._trusted_until = until + self._ahead.boot_s
+
+    def _look_at_clocks(self) -> _Ahead:
+        boot_s, wall_s = self.runtime.boot_s(), self.runtime.now_ns() / 1e9
+        now = trio.current_time()  # after the others: a stop in between counts as one that comes later
+        return _Ahead(boot_s - now, wall_s - now)
+
+    async def _watch_for_stops(self, session: SessionId) -> None:
+        """Trust nothing, and have the kernel forget everything, when the machine was suspended or paused."""
+        while True:
+            await trio.sleep(limits.STOPS_WATCHED_S)
+            if self.session != session:
+                return
+            ahead = self._look_at_clocks()
+            stopped_s = max(ahead.boot_s - self._ahead.boot_s, ahead.wall_s - self._ahead.wall_s)
+            self._ahead = self._ahead._replace(wall_s=min(self._ahead.wall_s, ahead.wall_s))
+            if stopped_s > limits.STOP_S:
+                log.info("the machine was stopped, or its clock set ahead: nothing is trusted", seconds=stopped_s)
+                self._ahead = ahead
+                self._note_stop(stopped_s)
+                if self.on_forget_all is not None:
+                    await self.on_forget_all()
+
+    def _note_stop(self, stopped_s: float) -> None:
+        self._stopped_at = trio.current_time()
+        self._heard_at = -math.inf
+        for key, recall in self._recalls.items():  # for whose answer others have waited all the time
+            self._recalls[key] = recall._replace(at=recall.at - stopped_s)
+        self._claiming_since -= stopped_s
+        self._reckon_trust()
 
     @property
     def kernel_timeout_s(self) -> float:
@@ -541,7 +588,7 @@ class Session:
             if self.session is not None:
                 return
             again = self._next_seq > 1
-            sent_at = trio.current_time()
+            ahead, sent_at = self._look_at_clocks(), trio.current_time()
             caches = self.cache is not None
             directories = caches and self.wants_directories
             wish = {
@@ -564,13 +611,15 @@ class Session:
                 self.on_session(self.session)
             self._incarnation = int(opened["incarnation"])
             self.is_space_short = bool(opened.get("space_is_short"))
-            self._heard_at = sent_at
+            self._ahead, self._stopped_at, self._heard_at = ahead, -math.inf, sent_at
             self._recalls.clear()
             self._recalled.clear()
             self._given_up.clear()
             self._claiming_since = math.inf
             self._reckon_trust()
             self._nursery.start_soon(self._listen, self.session)
+            if self._caches:
+                self._nursery.start_soon(self._watch_for_stops, self.session)
             if again:
                 log.warning("the session had ended, a new one is open", session=self.session)
                 if self.on_new_session:

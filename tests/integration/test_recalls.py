@@ -11,8 +11,12 @@ import trio
 import trio.testing
 
 from dfs import errors, limits
+from dfs.client import open_filesystem
+from dfs.client.cache import Cache
+from dfs.runtime import RealRuntime
 from dfs.types import Item
 from tests.cluster import mounted, running_cluster
+from tests.keys import ADMIN
 
 TIMEOUT_S = 20.0
 AT_ONCE = 16
@@ -106,6 +110,65 @@ async def test_who_does_not_hear_of_recalls_trusts_nothing_though_all_else_is_an
             await other.inodes.setattr(made.ino, {"mode": 0o700})
             assert (await fs.inodes.getattr(made.ino)).mode & 0o777 == 0o700
             nursery.cancel_scope.cancel()
+
+
+class Stopped(RealRuntime):
+    """Of a machine that was suspended, or whose wall clock was set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.suspended_s = self.set_s = 0.0
+
+    def boot_s(self) -> float:
+        return super().boot_s() + self.suspended_s
+
+    def now_ns(self) -> int:
+        return super().now_ns() + round((self.suspended_s + self.set_s) * 1e9)
+
+
+@pytest.mark.parametrize("is_paused", [False, True])
+async def test_after_the_machine_was_stopped_nothing_is_trusted_until_the_namenode_is_heard_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_paused: bool
+) -> None:
+    """Suspended, or paused as virtual machines are: then only the wall clock is put right after a while."""
+    monkeypatch.setattr(limits, "STOPS_WATCHED_S", 0.05)
+    async with running_cluster(tmp_path, datanodes=0) as cluster:
+        machine, address = Stopped(), cluster.namenode_address
+        async with open_filesystem(
+            address, ADMIN, network=cluster.network, runtime=machine, cache=Cache(100, 100)
+        ) as fs:
+            made = await fs.mkdir("/made")
+            await fs.session.stream.flush()
+            assert fs.inodes.cached_attr(made.ino) is not None
+            forgotten = trio.Event()
+
+            async def forget() -> None:
+                assert not fs.session.is_trusted
+                forgotten.set()
+
+            fs.session.on_forget_all = forget
+            if is_paused:
+                machine.set_s += limits.SESSION_TIMEOUT_S
+            else:
+                machine.suspended_s += limits.SESSION_TIMEOUT_S
+                assert fs.inodes.cached_attr(made.ino) is None
+            with trio.fail_after(TIMEOUT_S):
+                await forgotten.wait()
+                monkeypatch.setattr(limits, "EVENTS_WAIT_S", 0.01)
+                async with cluster.client() as other:
+                    await other.chmod("/made", 0o700)  # which ends the call that was open meanwhile
+                while not fs.session.is_trusted:
+                    await trio.sleep(0.01)
+            assert (await fs.inodes.getattr(made.ino)).mode & 0o777 == 0o700
+            if is_paused:  # and its clock has been set back before
+                forgotten, ahead_s = trio.Event(), fs.session._ahead.wall_s
+                machine.set_s -= 2 * limits.SESSION_TIMEOUT_S
+                with trio.fail_after(TIMEOUT_S):
+                    while fs.session._ahead.wall_s >= ahead_s:
+                        await trio.sleep(0.01)
+                    assert fs.session.is_trusted
+                    machine.set_s += limits.SESSION_TIMEOUT_S
+                    await forgotten.wait()
 
 
 async def test_a_write_does_not_wait_for_a_recall_that_waits_for_the_write(tmp_path: Path) -> None:

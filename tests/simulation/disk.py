@@ -67,6 +67,9 @@ class InlineRuntime:
     def now_ns(self) -> int:
         return 1_700_000_000_000_000_000
 
+    def boot_s(self) -> float:
+        return trio.current_time()
+
     async def run_blocking(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
         await trio.lowlevel.checkpoint()
         return work(*args)

@@ -64,6 +64,9 @@ class Life:
     def now_ns(self) -> int:
         return self._clock.now_ns()
 
+    def boot_s(self) -> float:
+        return trio.current_time()
+
     async def run_blocking(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
         before, after = self._delays()
         with trio.CancelScope(shield=True):  # as a thread, which cannot be cancelled half-way
