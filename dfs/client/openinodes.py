@@ -25,6 +25,7 @@ import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -352,7 +353,7 @@ class OpenInodes:
 
     async def _hold(self, inode: OpenInode) -> None:
         try:
-            attr = await self.fs.inodes.hold(inode.ino)
+            attr = await self.fs.session.insist(partial(self.fs.inodes.hold, inode.ino))
         except errors.DfsError as error:
             log.warning("open file not held any more", file=inode.name, ino=inode.ino, error=str(error))
             return

@@ -12,9 +12,11 @@ wait behind commands that wait for the other client, which may be in the same po
 the NameNode has them wait for nobody.
 
 While the NameNode is away, queries and commands wait and are tried again with growing delays, for at most
-`wait_s`; then `Unreachable` or `DeadlineExceeded` is raised. The events call that this client keeps open
-shows the NameNode that it lives; should it have been silent for too long all the same, its session has
-ended: commands under way raise `SessionExpired`, and the next one opens a new session.
+`wait_s`; then `Unreachable` or `DeadlineExceeded` is raised. What others wait for is no question of that patience, nor
+is what would be lost: an answer to a recall is owed for as long as the session lasts (`insist`); the commands that it
+needs, and commits of what is owned, are given up no sooner than the NameNode would give up a silent session. The events
+call that this client keeps open shows the NameNode that it lives; should it have been silent for too long all the same,
+its session has ended: commands under way raise `SessionExpired`, and the next one opens a new session.
 
 A session that caches (`cache`) keeps what the NameNode answers under leases, and forgets what it is told to; see
 `dfs.client.cache`. It trusts that only while it has heard all events, counted from when it asked for them, for half the
@@ -42,7 +44,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
 import trio
@@ -54,6 +56,8 @@ from dfs.keys import KeyFile
 from dfs.rpc import Pool
 from dfs.runtime import Runtime
 from dfs.types import ALL_NAMES, NAMENODE_OBJECT, ROOT_INO, SHAPE, Ino, Item, SessionId
+
+T = TypeVar("T")
 
 _BATCHES_IN_FLIGHT = 4
 _PARKED_AFTER_S = 0.5
@@ -326,9 +330,34 @@ class Session:
         """For how long a kernel shows things when nobody tells it to forget them."""
         return self.timeout_s / 3
 
-    async def _persistently(self, method: str, arguments: Callable[[], Iterable[Any]]) -> Any:
-        """Call until there is an answer, with what `arguments` says at that moment, for at most `wait_s`."""
-        give_up_at = trio.current_time() + self.wait_s
+    def patience_s(self, verb: str) -> float:
+        """For how long the stream waits for the outcome of a command: of a commit without one the bytes are lost."""
+        return self._long_patience_s if verb == "commit" else self.wait_s
+
+    @property
+    def _long_patience_s(self) -> float:
+        """For what is not to fail as long as the session may last."""
+        return max(self.wait_s, self.timeout_s)
+
+    async def insist(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do what this session owes: again and again while the NameNode does not answer, until the session has ended.
+
+        Raises what `work` raises.
+        """
+        session = self.session
+        while True:
+            try:
+                return await work()
+            except _TRY_AGAIN:
+                if self.session != session:
+                    raise
+            await trio.sleep(limits.RECLAIM_DELAY_S)
+
+    async def _persistently(
+        self, method: str, arguments: Callable[[], Iterable[Any]], patience_s: float | None = None
+    ) -> Any:
+        """Call until there is an answer, with what `arguments` says then, for so long at most, or `wait_s`."""
+        give_up_at = trio.current_time() + (self.wait_s if patience_s is None else patience_s)
         delay_s = limits.RETRY_DELAY_FIRST_S
         while True:
             left_s = max(limits.RETRY_DELAY_FIRST_S, give_up_at - trio.current_time())
@@ -441,7 +470,7 @@ class Session:
         outbox.queue.append(command)
         self._pump(outbox)
         assert command.done is not None, "it has begun"
-        await command.done.wait()  # bounded: the batch that carries it ends within wait_s
+        await command.done.wait()  # bounded: the batch that carries it ends, see `_send`
 
     def _goes_in_order(self, verb: str, args: Sequence[Any]) -> bool:
         """Whether a command is about an inode that this session owns, and nothing else."""
@@ -481,7 +510,8 @@ class Session:
         session = None
         try:
             session = await self.ensure()
-            await self._send_until_answered(batch, session)
+            patience_s = self._long_patience_s if outbox is self._yielding else self.wait_s
+            await self._send_until_answered(batch, session, patience_s)
         except errors.SessionExpired as error:
             self._fail(batch, error)
             self.lose(session)
@@ -494,8 +524,8 @@ class Session:
             del outbox.calls[batch[0]]
             self._pump(outbox)
 
-    async def _send_until_answered(self, batch: list[Command], session: SessionId) -> None:
-        replies = await self.send(session, [command.wire() for command in batch])
+    async def _send_until_answered(self, batch: list[Command], session: SessionId, patience_s: float) -> None:
+        replies = await self.send(session, [command.wire() for command in batch], patience_s)
         for command, (errno, *rest) in zip(batch, replies, strict=True):
             if errno:
                 command.error = errors.from_wire(*rest)
@@ -511,10 +541,10 @@ class Session:
         if self.cache is not None and self.session == session and self._caches:
             self.cache.learn_reply(command.token, command.verb, command.args, result, touched)
 
-    async def send(self, session: SessionId, wire: Sequence[Any]) -> Sequence[Any]:
-        """Have a batch of commands applied; their replies. Raises as `query`, `SessionExpired`."""
+    async def send(self, session: SessionId, wire: Sequence[Any], patience_s: float) -> Sequence[Any]:
+        """Have a batch of commands applied; their replies. Raises as `query` after so long, `SessionExpired`."""
         self._commands += len(wire)
-        replies: Sequence[Any] = await self._persistently("apply", lambda: (session, self._acked(), wire))
+        replies: Sequence[Any] = await self._persistently("apply", lambda: (session, self._acked(), wire), patience_s)
         return replies
 
     def end(self, command: Command) -> None:
@@ -682,7 +712,7 @@ class Session:
     # --- leases -----------------------------------------------------------------------------------------
 
     async def _forget(self, session: SessionId, number: int, items: Sequence[Item], unused: Sequence[Ino]) -> None:
-        """Have everybody here forget what is recalled, then tell the NameNode."""
+        """Have everybody here forget what is recalled, then tell the NameNode: others wait until it knows."""
         cache = self.cache
         assert cache is not None, "nothing is recalled from who caches nothing"
         incarnation = self._incarnation
@@ -691,9 +721,10 @@ class Session:
             if self.on_recall is not None:
                 await self.on_recall([*items, *whole])
             with contextlib.suppress(errors.SessionExpired):  # what was refused, or is lost, nobody is to find
-                await self.stream.flush()  # who asks is to find what was answered here
+                await self.insist(self.stream.flush)  # who asks is to find what was answered here
             if self.session == session and self._incarnation == incarnation:
-                await self._persistently("forgot", lambda: (session, incarnation, number, list(unused)))
+                args = (session, incarnation, number, list(unused))
+                await self.insist(partial(self._persistently, "forgot", lambda: args))
         except errors.SessionExpired:
             self.lose(session)
         except errors.DfsError as error:
@@ -730,7 +761,7 @@ class Session:
             for start in range(0, max(longest, 1), size):
                 parts = (part[start : start + size] for part in lists)
                 args = (incarnation, *parts, start + size >= longest)
-                await self._persistently("reclaim", partial(_with, session, args))
+                await self.insist(partial(self._persistently, "reclaim", partial(_with, session, args)))
             if self.session == session and self._incarnation == incarnation:
                 self._claiming_since = math.inf
                 self._reckon_trust()

@@ -224,11 +224,11 @@ class Stream:
         self._freed = trio.Event()
 
     async def result(self, command: Command) -> Any:
-        """What came of a command that has begun, `wait_s` after that at the latest. Raises as `Session.apply`."""
+        """What came of a command that has begun, as long after that as it is worth. Raises as `Session.apply`."""
         assert command.done is not None, "it has begun"
         try:
             if not command.done.is_set():
-                with self._patiently(command.given_at):
+                with self._patiently(command.given_at, self._session.patience_s(command.verb)):
                     await command.done.wait()
         finally:
             if self._cache is not None:
@@ -285,7 +285,7 @@ class Stream:
         """
         position = self.given
         losses = self.losses if losses is None else losses
-        with self._patiently(trio.current_time()):
+        with self._patiently(trio.current_time(), self._session.wait_s):
             while self.settled < position:
                 self._hurry.set()
                 await self._moved.wait()
@@ -306,13 +306,13 @@ class Stream:
                 raise errors.Unreachable("the NameNode does not answer, and too many changes wait for it")
 
     @contextmanager
-    def _patiently(self, since: float) -> Iterator[None]:
-        """Raises `Unreachable` when what is waited for has not come `wait_s` after `since`."""
+    def _patiently(self, since: float, patience_s: float) -> Iterator[None]:
+        """Raises `Unreachable` when what is waited for has not come so long after `since`."""
         try:
-            with trio.fail_at(since + self._session.wait_s):
+            with trio.fail_at(since + patience_s):
                 yield
         except trio.TooSlowError:
-            raise errors.Unreachable(f"the NameNode has not answered for {self._session.wait_s:g} s") from None
+            raise errors.Unreachable(f"the NameNode has not answered for {patience_s:g} s") from None
 
     # --- sending ----------------------------------------------------------------------------------------
 
@@ -360,7 +360,7 @@ class Stream:
         wire = [command.wire() for command in batch]
         while self._sent is batch:
             try:
-                replies = await self._session.send(session, wire)
+                replies = await self._session.send(session, wire, self._session.wait_s)
             except errors.SessionExpired:
                 self._session.lose(session)
             except _PASSES as error:

@@ -723,9 +723,38 @@ async def test_after_changes_were_lost_a_file_is_shown_as_it_is(
         files.close(file)
 
 
+@pytest.mark.parametrize("together", [False, True])
+async def test_bytes_that_were_taken_are_not_given_up_before_the_session_however_impatient_their_client_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: bool
+) -> None:
+    monkeypatch.setattr(limits, "RETRY_DELAY_MAX_S", 0.01)
+    async with mounted(tmp_path) as (cluster, fs, files), cluster.client() as other:
+        file = await files.create((await fs.mkdir("/d")).ino, b"f", 0o644, 0, 0, exclusive=True)
+        await file.write(0, b"content")
+        await fs.session.stream.flush()
+        send, tried = fs.session.send, Counter[str]()
+
+        async def away(*args: Any) -> Any:
+            tried["send"] += 1
+            if tried["send"] < 10:
+                await trio.sleep(0.01)
+                raise errors.Unreachable("away")
+            return await send(*args)
+
+        monkeypatch.setattr(fs.session, "send", away)
+        monkeypatch.setattr(fs.session, "wait_s", 0.05)
+        if together:
+            await files._write_back_together([file], file.attr.replicas)
+        else:
+            await file.write_back()
+        assert (tried["send"], file.late_errors) == (10, 0)
+        assert (await other.stat("/d/f")).size == 7
+        files.close(file)
+
+
 async def test_small_files_that_cannot_be_committed_are_given_up_together(tmp_path: Path) -> None:
     wait_s = 2.0
-    async with running_cluster(tmp_path, datanodes=3) as cluster:
+    async with running_cluster(tmp_path, datanodes=3, session_timeout_s=wait_s) as cluster:
         async with cluster.client(cache=Cache(10_000, 10_000), wait_s=wait_s) as fs, open_inodes(fs) as files:
             d = (await fs.mkdir("/d")).ino
             opened = [await files.create(d, b"%d" % number, 0o644, 0, 0, exclusive=True) for number in range(16)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,39 @@ async def test_after_the_machine_was_stopped_nothing_is_trusted_until_the_nameno
                     assert fs.session.is_trusted
                     machine.set_s += limits.SESSION_TIMEOUT_S
                     await forgotten.wait()
+
+
+async def test_a_recall_is_answered_however_impatient_the_client_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "RETRY_DELAY_MAX_S", 0.01)
+    async with (
+        running_cluster(tmp_path, datanodes=0, session_timeout_s=TIMEOUT_S) as cluster,
+        mounted(cluster) as (fs, _),
+        cluster.client() as other,
+    ):
+        top = await fs.mkdir("/top")
+        await fs.session.stream.flush()
+        await fs.inodes.create(top.ino, b"file", 0o644, 0, 0)
+        session, call, flush = fs.session.session, fs.session._call, fs.session.stream.flush
+        tried = Counter[str]()
+
+        async def away(method: str, *args: Any, **options: Any) -> Any:
+            tried[method] += 1
+            if (method == "apply" and tried["flush"] < 3) or (method == "forgot" and tried[method] < 5):
+                raise errors.Unreachable("away")
+            return await call(method, *args, **options)
+
+        async def counted() -> None:
+            tried["flush"] += 1
+            await flush()
+
+        monkeypatch.setattr(fs.session, "wait_s", 0.05)
+        monkeypatch.setattr(fs.session, "_call", away)
+        monkeypatch.setattr(fs.session.stream, "flush", counted)
+        with trio.fail_after(TIMEOUT_S / 2):
+            assert [entry.name for entry in await other.listdir("/top")] == [b"file"]
+        assert fs.session.session == session
 
 
 async def test_a_write_does_not_wait_for_a_recall_that_waits_for_the_write(tmp_path: Path) -> None:

@@ -74,9 +74,9 @@ def batches(fs: FileSystem, monkeypatch: pytest.MonkeyPatch) -> list[list[list[A
     sent: list[list[list[Any]]] = []
     passed = fs.session.send
 
-    async def send(session: SessionId, wire: Sequence[Any]) -> Sequence[Any]:
+    async def send(session: SessionId, wire: Sequence[Any], patience_s: float) -> Sequence[Any]:
         sent.append([[verb, *args[:4]] for _, verb, args, *_ in wire])
-        return await passed(session, wire)
+        return await passed(session, wire, patience_s)
 
     monkeypatch.setattr(fs.session, "send", send)
     return sent
