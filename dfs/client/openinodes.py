@@ -13,7 +13,8 @@ ones that are fetched ahead, and of what was just written the pages that were no
 not keep of itself. While a file is open the kernel may have a page of it locked that it has asked for; else nobody has
 for long.
 
-**A lost session** (`_lost`) takes with it what is in memory: by then others may have changed the files.
+**A lost session** (`_lost`) takes with it what is in memory: by then others may have changed the files. While files are
+open another one is opened at once, which holds them: until then whoever removes one takes it away.
 
 Invariant: of each inode there is at most one `OpenInode`.
 """
@@ -132,6 +133,15 @@ class OpenInodes:
             lost = set(inos)
             for inode in list(self._open.values()):
                 inode.forget_session(is_lost=inode.ino in lost)
+        if any(inode.users for inode in self._open.values()):
+            self.start(self._open_session)
+
+    async def _open_session(self) -> None:
+        """Have a session again: what is open is held by it then (`_hold_again`)."""
+        try:
+            await self.fs.session.insist(self.fs.session.ensure)
+        except errors.DfsError as error:
+            log.warning("open files are not held any more", error=str(error))
 
     def _dirty_inos(self) -> list[Ino]:
         return [ino for ino, inode in self._open.items() if not inode.is_clean]

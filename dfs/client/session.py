@@ -617,7 +617,7 @@ class Session:
         async with self._opening:
             if self.session is not None:
                 return
-            again = self._next_seq > 1
+            again = self.timeout_s > 0
             ahead, sent_at = self._look_at_clocks(), trio.current_time()
             caches = self.cache is not None
             directories = caches and self.wants_directories

@@ -418,6 +418,22 @@ async def test_a_file_that_was_removed_after_the_session_that_held_it_is_told_so
                     await work()
 
 
+async def test_a_file_that_is_only_read_outlives_its_name_though_the_session_was_lost(tmp_path: Path) -> None:
+    """Of a client that has sent no command in it, and asks nothing afterwards."""
+    async with mounted(tmp_path) as (cluster, fs, files), cluster.client() as other:
+        async with await other.open("/f", "w") as theirs:
+            await theirs.pwrite(b"content", 0)
+        file = await files.acquire((await fs.stat("/f")).ino, "f")
+        assert not file.holds
+        await end_session(fs, other)
+        with trio.fail_after(10):
+            while not file.holds:
+                await trio.sleep(0.01)
+        await other.remove("/f")
+        assert bytes(await file.read(0, 100)) == b"content"
+        files.close(file)
+
+
 async def test_an_upload_whose_session_ends_says_so_and_not_that_the_directory_is_gone(tmp_path: Path) -> None:
     async with mounted(tmp_path) as (cluster, _, _), cluster.client() as fs, cluster.client() as other:
         is_read = False
