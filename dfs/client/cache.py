@@ -165,6 +165,8 @@ class Cache:
         self._voided: dict[Item, Token] = {}
         self._voided_in: dict[Ino, Token] = {}
         """When some name of a directory was voided last."""
+        self._clean_at = _VOIDED_KEPT
+        """How many voided items there are when they are looked through again: twice as many as were left then."""
         self._all_voided: Token = 0
         self.is_limited = False
         """Whether the session is limited to a subtree: then results come with leases only while it has others."""
@@ -188,10 +190,11 @@ class Cache:
         self._asking[token] -= 1
         if not self._asking[token]:
             del self._asking[token]
-        if len(self._voided) > _VOIDED_KEPT:
+        if len(self._voided) > self._clean_at:
             oldest = min(self._asking, default=self._now)
             self._voided = {item: at for item, at in self._voided.items() if at > oldest}
             self._voided_in = {ino: at for ino, at in self._voided_in.items() if at > oldest}
+            self._clean_at = max(_VOIDED_KEPT, 2 * len(self._voided))
 
     def is_valid(self, token: Token, item: Item) -> bool:
         """Whether an answer to what was asked then is true of this item still."""

@@ -183,6 +183,17 @@ def test_a_rename_that_changed_nothing_takes_nothing_away(cache: Cache) -> None:
     assert cache.name(D, b"a") == FILE
 
 
+def test_a_question_that_is_not_answered_for_long_has_what_was_voided_looked_through_seldom(cache: Cache) -> None:
+    waiting, looked_through = cache.ask(), [cache._voided]
+    for number in range(20_000):
+        cache.changed((Ino(number), None))
+        cache.answered(cache.ask())
+        if cache._voided is not looked_through[-1]:
+            looked_through.append(cache._voided)
+    assert len(looked_through) < 5
+    assert not cache.is_valid(waiting, (Ino(0), None))
+
+
 def test_two_commands_of_ours_at_once_leave_the_name_open(cache: Cache) -> None:
     learn_listing(cache, {b"a": FILE})
     first, second = cache.ask(), cache.ask()
