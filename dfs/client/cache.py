@@ -418,7 +418,7 @@ class Cache:
         valid = {item for item in items if is_leased and self.is_valid(token, item)}
         before = self._inodes.get(attr.ino) if attr is not None else None
         complete = {ino for ino, name in items if name is not None and self._is_complete(ino)}
-        if items:
+        if touched:  # or it made nothing: what it was to make was there
             self._count_cookies(verb, args)
         self._now += 1
         for item in items:

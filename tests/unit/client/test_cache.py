@@ -194,6 +194,15 @@ def test_a_question_that_is_not_answered_for_long_has_what_was_voided_looked_thr
     assert not cache.is_valid(waiting, (Ino(0), None))
 
 
+def test_a_command_that_changed_nothing_enters_nothing_in_a_directory(cache: Cache) -> None:
+    learn_listing(cache, {b"a": FILE, b"b": FILE})
+    for verb, args in (("create", [D, b"a", 0o644, 0, 0, False]), ("rename", [D, b"a", D, b"b", 0])):
+        cache.learn_reply(cache.ask(), verb, args, attr(), [])
+    assert cache._directories[D].last_cookie == 0
+    cache.learn_reply(cache.ask(), "create", [D, b"new", 0o644, 0, 0], attr(OTHER, 1), [[D, None], [D, b"new"]])
+    assert cache._directories[D].last_cookie == 1
+
+
 def test_two_commands_of_ours_at_once_leave_the_name_open(cache: Cache) -> None:
     learn_listing(cache, {b"a": FILE})
     first, second = cache.ask(), cache.ask()
