@@ -224,9 +224,10 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
         elif opened is not None and not (opened.is_owned and opened.is_simple and not set_id):
             await opened.settle()  # what was written before must not undo this
         if changes:
-            read_ns = self._accesses.take(ino)
-            if read_ns is not None:
-                changes.setdefault("atime_ns", read_ns)
+            if self._accesses.is_pending(ino):
+                read_ns = self._accesses.take(now or await self._fs.inodes.getattr(ino))
+                if read_ns is not None:
+                    changes.setdefault("atime_ns", read_ns)
             now = await self._set(ino, opened, changes)
         return await self._seen(now or await self._fs.inodes.getattr(ino))
 

@@ -57,9 +57,18 @@ class Accesses:
             return attr
         return attr._replace(atime_ns=pending_ns)
 
-    def take(self, ino: Ino) -> int | None:
-        """The time that is pending for an inode, which the caller is to set with what else it changes."""
-        return self._pending.pop(ino, None)
+    def is_pending(self, ino: Ino) -> bool:
+        """Whether there is something to `take`."""
+        return ino in self._pending
+
+    def take(self, attr: Attr) -> int | None:
+        """The time that is pending for an inode, which the caller is to set with what else it changes.
+
+        None if it was changed since, by these attributes: then that stands.
+        """
+        shown_ns = self.shown(attr).atime_ns
+        self._pending.pop(attr.ino, None)
+        return shown_ns if shown_ns != attr.atime_ns else None
 
     async def run(self) -> None:
         """Send what is pending every now and then. Runs until cancelled."""

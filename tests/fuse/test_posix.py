@@ -698,6 +698,17 @@ def test_access_time_that_is_a_day_old_moves_and_one_that_was_set_stays(here: Pa
     assert path.stat().st_atime_ns == (there / "file").stat().st_atime_ns == was_set
 
 
+def test_an_access_time_that_was_set_elsewhere_stands_when_something_else_is_set(here: Path, there: Path) -> None:
+    """Though this mount has a later read to tell of, from before that was set."""
+    path = here / "file"
+    path.write_bytes(b"content")
+    _minutes_old(path, atime_min=30, mtime_min=20)
+    _read(path)
+    was_set = _minutes_old(there / "file", atime_min=60, mtime_min=20)
+    path.chmod(0o600)
+    assert path.stat().st_atime_ns == (there / "file").stat().st_atime_ns == was_set
+
+
 def test_access_time_survives_a_change_right_after_the_read(here: Path, there: Path) -> None:
     path = here / "file"
     path.write_bytes(b"x")
