@@ -240,7 +240,7 @@ class OpenInodes:
 
     async def _release(self, ino: Ino) -> None:
         try:
-            await self.fs.inodes.release(ino)
+            await self.fs.session.insist(partial(self.fs.inodes.release, ino))
         except errors.DfsError as error:
             log.info("hold left to the session's end", ino=ino, error=str(error))
 

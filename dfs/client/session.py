@@ -9,7 +9,7 @@ waits for the one of its commands that waits longest.
 
 What others may wait for themselves is apart (`_Outbox`): the answer to a recall may need commands, and those must not
 wait behind commands that wait for the other client, which may be in the same position. They are about what is ours, so
-the NameNode has them wait for nobody.
+the NameNode has them wait for nobody. Apart is also what nobody waits for, the release of a hold.
 
 While the NameNode is away, queries and commands wait and are tried again with growing delays, for at most
 `wait_s`; then `Unreachable` or `DeadlineExceeded` is raised. What others wait for is no question of that patience, nor
@@ -93,10 +93,11 @@ class _Ahead(NamedTuple):
 class _Outbox:
     """Commands that wait to be sent, and since when calls with others are under way.
 
-    `may_park`: the NameNode may have some of them wait for other clients.
+    They are repeated for `patience_s()`. `may_park`: the NameNode may have some of them wait for other clients.
     """
 
-    def __init__(self, *, may_park: bool) -> None:
+    def __init__(self, patience_s: Callable[[], float], *, may_park: bool) -> None:
+        self.patience_s = patience_s
         self._may_park = may_park
         self.queue: list[Command] = []
         self.calls: dict[object, float] = {}
@@ -196,8 +197,10 @@ class Session:
         self._nursery = nursery
         self._opening = trio.Lock()
         self._next_seq = 1
-        self._outbox = _Outbox(may_park=True)
-        self._yielding = _Outbox(may_park=False)
+        self._outbox = _Outbox(lambda: self.wait_s, may_park=True)
+        self._yielding = _Outbox(lambda: self._long_patience_s, may_park=False)
+        self._unhurried = _Outbox(lambda: math.inf, may_park=True)
+        """Commands for which nobody waits: they are repeated until the NameNode says that the session has ended."""
         self._unanswered: dict[int, None] = {}  # in their order
         self._recalled: Counter[Ino] = Counter()
         """Inodes in `_recalls`, and how often."""
@@ -466,11 +469,11 @@ class Session:
         except BaseException:
             self.end(command)
             raise
-        outbox = self._yielding if self._is_awaited(command) else self._outbox
+        outbox = self._outbox_for(command)
         outbox.queue.append(command)
         self._pump(outbox)
         assert command.done is not None, "it has begun"
-        await command.done.wait()  # bounded: the batch that carries it ends, see `_send`
+        await command.done.wait()  # bounded: the batch that carries it ends with the outbox's patience
 
     def _goes_in_order(self, verb: str, args: Sequence[Any]) -> bool:
         """Whether a command is about an inode that this session owns, and nothing else."""
@@ -481,6 +484,11 @@ class Session:
     def _owns(self, ino: Ino) -> bool:
         known = self.cache.kept(ino) if self.cache is not None else None
         return known is not None and known.is_owned
+
+    def _outbox_for(self, command: Command) -> _Outbox:
+        if self._is_awaited(command):
+            return self._yielding
+        return self._unhurried if command.verb == "release" else self._outbox
 
     def _is_awaited(self, command: Command) -> bool:
         """Whether the answer to a recall may need it. It is about what was ours, so it waits for nobody itself."""
@@ -510,8 +518,7 @@ class Session:
         session = None
         try:
             session = await self.ensure()
-            patience_s = self._long_patience_s if outbox is self._yielding else self.wait_s
-            await self._send_until_answered(batch, session, patience_s)
+            await self._send_until_answered(batch, session, outbox.patience_s())
         except errors.SessionExpired as error:
             self._fail(batch, error)
             self.lose(session)

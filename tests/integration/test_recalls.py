@@ -205,6 +205,35 @@ async def test_a_recall_is_answered_however_impatient_the_client_is(
         assert fs.session.session == session
 
 
+async def test_a_file_that_was_removed_goes_when_it_is_closed_while_the_namenode_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For longer than an operation waits for it."""
+    monkeypatch.setattr(limits, "RETRY_DELAY_MAX_S", 0.01)
+    async with (
+        running_cluster(tmp_path, datanodes=0) as cluster,
+        mounted(cluster) as (fs, files),
+        cluster.client() as other,
+    ):
+        file = await files.acquire((await other.touch("/file")).ino, "file")
+        await other.remove("/file")
+        assert file.holds
+        call, tried = fs.session._call, Counter[str]()
+
+        async def away(method: str, *args: Any, **options: Any) -> Any:
+            tried[method] += 1
+            if method == "apply" and tried[method] < 10:
+                raise errors.Unreachable("away")
+            return await call(method, *args, **options)
+
+        monkeypatch.setattr(fs.session, "wait_s", 0.05)
+        monkeypatch.setattr(fs.session, "_call", away)
+        files.close(file)
+        with trio.fail_after(TIMEOUT_S / 2):
+            while (await other.statfs()).inodes > 1:
+                await trio.sleep(0.01)
+
+
 async def test_a_write_does_not_wait_for_a_recall_that_waits_for_the_write(tmp_path: Path) -> None:
     """A kernel that is to forget a file's pages waits for the writes that have them locked."""
     async with (
