@@ -139,7 +139,7 @@ class Stream:
         self.surprises = 0
         """How often something did not come to be as it was foreseen."""
         self.on_loss: Callable[[], None] = lambda: None
-        """Called when some are lost."""
+        """Called when some are lost: a seam for who checks what the cluster has promised, as the simulation does."""
 
     # --- giving -----------------------------------------------------------------------------------------
 
