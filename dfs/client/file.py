@@ -138,7 +138,8 @@ class File:
         """Let the inode go. What was written is committed already; close does not make it durable."""
         if not self.closed:
             self.closed = True
-            await self._inodes.release(self.ino)
+            with trio.move_on_after(self._inodes.session.wait_s):  # it is tried on after that
+                await self._inodes.release(self.ino)
 
     async def __aenter__(self) -> File:
         return self

@@ -316,6 +316,19 @@ async def test_a_file_that_could_not_be_opened_or_read_goes_with_its_name(
         assert (await fs.statfs()).inodes == 1
 
 
+async def test_closing_a_file_does_not_wait_for_ever_for_a_namenode_that_is_away(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path, datanodes=0) as cluster, cluster.client(wait_s=0.2) as fs:
+        file = await fs.open("/file", "x")
+        await cluster.stop("namenode")
+        with trio.fail_after(10):
+            await file.aclose()
+        await cluster.start_namenode()
+        await fs.remove("/file")
+        with trio.fail_after(10):
+            while (await fs.statfs()).inodes > 1:
+                await trio.sleep(0.05)
+
+
 async def test_paths_follow_links_and_dots(tmp_path: Path) -> None:
     async with running_cluster(tmp_path, datanodes=1, replicas=1) as cluster, cluster.client() as fs:
         await fs.mkdir("/a/b/c", parents=True)
