@@ -4,8 +4,8 @@ After a clean stop (the file `clean` is there, and whole) sizes say it all. Afte
 which bytes are certain, and the journal has those that follow it and are certain too; blocks after these are kept as
 far as they are whole, one after the other. A mark can have reached the disk before all the records that it counts: then
 the other mark counts, which was complete before this one was written. What never was synced goes without a word; what
-was, and is damaged, goes to quarantine. A chunk that cannot be looked at for another reason, as files of another user
-or too few descriptors, is not damaged: then the directory cannot be used, and nothing in it is moved.
+was, or may have been, and is damaged, goes to quarantine. A chunk that cannot be looked at for another reason, as files
+of another user or too few descriptors, is not damaged: then the directory cannot be used, and nothing in it is moved.
 
 Memory is not asked what the disk has: of a sync that failed before the start it has the bytes, and the disk does not.
 So the whole directory is synced before anything is believed, and what is to be checked is dropped from memory first.
@@ -150,7 +150,7 @@ def _recover_by_index(
     disk: Disk, cluster: ClusterId | None, chunk: ChunkId, index: File, has_data: bool, journaled: Sequence[Entry]
 ) -> tuple[int, int]:
     head = chunkfiles.read_up_to(index, formats.RECORDS_OFFSET, 0)
-    if not any(head):  # a first sync would have put the header on the disk
+    if not any(head) and _was_never_synced(index, has_data and disk.size(chunkfiles.data_path(chunk)) > 0):
         return 0, 0
     formats.check_header(head, cluster, chunk)
     marks = formats.unpack_marks(head)
@@ -165,6 +165,12 @@ def _recover_by_index(
         return _mend(index, data, marks, journaled)
     finally:
         data.close()
+
+
+def _was_never_synced(index: File, has_bytes: bool) -> bool:
+    """Whether an index has no header because no sync has put it on the disk yet. If in doubt, it was lost since."""
+    content = chunkfiles.read_up_to(index, index.size(), 0)
+    return not content or not (has_bytes or any(content))
 
 
 def _mend(index: File, data: File, marks: list[Mark], journaled: Sequence[Entry]) -> tuple[int, int]:

@@ -536,6 +536,17 @@ async def test_a_chunk_that_never_was_synced_goes_without_a_word(disk: MemoryDis
     assert not store.chunks and store.take_corrupt() == [] and disk.paths() == []
 
 
+@pytest.mark.parametrize("lost_bytes", [RECORDS_OFFSET, RECORDS_OFFSET + RECORD_BYTES])
+async def test_a_synced_chunk_is_not_removed_because_its_index_reads_as_zeros(
+    disk: MemoryDisk, lost_bytes: int
+) -> None:
+    await synced_chunk(disk)
+    disk.open(INDEX, create=False).pwrite([bytes(lost_bytes)], 0)
+    store = opened(disk)
+    assert store.take_corrupt() == [(CHUNK, "the header of its index is damaged")]
+    assert disk.read_file("quarantine/0000000000001234.0") == b"a" * 100
+
+
 async def test_files_of_others_are_let_alone(disk: MemoryDisk) -> None:
     disk.make_dirs("chunks/34")
     disk.make_dirs("chunks/lost+found")
