@@ -386,6 +386,8 @@ class Agent:
         return True
 
     async def _copy(self, chunk: ChunkId, length: int, sources: Sequence[tuple[NodeId, str]], *, partly: bool) -> bool:
+        if (self._volumes.length(chunk) or 0) > length:
+            self._restraint.refuse_to_shorten(chunk)
         self._copying.add(chunk)
         try:
             is_whole = await self._copier.copy(chunk, length, sources, partly=partly)

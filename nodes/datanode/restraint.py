@@ -14,6 +14,9 @@ others in its answers. Their numbers are kept, as many as HELD_ORDERS_MAX. The o
   as much deleted again, that is held again: meanwhile the operator brings back a newer copy of its database, or undoes
   the mistake, after which nothing is held any more.
 
+A copy, too, takes away what lies here beyond the length that it is ordered with, as nobody committed that: so says the
+NameNode, and as long as it is not believed, such an order is refused (`refuse_to_shorten`). The NameNode repeats it.
+
 Invariant: `memory.log_index` is on the disk (see nodes.datanode.obeyed) before anything is destroyed under an answer
 with that index.
 """
@@ -27,7 +30,8 @@ from typing import Any, Final
 import structlog
 import trio
 
-from dfs import limits
+from dfs import errors, limits
+from dfs.types import ChunkId
 from nodes.datanode.obeyed import Memory
 
 log = structlog.get_logger(__name__)
@@ -96,6 +100,12 @@ class Restraint:
             _add(self._counted, order[0])
             self._note_deleted()
         self._allowed.discard(order[0])
+
+    def refuse_to_shorten(self, chunk: ChunkId) -> None:
+        """Before a copy is made of a chunk that is here, and longer than ordered. Raises Busy while that is held."""
+        if self.memory.held_because:
+            what = f"chunk {chunk:x} is longer than the copy of it that is wanted, and deletions are held"
+            raise errors.Busy(f"{what} for an operator: {self.memory.held_because}")
 
     def _may_be_too_many(self, order: Sequence[Any], is_draining: bool) -> bool:
         return order[1] == "delete" and not is_draining and order[0] not in self._allowed

@@ -303,6 +303,22 @@ async def test_held_deletions_do_not_keep_copies_waiting(
         await until(lambda: len(namenode.put_off) == 2000)
 
 
+async def test_a_copy_cuts_nothing_off_while_deletions_are_held(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node, source: Node
+) -> None:
+    await source.put(1, 1, b"committed")
+    await node.put(1, 1, b"committed, and later more")
+    node.restraint = Restraint(0.5, Memory(log_index=1000))
+    namenode.order_copy(1, 9)
+    async with source.running(), node.running() as agent:
+        await until(lambda: namenode.failed == [-1])
+        assert node.volumes.length(ChunkId(1)) == 25
+        await agent.decide(True)
+        namenode.order_copy(1, 9)
+        await until(lambda: not namenode.orders)
+    assert node.volumes.length(ChunkId(1)) == 9
+
+
 async def test_discarded_orders_are_answered_as_failed(
     autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node
 ) -> None:
