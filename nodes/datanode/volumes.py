@@ -460,9 +460,6 @@ class Volumes:
         """The highest number of a chunk that is here; 0 if there is none."""
         return max((store.chunks.peekitem(-1)[0] for store in self._usable() if store.chunks), default=ChunkId(0))
 
-    def changed_recently(self, chunk: ChunkId) -> bool:
-        return any(store.changed_recently(chunk) for store in self._usable())
-
     def take_corrupt(self) -> list[tuple[ChunkId, str]]:
         """See `ChunkStore.take_corrupt`."""
         return [entry for store in self.stores for entry in store.take_corrupt()]
