@@ -381,5 +381,5 @@ def quarantine(disk: Disk, chunk: ChunkId, reason: str, now_ns: int) -> None:
     try:
         disk.replace_file(target + ".txt", f"{when} {reason}\n".encode())
     except OSError as error:
-        if error.errno not in FULL:  # a full disk is no reason to keep a bad chunk: the reason is reported as well
+        if error.errno not in (*FULL, *SHORT):  # no reason to keep a bad chunk: what is wrong is reported as well
             raise

@@ -377,7 +377,8 @@ class ChunkStore:
     ) -> None:
         """These of the blocks, which were just read, are damaged, and the others are not. The lock is held.
 
-        Raises Corrupt if the chunk is in quarantine now; Busy or DiskFailed, where a fault says nothing about it.
+        Raises Corrupt if the chunk is in quarantine now; Busy or DiskFailed, where a fault says nothing about it; and
+        as `_quarantine`.
         """
         chunk = replica.chunk
         for fault in faults:
@@ -819,7 +820,7 @@ class ChunkStore:
         await self._settle(replica, replica.files.data, [record])
 
     async def set_aside(self, chunk: ChunkId, reason: str) -> None:
-        """Move the chunk to quarantine, if it is here."""
+        """Move the chunk to quarantine, if it is here. Raises NoSpace, Busy."""
         async with self._using(chunk, load=False) as replica, replica.syncing, replica.lock:
             if chunk in self.chunks and not replica.gone:
                 await self._quarantine(replica, reason)
@@ -961,7 +962,7 @@ class ChunkStore:
     async def _give_up(self, replica: _Replica, error: OSError) -> NoReturn:
         """The chunk's files are not what they should be: to quarantine. The lock is held. Raises Corrupt.
 
-        Or Busy or DiskFailed, where the error says nothing about the chunk.
+        Or Busy or DiskFailed, where the error says nothing about the chunk, and as `_quarantine`.
         """
         if not chunkfiles.is_damage(error):
             what = OSError(error.errno, f"chunk {chunk_name(replica.chunk)} cannot be opened: {error.strerror}")
@@ -1053,13 +1054,14 @@ class ChunkStore:
         self._damages.forget(chunk)
 
     async def _quarantine(self, replica: _Replica, reason: str) -> None:
-        """The lock is held. If the files cannot even be moved, the directory has failed."""
+        """The lock is held. If the files cannot even be moved, the directory has failed.
+
+        Raises NoSpace, Busy: the chunk is where it was, and known, so that nobody makes another in its place.
+        """
         chunk = replica.chunk
         if self.failed is None:
-            try:
+            with suppress(errors.DiskFailed):  # it is out of use either way, and `failed` says what there is to say
                 await self.on_disk(chunkfiles.quarantine, self.disk, chunk, reason, self._runtime.now_ns())
-            except (errors.DiskFailed, errors.NoSpace, errors.Busy):
-                pass  # it is out of use either way, and `failed` says what there is to say
         self._forget(replica)
         self._corrupt.append((chunk, reason))
 

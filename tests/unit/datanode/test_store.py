@@ -273,6 +273,22 @@ async def test_a_chunk_whose_files_are_damaged_goes_to_quarantine(disk: MemoryDi
     assert await content(store, 0, 9) == b"made anew"
 
 
+async def test_a_chunk_that_cannot_be_set_aside_just_now_is_not_forgotten(disk: MemoryDisk, store: ChunkStore) -> None:
+    """Or the next one of its number would be written over it."""
+    await appended(store, b"x" * 100)
+    await store.close()
+    disk.flip_bit(INDEX, 0)
+    store = opened(disk)
+    disk.fail("names", errno.EMFILE, DATA)
+    with pytest.raises(errors.Busy):
+        await content(store, 0, 100)
+    assert store.chunks == {CHUNK: 100} and store.take_corrupt() == []
+    disk.mend()
+    with pytest.raises(errors.Corrupt):
+        await content(store, 0, 100)
+    assert not store.chunks and store.take_corrupt() and disk.exists("quarantine/0000000000001234.0")
+
+
 async def test_verify_reads_every_block(disk: MemoryDisk, store: ChunkStore) -> None:
     data = random.Random(2).randbytes(2 * limits.MIB)
     await appended(store, data[: limits.MIB])
