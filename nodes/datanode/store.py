@@ -768,8 +768,9 @@ class ChunkStore:
             began = trio.current_time()
             await self.on_disk(replica.files.punch, replica.index, numbers, full_is_fatal=True)
             for number in numbers:
-                replica.index.punch(number)
-                self._note_punched(chunk, replica.index.record(number).length)
+                if not replica.index.record(number).punched:
+                    replica.index.punch(number)
+                    self._note_punched(chunk, replica.index.record(number).length)
             self._note_changed(chunk)
             self._note_synced(replica, began)
             await self._clear_damage(chunk, [replica.index.record(number).start for number in numbers])
