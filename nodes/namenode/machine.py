@@ -88,7 +88,7 @@ class Machine:
 
     `waits_for` is asked about each command that succeeded: if it names items, that is undone, and `HeldBack` raised.
     `in_doubt` is asked about what a refused command has looked at: of which items somebody knows better than the
-    tables. Then it is held back as well.
+    tables. Then it is held back as well. What a key limited to a subtree may not look at, nobody is asked about.
     """
 
     def __init__(
@@ -170,6 +170,7 @@ class Machine:
         self._read.clear()
         self._gone.clear()
         self._db.execute("SAVEPOINT command")
+        args: Sequence[Any] | None = None
         try:
             args = command.args if subtree is None else confined(subtree, command.verb, command.args)
             result = apply(tx, *args)
@@ -177,7 +178,7 @@ class Machine:
             if is_of_disk(error) or not self._db.in_transaction:
                 raise  # the disk's error ends the whole transaction: SQLite may have rolled it back, savepoint and all
             self._undo(before)
-            doubtful = self._in_doubt(command.session, self._looked_at(command))
+            doubtful = self._in_doubt(command.session, self._looked_at(command)) if args is not None else ()
             if doubtful:
                 raise HeldBack(command, doubtful) from None
             return _refusal(command, error)

@@ -25,6 +25,7 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 CLIENT = "client"
+_PATIENCE_S = 20
 
 
 class Gate(InlineRuntime):
@@ -511,6 +512,22 @@ async def test_who_is_limited_to_a_subtree_has_nobody_forget_what_is_outside_of_
         asked.answer()
         await trio.testing.wait_all_tasks_blocked()
         assert asked.leases.conflicts(author, [(other, None)])
+
+
+async def test_who_is_limited_to_a_subtree_has_nobody_give_up_what_is_outside_of_it(space: Namespace) -> None:
+    author = SessionId(space.open_session())
+    space.do(author, "mkdir", ROOT_INO, b"mine", 0o755, 0, 0)
+    other = space.do(author, "mkdir", ROOT_INO, b"other", 0o755, 0, 0).ino
+    confined = SessionId(space.open_session(subtree="/mine"))
+    asked = Asked()
+    asked.leases.join(author, owns_directories=True)
+    assert await asked.leases.own(author, other, is_directory=True)
+    async with writing(space, Gate(), leases=asked.leases) as writer:
+        with trio.fail_after(_PATIENCE_S):
+            wanted = [[1, "setattr", [other, {"mode": 0}]], [2, "unlink", [other, b"name"]]]
+            replies = await writer.apply(CLIENT, confined, 0, wanted)
+        assert [code for _, code, _ in replies] == ["NotFound", "NotFound"]
+        assert not asked.numbers
 
 
 async def test_a_change_goes_on_when_the_last_of_those_who_know_has_forgotten(space: Namespace) -> None:
