@@ -108,6 +108,7 @@ RECALL_MAX_ITEMS = 4096  # which one event has a client forget
 EVENTS_ANSWER_ITEMS = 8192  # in one answer to it: with the longest names well below MESSAGE_MAX_BYTES
 EVENTS_WAIT_S = 10.0  # how long the NameNode holds the event call open
 LEASES_MAX = 262_144  # of one session, on attributes and as many on directories: some 60 MB; the oldest are recalled
+LEASES_CLAIMED_MAX = 524_288  # which it says after a restart that it held, likewise: with those it was to give up
 INODES_RESERVED = 8192  # inode numbers that a session asks for at a time, and may: for what it makes by itself
 RECLAIM_MAX_INODES = 32_768  # in one call of a client that says what it held before a restart
 GRANT_VALID_S = 3600  # a grant for a chunk: how long a DataNode serves who lost the right to it

@@ -49,6 +49,7 @@ command of a client is answered before all have, or have ended (`reclaimed`): th
 
 Memory is bounded: of one session by LEASES_MAX, beyond which the oldest are recalled, in all by that and SESSIONS_MAX.
 Leases on what was removed end by themselves (`removed`).
+What a session tells after a restart is bounded by LEASES_CLAIMED_MAX: it may have been about to forget some of it.
 
 Invariants: what a client may show is covered by a lease here, or in a `Change` that still waits for it, or has the
 client's trust run out; while an item is in `_changes` or `_applying` no lease on it is given, but to who changes it.
@@ -66,7 +67,7 @@ from typing import Any, Final, NamedTuple
 
 import trio
 
-from dfs import limits
+from dfs import errors, limits
 from dfs.types import ALL_NAMES, SHAPE, Ino, Item, SessionId
 
 RECALL: Final = "recall"
@@ -660,22 +661,27 @@ class Leases:
     # --- after a restart --------------------------------------------------------------------------------
 
     def reclaim(
-        self, session: SessionId, attrs: Iterable[Ino], entries: Iterable[Ino], owned: Iterable[Ino], *, last: bool
+        self, session: SessionId, attrs: Sequence[Ino], entries: Sequence[Ino], owned: Sequence[Ino], *, last: bool
     ) -> None:
         """Some of what a session holds since before the restart; with the `last` of it, it has told all.
 
-        `owned` are inodes of which it has something that is not committed.
+        `owned` are inodes of which it has something that is not committed; those that another one has said to own it
+        holds as well, and does not own. Raises `InvalidArgument` if it is more than a session can have held.
         """
         if session not in self._reclaiming:
             return
         cacher = self._cachers[session]
+        most = limits.LEASES_CLAIMED_MAX
+        if len(cacher.attrs) + len(attrs) + len(owned) > most or len(cacher.entries) + len(entries) > most:
+            raise errors.InvalidArgument(f"session {session} says that it has held more than {most} leases")
         for ino in attrs:
             self._give(session, self._attrs, cacher.attrs, ino)
         for ino in entries:
             self._give(session, self._entries, cacher.entries, ino)
         for ino in owned:
             self._give(session, self._attrs, cacher.attrs, ino)
-            self._make_owner(session, cacher, ino)
+            if ino not in self._owners:
+                self._make_owner(session, cacher, ino)
         if last:
             self._reclaiming.pop(session)
             self._wake()
@@ -684,6 +690,11 @@ class Leases:
         """It is there, and so can say what it holds."""
         if self._reclaiming.get(session) == math.inf:
             self._reclaiming[session] = trio.current_time()
+
+    def owns_directories(self, session: SessionId) -> bool:
+        """Whether it can."""
+        cacher = self._cachers.get(session)
+        return cacher is not None and cacher.owns_directories
 
     def is_claiming(self, session: SessionId) -> bool:
         """Whether it has not told yet all that it holds."""

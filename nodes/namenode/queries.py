@@ -253,6 +253,11 @@ class Queries:
         """Those that the key allows to look at: all."""
         return list(inos)
 
+    def has_directory(self, inos: Sequence[Ino]) -> bool:
+        """Whether any of these is a directory."""
+        sql = f"SELECT mode FROM inode WHERE ino IN ({', '.join('?' * len(inos))})"
+        return any(stat.S_ISDIR(mode) for (mode,) in self._execute(sql, inos))
+
     def sessions(self) -> list[tuple[SessionId, str, int, str]]:
         """All sessions that have not ended, the holders of their keys, and what they have: 1 leases, 2 directories too.
 

@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, NamedTuple
 
@@ -66,7 +66,7 @@ _HANDSHAKE_MAX: Final = 16
 _HEARINGS: Final = 2
 """Of who owns something beneath a directory: of what it has made, and of the bytes of that."""
 _LOOKED_AT_ONCE: Final = 500
-"""Inodes of which it is found out at a time whether they are beneath a directory: a few milliseconds."""
+"""Inodes of which it is found out at a time whether they are beneath a directory, or are one: a few milliseconds."""
 
 
 class _Answer(NamedTuple):
@@ -492,19 +492,35 @@ class NameNode:
     async def reclaim(
         self, call: Call, session: Any, incarnation: Any, attrs: Any, directories: Any, owned: Any, last: Any
     ) -> None:
-        """What a session holds, and owns, since before our restart, or the `last` part of it."""
+        """What a session holds, and owns, since before our restart, or the `last` part of it.
+
+        Raises `InvalidArgument`, `NotPermitted`.
+        """
         holder = self._sessions.touch(session, _identity(call))
         wanted = [_inos(part) for part in (attrs, directories, owned)]
         # Or it is of another restart, and will be said again.
         if incarnation == self._sessions.incarnation and self._leases.is_claiming(holder):
+            await self._check_owned(call, holder, wanted[-1])
             parts = [await self._inside(call, part) for part in wanted]
             self._leases.reclaim(holder, *parts, last=bool(last))
+
+    async def _check_owned(self, call: Call, session: SessionId, inos: Sequence[Ino]) -> None:
+        """Raises `NotPermitted` if a session says that it owns what it cannot have been made the owner of."""
+        key = _key_of(call)
+        if inos and key.role not in authorization.WRITERS:
+            raise errors.NotPermitted(f"the key of {key} does not allow to own anything")
+        if self._leases.owns_directories(session):
+            return
+        for part in _slices(inos):
+            if self._queries.has_directory(part):
+                raise errors.NotPermitted(f"session {session} cannot own directories")
+            await trio.lowlevel.checkpoint()
 
     async def _inside(self, call: Call, inos: Sequence[Ino]) -> list[Ino]:
         """Those that the key allows to look at. Nothing is moved while this is asked: some session is reclaiming."""
         found: list[Ino] = []
-        for start in range(0, len(inos), _LOOKED_AT_ONCE):
-            found += self._view(call).inside(inos[start : start + _LOOKED_AT_ONCE])
+        for part in _slices(inos):
+            found += self._view(call).inside(part)
             await trio.lowlevel.checkpoint()
         return found
 
@@ -1031,6 +1047,12 @@ def _is_limited(call: Call) -> bool:
 def _identity(call: Call) -> str:
     """Whose key the caller has."""
     return _key_of(call).identity
+
+
+def _slices(inos: Sequence[Ino]) -> Iterator[Sequence[Ino]]:
+    """So many as are looked at at a time."""
+    for start in range(0, len(inos), _LOOKED_AT_ONCE):
+        yield inos[start : start + _LOOKED_AT_ONCE]
 
 
 def _inos(wire: Any) -> list[Ino]:

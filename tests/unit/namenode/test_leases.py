@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from dfs import limits
+from dfs import errors, limits
 from dfs.types import ALL_NAMES, SHAPE, Ino, Item, SessionId
 from nodes.namenode.leases import Leases
 
@@ -440,6 +440,25 @@ async def test_what_is_owned_with_bytes_in_memory_stays_owned_over_a_restart(tol
     assert not leases.is_reclaiming
     assert leases.in_doubt(CARL, [ATTR]) == [ATTR]
     assert leases.conflicts(CARL, [ATTR])
+
+
+async def test_what_one_has_said_to_own_after_a_restart_nobody_takes_from_him_by_saying_so(told: Told) -> None:
+    for session in (ANNE, BERT):
+        told.leases.join(session, again=True)
+    for session in (ANNE, ANNE, BERT):  # who has no answer says it again
+        told.leases.reclaim(session, [], [], [FILE], last=False)
+    assert told.leases.is_owner(ANNE, FILE) and told.leases.in_doubt(ANNE, [ATTR]) == []
+    assert told.leases.conflicts(ANNE, [ATTR]), "the other may show it all the same"
+
+
+async def test_nobody_can_say_without_end_what_he_held(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "LEASES_CLAIMED_MAX", 10)
+    told.leases.join(ANNE, again=True)
+    told.leases.reclaim(ANNE, [Ino(1), Ino(2)], [Ino(ino) for ino in range(1, 11)], [Ino(3)], last=False)
+    for more in (([Ino(ino) for ino in range(4, 12)], [], []), ([], [Ino(11)], []), ([], [], [Ino(4)] * 8)):
+        with pytest.raises(errors.InvalidArgument, match="more than 10 leases"):
+            told.leases.reclaim(ANNE, *more, last=True)
+    assert told.leases.statistics()["leases"] == 13 and told.leases.is_claiming(ANNE)
 
 
 # --- sessions that are limited to a subtree ---------------------------------------------------------------

@@ -52,7 +52,7 @@ class World:
         self.store = store
         self.runtime = InlineRuntime()
         self.queries = Queries(store)
-        leases = Leases()
+        self.leases = leases = Leases()
         self.writer = Writer(store, self.runtime, 0, leases)
         self.members = Membership(self.runtime, config.node_suspect_after_s, config.node_dead_after_s)
         self.members.load(self.queries.nodes())

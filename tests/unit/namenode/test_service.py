@@ -1,7 +1,11 @@
-"""Clients share a NameNode: neither long questions nor what is to be refused costs the others much."""
+"""Clients share a NameNode: neither long questions nor what is to be refused costs the others much.
+
+Nor is anybody believed to have had what he cannot have.
+"""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,7 @@ from dfs import errors, limits
 from dfs.keys import Key, Role
 from dfs.rpc import Call, Peer
 from dfs.types import ROOT_INO
-from tests.keys import MASTERS
+from tests.keys import MASTERS, READER
 from tests.unit.namenode.test_replication import chunks_on, world
 from tests.unit.namenode.world import Namespace
 
@@ -87,3 +91,25 @@ async def test_a_directory_that_is_removed_while_somebody_waits_to_own_it_is_own
         await trio.testing.wait_all_tasks_blocked()
         assert not nursery.child_tasks
         assert service.status()["leases"]["owned"] == 0
+
+
+@pytest.mark.parametrize("directories", [False, True])
+async def test_after_a_restart_who_cannot_own_directories_is_not_believed_that_he_did(
+    tmp_path: Path, directories: bool
+) -> None:
+    async with world(tmp_path, lambda space: None) as here:
+        call, wish = calls(OTHER, 1), {"name": "other", "host": "here", "caches": True, "directories": directories}
+        opened = await here.service.open_session(call, wish)
+        here.leases.join(opened["session"], owns_directories=opened["directories"], again=True)
+        with contextlib.nullcontext() if directories else pytest.raises(errors.NotPermitted):
+            await here.service.reclaim(call, opened["session"], opened["incarnation"], [], [], [ROOT_INO], True)
+        assert here.leases.is_owner(opened["session"], ROOT_INO) == directories
+
+
+async def test_after_a_restart_who_only_reads_is_not_believed_that_he_owned_a_file(tmp_path: Path) -> None:
+    async with world(tmp_path, lambda space: None) as here:
+        call = calls(READER, 1)
+        opened = await here.service.open_session(call, {"name": "reader", "host": "here", "caches": True})
+        here.leases.join(opened["session"], again=True)
+        with pytest.raises(errors.NotPermitted, match="does not allow to own"):
+            await here.service.reclaim(call, opened["session"], opened["incarnation"], [], [], [2], True)
