@@ -89,6 +89,8 @@ FORESEEN_MAX_COMMANDS = 512  # after one that waits: others forget what these to
 YIELDING_COMMANDS_MAX = (
     32_768  # besides, of sessions that others wait for: they send what they did before they give it up
 )
+REPLIES_KEPT_MAX = 131_072  # of one session that has not acknowledged them, twice as many of one that others wait for:
+# a mount sends no more while a command of it waits for one that does not answer. Some 16 MB on the disk
 OWN_COMMANDS_MAX = 16_384  # besides, of the NameNode itself: some for each of NODES_MAX DataNodes
 READDIR_MAX_ENTRIES = 4096  # one page
 LONG_QUERIES_MAX = 12  # checks, explanations and sums under way: a third of them for one connection alone, more wait

@@ -4,7 +4,8 @@ It takes a turn of each party that has commands waiting (`dfs.turns`), applies a
 one fsync on a worker thread, and then answers. While the disk works, the next commands gather. Nothing is answered
 before it is durable. Commands that wait, or are held back, take up room of which each party has its share: who wants
 more is refused. Two have room besides: a session that others wait for, since what it sends may be what they wait for;
-and the NameNode itself, whose commands clients cannot keep out.
+and the NameNode itself, whose commands clients cannot keep out. Replies are kept until they are acknowledged, and who
+leaves too many of them is refused likewise.
 
 If the commit fails (disk full, disk broken) nothing of the transaction happened, and every caller gets the error.
 
@@ -189,6 +190,7 @@ class Writer:
     async def _submit(self, party: Hashable, session: SessionId, batch: list[Command]) -> list[Reply]:
         if self._has_ended:
             raise errors.Unreachable(_STOPPED)
+        self._check_acknowledged(session, batch)
         waiting = _Batch(self._room_for(party, session, _cost(len(batch))), party, session, batch)
         waiting.room.add(party, session, waiting.cost)
         self._unanswered.add(waiting)
@@ -198,6 +200,15 @@ class Writer:
         if waiting.error is not None:
             raise waiting.error
         return waiting.replies
+
+    def _check_acknowledged(self, session: SessionId, batch: Sequence[Command]) -> None:
+        """Whether the replies of these may be kept with all that the session has not acknowledged. Raises `Busy`.
+
+        Those below `acked` are forgotten, so there are no more than numbers from there on.
+        """
+        most = limits.REPLIES_KEPT_MAX * (2 if self._leases.is_asked_to_forget(session) else 1)
+        if any(command.seq - command.acked > most for command in batch):
+            raise errors.Busy(f"session {session} has not acknowledged {most} replies, as many as are kept: try again")
 
     async def run(self) -> None:
         """Serve until cancelled; the transaction under way is finished first. What waits then does not happen."""

@@ -37,7 +37,7 @@ class Flood:
     async def send_commands(self) -> None:
         async with Pool(SocketNetwork(), key=self._key) as pool:
             opened = await self._call(pool, "open_session", {"name": "flood", "host": "here"})
-            seq = 0
+            seq, kept = 0, limits.REPLIES_KEPT_MAX // 2
 
             async def send() -> None:
                 nonlocal seq
@@ -45,7 +45,7 @@ class Flood:
                     first, seq = seq + 1, seq + limits.BATCH_MAX_COMMANDS
                     batch = [[number, "rmdir", [ROOT_INO, b"none"]] for number in range(first, seq + 1)]
                     try:
-                        await self._call(pool, "apply", opened["session"], 0, batch)
+                        await self._call(pool, "apply", opened["session"], max(0, first - kept), batch)
                     except errors.Busy:
                         self.full.set()
                         await trio.sleep(0.01)  # of a flood that still fills the queue

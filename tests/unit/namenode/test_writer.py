@@ -177,6 +177,43 @@ async def test_more_than_may_wait_is_refused_as_busy(space: Namespace, monkeypat
     assert [name for _, name, _ in space.queries.readdir(ROOT_INO, 0, 9)] == [b"a", b"b", b"c"]
 
 
+def holds(first: int, last: int) -> list[Any]:
+    return [[seq, "hold", [ROOT_INO]] for seq in range(first, last + 1)]
+
+
+async def test_who_leaves_more_replies_than_are_kept_has_to_acknowledge_some_first(
+    space: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "REPLIES_KEPT_MAX", 100)
+    session = SessionId(space.open_session())
+    async with writing(space, Gate(), reserve_bytes=2**62) as writer:
+        assert len(await writer.apply(CLIENT, session, 0, holds(1, 100))) == 100
+        with pytest.raises(errors.Busy, match="not acknowledged"):
+            await writer.apply(CLIENT, session, 0, holds(101, 101))
+        with pytest.raises(errors.Busy):
+            await writer.apply(CLIENT, session, 70, holds(161, 171))
+        assert space.rows("SELECT count FROM hold") == [100], "all of a batch is refused, or nothing"
+        assert len(await writer.apply(CLIENT, session, 70, holds(101, 170))) == 70
+        assert space.rows("SELECT count(*) FROM reply") == [101]
+
+
+async def test_who_is_to_give_up_what_others_wait_for_may_leave_twice_as_many_replies(
+    space: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "REPLIES_KEPT_MAX", 10)
+    session, other = SessionId(space.open_session()), SessionId(space.open_session())
+    asked = Asked()
+    asked.leases.join(session)
+    assert asked.leases.cover_attr(session, ROOT_INO)
+    async with writing(space, Gate(), leases=asked.leases) as writer:
+        with pytest.raises(errors.Busy):
+            await writer.apply(CLIENT, session, 0, holds(1, 11))
+        asked.leases.begin(other, [(ROOT_INO, None)])
+        assert len(await writer.apply(CLIENT, session, 0, holds(1, 20))) == 20
+        with pytest.raises(errors.Busy):
+            await writer.apply(CLIENT, session, 0, holds(21, 21))
+
+
 async def test_a_nearly_full_disk_takes_what_frees_space_and_what_the_namenode_itself_needs(space: Namespace) -> None:
     session = SessionId(space.open_session())
     space.file(session)
