@@ -3,8 +3,8 @@
 The serpent library hands what it receives to `ast.literal_eval`, which compiles it: a megabyte of brackets or
 minus signs can take the parser's stack, its memory, or minutes. This reader knows only what
 `serpent.dumps` writes (None, booleans, numbers, complex numbers, strings, bytes, tuples, lists, sets, dicts),
-takes time in proportion to the text, nests no deeper than `limits.MESSAGE_DEPTH_MAX`, and reads no more
-than `limits.FOREIGN_VALUES_MAX` values.
+takes time in proportion to the text, nests no deeper than `limits.MESSAGE_DEPTH_MAX`, and reads no more values than
+it is told.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _CLOSING: Final = {"(": ")", "[": "]", "{": "}"}
 _INTEGER_DIGITS_MAX: Final = 4300  # as int(): longer ones take quadratic time
 
 
-def loads(text: str) -> Any:
-    """The value that `text` writes. Raises ValueError for anything that serpent would not write."""
-    reader = _Reader(text)
+def loads(text: str, values_max: int = limits.FOREIGN_VALUES_MAX) -> Any:
+    """The value that `text` writes. Raises ValueError for anything that serpent would not write, and for too much."""
+    reader = _Reader(text, values_max)
     try:
         value = reader.value(0)
     except TypeError as error:  # a list or a dict as a key, or in a set
@@ -47,11 +47,11 @@ def loads(text: str) -> Any:
 class _Reader:
     """A recursive descent over the tokens, which looks one token ahead."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, values_max: int) -> None:
         self._text = text
         start = _COMMENT.match(text)
         self._position = start.end() if start else 0
-        self._values_left = limits.FOREIGN_VALUES_MAX
+        self._values_left = values_max
         self._kind = ""
         self._token = ""
         self._advance()

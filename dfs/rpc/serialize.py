@@ -4,10 +4,11 @@ What comes in is data and stays data. A map with a `__class__` key, which stock 
 that class, stays a map; only URIs are revived, and bytes that serpent wrote as base64. Marshal is refused,
 because reading it is not safe. A result goes back in the serializer of its call.
 
-msgpack limits: lists and maps of at most `limits.CONTAINER_ITEMS_MAX` items (their memory is taken before they are
-read); keys of maps in calls are strings or bytes; calls nest at most `limits.MESSAGE_DEPTH_MAX` deep, and have at most
-`limits.MESSAGE_VALUES_MAX` values, which are counted before any is made.
-Whatever the bytes, the only exception is ProtocolViolation.
+msgpack limits: lists and maps of at most `limits.CONTAINER_ITEMS_MAX` items. The memory of a list is taken before its
+items are read: in calls and handshakes, which anybody may send, lists that claim much are there to their last item,
+or none is made. In these, keys of maps are strings or bytes; they nest at most `limits.MESSAGE_DEPTH_MAX` deep, and
+have at most `limits.MESSAGE_VALUES_MAX` values, which are counted before any is made. A handshake in serpent has at
+most `limits.HANDSHAKE_VALUES_MAX`. Whatever the bytes, the only exception is ProtocolViolation.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def loads_call(serializer: int, payload: Buffer) -> CallRequest:
     """A call in any serializer that we accept. Raises ProtocolViolation."""
     try:
         if serializer == MSGPACK:
-            found = _unpack_call(payload)
+            found = _unpack_distrusted(payload)
         elif serializer == JSON:
             tree = json.loads(str(payload, "utf-8"))
             found = [tree["object"], tree["method"], *(_revive(tree[key]) for key in ("params", "kwargs"))]
@@ -107,16 +108,31 @@ def dumps(serializer: int, value: Any) -> bytes:
 
 
 def loads(serializer: int, payload: Buffer) -> Any:
-    """A handshake or a result. Raises ProtocolViolation."""
+    """A result, or what answers a handshake. Raises ProtocolViolation."""
     try:
         if serializer == MSGPACK:
             return _unpackb(payload, strict_keys=False)
-        if serializer == JSON:
-            return _revive(json.loads(str(payload, "utf-8")))
-        if serializer == SERPENT:
-            return _revive(literal.loads(str(payload, "utf-8")))
+        return _loads_foreign(serializer, payload, limits.FOREIGN_VALUES_MAX)
     except _BAD_INPUT as error:
         raise errors.ProtocolViolation(f"a message cannot be read: {error}") from error
+
+
+def loads_handshake(serializer: int, payload: Buffer) -> Any:
+    """What a client says who may be anybody. Raises ProtocolViolation."""
+    try:
+        if serializer == MSGPACK:
+            return _unpack_distrusted(payload)
+        return _loads_foreign(serializer, payload, limits.HANDSHAKE_VALUES_MAX)
+    except _BAD_INPUT as error:
+        raise errors.ProtocolViolation(f"a handshake cannot be read: {error}") from error
+
+
+def _loads_foreign(serializer: int, payload: Buffer, values_max: int) -> Any:
+    """`values_max` is for serpent, whose values take longest."""
+    if serializer == JSON:
+        return _revive(json.loads(str(payload, "utf-8")))
+    if serializer == SERPENT:
+        return _revive(literal.loads(str(payload, "utf-8"), values_max))
     raise _refused(serializer)
 
 
@@ -165,14 +181,26 @@ def _unpackb(payload: Buffer, *, strict_keys: bool) -> Any:
     )
 
 
-def _unpack_call(payload: Buffer) -> Any:
+def _unpack_distrusted(payload: Buffer) -> Any:
+    """What anybody may send: it costs what its bytes are worth, whatever they claim."""
     if len(payload) > limits.MESSAGE_VALUES_MAX:  # each value has a byte at least
         _check_values(payload)
+    # Most calls are so short, with so few bytes that could open a container, that there is nothing to check.
+    containers_max = len(bytes(payload).translate(None, _NOT_CONTAINERS))
+    if containers_max * len(payload) > limits.CONTAINER_ITEMS_MAX:
+        _check_complete(payload)
     found = _unpackb(payload, strict_keys=True)
-    # Most calls have so few bytes that could open a container that there is nothing to check.
-    if len(bytes(payload).translate(None, _NOT_CONTAINERS)) > limits.MESSAGE_DEPTH_MAX:
+    if containers_max > limits.MESSAGE_DEPTH_MAX:
         _check_depth(found)
     return found
+
+
+def _check_complete(payload: Buffer) -> None:
+    """Raise ValueError, or an UnpackException, if items are missing that containers claim to have. Makes none."""
+    size = len(payload)
+    unpacker = msgpack.Unpacker(read_size=size, max_buffer_size=size)
+    unpacker.feed(payload)
+    unpacker.skip()
 
 
 def _check_values(payload: Buffer) -> None:

@@ -406,7 +406,7 @@ class _Connection:
     async def _greeting(self, message: Message) -> Any:
         """Our half of the handshake. Raises to refuse."""
         received = bytes(self._payload(message))
-        sent = serialize.loads(message.serializer, received)
+        sent = serialize.loads_handshake(message.serializer, received)
         if not isinstance(sent, dict) or "handshake" not in sent or "object" not in sent:
             raise errors.ProtocolViolation("a handshake is a map of 'handshake' and 'object'")
         handshake = sent["handshake"]
@@ -447,7 +447,7 @@ class _Connection:
             raise errors.ConnectionLost(f"{self.peer.address} closed the connection instead of giving a proof")
         if answer.kind != CONNECT or answer.serializer != message.serializer:
             raise errors.ProtocolViolation("the second message is no proof")
-        tree = serialize.loads(answer.serializer, self._payload(answer))
+        tree = serialize.loads_handshake(answer.serializer, self._payload(answer))
         said = tree.get("handshake") if isinstance(tree, dict) else None
         proof = said.get("proof") if isinstance(said, dict) else None
         key, ours = gate.check(handshake, proof, received, payload, self.channel.stream.binding)

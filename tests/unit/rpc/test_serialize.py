@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
+import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from Pyro5.core import URI
 
 from dfs import errors, limits
+from dfs.keys import CLAIMS, KeyId, Role
 from dfs.rpc import literal, serialize
 from dfs.rpc.protocol import JSON, MARSHAL, MSGPACK, SERPENT
 from dfs.types import Attr, Ino, NodeState
@@ -103,7 +106,7 @@ def test_a_uri_that_is_none_is_refused(state: Any) -> None:
 
 @given(st.binary(max_size=300), st.sampled_from([MSGPACK, SERPENT, JSON, MARSHAL, 0, 99]))
 def test_no_bytes_do_worse_than_a_protocol_violation(noise: bytes, serializer: int) -> None:
-    for load in (serialize.loads, serialize.loads_call):
+    for load in (serialize.loads, serialize.loads_handshake, serialize.loads_call):
         try:
             load(serializer, noise)
         except errors.ProtocolViolation:
@@ -187,6 +190,37 @@ def test_msgpack_that_nests_too_deep_or_claims_too_much_is_refused() -> None:
     for payload in hostile:
         with pytest.raises(errors.ProtocolViolation):
             serialize.loads_call(MSGPACK, b"\x94\xa1o\xa1m\x91" + payload + b"\x80")
+
+
+@pytest.mark.parametrize("load", [serialize.loads_handshake, serialize.loads_call])
+@pytest.mark.parametrize("is_deep", [True, False])
+def test_lists_that_are_not_there_take_no_memory(load: Callable[[int, bytes], Any], is_deep: bool) -> None:
+    size = limits.HANDSHAKE_MAX_BYTES
+    heads = (b"\xdc" + size.to_bytes(2, "big")) * (1000 if is_deep else 20)
+    payload = heads + b"\xc0" * (size - len(heads))
+    tracemalloc.start()
+    try:
+        with pytest.raises(errors.ProtocolViolation):
+            load(MSGPACK, payload)
+        assert tracemalloc.get_traced_memory()[1] < 16 * size
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_handshake_that_nests_too_deep_or_has_too_many_values_is_refused() -> None:
+    for payload in (b"\x91" * 500 + b"\xc0", b"\x81\xa1k" * 500 + b"\xc0"):
+        with pytest.raises(errors.ProtocolViolation, match="deeper"):
+            serialize.loads_handshake(MSGPACK, payload)
+    with pytest.raises(errors.ProtocolViolation, match="too many values"):
+        serialize.loads_handshake(SERPENT, b"[" + b"1," * limits.HANDSHAKE_VALUES_MAX + b"]")
+
+
+@pytest.mark.parametrize("serializer", [MSGPACK, SERPENT, JSON])
+def test_the_longest_login_is_read(serializer: int) -> None:
+    claims = dict.fromkeys(CLAIMS, "/" * 2000)
+    key = KeyId.from_wire([1, Role.JOIN, "a" * 64, claims]).to_wire()
+    said = {"handshake": {"key": key, "time": 1.5, "nonce": "0" * 32, "proof": "0" * 64}, "object": "dfs.namenode"}
+    assert as_lists(serialize.loads_handshake(serializer, serialize.dumps(serializer, said))) == as_lists(said)
 
 
 def test_a_call_as_deep_as_allowed_is_read() -> None:
