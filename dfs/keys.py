@@ -173,10 +173,16 @@ def _sound_claims(value: object) -> tuple[tuple[str, str], ...]:
     """Raises `InvalidArgument`."""
     if not isinstance(value, Mapping) or not set(value) <= CLAIMS:
         raise errors.InvalidArgument(f"a key's claims are some of {', '.join(sorted(CLAIMS))}")
-    for claim in value.values():
-        if not isinstance(claim, str) or "\0" in claim or len(claim.encode()) > _CLAIM_MAX_BYTES:
-            raise errors.InvalidArgument("a claim of a key is text without NUL")
+    if not all(map(_is_sound_claim, value.values())):
+        raise errors.InvalidArgument("a claim of a key is text without NUL")
     return tuple(sorted(value.items()))
+
+
+def _is_sound_claim(claim: object) -> bool:
+    try:
+        return isinstance(claim, str) and "\0" not in claim and len(claim.encode()) <= _CLAIM_MAX_BYTES
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
 
 
 class Key(NamedTuple):

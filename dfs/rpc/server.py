@@ -14,9 +14,10 @@ others (`dfs.rpc.rounds`), however many connections he has: these are at most `l
 one host.
 
 What must hold: whatever a peer sends, and however slowly it takes what it gets, the worst that happens is that its
-connection is closed, with one line in the log. An error that a method raises on purpose travels to the caller; any
-other one is logged here with its traceback, and the caller gets a RemoteFault without internals. When a peer closes,
-its calls are cancelled, except oneway calls, whose caller was never going to wait.
+connection is closed, with one line in the log, and with one a second for all who have shown no key. An error that a
+method raises on purpose travels to the caller; any other one is logged here with its traceback, and the caller gets a
+RemoteFault without internals. When a peer closes, its calls are cancelled, except oneway calls, whose caller was never
+going to wait.
 """
 
 from __future__ import annotations
@@ -119,8 +120,9 @@ class Server:
         self._oneways = Room(limits.ONEWAY_CALLS_MAX)
         self._connections: dict[_Connection, None] = {}  # in the order of their arrival
         self._strangers: dict[_Connection, None] = {}  # those of them that have not greeted yet
-        self._handshakes_refused = self._refusals_not_logged = 0
-        self._refusal_logged_at = -math.inf
+        self._handshakes_refused = self._strangers_not_logged = 0
+        self._stranger_logged_at = -math.inf
+        self._bugs_shown: set[type[Exception]] = set()  # by strangers: each with its traceback once
         self._accepting: set[trio.CancelScope] = set()
         self._closing = False
         self._idle = trio.Event()  # set when the last connection has gone while closing
@@ -205,7 +207,8 @@ class Server:
                 oldest.cancel()
             if len(self._connections) >= limits.CONNECTIONS_MAX:
                 self._refused += 1
-                log.warning("connection refused: too many", peer=stream.peer, limit=limits.CONNECTIONS_MAX)
+                reason = f"there are {limits.CONNECTIONS_MAX}"
+                self._log_stranger(log.warning, "connection refused: too many", stream.peer, reason)
                 await stream.aclose()
                 continue
             self._accepted += 1
@@ -233,21 +236,38 @@ class Server:
             raise errors.Busy(f"{key} has {others} connections from {host} already: close some, or use another key")
 
     def _note_refusal(self, peer: Peer, reason: str) -> None:
-        """Count it, and log it unless another was logged a moment ago."""
         self._handshakes_refused += 1
+        self._log_stranger(log.warning, "handshake refused", peer.address, reason)
+
+    def _note_violation(self, peer: Peer, reason: str) -> None:
+        self._violations += 1
+        event = "connection closed: protocol violation"
+        if peer.key is None:
+            self._log_stranger(log.info, event, peer.address, reason)
+        else:
+            log.info(event, peer=peer.address, reason=reason)
+
+    def _note_bug(self, peer: Peer, error: Exception) -> None:
+        """A handshake that met a bug of ours is refused like others, so that nobody fills the log with tracebacks."""
+        if type(error) not in self._bugs_shown:
+            self._bugs_shown.add(type(error))
+            log.error("handshake failed", peer=peer.address, exc_info=error)
+        self._note_refusal(peer, f"it failed unexpectedly: {type(error).__name__}")
+
+    def _log_stranger(self, write: Callable[..., None], event: str, address: str, reason: str) -> None:
+        """Log what somebody did who has shown no key, unless something of the kind was logged a moment ago."""
         now = trio.current_time()
-        if now < self._refusal_logged_at + limits.HANDSHAKE_LOG_PERIOD_S:
-            self._refusals_not_logged += 1
+        if now < self._stranger_logged_at + limits.STRANGERS_LOG_PERIOD_S:
+            self._strangers_not_logged += 1
             return
-        log.warning("handshake refused", peer=peer.address, reason=reason, others=self._refusals_not_logged)
-        self._refusal_logged_at, self._refusals_not_logged = now, 0
+        write(event, peer=address, reason=reason, others=self._strangers_not_logged)
+        self._stranger_logged_at, self._strangers_not_logged = now, 0
 
     async def _serve_connection(self, connection: _Connection) -> None:
         try:
             await connection.run()
         except errors.ProtocolViolation as error:
-            self._violations += 1
-            log.info("connection closed: protocol violation", peer=connection.peer.address, error=str(error))
+            self._note_violation(connection.peer, error.message)
         except errors.RpcError as error:
             log.debug("connection ended", peer=connection.peer.address, error=str(error))
         except Exception:
@@ -394,11 +414,11 @@ class _Connection:
         except (errors.DfsError, faults.PyroError) as error:
             kind, answer = CONNECT_FAIL, faults.sendable(str(error))
             self._server._note_refusal(self.peer, answer)
-            if self._server._gate is not None:
-                await trio.sleep(limits.HANDSHAKE_FAILURE_DELAY_S)
-        except Exception:
-            log.exception("handshake failed", peer=self.peer.address)
+        except Exception as error:  # noqa: BLE001 - the boundary of a handshake; _note_bug logs
             kind, answer = CONNECT_FAIL, "the server failed to answer the handshake; its log says why"
+            self._server._note_bug(self.peer, error)
+        if kind == CONNECT_FAIL and self._server._gate is not None:
+            await trio.sleep(limits.HANDSHAKE_FAILURE_DELAY_S)
         buffers, length = encode(kind, 0, message.seq, serializer, serialize.dumps(serializer, answer))
         await self.channel.send(buffers, length, self._nursery)
         return kind == CONNECT_OK

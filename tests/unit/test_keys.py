@@ -98,6 +98,7 @@ def test_root_may_let_a_group_read(tmp_path: Path, masters: Masters) -> None:
 
 
 NO_FILES = ["", "x", "name = 1", "secret = 1", "master = 1", "\xff", 'other = "x"', '[master]\nnamenode = "x"']
+NO_KEYS += [[1, "client", "a", {"subtree": "\ud800"}]]  # what JSON may hold, and no encoding has
 NO_FILES += ["tls = 1", 'tls = ["authority"]', "[master]\nnamenode = [1]", "claims = 1"]
 NO_FILES += [
     f'[{table}]\n{name} = "AA=="' for table in ("secret", "master.namenode", "master.moon") for name in ("1", "a")

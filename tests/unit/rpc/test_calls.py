@@ -689,8 +689,41 @@ async def test_who_has_not_greeted_gets_no_memory_and_no_time(
                 await stream.send_all(first)
             assert await end_of(stream) < started + 1
         await stream.aclose()
-        assert [entry for entry in logs if why in entry.get("error", "")]
+        assert [entry for entry in logs if why in entry.get("reason", "")]
         assert await here.call("add", 1) == 11
+
+
+async def test_strangers_who_talk_nonsense_are_logged_once_a_second(autojump_clock: trio.testing.MockClock) -> None:
+    async def talk_nonsense() -> None:
+        stream = await here.client.connect(here.address, 1)
+        await stream.send_all([b"GET / HTTP/1.1 and so on, and so on.\r\n\r\n"])
+        await end_of(stream)
+        await stream.aclose()
+
+    async with world() as here:
+        with structlog.testing.capture_logs() as logs:
+            for _ in range(5):
+                await talk_nonsense()
+            await trio.sleep(limits.STRANGERS_LOG_PERIOD_S)
+            await talk_nonsense()
+        assert [entry["others"] for entry in logs if "violation" in entry["event"]] == [0, 4]
+        assert here.server.statistics().violations == 6
+
+
+async def test_a_bug_that_strangers_find_shows_its_traceback_once(autojump_clock: trio.testing.MockClock) -> None:
+    def greet(peer: Peer, handshake: object) -> None:
+        raise RuntimeError("a bug")
+
+    async with world(greet=greet) as here:
+        with structlog.testing.capture_logs() as logs:
+            for _ in range(5):
+                stream = await here.client.connect(here.address, 1)
+                await stream.send_all(HELLO)
+                await end_of(stream)
+                await stream.aclose()
+        assert [entry["event"] for entry in logs if "exc_info" in entry] == ["handshake failed"]
+        assert [entry["others"] for entry in logs if entry["event"] == "handshake refused"] == [0]
+        assert here.server.statistics().handshakes_refused == 5
 
 
 @pytest.mark.parametrize("method", ["send_when_open", "send_at_once"])
