@@ -103,6 +103,7 @@ KEY_HOLDERS_MAX = 20_000  # holders of keys that the NameNode remembers to have 
 REVOKED_MAX = 1024  # holders whose keys are refused; they travel in one heartbeat: some 70 KB
 SEALED_MAX_BYTES = 64 * KIB  # one sealed text: a key file, with room for certificates
 JOIN_TIMEOUT_S = 30.0  # `dfs join` waits so long for the NameNode
+TOKEN_MAX_BYTES = 16 * KIB  # read of a file that is said to have one; with a certificate one takes 3 KiB
 TOKEN_EXPIRES_MAX_S = 30 * 24 * 3600.0  # used tokens are remembered until they expire
 SESSIONS_MAX = 10_000  # half of them of one key
 SESSION_TIMEOUT_S = 30.0  # silence that ends a session

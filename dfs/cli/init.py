@@ -133,7 +133,7 @@ def _say_what_next(directory: Path, cluster: KeyFile, listen: str, *, has_datano
             say(f"    dfs {daemon} --config {directory / daemon}.toml &")
     where = "" if directory == machine.ETC else f" --keys {directory / 'cluster.keys'}"
     say("")
-    say("For each machine that is to join, this prints the command to run there:")
+    say("For each machine that is to join, this prints a token and the command to run there:")
     say("")
     say(f"    dfs join token{where}                   # a DataNode")
     say(f"    dfs join token{where} --role client     # a client")

@@ -1,15 +1,17 @@
 """`join`: tokens for new machines, and what these do with them.
 
-`dfs join token` is said on the NameNode's machine, `dfs join HOST --token T` on the new one.
+`dfs join token` is said on the NameNode's machine, `dfs join HOST` on the new one, which asks for the token: what
+stands in a command line is seen by all who list processes, and stays in the shell's history.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
+import sys
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import click
 
@@ -41,8 +43,8 @@ def join() -> None:
     """Have machines join the cluster.
 
     \b
-    dfs join token               on the NameNode's machine: prints the command for the new one
-    dfs join HOST --token T      on the new machine: makes it a DataNode or a client
+    dfs join token      on the NameNode's machine: prints the command for the new one, and a token
+    dfs join HOST       on the new machine: asks for the token, and makes it a DataNode or a client
     """
 
 
@@ -78,7 +80,11 @@ def token(role: str, name: str, subtree: str | None, expires: int, file: Path | 
         return
     say(f"Run this on the new machine, once, within {_in_words(expires)}:")
     say("")
-    say(f"    dfs join {_namenode_near(path)} --token {word}")
+    say(f"    dfs join {_namenode_near(path)}")
+    say("")
+    say("It asks for the token; --token-file FILE has it read one, and --token - standard input:")
+    say("")
+    say(f"    {word}")
 
 
 def _in_words(seconds: int) -> str:
@@ -101,7 +107,14 @@ def _namenode_near(cluster_keys: Path) -> str:
 
 @join.command(name=_MACHINE, hidden=True)
 @click.argument("namenode", metavar="")
-@click.option("--token", "word", required=True, metavar="T", help="What `dfs join token` printed.")
+@click.option(
+    "--token",
+    "word",
+    metavar="T",
+    help="What `dfs join token` printed; - reads it from standard input. Unless given it is asked for, which leaves it"
+    " in no list of processes and in no history.",
+)
+@click.option("--token-file", "file", type=click.File("rb"), help="The file that has it.")
 @click.option("--dir", "directory", type=_DIRECTORY, default=machine.ETC, show_default=True, help="For the files.")
 @click.option(
     "--data",
@@ -116,14 +129,21 @@ def _namenode_near(cluster_keys: Path) -> str:
 )
 @click.option("--no-start", is_flag=True, help="Do not start the DataNode.")
 def machine_joins(
-    namenode: str, word: str, directory: Path, disks: tuple[Path, ...], name: str, port: int, no_start: bool
+    namenode: str,
+    word: str | None,
+    file: BinaryIO | None,
+    directory: Path,
+    disks: tuple[Path, ...],
+    name: str,
+    port: int,
+    no_start: bool,
 ) -> None:
     """Have this machine join the cluster whose NameNode is at HOST, with a token from there.
 
     What the token is good for, a DataNode or a client, is written as configuration with comments and a key; a DataNode
     is started where systemd has its unit.
     """
-    found = tokens.parse(word)
+    found = tokens.parse(_given_token(word, file))
     grant = tokens.grant(found.id)
     address = machine.with_port(namenode, limits.NAMENODE_PORT)
     directory = directory.absolute()
@@ -134,6 +154,20 @@ def machine_joins(
         raise click.UsageError(f"--data is for DataNodes: the token is one for a {grant.role}")
     else:
         _join_as_client(address, found, wished, directory)
+
+
+def _given_token(word: str | None, file: BinaryIO | None) -> str:
+    """The token from where it is said to be, or from the terminal. Raises `UsageError` for none, and for two."""
+    if word is not None and file is not None:
+        raise click.UsageError("--token and --token-file both give the token: leave one away")
+    if word not in (None, "-"):
+        return word
+    if file is None and sys.stdin.isatty():
+        asked: str = click.prompt("Token", hide_input=True, err=True)
+        return asked
+    if word is None and file is None:
+        raise click.UsageError("there is no terminal to ask for the token: say --token-file FILE or --token -")
+    return (file or sys.stdin.buffer).read(limits.TOKEN_MAX_BYTES).decode("ascii", "replace")
 
 
 def _wished_name(grant: tokens.Grant, name: str) -> str:

@@ -80,6 +80,7 @@ class Issuing:
         self._server: Server | None = None
         self._confirmed: dict[NodeId, tuple[int, ...]] = {}  # generations that each DataNode accepts, as it said last
         self._seen: OrderedDict[KeyId, float] = OrderedDict()  # when, in trio's time; the longest ago first
+        self._joined: OrderedDict[str, Holder] = OrderedDict()  # what tokens have become, by their nonces
         self.in_use = self._stored_generation()
         self._load_revoked()
 
@@ -136,11 +137,30 @@ class Issuing:
         public: Any = request.get("public")
         sealed = sealing.seal(keys.render(made), public, self._secret(token), tokens.CONTEXT)
         about = grant.nonce, grant.expires_s * 10**9, _receiver(name, public)
-        await self._writer.decide("redeem_token", *about, party=party)
+        try:
+            await self._writer.decide("redeem_token", *about, party=party)
+        except errors.NotPermitted as error:
+            raise errors.NotPermitted(error.message + self._what_became_of(grant)) from None
+        self._note_joined(grant, Holder(grant.role, name))
         if made.key is not None:
             self._note(made.key.id)
         log.info("joined", role=str(grant.role), name=name)
         return sealed
+
+    def _note_joined(self, grant: tokens.Grant, holder: Holder) -> None:
+        self._joined[grant.nonce] = holder
+        if len(self._joined) > limits.KEY_HOLDERS_MAX:
+            self._joined.popitem(last=False)
+
+    def _what_became_of(self, grant: tokens.Grant) -> str:
+        """For who has a token that was used, perhaps by a thief; "" if that was before this start: no table says it."""
+        holder = self._joined.get(grant.nonce)
+        if holder is None:
+            return ""
+        return (
+            f". It has become {holder}: if that is none of your machines, say `dfs key revoke {holder.name} --role"
+            f" {holder.role}`"
+        )
 
     def _joining_name(self, grant: tokens.Grant, wished: str) -> str:
         """Raises `InvalidArgument` for no name, `Exists` for one that is a DataNode's, `NotPermitted`."""

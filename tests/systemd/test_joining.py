@@ -31,7 +31,8 @@ def test_a_machine_becomes_a_cluster_and_its_keys_rotate(machine: Container) -> 
     machine.run(command)
     told = machine.run("dfs join token")
     (command,) = [line.strip() for line in told.splitlines() if "dfs join" in line]
-    assert "It is started" in machine.run(f"{command} --name here")
+    (token,) = [line.strip() for line in told.splitlines() if "dfsjoin_" in line]
+    assert "It is started" in machine.run(f"echo {token} | {command} --name here --token -")
     machine.run("systemctl is-active dfs-namenode dfs-datanode && systemctl is-enabled dfs-datanode")
     assert machine.run("stat -c %U /etc/dfs/cluster.keys /etc/dfs/keys/here.key").split() == ["dfs", "dfs"]
     machine.run("echo one | dfs upload - /file && [ $(dfs cat /file) = one ]")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import pty
+import select
 import signal
 import socket
 import subprocess
@@ -15,7 +17,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from dfs import errors, keys
+from dfs import errors, keys, tokens
 from dfs.cli import cluster, context
 from dfs.cli.attributes import parse_owner
 from dfs.cli.main import ALIASES, SECTIONS, VERBS, cli
@@ -335,6 +337,40 @@ def test_what_is_no_address_is_said_in_a_sentence(line: str, tmp_path: Path) -> 
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode in (1, 2)
     assert "Traceback" not in done.stderr and done.stderr
+
+
+WORD = tokens.issue(keys.Masters.make(), keys.Role.CLIENT, "", "", 2**32)
+NOBODY = "127.0.0.1:1"
+
+
+@pytest.mark.parametrize("options", [["--token", "-"], ["--token-file", "token"]])
+def test_a_token_may_come_by_standard_input_or_in_a_file(options: list[str], tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(f"{WORD}\n")
+    argv = [sys.executable, "-m", "dfs.cli", "join", NOBODY, "--dir", str(tmp_path / "etc"), *options]
+    done = subprocess.run(argv, input=f"{WORD}\n", cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and NOBODY in done.stderr, done.stderr
+
+
+def test_a_token_is_asked_for_at_a_terminal_and_not_shown(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    argv = [sys.executable, "-m", "dfs.cli", "join", NOBODY, "--dir", str(tmp_path / "etc")]
+    with subprocess.Popen(argv, stdin=theirs, stderr=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stderr is not None
+        asked = b""
+        while not asked.endswith(b"Token: "):
+            asked += process.stderr.read(1) or pytest.fail(f"it did not ask, but said {asked.decode()}")
+        os.write(ours, f"{WORD}\n".encode())
+        said = process.stderr.read().decode()
+    assert process.returncode == 1 and NOBODY in said
+    assert not select.select([ours], [], [], 0)[0], "the terminal showed what was typed"
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_who_has_no_terminal_says_where_the_token_is(tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "dfs.cli", "join", NOBODY, "--dir", str(tmp_path / "etc")]
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "--token-file" in done.stderr
 
 
 def test_a_token_for_no_directory_is_refused(tmp_path: Path) -> None:

@@ -179,8 +179,8 @@ async def test_a_token_counts_once_but_its_answer_may_be_asked_for_again(tmp_pat
     async with office(tmp_path) as here:
         word, receiver = tokens.issue(OLD, Role.CLIENT, "", "", FAR_S), Receiver()
         assert await here.joined(word, "bob", receiver) == await here.joined(word, "bob", receiver)
-        with pytest.raises(errors.NotPermitted, match="used before"):
-            await here.joined(word, "bob")
+        with pytest.raises(errors.NotPermitted, match=r"used before.*client bob: .*`dfs key revoke bob"):
+            await here.joined(word, "eve")
     async with office(tmp_path) as here:
         with pytest.raises(errors.NotPermitted, match="used before"):
             await here.joined(word, "bob")
