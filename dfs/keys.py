@@ -8,8 +8,9 @@ keeps a list of secrets: they are derived from master secrets by what the key sa
 
 so a daemon that has a realm's `Masters` knows every key, and a key's name, role or claims cannot be changed. The
 NameNode has the masters of both realms (cluster.keys), a DataNode those of its own realm: who steals its file cannot
-speak for anybody else to the NameNode. Masters have generations: a new one may come while keys of the older count.
-How generations come and go is said in docs/architecture.md.
+speak for anybody else to the NameNode. To DataNodes he can (with TLS for those whose certificates he has), until the
+generations in the file are retired: revoking the DataNode's own key does not stop him. Masters have generations: a new
+one may come while keys of the older count. How generations come and go is said in docs/architecture.md.
 
 A key file is TOML, readable by its owner only (root's also by its group):
 

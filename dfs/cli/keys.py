@@ -204,6 +204,7 @@ def retire(generation: int, force: bool, file: Path | None) -> int:
 def revoke(name: str, role: str) -> int:
     """Refuse the key called NAME from now on: its connections are closed, its sessions end.
 
+    Of a DataNode's key (--role node) that is half of it: says what else is to be done if others may have its file.
     Says so if nobody was seen with such a key since the NameNode's start, as the name may be a slip.
     """
 
@@ -214,6 +215,8 @@ def revoke(name: str, role: str) -> int:
             f"the key of {role} {name} is refused from now on; {show.counted(closed, 'connection')} with the NameNode"
             " closed, those with DataNodes within seconds"
         )
+        for line in what_else(role, name):
+            _say(line)
         if doubt := never_seen(known, role, name):
             complain(doubt)
 
@@ -232,6 +235,17 @@ def restore(name: str, role: str) -> int:
         _say(f"the key of {role} {name} counts again")
 
     return run(body)
+
+
+def what_else(role: str, name: str) -> list[str]:
+    """What revoking does not do: a DataNode's file has the secrets of which those of all keys are made."""
+    if role != Role.NODE:
+        return []
+    return [
+        "Its file has secrets that are not its own: whoever has that can still pass for anybody at the DataNodes.",
+        f"If it may be in strange hands, `dfs remove {name}`, then `dfs key rotate`, then `dfs key retire` for every",
+        "older generation: that ends it.",
+    ]
 
 
 def never_seen(found: Mapping[str, Any], role: str, name: str) -> str:

@@ -246,12 +246,14 @@ def remove(node: str) -> int:
     """Forget DataNode NODE, which is dead or drained.
 
     Refused while it holds the only copy of anything. Its directories are not taken back with what is in them: to use
-    the machine again, start it with empty ones.
+    the machine again, start it with empty ones. Its key counts still.
     """
 
     async def body(fs: FileSystem) -> None:
         await fs.remove_node(node)
-        show.echo(f"{show.printable(node)} is removed: stop its DataNode, if it still runs")
+        name = show.printable(node)
+        show.echo(f"{name} is removed: stop its DataNode, if it still runs")
+        show.echo(f"If others may have its key file: `dfs key revoke {name} --role node`, which says what else to do")
 
     return run(body)
 

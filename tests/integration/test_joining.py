@@ -476,5 +476,10 @@ def test_who_revokes_a_name_that_nobody_has_is_told_so(cluster: Lab) -> None:
     assert cluster.dfs(NAMENODE, "key", "revoke", "alice").stderr == ""
 
 
+def test_who_revokes_a_datanodes_key_is_told_what_else_is_to_be_done(cluster: Lab) -> None:
+    told = cluster.well(NAMENODE, "key", "revoke", "n9", "--role", "node")
+    assert "pass for anybody at the DataNodes" in told and "`dfs key rotate`" in told
+
+
 def test_an_admin_does_not_revoke_the_key_that_he_uses(cluster: Lab) -> None:
     assert "use another admin's" in cluster.badly(NAMENODE, "key", "revoke", "admin", "--role", "admin")

@@ -67,7 +67,9 @@ async def test_a_node_is_drained_under_load_then_removed_and_nobody_notices(tmp_
             nursery.cancel_scope.cancel()
         assert "n2 is drained" in ended
         assert (await nodes(cluster))["n2"] == "drained"
-        assert await shell(cluster, "remove", "n2") == "n2 is removed: stop its DataNode, if it still runs\n"
+        removed, next_step = (await shell(cluster, "remove", "n2")).splitlines()
+        assert removed == "n2 is removed: stop its DataNode, if it still runs"
+        assert "`dfs key revoke n2 --role node`" in next_step
         cluster.kill("n2")
         assert set(await nodes(cluster)) == {"n1", "n3", "n4"}
         await until_sound(fs)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from dfs.cli.keys import never_seen
+from dfs.cli.keys import never_seen, what_else
 
 KNOWN: dict[str, Any] = {
     "holders": [["client", "alice", 1, 5.0, True], ["reader", "bob", 1, 5.0, False], ["admin", "bob", 1, 5.0, False]],
@@ -23,3 +24,9 @@ def test_a_revoked_name_that_nobody_has_looks_like_a_slip() -> None:
 def test_who_has_that_name_in_another_role_is_named() -> None:
     assert "but with that of admin bob, reader bob (--role)" in never_seen(KNOWN, "client", "bob")
     assert "but with that of node n1 (--role)" in never_seen(KNOWN, "client", "n1")
+
+
+def test_revoking_a_datanodes_key_leaves_something_to_do() -> None:
+    told = " ".join(what_else("node", "n1"))
+    assert re.search("`dfs remove n1`, then `dfs key rotate`, then `dfs key retire`", told)
+    assert what_else("client", "alice") == []
