@@ -436,8 +436,8 @@ class Session:
         """Apply one command exactly once and return its result; durable at the NameNode on return.
 
         Raises what the command raises, `SessionExpired` if the session ended with the command's outcome
-        unknown, or `Unreachable` or `DeadlineExceeded` after `wait_s` (outcome unknown too). A `release` is tried as long as
-        the session lasts, also when nobody waits for it any more.
+        unknown, or `Unreachable` or `DeadlineExceeded` after `wait_s` (outcome unknown too). A `release` is tried
+        as long as the session lasts, also when nobody waits for it any more.
         """
         if self.session is None:
             await self._open()
