@@ -4,6 +4,8 @@
     a file, a pipe  logfmt: time=... level=... event="..." key=value ...
     the journal     logfmt without the time, which the journal has, after the event's priority as <N>: sd-daemon(3)
 
+    a program       that uses the client: its own `logging` says what becomes of them
+
 Event names are sentences without variables; what varies is in the keys. A traceback follows its line, for people to
 read; in the journal each of its lines has the event's priority.
 """
@@ -46,6 +48,25 @@ def configure_logs(level: str = "info", **always: str) -> None:
     )
 
 
+def log_as_the_program_does() -> None:
+    """Give the logs of this process to the loggers below "dfs" of the standard library, unless structlog is configured.
+
+    So a program's standard output is its own: where it does not configure `logging` either, warnings go to stderr.
+    """
+    if structlog.is_configured():
+        return
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.stdlib.filter_by_level,
+            structlog.processors.format_exc_info,
+            _render_for_program,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=logging.getLogger,
+    )
+
+
 class _Lines(structlog.PrintLogger):
     """What is logged is lost where it cannot be written, to a full disk or a pipe that nobody reads any more.
 
@@ -84,3 +105,9 @@ def _render(_logger: Any, _method: str, event: structlog.typing.EventDict) -> st
 def _render_for_journal(logger: Any, method: str, event: structlog.typing.EventDict) -> str:
     prefix = f"<{_PRIORITIES[event['level']]}>"
     return "\n".join(prefix + line for line in _render(logger, method, event).splitlines() if line)
+
+
+def _render_for_program(logger: Any, method: str, event: structlog.typing.EventDict) -> str:
+    """The level and the time are for the program's own format."""
+    said = event.pop("event")
+    return f"{said} {_render(logger, method, event)}".rstrip()

@@ -40,6 +40,7 @@ from dfs.keys import Key, KeyFile
 from dfs.posix import RENAME_NOREPLACE, time_ns
 from dfs.rpc import SPOKEN, Network, Pool, SocketNetwork, Versions
 from dfs.runtime import RealRuntime, Runtime
+from dfs.telemetry import log_as_the_program_does
 from dfs.types import Attr, ChunkId, ChunkPlace, DirEntry, Ino, Item, NodeId, NodeView, Statfs
 
 log = structlog.get_logger(__name__)
@@ -481,6 +482,7 @@ async def open_filesystem(
     Raises `Unreachable` when none answers within `limits.FIRST_CONTACT_TIMEOUT_S`, `Refused` when the key is not of the
     cluster.
     """
+    log_as_the_program_does()
     async with Pool(network or SocketNetwork(key.tls), key=key, spoken=spoken) as pool:
         wait_s = limits.NAMENODE_WAIT_S if wait_s is None else wait_s
         async with open_session(namenode, pool, runtime or RealRuntime(), wait_s, keep, cache) as session:

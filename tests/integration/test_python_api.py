@@ -317,6 +317,35 @@ async def test_connect_finds_the_cluster_that_the_environment_names(
         await trio.to_thread.run_sync(script)
 
 
+_LOGS = """
+import logging, sys
+import dfs, structlog
+
+def fails():
+    try:
+        dfs.connect("127.0.0.1:1", key=sys.argv[1], wait_s=0.1)
+    except dfs.errors.Unreachable as error:
+        print("no cluster")
+
+fails()
+structlog.get_logger("dfs.client").warning("something is wrong", node="n1")
+logging.basicConfig(level="INFO", format="%(levelname)s %(name)s: %(message)s")
+fails()
+"""
+
+
+async def test_what_is_logged_goes_where_the_program_logs_and_never_to_its_output(cluster: RealCluster) -> None:
+    done = await trio.to_thread.run_sync(
+        lambda: subprocess.run(
+            [sys.executable, "-c", _LOGS, cluster.client_key], capture_output=True, text=True, check=False
+        )
+    )
+    assert done.stdout.splitlines() == ["no cluster", "no cluster"], done.stderr
+    warning, info = done.stderr.splitlines()
+    assert warning == "something is wrong node=n1"
+    assert info.startswith("INFO dfs.client.session: namenode does not answer, trying again address=127.0.0.1:1 error=")
+
+
 async def test_on_trio_many_files_at_once(cluster: RealCluster) -> None:
     async with open_filesystem(cluster.namenode_address, ADMIN) as fs:
 
