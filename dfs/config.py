@@ -451,7 +451,14 @@ def find_key_file(explicit: str | os.PathLike[str] | None = None) -> Path:
     Raises `ConfigError` if there is none.
     """
     chosen = explicit or os.environ.get(_KEY_VARIABLE)
-    return Path(chosen) if chosen else find_client_config().key
+    if chosen:
+        return Path(chosen)
+    if client_config_path() is None:
+        raise errors.ConfigError(
+            f"there is no key: name the file with one, or set {_KEY_VARIABLE} to it, as no client.toml names any"
+            " (see `dfs key --help`)"
+        )
+    return find_client_config().key
 
 
 def find_client_config(explicit: str | os.PathLike[str] | None = None) -> ClientConfig:

@@ -187,11 +187,12 @@ def _is_sound_claim(claim: object) -> bool:
 
 
 class Key(NamedTuple):
-    """`secrets` by realm. `tls`: the holder's certificate, None in a cluster without TLS."""
+    """`secrets` by realm. `tls`: the holder's certificate, None in a cluster without TLS. `file`: where it was read."""
 
     id: KeyId
     secrets: Mapping[str, bytes]
     tls: TlsIdentity | None = None
+    file: Path | None = None
 
     def __repr__(self) -> str:
         return f"<key {self.id}>"
@@ -344,7 +345,7 @@ def key_in(path: Path, content: KeyFile) -> Key:
     """The key in what was read from a file, with its holder's certificate. Raises `ConfigError`."""
     if content.key is None:
         raise errors.ConfigError(f"{path}: has the cluster's master secrets, and no key: see `dfs key add --help`")
-    return content.key._replace(tls=content.tls)
+    return content.key._replace(tls=content.tls, file=path)
 
 
 def load_cluster(path: Path) -> KeyFile:

@@ -480,7 +480,7 @@ async def open_filesystem(
     leases is kept and answered from there: that pays for who lives long and looks at the same things again.
 
     Raises `Unreachable` when none answers within `limits.FIRST_CONTACT_TIMEOUT_S`, `Refused` when the key is not of the
-    cluster.
+    cluster, `InvalidArgument` for what is no address.
     """
     log_as_the_program_does()
     async with Pool(network or SocketNetwork(key.tls), key=key, spoken=spoken) as pool:

@@ -54,6 +54,7 @@ from dfs.client.cache import NEVER, Cache
 from dfs.client.stream import Command, Stream
 from dfs.keys import KeyFile
 from dfs.rpc import Pool
+from dfs.rpc.address import parse
 from dfs.runtime import Runtime
 from dfs.types import ALL_NAMES, NAMENODE_OBJECT, ROOT_INO, SHAPE, Ino, Item, SessionId
 
@@ -578,7 +579,10 @@ class Session:
     # --- the session itself -----------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """First contact. Raises `Unreachable` when nothing answers within FIRST_CONTACT_TIMEOUT_S."""
+        """First contact. Raises `Unreachable` when nothing answers within FIRST_CONTACT_TIMEOUT_S, `Refused` with a key
+        of another cluster, `InvalidArgument` for what is no address.
+        """
+        parse(self.address)
         timeout_s = min(limits.FIRST_CONTACT_TIMEOUT_S, self.wait_s)
         wait_s, self.wait_s = self.wait_s, timeout_s
         try:
@@ -589,6 +593,10 @@ class Session:
             self.generation = self.cluster.get("key_generation", 0)
             with trio.move_on_after(timeout_s):
                 await self._renew_key()
+        except errors.Refused as error:
+            key = self.pool.key
+            which = "" if key is None or key.file is None else f"; the key is that in {key.file}"
+            raise errors.Refused(f"{error.message}{which}") from None
         except (trio.TooSlowError, errors.RpcError) as error:  # what answers may be something else altogether
             reason = "it does not answer" if isinstance(error, trio.TooSlowError) else str(error)
             raise errors.Unreachable(f"no NameNode at {self.address}: {reason}") from None
@@ -608,7 +616,7 @@ class Session:
             found = keys.parse(receiver.open(sealed, key.secrets[keys.NAMENODE], "renew"))
             if found.key is None or found.key.id._replace(generation=key.id.generation) != key.id:
                 raise errors.ProtocolViolation("the NameNode renewed another key than ours: ours is kept")
-            self.pool.change_key(found.key._replace(tls=key.tls))
+            self.pool.change_key(found.key._replace(tls=key.tls, file=key.file))
             log.info("the key was renewed", generation=found.key.id.generation)
             if self.keep is not None:
                 await self.runtime.run_blocking(self.keep, found)

@@ -148,7 +148,11 @@ class Connection:
         if key is not None:
             if "nonce" not in said:
                 raise errors.Refused(f"{self.address} asked for no key: it is no daemon of this cluster")
-            proof, owed = authentication.answer(key, object_id, said, sent, received, self._channel.stream.binding)
+            binding = self._channel.stream.binding
+            try:
+                proof, owed = authentication.answer(key, object_id, said, sent, received, binding)
+            except errors.Refused as error:
+                raise errors.Refused(f"{self.address}: {error.message}") from None
             _, _, said = await self._exchange(proof)
             if not authentication.is_proved(said, owed):
                 raise errors.Refused(f"{self.address} does not know the key of {key.id}: it is none of this cluster")

@@ -103,9 +103,11 @@ async def test_without_a_key_of_the_cluster_nobody_is_served(cluster: RealCluste
 
 
 async def test_a_client_with_a_wrong_key_is_told_at_once(cluster: RealCluster) -> None:
-    with trio.fail_after(10), pytest.raises(errors.DfsError, match="not of this cluster"):
-        async with open_filesystem(cluster.namenode_address, STRANGER):
+    with trio.fail_after(10), pytest.raises(errors.Refused) as caught:
+        async with open_filesystem(cluster.namenode_address, STRANGER._replace(file=Path("their.key"))):
             pass
+    assert "no NameNode" not in caught.value.message
+    assert caught.value.message.endswith("is not of this cluster; the key is that in their.key")
 
 
 async def test_a_server_that_does_not_know_the_key_is_not_believed(tmp_path: Path) -> None:
@@ -475,7 +477,8 @@ def test_keys_are_made_and_used_from_the_command_line(tmp_path: Path, resident: 
     assert dfs("key", "add", "mallory", "--keys", "cluster.keys").returncode == 0
     (tmp_path / "client.toml").write_text(f'namenode = "{resident.namenode_address}"\nkey = "mallory.key"\n')
     foreign = dfs("ls", "/")
-    assert foreign.returncode == 1 and "not of this cluster" in foreign.stderr
+    assert foreign.returncode == 1
+    assert foreign.stderr.endswith(f" is not of this cluster; the key is that in {tmp_path / 'mallory.key'}\n")
 
 
 async def test_a_reader_is_not_told_that_datanodes_do_not_answer(cluster: RealCluster) -> None:

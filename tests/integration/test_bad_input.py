@@ -469,8 +469,10 @@ def test_nonsense_at_the_supervisor(tmp_path: Path) -> None:
 
 
 async def test_connecting_to_a_datanode_or_a_wrong_address_says_so(cluster: RealCluster) -> None:
-    with pytest.raises(errors.Unreachable, match=f"no NameNode at {cluster.addresses['n1']}"):
+    with pytest.raises(errors.Refused, match=f"{cluster.addresses['n1']}: it is no daemon of the namenode's kind"):
         async with open_filesystem(cluster.addresses["n1"], ADMIN, wait_s=3):
             pass
     with pytest.raises(errors.DfsError):
         await trio.to_thread.run_sync(lambda: dfs.connect(free_address(), key=cluster.client_key, wait_s=1))
+    with pytest.raises(errors.InvalidArgument, match="'nosuchhost' is no address: write host:port"):
+        await trio.to_thread.run_sync(lambda: dfs.connect("nosuchhost", key=cluster.client_key))

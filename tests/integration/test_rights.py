@@ -473,7 +473,7 @@ async def test_a_file_in_many_pieces_is_read_with_as_many_grants_as_it_takes(
 
 async def test_a_claim_cannot_be_widened(cluster: RealCluster, homes: Homes) -> None:
     for claims in ((), (("subtree", "/"),), (("subtree", "/home"),)):
-        with pytest.raises(errors.Unreachable, match="not of this cluster"):
+        with pytest.raises(errors.Refused, match="not of this cluster"):
             async with limited(cluster, LIMITED._replace(id=LIMITED.id._replace(claims=claims))):
                 pass
 

@@ -253,6 +253,8 @@ def test_no_cluster_is_told_with_how_to_get_one(home: Path) -> None:
         pytest.skip("this machine has a cluster for everybody")
     with pytest.raises(errors.ConfigError, match="dfs up"):
         config.find_client_config()
+    with pytest.raises(errors.ConfigError, match=r"there is no key: .* DFS_KEY"):
+        config.find_key_file()
 
 
 def test_what_is_named_must_be_there(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
