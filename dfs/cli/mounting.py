@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import hashlib
 import os
+import re
 import select
 import subprocess
 import sys
@@ -85,12 +86,13 @@ def _state_file(mountpoint: Path, suffix: str) -> Path:
 def mount_in_background(mountpoint: Path, options: str, subtree: str, which: Sequence[str]) -> None:
     """Start a mount and return when it answers. `which` names the cluster, in the process's own options.
 
-    Raises `DfsError` with what the process says if it does not come to that.
+    Raises `DfsError` with what the process and libfuse say if it does not come to that.
     """
     log = _state_file(mountpoint, ".log")
     log.parent.mkdir(parents=True, exist_ok=True)
     reading, writing = os.pipe()
     with open(log, "ab") as output:
+        begins_at = output.tell()
         process = subprocess.Popen(
             [*_command(mountpoint, options, subtree, which), "--ready-fd", str(writing)],
             stdin=subprocess.DEVNULL,
@@ -104,8 +106,19 @@ def mount_in_background(mountpoint: Path, options: str, subtree: str, which: Seq
         words = os.fsdecode(said.read())  # ends when the process says something, or ends itself
     if words != "ok":
         process.wait()
-        raise errors.DfsError(words or f"the mount ended before it answered; its log is {log}")
+        reasons = _said_by_libfuse(log, begins_at)
+        if words and not reasons:
+            raise errors.DfsError(words)
+        why = ": ".join([words or "the mount ended before it answered", *reasons])
+        raise errors.DfsError(f"{why}; its log is {log}")
     _state_file(mountpoint, ".pid").write_text(f"{process.pid}\n")
+
+
+def _said_by_libfuse(log: Path, begins_at: int) -> list[str]:
+    """What libfuse, and fusermount3 for it, wrote to a log since it had so many bytes: they tell nobody else."""
+    with open(log, "rb") as file:
+        file.seek(begins_at)
+        return [os.fsdecode(line[1]) for line in re.finditer(rb"^fuse\w*: (.+)$", file.read(), re.MULTILINE)]
 
 
 def wait_for_end(mountpoint: Path, timeout_s: float) -> bool:

@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from dfs import errors, keys, tokens
-from dfs.cli import cluster, context
+from dfs.cli import cluster, context, mounting
 from dfs.cli.attributes import parse_owner
 from dfs.cli.main import ALIASES, SECTIONS, VERBS, cli
 from dfs.types import NodeId, NodeState, NodeView
@@ -203,6 +203,27 @@ def test_nothing_goes_on_when_the_cluster_or_the_reader_is_gone(error: OSError) 
 
 
 # --- owners ---------------------------------------------------------------------------------------------
+_REFUSED_MOUNT = """
+import os, sys
+print("time=now level=info event=mounting", file=sys.stderr)
+print("fuse: failed to open /dev/fuse: Permission denied", file=sys.stderr)
+os.write(int(sys.argv[-1]), b"the kernel does not mount on /mnt")
+"""
+
+
+def test_a_mount_that_fails_says_what_libfuse_says_and_names_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setattr(mounting, "_command", lambda *_: [sys.executable, "-c", _REFUSED_MOUNT])
+    for _ in range(2):  # the log goes on, and what it said before is past
+        with pytest.raises(errors.DfsError) as caught:
+            mounting.mount_in_background(tmp_path / "mnt", "", "/", [])
+        why, _, log = caught.value.message.partition("; its log is ")
+        assert why == "the kernel does not mount on /mnt: failed to open /dev/fuse: Permission denied"
+        assert "event=mounting" in Path(log).read_text()
+
+
 
 
 @pytest.mark.parametrize(
