@@ -322,9 +322,9 @@ def load(path: Path) -> KeyFile:
     """Read a file. Raises `ConfigError`, which says what to do."""
     try:
         with path.open("rb") as file:
-            _refuse_if_readable(path, os.fstat(file.fileno()))
-            values = tomllib.load(file)
-        return _parse(values)
+            found = _parse(tomllib.load(file))
+            _refuse_if_readable(path, os.fstat(file.fileno()))  # of another file that is none of our business
+        return found
     except FileNotFoundError:
         raise errors.ConfigError(f"{path}: there is no such key file: see `dfs key --help`") from None
     except OSError as error:

@@ -101,6 +101,7 @@ def summary(found: int, mended: int, coming: int) -> str:
 @config_option
 def why(path: bytes, data: bool, as_json: bool) -> int:
     """Say of each chunk of a file where its copies are, how they are, and why one is missing or being made.
+    A chunk may hold several pieces of a file: of the first of them its offset in the file is told.
 
     Of a directory: how many chunks the files beneath have, and those that are not well, with one of their files each:
     small files share chunks. Ends with 1 if any is not well.
@@ -187,7 +188,8 @@ def _print_chunk(report: ChunkReport) -> None:
 
 def chunk_lines(report: ChunkReport) -> list[str]:
     """A chunk: its copies in a table, then what is to be said of them."""
-    head = f"chunk {report.chunk:x} at {report.offset}: {report.length} bytes, {report.whole} of {report.wanted} copies"
+    where = f"chunk {report.chunk:x}, first at {report.offset}"
+    head = f"{where}: {report.length} bytes, {report.whole} of {report.wanted} copies"
     rows = [
         [f"  {copy.node}", copy.state, str(copy.condition), "-" if copy.length is None else str(copy.length)]
         for copy in report.copies

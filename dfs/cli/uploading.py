@@ -17,6 +17,7 @@ import os
 import re
 import stat
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
@@ -97,6 +98,7 @@ class Uploading:
         if stat.S_ISDIR(status.st_mode):
             await self._copy_tree(job, put)
         elif target.endswith(b"/") and not into:
+            await self._fs.stat(target)  # raises NotFound if that is why
             raise errors.NotADirectory(f"not a directory: {show.escaped(target)}")
         else:
             await put(job)
@@ -172,7 +174,7 @@ class Uploading:
     # --- doing it ---------------------------------------------------------------------------------------
 
     async def _copy(self, job: Job) -> None:
-        with self._report.catching():
+        with self._report.catching(), _replaceable(job.target):
             mode = job.status.st_mode
             if stat.S_ISLNK(mode):
                 await self._copy_symlink(job)
@@ -205,14 +207,15 @@ class Uploading:
             os.close(fd)
 
     async def _copy_standard_input(self, target: bytes) -> None:
-        await self._fs.upload(
-            standard_input(),
-            target,
-            mode=0o666 & ~self._fs.umask,
-            replace=self._options.force,
-            sync=self._options.sync,
-            progress=self._meter.advance,
-        )
+        with _replaceable(target):
+            await self._fs.upload(
+                standard_input(),
+                target,
+                mode=0o666 & ~self._fs.umask,
+                replace=self._options.force,
+                sync=self._options.sync,
+                progress=self._meter.advance,
+            )
 
     async def _copy_symlink(self, job: Job) -> None:
         leads_to = await trio.to_thread.run_sync(os.readlink, job.source)
@@ -264,6 +267,15 @@ def _descriptor(path: bytes) -> int | None:
         return 0
     found = re.fullmatch(rb"/(?:dev|proc/self)/fd/(\d{1,9})", path)
     return int(found[1]) if found else None
+
+
+@contextmanager
+def _replaceable(target: bytes) -> Iterator[None]:
+    """Say how to replace what is in the way."""
+    try:
+        yield
+    except errors.Exists:
+        raise errors.Exists(f"exists already (-f replaces it): {show.escaped(target)}") from None
 
 
 def _into_itself(directory: bytes) -> errors.InvalidArgument:

@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 _CLOSED = "the connection to the cluster is closed"
 _ELSEWHERE = "this connection to the cluster was opened in another process: call dfs.connect() in this one"
+_NO_PICKLE = "a connection to the cluster cannot be pickled: call dfs.connect() in the other process"
 _INSIDE = "a call of a connection cannot be made from within another call of it: it would wait for itself"
 _ALL: weakref.WeakSet[LoopThread] = weakref.WeakSet()
 
@@ -147,7 +148,7 @@ class LoopThread:
         return threading.current_thread() is self._thread
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(_ELSEWHERE)
+        raise TypeError(_NO_PICKLE)
 
     def call(self, work: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
         """Raises what `work` raises, and `ValueError` from `stop` on, and in another process."""

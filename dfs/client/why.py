@@ -43,7 +43,7 @@ class ChunkReport(NamedTuple):
 
     chunk: ChunkId
     offset: int
-    """Of its first byte in the file."""
+    """In the file, of the first piece that is in it."""
     length: int
     wanted: int
     copies: tuple[Copy, ...]

@@ -58,8 +58,10 @@ def authorize(peer: Peer, method: str, args: Sequence[Any]) -> None:
     key = peer.key
     if key is None:
         raise errors.NotPermitted("nobody is served without a key")
-    if key.role not in METHODS.get(method, ()):
-        raise errors.NotPermitted(f"the key of {key} does not allow {method!r} at the NameNode")
+    allowed = METHODS.get(method, frozenset())
+    if key.role not in allowed:
+        instead = ": use an admin's" if allowed == _ADMINS else ""
+        raise errors.NotPermitted(f"the key of {key} does not allow {method!r} at the NameNode{instead}")
     if key.claim("subtree") is not None and method not in SUBTREE_METHODS:
         raise errors.NotPermitted(
             f"the key of {key} is limited to a subtree, and {method!r} is about the whole cluster"

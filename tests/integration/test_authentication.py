@@ -404,7 +404,7 @@ def test_a_stock_proxy_cannot_get_round_the_policy_with_named_arguments(resident
         batch = Pyro5.api.BatchProxy(namenode)
         batch.drain("n1")
         batch.status()
-        with pytest.raises(OSError, match="does not allow 'drain'"):
+        with pytest.raises(OSError, match="does not allow 'drain' at the NameNode: use an admin's"):
             list(batch())
 
 

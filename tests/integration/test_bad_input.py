@@ -93,7 +93,9 @@ async def test_paths_that_cannot_be(cluster: RealCluster, tmp_path: Path) -> Non
     assert "no such file or directory" in await complaint(cluster, "upload", str(tmp_path / "absent"), "/")
     assert await complaint(cluster, "mkdir", "/directory") == "exists already: /directory"
     assert (await run(cluster, "upload", file, "/file")).returncode == 0
-    assert await complaint(cluster, "upload", file, "/file")
+    assert await complaint(cluster, "upload", file, "/file") == "exists already (-f replaces it): /file"
+    assert await complaint(cluster, "upload", file, "/file/") == "not a directory: /file/"
+    assert await complaint(cluster, "upload", file, "/nowhere/") == "no such file or directory: /nowhere/"
     assert "not a directory" in await complaint(cluster, "ls", "/file/below")
     assert "not a directory" in await complaint(cluster, "mkdir", "/file/below")
     assert (await run(cluster, "cat", "/file")).stdout == b"data"

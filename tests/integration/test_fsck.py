@@ -357,7 +357,7 @@ async def test_why_tells_of_a_chunk_once_however_many_files_share_it(tmp_path: P
         assert record["chunk"] == chunk
         cluster.kill("n2")
         said = await until_it_says(cluster, lambda _, text: "n2 is dead" in text, "why", "/")
-        assert said.count(f"chunk {chunk:x} at 0: 20000 bytes, 2 of 3 copies") == 1
+        assert said.count(f"chunk {chunk:x}, first at 0: 20000 bytes, 2 of 3 copies") == 1
         assert said.endswith("\n1 chunk, 1 not well\n")
 
 

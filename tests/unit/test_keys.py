@@ -84,6 +84,9 @@ def test_a_file_that_others_may_read_is_refused(tmp_path: Path, masters: Masters
     path.chmod(mode)
     with pytest.raises(errors.ConfigError, match="chmod 600"):
         keys.load(path)
+    path.write_text("root:x:0:0:root:/root:/bin/bash\n")  # whose mode is none of our business
+    with pytest.raises(errors.ConfigError, match="is no key file of dfs"):
+        keys.load(path)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs files of root and of others")

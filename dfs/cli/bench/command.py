@@ -70,7 +70,10 @@ def bench(path: Path | None, size: int, files: int, limit_s: float, only: str, a
     operation follows the other, as one program does it.
     """
     names = tuple(name.strip() for name in only.split(",") if name.strip())
-    works = chosen_works(names, rereads=path is not None)
+    try:
+        works = chosen_works(names, rereads=path is not None)
+    except errors.InvalidArgument as error:
+        raise click.UsageError(error.message) from None
     telling = _Json() if as_json else _Table()
 
     if path is None:

@@ -99,6 +99,7 @@ def test_the_version_is_told() -> None:
         "completion tcsh",
         "namenode",
         "cat",
+        "bench --only nonsense",
     ],
 )
 def test_wrong_usage_ends_with_2_and_says_why_on_stderr(line: str) -> None:
