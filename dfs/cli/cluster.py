@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,7 +19,8 @@ from dfs import codec
 from dfs.cli import show
 from dfs.cli.context import chosen, config_option, run
 from dfs.config import client_config_path, local_cluster_dir
-from dfs.types import NodeView
+from dfs.placement import takes_orders
+from dfs.types import NodeState, NodeView
 
 if TYPE_CHECKING:
     from dfs.client import FileSystem
@@ -110,7 +111,7 @@ def _print_status(found: Mapping[str, Any], pids: Mapping[str, int]) -> None:
     show.echo("")
     for line in [*count_lines(found), *progress_lines(found)]:
         show.echo(line)
-    warnings = warning_lines(found)
+    warnings = warning_lines(found, time.time_ns())
     for line in ["", *warnings] if warnings else []:
         show.echo(line)
 
@@ -162,9 +163,9 @@ def _disk(disk: Mapping[str, Any]) -> str:
     return f"{show.human(disk['free_bytes'])} free where {show.printable(disk['directory'])} is"
 
 
-def warning_lines(found: Mapping[str, Any]) -> list[str]:
+def warning_lines(found: Mapping[str, Any], now_ns: int) -> list[str]:
     """What an operator has to look at before he does anything else."""
-    lines = []
+    lines = _too_few_lines(found.get("nodes") or (), found.get("min_replicas", 0), now_ns)
     disk = found.get("disk") or {}
     if disk and disk["free_bytes"] < _DISK_LOW * max(disk["reserve_bytes"], 1):
         least = show.human(disk["reserve_bytes"])
@@ -186,6 +187,28 @@ def warning_lines(found: Mapping[str, Any]) -> list[str]:
             f" {show.printable(held['reason'])} (decide with `dfs deletions {show.printable(node)} --allow|--discard`)"
         )
     return lines
+
+
+def _too_few_lines(views: Sequence[NodeView], least: int, now_ns: int) -> list[str]:
+    """That fewer DataNodes than must have new data take any, and what has become of the others."""
+    taking = sum(map(takes_orders, views))
+    if taking >= least:
+        return []
+    take, are = "takes" if taking == 1 else "take", "is" if least == 1 else "are"
+    away = ", ".join(f"{view.node} {_absence(view, now_ns)}" for view in views if not takes_orders(view))
+    return [
+        f"WARNING: {show.counted(taking, 'DataNode')} {take} new data, {least} {are} needed: nothing can be written"
+        f" ({show.printable(away) or 'start more DataNodes'})"
+    ]
+
+
+def _absence(view: NodeView, now_ns: int) -> str:
+    """Why a node takes no new data."""
+    if view.state == NodeState.UP:
+        return "is being emptied"
+    if not view.last_heartbeat_ns:
+        return "has not been heard yet"
+    return f"has been silent for {show.age((now_ns - view.last_heartbeat_ns) / 10**9)}"
 
 
 def node_row(view: NodeView, pids: Mapping[str, int], now_ns: int) -> list[str]:

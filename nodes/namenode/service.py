@@ -23,7 +23,7 @@ from dfs import errors, grants, limits
 from dfs.config import NameNodeConfig
 from dfs.grants import Range
 from dfs.keys import KeyId, Role
-from dfs.placement import candidates, choose_nodes
+from dfs.placement import candidates, choose_nodes, takes_orders
 from dfs.room import Room
 from dfs.rpc import Call, Later, Peer, expose, takes_call
 from dfs.runtime import Runtime
@@ -736,11 +736,12 @@ class NameNode:
     def _place(self, copies: int, shunned: set[str], near_host: str) -> list[NodeId]:
         views = self._members.views()
         least = self._config.min_copies(copies)
-        up = [view for view in views if view.state == NodeState.UP and view.node not in shunned and not view.draining]
+        up = [view for view in views if takes_orders(view) and view.node not in shunned]
         if len(up) < least:
             away = ", ".join(view.node + " (drained)" * view.draining for view in views if view not in up)
+            found = "1 DataNode" if len(up) == 1 else f"{len(up)} DataNodes"
             raise errors.NotEnoughNodes(
-                f"{len(up)} DataNodes can be written to, {least} are needed"
+                f"{found} can be written to, {least} {'is' if least == 1 else 'are'} needed"
                 + (f"; not available: {away}" if away else ": start more DataNodes")
             )
         able = candidates(up, (), limits.CHUNK_MAX_BYTES)

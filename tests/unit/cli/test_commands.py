@@ -203,7 +203,6 @@ def test_nothing_goes_on_when_the_cluster_or_the_reader_is_gone(error: OSError) 
     assert report.status == 0
 
 
-# --- owners ---------------------------------------------------------------------------------------------
 _REFUSED_MOUNT = """
 import os, sys
 print("time=now level=info event=mounting", file=sys.stderr)
@@ -225,6 +224,7 @@ def test_a_mount_that_fails_says_what_libfuse_says_and_names_its_log(
         assert "event=mounting" in Path(log).read_text()
 
 
+# --- owners ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -300,16 +300,28 @@ def test_the_status_of_a_node_is_a_row_for_a_person() -> None:
 
 def test_what_an_operator_has_to_look_at_is_a_warning() -> None:
     disk = {"directory": "/var/lib/dfs", "free_bytes": 9 * 2**30, "reserve_bytes": 2**30, "is_full": False}
-    assert cluster.warning_lines({"disk": disk, "never_given": {}, "held": {}}) == []
-    (filling,) = cluster.warning_lines({"disk": {**disk, "free_bytes": 2 * 2**30}})
+    assert cluster.warning_lines({"disk": disk, "never_given": {}, "held": {}}, 0) == []
+    (filling,) = cluster.warning_lines({"disk": {**disk, "free_bytes": 2 * 2**30}}, 0)
     assert filling == "WARNING: the NameNode's disk fills up: below 1.0G free changes are refused"
-    (full,) = cluster.warning_lines({"disk": {**disk, "free_bytes": 5, "is_full": True}})
+    (full,) = cluster.warning_lines({"disk": {**disk, "free_bytes": 5, "is_full": True}}, 0)
     assert full == "WARNING: the NameNode's disk is nearly full: only what frees space is accepted, till 1.0G are free"
     strange, held = cluster.warning_lines(
-        {"never_given": {"n2": 5, "n1": 7}, "held": {"n1": {"orders": 1, "reason": "too many"}}}
+        {"never_given": {"n2": 5, "n1": 7}, "held": {"n1": {"orders": 1, "reason": "too many"}}}, 0
     )
     assert "never gave (n1 7, n2 5)" in strange
     assert "n1 holds back 1 deletion: too many (decide with `dfs deletions n1 --allow|--discard`)" in held
+
+
+def test_that_too_few_datanodes_take_new_data_is_a_warning() -> None:
+    silent = NODE._replace(node=NodeId("n2"), state=NodeState.SUSPECT)
+    nodes = [NODE, silent, NODE._replace(node=NodeId("n3"), draining=True)]
+    assert cluster.warning_lines({"nodes": nodes, "min_replicas": 1}, 10**18) == []
+    assert cluster.warning_lines({"nodes": nodes, "min_replicas": 2}, 10**18 + 30 * 10**9) == [
+        "WARNING: 1 DataNode takes new data, 2 are needed: nothing can be written"
+        " (n2 has been silent for 30 s, n3 is being emptied)"
+    ]
+    (alone,) = cluster.warning_lines({"nodes": [NODE], "min_replicas": 2}, 10**18)
+    assert alone.endswith("1 DataNode takes new data, 2 are needed: nothing can be written (start more DataNodes)")
 
 
 def test_the_status_as_json_has_nodes_as_objects_and_the_local_pids() -> None:
