@@ -256,6 +256,12 @@ def progress_lines(found: Mapping[str, Any]) -> list[str]:
         lines.append(f"Repair: {repair_words(repair)}")
     if repair.get("surplus"):
         lines.append(f"Surplus: {show.counted(repair['surplus'], 'copy', 'copies')} to be dropped")
+    deletions = sum(busy.get("deletions", 0) for busy in (found.get("busy") or {}).values())
+    if deletions and "garbage_grace_s" in found:
+        lines.append(
+            f"Deletions: {show.counted(deletions, 'copy', 'copies')} of chunks;"
+            f" what is deleted comes free after {show.age(found['garbage_grace_s'])}"
+        )
     lines += [f"Drain of {show.printable(node)}: {drain_words(drain)}" for node, drain in _sorted(found, "drains")]
     if (found.get("balance") or {}).get("moving") or (found.get("balance") or {}).get("asked"):
         lines.append(f"Balance: under way, {show.counted(found['balance']['moving'], 'copy', 'copies')} being moved")

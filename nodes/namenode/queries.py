@@ -240,6 +240,15 @@ class Queries:
             )
         )
 
+    def is_freeing(self, now_ns: int) -> bool:
+        """Whether there is something to be deleted, or punched, whose grace period is not over."""
+        row = self._execute(
+            "SELECT EXISTS (SELECT 1 FROM node n JOIN work w ON w.node = n.id WHERE w.kind = 'delete' AND w.due_ns > ?)"
+            " OR EXISTS (SELECT 1 FROM trim WHERE due_ns > ?) OR EXISTS (SELECT 1 FROM doomed)",
+            (now_ns, now_ns),
+        ).fetchone()
+        return bool(row[0])
+
     def is_answered(self, session: SessionId, seq: int) -> bool:
         """Whether this command was applied before, and its reply is kept."""
         row = self._execute("SELECT 1 FROM reply WHERE session = ? AND seq = ?", (session, seq)).fetchone()

@@ -747,7 +747,10 @@ class NameNode:
         able = candidates(up, (), limits.CHUNK_MAX_BYTES)
         if len(able) < least:
             full = ", ".join(view.node for view in up if view not in able)
-            raise errors.NoSpace(f"no space on DataNodes {full}: delete files or add DataNodes")
+            wait = ""
+            if self._queries.is_freeing(self._runtime.now_ns()):
+                wait = f"wait for what was deleted, which comes free after {self._config.garbage_grace_s:g} s, "
+            raise errors.NoSpace(f"no space on DataNodes {full}: {wait}delete files or add DataNodes")
         return choose_nodes(able, copies, self._runtime.random, near_host=near_host)
 
     # --- keys -------------------------------------------------------------------------------------------
@@ -817,6 +820,7 @@ class NameNode:
             "writer": self._writer.statistics(),
             "disk": self._writer.disk_status(),
             "orders": totals["orders"],
+            "garbage_grace_s": self._config.garbage_grace_s,
             "under_replicated": self._replication.under_replicated,
             "lost": self._replication.lost,
             "copying": self._replication.copying,

@@ -324,6 +324,12 @@ def test_that_too_few_datanodes_take_new_data_is_a_warning() -> None:
     assert alone.endswith("1 DataNode takes new data, 2 are needed: nothing can be written (start more DataNodes)")
 
 
+def test_what_is_to_be_deleted_is_told_with_when_its_space_comes_free() -> None:
+    found = {"busy": {"n1": {"deletions": 2}, "n2": {"deletions": 0}}, "garbage_grace_s": 60.0}
+    assert cluster.progress_lines(found)[1:] == ["Deletions: 2 copies of chunks; what is deleted comes free after 60 s"]
+    assert cluster.progress_lines({**found, "busy": {"n1": {"deletions": 0}}}) == []
+
+
 def test_the_status_as_json_has_nodes_as_objects_and_the_local_pids() -> None:
     record = cluster.status_record({"nodes": [NODE], "files": 1}, {"namenode": 9, "n1": 77})
     back = json.loads(json.dumps(record))

@@ -18,7 +18,7 @@ from dfs.keys import Key, Role
 from dfs.rpc import Call, Peer
 from dfs.types import ROOT_INO
 from tests.keys import MASTERS, READER
-from tests.unit.namenode.test_replication import chunks_on, world
+from tests.unit.namenode.test_replication import ROOM, chunks_on, world
 from tests.unit.namenode.world import Namespace
 
 FLOODER, OTHER = MASTERS.issue(Role.CLIENT, "flooder"), MASTERS.issue(Role.CLIENT, "other")
@@ -64,6 +64,28 @@ async def test_what_there_is_no_room_for_is_refused_before_it_is_looked_at(
             await here.service.apply(call, session, 0, ["no command"] * 4)
         with pytest.raises(errors.InvalidArgument):
             await here.service.apply(call, session, 0, ["no command"] * 2)
+
+
+async def test_on_full_datanodes_who_deleted_files_is_told_to_wait(tmp_path: Path) -> None:
+    def fill(space: Namespace) -> None:
+        session = space.open_session()
+        space.written(session, space.file(session).ino, 100, ["n1", "n2"])
+        space.end_session(session)
+
+    async with world(tmp_path, fill, "n1", "n2", garbage_grace_s=60.0) as here:
+        here.used = {"n1": ROOM, "n2": ROOM}
+        await here.beat("n1", "n2")
+        call = calls(OTHER, 1)
+        session = (await here.service.open_session(call, {"name": "other", "host": "here"}))["session"]
+
+        async def refusal(seq: int) -> str:
+            with pytest.raises(errors.NoSpace) as caught:
+                await here.service.allocate(call, session, 0, seq, 1, 2, [], "here")
+            return caught.value.message
+
+        assert await refusal(1) == "no space on DataNodes n1, n2: delete files or add DataNodes"
+        await here.service.apply(call, session, 0, [[2, "unlink", [ROOT_INO, b"file"]]])
+        assert "wait for what was deleted, which comes free after 60 s, delete files or" in await refusal(3)
 
 
 async def test_a_directory_that_is_removed_while_somebody_waits_to_own_it_is_owned_by_nobody(tmp_path: Path) -> None:
