@@ -29,6 +29,8 @@ _STATE_COLOURS: Final = {"up": "green", "suspect": "yellow", "dead": "red"}
 _HEADINGS: Final = ("DataNode", "Address", "PID", "State", "Rack", "Used", "Free", "Use%", "Chunks", "Load", "Seen")
 _NUMBERS: Final = (2, 5, 6, 7, 8, 9)
 _STATE: Final = 3
+_WIDE: Final = 10_000
+"""Columns that no row takes."""
 _COUNTS: Final = (
     ("files", "Files"),
     ("directories", "Directories"),
@@ -104,7 +106,7 @@ def _print_status(found: Mapping[str, Any], pids: Mapping[str, int]) -> None:
     if not rows:
         show.echo("No DataNode has ever registered: start one with `dfs datanode --config FILE`.")
     elif sys.stdout.isatty():
-        _draw_nodes(rows)
+        draw_nodes(rows)
     else:
         for line in show.table([list(_HEADINGS), *rows], right=_NUMBERS):
             show.echo(line)
@@ -225,19 +227,20 @@ def space_cells(view: NodeView) -> list[str]:
     return [show.human(used), show.human(free), show.share(used, used + free)]
 
 
-def _draw_nodes(rows: list[list[str]]) -> None:
+def draw_nodes(rows: list[list[str]]) -> None:
+    """The table for a terminal, as wide as it needs to be: where that is wider than the terminal, this breaks lines."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
     for at, heading in enumerate(_HEADINGS):
-        table.add_column(heading, justify="right" if at in _NUMBERS else "left", no_wrap=heading in ("Used", "PID"))
+        table.add_column(heading, justify="right" if at in _NUMBERS else "left")
     for row in rows:
         cells = [Text(cell) for cell in row]
         cells[_STATE].stylize(_STATE_COLOURS.get(row[_STATE], ""))
         table.add_row(*cells)
-    Console().print(table)
+    Console(width=_WIDE).print(table)
 
 
 def count_lines(found: Mapping[str, Any]) -> list[str]:

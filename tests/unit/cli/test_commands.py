@@ -298,6 +298,18 @@ def test_the_status_of_a_node_is_a_row_for_a_person() -> None:
     assert row == ["n1", "127.0.0.1:9401", "77", "up", "-", "3.0G", "1.0G", "75%", "42", "3", "0.4 s ago"]
 
 
+def test_no_address_is_cut_on_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    view = NODE._replace(address=f"a-machine-of-a-rather-long-name.{'x' * 50}.example.org:9401")
+    cluster.draw_nodes([cluster.node_row(each, {}, 10**18) for each in (NODE, view)])
+    headings, short, long = capsys.readouterr().out.splitlines()
+    assert short.split() == ["n1", "127.0.0.1:9401", "-", "up", "-", "0", "1.0G", "0%", "42", "3", "0.0", "s", "ago"]
+    assert view.address in long
+    assert len(headings) == len(short) == len(long)
+
+
 def test_what_an_operator_has_to_look_at_is_a_warning() -> None:
     disk = {"directory": "/var/lib/dfs", "free_bytes": 9 * 2**30, "reserve_bytes": 2**30, "is_full": False}
     assert cluster.warning_lines({"disk": disk, "never_given": {}, "held": {}}, 0) == []
