@@ -11,7 +11,7 @@ from pathlib import Path
 import structlog
 import trio
 
-from dfs import errors, tasks
+from dfs import ending, errors, tasks
 from dfs.config import find_client_config, find_key_file
 from dfs.daemon import tune_memory
 from dfs.keystore import KeyStore
@@ -31,6 +31,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--subtree", default="/", help="the directory of the cluster to mount")
     parser.add_argument("-o", dest="options", default="", metavar="OPTIONS")
     parser.add_argument("--ready-fd", type=int, help="where to write `ok`, or why not, when that is known")
+    parser.add_argument("--end-file", type=Path, help="where to write what was to be committed, and what came of it")
     parser.add_argument("--log-level", default="info")
     return parser.parse_args()
 
@@ -60,10 +61,14 @@ def main() -> int:
         tell("ok")
         notify(READY="1", STATUS=f"mounted at {arguments.mountpoint}")
 
+    def tell_end(said: ending.Ending) -> None:
+        if arguments.end_file is not None:
+            ending.write(arguments.end_file, said)
+
     try:
         namenode, store, options = _settings(arguments)
         mountpoint = arguments.mountpoint.absolute()
-        trio.run(run_mount, namenode, store, arguments.subtree, mountpoint, options, ready)
+        trio.run(run_mount, namenode, store, arguments.subtree, mountpoint, options, ready, tell_end)
     except BaseException as error:
         first = tasks.leaves(error)[0]
         if isinstance(first, KeyboardInterrupt):

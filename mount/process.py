@@ -1,7 +1,8 @@
 """One mount from beginning to end: contact, mount, serve, commit what is dirty, unmount.
 
 The process ends when it is unmounted, or on SIGTERM or SIGINT (then it unmounts first). Whoever started it learns
-through `ready` that the mount answers.
+through `ready` that the mount answers, and whoever unmounts it through `tell_end` what it had to commit, and what came
+of that. Its status is 0 also when something was lost: a service manager would mount it again.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from dfs import errors, limits
 from dfs.client.accesses import record_accesses
 from dfs.client.cache import Cache
 from dfs.client.filesystem import FileSystem, open_filesystem
-from dfs.client.openinodes import open_inodes
+from dfs.client.openinodes import OpenInodes, open_inodes
 from dfs.client.paths import show
+from dfs.ending import Ending
 from dfs.keystore import KeyStore
 from dfs.mountpoint import find, is_mounted, prepare, unmount
 from dfs.systemd import keep_watchdog
@@ -37,10 +39,18 @@ from mount.options import Options
 log = structlog.get_logger(__name__)
 
 _CONNECTIONS: Final = Path("/sys/fs/fuse/connections")
+_NAMED_MAX: Final = 5
+"""Of the files of which bytes are lost, so many are named to who unmounts. The log has all."""
 
 
 async def run_mount(
-    namenode: str, store: KeyStore, subtree: str, mountpoint: Path, options: Options, ready: Callable[[], None]
+    namenode: str,
+    store: KeyStore,
+    subtree: str,
+    mountpoint: Path,
+    options: Options,
+    ready: Callable[[], None],
+    tell_end: Callable[[Ending], None],
 ) -> None:
     """Serve the directory `subtree` of the cluster at `mountpoint` until it is unmounted, with the key in a file.
 
@@ -87,7 +97,27 @@ async def run_mount(
                 nursery.cancel_scope.cancel()
         finally:
             pyfuse3.close(unmount=is_mounted(mountpoint))
+            losses = fs.session.stream.losses
+            ending = Ending(os.getpid(), *inodes.uncommitted(), fs.session.wait_s)
+            tell_end(ending)
             log.info("unmounted", mountpoint=str(mountpoint), **inodes.statistics(), **kernel.statistics())
+
+    is_lost = fs.session.stream.losses > losses or bool(fs.session.stream.pending())
+    tell_end(ending._replace(outcome=_outcome(inodes, names_are_lost=is_lost)))
+
+
+def _outcome(inodes: OpenInodes, *, names_are_lost: bool) -> str:
+    """A sentence about what is lost that was written or changed on the mount, of which nobody has heard; or nothing."""
+    found = []
+    if losses := inodes.untold_losses():
+        names = [name for name, _ in losses[:_NAMED_MAX]]
+        more = len(losses) - len(names)
+        listed = [*names, f"{more} other {'file' if more == 1 else 'files'}"] if more else names
+        written = " and ".join(filter(None, [", ".join(listed[:-1]), listed[-1]]))
+        found.append(f"what was written to {written} is lost: {losses[-1][1]}")
+    if names_are_lost:
+        found.append("changes of names are lost")
+    return "; ".join(found)
 
 
 async def _top(fs: FileSystem, subtree: str) -> Attr:

@@ -1,8 +1,8 @@
 """`dfs mount` and `dfs umount`, and `mount.dfs`, which mount(8) and /etc/fstab call.
 
 A mount is a process of its own (`python -m mount`). It is started in a session of its own, with a pipe on which it
-says "ok" when the mount answers, or else why not. For each mount point there is a log, and the process's number in a
-file, under ~/.local/state/dfs/mounts.
+says "ok" when the mount answers, or else why not. For each mount point there is a log, the process's number in a file,
+and another one in which it says how it ends (`dfs.ending`), under ~/.local/state/dfs/mounts.
 """
 
 from __future__ import annotations
@@ -22,11 +22,16 @@ from typing import Final
 
 import click
 
-from dfs import errors, limits
+from dfs import ending, errors, limits
+from dfs.cli import show
 from dfs.cli.arguments import MOUNTPOINT
 from dfs.cli.context import chosen, complain, config_option, sentence
 from dfs.mountpoint import as_listed, is_mounted, unmount
 
+_WAIT_S: Final = limits.NAMENODE_WAIT_S + 2 * limits.FIRST_CONTACT_TIMEOUT_S
+"""By then a mount of the usual patience has given up, and has tried to end its session."""
+_SILENT_S: Final = 3.0
+"""Who waits for longer is told for what."""
 _LAZY_WAIT_S: Final = 2 * limits.WRITE_BACK_AFTER_S
 """Files that are still open keep the process; by then what was written to them has left it."""
 _NAME_MAX: Final = 200
@@ -45,6 +50,8 @@ def mount(mountpoint: Path, options: str, subtree: str, foreground: bool) -> Non
     config = chosen().config
     which = ["--config", config] if config else []
     if foreground:
+        if not is_mounted(mountpoint):
+            _forget_process(mountpoint)
         sys.stdout.flush()
         os.execv(sys.executable, _command(mountpoint, options, subtree, which))
     mount_in_background(mountpoint, options, subtree, which)
@@ -54,7 +61,7 @@ def mount(mountpoint: Path, options: str, subtree: str, foreground: bool) -> Non
 @click.argument("mountpoint", type=MOUNTPOINT)
 @click.option("-l", "--lazy", is_flag=True, help="Also while files on it are open.")
 def umount(mountpoint: Path, lazy: bool) -> None:
-    """Unmount MOUNTPOINT, and wait until everything written there is committed.
+    """Unmount MOUNTPOINT, and wait until everything written there is committed; what is lost is an error.
 
     With --lazy, files that are open stay usable; what was written to them so far is committed.
     """
@@ -62,8 +69,11 @@ def umount(mountpoint: Path, lazy: bool) -> None:
     if not is_mounted(where):
         raise errors.NotFound(f"nothing is mounted on {where}")
     unmount(where, lazy=lazy)
-    if not wait_for_end(where, _LAZY_WAIT_S if lazy else limits.NAMENODE_WAIT_S) and not lazy:
-        raise errors.DeadlineExceeded(f"unmounted, but what was written on {where} is still not committed")
+    try:
+        wait_for_end(where, _LAZY_WAIT_S if lazy else _WAIT_S)
+    except errors.DeadlineExceeded:
+        if not lazy:
+            raise
 
 
 # --- the process ----------------------------------------------------------------------------------------
@@ -89,12 +99,13 @@ def mount_in_background(mountpoint: Path, options: str, subtree: str, which: Seq
     Raises `DfsError` with what the process and libfuse say if it does not come to that.
     """
     log = _state_file(mountpoint, ".log")
+    end = _state_file(mountpoint, ".end")
     log.parent.mkdir(parents=True, exist_ok=True)
     reading, writing = os.pipe()
     with open(log, "ab") as output:
         begins_at = output.tell()
         process = subprocess.Popen(
-            [*_command(mountpoint, options, subtree, which), "--ready-fd", str(writing)],
+            [*_command(mountpoint, options, subtree, which), "--ready-fd", str(writing), "--end-file", str(end)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -121,27 +132,71 @@ def _said_by_libfuse(log: Path, begins_at: int) -> list[str]:
         return [os.fsdecode(line[1]) for line in re.finditer(rb"^fuse\w*: (.+)$", file.read(), re.MULTILINE)]
 
 
-def wait_for_end(mountpoint: Path, timeout_s: float) -> bool:
-    """Wait for the process of a mount that was taken away: it commits everything and ends. Whether it has."""
-    file = _state_file(mountpoint, ".pid")
+def wait_for_end(mountpoint: Path, timeout_s: float) -> None:
+    """Wait for the process of a mount that was taken away: it commits everything and ends.
+
+    Raises `DeadlineExceeded` if it has not ended by then, `DfsError` if something is lost.
+    """
     try:
-        pid = int(file.read_text())
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        if os.fsencode(as_listed(mountpoint)) not in command:
-            return True
-        watched = os.pidfd_open(pid)
+        pid = int(_state_file(mountpoint, ".pid").read_text())
     except (OSError, ValueError):
-        return True  # it has ended already
+        return
+    process = _open_process(pid, mountpoint)
+    if process is not None:
+        try:
+            _wait_for(process, pid, mountpoint, timeout_s)
+        finally:
+            os.close(process)
+    said = ending.read(_state_file(mountpoint, ".end"), pid)
+    _forget_process(mountpoint)
+    if said is None and process is None:
+        return  # it was killed before
+    outcome = None if said is None else said.outcome
+    if outcome is None:
+        outcome = "its process ended before it had committed everything"
+    if outcome:
+        raise errors.DfsError(f"unmounted, but {outcome}; the log: {_state_file(mountpoint, '.log')}")
+
+
+def _open_process(pid: int, mountpoint: Path) -> int | None:
+    """A descriptor of a mount's process; None if it has ended."""
     try:
-        poll = select.poll()
-        poll.register(watched, select.POLLIN)
-        if not poll.poll(1000 * timeout_s):
-            return False
-    finally:
-        os.close(watched)
-    with contextlib.suppress(FileNotFoundError):
-        file.unlink()
-    return True
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return os.pidfd_open(pid) if os.fsencode(as_listed(mountpoint)) in command else None
+    except OSError:
+        return None
+
+
+def _wait_for(process: int, pid: int, mountpoint: Path, timeout_s: float) -> None:
+    """Return when it has ended. Says on stderr what it waits for if that takes long. Raises `DeadlineExceeded`."""
+    poll = select.poll()
+    poll.register(process, select.POLLIN)
+    if poll.poll(1000 * _SILENT_S):
+        return
+    what, tries_s = _uncommitted(pid, mountpoint)
+    complain(f"waiting for the NameNode: {what} not committed (at most {min(timeout_s, tries_s):g} s)")
+    if poll.poll(1000 * (timeout_s - _SILENT_S)):
+        return
+    what, tries_s = _uncommitted(pid, mountpoint)
+    raise errors.DeadlineExceeded(
+        f"unmounted, but {what} still not committed: process {pid} goes on trying, for at most {tries_s:g} s since it"
+        f" was unmounted; its log: {_state_file(mountpoint, '.log')}"
+    )
+
+
+def _uncommitted(pid: int, mountpoint: Path) -> tuple[str, float]:
+    """What a process commits that was unmounted, with the verb, and for how long it tries."""
+    said = ending.read(_state_file(mountpoint, ".end"), pid)
+    if said is None or not said.files:
+        return "what was changed is", limits.NAMENODE_WAIT_S if said is None else said.tries_s
+    return f"{show.human(said.size_bytes)} in {show.counted(said.files, 'file')} are", said.tries_s
+
+
+def _forget_process(mountpoint: Path) -> None:
+    """What is known of the last one is nothing to go by any more."""
+    for suffix in (".pid", ".end"):
+        with contextlib.suppress(OSError):
+            _state_file(mountpoint, suffix).unlink()
 
 
 # --- mount(8) -------------------------------------------------------------------------------------------

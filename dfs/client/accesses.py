@@ -101,6 +101,7 @@ async def record_accesses(fs: FileSystem) -> AsyncIterator[Accesses]:
         try:
             yield accesses
         finally:
-            with trio.move_on_after(fs.session.wait_s, shield=True):
+            give_up_at = min(trio.current_time() + fs.session.wait_s, fs.session.ends_by)
+            with trio.CancelScope(deadline=give_up_at, shield=True):
                 await accesses.flush()
             nursery.cancel_scope.cancel()

@@ -133,6 +133,10 @@ class OpenInode:
     def is_clean(self) -> bool:
         return not self._dirty and not self._flushing.locked() and not self._writer.uncommitted_bytes
 
+    @property
+    def uncommitted_bytes(self) -> int:
+        return self._dirty.length_bytes + self._in_flight.length_bytes
+
     def note(self, attr: Attr) -> None:
         """These attributes came by: what was read of another version is forgotten."""
         if (attr.version, attr.ctime_ns) < (self.attr.version, self.attr.ctime_ns):  # what is set in a row is a version
@@ -253,7 +257,7 @@ class OpenInode:
             return attr
         self._is_new = False
         size = self._size
-        more = min(size - attr.size, self._dirty.length_bytes + self._in_flight.length_bytes)
+        more = min(size - attr.size, self.uncommitted_bytes)
         mtime_ns = attr.mtime_ns if self._written_ns is None else self._written_ns
         ctime_ns = max(attr.ctime_ns, mtime_ns)
         return attr._replace(size=size, allocated=attr.allocated + more, mtime_ns=mtime_ns, ctime_ns=ctime_ns)
@@ -492,7 +496,7 @@ class OpenInode:
 
     def _note_loss(self, error: errors.DfsError) -> None:
         log.error("written bytes are lost", file=self.name, ino=self.ino, error=str(error))
-        self._owner.note_loss(self.ino, error)
+        self._owner.note_loss(self, error)
         self.late_errors += 1
         self.late_error = error
 
@@ -510,6 +514,15 @@ class OpenInode:
         if not self.is_clean:
             await self.write_back()
         return self.attr
+
+    async def end(self, deadline: float) -> None:
+        """As `settle`; what is not committed by then is lost."""
+        with trio.move_on_at(deadline) as limit:
+            await self.settle()
+        if limit.cancelled_caught and self.attr.nlink:
+            session = self._owner.fs.session
+            awaited = f"the NameNode {session.address}, or DataNodes, did not answer for {session.wait_s:g} s"
+            self._note_loss(errors.DeadlineExceeded(awaited))
 
     async def flush(self) -> None:
         """What closing does: commit what is dirty, unless that can wait. Raises what goes wrong."""

@@ -66,8 +66,11 @@ class OpenInodes:
         self._cautious_until = -math.inf
         self.on_own_change: Callable[[Attr], None] = lambda _: None
         """Called with the attributes of a file after a change of ours, which its readers here have seen already."""
-        self._untold: dict[Ino, errors.DfsError] = {}
-        """Why bytes of files were lost, of those of which nobody has heard yet; the oldest first."""
+        self._untold: dict[Ino, tuple[str, errors.DfsError]] = {}
+        """Files of which bytes were lost, by what name they were opened, and why; the oldest first.
+
+        Those of which nobody has heard yet.
+        """
         self.on_loss: Callable[[Ino], None] = lambda _: None
         """Called with a file of which written bytes are lost: the kernel has them still."""
         self.give: Callable[[Attr, int, Buffer], bool] = lambda *_: False
@@ -114,17 +117,22 @@ class OpenInodes:
             log.info("closing a file waits until it is written, for a while", seconds=limits.CAUTIOUS_S)
         self._cautious_until = now + limits.CAUTIOUS_S
 
-    def note_loss(self, ino: Ino, error: errors.DfsError) -> None:
+    def note_loss(self, inode: OpenInode, error: errors.DfsError) -> None:
         """Bytes that were written to a file are lost. Who syncs it next is to hear of it, though he opens it later."""
-        self._untold.pop(ino, None)
-        self._untold[ino] = error
+        self._untold.pop(inode.ino, None)
+        self._untold[inode.ino] = (inode.name, error)
         if len(self._untold) > _UNTOLD_MAX:
             del self._untold[next(iter(self._untold))]
-        self.on_loss(ino)
+        self.on_loss(inode.ino)
 
     def take_loss(self, ino: Ino) -> errors.DfsError | None:
         """Why bytes of a file were lost, if nobody has been told: who asks is, or the file was cut to nothing since."""
-        return self._untold.pop(ino, None)
+        _, error = self._untold.pop(ino, (None, None))
+        return error
+
+    def untold_losses(self) -> list[tuple[str, errors.DfsError]]:
+        """Files of which bytes were lost that nobody has been told of, and why; the last one last."""
+        return list(self._untold.values())
 
     def _lost(self, inos: Sequence[Ino]) -> None:
         """The session has ended, and what these were to become is lost."""
@@ -316,6 +324,8 @@ class OpenInodes:
             await inode.settle()
 
     def gone(self, attr: Attr, *, is_private: bool) -> None:
+        if not attr.nlink:
+            self.take_loss(attr.ino)
         inode = self._open.get(attr.ino)
         if inode is not None:
             self._note_gone(inode, attr, is_private=is_private)
@@ -510,10 +520,23 @@ class OpenInodes:
         self._drop(inode)
 
     async def settle_all(self) -> None:
-        """Commit everything that is dirty: the last thing before the end."""
+        """Commit everything that is dirty."""
         async with trio.open_nursery() as nursery:
             for inode in list(self._open.values()):
                 nursery.start_soon(inode.settle)
+
+    async def end(self) -> None:
+        """Commit everything that is dirty, for the session's `wait_s` at most: what has not left by then is lost."""
+        session = self.fs.session
+        session.ends_by = trio.current_time() + session.wait_s
+        async with trio.open_nursery() as nursery:
+            for inode in list(self._open.values()):
+                nursery.start_soon(inode.end, session.ends_by)
+
+    def uncommitted(self) -> tuple[int, int]:
+        """How many files there are of which bytes are not committed, and how many bytes."""
+        sizes = [inode.uncommitted_bytes for inode in self._open.values() if not inode.is_clean]
+        return len(sizes), sum(sizes)
 
     def statistics(self) -> dict[str, int]:
         ahead = self.small_files.statistics() if self.small_files is not None else {}
@@ -529,13 +552,13 @@ class OpenInodes:
 
 @asynccontextmanager
 async def open_inodes(fs: FileSystem) -> AsyncIterator[OpenInodes]:
-    """Open files over `fs`; on leaving, everything dirty is committed first."""
+    """Open files over `fs`; on leaving, everything dirty is committed first, or lost (`untold_losses`)."""
     async with trio.open_nursery() as nursery:
         inodes = OpenInodes(fs, nursery)
         nursery.start_soon(inodes.write_back_when_due)
         try:
             yield inodes
         finally:
-            with trio.move_on_after(fs.session.wait_s, shield=True):
-                await inodes.settle_all()
+            with trio.CancelScope(shield=True):  # bounded by the session's patience
+                await inodes.end()
             nursery.cancel_scope.cancel()

@@ -195,6 +195,8 @@ class Session:
         """By session, incarnation and number."""
         self._claiming_since = math.inf
         """When the NameNode began to wait for what we hold (`reclaim`), if it does: as for a recall, not for ever."""
+        self.ends_by = math.inf
+        """When `close` gives up what is not at the NameNode, however short it has waited: set when the end begins."""
         self._nursery = nursery
         self._opening = trio.Lock()
         self._next_seq = 1
@@ -823,9 +825,10 @@ class Session:
     async def close(self) -> None:
         """End the session, so that the NameNode need not wait for its time-out. Never raises."""
         try:
-            await self.stream.flush()
-        except errors.DfsError as error:
-            log.error("changes of names may be lost", **self.stream.statistics(), error=str(error))
+            with trio.fail_at(self.ends_by):
+                await self.stream.flush()
+        except (errors.DfsError, trio.TooSlowError) as error:
+            log.error("changes of names may be lost", **self.stream.statistics(), error=str(error) or "no time is left")
         session, self.session = self.session, None
         self._caches = self.owns_directories = False
         self._reckon_trust()

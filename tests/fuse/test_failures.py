@@ -70,9 +70,10 @@ class Mounted:
     async def mount(self, options: str = "") -> None:
         await off(self._user.dfs, "mount", self.path, "-o", options)
 
-    async def umount(self, written: str = "") -> None:
-        """`written`: its directory's path in another form."""
-        await off(self._user.dfs, "umount", written or self.path)
+    async def umount(self, written: str = "", *, status: int = 0) -> str:
+        """What the command says; `written`: its directory's path in another form."""
+        done = await off(partial(self._user.dfs, "umount", written or self.path, status=status))
+        return done.stderr
 
     def kill(self) -> None:
         """End the mount's process as SIGKILL does."""
@@ -415,9 +416,25 @@ async def test_a_namenode_away_for_too_long_is_a_timeout_and_the_mount_works_aga
         await off(write_new, mounted.path / "another", b"more")
         mounted.daemons.kill(NAMENODE)
         began = time.monotonic()
-        await mounted.umount()
+        said = await mounted.umount(status=1)
         assert time.monotonic() - began < 15
         assert not is_mounted(mounted.path)
+        assert "what was written to another is lost" in said
+        assert re.search('"written bytes are lost" .*file=another', mounted.log)
+
+
+async def test_unmounting_says_what_was_lost_of_what_was_still_on_its_way(tmp_path: Path) -> None:
+    async with mounted_cluster(tmp_path, options="wait=4") as mounted:
+        await off(partial(write_new, sync=True), mounted.path / "kept", b"bytes")
+        mounted.daemons.kill(NAMENODE)
+        await off(write_new, mounted.path / "small", b"bytes")
+        await off(write_new, mounted.path / "large", bytes(3 * MIB))
+        said = await mounted.umount(status=1)
+        assert "waiting for the NameNode: 3.1M in 2 files are not committed" in said
+        assert "what was written to small and large is lost" in said
+        assert "changes of names are lost" in said
+        for name in ("small", "large"):
+            assert re.search(f'"written bytes are lost" .*file={name}', mounted.log)
 
 
 async def test_a_mount_is_waited_for_however_its_directory_is_written(tmp_path: Path) -> None:

@@ -14,10 +14,12 @@ import trio.testing
 
 from dfs import errors, limits
 from dfs.client import FileSystem
+from dfs.client.cache import Cache
 from dfs.client.filewriter import FileWriter
 from dfs.client.openinode import OpenInode
-from dfs.client.openinodes import OpenInodes
+from dfs.client.openinodes import OpenInodes, open_inodes
 from dfs.client.stream import Command
+from tests.cluster import running_cluster
 from tests.integration.test_owned_directories import end_session, mounted
 
 MIB = limits.MIB
@@ -452,3 +454,20 @@ async def test_an_upload_whose_session_ends_says_so_and_not_that_the_directory_i
         with pytest.raises(errors.SessionExpired):
             await fs.upload(Source(), "/f")
         assert await other.listdir("/") == []
+
+
+@pytest.mark.parametrize("size", [7, 3 * MIB])
+async def test_what_cannot_be_committed_before_the_end_is_lost_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Nobody answers, so that there is no other error than that of the end."""
+    async with running_cluster(tmp_path) as cluster, cluster.client(cache=Cache(10_000, 10_000)) as fs:
+        async with open_inodes(fs) as files:
+            file = await a_file(fs, files)
+            await file.write(0, bytes(size))
+            assert files.uncommitted() == (1, size)
+            Door(monkeypatch, FileWriter, "append")
+            monkeypatch.setattr(fs.session, "wait_s", 0.1)
+        [(name, error)] = files.untold_losses()
+        assert name == "f"
+        assert fs.session.address in str(error)

@@ -13,8 +13,9 @@ from typing import Any
 
 import click
 
-from dfs import config, limits
+from dfs import config, errors, limits
 from dfs.cli.arguments import MOUNTPOINT
+from dfs.cli.context import complain
 from dfs.cli.local import locks, making, running
 from dfs.cli.local.layout import Layout
 from dfs.cli.local.ports import FreePorts
@@ -121,7 +122,12 @@ def _unmount_all(layout: Layout) -> None:
     for mountpoint in layout.read_mounts():
         if is_mounted(mountpoint):
             unmount(mountpoint)
-            mounting.wait_for_end(mountpoint, 2 * limits.WRITE_BACK_AFTER_S)
+            try:
+                mounting.wait_for_end(mountpoint, 2 * limits.WRITE_BACK_AFTER_S)
+            except errors.DeadlineExceeded:
+                pass  # files on it are open
+            except errors.DfsError as error:
+                complain(f"{mountpoint}: {error.message}")
     layout.write_mounts(set())
 
 
