@@ -321,7 +321,7 @@ HEALTH_PERIOD_S = 1.0  # between two looks of a daemon at itself, for systemd's 
 STARTING_PERIOD_S = 0.1  # the same until it serves: others wait for its readiness
 WATCHDOG_PING_PERIOD_S = 5.0  # or a third of the watchdog's patience, where that is less
 FAREWELL_TIMEOUT_S = 2.0  # a DataNode that stops waits no longer for its NameNode to take note
-FAREWELL_TRIES_S = 60.0  # for which the NameNode is told of a mount that was killed; sessions end by themselves then
+FAREWELL_TRIES_S = 60.0  # for which the NameNode is told of a mount that is gone; sessions end by themselves then
 
 # --- the local cluster of `dfs up` ----------------------------------------------------------------------
 

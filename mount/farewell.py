@@ -1,12 +1,12 @@
-"""Saying for a mount that was killed what it says itself when it ends in order: that its session is over.
+"""Saying for a mount that was killed, or found no NameNode when it ended, that its session is over.
 
     python -P -m mount.farewell NAMENODE KEYFILE NOTE
 
 Without that everybody who wants what it had leases on waits until the session has timed out. What the mount had not
-committed is lost either way. Nothing is said before the kernel's time-outs are over, a third of that time: until then
-programs on the dead mount may be shown what it was told, and nobody may change that. The guard (`mount.guard`) becomes
-this program when the mount is no more, and NOTE, a descriptor, has a session: so nothing here is imported before it is
-needed.
+committed is lost either way. After it was killed nothing is said before the kernel's time-outs are over, a third of
+that time: until then programs on the dead mount may be shown what it was told, and nobody may change that. The guard
+(`mount.guard`) becomes this program when the mount is no more, and NOTE, a descriptor, has a session: so nothing here
+is imported before it is needed.
 
 A machine that loses its power or its network says nothing: that is what the time-out is for. Nor is a session ended by
 who only believes that the mount is dead: a process that is stopped, or waits for the kernel, has not ended.
@@ -89,9 +89,9 @@ def main() -> int:
     try:
         trio.run(end_session, namenode, KeyStore(Path(key_file)).key, session, believed_s)
     except errors.DfsError as error:
-        log.warning("the mount was killed, and its session is left to its time-out", session=session, error=str(error))
+        log.warning("the mount is no more, and its session is left to its time-out", session=session, error=str(error))
         return 1
-    log.warning("the mount was killed: its session was ended, and what it had not committed is lost", session=session)
+    log.warning("the mount is no more: its session was ended, with what it had not committed, if any", session=session)
     return 0
 
 

@@ -8,13 +8,13 @@ unmounts it, and behind him every sync(2) on the machine.
     python -I -S guard.py ABORT PARENT NOTE COMMAND...
 
 PARENT is the mount, whose main thread has started this; ABORT a descriptor of the connection's file `abort` (fusectl),
-opened by the mount, or -1 where it may not do that. NOTE is a descriptor, too, of the mount's session: 0 when it has
-ended in order; if it has not, this process becomes COMMAND (`mount.farewell`). The file `abort` means this connection
-and no later one of the same number. When the main thread ends the kernel says so with a signal, whatever other threads
-do. But a process that dumps core, if only into nothing, waits for all its threads before: so its state is looked at now
-and then, too. That state alone counts, not the signal, which anybody may send. Signals to the mount's whole group are
-none of this process's business, nor of what it becomes. When the mount has ended in order there is nothing left to
-abort.
+opened by the mount, or -1 where it may not do that. NOTE is a descriptor, too, of the mount's session: 0 when the
+NameNode knows that it is over; if it does not, this process becomes COMMAND (`mount.farewell`). The file `abort` means
+this connection and no later one of the same number. When the main thread ends the kernel says so with a signal,
+whatever other threads do. But a process that dumps core, if only into nothing, waits for all its threads before: so its
+state is looked at now and then, too. That state alone counts, not the signal, which anybody may send. Signals to the
+mount's whole group are none of this process's business, nor of what it becomes. When the mount has ended in order there
+is nothing left to abort.
 """
 
 import ctypes

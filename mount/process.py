@@ -97,6 +97,7 @@ async def run_mount(
                 nursery.cancel_scope.cancel()
         finally:
             pyfuse3.close(unmount=is_mounted(mountpoint))
+            note.write(fs.session.session, 0.0)
             losses = fs.session.stream.losses
             ending = Ending(os.getpid(), *inodes.uncommitted(), fs.session.wait_s)
             tell_end(ending)

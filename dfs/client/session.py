@@ -156,7 +156,7 @@ class Session:
         self.on_new_session: Callable[[], None] | None = None
         """Called after a session was lost and a new one opened: chunks of the old one are no longer ours."""
         self.on_session: Callable[[SessionId | None], None] | None = None
-        """Called with each session when it is open, and with None when the last one was ended in order."""
+        """Called with each session when it is open, and with None when the NameNode knows that the last one is over."""
         self.keep: Callable[[KeyFile], None] | None = None
         """Keeps the file of a renewed key, in a thread; raises `ConfigError` if it cannot."""
         self.generation = 0  # of the keys that the NameNode issues
@@ -834,17 +834,18 @@ class Session:
         self._reckon_trust()
         if self.cache is not None:
             self.cache.forget_all()
-        if session is not None:
-            await self._end(session)
-        if self.on_session is not None:
+        has_ended = session is None or await self._end(session)
+        if has_ended and self.on_session is not None:
             self.on_session(None)
 
-    async def _end(self, session: SessionId) -> None:
-        """Tell the NameNode that this session is not used any more. Never raises."""
+    async def _end(self, session: SessionId) -> bool:
+        """Tell the NameNode that this session is not used any more; whether it knows. Never raises."""
         try:
             await self._call("close_session", session, timeout_s=limits.FIRST_CONTACT_TIMEOUT_S)
         except errors.DfsError as error:
-            log.info("session left to its time-out", session=session, error=str(error))
+            log.info("the session could not be ended", session=session, error=str(error))
+            return False
+        return True
 
     def statistics(self) -> dict[str, int]:
         return {"commands": self._commands, "retries": self._retries, "waiting": len(self._unanswered)}

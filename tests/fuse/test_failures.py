@@ -204,7 +204,7 @@ async def test_nobody_waits_for_what_a_killed_mount_had_to_itself(tmp_path: Path
                 assert await file.pread(100, 0) == b"content"
 
         async def told() -> bool:
-            return "the mount was killed: its session was ended" in mounted.log
+            return "the mount is no more: its session was ended" in mounted.log
 
         await until(told, "the end of the session in the mount's log")
 
@@ -233,7 +233,18 @@ async def test_a_mount_that_ends_in_order_leaves_nothing_to_be_ended(tmp_path: P
         await off((mounted.path / "made").mkdir)
         await mounted.umount()
         await mounted.mount()
-        assert "killed" not in mounted.log
+        assert "the mount is no more" not in mounted.log
+
+
+async def test_a_mount_that_ends_while_the_namenode_is_away_has_its_session_ended_later(tmp_path: Path) -> None:
+    async with mounted_cluster(tmp_path, options="wait=1", session_timeout_s=3600) as mounted:
+        await off(os.listdir, mounted.path)
+        mounted.daemons.kill(NAMENODE)
+        await mounted.umount()
+        await mounted.daemons.start(NAMENODE)
+        async with mounted.daemons.client() as fs:
+            with trio.fail_after(PATIENCE_S):
+                await fs.mkdir("/made")
 
 
 async def test_a_mount_that_hangs_is_not_taken_over_and_keeps_nobody_waiting(tmp_path: Path) -> None:
