@@ -207,7 +207,7 @@ _REFUSED_MOUNT = """
 import os, sys
 print("time=now level=info event=mounting", file=sys.stderr)
 print("fuse: failed to open /dev/fuse: Permission denied", file=sys.stderr)
-os.write(int(sys.argv[-1]), b"the kernel does not mount on /mnt")
+os.write(int(sys.argv[sys.argv.index("--ready-fd") + 1]), b"the kernel does not mount on /mnt")
 """
 
 
