@@ -189,7 +189,8 @@ def _uncommitted(pid: int, mountpoint: Path) -> tuple[str, float]:
     said = ending.read(_state_file(mountpoint, ".end"), pid)
     if said is None or not said.files:
         return "what was changed is", limits.NAMENODE_WAIT_S if said is None else said.tries_s
-    return f"{show.human(said.size_bytes)} in {show.counted(said.files, 'file')} are", said.tries_s
+    files = f"{show.counted(said.files, 'file')} ({show.human(said.size_bytes)})"
+    return f"{files} {'is' if said.files == 1 else 'are'}", said.tries_s
 
 
 def _forget_process(mountpoint: Path) -> None:
