@@ -101,7 +101,6 @@ async def record_accesses(fs: FileSystem) -> AsyncIterator[Accesses]:
         try:
             yield accesses
         finally:
-            give_up_at = min(trio.current_time() + fs.session.wait_s, fs.session.ends_by)
-            with trio.CancelScope(deadline=give_up_at, shield=True):
+            with trio.move_on_after(limits.FIRST_CONTACT_TIMEOUT_S, shield=True):  # they are worth no longer wait
                 await accesses.flush()
             nursery.cancel_scope.cancel()
