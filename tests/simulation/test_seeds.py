@@ -69,7 +69,7 @@ def test_a_run_leaves_nothing_behind_for_the_next() -> None:
 )
 def test_a_planted_mistake_is_found(mistake: str, profile: str) -> None:
     chosen = ["--profile", profile] if profile else []
-    done = simulate("--mistake", mistake, "--seeds", "60", "--jobs", "2", *chosen)
+    done = simulate("--mistake", mistake, "--seeds", "120", "--jobs", "2", *chosen)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
