@@ -440,7 +440,7 @@ class Leases:
         """
         for ino in inos:
             for session in [session for session in self._entries.get(ino, ()) if session != author]:
-                self._forget(session, self._cachers[session], (ino, ALL_NAMES))
+                self._take(session, self._cachers[session], [(ino, ALL_NAMES)])
             cacher = self._cachers.get(author)
             if cacher is not None and (ino in cacher.attrs or ino in cacher.entries):
                 cacher.gone[ino] = seq
@@ -455,8 +455,7 @@ class Leases:
         for item in [item for item, (who, seq) in self._doubts.items() if who == session and seq < acked]:
             del self._doubts[item]
         for ino, _ in list(itertools.takewhile(lambda removal: removal[1] < acked, cacher.gone.items())):
-            for item in _whole(ino, ino in cacher.entries):
-                self._forget(session, cacher, item)
+            self._take(session, cacher, _whole(ino, ino in cacher.entries))
 
     def in_doubt(self, reader: SessionId, items: Iterable[Item]) -> list[Item]:
         """Those of which somebody other than the reader may show what they were before."""
@@ -580,9 +579,7 @@ class Leases:
         """It was made the owner of an inode, and is not told so."""
         cacher = self._cachers.get(session)
         if cacher is not None:
-            for item in _whole(ino, is_directory=True):
-                self._forget(session, cacher, item)
-            self._wake()
+            self._take(session, cacher, _whole(ino, is_directory=True))
 
     def is_owner(self, session: SessionId, ino: Ino) -> bool:
         return self._owners.get(ino) == session
@@ -637,6 +634,13 @@ class Leases:
                 moved.append(item)
         self._wake()
         self.forgotten(moved)
+
+    def _take(self, session: SessionId, cacher: _Cacher, items: Sequence[Item]) -> None:
+        """A session's leases on these end without a word of it: what waits for that goes on."""
+        for item in items:
+            self._forget(session, cacher, item)
+        self._wake()
+        self.forgotten(items)
 
     def _forget(self, session: SessionId, cacher: _Cacher, item: Item) -> None:
         ino, name = item

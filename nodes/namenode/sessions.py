@@ -108,7 +108,7 @@ class Sessions:
     def touch(self, session: Any, identity: str) -> SessionId:
         """A call of this session came, by the key of `identity`. Raises `SessionExpired`, `NotPermitted`."""
         listener = self._listeners.get(SessionId(arguments.integer(session, "a session")))
-        if listener is None:
+        if listener is None or not listener.identity:  # of one whose end was cut short nobody is the holder
             raise errors.SessionExpired(f"session {session} has ended")
         if listener.identity != identity:
             raise errors.NotPermitted(f"session {session} was opened with another key")

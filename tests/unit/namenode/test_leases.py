@@ -422,6 +422,17 @@ async def test_what_is_removed_is_known_to_nobody_once_its_author_has_acknowledg
     assert told.items(ANNE) == []
 
 
+async def test_who_waits_for_what_was_removed_goes_on_when_its_author_has_acknowledged_that(told: Told) -> None:
+    forgotten: list[Item] = []
+    told.leases.forgotten = forgotten.extend
+    told.leases.applied(ANNE, 1, [NAME, ATTR], FILE)
+    told.leases.committed()
+    told.leases.begin(BERT, [ATTR])
+    told.leases.removed(ANNE, 1, [FILE])
+    told.leases.acknowledge(ANNE, 2)
+    assert forgotten == [ATTR]
+
+
 async def test_the_names_of_a_directory_that_is_removed_are_known_to_nobody(told: Told) -> None:
     for session in (ANNE, BERT):
         assert told.leases.cover_entries(session, D)

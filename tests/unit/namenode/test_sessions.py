@@ -229,6 +229,14 @@ async def test_a_session_is_of_the_key_that_opened_it() -> None:
     assert sessions.touch(ONE, KEY) == ONE
 
 
+async def test_a_session_whose_end_a_restart_has_cut_short_has_ended_for_its_client() -> None:
+    sessions = opened(Ends())
+    half_ended = SessionId(3)
+    sessions.add(half_ended, "")
+    with pytest.raises(errors.SessionExpired):
+        sessions.touch(half_ended, KEY)
+
+
 async def test_a_session_that_nobody_can_use_is_ended(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
