@@ -267,15 +267,13 @@ class ChunkFiles:
     def punch(self, index: BlockIndex, numbers: Sequence[int]) -> None:
         """Give back the bytes of these blocks, durably: a scrub takes a punched block whose bytes are there for damage.
 
-        Also of those that are called punched already: the power may have gone before their bytes did. A file system
-        that cannot do so keeps zeros in their place.
+        A file system that cannot do so keeps zeros in their place.
         """
         if self.mark.blocks <= max(numbers):
             self.sync(len(index), index.length)
-        records = [index.record(number) for number in numbers]
+        records = [index.record(number)._replace(punched=True) for number in numbers]
         for number, record in zip(numbers, records, strict=True):
-            if not record.punched:
-                self._write_records(number, [record._replace(punched=True)])
+            self._write_records(number, [record])
         _sync(self._index)
         for run in runs(records):
             self._punch(run[0].start, total_length(run))
@@ -336,6 +334,7 @@ def _sync(file: File) -> None:
     try:
         file.sync()
     except OSError as error:
+        file.drop_cached(0, file.size())  # or whoever starts next finds in memory what the disk has not
         raise NotSynced(error.errno, error.strerror) from error
 
 

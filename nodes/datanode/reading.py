@@ -64,7 +64,7 @@ def whole_ones(data: File, run: Sequence[Record]) -> list[int]:
             content = chunkfiles.read_up_to(data, record.length, record.start)
         except OSError:
             continue  # nobody misses what was freed
-        if any(content) and chunkfiles.intact(memoryview(content), [record]):
+        if content != bytes(len(content)) and chunkfiles.intact(memoryview(content), [record]):
             found.append(position)
     return found
 
@@ -103,11 +103,12 @@ def up_to_bytes(index: BlockIndex, first: int, count: int) -> list[Record]:
 
 
 def to_punch(index: BlockIndex, ranges: Sequence[tuple[int, int]]) -> list[int]:
-    """The numbers, in order, of blocks that lie whole in `ranges` (neighbours count as one)."""
+    """The numbers, in order, of blocks that lie whole in `ranges` (neighbours count as one) and are not punched yet."""
     merged: list[tuple[int, int]] = []
     for offset, length in sorted(ranges):
         if merged and offset <= merged[-1][1]:
             merged[-1] = (merged[-1][0], max(merged[-1][1], offset + length))
         else:
             merged.append((offset, offset + length))
-    return [number for start, end in merged for number in index.within(start, end - start)]
+    inside = [number for start, end in merged for number in index.within(start, end - start)]
+    return [number for number in inside if not index.record(number).punched]

@@ -8,7 +8,9 @@ was, or may have been, and is damaged, goes to quarantine. A chunk that cannot b
 of another user or too few descriptors, is not damaged: then the directory cannot be used, and nothing in it is moved.
 
 Memory is not asked what the disk has: of a sync that failed before the start it has the bytes, and the disk does not.
-So the whole directory is synced before anything is believed, and what is to be checked is dropped from memory first.
+So the whole directory is synced before anything is believed, and what is to be checked, beyond a mark, is dropped from
+memory first. Marks are not: who fails to write one has it dropped himself (`chunkfiles`), and to read each of them from
+the disk would take a large one an hour.
 """
 
 from __future__ import annotations
@@ -137,7 +139,6 @@ def _recover(
         return 0, 0
     index = disk.open(chunkfiles.index_path(chunk), create=False)
     try:
-        index.drop_cached(0, index.size())
         length, durable = _recover_by_index(disk, cluster, chunk, index, "" in names, journaled)
     finally:
         index.close()
@@ -185,6 +186,7 @@ def _mend(index: File, data: File, marks: list[Mark], journaled: Sequence[Entry]
         mark = _write_mark(index, newest, mark.blocks, mark.length)
     if size == mark.length and index.size() == formats.RECORDS_OFFSET + mark.blocks * formats.RECORD_BYTES:
         return mark.length, mark.length
+    index.drop_cached(0, index.size())
     blocks = chunkfiles.read_index(index)
     if len(blocks) < mark.blocks:
         raise errors.Corrupt("its index is shorter than what was synced")

@@ -768,9 +768,8 @@ class ChunkStore:
             began = trio.current_time()
             await self.on_disk(replica.files.punch, replica.index, numbers, full_is_fatal=True)
             for number in numbers:
-                if not replica.index.record(number).punched:
-                    replica.index.punch(number)
-                    self._note_punched(chunk, replica.index.record(number).length)
+                replica.index.punch(number)
+                self._note_punched(chunk, replica.index.record(number).length)
             self._note_changed(chunk)
             self._note_synced(replica, began)
             await self._clear_damage(chunk, [replica.index.record(number).start for number in numbers])
@@ -821,7 +820,7 @@ class ChunkStore:
         await self._settle(replica, replica.files.data, [record])
 
     async def set_aside(self, chunk: ChunkId, reason: str) -> None:
-        """Move the chunk to quarantine, if it is here. Raises NoSpace, Busy."""
+        """Move the chunk to quarantine, if it is here. Raises Busy."""
         async with self._using(chunk, load=False) as replica, replica.syncing, replica.lock:
             if chunk in self.chunks and not replica.gone:
                 await self._quarantine(replica, reason)
@@ -1057,11 +1056,11 @@ class ChunkStore:
     async def _quarantine(self, replica: _Replica, reason: str) -> None:
         """The lock is held. If the files cannot even be moved, the directory has failed.
 
-        Raises NoSpace, Busy: the chunk is where it was, and known, so that nobody makes another in its place.
+        Raises Busy, which passes: the chunk is where it was, and known, so that nobody makes another in its place.
         """
         chunk = replica.chunk
         if self.failed is None:
-            with suppress(errors.DiskFailed):  # it is out of use either way, and `failed` says what there is to say
+            with suppress(errors.DiskFailed, errors.NoSpace):  # it is out of use either way, and told as that
                 await self.on_disk(chunkfiles.quarantine, self.disk, chunk, reason, self._runtime.now_ns())
         self._forget(replica)
         self._corrupt.append((chunk, reason))

@@ -361,24 +361,6 @@ async def test_what_was_punched_stays_so_after_a_power_cut_and_a_scrub(disk: Mem
         disk.crash(random.Random(seed))
 
 
-async def test_a_punch_that_the_power_cut_short_is_made_up_for_when_it_is_ordered_again(
-    disk: MemoryDisk, store: ChunkStore
-) -> None:
-    for letter in (b"a", b"b", b"c"):
-        await appended(store, letter * 8192)
-    await store.sync([CHUNK])
-    disk.power_off_after(2)  # the block is called punched, and that is on the disk
-    with pytest.raises(PowerOff):
-        await store.punch(CHUNK, [(8192, 8192)])
-    disk.kill()
-    before = disk.allocated_bytes(DATA)
-    store = opened(disk)
-    for _ in range(2):
-        await store.punch(CHUNK, [(8192, 8192)])
-    assert (disk.allocated_bytes(DATA), store.used_bytes) == (before - 8192, 2 * 8192)
-    assert await store.verify(CHUNK) == 0
-
-
 async def test_a_deleted_chunk_is_gone_and_may_be_deleted_again(disk: MemoryDisk, store: ChunkStore) -> None:
     await appended(store, b"x")
     await store.delete(CHUNK)
