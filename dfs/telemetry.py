@@ -51,20 +51,29 @@ def configure_logs(level: str = "info", **always: str) -> None:
 def log_as_the_program_does() -> None:
     """Give the logs of this process to the loggers below "dfs" of the standard library, unless structlog is configured.
 
-    So a program's standard output is its own: where it does not configure `logging` either, warnings go to stderr.
+    So a program's standard output is its own: where it does not configure `logging` either, warnings go to stderr. What
+    it logs itself with structlog's defaults is logged as before.
     """
     if structlog.is_configured():
         return
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.stdlib.filter_by_level,
-            structlog.processors.format_exc_info,
-            _render_for_program,
-        ],
-        wrapper_class=structlog.stdlib.BoundLogger,
-        logger_factory=logging.getLogger,
-    )
+    others = structlog.get_config()
+    ours: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.filter_by_level,
+        structlog.processors.format_exc_info,
+        _render_for_program,
+    ]
+
+    def make_logger(*args: Any) -> Any:
+        is_ours = args and str(args[0]).partition(".")[0] == "dfs"
+        return logging.getLogger(args[0]) if is_ours else others["logger_factory"](*args)
+
+    def process(logger: Any, method: str, event: Any) -> Any:
+        for processor in ours if isinstance(logger, logging.Logger) else others["processors"]:
+            event = processor(logger, method, event)
+        return event
+
+    structlog.configure(processors=[process], logger_factory=make_logger)
 
 
 class _Lines(structlog.PrintLogger):

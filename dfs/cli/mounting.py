@@ -149,11 +149,9 @@ def wait_for_end(mountpoint: Path, timeout_s: float) -> None:
             os.close(process)
     said = ending.read(_state_file(mountpoint, ".end"), pid)
     _forget_process(mountpoint)
-    if said is None and process is None:
-        return  # it was killed before
-    outcome = None if said is None else said.outcome
-    if outcome is None:
-        outcome = "its process ended before it had committed everything"
+    if said is None:
+        return  # it was killed before, or says nothing, as one of an older version
+    outcome = "its process ended before it had committed everything" if said.outcome is None else said.outcome
     if outcome:
         raise errors.DfsError(f"unmounted, but {outcome}; the log: {_state_file(mountpoint, '.log')}")
 
@@ -173,8 +171,9 @@ def _wait_for(process: int, pid: int, mountpoint: Path, timeout_s: float) -> Non
     poll.register(process, select.POLLIN)
     if poll.poll(1000 * _SILENT_S):
         return
-    what, tries_s = _uncommitted(pid, mountpoint)
-    complain(f"waiting for the NameNode: {what} not committed (at most {min(timeout_s, tries_s):g} s)")
+    if ending.read(_state_file(mountpoint, ".end"), pid) is not None:  # or files on it are open
+        what, tries_s = _uncommitted(pid, mountpoint)
+        complain(f"waiting for the cluster: {what} not committed (at most {min(timeout_s, tries_s):g} s)")
     if poll.poll(1000 * (timeout_s - _SILENT_S)):
         return
     what, tries_s = _uncommitted(pid, mountpoint)
