@@ -75,6 +75,8 @@ class FileHandle:
         now = self.inode.late_errors
         if self._told_writers[0] != now:
             self._told_writers = [*self._told_writers[1:], now]
+            if self._told_writers[0] == now:
+                self.inode.take_loss()
             self._raise_late_error()
 
     def _raise_late_error(self) -> None:

@@ -252,7 +252,10 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
     async def _truncate(self, ino: Ino, opened: OpenInode | None, size: int) -> Attr:
         if opened is not None:
             return await opened.truncate(size)
-        return await self._fs.inodes.truncate(ino, size)
+        attr = await self._fs.inodes.truncate(ino, size)
+        if size == 0:
+            self._open.take_loss(ino)
+        return attr
 
     @_handler
     async def readlink(self, inode: int, ctx: Any) -> bytes:

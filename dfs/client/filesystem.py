@@ -50,6 +50,9 @@ _OPEN_MODES |= {"a": (False, True), "a+": (True, True), "x": (False, True), "x+"
 _OPEN_ATTEMPTS = 8
 """Of a path under which one file after the other is put in the place of the one before."""
 
+_LET_GO_S = 1.0
+"""For which whoever was interrupted waits until a file is released, which goes on after that."""
+
 _SENTENCES = {
     errors.NotFound: "no such file or directory",
     errors.Exists: "exists already",
@@ -300,8 +303,8 @@ class FileSystem:
         raise AssertionError("the last attempt returns or raises")
 
     async def _let_go(self, ino: Ino) -> None:
-        with trio.move_on_after(limits.CALL_TIMEOUT_S, shield=True), suppress(errors.DfsError):
-            await self.inodes.release(ino)  # the NameNode does the same when the session ends
+        with trio.move_on_after(_LET_GO_S, shield=True), suppress(errors.DfsError):
+            await self.inodes.release(ino)
 
     async def _open(self, path: Path, kind: str, perm: int) -> Attr:
         if kind == "r":

@@ -302,8 +302,9 @@ class FileWriter:
                 reply = await self._session.apply("commit", *command)
                 attr = self._committed(reply, [] if append else extents, reach)
             except errors.Overwrites as error:
-                self._commit_again(runs, error)
                 done_with = []
+                await self._check_epoch(epoch, runs)
+                self._commit_again(runs, error)
             except (errors.ChunkSealed, errors.NotEnoughNodes):  # the NameNode knows more of these chunks than we did
                 self._refuse_other_session(runs)
                 refusals += 1

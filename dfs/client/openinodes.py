@@ -324,14 +324,15 @@ class OpenInodes:
             await inode.settle()
 
     def gone(self, attr: Attr, *, is_private: bool) -> None:
-        if not attr.nlink:
-            self.take_loss(attr.ino)
         inode = self._open.get(attr.ino)
         if inode is not None:
             self._note_gone(inode, attr, is_private=is_private)
+        elif not attr.nlink:
+            self.take_loss(attr.ino)
 
     def _note_gone(self, inode: OpenInode, attr: Attr, *, is_private: bool) -> None:
         if not attr.nlink:
+            self.take_loss(attr.ino)
             self.fs.session.stream.let_go(attr.ino)
         if inode.note_gone(attr, is_private=is_private):
             self.start(self._abandon, inode)

@@ -338,7 +338,8 @@ class Session:
 
     def patience_s(self, verb: str) -> float:
         """For how long the stream waits for the outcome of a command: of a commit without one the bytes are lost."""
-        return self._long_patience_s if verb == "commit" else self.wait_s
+        left_s = max(0.0, self.ends_by - trio.current_time())
+        return min(self._long_patience_s if verb == "commit" else self.wait_s, left_s)
 
     @property
     def _long_patience_s(self) -> float:
@@ -363,7 +364,7 @@ class Session:
         self, method: str, arguments: Callable[[], Iterable[Any]], patience_s: float | None = None
     ) -> Any:
         """Call until there is an answer, with what `arguments` says then, for so long at most, or `wait_s`."""
-        give_up_at = trio.current_time() + (self.wait_s if patience_s is None else patience_s)
+        give_up_at = min(trio.current_time() + (self.wait_s if patience_s is None else patience_s), self.ends_by)
         delay_s = limits.RETRY_DELAY_FIRST_S
         while True:
             left_s = max(limits.RETRY_DELAY_FIRST_S, give_up_at - trio.current_time())
@@ -402,6 +403,9 @@ class Session:
         lost = self.stream.lose(errors.SessionExpired(f"session {session} has ended"))
         if self.on_lost is not None:
             self.on_lost(lost)
+        releases = self._unhurried.queue[:]
+        self._unhurried.queue.clear()  # the next session holds what is open anew, and that is not for them to release
+        self._fail(releases, errors.SessionExpired(f"session {session} has ended"))
         self.session = None
         self._caches = False
         self.owns_directories = False
