@@ -338,8 +338,7 @@ class Session:
 
     def patience_s(self, verb: str) -> float:
         """For how long the stream waits for the outcome of a command: of a commit without one the bytes are lost."""
-        left_s = max(0.0, self.ends_by - trio.current_time())
-        return min(self._long_patience_s if verb == "commit" else self.wait_s, left_s)
+        return self._long_patience_s if verb == "commit" else self.wait_s
 
     @property
     def _long_patience_s(self) -> float:

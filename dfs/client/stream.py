@@ -309,7 +309,7 @@ class Stream:
     def _patiently(self, since: float, patience_s: float) -> Iterator[None]:
         """Raises `Unreachable` when what is waited for has not come so long after `since`."""
         try:
-            with trio.fail_at(since + patience_s):
+            with trio.fail_at(min(since + patience_s, self._session.ends_by)):
                 yield
         except trio.TooSlowError:
             raise errors.Unreachable(f"the NameNode has not answered for {patience_s:g} s") from None
