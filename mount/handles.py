@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Awaitable, Callable
 from typing import Final
 
-from dfs import errors
 from dfs.client.filesystem import FileSystem
+from dfs.client.openfile import OpenFile
 from dfs.client.openinode import OpenInode
 from dfs.types import Attr, DirEntry, Ino
 from mount.kernel import Pass
@@ -20,69 +19,22 @@ from mount.kernel import Pass
 _PAGE_ENTRIES: Final = 1024
 
 
-class FileHandle:
-    """One open(2): its inode, whether it appends, and how many of the inode's late errors it has heard of.
+class FileHandle(OpenFile):
+    """An open file as the kernel uses it.
 
-    Late errors are for fsync and close. Writes hear of them before, twice, so that who fills a disk stops soon: of an
-    error that is not the first answer in a write(2) the kernel makes a short write, and the rest comes as another one.
-
-    `is_flushed`: closing it is a request, which tells of errors. `is_durable`: what it writes is on the disks when the
-    write returns (O_SYNC, O_DSYNC). `is_cached`: it may have been read through this without our noticing, as the kernel
-    had pages of it, and nothing was written.
+    `append`: it was opened with O_APPEND. `is_flushed`: closing it is a request, which tells of errors. `is_durable`:
+    what it writes is on the disks when the write returns (O_SYNC, O_DSYNC). `is_cached`: it may have been read through
+    this without our noticing, as the kernel had pages of it, and nothing was written.
     """
 
-    __slots__ = ("_told", "_told_writers", "append", "inode", "is_cached", "is_durable", "is_flushed")
+    __slots__ = ("append", "is_cached", "is_durable", "is_flushed")
 
     def __init__(self, inode: OpenInode, append: bool, *, is_flushed: bool, is_durable: bool, is_cached: bool) -> None:
-        self.inode = inode
+        super().__init__(inode)
         self.append = append
         self.is_flushed = is_flushed
         self.is_durable = is_durable
         self.is_cached = is_cached
-        self._told = inode.late_errors
-        self._told_writers = [inode.late_errors] * 2
-
-    async def flush(self) -> None:
-        """Raises also what went wrong since the handle was opened, and neither this nor `fsync` has raised yet."""
-        await self._telling(self.inode.flush)
-
-    async def fsync(self) -> None:
-        """Likewise; and what went wrong before it was opened, if nobody has heard of that."""
-        await self._telling(self.inode.fsync)
-        error = self.inode.take_loss()
-        if error is not None:
-            raise type(error)(error.message)
-
-    async def _telling(self, work: Callable[[], Awaitable[None]]) -> None:
-        told = self._told
-        try:
-            await work()
-        except errors.DfsError:
-            self._tell_all()
-            self.inode.take_loss()
-            raise
-        self._tell_all()
-        if self._told != told:
-            self.inode.take_loss()
-            self._raise_late_error()
-
-    def _tell_all(self) -> None:
-        self._told = self.inode.late_errors
-        self._told_writers = [self._told] * 2
-
-    def tell_writer(self) -> None:
-        """Raise what went wrong since the handle was opened, unless `flush`, `fsync` or two calls of this have."""
-        now = self.inode.late_errors
-        if self._told_writers[0] != now:
-            self._told_writers = [*self._told_writers[1:], now]
-            if self._told_writers[0] == now:
-                self.inode.take_loss()
-            self._raise_late_error()
-
-    def _raise_late_error(self) -> None:
-        error = self.inode.late_error
-        if error is not None:
-            raise type(error)(error.message)
 
 
 class DirectoryHandle:

@@ -399,12 +399,13 @@ class Session:
         """This session has ended: what was known under its leases is void."""
         if session is None or self.session != session:
             return
-        lost = self.stream.lose(errors.SessionExpired(f"session {session} has ended"))
+        ended = errors.SessionExpired(f"session {session} has ended")
+        lost = self.stream.lose(ended)
         if self.on_lost is not None:
             self.on_lost(lost)
         releases = self._unhurried.queue[:]
         self._unhurried.queue.clear()  # the next session holds what is open anew, and that is not for them to release
-        self._fail(releases, errors.SessionExpired(f"session {session} has ended"))
+        self._fail(releases, ended)
         self.session = None
         self._caches = False
         self.owns_directories = False

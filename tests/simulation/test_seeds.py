@@ -58,7 +58,7 @@ def test_a_run_leaves_nothing_behind_for_the_next() -> None:
         ("stale-copy-counts", "one-node"),
         ("chain-ends-early", ""),
         ("unverified-read", "storm"),
-        ("mended-unwritten", "one-node"),
+        ("mended-unwritten", "storm"),
         ("answer-before-commit", "storm"),
         ("append-at-known-end", ""),
         ("holds-outlive-sessions", "one-node"),

@@ -27,6 +27,7 @@ import trio
 from dfs import errors, limits
 from dfs.client import FileSystem
 from dfs.client.file import File
+from dfs.client.openfile import OpenFile
 from dfs.client.openinode import OpenInode
 from dfs.client.openinodes import OpenInodes
 from dfs.client.stream import Stream
@@ -835,7 +836,7 @@ class MountedFile:
         self.ino = inode.ino
         self._inodes = inodes
         self._inode = inode
-        self._told = inode.late_errors
+        self._opened = OpenFile(inode)
 
     async def pread(self, length: int, offset: int) -> bytes:
         # As the kernel does, which asks for attributes first.
@@ -852,23 +853,11 @@ class MountedFile:
         await self._inode.truncate(size)
 
     async def fsync(self) -> None:
-        await self._inode.fsync()
-        self._raise_late()
-        error = self._inode.take_loss()
-        if error is not None:
-            raise type(error)(error.message)
-
-    def _raise_late(self) -> None:
-        error = self._inode.late_error
-        if error is not None and self._inode.late_errors != self._told:
-            self._told = self._inode.late_errors
-            self._inode.take_loss()
-            raise type(error)(error.message)
+        await self._opened.fsync()
 
     async def aclose(self) -> None:
         try:
-            await self._inode.flush()
-            self._raise_late()
+            await self._opened.flush()
         finally:
             self._inodes.close(self._inode)
 
