@@ -1,4 +1,4 @@
-"""dfs: a distributed file system. `dfs.connect` is the way in for scripts, `dfs.client` for trio programs."""
+"""dfs, a distributed file system: `dfs.connect` is the way in for scripts, `dfs.client` for trio programs."""
 
 from __future__ import annotations
 

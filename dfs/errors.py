@@ -1,4 +1,4 @@
-"""One tree of exceptions. Every class has an errno, so that any of them can end as a POSIX error.
+"""One tree of exceptions, each class with an errno: any of them can end as a POSIX error.
 
 All derive from `OSError`; those with a counterpart among Python's own (`FileNotFoundError`, ...) derive
 from that too, so scripts can catch what they know. On the wire an error is (code, message), the code being

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from dfs import limits
+from tests import modules_map
+from tests.protocol_record import record
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("dfs", "nodes", "mount")
@@ -172,9 +175,53 @@ def test_modules_that_the_documents_name_exist() -> None:
             assert there, f"{document} names {name}"
 
 
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+def test_the_map_of_modules_is_that_of_the_code() -> None:
+    assert modules_map.MAP.read_text(encoding="utf-8") == modules_map.render(), "python -m tests.modules_map writes it"
+
+
+def test_the_layers_that_the_architecture_shows_are_those_of_the_contract() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    [contract] = project["tool"]["importlinter"]["contracts"]
+    section = ARCHITECTURE.partition("\n## Layers\n")[2].partition("\n## ")[0]
+    shown = [line.partition(" (")[0] for line in section.splitlines() if line.startswith("    ")]
+    said, real = ([sorted(re.findall(r"[\w.]+", line)) for line in lines] for lines in (shown, contract["layers"]))
+    assert said == real
+
+
+def described(method: str) -> set[int]:
+    """With how many arguments the architecture shows calls of a method."""
+    found = set()
+    for match in re.finditer(rf"\b{method}\(", ARCHITECTURE):
+        depth = commas = 0
+        rest = ARCHITECTURE[match.end() :]
+        for at, sign in enumerate(rest):
+            if sign in ")]}" and not depth:
+                found.add(commas + 1 if rest[:at].strip() else 0)
+                break
+            depth += (sign in "([{") - (sign in ")]}")
+            commas += sign == "," and not depth
+    return found
+
+
+@pytest.mark.parametrize("daemon", ["namenode", "datanode"])
+def test_the_architecture_describes_every_method_with_its_arguments(daemon: str) -> None:
+    missing = {
+        f"{name}({', '.join(arguments)})"
+        for name, arguments in record()[daemon].items()
+        if len(arguments) not in described(name)
+    }
+    assert not missing
+
+
+def test_the_architecture_names_every_verb() -> None:
+    assert not {verb for verb in record()["commands"] if f"`{verb}`" not in ARCHITECTURE}
+
+
 def test_the_verbs_that_the_architecture_lists_are_the_commands() -> None:
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    table = text.partition("| verb |")[2].partition("\n\n")[0]
+    table = ARCHITECTURE.partition("| verb |")[2].partition("\n\n")[0]
     listed = {
         verb
         for line in table.splitlines()

@@ -1,4 +1,4 @@
-"""The operator's settings, as commands see them."""
+"""The operator's settings are put where commands see them: in the database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A regular file with a name."""
+"""Make a regular file with a name."""
 
 from __future__ import annotations
 

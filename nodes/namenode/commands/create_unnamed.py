@@ -1,4 +1,4 @@
-"""A regular file without a name, as open(2) makes with O_TMPFILE."""
+"""Make a regular file without a name, as open(2) does with O_TMPFILE."""
 
 from __future__ import annotations
 

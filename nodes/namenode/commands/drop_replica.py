@@ -1,4 +1,4 @@
-"""A copy is lost or damaged."""
+"""A copy is lost or damaged: it counts no more."""
 
 from __future__ import annotations
 

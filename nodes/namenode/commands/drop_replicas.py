@@ -1,4 +1,4 @@
-"""Many copies of one node are lost."""
+"""Many copies of one node are lost: they count no more."""
 
 from __future__ import annotations
 

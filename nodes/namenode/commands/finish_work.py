@@ -1,4 +1,4 @@
-"""DataNodes did what they were told."""
+"""DataNodes did what they were told: their orders are forgotten."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files with very many extents go piece by piece, so that no command takes long."""
+"""The bytes of removed files are freed piece by piece, so that no command takes long."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One more name for a file."""
+"""Give a file one more name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A directory."""
+"""Make a directory."""
 
 from __future__ import annotations
 

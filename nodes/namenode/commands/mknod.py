@@ -1,4 +1,4 @@
-"""A special file, or an empty regular one."""
+"""Make a special file, or an empty regular one."""
 
 from __future__ import annotations
 

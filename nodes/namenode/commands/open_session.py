@@ -1,4 +1,4 @@
-"""A client says hello."""
+"""A client begins a session: with whose key, limited to what, and whether it caches."""
 
 from __future__ import annotations
 

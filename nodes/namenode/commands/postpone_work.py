@@ -1,4 +1,4 @@
-"""DataNodes could not do what they were told."""
+"""DataNodes could not do what they were told: their orders are given again later."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A DataNode says where it is."""
+"""A DataNode says where it is, and which directories it has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A symbolic link."""
+"""Make a symbolic link."""
 
 from __future__ import annotations
 
