@@ -28,6 +28,9 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 START_NS: Final = 1_700_000_000_000_000_000
+_LONG: Final = 30
+_LONG_SHARE: Final = 0.03
+"""So often blocking work takes up to so many times as long as it does else, as disks do: others come in between."""
 _STEPS_MAX: Final = 100_000
 """Of a crashed process, until it is gone: more are a loop that swallows its cancellation."""
 
@@ -90,7 +93,7 @@ class Life:
 
     def _delays(self) -> tuple[float, float]:
         """Others run before, or after, or both."""
-        delay_s = self.random.random() * self.delay_s
+        delay_s = self.random.random() * self.delay_s * (_LONG if self.random.random() < _LONG_SHARE else 1)
         return self.random.choice(((delay_s, 0.0), (0.0, delay_s)))
 
     # --- Network

@@ -162,9 +162,6 @@ def test_files_that_the_documents_name_exist() -> None:
                 assert (ROOT / name).exists(), f"{document} names {name}"
 
 
-VIRTUAL = tuple(f"dfs.{name}" for name in ["chunks", "ino", "files", "directories", "bytes", "allocated", "replicas"])
-
-
 def test_modules_that_the_documents_name_exist() -> None:
     """Names of three parts and more: those of two may be objects on the wire, attributes of files or programs."""
     for document in ("README.md", "docs/architecture.md"):
