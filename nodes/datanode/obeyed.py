@@ -106,9 +106,9 @@ async def save(stores: Sequence[ChunkStore], memory: Memory) -> None:
     """Write it down, durably, in the first directories that take it. Raises OSError if none of them does."""
     failure = OSError(errno.EIO, "no data directory is in service")
     written = 0
-    for store in [store for store in stores if store.failed is None]:
+    for store in [store for store in stores if store.drive.failed is None]:
         try:
-            await store.run_blocking(_write, store.disk, memory)
+            await store.drive.run_blocking(_write, store.disk, memory)
         except OSError as error:
             log.warning("what was obeyed could not be written down", directory=store.disk.name, error=str(error))
             failure = error

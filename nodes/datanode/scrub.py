@@ -134,7 +134,7 @@ class Scrub:
         bytes_total, found (damage, in the last whole pass or in this one), last_finished_ns (0: never, of some
         directory), last_chunks, last_bytes, last_found (of the last whole pass), findings (sentences about both)}.
         """
-        stores = [store for store in self._volumes.stores if store.failed is None]
+        stores = [store for store in self._volumes.stores if store.drive.failed is None]
         passes = [self._passes.get(store.disk.name, _Pass()) for store in stores]
         done, read = sum(each.chunks for each in passes), sum(each.bytes for each in passes)
         findings = [finding for each in passes for finding in (*each.last_findings, *each.findings)]
@@ -165,13 +165,13 @@ class Scrub:
         """One whole pass of every directory, without rests."""
         self.scrub_now()
         for store in self._volumes.stores:
-            if store.failed is None:
+            if store.drive.failed is None:
                 await self._pass(store, resume=False)
 
     async def _run(self, store: ChunkStore) -> None:
         self._passes[store.disk.name] = await self._load_progress(store)
         resume = True
-        while store.failed is None:
+        while store.drive.failed is None:
             if not self._period_s or not store.chunks:
                 with trio.move_on_after(limits.SCRUB_IDLE_S if self._period_s else float("inf")):
                     await self._wanted[store.disk.name].wait()
@@ -191,7 +191,7 @@ class Scrub:
             progress = progress.next_one(self._runtime.now_ns())
             self._passes[store.disk.name] = progress
         await self._examine_directory(store, progress)
-        while (chunk := next(store.chunks.irange(progress.next), None)) is not None and store.failed is None:
+        while (chunk := next(store.chunks.irange(progress.next), None)) is not None and store.drive.failed is None:
             length = store.chunks[chunk]
             await self._examine_chunk(store, chunk, progress)
             progress.next, progress.chunks, progress.bytes = chunk + 1, progress.chunks + 1, progress.bytes + length
@@ -250,35 +250,35 @@ class Scrub:
             log.warning("a directory could not be scrubbed", directory=store.disk.name, error=error.message)
 
     async def _examine_names(self, store: ChunkStore, progress: _Pass) -> None:
-        strange, chunks = await store.on_disk(_strange_names, store.disk)
+        strange, chunks = await store.drive.on_disk(_strange_names, store.disk)
         unknown = [path for path, chunk in chunks if not store.is_known(chunk)]
-        strange += [path for path in unknown if await store.on_disk(store.disk.exists, path)]
+        strange += [path for path in unknown if await store.drive.on_disk(store.disk.exists, path)]
         for path in strange:
             self._find(store, progress, f"{path} is none of ours, and was let alone", is_damage=False)
 
     async def _examine_state_files(self, store: ChunkStore, progress: _Pass) -> None:
-        if await store.on_disk(self._volumes.mend_identity, store):
+        if await store.drive.on_disk(self._volumes.mend_identity, store):
             self._find(store, progress, f"{identity.PATH} was damaged, and is written anew")
         if await self._is_memory_damaged(store):
             self._find(store, progress, f"{obeyed.PATH} was damaged, and is written anew")
             self._restraint.note_damaged()
-        if await store.on_disk(_is_damaged, store.disk, PATH):
+        if await store.drive.on_disk(_is_damaged, store.disk, PATH):
             self._find(store, progress, f"{PATH} was damaged, and is written anew")
             await self._save_progress(store, progress, every_s=0)
 
     async def _is_memory_damaged(self, store: ChunkStore) -> bool:
         """A record that is just being written is not whole either: so what looks damaged is looked at once more."""
-        if not await store.on_disk(obeyed.is_damaged, store.disk):
+        if not await store.drive.on_disk(obeyed.is_damaged, store.disk):
             return False
         async with self._restraint.writing:
-            return await store.on_disk(obeyed.is_damaged, store.disk)
+            return await store.drive.on_disk(obeyed.is_damaged, store.disk)
 
     # --- progress
 
     async def _load_progress(self, store: ChunkStore) -> _Pass:
         """Where the pass stopped; from the beginning if that cannot be known."""
         try:
-            found = await store.run_blocking(statefile.read, store.disk, PATH, _FORMAT)
+            found = await store.drive.run_blocking(statefile.read, store.disk, PATH, _FORMAT)
         except OSError as error:
             log.warning("scrub begins anew", directory=store.disk.name, error=str(error))
             return _Pass()
@@ -293,7 +293,7 @@ class Scrub:
         self._saved_at[store.disk.name] = now
         values = dataclasses.asdict(progress)
         try:
-            await store.run_blocking(statefile.write, store.disk, PATH, _FORMAT, values)
+            await store.drive.run_blocking(statefile.write, store.disk, PATH, _FORMAT, values)
         except OSError as error:
             log.warning("progress of the scrub was not written down", directory=store.disk.name, error=str(error))
 

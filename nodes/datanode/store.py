@@ -19,31 +19,16 @@ places), the chunk goes to quarantine.
 Files stay open, the least recently used are closed first; one that somebody uses is never closed under them, and none
 before its bytes are synced: the kernel tells of bytes that it could not write by a file that was open then.
 
-A write error takes the directory out of service: `failed` says why, every later change raises DiskFailed, reads are
-still tried. After an error of fsync nobody knows what the disk holds, so nothing is retried. So does a file system that
-became read-only, so do files that may not be opened, and READ_ERRORS_MAX chunks that could not be read: the first ones
-are only damaged. A directory without space is not failed: it takes no more bytes until some are free, and serves
-what it has. Nor is one whose files cannot be opened as the machine is short of descriptors or memory: that is Busy.
-
-A disk that hangs keeps its threads, which nobody can stop: so each directory has threads of its own. That it hangs is
-seen by what a thread does, not by what waits for one: the probe asks for so little that it is soon done however much
-the disk has to do, other work may take longer. Who waits for the disk then gets DiskFailed at once, and what is read
-after that comes from memory or not at all. The threads may go on any time, so the files that they have stay open: the
-numbers of closed ones would be other files'.
-
-Small appends are written by the event loop itself, as a thread's hop costs more than the write. The kernel could keep
-it waiting for a disk that hangs (RWF_NOWAIT is for XFS and Btrfs only). So it writes only where the disk has just done
-something for a thread, and keeps none waiting.
+What the disk can do to all this, by errors, by hanging, by being full: see nodes.datanode.drive.
 """
 
 from __future__ import annotations
 
-import errno
 import itertools
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Final, NamedTuple, NoReturn, TypeVar, TypeVarTuple
+from typing import Final, NamedTuple, NoReturn
 
 import trio
 from sortedcontainers import SortedDict
@@ -57,15 +42,12 @@ from nodes.datanode import chunkfiles, damage, journal, reading, recovery, state
 from nodes.datanode.chunkfiles import ChunkFiles, Content, chunk_name
 from nodes.datanode.damage import Damages
 from nodes.datanode.disk import Disk, File
+from nodes.datanode.drive import Drive
 from nodes.datanode.index import BlockIndex, Record, records_of
 from nodes.datanode.journal import Entry, Journal
 
-T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
-
 CLEAN: Final = "clean"
 _CLEAN_FORMAT: Final = 1
-_FORBIDDEN: Final = (errno.EACCES, errno.EPERM)
 _NOWHERE: Final = "no copy that was asked has a block whole"
 """What is wrong with one that was taken over as damaged."""
 
@@ -103,25 +85,19 @@ class _Replica:
 class ChunkStore:
     """One data directory. Lengths and offsets are bytes.
 
-    `chunks` is each chunk's length, in order of their ids. `failed` is None, or why the directory is out of service.
+    `drive` is what carries it. `chunks` is each chunk's length, in order of their ids.
     `cluster` is the one to which new chunks belong; None until it is known, and until then nothing can be appended.
     """
 
     def __init__(self, disk: Disk, cluster: ClusterId | None, runtime: Runtime, reserve_bytes: int) -> None:
+        self.drive = Drive(disk, runtime, reserve_bytes)
         self.disk = disk
         self.cluster = cluster
         self.chunks: SortedDict[ChunkId, int] = SortedDict()
         self.used_bytes = 0  # of all chunks, without what was punched
-        self.failed: str | None = None
         self.makes_journal = False
         """Where there is none yet: for who knows that older versions of dfs, which know none, refuse the directory."""
         self._runtime = runtime
-        self._workers = runtime.workers(limits.DISK_THREADS_MAX)
-        self._prober = runtime.workers(1)
-        self._hangs = False
-        self._looked_at = float("-inf")  # for a disk that hangs, trio's clock
-        self._answered_at = float("-inf")  # trio's clock, of threads' work only
-        self._reserve_bytes = reserve_bytes
         self._open: OrderedDict[ChunkId, _Replica] = OrderedDict()  # least recently used first
         self._unsynced: dict[ChunkId, float] = {}  # since when (trio's clock) a chunk's files have bytes not synced
         self._journal: Journal | None = None
@@ -131,21 +107,8 @@ class ChunkStore:
         self._corrupt: list[tuple[ChunkId, str]] = []
         self._damages = Damages()
         self._newly_damaged: set[ChunkId] = set()
-        self._read_errors = 0
-        self._free_bytes = 0
-        self._free_believed_until = float("-inf")
-        self._written_since_bytes = 0
 
     # --- starting and stopping
-
-    async def wait_for_disk(self) -> None:
-        """Before `open`: return when the disk says anything, which `open` is to judge, or is given up as it hangs."""
-        with suppress(OSError):
-            await self._prober.run(self._greet)
-
-    def _greet(self) -> None:
-        self.disk.make_dirs("")
-        self.disk.sync_dir("")
 
     def open(self) -> None:
         """Find the chunks, and mend what a crash left. Blocks, for minutes on a large directory after a crash.
@@ -156,7 +119,7 @@ class ChunkStore:
         try:
             self._open_directory()
         except OSError as error:
-            raise self.explained(error, full_is_fatal=True) from error
+            raise self.drive.explained(error, full_is_fatal=True) from error
 
     def _open_directory(self) -> None:
         self.disk.make_dirs(chunkfiles.CHUNKS)
@@ -216,13 +179,13 @@ class ChunkStore:
     async def close(self, clean: bool = True) -> None:
         """Close all files. `clean`: sync everything before, and leave word of it, so that the next start is quick."""
         try:
-            if clean and self.failed is None:
+            if clean and self.drive.failed is None:
                 await self._sync_files(list(self._unsynced))
-                await self.on_disk(statefile.write, self.disk, CLEAN, _CLEAN_FORMAT, {"chunks": len(self.chunks)})
+                await self.drive.on_disk(statefile.write, self.disk, CLEAN, _CLEAN_FORMAT, {"chunks": len(self.chunks)})
         finally:
             for replica in list(self._open.values()):
                 self._drop(replica)
-            if self._journal is not None and not self._hangs:
+            if self._journal is not None and not self.drive.hangs:
                 self._journal.close()
                 self._journal = None
 
@@ -247,7 +210,7 @@ class ChunkStore:
         """
         if not records or records[0].start != offset:
             raise errors.InvalidArgument(f"an append to chunk {chunk_name(chunk)} at {offset} has no blocks for there")
-        self._check_usable()
+        self.drive.check_usable()
         async with self._using(chunk, create=offset == 0) as replica, replica.lock:
             if replica.gone:
                 raise self._not_found(chunk)
@@ -268,7 +231,7 @@ class ChunkStore:
             raise errors.ChunkFull(
                 f"chunk {name} has {offset} bytes in {len(index)} blocks: {length} more in {len(records)} are too many"
             )
-        self._check_room(length)
+        self.drive.check_room(length)
 
     async def _write(self, replica: _Replica, records: Sequence[Record], data: Content | None) -> None:
         """Append for good; the lock is held, the place is right."""
@@ -276,19 +239,20 @@ class ChunkStore:
         written = length if data is None else len(data)
         damaged = {} if data is not None else dict.fromkeys((record.start for record in records), _NOWHERE)
         if damaged:  # written down before they are there: what is no block does not count
-            await self.on_disk(self.disk.make_dirs, chunkfiles.directory_of(replica.chunk))
-            await self.on_disk(damage.save, self.disk, replica.chunk, {**self._damages.of(replica.chunk), **damaged})
-        if written <= limits.INLINE_IO_MAX_BYTES and replica.files is not None and self._answers_soon():
-            self._run_inline(self._write_blocking, replica, records, data)
+            await self.drive.on_disk(self.disk.make_dirs, chunkfiles.directory_of(replica.chunk))
+            known = {**self._damages.of(replica.chunk), **damaged}
+            await self.drive.on_disk(damage.save, self.disk, replica.chunk, known)
+        if written <= limits.INLINE_IO_MAX_BYTES and replica.files is not None and self.drive.answers_soon():
+            self.drive.run_inline(self._write_blocking, replica, records, data)
         else:
             generation = 1
             if replica.files is None and self._journal is not None:
                 generation = self._journal.next_generation(replica.chunk)
-            await self.on_disk(self._write_blocking, replica, records, data, generation)
+            await self.drive.on_disk(self._write_blocking, replica, records, data, generation)
         replica.index.append(records)
         if damaged:
             self._damages.note(replica.chunk, damaged)
-        self._written_since_bytes += written
+        self.drive.note_written(written)
         self._note_punched(replica.chunk, length - written)
         self._set_length(replica)
         self._unsynced.setdefault(replica.chunk, trio.current_time())
@@ -361,12 +325,13 @@ class ChunkStore:
         Blocks that were damaged and are not any more are read as all others from now on.
         """
         chunk = replica.chunk
-        if not await self.run_blocking(reading.faults, data, view, records) and not self._damages.among(chunk, records):
+        faults = await self.drive.run_blocking(reading.faults, data, view, records)
+        if not faults and not self._damages.among(chunk, records):
             return view
         async with replica.lock:
             if replica.gone or not reading.unchanged(replica.index, records):
                 return None
-            faults = await self.run_blocking(reading.faults, data, view, records)
+            faults = await self.drive.run_blocking(reading.faults, data, view, records)
             await self._settle_damage(replica, records, faults)
         if faults:
             raise self._damaged_error(chunk)
@@ -383,7 +348,7 @@ class ChunkStore:
         chunk = replica.chunk
         for fault in faults:
             if fault.error is not None and not chunkfiles.is_damage(fault.error):
-                raise self.explained(fault.error, full_is_fatal=True) from fault.error
+                raise self.drive.explained(fault.error, full_is_fatal=True) from fault.error
             if fault.start is None:
                 await self._quarantine(replica, fault.reason)
                 raise self._corrupt_error(chunk, fault.reason)
@@ -394,7 +359,7 @@ class ChunkStore:
             self._newly_damaged.add(chunk)
             await self._save_damage(chunk)
             if is_first:  # of several blocks of one chunk the disk may have lost one place
-                self._note_read_error(next((fault.error for fault in faults if fault.error is not None), None))
+                self.drive.note_read_error(next((fault.error for fault in faults if fault.error is not None), None))
         await self._clear_damage(chunk, [each.start for each in records if each.start not in bad])
 
     async def _clear_damage(self, chunk: ChunkId, whole: Sequence[int]) -> None:
@@ -408,9 +373,9 @@ class ChunkStore:
 
     async def _save_damage(self, chunk: ChunkId) -> None:
         """What cannot be written down is known until a restart, as long as the directory is in use at all."""
-        if self.failed is None:
+        if self.drive.failed is None:
             with suppress(errors.NoSpace, errors.Busy, errors.DiskFailed):
-                await self.on_disk(damage.save, self.disk, chunk, self._damages.of(chunk))
+                await self.drive.on_disk(damage.save, self.disk, chunk, self._damages.of(chunk))
 
     async def lend(self, chunk: ChunkId) -> tuple[BlockIndex, int]:
         """For who reads the chunk himself: its blocks, and a descriptor of its bytes, which the caller closes.
@@ -424,7 +389,7 @@ class ChunkStore:
                 return replica.index, replica.files.data.lend()
             except OSError as error:
                 if error.errno in chunkfiles.SHORT:
-                    raise self._short(error) from error
+                    raise self.drive.explained(error, False) from error
                 raise errors.NotSupported(f"{self.disk.name}: its files cannot be lent: {error.strerror}") from error
 
     async def read_records(
@@ -499,7 +464,7 @@ class ChunkStore:
         """
         async with self._using(chunk) as replica:
             await self._inspect(replica)
-            data = await self.on_disk(self._open_data, chunk)
+            data = await self.drive.on_disk(self._open_data, chunk)
             try:
                 restored = await self._verify_blocks(replica, data, pace)
             finally:
@@ -513,7 +478,7 @@ class ChunkStore:
             if replica.gone or replica.files is None:
                 raise self._not_found(replica.chunk)
             try:
-                await self.run_blocking(replica.files.inspect, self.cluster, replica.index)
+                await self.drive.run_blocking(replica.files.inspect, self.cluster, replica.index)
             except errors.DiskFailed:
                 raise
             except OSError as error:
@@ -561,14 +526,14 @@ class ChunkStore:
         Or the power went before the bytes did. To have them back harms in neither case.
         """
         restored = 0
-        for number in await self.run_blocking(reading.whole_ones, data, run):
+        for number in await self.drive.run_blocking(reading.whole_ones, data, run):
             record = run[number]
             async with replica.syncing, replica.lock:
                 if replica.gone or replica.files is None or not replica.index.matches(record.start, [record]):
                     break
-                self._check_usable()
+                self.drive.check_usable()
                 at = replica.index.blocks_in(record.start)
-                await self.on_disk(replica.files.unpunch, replica.index, at, full_is_fatal=True)
+                await self.drive.on_disk(replica.files.unpunch, replica.index, at, full_is_fatal=True)
                 replica.index.unpunch(at)
                 self._note_punched(replica.chunk, -record.length)
             restored += 1
@@ -588,7 +553,7 @@ class ChunkStore:
         return await self._sync_all(chunks, journaling=False)
 
     async def _sync_all(self, chunks: Sequence[ChunkId], *, journaling: bool) -> list[int]:
-        self._check_usable()
+        self.drive.check_usable()
         if len(chunks) == 1:  # as after each write of a log
             return [await self._sync_one(chunks[0], journaling=journaling)]
         lengths: dict[ChunkId, int] = {}
@@ -625,9 +590,9 @@ class ChunkStore:
         assert replica.files is not None
         if journaling and await self._put_in_journal(replica, replica.files):
             return
-        self._check_usable()  # somebody else's write into the journal may have failed
+        self.drive.check_usable()  # somebody else's write into the journal may have failed
         began = trio.current_time()
-        await self.on_disk(replica.files.sync, len(replica.index), replica.index.length, full_is_fatal=True)
+        await self.drive.on_disk(replica.files.sync, len(replica.index), replica.index.length, full_is_fatal=True)
         self._note_synced(replica, began)
 
     async def _put_in_journal(self, replica: _Replica, files: ChunkFiles) -> bool:
@@ -635,7 +600,7 @@ class ChunkStore:
         entry = self._entry(replica, files)
         if entry is None:
             return False
-        if self._journal is None or not await self._journal.put(entry, self.on_disk):
+        if self._journal is None or not await self._journal.put(entry, self.drive.on_disk):
             return False
         if replica.gone:
             self._journal.void(replica.chunk, entry.generation + 1)
@@ -684,31 +649,18 @@ class ChunkStore:
 
     async def _make_journal(self) -> None:
         """Unless space is scarce. Raises DiskFailed."""
-        if self.free_bytes() >= limits.JOURNAL_FREE_TIMES * limits.JOURNAL_BYTES:
+        if self.drive.free_bytes() >= limits.JOURNAL_FREE_TIMES * limits.JOURNAL_BYTES:
             with suppress(errors.NoSpace, errors.Busy):
-                self._journal = await self.on_disk(Journal.create, self.disk, self._runtime.random)
-
-    async def probe(self) -> None:
-        """Find out whether the disk still takes changes, though nobody makes any. Raises DiskFailed."""
-        self._check_usable()
-        try:
-            await self._prober.run(self._probe_blocking)
-        except OSError as error:
-            raise self.explained(error, False) from error
-
-    def _probe_blocking(self) -> None:
-        """Have the disk itself answer: a change of the least kind would wait in memory."""
-        self.disk.touch(chunkfiles.CHUNKS)
-        self.disk.sync_dir(chunkfiles.CHUNKS)
+                self._journal = await self.drive.on_disk(Journal.create, self.disk, self._runtime.random)
 
     # --- taking away
 
     async def delete(self, chunk: ChunkId) -> None:
         """Remove the chunk, if it is here; who reads it just now reads on. Raises DiskFailed."""
-        self._check_usable()
+        self.drive.check_usable()
         async with self._using(chunk, load=False) as replica, replica.syncing, replica.lock:
             if chunk in self.chunks and not replica.gone:
-                await self.on_disk(chunkfiles.remove, self.disk, chunk)
+                await self.drive.on_disk(chunkfiles.remove, self.disk, chunk)
                 self._forget(replica)
 
     async def cut(self, chunk: ChunkId, length: int) -> None:
@@ -720,7 +672,7 @@ class ChunkStore:
         if length == 0:
             await self.delete(chunk)
             return
-        self._check_usable()
+        self.drive.check_usable()
         async with self._using(chunk) as replica, replica.syncing, replica.lock:
             if replica.gone:
                 raise self._not_found(chunk)
@@ -734,7 +686,7 @@ class ChunkStore:
         assert replica.files is not None
         began = trio.current_time()
         try:
-            partial = await self.on_disk(replica.files.cut, replica.index, length, full_is_fatal=True)
+            partial = await self.drive.on_disk(replica.files.cut, replica.index, length, full_is_fatal=True)
         except errors.Corrupt as error:
             last = replica.index.record(replica.index.blocks_in(length))
             cause = error.__cause__ if isinstance(error.__cause__, OSError) else None
@@ -742,7 +694,7 @@ class ChunkStore:
             length, partial = last.start + last.length, []
             if length == replica.index.length:
                 return
-            await self.on_disk(replica.files.cut, replica.index, length, full_is_fatal=True)
+            await self.drive.on_disk(replica.files.cut, replica.index, length, full_is_fatal=True)
         gone = replica.index.punched_bytes(length)
         self._note_punched(replica.chunk, -gone)
         replica.index.cut(partial[0].start if partial else length)
@@ -758,7 +710,7 @@ class ChunkStore:
         """
         if any(offset < 0 or length < 0 for offset, length in ranges):
             raise errors.InvalidArgument(f"chunk {chunk_name(chunk)}: a range to free has a negative offset or length")
-        self._check_usable()
+        self.drive.check_usable()
         async with self._using(chunk) as replica, replica.syncing, replica.lock:
             if replica.gone or replica.files is None:
                 raise self._not_found(chunk)
@@ -766,7 +718,7 @@ class ChunkStore:
             if not numbers:
                 return
             began = trio.current_time()
-            await self.on_disk(replica.files.punch, replica.index, numbers, full_is_fatal=True)
+            await self.drive.on_disk(replica.files.punch, replica.index, numbers, full_is_fatal=True)
             for number in numbers:
                 replica.index.punch(number)
                 self._note_punched(chunk, replica.index.record(number).length)
@@ -791,14 +743,14 @@ class ChunkStore:
         Raises ChunkNotFound, ChunkConflict if there is no such block, Corrupt if `content` does not match its checksum,
         or if the disk does not give it back, NoSpace, DiskFailed.
         """
-        self._check_usable()
+        self.drive.check_usable()
         async with self._using(chunk) as replica, replica.syncing, replica.lock:
             if replica.gone or replica.files is None:
                 raise self._not_found(chunk)
             if not reading.unchanged(replica.index, [record]):
                 raise errors.ChunkConflict(f"chunk {chunk_name(chunk)} has another block at {record.start}")
             if record.start in self._damages.of(chunk):
-                await self.on_disk(replica.files.mend, record, content)
+                await self.drive.on_disk(replica.files.mend, record, content)
                 await self._clear_damage(chunk, [record.start])
 
     async def look_at_damage(self) -> None:
@@ -869,54 +821,6 @@ class ChunkStore:
         taken, self._corrupt = self._corrupt, []
         return taken
 
-    def free_bytes(self) -> int:
-        """What may be written before the reserve is reached; of a directory that failed, 0."""
-        if self.failed is not None:
-            return 0
-        try:
-            return max(0, self._disk_free_bytes() - self._reserve_bytes)
-        except OSError as error:
-            self._fail(error)
-            return 0
-
-    def is_full(self) -> bool:
-        """Whether it is in service and takes no more bytes."""
-        return self.free_bytes() == 0 and self.failed is None
-
-    def file_system(self) -> int | None:
-        """What directories share that share their space; None of a directory that failed."""
-        try:
-            return self.disk.file_system() if self.failed is None else None
-        except OSError as error:
-            self._fail(error)
-            return None
-
-    def capacity_bytes(self) -> int:
-        """Size of the file system that the directory is on; of a directory that failed, 0."""
-        if self.failed is not None:
-            return 0
-        try:
-            return self.disk.capacity_bytes()
-        except OSError as error:
-            self._fail(error)
-            return 0
-
-    def _disk_free_bytes(self) -> int:
-        """Free bytes of the file system, asked for once a while and reckoned between."""
-        now = trio.current_time()
-        if now >= self._free_believed_until or self._written_since_bytes >= limits.FREE_SPACE_CHECK_BYTES:
-            self._free_bytes = self.disk.free_bytes()
-            self._free_believed_until = now + limits.FREE_SPACE_CHECK_PERIOD_S
-            self._written_since_bytes = 0
-        return self._free_bytes - self._written_since_bytes
-
-    def _check_room(self, length: int) -> None:
-        if self.free_bytes() < length:
-            self._free_believed_until = float("-inf")  # space may have come back: nobody is refused on a belief
-        if self.free_bytes() < length:
-            self._check_usable()
-            raise errors.NoSpace(f"{self.disk.name} has no room for {length} bytes above its reserve: free some space")
-
     # --- chunks in use
 
     @asynccontextmanager
@@ -949,7 +853,7 @@ class ChunkStore:
             if length is None or replica.gone:
                 raise self._not_found(replica.chunk)
             try:
-                opened = await self.run_blocking(ChunkFiles.open, self.disk, self.cluster, replica.chunk, length)
+                opened = await self.drive.run_blocking(ChunkFiles.open, self.disk, self.cluster, replica.chunk, length)
             except errors.DiskFailed:
                 raise
             except OSError as error:
@@ -966,10 +870,10 @@ class ChunkStore:
         """
         if not chunkfiles.is_damage(error):
             what = OSError(error.errno, f"chunk {chunk_name(replica.chunk)} cannot be opened: {error.strerror}")
-            raise self.explained(what, full_is_fatal=True) from error
+            raise self.drive.explained(what, full_is_fatal=True) from error
         reason = str(error) if isinstance(error, errors.DfsError) else f"it cannot be opened: {error.strerror}"
         await self._quarantine(replica, reason)
-        self._note_read_error(error)
+        self.drive.note_read_error(error)
         raise self._corrupt_error(replica.chunk, reason) from error
 
     async def _make_room(self) -> None:
@@ -994,12 +898,12 @@ class ChunkStore:
 
     def _is_closable(self, replica: _Replica) -> bool:
         """Of a directory that failed nothing is synced any more."""
-        return not replica.users and (replica.chunk not in self._unsynced or self.failed is not None)
+        return not replica.users and (replica.chunk not in self._unsynced or self.drive.failed is not None)
 
     def _drop(self, replica: _Replica) -> None:
         if self._open.get(replica.chunk) is replica:
             del self._open[replica.chunk]
-        if replica.files is not None and not self._hangs:
+        if replica.files is not None and not self.drive.hangs:
             replica.files.close()
             replica.files = None
 
@@ -1059,100 +963,11 @@ class ChunkStore:
         Raises Busy, which passes: the chunk is where it was, and known, so that nobody makes another in its place.
         """
         chunk = replica.chunk
-        if self.failed is None:
+        if self.drive.failed is None:
             with suppress(errors.DiskFailed, errors.NoSpace):  # it is out of use either way, and told as that
-                await self.on_disk(chunkfiles.quarantine, self.disk, chunk, reason, self._runtime.now_ns())
+                await self.drive.on_disk(chunkfiles.quarantine, self.disk, chunk, reason, self._runtime.now_ns())
         self._forget(replica)
         self._corrupt.append((chunk, reason))
-
-    # --- what can go wrong
-
-    async def run_blocking(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
-        """Work on the disk in a thread of this directory. Raises what it raises, or DiskFailed of a disk that hangs."""
-        result = await self._workers.run(work, *args)
-        self._answered_at = trio.current_time()
-        return result
-
-    def _answers_soon(self) -> bool:
-        """Whether nothing tells of a disk that hangs: see the module."""
-        has_answered = trio.current_time() < self._answered_at + limits.INLINE_IO_BELIEVED_S
-        return has_answered and self._workers.busy_s() < limits.INLINE_IO_BUSY_MAX_S
-
-    def look_for_hang(self) -> None:
-        """Take the directory out of service if its disk does not answer, and keep nobody waiting for it any more.
-
-        To be called every DISK_WATCH_PERIOD_S. A call that is late counts little: the process may have stood still, and
-        a disk that answered meanwhile is well.
-        """
-        if self._hangs:
-            return
-        now = trio.current_time()
-        passed_s = min(now - self._looked_at, 2 * limits.DISK_WATCH_PERIOD_S)
-        self._looked_at = now
-        is_late = self._workers.watched_s(passed_s) >= limits.DISK_WORK_MAX_S
-        if self._prober.watched_s(passed_s) >= limits.DISK_PROBE_TIMEOUT_S or is_late:
-            self._hangs = True
-            self.fail("it does not answer")
-            self._workers.give_up(self._failure)
-            self._prober.give_up(self._failure)
-
-    async def on_disk(self, work: Callable[[*Ts], T], *args: *Ts, full_is_fatal: bool = False) -> T:
-        """As `run_blocking`; OSErrors come out as DiskFailed, NoSpace or Busy, ours as they are."""
-        try:
-            return await self.run_blocking(work, *args)
-        except OSError as error:
-            raise self.explained(error, full_is_fatal) from error
-
-    def _run_inline(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
-        try:
-            return work(*args)
-        except OSError as error:
-            raise self.explained(error, False) from error
-
-    def explained(self, error: OSError, full_is_fatal: bool) -> errors.DfsError:
-        """What an OSError means, to raise: ours as it is, NoSpace, Busy, or DiskFailed: it is out of service then.
-
-        A sync that failed has failed, though it was space or memory that was short: to repeat it would succeed.
-        """
-        if isinstance(error, errors.DfsError):
-            return error
-        if isinstance(error, chunkfiles.NotSynced):
-            return self._fail(error)
-        if error.errno in chunkfiles.FULL and not full_is_fatal:
-            self._free_believed_until = float("-inf")
-            return errors.NoSpace(f"{self.disk.name} is full: free some space")
-        return self._short(error) if error.errno in chunkfiles.SHORT else self._fail(error)
-
-    def _short(self, error: OSError) -> errors.Busy:
-        return errors.Busy(f"{self.disk.name}: {error.strerror}: raise the DataNode's limits if this goes on")
-
-    def _note_read_error(self, error: OSError | None) -> None:
-        """A disk that cannot read several chunks is not to be trusted with more."""
-        if error is None or isinstance(error, errors.DfsError) or error.errno not in chunkfiles.MEDIUM:
-            return
-        self._read_errors += 1
-        if self._read_errors >= limits.READ_ERRORS_MAX:
-            self._fail(error)
-
-    def fail(self, reason: str) -> None:
-        """Take the directory out of service, until a restart."""
-        self.failed = self.failed or reason
-
-    def _fail(self, error: OSError) -> errors.DiskFailed:
-        reason = error.strerror or str(error)
-        if error.errno in _FORBIDDEN:
-            reason += ": all that is in the directory has to belong to the user that the DataNode runs as"
-        self.fail(reason)
-        return self._failure()
-
-    def _failure(self) -> errors.DiskFailed:
-        return errors.DiskFailed(
-            f"{self.disk.name} is out of service: {self.failed}: mend or replace the disk, then restart"
-        )
-
-    def _check_usable(self) -> None:
-        if self.failed is not None:
-            raise self._failure()
 
     def _not_found(self, chunk: ChunkId) -> errors.ChunkNotFound:
         return errors.ChunkNotFound(f"chunk {chunk_name(chunk)} is not in {self.disk.name}")

@@ -102,7 +102,7 @@ class Volumes:
         """Before `open`, and `watched`: directories whose disk hangs are out of service after this."""
         async with open_nursery() as nursery:
             for store in self.stores:
-                nursery.start_soon(store.wait_for_disk)
+                nursery.start_soon(store.drive.wait_for_disk)
 
     def open(self) -> None:
         """Lock the directories, check whose they are, find the chunks. Blocks; after a crash for minutes.
@@ -131,22 +131,22 @@ class Volumes:
         except errors.DiskFailed:
             return None
         except errors.Corrupt as error:
-            store.fail(error.message)
+            store.drive.fail(error.message)
             return None
         except errors.DfsError:
             raise
         except OSError as error:
-            explained = store.explained(error, full_is_fatal=True)
+            explained = store.drive.explained(error, full_is_fatal=True)
             if isinstance(explained, errors.DiskFailed):
                 return None
             raise explained from error
 
     def _usable(self) -> Iterator[ChunkStore]:
-        return (store for store in self.stores if store.failed is None)
+        return (store for store in self.stores if store.drive.failed is None)
 
     def _check_any_usable(self) -> None:
         if not any(self._usable()):
-            reasons = "; ".join(f"{store.disk.name}: {store.failed}" for store in self.stores)
+            reasons = "; ".join(f"{store.disk.name}: {store.drive.failed}" for store in self.stores)
             raise errors.DiskFailed(f"none of the data directories of DataNode {self._node!r} can be used: {reasons}")
 
     def _check_directories(self) -> None:
@@ -302,12 +302,12 @@ class Volumes:
         """
         if self.cluster is None:
             raise errors.Busy(f"DataNode {self._node!r} belongs to no cluster yet: repeat when it reached its NameNode")
-        free = [(store.free_bytes(), store) for store in list(self._usable())]
+        free = [(store.drive.free_bytes(), store) for store in list(self._usable())]
         self._check_any_usable()
         able = [(room >= limits.CHUNK_MAX_BYTES, room, store) for room, store in free if room >= max(1, length)]
         if not able:
             raise errors.NoSpace(f"no data directory of DataNode {self._node!r} has room for a chunk: free some space")
-        return max(able, key=lambda each: (each[0], each[1] / max(1, each[2].capacity_bytes())))[2]
+        return max(able, key=lambda each: (each[0], each[1] / max(1, each[2].drive.capacity_bytes())))[2]
 
     # --- chunks; as ChunkStore's methods of the same names
 
@@ -423,7 +423,7 @@ class Volumes:
         async with open_nursery() as nursery:
             for store in self.stores:
                 nursery.start_soon(_repeat, store, limits.FLUSH_AFTER_S / 5, store.flush_due)
-                nursery.start_soon(_repeat, store, limits.DISK_PROBE_PERIOD_S, store.probe)
+                nursery.start_soon(_repeat, store, limits.DISK_PROBE_PERIOD_S, store.drive.probe)
                 nursery.start_soon(_repeat, store, limits.DAMAGE_LOOK_PERIOD_S, store.look_at_damage)
 
     @asynccontextmanager
@@ -442,7 +442,7 @@ class Volumes:
             while True:
                 await trio.sleep(limits.DISK_WATCH_PERIOD_S)
                 for store in self.stores:
-                    store.look_for_hang()
+                    store.drive.look_for_hang()
 
     # --- what the node reports
 
@@ -490,18 +490,18 @@ class Volumes:
 
     def capacity_bytes(self) -> int:
         """What the directories hold at most, or the limit if that is less."""
-        capacity = sum(max(store.capacity_bytes() for store in group) for group in self._by_file_system())
+        capacity = sum(max(store.drive.capacity_bytes() for store in group) for group in self._by_file_system())
         return min(capacity, self._limit_bytes) if self._limit_bytes else capacity
 
     def free_bytes(self) -> int:
         """What new data may take, reserves left out."""
-        free = sum(min(store.free_bytes() for store in group) for group in self._by_file_system())
+        free = sum(min(store.drive.free_bytes() for store in group) for group in self._by_file_system())
         return min(free, max(0, self._limit_bytes - self.used_bytes())) if self._limit_bytes else free
 
     def _by_file_system(self) -> list[list[ChunkStore]]:
         groups: dict[int, list[ChunkStore]] = {}
         for store in self._usable():
-            number = store.file_system()
+            number = store.drive.file_system()
             if number is not None:
                 groups.setdefault(number, []).append(store)
         return list(groups.values())
@@ -513,10 +513,10 @@ class Volumes:
                 name=store.disk.name,
                 chunks=len(store.chunks),
                 used_bytes=store.used_bytes,
-                free_bytes=store.free_bytes(),
-                capacity_bytes=store.capacity_bytes(),
-                failed=store.failed,
-                full=store.is_full(),
+                free_bytes=store.drive.free_bytes(),
+                capacity_bytes=store.drive.capacity_bytes(),
+                failed=store.drive.failed,
+                full=store.drive.is_full(),
                 damaged=store.damaged_count(),
             )
             for store in self.stores
@@ -525,7 +525,7 @@ class Volumes:
 
 async def _repeat(store: ChunkStore, period_s: float, work: Callable[[], Awaitable[None]]) -> None:
     """Until the directory is out of service."""
-    while store.failed is None:
+    while store.drive.failed is None:
         await trio.sleep(period_s)
         try:
             await work()

@@ -422,7 +422,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert dict(self.store.chunks) == {chunk: len(model.content) for chunk, model in self.chunks.items()}
         total = sum(len(model.content) for model in self.chunks.values())
         assert total - sum(model.punched_bytes() for model in self.chunks.values()) <= self.store.used_bytes <= total
-        assert self.store.failed is None
+        assert self.store.drive.failed is None
 
     def teardown(self) -> None:
         if not hasattr(self, "store"):

@@ -382,7 +382,7 @@ async def test_a_copy_that_is_missing_when_its_chunk_is_cut_or_punched_is_report
     if loss == "gone":
         await node.volumes.delete(ChunkId(1))
     else:
-        next(store for store in node.volumes.stores if ChunkId(1) in store.chunks).fail("Input/output error")
+        next(store for store in node.volumes.stores if ChunkId(1) in store.chunks).drive.fail("Input/output error")
     async with node.running():
         namenode.orders[7] = [7, *order]
         await until(lambda: not namenode.orders)

@@ -106,7 +106,7 @@ async def test_what_could_not_be_read_for_a_while_is_whole_again(disk: MemoryDis
     disk.fail("read", errno.EIO, DATA)
     with pytest.raises(errors.Corrupt, match="bytes 0 to 100 cannot be read: Input/output error, and 3 other blocks"):
         await store.read(CHUNK, 0, 400)
-    assert store.failed is None and store.intact_length(CHUNK) == 0
+    assert store.drive.failed is None and store.intact_length(CHUNK) == 0
     disk.mend()
     assert await store.verify(CHUNK) == 0
     assert store.intact_length(CHUNK) == 400 and not disk.exists(BAD) and await content(store, 0, 400)
@@ -120,7 +120,7 @@ async def test_one_chunk_that_cannot_be_read_is_one_error_of_the_disk_however_of
     for number in range(3 * limits.READ_ERRORS_MAX):
         with pytest.raises(errors.Corrupt):
             await store.read(CHUNK, 100 * (number % 4), 100)
-    assert store.failed is None
+    assert store.drive.failed is None
 
 
 async def test_a_damaged_block_is_mended_and_stays_so(disk: MemoryDisk) -> None:
@@ -148,7 +148,7 @@ async def test_a_block_that_could_not_be_flushed_is_not_mended_by_trying_again(d
     disk.fail("sync", number, DATA)
     with pytest.raises(errors.DiskFailed):
         await store.mend(CHUNK, (await records(store))[0], PIECES[1])
-    assert store.failed
+    assert store.drive.failed
 
 
 async def test_a_block_that_the_disk_does_not_give_back_is_not_mended(disk: MemoryDisk) -> None:
@@ -157,7 +157,7 @@ async def test_a_block_that_the_disk_does_not_give_back_is_not_mended(disk: Memo
     disk.fail("read", errno.EIO, DATA)
     with pytest.raises(errors.Corrupt, match="which was just written anew, cannot be read"):
         await store.mend(CHUNK, block, PIECES[1])
-    assert store.intact_length(CHUNK) == 100 and store.failed is None
+    assert store.intact_length(CHUNK) == 100 and store.drive.failed is None
     await store.look_at_damage()
     assert store.intact_length(CHUNK) == 100
     disk.mend()
@@ -208,14 +208,14 @@ async def test_a_full_disk_forgets_damage_at_a_restart_and_not_before(disk: Memo
     disk.flip_bit(DATA, 150)
     with pytest.raises(errors.Corrupt):
         await store.read(CHUNK, 100, 1)
-    assert store.intact_length(CHUNK) == 100 and store.failed is None and not disk.exists(BAD)
+    assert store.intact_length(CHUNK) == 100 and store.drive.failed is None and not disk.exists(BAD)
 
 
 async def test_a_cut_through_a_block_that_cannot_be_read_leaves_the_disk_in_service(disk: MemoryDisk) -> None:
     store = await damaged(disk)
     disk.fail("read", errno.EIO, DATA)
     await store.cut(CHUNK, 120)
-    assert store.failed is None
+    assert store.drive.failed is None
     disk.mend()
     assert (store.chunks[CHUNK], store.intact_length(CHUNK)) == (200, 100)
 
@@ -305,5 +305,5 @@ async def test_a_lost_block_that_cannot_be_noted_is_not_taken_over(disk: MemoryD
     disk.fail("write", errno.ENOSPC, BAD)
     with pytest.raises(errors.NoSpace):
         await store.append_records(CHUNK, len(WHOLE), _lost(len(WHOLE)), None, to_damaged=True)
-    assert store.chunks == {CHUNK: len(WHOLE)} and not store.is_damaged(CHUNK) and store.failed is None
+    assert store.chunks == {CHUNK: len(WHOLE)} and not store.is_damaged(CHUNK) and store.drive.failed is None
     await store.look_at_damage()

@@ -116,7 +116,7 @@ async def filled(volumes: Volumes) -> tuple[ChunkStore, ChunkStore]:
 
 async def until_failed(store: ChunkStore) -> None:
     with trio.fail_after(PATIENCE_S):
-        while store.failed is None:
+        while store.drive.failed is None:
             await trio.sleep(0.005)
 
 
@@ -227,7 +227,7 @@ async def test_a_daemon_whose_disk_hangs_can_be_stopped(volumes: Volumes, disk: 
                 finally:
                     with trio.CancelScope(shield=True):
                         await volumes.close()
-    assert not disk.answer.is_set() and volumes.stores[0].failed == "it does not answer"
+    assert not disk.answer.is_set() and volumes.stores[0].drive.failed == "it does not answer"
 
 
 @pytest.mark.usefixtures("short_timeouts")
@@ -259,7 +259,7 @@ async def test_a_slow_disk_stays_in_service_however_much_waits_for_it(
     async with volumes.watched():
         assert await volumes.sync(chunks) == [1] * len(chunks)
     assert trio.current_time() - began > limits.DISK_WORK_MAX_S
-    assert slow.failed is None
+    assert slow.drive.failed is None
     await volumes.close()
 
 
@@ -276,12 +276,12 @@ async def test_a_process_that_stood_still_does_not_take_that_for_a_disk_that_han
         nursery.start_soon(volumes.sync, [HUNG])
         while not disk.waiting.acquire(blocking=False):
             await trio.sleep(0.001)
-        looked_at = slow._looked_at
+        looked_at = slow.drive._looked_at
         disk.delay.wait(1.1 * limits.DISK_WORK_MAX_S)  # in the event loop: nothing goes on
-        while slow._looked_at == looked_at:
+        while slow.drive._looked_at == looked_at:
             await trio.sleep(0.001)
         disk.answer.set()
-    assert slow.failed is None and await volumes.sync([HUNG]) == [len(LARGE)]
+    assert slow.drive.failed is None and await volumes.sync([HUNG]) == [len(LARGE)]
     await volumes.close()
 
 

@@ -379,7 +379,7 @@ async def test_one_that_cannot_be_made_leaves_nothing_behind(autojump_clock: tri
     assert not other.exists(JOURNAL), "it was just tried"
     autojump_clock.jump(limits.JOURNAL_RETRY_S)
     await store.flush_due()
-    assert other.exists(JOURNAL) and store.failed is None
+    assert other.exists(JOURNAL) and store.drive.failed is None
 
 
 async def test_one_that_cannot_be_written_fails_the_directory_for_all(store: ChunkStore, disk: MemoryDisk) -> None:
@@ -398,7 +398,7 @@ async def test_one_that_cannot_be_written_fails_the_directory_for_all(store: Chu
         nursery.start_soon(sync, CHUNK)
         nursery.start_soon(sync, OTHER)
     assert sorted(refused) == sorted([CHUNK, OTHER])
-    assert store.failed is not None
+    assert store.drive.failed is not None
 
 
 async def test_one_that_takes_no_more_is_not_used_any_more(store: ChunkStore, disk: MemoryDisk) -> None:
@@ -409,7 +409,7 @@ async def test_one_that_takes_no_more_is_not_used_any_more(store: ChunkStore, di
     await synced(store, b"-two")
     disk.mend()
     await synced(store, b"-six")
-    assert store.failed is None and disk.durable_size(DATA) == 17
+    assert store.drive.failed is None and disk.durable_size(DATA) == 17
     assert await content(crashed(disk), 0, 17) == b"begun-one-two-six"
 
 
@@ -535,7 +535,7 @@ async def test_where_none_can_be_begun_there_is_none(store: ChunkStore, disk: Me
     disk.fail("write", number, JOURNAL)
     again = opened(disk)
     assert await content(again, 0, 9) == b"begun-one"
-    assert not disk.exists(JOURNAL) and again.failed is None
+    assert not disk.exists(JOURNAL) and again.drive.failed is None
 
 
 async def test_damaged_blocks_do_not_go_through_it(store: ChunkStore, disk: MemoryDisk) -> None:

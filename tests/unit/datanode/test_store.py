@@ -127,7 +127,7 @@ async def test_an_append_without_room_leaves_the_chunk_as_it_was(room_pages: int
     with pytest.raises(errors.NoSpace):
         await store.append(CHUNK, 500, big, b"x" * len(big))
     assert (disk.read_file(DATA), disk.read_file(INDEX)) == before
-    assert store.failed is None
+    assert store.drive.failed is None
     disk.set_capacity(1 << 30)
     assert await store.append(CHUNK, 500, big, b"x" * len(big)) == 500 + len(big)
 
@@ -157,7 +157,7 @@ async def test_a_write_error_takes_the_directory_out_of_service(disk: MemoryDisk
         await appended(store, b"more")
     with pytest.raises(errors.DiskFailed):
         await store.sync([CHUNK])
-    assert store.failed and store.free_bytes() == 0
+    assert store.drive.failed and store.drive.free_bytes() == 0
     assert await content(store, 0, 4) == b"kept"
 
 
@@ -236,7 +236,7 @@ async def test_a_read_that_finds_no_memory_damages_nothing(disk: MemoryDisk, sto
     with pytest.raises(errors.Busy):
         await content(store, 0, 4)
     disk.mend()
-    assert await content(store, 0, 4) == b"kept" and store.failed is None
+    assert await content(store, 0, 4) == b"kept" and store.drive.failed is None
 
 
 async def left_behind(disk: MemoryDisk, clean: bool) -> None:
@@ -576,7 +576,7 @@ async def test_a_directory_that_cannot_be_used_says_why(disk: MemoryDisk) -> Non
     store = ChunkStore(disk, CLUSTER, InlineRuntime(), 0)
     with pytest.raises(errors.DiskFailed, match="Input/output error"):
         store.open()
-    assert store.failed
+    assert store.drive.failed
 
 
 # --- many at a time
@@ -620,7 +620,7 @@ async def test_a_directory_that_failed_closes_what_it_cannot_sync(
         await appended(store, b"lost", ChunkId(number))
     disk.fail("sync", errno.EIO)
     assert await content(store, 0, 5, ChunkId(1)) == b"first"
-    assert store.failed == "Input/output error" and disk.open_files == 2 * 4
+    assert store.drive.failed == "Input/output error" and disk.open_files == 2 * 4
 
 
 async def test_appends_reads_and_syncs_share_a_chunk(tmp_path: Path) -> None:
