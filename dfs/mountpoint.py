@@ -29,13 +29,17 @@ class Mounted(NamedTuple):
     """MAJOR:MINOR, as in `st_dev`."""
     mountpoint: str
     kind: str
-    """`fuse.dfs` for ours."""
     source: str
 
     @property
     def number(self) -> str:
         """Of a FUSE file system: that of its connection below /sys/fs/fuse/connections."""
         return self.device.partition(":")[2]
+
+    @property
+    def is_dfs(self) -> bool:
+        """Whether a cluster is mounted there, by a process that lives or one that has left it behind."""
+        return self.kind == "fuse.dfs"
 
 
 def prepare(mountpoint: Path) -> None:
@@ -116,7 +120,10 @@ def _unescaped(field: bytes) -> str:
 
 
 def unmount(mountpoint: Path, *, lazy: bool = True) -> None:
-    """Take a mount away from its directory; `lazy`: whatever is still open on it. Raises `NotPermitted`, says why."""
+    """Take a mount away from its directory; `lazy`: whatever is still open on it.
+
+    Raises `Busy` where that is so, or else `NotPermitted`, which says why.
+    """
     command = ["fusermount3", "-uz" if lazy else "-u", str(mountpoint)]
     for _ in range(_ATTEMPTS):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -124,5 +131,7 @@ def unmount(mountpoint: Path, *, lazy: bool = True) -> None:
             return
         if done.returncode > 0:  # or a signal ended it that all processes of a service got, and this one came just then
             break
+    if "resource busy" in done.stderr:  # EBUSY; fusermount3 speaks no other language
+        raise errors.Busy(f"cannot unmount {mountpoint}: files on it are open, or somebody works in it")
     reason = done.stderr.strip() or f"fusermount3 ended with status {done.returncode}"
     raise errors.NotPermitted(f"cannot unmount {mountpoint}: {reason}")

@@ -26,7 +26,7 @@ from dfs import ending, errors, limits
 from dfs.cli import show
 from dfs.cli.arguments import MOUNTPOINT
 from dfs.cli.context import chosen, complain, config_option, sentence
-from dfs.mountpoint import as_listed, is_mounted, unmount
+from dfs.mountpoint import as_listed, find, is_mounted, unmount
 
 _WAIT_S: Final = limits.NAMENODE_WAIT_S + 2 * limits.FIRST_CONTACT_TIMEOUT_S
 """By then a mount of the usual patience has given up, and has tried to end its session."""
@@ -66,9 +66,15 @@ def umount(mountpoint: Path, lazy: bool) -> None:
     With --lazy, files that are open stay usable; what was written to them so far is committed.
     """
     where = Path(as_listed(mountpoint))
-    if not is_mounted(where):
+    found = find(where)
+    if found is None:
         raise errors.NotFound(f"nothing is mounted on {where}")
-    unmount(where, lazy=lazy)
+    if not found.is_dfs:
+        raise errors.InvalidArgument(f"what is mounted on {where} is no dfs: it is a file system of type {found.kind}")
+    try:
+        unmount(where, lazy=lazy)
+    except errors.Busy as error:
+        raise errors.Busy(f"{error.message}; --lazy unmounts it all the same") from None
     try:
         wait_for_end(where, _LAZY_WAIT_S if lazy else _WAIT_S)
     except errors.DeadlineExceeded:

@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from dfs import errors
+from dfs.cli.main import cli
 from dfs.mountpoint import Mounted, parse, unmount
 
 
@@ -39,3 +41,13 @@ def test_who_unmounts_is_not_given_up_for_a_signal(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with pytest.raises(errors.NotPermitted, match="cannot unmount /proc: busy"):
         unmount(Path("/proc"))
+
+
+def test_what_is_no_cluster_stays_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "fusermount3"
+    program.write_text('#!/bin/sh\ntouch "$0.asked"\nexit 1\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    result = CliRunner().invoke(cli, ["umount", "/proc"])
+    assert (result.exit_code, list(tmp_path.glob("*.asked"))) == (1, [])
+    assert result.stderr == "dfs: what is mounted on /proc is no dfs: it is a file system of type proc\n"

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 CLIENT: Final = "client"
 NAMENODE: Final = "NameNode"
 _STATISTICS: Final = "dfs.statistics"
-_KIND: Final = "fuse.dfs"
 _PINGS: Final = 100
 _BUSY_COLUMNS: Final = (0, 1, 2, 5, 6, 7)
 """Of the first line of /proc/stat: user, nice, system, irq, softirq, steal."""
@@ -145,6 +144,6 @@ def mount_of(directory: Path) -> str | None:
     where = os.path.realpath(directory)
     around = [each for each in mounted() if Path(where).is_relative_to(each.mountpoint)]
     innermost = max(reversed(around), key=lambda each: len(each.mountpoint), default=None)  # the last hides others
-    if innermost is None or innermost.kind != _KIND:
+    if innermost is None or not innermost.is_dfs:
         return None
     return innermost.source.partition(":/")[0] or None

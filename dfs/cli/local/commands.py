@@ -19,7 +19,7 @@ from dfs.cli.context import complain
 from dfs.cli.local import locks, making, running
 from dfs.cli.local.layout import Layout
 from dfs.cli.local.ports import FreePorts
-from dfs.mountpoint import is_dead, is_mounted, unmount
+from dfs.mountpoint import find, is_dead, is_mounted, unmount
 
 directory_option = click.option(
     "--dir",
@@ -49,7 +49,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print a JSON
     help=f"Fewest copies on which data counts as written; {limits.MIN_REPLICAS_DEFAULT} for a new cluster.",
 )
 @click.option("--tls", is_flag=True, help="Encrypt all that travels: for a new cluster, which then stays so.")
-@click.option("--mount", "mountpoint", metavar="DIR", type=MOUNTPOINT, help="Mount the cluster there.")
+@click.option("--mount", "mountpoint", metavar="DIR", type=MOUNTPOINT, help="Mount the cluster there; made if missing.")
 @json_option
 def up(
     directory: Path | None,
@@ -109,26 +109,45 @@ def _mount(layout: Layout, mountpoint: Path) -> None:
     mountpoint.parent.mkdir(parents=True, exist_ok=True)
     if not is_mounted(mountpoint):
         mountpoint.mkdir(exist_ok=True)
-    elif mountpoint in layout.read_mounts() and not is_dead(mountpoint):
+    elif mountpoint in _mounts(layout) and not is_dead(mountpoint):
         return
     mounting.mount_in_background(mountpoint, "", "/", ["--config", str(layout.client)])
     layout.write_mounts({*layout.read_mounts(), mountpoint})
 
 
+def _mounts(layout: Layout) -> list[Path]:
+    """Where `dfs up --mount` mounted the cluster, as far as `dfs umount` has left it there, and nobody came after."""
+    found = ((mountpoint, find(mountpoint)) for mountpoint in layout.read_mounts())
+    return sorted(mountpoint for mountpoint, there in found if there is not None and there.is_dfs)
+
+
 def _unmount_all(layout: Layout) -> None:
-    """Take away what `dfs up --mount` mounted, also while files on it are open."""
+    """Take away what `dfs up --mount` mounted, also while files on it are open: says of which that is so."""
+    for mountpoint in _mounts(layout):
+        try:
+            _unmount(mountpoint)
+        except errors.DfsError as error:
+            complain(f"{mountpoint}: {error.message}")
+    layout.write_mounts(set())
+
+
+def _unmount(mountpoint: Path) -> None:
+    """Raises `DfsError` if something is lost, or may be."""
     from dfs.cli import mounting
 
-    for mountpoint in layout.read_mounts():
-        if is_mounted(mountpoint):
-            unmount(mountpoint)
-            try:
-                mounting.wait_for_end(mountpoint, 2 * limits.WRITE_BACK_AFTER_S)
-            except errors.DeadlineExceeded:
-                pass  # files on it are open
-            except errors.DfsError as error:
-                complain(f"{mountpoint}: {error.message}")
-    layout.write_mounts(set())
+    is_busy = False
+    try:
+        unmount(mountpoint, lazy=False)
+    except errors.Busy:
+        is_busy = True
+        unmount(mountpoint)
+    try:
+        mounting.wait_for_end(mountpoint, 2 * limits.WRITE_BACK_AFTER_S)
+    except errors.DeadlineExceeded:
+        if not is_busy:
+            raise
+    if is_busy:
+        raise errors.Busy("unmounted while files on it were open: what is written to them from now on is lost")
 
 
 def _report(layout: Layout, made: making.Made, started: bool, cluster: dict[str, Any]) -> dict[str, Any]:
@@ -144,6 +163,7 @@ def _report(layout: Layout, made: making.Made, started: bool, cluster: dict[str,
         "removed": made.removed,
         "supervisor": cluster["pid"],
         "daemons": cluster["daemons"],
+        "mounts": [os.fspath(mountpoint) for mountpoint in _mounts(layout)],
     }
 
 
@@ -204,7 +224,10 @@ def _some(names: tuple[str, ...]) -> str:
 @directory_option
 @json_option
 def down(directory: Path | None, as_json: bool) -> None:
-    """Stop the cluster on this machine, in order. The data stays; `dfs up` starts it again."""
+    """Stop the cluster on this machine, in order. The data stays; `dfs up` starts it again.
+
+    What `dfs up --mount` mounted is unmounted first, also while files on it are open: it says where that is so.
+    """
     layout = Layout(directory or config.local_cluster_dir())
     stopped = False
     if layout.is_ours():

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from dfs import errors
+from dfs import errors, mountpoint
 from dfs.cli.local import commands, making
 from dfs.cli.local.commands import down, up
 from dfs.cli.local.layout import Layout
 from dfs.cli.local.restarting import restart
+from dfs.mountpoint import Mounted
 from tests.unit.cli_local.made import make
 
 
@@ -46,6 +47,41 @@ def test_down_where_nothing_runs(home: Path) -> None:
     result = run(down, "--dir", str(layout.directory), "--json")
     assert result.exit_code == 0
     assert json.loads(result.output) == {"dir": str(layout.directory), "stopped": False}
+
+
+@pytest.fixture
+def unmounted(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What is asked of fusermount3, which finds everything busy at first."""
+    program, asked = home / "fusermount3", home / "asked"
+    program.write_text(
+        f'#!/bin/sh\necho "$@" >>{asked}\n[ "$1" = -uz ] || {{ echo Device or resource busy >&2; exit 1; }}\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{home}:{os.environ['PATH']}")
+    return asked
+
+
+def test_down_leaves_mounted_what_is_no_cluster(home: Path, unmounted: Path) -> None:
+    """As where somebody has said `dfs umount`, and mounted something else since."""
+    layout = Layout(home / "cluster")
+    layout.claim()
+    layout.write_mounts({Path("/proc")})
+    assert run(down, "--dir", str(layout.directory)).exit_code == 0
+    assert not unmounted.exists()
+    assert layout.read_mounts() == set()
+
+
+def test_down_says_on_which_mounts_files_were_open(
+    home: Path, unmounted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = Layout(home / "cluster")
+    layout.claim()
+    layout.write_mounts({home / "mnt"})
+    for module in (commands, mountpoint):
+        monkeypatch.setattr(module, "find", lambda path: Mounted("0:42", str(path), "fuse.dfs", "x:1:/"))
+    result = run(down, "--dir", str(layout.directory))
+    assert f"dfs: {home / 'mnt'}: unmounted while files on it were open" in result.stderr
+    assert unmounted.read_text() == f"-u {home / 'mnt'}\n-uz {home / 'mnt'}\n"
 
 
 @pytest.mark.parametrize(
