@@ -25,6 +25,7 @@ import structlog
 import trio
 
 from dfs import errors, limits, tasks
+from dfs.stdio import have_standard_streams
 from dfs.systemd import keep_watchdog, notify
 from dfs.telemetry import configure_logs
 
@@ -83,6 +84,7 @@ def run_daemon(main: Main, *, name: str, log_level: str, health: Health | None =
     `always` are keys of every log event. 0 after a signal, 1 after an error (`REMOVED_STATUS` after `NodeRemoved`),
     which is told in one sentence if it is one of ours and logged with its traceback otherwise.
     """
+    have_standard_streams()
     configure_logs(log_level, daemon=name, **always)
     faulthandler.enable()
     tune_memory()

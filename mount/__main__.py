@@ -15,6 +15,7 @@ from dfs import ending, errors, tasks
 from dfs.config import find_client_config, find_key_file
 from dfs.daemon import tune_memory
 from dfs.keystore import KeyStore
+from dfs.stdio import have_standard_streams
 from dfs.systemd import notify
 from dfs.telemetry import configure_logs
 from mount.options import Options, parse
@@ -47,6 +48,7 @@ def _settings(arguments: argparse.Namespace) -> tuple[str, KeyStore, Options]:
 
 
 def main() -> int:
+    have_standard_streams()
     arguments = _arguments()
     configure_logs(arguments.log_level)
     tune_memory()

@@ -18,6 +18,7 @@ import click
 
 from dfs import __version__
 from dfs.cli.context import Chosen, Interrupted, complain, config_option, sentence
+from dfs.stdio import have_standard_streams
 
 _INTERRUPTED_STATUS: Final = 130
 _BROKEN_PIPE_STATUS: Final = 141
@@ -173,4 +174,5 @@ def cli(ctx: click.Context, verbose: bool) -> None:
 
 def main() -> None:
     """Entry point: ends the process with an exit status."""
+    have_standard_streams()
     cli.main(prog_name="dfs")

@@ -27,6 +27,7 @@ from dfs.cli import show
 from dfs.cli.arguments import MOUNTPOINT
 from dfs.cli.context import chosen, complain, config_option, sentence
 from dfs.mountpoint import as_listed, find, is_mounted, unmount
+from dfs.stdio import have_standard_streams
 
 _WAIT_S: Final = limits.NAMENODE_WAIT_S + 2 * limits.FIRST_CONTACT_TIMEOUT_S
 """By then a mount of the usual patience has given up, and has tried to end its session."""
@@ -226,6 +227,7 @@ def parse_source(source: str) -> tuple[list[str], str]:
 
 def mount_helper() -> None:
     """`mount.dfs SOURCE DIR [-sfnv] [-o OPTIONS]`, as mount(8) calls it. Ends the process with an exit status."""
+    have_standard_streams()
     parser = argparse.ArgumentParser(prog="mount.dfs", description="Mount a dfs cluster; called by mount(8).")
     parser.add_argument("source", metavar="SOURCE", help="HOST[:PORT]:/PATH")
     parser.add_argument("mountpoint", metavar="DIR", type=Path)

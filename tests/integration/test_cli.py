@@ -152,6 +152,13 @@ def test_through_pipes(dfs: Shell, there: str) -> None:
     assert dfs("cat", f"{there}/piped", f"{there}/more") == data + b"and more"
 
 
+def test_what_is_no_input_is_no_empty_file(dfs: Shell, there: str, layout: Layout) -> None:
+    upload = f"{sys.executable} -m dfs.cli --config {layout.client} upload - {there}/file <&-"
+    done = subprocess.run(["sh", "-c", upload], capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (1, b"dfs: bad file descriptor: standard input\n")
+    assert dfs("ls", there) == b""
+
+
 def test_ls_in_all_its_forms(dfs: Shell, there: str, tree: Path) -> None:
     dfs("upload", "-r", tree, there)
     root = f"{there}/tree"

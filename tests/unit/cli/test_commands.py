@@ -113,6 +113,27 @@ def test_an_empty_path_is_wrong_usage() -> None:
     assert dfs("ls", "").exit_code == 2
 
 
+# --- standard streams that are closed -------------------------------------------------------------------
+
+
+def closed(shell: str) -> subprocess.CompletedProcess[str]:
+    """What comes of a line of the shell in which `dfs` is the command, `python` ours."""
+    line = f'dfs() {{ "{sys.executable}" -m dfs.cli "$@"; }}; python() {{ "{sys.executable}" "$@"; }}; {shell}'
+    return subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
+
+
+def test_what_is_printed_where_nothing_reads_is_passed_over() -> None:
+    done = closed("dfs config example client >&-")
+    assert (done.returncode, done.stderr) == (0, "")
+    done = closed("dfs ls --nonsense 2>&-")
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_nothing_that_is_opened_gets_the_descriptor_of_a_stream_that_is_closed() -> None:
+    probe = "import os; from dfs.stdio import *; have_standard_streams(); print(min(os.pipe()) > 2, file=sys.stderr)"
+    assert closed(f"python -c 'import sys; {probe}' <&- >&-").stderr == "True\n"
+
+
 # --- no cluster -----------------------------------------------------------------------------------------
 
 
