@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -29,6 +29,23 @@ from dfs.keystore import KeyStore
 if TYPE_CHECKING:
     from dfs.cli.bench.target import Target
     from dfs.client import FileSystem
+
+
+_LONGEST_S: Final = 3600.0
+_SHORTEST_S: Final = 0.01
+
+
+def _seconds(_ctx: click.Context, _param: click.Parameter, value: float) -> float:
+    if not _SHORTEST_S <= value <= _LONGEST_S:  # nor is it NaN then
+        raise click.BadParameter(f"from {_SHORTEST_S:g} to {_LONGEST_S:g}")
+    return value
+
+
+def _names(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in (value or "").split(",") if name.strip())
+    if value is not None and not names:
+        raise click.BadParameter("it names nothing to measure")
+    return names
 
 
 def _size(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
@@ -56,25 +73,27 @@ def _size(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
     "limit_s",
     default=3.0,
     show_default=True,
-    type=click.FloatRange(0.01, 3600),
-    help="No line takes longer than this; an fsync at its end may.",
+    type=float,
+    callback=_seconds,
+    help=f"No line takes longer than this, {_SHORTEST_S:g} to {_LONGEST_S:g}; an fsync at its end may.",
 )
-@click.option("--only", metavar="WHAT,...", default="", help="Groups (large, append, small, metadata) or single lines.")
+@click.option(
+    "--only", metavar="WHAT,...", callback=_names, help="Groups (large, append, small, metadata) or single lines."
+)
 @click.option("--json", "as_json", is_flag=True, help="One object; sizes in bytes, times in seconds.")
 @config_option
-def bench(path: Path | None, size: int, files: int, limit_s: float, only: str, as_json: bool) -> int:
+def bench(path: Path | None, size: int, files: int, limit_s: float, only: tuple[str, ...], as_json: bool) -> int:
     """Measure the cluster from this machine: throughput, operations a second, latencies, and what limits each.
 
     With PATH, a directory of a mount, through its system calls (of any other file system too, to compare). Without,
     through the Python API, in a directory of the cluster's root. Both work in a new directory and remove it. One
     operation follows the other, as one program does it.
     """
-    names = tuple(name.strip() for name in only.split(",") if name.strip())
     try:
-        works = chosen_works(names, rereads=path is not None)
+        works = chosen_works(only, rereads=path is not None)
     except errors.InvalidArgument as error:
         raise click.UsageError(error.message) from None
-    telling = _Json() if as_json else _Table()
+    telling = _Json() if as_json else _Table(works)
 
     if path is None:
 
@@ -167,16 +186,15 @@ def _about(fs: FileSystem | None, path: Path | None = None) -> dict[str, Any]:
 class _Table:
     """For people: a line as soon as it is known."""
 
-    def __init__(self) -> None:
+    def __init__(self, works: list[Work]) -> None:
+        self._works = works
         self._group = ""
-        self._works: list[Work] = []
+        self._lines: list[report.Line] = []
 
     def begin(self, about: dict[str, Any], trip: RoundTrip, place: Place) -> None:
         where = f"system calls, in {show.printable(about['path'])}" if about["path"] else "the Python API"
-        self._line(
-            f"Through {where}: a file of {show.human(place.size_bytes)},"
-            f" {show.counted(place.files, 'small file')}, one operation after the other."
-        )
+        amounts = report.amounts(self._works, place.size_bytes, place.files)
+        self._line(f"Through {where}: {amounts}, one operation after the other.")
         if about["namenode"]:
             self._line(
                 f"Cluster of {about['namenode']}, {show.counted(about['replicas'], 'copy', 'copies')}. An empty call"
@@ -191,12 +209,12 @@ class _Table:
             self._line(report.group_title(work.group), style="bold")
 
     def tell(self, line: report.Line) -> None:
-        self._works.append(line.work)
+        self._lines.append(line)
         self._line(report.row(line))
 
     def end(self) -> None:
         self._line("")
-        for note in report.notes(self._works):
+        for note in report.notes(self._lines):
             self._line(note)
 
     def _line(self, text: str, style: str = "") -> None:

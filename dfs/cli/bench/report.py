@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from dfs import limits
+from dfs.cli import show
 from dfs.cli.bench.figures import Figures
 from dfs.cli.bench.limiting import Limit, in_words
 from dfs.cli.bench.works import Work
@@ -44,9 +45,22 @@ def group_title(group: str) -> str:
     return _TITLES[group]
 
 
-def notes(works: Sequence[Work]) -> list[str]:
+def amounts(works: Sequence[Work], size_bytes: int, files: int) -> str:
+    """How much there is to do, in words: `a file of 256M, 1000 small files`."""
+    words = {
+        "large": f"a file of {show.human(size_bytes)}",
+        "append": show.counted(files, "append"),
+        "small": show.counted(files, "small file"),
+        "metadata": show.counted(files, "empty file"),
+    }
+    groups = {work.group for work in works}
+    return ", ".join(said for group, said in words.items() if group in groups)
+
+
+def notes(lines: Sequence[Line]) -> list[str]:
     """Beneath the table: its words, those that are there."""
-    seen = {"limited by", "shared", *(work.name for work in works), *(work.cache for work in works)}
+    seen = {"limited by", *(line.work.name for line in lines), *(line.work.cache for line in lines)}
+    seen |= {in_words(line.limit).partition(":")[0] for line in lines}
     return [f"{word}: {meaning}" for word, meaning in _NOTES.items() if word in seen]
 
 

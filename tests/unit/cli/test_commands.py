@@ -100,6 +100,9 @@ def test_the_version_is_told() -> None:
         "namenode",
         "cat",
         "bench --only nonsense",
+        "bench --only ,",
+        "bench --seconds nan",
+        "bench --seconds inf",
     ],
 )
 def test_wrong_usage_ends_with_2_and_says_why_on_stderr(line: str) -> None:

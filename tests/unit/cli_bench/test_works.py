@@ -136,7 +136,15 @@ def test_a_line_stands_beneath_its_headings_and_says_what_the_limit_was() -> Non
 
 def test_words_of_the_table_are_explained_where_they_are_there() -> None:
     (listing,) = chosen_works(("list",), True)
-    assert [note.partition(":")[0] for note in report.notes([listing])] == ["warm", "list", "limited by", "shared"]
+    figures, share = Figures(1, 0, 2.0, 0.1, 0.1, 0.1), Share("n1 disk", 0.5, "DataNode disk")
+    for is_known, words in ((False, ["warm", "list", "limited by", "shared"]), (True, ["warm", "list", "limited by"])):
+        notes = report.notes([report.Line(listing, figures, Limit(is_known, (share,)))])
+        assert [note.partition(":")[0] for note in notes] == words
+
+
+def test_what_is_announced_is_what_is_measured() -> None:
+    assert report.amounts(chosen_works(("append",), True), limits.GIB, 7) == "7 appends"
+    assert report.amounts(chosen_works(("large", "stat"), True), limits.GIB, 1) == "a file of 1.0G, 1 empty file"
 
 
 def test_programs_get_all_shares_and_the_limit() -> None:
