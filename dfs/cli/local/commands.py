@@ -15,18 +15,25 @@ import click
 
 from dfs import config, errors, limits
 from dfs.cli.arguments import MOUNTPOINT
-from dfs.cli.context import complain
+from dfs.cli.context import chosen, complain
 from dfs.cli.local import locks, making, running
-from dfs.cli.local.layout import Layout
+from dfs.cli.local.layout import Layout, usual_layout
 from dfs.cli.local.ports import FreePorts
 from dfs.mountpoint import find, is_dead, is_mounted, unmount
 
+
+def _layout(_ctx: click.Context, _param: click.Parameter, directory: Path | None) -> Layout:
+    return Layout(directory) if directory else usual_layout(chosen().config)
+
+
 directory_option = click.option(
     "--dir",
-    "directory",
+    "layout",
     metavar="DIR",
     type=click.Path(path_type=Path),
-    help="Where the cluster is kept; by default ~/.local/share/dfs/local.",
+    callback=_layout,
+    help="Where the cluster is kept; by default the directory of the client.toml in use, if `dfs up` made that, else"
+    " ~/.local/share/dfs/local.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 
@@ -52,7 +59,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print a JSON
 @click.option("--mount", "mountpoint", metavar="DIR", type=MOUNTPOINT, help="Mount the cluster there; made if missing.")
 @json_option
 def up(
-    directory: Path | None,
+    layout: Layout,
     datanodes: int | None,
     replicas: int | None,
     min_replicas: int | None,
@@ -66,7 +73,6 @@ def up(
     After that it starts what does not run. A daemon that ends is started again until `dfs down`; a DataNode that was
     removed from the cluster is not.
     """
-    layout = Layout(directory or config.local_cluster_dir())
     made, started, cluster = _bring_up(layout, making.Wish(datanodes, replicas, min_replicas, tls))
     if mountpoint is not None:
         _mount(layout, mountpoint.absolute())
@@ -223,12 +229,11 @@ def _some(names: tuple[str, ...]) -> str:
 @click.command()
 @directory_option
 @json_option
-def down(directory: Path | None, as_json: bool) -> None:
+def down(layout: Layout, as_json: bool) -> None:
     """Stop the cluster on this machine, in order. The data stays; `dfs up` starts it again.
 
     What `dfs up --mount` mounted is unmounted first, also while files on it are open: it says where that is so.
     """
-    layout = Layout(directory or config.local_cluster_dir())
     stopped = False
     if layout.is_ours():
         with locks.holding(layout.command_lock):

@@ -49,7 +49,7 @@ class Layout:
 
     def command(self, verb: str) -> str:
         """What a person types to have `dfs VERB` act on this cluster. Its directory is named if it is not the usual."""
-        usual = Layout(config.local_cluster_dir()).directory == self.directory
+        usual = usual_layout().directory == self.directory
         return f"dfs {verb}" if usual else f"dfs {verb} --dir {shlex.quote(str(self.directory))}"
 
     def log(self, name: str) -> Path:
@@ -126,6 +126,17 @@ class Layout:
     def write_cluster(self, cluster: dict[str, Any]) -> None:
         """Replace cluster.json at once, so that readers see the old one or the new one."""
         write_file(self.cluster_file, json.dumps({"version": CLUSTER_FILE_VERSION, **cluster}, indent=1) + "\n")
+
+
+def usual_layout(client: str | None = None) -> Layout:
+    """The cluster that is meant where nobody names a directory.
+
+    It is that to which the client.toml belongs that counts (`client`, where it is named), if that is a local one; else
+    the one in `local_cluster_dir`.
+    """
+    path = config.client_config_path(client)
+    beside = Layout(path.resolve().parent) if path else None
+    return beside if beside and beside.is_ours() else Layout(config.local_cluster_dir())
 
 
 def write_file(path: Path, text: str) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import click
 
-from dfs import config, errors, limits
+from dfs import errors, limits
 from dfs.cli.local import control, locks, running
 from dfs.cli.local.commands import directory_option, json_option, removed_line
 from dfs.cli.local.layout import Layout
@@ -20,7 +19,7 @@ from dfs.cli.local.layout import Layout
 @click.argument("names", metavar="[DAEMON]...", nargs=-1)
 @directory_option
 @json_option
-def restart(names: tuple[str, ...], directory: Path | None, as_json: bool) -> None:
+def restart(names: tuple[str, ...], layout: Layout, as_json: bool) -> None:
     """Restart the daemons of the cluster on this machine, one after another: all, or those named (namenode, n1).
 
     That is how an upgrade of dfs, or an edited configuration, comes into use while the cluster is used. Each is stopped
@@ -33,7 +32,6 @@ def restart(names: tuple[str, ...], directory: Path | None, as_json: bool) -> No
     from dfs.telemetry import configure_logs
 
     configure_logs("error")  # a client that waits for its NameNode says so; here that is no news
-    layout = Layout(directory or config.local_cluster_dir())
     cluster = _status(layout)
     with locks.holding(layout.command_lock):
         turns = _turns(layout, cluster, names)

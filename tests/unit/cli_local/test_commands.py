@@ -16,6 +16,7 @@ from dfs.cli.local import commands, making
 from dfs.cli.local.commands import down, up
 from dfs.cli.local.layout import Layout
 from dfs.cli.local.restarting import restart
+from dfs.cli.main import cli
 from dfs.mountpoint import Mounted
 from tests.unit.cli_local.made import make
 
@@ -116,6 +117,21 @@ def test_welcome_says_how_to_use_a_cluster_that_is_not_the_usual_one(home: Path)
     assert "1 DataNode, 1 copy of all data" in text
     assert f"export DFS_CONFIG='{layout.client}'" in text
     assert f"dfs down --dir '{layout.directory}'" in text
+
+
+def test_the_cluster_in_use_is_the_one_that_is_meant(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = Layout(home / "cluster")
+    layout.claim()
+    make(layout, making.Wish(datanodes=1))
+    usual = home / ".local/share/dfs/local"
+    by_option = CliRunner().invoke(cli, ["--config", str(layout.client), "down", "--json"])
+    assert json.loads(by_option.output)["dir"] == str(layout.directory)
+    assert json.loads(run(down, "--json").output)["dir"] == str(usual)
+    monkeypatch.setenv("DFS_CONFIG", str(layout.client))
+    assert json.loads(run(down, "--json").output)["dir"] == str(layout.directory)
+    assert f"`dfs up --dir {usual}` starts it" in str(run(restart, "--dir", str(usual)).exception)
+    monkeypatch.setenv("DFS_CONFIG", str(home / "client.toml"))  # of a cluster elsewhere
+    assert json.loads(run(down, "--json").output)["dir"] == str(usual)
 
 
 def test_every_hint_is_about_the_cluster_it_is_given_for(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
