@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from dfs import errors, limits
+from dfs import errors, keys, limits
 
 _UNITS: Final = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50}
 _SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([BKMGTP]?)(?:i?B)?", re.IGNORECASE)
@@ -155,7 +155,7 @@ class DataNodeConfig:
     )
     rack: str = _key("What fails together: copies are spread over racks.", "", example="rack-1")
     capacity_bytes: int = _key(
-        "Use no more than this in all directories together; 0 for all there is.", 0, example='"500 GiB"', size=True
+        "Use no more than this in all directories together; 0 for all there is.", 0, example="500 GiB", size=True
     )
     reserve_bytes: int = _key(
         "A directory whose disk has less space than this takes no new data.",
@@ -254,11 +254,24 @@ def load_client(path: Path) -> ClientConfig:
 
 
 def check(path: Path) -> str:
-    """The kind of a file in which nothing is wrong. Raises `ConfigError` otherwise."""
+    """The kind of a file in which nothing is wrong, nor in that of the keys that it names. Raises `ConfigError`."""
     _, values = _read(path)
     kind = _guess_kind(path, values)
-    _load(path, KINDS[kind])
+    found = _load(path, KINDS[kind])
+    try:
+        _check_keys(found)
+    except errors.ConfigError as error:
+        raise errors.ConfigError(f"{path}: {'keys' if kind == 'namenode' else 'key'}: {error}") from None
     return kind
+
+
+def _check_keys(found: NameNodeConfig | DataNodeConfig | ClientConfig) -> None:
+    if isinstance(found, NameNodeConfig):
+        keys.load_cluster(found.keys)
+    elif isinstance(found, DataNodeConfig):
+        keys.load_node(found.key, found.node)
+    else:
+        keys.load_key(found.key)
 
 
 def _guess_kind(path: Path, values: Mapping[str, Any]) -> str:
@@ -400,15 +413,17 @@ def commented(config: NameNodeConfig | DataNodeConfig | ClientConfig) -> str:
 def _with_comments(kind: str, values: Mapping[str, Any]) -> str:
     lines = [f"# Configuration of a dfs {kind}. Keys that are commented out show their defaults."]
     for field in dataclasses.fields(KINDS[kind]):
-        lines += ["", *(f"# {line}" for line in str(field.metadata["doc"]).splitlines())]
         hint = str(field.metadata["example"])
+        example = hint if hint.startswith("[") else _toml(hint)
+        is_required = _is_required(field)
+        doc = str(field.metadata["doc"]) + (f" For example {example}." if hint and not is_required else "")
+        lines += ["", *(f"# {line}" for line in doc.splitlines())]
         if field.name in values:
             lines.append(f"{field.name} = {_toml(values[field.name])}")
-        elif field.default is dataclasses.MISSING:
-            lines.append(f"{field.name} = {hint if hint.startswith('[') else _toml(hint)}")
+        elif is_required:
+            lines.append(f"{field.name} = {example}")
         else:
-            default = field.default if not hint else hint.strip('"')
-            lines.append(f"# {field.name} = {_toml(default)}")
+            lines.append(f"# {field.name} = {_toml(field.default)}")
     return "\n".join(lines) + "\n"
 
 

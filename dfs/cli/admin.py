@@ -50,7 +50,7 @@ def config() -> None:
 @config.command()
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path())
 def check(files: tuple[str, ...]) -> int:
-    """Say whether files are fit for use, and what kind they are."""
+    """Say whether files are fit for use, with the files of keys that they name, and what kind they are."""
     report = Report()
     for file in files:
         with report.catching():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from dfs import config, errors, limits
 from dfs.config import ClientConfig, DataNodeConfig, NameNodeConfig
+from tests.keys import write as write_keys
 
 MINIMAL = {
     "namenode": 'state_dir = "state"\n',
@@ -60,7 +62,15 @@ def test_an_example_shows_every_key_and_is_valid_as_it_stands(tmp_path: Path, ki
     for field in dataclasses.fields(config.KINDS[kind]):
         assert f"{field.name} = " in text
         assert str(field.metadata["doc"]).splitlines()[0] in text
+    write_keys(tmp_path, "node-1")
     assert config.check(write(tmp_path, kind, text)) == kind
+
+
+@pytest.mark.parametrize(("kind", "key"), [("namenode", "keys"), ("datanode", "key"), ("client", "key")])
+def test_a_configuration_that_names_no_key_is_not_good(tmp_path: Path, kind: str, key: str) -> None:
+    path = write(tmp_path, kind, config.example(kind))
+    with pytest.raises(errors.ConfigError, match=f"{path}: {key}: .*: there is no such key file"):
+        config.check(path)
 
 
 @pytest.mark.parametrize("kind", config.KINDS)
@@ -69,7 +79,12 @@ def test_an_example_without_its_comment_signs_is_valid_too(tmp_path: Path, kind:
     keys = [field.name for field in dataclasses.fields(config.KINDS[kind])]
     given = [line.removeprefix("# ") for line in lines if line.removeprefix("# ").split(" = ")[0] in keys]
     assert len(given) == len(keys)
-    assert config.check(write(tmp_path, kind, "\n".join(given))) == kind
+    path = write(tmp_path, kind, "\n".join(given))
+    write_keys(tmp_path, "node-1")
+    assert config.check(path) == kind
+    load: Callable[[Path], object] = getattr(config, f"load_{kind}")
+    as_it_stands = load(write(tmp_path, kind, config.example(kind)))
+    assert as_it_stands == load(write(tmp_path, kind, "\n".join(given)))  # what is commented out is the default
 
 
 @pytest.mark.parametrize(
@@ -83,6 +98,7 @@ def test_an_example_without_its_comment_signs_is_valid_too(tmp_path: Path, kind:
 )
 def test_the_kind_of_a_file_shows_in_its_keys_where_its_name_does_not_say(tmp_path: Path, text: str, kind: str) -> None:
     (tmp_path / "mine.toml").write_text(text)
+    write_keys(tmp_path, "n1")
     assert config.check(tmp_path / "mine.toml") == kind
 
 

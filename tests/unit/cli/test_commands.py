@@ -278,6 +278,7 @@ def test_an_owner_that_nobody_knows_is_refused(text: str) -> None:
 def test_an_example_is_a_good_configuration(kind: str, tmp_path: Path) -> None:
     file = tmp_path / f"{kind}.toml"
     file.write_text(dfs("config", "example", kind).stdout)
+    write_keys(tmp_path, "node-1")
     result = dfs("config", "check", str(file))
     assert (result.exit_code, result.stdout) == (0, f"{file}: a good configuration of a {kind}\n")
 
@@ -286,6 +287,7 @@ def test_a_bad_configuration_is_told_with_its_line_and_the_others_are_still_chec
     bad, good = tmp_path / "client-bad.toml", tmp_path / "client.toml"
     bad.write_text('namenod = "127.0.0.1:9400"\n')
     good.write_text("")
+    write_keys(tmp_path)
     result = dfs("config", "check", str(bad), str(good))
     assert result.exit_code == 1
     assert result.stderr == f"dfs: {bad}:1: unknown key 'namenod': did you mean 'namenode'?\n"
