@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from dfs import errors, keys, limits
+from dfs.types import NODE_NAME, NODE_NAME_RULE
 
 _UNITS: Final = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50}
 _SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([BKMGTP]?)(?:i?B)?", re.IGNORECASE)
-_NODE: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
 _ADDRESS: Final = re.compile(r"(\./u:.+|\[[0-9a-fA-F:.]+\]:[0-9]{1,5}|[^:\s\[\]/]+:[0-9]{1,5})")
 _LEVELS: Final = ("debug", "info", "warning", "error")
 
@@ -142,7 +142,7 @@ class NameNodeConfig:
 class DataNodeConfig:
     """What a DataNode needs to know."""
 
-    node: str = _key("Its name, unique in the cluster: 1 to 64 of a-z, 0-9 and -.", example="node-1")
+    node: str = _key(f"Its name, unique in the cluster: {NODE_NAME_RULE}.", example="node-1")
     namenode: str = _key("Where the NameNode is.", f"127.0.0.1:{limits.NAMENODE_PORT}")
     directories: list[Path] = _key("Where chunks are kept: one directory for each disk.", example='["/srv/dfs/disk1"]')
     key: Path = _key(
@@ -185,7 +185,7 @@ class DataNodeConfig:
     log_level: str = _key(f"One of {', '.join(_LEVELS)}.", "info")
 
     def __post_init__(self) -> None:
-        _require(bool(_NODE.fullmatch(self.node)), "node", f"is 1 to 64 of a-z, 0-9 and -: {self.node!r}")
+        _require(bool(NODE_NAME.fullmatch(self.node)), "node", f"is {NODE_NAME_RULE}: {self.node!r}")
         _check_address("namenode", self.namenode)
         _check_address("listen", self.listen)
         if self.advertise:

@@ -58,12 +58,14 @@ from typing import Any, Final, NamedTuple
 
 from dfs import certificates, errors, limits
 from dfs.certificates import Authority, TlsIdentity
+from dfs.types import NODE_NAME, NODE_NAME_RULE
 
 NAMENODE: Final = "namenode"
 DATANODE: Final = "datanode"
 REALMS: Final = (NAMENODE, DATANODE)
 SECRET_BYTES: Final = 32
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?")
+_NAME_RULE: Final = "1 to 64 of a-z, 0-9, '.', '_' and '-', with a letter or digit first and last"
 _GENERATION_MAX: Final = 2**31
 _KEY_ID_FIELDS: Final = 3
 _FIELDS: Final = frozenset({"cluster", "name", "role", "generation", "claims", "secret", "master", "revoked", "tls"})
@@ -244,9 +246,11 @@ class Masters:
     ) -> Key:
         """A key, of the newest generation unless told. Raises `InvalidArgument` for a name or claims that cannot be."""
         generation = max(self._secrets[NAMENODE]) if generation is None else generation
-        key = KeyId.from_wire([generation, role, name, claims or {}]) if _NAME.fullmatch(name) else None
-        if key is None:
-            raise errors.InvalidArgument(f"the name of a key is 1 to 64 of a-z, 0-9, '.', '_' and '-': {name!r}")
+        if role == Role.NODE and not NODE_NAME.fullmatch(name):
+            raise errors.InvalidArgument(f"the name of a DataNode, and so of its key, is {NODE_NAME_RULE}: {name!r}")
+        if not _NAME.fullmatch(name):
+            raise errors.InvalidArgument(f"the name of a key is {_NAME_RULE}: {name!r}")
+        key = KeyId.from_wire([generation, role, name, claims or {}])
         found = {realm: self.secret(realm, key) for realm in REALMS}
         return Key(key, {realm: secret for realm, secret in found.items() if secret is not None})
 

@@ -8,6 +8,7 @@ nanoseconds since the epoch (UTC), names `bytes` (1 to 255, no NUL, no `/`, neit
 from __future__ import annotations
 
 import enum
+import re
 from typing import Final, NamedTuple, NewType, TypeAlias
 
 Ino = NewType("Ino", int)
@@ -15,11 +16,14 @@ Ino = NewType("Ino", int)
 ChunkId = NewType("ChunkId", int)
 """Chunk number, 1 to 2^63-1, given by the NameNode in increasing order, never reused."""
 NodeId = NewType("NodeId", str)
-"""A DataNode's name, unique in its cluster: 1 to 64 of [a-z0-9-]."""
+"""A DataNode's name, unique in its cluster: as NODE_NAME has it."""
 SessionId = NewType("SessionId", int)
 """A client's session, 1 to 2^63-1, never reused; 0 stands for the NameNode's own commands."""
 ClusterId = NewType("ClusterId", str)
 """A cluster's identity: 32 lower-case hexadecimal digits."""
+
+NODE_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
+NODE_NAME_RULE: Final = "1 to 64 of a-z, 0-9 and -, with a letter or digit first and last"
 
 NAMENODE_OBJECT: Final = "dfs.namenode"
 """What the NameNode is called as; each DataNode has a `datanode_object`."""

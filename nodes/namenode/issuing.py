@@ -22,7 +22,6 @@ Answers with keys are sealed for who asks (`dfs.sealing`), under the secret of t
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Final
@@ -36,7 +35,7 @@ from dfs.grants import Range
 from dfs.keys import Holder, KeyFile, KeyId, Role
 from dfs.rpc import Gate, Peer, Server
 from dfs.runtime import Runtime
-from dfs.types import ChunkId, NodeId, NodeState
+from dfs.types import NODE_NAME, NODE_NAME_RULE, ChunkId, NodeId, NodeState
 from nodes.namenode import arguments
 from nodes.namenode.commands import use_generation
 from nodes.namenode.membership import Member, Membership
@@ -49,7 +48,6 @@ log = structlog.get_logger(__name__)
 RENEW: Final = "renew"
 """The context of what is sealed for `renew`."""
 FIRST_GENERATION: Final = 1
-_NODE_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
 
 
 class Issuing:
@@ -165,8 +163,8 @@ class Issuing:
     def _joining_name(self, grant: tokens.Grant, wished: str) -> str:
         """Raises `InvalidArgument` for no name, `Exists` for one that is a DataNode's, `NotPermitted`."""
         name = grant.name or wished
-        if grant.role == Role.NODE and not _NODE_NAME.fullmatch(name):
-            raise errors.InvalidArgument(f"the name of a DataNode is 1 to 64 of a-z, 0-9 and -: {name!r}: say --name")
+        if grant.role == Role.NODE and not NODE_NAME.fullmatch(name):
+            raise errors.InvalidArgument(f"the name of a DataNode is {NODE_NAME_RULE}: {name!r}: say --name")
         if grant.role == Role.NODE and not grant.name and any(each.node == name for each in self._members.all()):
             raise errors.Exists(
                 f"there is a DataNode {name} already: say another --name; or, if this machine is to replace it, make"

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from dfs import config, errors, limits
 from dfs.config import ClientConfig, DataNodeConfig, NameNodeConfig
+from dfs.types import NODE_NAME_RULE
 from tests.keys import write as write_keys
 
 MINIMAL = {
@@ -190,7 +191,7 @@ def test_a_line_that_cannot_be_is_named_with_its_remedy(tmp_path: Path, kind: st
     [
         ('directories = ["d"]', "node is missing: Its name"),
         ('node = "n1"', "directories is missing: "),
-        ('node = "N1"\ndirectories = ["d"]', "1: node is 1 to 64 of a-z, 0-9 and -: 'N1'"),
+        ('node = "N1"\ndirectories = ["d"]', f"1: node is {NODE_NAME_RULE}: 'N1'"),
         ('node = "n1"\ndirectories = []', "2: directories names at least one directory"),
         ('node = "n1"\ndirectories = ["d", "./d"]', "2: directories names one directory twice"),
         ('node = "n1"\ndirectories = "d"', "2: directories is a list of paths, not 'd'"),

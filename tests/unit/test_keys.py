@@ -46,6 +46,12 @@ def test_names_that_cannot_be_are_refused(masters: Masters, name: str) -> None:
         masters.issue(Role.CLIENT, name)
 
 
+def test_a_datanode_has_no_key_of_a_name_that_it_cannot_have(masters: Masters) -> None:
+    masters.issue(Role.CLIENT, "n_1.x")
+    with pytest.raises(errors.InvalidArgument, match=r"the name of a DataNode.* with a letter or digit first and last"):
+        masters.issue(Role.NODE, "n_1")
+
+
 NO_KEYS = [None, [], "1ca", {"a": 1}, [1, "client"], [1, "client", "a", 1], [1, "root", "a"], [1, ["client"], "a"]]
 NO_KEYS += [[generation, "client", "a"] for generation in (0, -1, True, 1.0, 2**40, "1")] + [[1, "client", b"a"]]
 NO_KEYS += [[1, "client", "a", claims] for claims in ([], {"other": "x"}, {"subtree": 1}, {"subtree": "\0"}, {1: "x"})]
