@@ -14,7 +14,7 @@ from dfs.cli import show
 from dfs.cli.arguments import ArgumentType
 from dfs.cli.cluster import drain_words, repair_words, space_cells
 from dfs.cli.context import complain, config_option, run
-from dfs.types import NodeState, NodeView
+from dfs.types import NodeId, NodeState, NodeView
 
 if TYPE_CHECKING:
     from dfs.client import FileSystem
@@ -62,6 +62,13 @@ async def _views(fs: FileSystem) -> tuple[list[NodeView], Status]:
     except errors.NotPermitted:
         return await fs.nodes(), {}
     return [codec.node_view(wire) for wire in found["nodes"]], found
+
+
+async def known_node(fs: FileSystem, node: str) -> NodeId:
+    """The DataNode of that name. Raises `NotFound`."""
+    if node not in {view.node for view in await fs.nodes()}:
+        raise errors.NotFound(f"there is no DataNode {node}: `dfs nodes` lists them")
+    return NodeId(node)
 
 
 def state_of(view: NodeView, found: Status) -> str:
@@ -179,9 +186,12 @@ def drain(node: str, only_plan: bool, wait: bool) -> int:
                 show.echo(line)
             return
         await fs.drain(node)
+        for line in drain_risk_lines(await fs.plan_drain(node)):
+            show.echo(line)
         if not wait:
             show.echo(f"{show.printable(node)} is being emptied: `dfs status` shows how far it is")
             return
+        sys.stdout.flush()
         await wait_for(fs, lambda found: _drain_of(found, node)["drained"], lambda found: _drain_line(found, node))
         show.echo(f"{show.printable(node)} is drained: `dfs remove {show.printable(node)}` forgets it")
 
@@ -210,13 +220,17 @@ def drain_plan_lines(plan: Mapping[str, Any]) -> list[str]:
         lines.append(f"{plan['already_elsewhere']} of them have enough copies elsewhere, and need no move")
     if plan["targets"]:
         lines += ["", *_target_lines(plan["targets"]), "", f"Time: {_at_least(plan)}"]
+    return lines + drain_risk_lines(plan)
+
+
+def drain_risk_lines(plan: Mapping[str, Any]) -> list[str]:
+    """What of a drain does not go by itself, or not without risk."""
     risks = [
         (plan["only_copies"], "their only live copy there: stop the node before it is drained, and they are lost"),
         (plan["too_few_nodes"], "no DataNode to go to: the drain ends when more DataNodes are started"),
         (plan["no_space"], "no space on the other DataNodes: the drain ends when there is"),
     ]
-    lines += [f"WARNING: {show.counted(count, 'chunk')} with {why}" for count, why in risks if count]
-    return lines
+    return [f"WARNING: {show.counted(count, 'chunk')} with {why}" for count, why in risks if count]
 
 
 def _target_lines(targets: Mapping[str, Mapping[str, int]]) -> list[str]:
@@ -355,6 +369,11 @@ def deletions(node: str, allow: bool | None) -> int:
         raise click.UsageError("say --allow or --discard: `dfs nodes` shows what is held back, and why")
 
     async def body(fs: FileSystem) -> None:
-        await fs.decide_held(node, allow)
+        held = await fs.decide_held(await known_node(fs, node), allow)
+        name, deletions = show.printable(node), show.counted(held, "deletion")
+        if not held:
+            show.echo(f"{name} held no deletions back")
+        else:
+            show.echo(f"{name} carries out {deletions}" if allow else f"{name} passes {deletions} over")
 
     return run(body)

@@ -13,6 +13,7 @@ from dfs import errors, tasks
 from dfs.cli import show
 from dfs.cli.context import Report, config_option, run
 from dfs.cli.meter import Meter, open_meter
+from dfs.cli.nodes import known_node
 from dfs.types import NodeId, NodeState
 
 if TYPE_CHECKING:
@@ -66,12 +67,9 @@ def scrub(node: str | None, now: bool, wait: bool, as_json: bool) -> int:
 
 async def _chosen(fs: FileSystem, node: str | None) -> list[NodeId]:
     """The node asked for, or all that are not dead. Raises NotFound."""
-    views = await fs.nodes()
     if node is None:
-        return [view.node for view in views if view.state != NodeState.DEAD]
-    if node not in {view.node for view in views}:
-        raise errors.NotFound(f"there is no DataNode {node}: `dfs status` lists them")
-    return [NodeId(node)]
+        return [view.node for view in await fs.nodes() if view.state != NodeState.DEAD]
+    return [await known_node(fs, node)]
 
 
 async def _begin(fs: FileSystem, nodes: list[NodeId]) -> None:

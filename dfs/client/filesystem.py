@@ -424,9 +424,10 @@ class FileSystem:
         with _about(path):
             return await self.inodes.setattr(attr.ino, {"replicas": copies})
 
-    async def decide_held(self, node: str, allow: bool) -> None:
-        """Have a DataNode carry out (`allow`), or discard, the deletions that it holds back."""
-        await self.nodes_known.call(NodeId(node), "decide_held", allow)
+    async def decide_held(self, node: str, allow: bool) -> int:
+        """Have a DataNode carry out (`allow`), or discard, the deletions that it holds back; how many they were."""
+        held, _ = await self.nodes_known.call(NodeId(node), "decide_held", allow)
+        return int(held)
 
     async def fsck(
         self, path: Path | None = None, *, repair: bool = False, data: bool = False

@@ -85,12 +85,14 @@ async def test_a_drain_that_is_taken_back_leaves_a_node_as_it_was(tmp_path: Path
         await store(cluster, {"/file": os.urandom(MIB)})
         plan = await shell(cluster, "drain", "n1", "--plan")
         assert "no DataNode to go to" in plan
-        await shell(cluster, "drain", "n1")
+        assert "no DataNode to go to" in await shell(cluster, "drain", "n1")
         assert (await nodes(cluster))["n1"] == "draining"
         await shell(cluster, "undrain", "n1")
         assert (await nodes(cluster))["n1"] == "up"
         await until_sound(fs)
-        assert "there is no DataNode n9" in await shell(cluster, "drain", "n9", status=1)
+        for words in (("drain", "n9"), ("deletions", "n9", "--allow")):
+            assert "there is no DataNode n9: `dfs nodes` lists them" in await shell(cluster, *words, status=1)
+        assert await shell(cluster, "deletions", "n1", "--allow") == "n1 held no deletions back\n"
 
 
 async def test_after_a_node_died_for_good_its_copies_are_made_elsewhere_and_it_is_forgotten(tmp_path: Path) -> None:
