@@ -17,6 +17,7 @@ import click
 
 from dfs import config, errors, keys, limits, tokens
 from dfs.cli import machine
+from dfs.cli.context import complain
 from dfs.cli.init import add_datanode, say
 from dfs.cli.keys import cluster_keys, subtree_claim
 from dfs.cli.machine import Files
@@ -70,17 +71,21 @@ def _seconds(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
 @click.option("-q", "--quiet", is_flag=True, help="Print the token and nothing else.")
 def token(role: str, name: str, subtree: str | None, expires: int, file: Path | None, quiet: bool) -> None:
     """Make a token, with which one machine may join, once."""
-    if subtree is not None and role not in (Role.CLIENT, Role.READER):
-        raise click.UsageError(f"--subtree holds a client or a reader to a directory, not a key of role {role}")
-    limit = "" if subtree is None else subtree_claim(subtree)
+    limit = "" if subtree is None else subtree_claim(subtree, role)
     path, content = cluster_keys(file)
     word = tokens.issue(content.masters, Role(role), name, limit, int(time.time()) + expires, content.authority)
+    where = _namenode_near(path)
+    if machine.is_loopback(where):
+        complain(
+            f"no other machine reaches the NameNode at {where}: `listen` in {path.with_name('namenode.toml')} says"
+            " where it is reached"
+        )
     if quiet:
         say(word)
         return
     say(f"Run this on the new machine, once, within {_in_words(expires)}:")
     say("")
-    say(f"    dfs join {_namenode_near(path)}")
+    say(f"    dfs join {shlex.quote(where)}")
     say("")
     say("It asks for the token; --token-file FILE has it read one, and --token - standard input:")
     say("")
@@ -99,7 +104,7 @@ def _namenode_near(cluster_keys: Path) -> str:
         return "HOST"
     listen = config.load_namenode(path).listen
     host, port = machine.own_host(listen), machine.port_of(listen)
-    return shlex.quote(host if port == limits.NAMENODE_PORT else f"{host}:{port}")
+    return host if port == limits.NAMENODE_PORT else f"{host}:{port}"
 
 
 # --- the new machine ------------------------------------------------------------------------------------

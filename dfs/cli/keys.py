@@ -57,7 +57,7 @@ def init(file: Path, tls: bool) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="The file to write; NAME.key unless given.")
 def add(name: str, role: str, subtree: str | None, file: Path | None, out: Path | None) -> None:
     """Make a key called NAME. A node's key has the name of its DataNode."""
-    claims = {} if subtree is None else {"subtree": subtree_claim(subtree)}
+    claims = {} if subtree is None else {"subtree": subtree_claim(subtree, role)}
     made = cluster_keys(file)[1].issue(Role(role), name, claims)
     path = out or Path(f"{name}.key")
     keys.save(path, made)
@@ -122,8 +122,10 @@ def _in_words(found: KeyFile) -> str:
     return words if found.tls is None else f"{words}; {certificates.read(found.tls.certificate)}"
 
 
-def subtree_claim(path: str) -> str:
-    """An absolute path in its plain form. Raises `InvalidArgument`."""
+def subtree_claim(path: str, role: str) -> str:
+    """An absolute path in its plain form. Raises `InvalidArgument`; `UsageError` for a role that knows no limit."""
+    if role not in (Role.CLIENT, Role.READER):
+        raise click.UsageError(f"--subtree holds a client or a reader to a directory, not a key of role {role}")
     names = [name for name in path.split("/") if name not in ("", ".")]
     if not path.startswith("/") or not names or ".." in names or not path.isprintable():
         raise errors.InvalidArgument(f"--subtree is the absolute path of a directory below /, without '..': {path!r}")

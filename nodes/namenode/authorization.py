@@ -51,6 +51,7 @@ ADMINS_VERBS: Final = frozenset(
 )
 """Commands of `fsck --repair`."""
 _APPLY_ARGUMENTS: Final = 3
+_PEOPLES: Final = {Role.CLIENT: "a client's", Role.READER: "a reader's", Role.ADMIN: "an admin's"}
 
 
 def authorize(peer: Peer, method: str, args: Sequence[Any]) -> None:
@@ -60,8 +61,7 @@ def authorize(peer: Peer, method: str, args: Sequence[Any]) -> None:
         raise errors.NotPermitted("nobody is served without a key")
     allowed = METHODS.get(method, frozenset())
     if key.role not in allowed:
-        instead = ": use an admin's" if allowed == _ADMINS else ""
-        raise errors.NotPermitted(f"the key of {key} does not allow {method!r} at the NameNode{instead}")
+        raise errors.NotPermitted(f"the key of {key} does not allow {method!r} at the NameNode{_instead(allowed)}")
     if key.claim("subtree") is not None and method not in SUBTREE_METHODS:
         raise errors.NotPermitted(
             f"the key of {key} is limited to a subtree, and {method!r} is about the whole cluster"
@@ -70,6 +70,12 @@ def authorize(peer: Peer, method: str, args: Sequence[Any]) -> None:
         _check_verbs(key, args)
     if key.role == Role.NODE and method not in _OF_ITSELF:
         _check_node(key.name, method, args)
+
+
+def _instead(allowed: frozenset[Role]) -> str:
+    """Whose key would do, for people: of a method that is for clients of some kind."""
+    whose = [words for role, words in _PEOPLES.items() if role in allowed]
+    return f": use {' or '.join(filter(None, [', '.join(whose[:-1]), whose[-1]]))}" if whose else ""
 
 
 def _check_verbs(key: KeyId, args: Sequence[Any]) -> None:

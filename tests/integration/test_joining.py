@@ -290,7 +290,9 @@ def test_a_token_opens_nothing_but_join(lab: Lab) -> None:
     both = dict.fromkeys(keys.REALMS, token.secrets[keys.NAMENODE])
     keys.save(directory / "client.key", KeyFile(token._replace(secrets=both), Masters({})))
     (directory / "client.toml").write_text(f'namenode = "{lab.address}"\n')
-    assert "does not allow 'cluster'" in lab.badly("alice", "ls", "/")
+    assert "does not allow 'cluster' at the NameNode: use a client's, a reader's or an admin's" in lab.badly(
+        "alice", "ls", "/"
+    )
 
 
 def test_a_name_that_a_datanode_has_needs_a_token_that_says_so(lab: Lab) -> None:

@@ -552,4 +552,4 @@ def test_keys_for_subtrees_are_made_from_the_command_line(lasting: RealCluster, 
         refused = dfs("join", "token", "--role", "reader", "--subtree", wrong, *masters)
         assert refused.returncode == 1 and "--subtree is the absolute path" in refused.stderr
     node = dfs("key", "add", "n9", "--role", "node", "--subtree", "/photos", *masters)
-    assert node.returncode == 1 and "clients and readers" in node.stderr
+    assert node.returncode == 2 and "holds a client or a reader to a directory" in node.stderr

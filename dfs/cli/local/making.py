@@ -160,7 +160,7 @@ def _refuse_change(layout: Layout, key: str, there: int, wished: int | None) -> 
     if wished is not None and wished != there:
         raise errors.InvalidArgument(
             f"the cluster in {layout.directory} has {key} = {there}, not {wished}: to change it, edit"
-            f" {layout.namenode}, then `{layout.command('down')}` and `{layout.command('up')}`"
+            f" {layout.namenode}, then `{layout.command('restart')}`, or `{layout.command('up')}` where nothing runs"
         )
 
 

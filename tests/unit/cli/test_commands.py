@@ -459,6 +459,23 @@ def test_a_token_for_no_directory_is_refused(tmp_path: Path) -> None:
     assert done.returncode and not done.stdout, done.stdout
 
 
+def test_a_token_for_other_machines_is_of_a_namenode_that_they_reach(tmp_path: Path) -> None:
+    where = ["--dir", str(tmp_path / "etc"), "--state-dir", str(tmp_path / "state")]
+    keys_file = str(tmp_path / "etc" / "cluster.keys")
+    assert dfs("init", *where, "--listen", "127.0.0.1:9400").exit_code == 0
+    told = dfs("join", "token", "--keys", keys_file)
+    assert told.stderr.startswith("dfs: no other machine reaches the NameNode at 127.0.0.1: `listen` in ")
+    (tmp_path / "etc" / "namenode.toml").write_text('listen = "0.0.0.0:9400"\nstate_dir = "state"\n')
+    assert dfs("join", "token", "--keys", keys_file).stderr == ""
+
+
+@pytest.mark.parametrize("line", ["key add x", "join token"])
+def test_only_who_reads_or_writes_is_held_to_a_subtree(line: str) -> None:
+    result = dfs(*line.split(), "--role", "admin", "--subtree", "/y")
+    assert result.exit_code == 2
+    assert "--subtree holds a client or a reader to a directory, not a key of role admin" in result.stderr
+
+
 def test_retiring_keeps_what_has_come_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While it waits for those who use the old generation somebody begins another one."""
     path = tmp_path / "cluster.keys"

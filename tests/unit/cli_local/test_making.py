@@ -94,7 +94,7 @@ def test_fewer_datanodes_take_none_away(layout: Layout) -> None:
 
 def test_copies_are_changed_in_the_file_only(layout: Layout) -> None:
     make(layout, Wish(datanodes=3, replicas=2))
-    with pytest.raises(errors.InvalidArgument, match=r"namenode\.toml"):
+    with pytest.raises(errors.InvalidArgument, match=r"namenode\.toml, then `dfs restart"):
         make(layout, Wish(replicas=3))
     with pytest.raises(errors.InvalidArgument, match="min_replicas = 2"):
         make(layout, Wish(min_replicas=1))
