@@ -13,14 +13,23 @@ from dfs.cli.machine import Files
 from dfs.keys import KeyFile, Role
 
 _ADMIN = "admin"
+_STATE_DIR = Path("/var/lib/dfs/namenode")
 _DIRECTORY = click.Path(path_type=Path, file_okay=False)
 
 
 @click.command(short_help="Make a new cluster, with this machine's NameNode.")
 @click.option("--dir", "directory", type=_DIRECTORY, default=machine.ETC, show_default=True, help="For the files.")
 @click.option("--listen", default=f"0.0.0.0:{limits.NAMENODE_PORT}", show_default=True, help="Of the NameNode.")
-@click.option("--state-dir", type=_DIRECTORY, help="Where the namespace is kept.")
-@click.option("--replicas", type=click.IntRange(1, limits.REPLICAS_MAX), default=limits.REPLICAS_DEFAULT)
+@click.option(
+    "--state-dir", type=_DIRECTORY, help=f"For the namespace. {_STATE_DIR}, or with --dir namenode in it, unless given."
+)
+@click.option(
+    "--replicas",
+    type=click.IntRange(1, limits.REPLICAS_MAX),
+    default=limits.REPLICAS_DEFAULT,
+    show_default=True,
+    help="Copies of every file's data.",
+)
 @click.option("--datanode", "disks", type=_DIRECTORY, multiple=True, help="A directory for chunks here; repeatable.")
 @click.option("--name", help="Of the DataNode here; the machine's name unless given.")
 @click.option("--tls", is_flag=True, help="Encrypt what travels between machines.")
@@ -56,7 +65,7 @@ def init(
 
 def _state_dir(directory: Path, wished: Path | None) -> Path:
     """Raises `Exists` if there is a namespace already."""
-    standard = Path("/var/lib/dfs/namenode") if directory == machine.ETC else directory / "namenode"
+    standard = _STATE_DIR if directory == machine.ETC else directory / "namenode"
     found = (wished or standard).absolute()
     if (found / "namespace.sqlite").exists():
         raise errors.Exists(

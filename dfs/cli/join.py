@@ -8,45 +8,29 @@ from __future__ import annotations
 
 import re
 import shlex
+import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import click
 
 from dfs import config, errors, keys, limits, tokens
 from dfs.cli import machine
+from dfs.cli.arguments import ArgumentType
 from dfs.cli.context import complain
 from dfs.cli.init import add_datanode, say
-from dfs.cli.keys import cluster_keys, subtree_claim
+from dfs.cli.keys import cluster_keys, keys_option, subtree_claim
 from dfs.cli.machine import Files
 from dfs.keys import Key, KeyFile, Role
 
-_MACHINE: Final = "HOST[:PORT]"
-"""The name of the command that a new machine says; what stands in its place is the command's argument."""
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 _DISK: Final = Path("/srv/dfs/disk1")
 _DIRECTORY: Final = click.Path(path_type=Path, file_okay=False)
-
-
-class _Join(click.Group):
-    """`dfs join token` is a command, and so is `dfs join HOST`."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in ("--help", *self.commands):
-            args.insert(0, _MACHINE)
-        return super().parse_args(ctx, args)
-
-
-@click.group(cls=_Join, short_help="Have a machine join the cluster, or make a token for one.")
-def join() -> None:
-    """Have machines join the cluster.
-
-    \b
-    dfs join token      on the NameNode's machine: prints the command for the new one, and a token
-    dfs join HOST       on the new machine: asks for the token, and makes it a DataNode or a client
-    """
 
 
 # --- the token ------------------------------------------------------------------------------------------
@@ -60,14 +44,14 @@ def _seconds(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
     return seconds
 
 
-@join.command()
+@click.command()
 @click.option(
     "--role", type=click.Choice([str(role) for role in Role if role != Role.JOIN]), default="node", show_default=True
 )
 @click.option("--name", default="", help="Of the key; unless given, the new machine's name.")
 @click.option("--subtree", help="Hold a client or a reader to this directory.")
 @click.option("--expires", callback=_seconds, default="1h", show_default=True, help="How long the token is good.")
-@click.option("--keys", "file", type=click.Path(path_type=Path), help="The cluster's cluster.keys.")
+@keys_option
 @click.option("-q", "--quiet", is_flag=True, help="Print the token and nothing else.")
 def token(role: str, name: str, subtree: str | None, expires: int, file: Path | None, quiet: bool) -> None:
     """Make a token, with which one machine may join, once."""
@@ -110,8 +94,40 @@ def _namenode_near(cluster_keys: Path) -> str:
 # --- the new machine ------------------------------------------------------------------------------------
 
 
-@join.command(name=_MACHINE, hidden=True)
-@click.argument("namenode", metavar="")
+class _Join(click.Command):
+    """`dfs join HOST`; and `dfs join token` is another command."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        if args and args[0] == token.name:
+            return token.make_context(f"{info_name} {token.name}", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+
+class _Host(ArgumentType):
+    """Where a NameNode is. A name of one word is looked up: it may be meant for another word, as `tokn`."""
+
+    name = "host"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not {".", ":"}.intersection(value):
+            try:
+                socket.getaddrinfo(value, None)
+            except OSError:
+                self.fail(
+                    f"nothing is known of a machine called {value!r}; `dfs join {token.name}` makes a token", param, ctx
+                )
+        return value
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(str(token.name))] if str(token.name).startswith(incomplete) else []
+
+
+@click.command(cls=_Join, short_help="Have a machine join the cluster, or make a token for one.")
+@click.argument("namenode", metavar="HOST[:PORT]", type=_Host())
 @click.option(
     "--token",
     "word",
@@ -133,7 +149,7 @@ def _namenode_near(cluster_keys: Path) -> str:
     "--port", type=click.IntRange(1, 65535), default=limits.DATANODE_PORT, show_default=True, help="Of a DataNode."
 )
 @click.option("--no-start", is_flag=True, help="Do not start the DataNode.")
-def machine_joins(
+def join(
     namenode: str,
     word: str | None,
     file: BinaryIO | None,
@@ -144,6 +160,10 @@ def machine_joins(
     no_start: bool,
 ) -> None:
     """Have this machine join the cluster whose NameNode is at HOST, with a token from there.
+
+    \b
+    dfs join token      on the NameNode's machine: prints the command for the new one, and a token
+    dfs join HOST       on the new machine: asks for the token, and makes it a DataNode or a client
 
     What the token is good for, a DataNode or a client, is written as configuration with comments and a key; a DataNode
     is started where systemd has its unit.

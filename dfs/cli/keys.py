@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
 _ETC: Final = Path("/etc/dfs/cluster.keys")
 _ROLES: Final = [str(role) for role in Role if role != Role.JOIN]
-_keys_option = click.option("--keys", "file", type=click.Path(path_type=Path), help="The cluster's cluster.keys.")
+keys_option = click.option(
+    "--keys",
+    "file",
+    type=click.Path(path_type=Path),
+    help="The cluster's cluster.keys; unless given, the one beside the client.toml in use, else /etc/dfs/cluster.keys,"
+    " else the local cluster's.",
+)
 _role_option = click.option("--role", type=click.Choice(_ROLES), default=str(Role.CLIENT), show_default=True)
 
 
@@ -53,7 +59,7 @@ def init(file: Path, tls: bool) -> None:
 @click.argument("name")
 @_role_option
 @click.option("--subtree", metavar="DIRECTORY", help="All that the key may see, as if there was nothing else.")
-@_keys_option
+@keys_option
 @click.option("--out", type=click.Path(path_type=Path), help="The file to write; NAME.key unless given.")
 def add(name: str, role: str, subtree: str | None, file: Path | None, out: Path | None) -> None:
     """Make a key called NAME. A node's key has the name of its DataNode."""
@@ -66,18 +72,18 @@ def add(name: str, role: str, subtree: str | None, file: Path | None, out: Path 
 
 
 @key.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--keys", "masters", type=click.Path(path_type=Path), help="The cluster's cluster.keys.")
-def renew(file: Path, masters: Path | None) -> None:
+@click.argument("renewed", metavar="FILE", type=click.Path(path_type=Path))
+@keys_option
+def renew(renewed: Path, file: Path | None) -> None:
     """Put a new certificate into FILE, a key file or cluster.keys itself. The key stays the same."""
-    with keys.locked(file):
-        found = keys.load(file)
-        authority = found.authority if found.key is None else cluster_keys(masters)[1].authority
+    with keys.locked(renewed):
+        found = keys.load(renewed)
+        authority = found.authority if found.key is None else cluster_keys(file)[1].authority
         if authority is None:
             raise errors.ConfigError("the cluster has no authority that issues certificates: see `dfs key init --tls`")
         made = found.certified(authority)
-        keys.replace(file, made)
-    _say(f"{file}: {_in_words(made)}")
+        keys.replace(renewed, made)
+    _say(f"{renewed}: {_in_words(made)}")
 
 
 @key.command(name="show")
@@ -90,7 +96,7 @@ def show_(files: tuple[Path, ...]) -> None:
 
 
 @key.command()
-@_keys_option
+@keys_option
 def rotate(file: Path | None) -> None:
     """Begin a new generation of keys. The old one counts still, until it is retired.
 
@@ -177,7 +183,7 @@ def status() -> int:
 @key.command()
 @click.argument("generation", type=click.IntRange(1))
 @click.option("--force", is_flag=True, help="Though it is still used: those who use it are cut off.")
-@_keys_option
+@keys_option
 @config_option
 def retire(generation: int, force: bool, file: Path | None) -> int:
     """End an old GENERATION of keys: they are refused from then on, everywhere."""

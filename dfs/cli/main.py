@@ -158,7 +158,7 @@ def _abandon_stdout() -> None:
 
 @click.group(cls=Dfs, context_settings={"help_option_names": ["--help"], "max_content_width": 100})
 @config_option
-@click.option("-v", "--verbose", is_flag=True, help="Log to stderr what the client does.")
+@click.option("-v", "--verbose", is_flag=True, help="Log to stderr what is tried again, or goes on without.")
 @click.version_option(__version__, prog_name="dfs", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(ctx: click.Context, verbose: bool) -> None:

@@ -47,7 +47,7 @@ _STANDARD_PORT: Final = f":{limits.NAMENODE_PORT}"
 @click.option("--subtree", default="/", metavar="PATH", help="The directory of the cluster to mount.")
 @click.option("--foreground", is_flag=True, help="Stay in the foreground, log to stderr.")
 def mount(mountpoint: Path, options: str, subtree: str, foreground: bool) -> None:
-    """Mount the cluster, or a directory of it, on MOUNTPOINT. Returns when the mount answers."""
+    """Mount the cluster, or a directory of it, on MOUNTPOINT, a directory that is there. Returns when it answers."""
     config = chosen().config
     which = ["--config", config] if config else []
     if foreground:
@@ -229,7 +229,8 @@ def mount_helper() -> None:
     """`mount.dfs SOURCE DIR [-sfnv] [-o OPTIONS]`, as mount(8) calls it. Ends the process with an exit status."""
     have_standard_streams()
     parser = argparse.ArgumentParser(prog="mount.dfs", description="Mount a dfs cluster; called by mount(8).")
-    parser.add_argument("source", metavar="SOURCE", help="HOST[:PORT]:/PATH")
+    sources = "HOST[:PORT]:/PATH; or a client.toml, as FILE.toml; or dfs, or none: the cluster that is configured"
+    parser.add_argument("source", metavar="SOURCE", help=sources)
     parser.add_argument("mountpoint", metavar="DIR", type=Path)
     parser.add_argument("-o", dest="options", default="")
     for flag, meaning in (("-s", "ignored"), ("-f", "do not mount"), ("-n", "ignored"), ("-v", "ignored")):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option("-r", "recursive", is_flag=True, help="And all that is beneath.")
 @config_option
 def replicas(path: bytes, copies: int | None, recursive: bool) -> int:
-    """Show how many copies the file or directory PATH is to have; with N, set it.
+    """Show how many copies the file or directory PATH is to have; with N, 16 at most, set it.
 
     A directory's number is that of the files that will be made in it; 0 is the cluster's default. Copies of files that
     exist are made, or dropped, in the background: `dfs status` shows how far that is.

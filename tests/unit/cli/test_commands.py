@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from dfs import errors, keys, tokens
+from dfs import errors, keys, limits, tokens
 from dfs.cli import cluster, context, mounting
 from dfs.cli.attributes import parse_owner
 from dfs.cli.main import ALIASES, SECTIONS, VERBS, cli
@@ -57,6 +57,28 @@ def test_every_verb_has_help_of_its_own() -> None:
             result = dfs(name, "--help")
             assert result.exit_code == 0, name
             assert "Usage: " in result.stdout
+
+
+def test_help_names_the_most_copies_that_there_may_be() -> None:
+    assert f"with N, {limits.REPLICAS_MAX} at most" in " ".join(dfs("replicas", "--help").stdout.split())
+
+
+def test_joining_is_one_command_and_making_a_token_another() -> None:
+    shown = dfs("join", "--help").stdout
+    assert "Usage: cli join [OPTIONS] HOST[:PORT]" in shown
+    assert "--token-file" in shown
+    assert "--expires" in dfs("join", "token", "--help").stdout
+    assert "Try 'cli join --help'" in dfs("join", "--nonsense").stderr
+
+
+def test_what_is_no_machine_may_be_meant_for_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    result = dfs("join", "tokn")
+    assert result.exit_code == 2
+    assert "nothing is known of a machine called 'tokn'; `dfs join token` makes a token" in result.stderr
 
 
 def test_help_imports_neither_the_event_loop_nor_what_draws_tables() -> None:
