@@ -8,6 +8,8 @@ from typing import Final
 RENAME_NOREPLACE: Final = 1
 RENAME_EXCHANGE: Final = 2
 """Flags of renameat2(2)."""
+ID_MAX: Final = 2**32 - 2
+"""Of users and groups: the one above means "unchanged" to the kernel."""
 CAPABILITY: Final = b"security.capability"
 """The extended attribute with a program's capabilities, which go as set-id bits do."""
 

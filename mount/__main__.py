@@ -7,6 +7,7 @@ import dataclasses
 import os
 import sys
 from pathlib import Path
+from typing import Final
 
 import structlog
 import trio
@@ -23,6 +24,9 @@ from mount.process import run_mount
 
 log = structlog.get_logger(__name__)
 
+_USAGE_STATUS: Final = 2
+"""As argparse ends, and `dfs` for whoever asked it for this mount."""
+
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m mount", description=__doc__)
@@ -37,8 +41,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _settings(arguments: argparse.Namespace) -> tuple[str, KeyStore, Options]:
-    options = parse(arguments.options)
+def _settings(arguments: argparse.Namespace, options: Options) -> tuple[str, KeyStore, Options]:
     if arguments.namenode:
         return arguments.namenode, KeyStore(find_key_file(options.key)), options
     config = find_client_config(arguments.config)
@@ -67,8 +70,17 @@ def main() -> int:
         if arguments.end_file is not None:
             ending.write(arguments.end_file, said)
 
+    def fail(reason: str) -> None:
+        tell(reason)
+        print(f"dfs mount: {reason}", file=sys.stderr)
+
     try:
-        namenode, store, options = _settings(arguments)
+        wished = parse(arguments.options)
+    except errors.InvalidArgument as error:
+        fail(error.message)
+        return _USAGE_STATUS
+    try:
+        namenode, store, options = _settings(arguments, wished)
         mountpoint = arguments.mountpoint.absolute()
         trio.run(run_mount, namenode, store, arguments.subtree, mountpoint, options, ready, tell_end)
     except BaseException as error:
@@ -77,8 +89,7 @@ def main() -> int:
             return 0
         if not isinstance(first, errors.DfsError):
             log.error("the mount failed", exc_info=first)
-        tell(tasks.reason(first))
-        print(f"dfs mount: {tasks.reason(first)}", file=sys.stderr)
+        fail(tasks.reason(first))
         return 1
     return 0
 

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Final
 
-from dfs import errors, limits
+from dfs import errors, limits, posix
 
 _KERNEL: Final = {
     "allow_other",
@@ -35,8 +35,13 @@ _FOR_OTHERS: Final = {
 }
 """Meant for mount(8), systemd or nobody, or what a mount does anyway: accepted and passed over."""
 _NUMBERS: Final = {"uid": "uid", "gid": "gid", "wait": "wait_s", "cache": "cache_entries"}
-_LEAST: Final = {"wait": 1, "cache": limits.CACHE_ENTRIES_MIN}
-"""The smallest number with which a mount works."""
+_BOUNDS: Final = {
+    "uid": (0, posix.ID_MAX),
+    "gid": (0, posix.ID_MAX),
+    "wait": (1, limits.MOUNT_WAIT_MAX_S),
+    "cache": (limits.CACHE_ENTRIES_MIN, limits.MOUNT_CACHE_ENTRIES_MAX),
+}
+"""The smallest number with which a mount works, and the largest."""
 NOBODY: Final = 65534
 
 
@@ -81,10 +86,12 @@ def parse(text: str) -> Options:
     values: dict[str, object] = {}
     kernel: set[str] = set()
     for option in filter(None, text.split(",")):
-        name, has_value, value = option.partition("=")
-        if name in _NUMBERS and has_value:
+        name, _, value = option.partition("=")
+        if name in (*_NUMBERS, "key") and not value:
+            raise errors.InvalidArgument(f"the option {name} needs a value: {name}=...")
+        if name in _NUMBERS:
             values[_NUMBERS[name]] = _number(name, value)
-        elif name == "key" and value:
+        elif name == "key":
             values["key"] = Path(value)
         elif option == "ro":
             values["read_only"] = True
@@ -103,7 +110,7 @@ def parse(text: str) -> Options:
 def _number(name: str, value: str) -> int:
     if not (value.isascii() and value.isdecimal()):
         raise errors.InvalidArgument(f"the option {name} takes a number, not {value!r}")
-    least = _LEAST.get(name, 0)
-    if int(value) < least:
-        raise errors.InvalidArgument(f"the option {name} is {least} or more, and not {value}")
+    least, most = _BOUNDS[name]
+    if not least <= int(value) <= most:
+        raise errors.InvalidArgument(f"the option {name} is from {least} to {most}, and not {value}")
     return int(value)

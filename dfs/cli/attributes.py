@@ -6,11 +6,11 @@ import grp
 import pwd
 import stat
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
-from dfs import errors, limits
+from dfs import errors, limits, posix
 from dfs.cli import modes, show
 from dfs.cli.arguments import ArgumentType, remote_paths
 from dfs.cli.context import Report, config_option, run
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 Wanted = Callable[["Attr"], dict[str, int | str]]
 """What to set of an inode; nothing, if it is to stay as it is."""
-
-_ID_MAX: Final = 2**32 - 2  # the one above means "unchanged" to the kernel
 
 
 async def change(fs: FileSystem, paths: tuple[bytes, ...], wanted: Wanted, *, recursive: bool, follow: bool) -> int:
@@ -142,7 +140,7 @@ def _login_group(name: str) -> int:
 
 
 def _number(name: str, kind: str) -> int:
-    if not (name.isascii() and name.isdigit()) or int(name) > _ID_MAX:
+    if not (name.isascii() and name.isdigit()) or int(name) > posix.ID_MAX:
         raise ValueError(f"no such {kind}: {name!r}")
     return int(name)
 

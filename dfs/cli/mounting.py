@@ -35,6 +35,8 @@ _SILENT_S: Final = 3.0
 """Who waits for longer is told for what."""
 _LAZY_WAIT_S: Final = 2 * limits.WRITE_BACK_AFTER_S
 """Files that are still open keep the process; by then what was written to them has left it."""
+_USAGE_STATUS: Final = 2
+"""With it the process of a mount ends that was asked for with wrong options."""
 _NAME_MAX: Final = 200
 """Of a file for a mount point, without its suffix; a longer one is named by a hash."""
 _STANDARD_PORT: Final = f":{limits.NAMENODE_PORT}"
@@ -55,7 +57,10 @@ def mount(mountpoint: Path, options: str, subtree: str, foreground: bool) -> Non
             _forget_process(mountpoint)
         sys.stdout.flush()
         os.execv(sys.executable, _command(mountpoint, options, subtree, which))
-    mount_in_background(mountpoint, options, subtree, which)
+    try:
+        mount_in_background(mountpoint, options, subtree, which)
+    except errors.InvalidArgument as error:
+        raise click.BadParameter(error.message, param_hint="-o") from None
 
 
 @click.command(short_help="Unmount a mounted cluster.")
@@ -103,7 +108,8 @@ def _state_file(mountpoint: Path, suffix: str) -> Path:
 def mount_in_background(mountpoint: Path, options: str, subtree: str, which: Sequence[str]) -> None:
     """Start a mount and return when it answers. `which` names the cluster, in the process's own options.
 
-    Raises `DfsError` with what the process and libfuse say if it does not come to that.
+    Raises `DfsError` with what the process and libfuse say if it does not come to that; `InvalidArgument` for options
+    that cannot be.
     """
     log = _state_file(mountpoint, ".log")
     end = _state_file(mountpoint, ".end")
@@ -123,7 +129,8 @@ def mount_in_background(mountpoint: Path, options: str, subtree: str, which: Seq
     with open(reading, "rb") as said:
         words = os.fsdecode(said.read())  # ends when the process says something, or ends itself
     if words != "ok":
-        process.wait()
+        if process.wait() == _USAGE_STATUS:
+            raise errors.InvalidArgument(words)
         reasons = _said_by_libfuse(log, begins_at)
         if words and not reasons:
             raise errors.DfsError(words)
