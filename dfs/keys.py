@@ -411,10 +411,15 @@ def replace(path: Path, content: KeyFile) -> None:
 def _drafted(path: Path, content: KeyFile, status: os.stat_result | None = None) -> Iterator[Path]:
     """A file beside `path` that is on the disk, with the owner and mode of another if there is one. It goes at the end.
 
-    Both are set by its descriptor: whoever owns the directory may have put something else in its place.
+    Both are set by its descriptor: whoever owns the directory may have put something else in its place. Raises OSError,
+    about `path`, if none can be made there.
     """
     new = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        error.filename = str(path)
+        raise
     try:
         with os.fdopen(fd, "w", encoding="utf-8") as file:
             file.write(render(content))

@@ -138,7 +138,7 @@ class Downloading:
     async def _copy_into_special(self, job: Job) -> None:
         fd = await trio.to_thread.run_sync(os.open, job.target, os.O_WRONLY | os.O_CLOEXEC, abandon_on_cancel=True)
         try:
-            await self._fs.download(job.source, StreamSink(fd), progress=self._meter.advance)
+            await self._fs.download(job.source, StreamSink(fd, job.target), progress=self._meter.advance)
         finally:
             os.close(fd)
 

@@ -97,13 +97,18 @@ def _write_at(fd: int, view: memoryview, offset: int) -> None:
 
 
 class StreamSink:
-    """A pipe, a terminal or a device: holes are written as zeros."""
+    """A pipe, a terminal or a device: holes are written as zeros. Errors name `path`."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, path: bytes) -> None:
         self._fd = fd
+        self._path = path
 
     async def write(self, view: memoryview) -> None:
-        await trio.to_thread.run_sync(_write_all, self._fd, view, abandon_on_cancel=True)
+        try:
+            await trio.to_thread.run_sync(_write_all, self._fd, view, abandon_on_cancel=True)
+        except OSError as error:
+            error.filename = self._path
+            raise
 
     async def skip(self, length: int) -> None:
         while length:
@@ -121,4 +126,4 @@ def _write_all(fd: int, view: memoryview) -> None:
 def standard_output() -> StreamSink:
     """What was printed before goes first."""
     sys.stdout.flush()
-    return StreamSink(sys.stdout.fileno())
+    return StreamSink(sys.stdout.fileno(), b"standard output")

@@ -60,6 +60,8 @@ _SENTENCES = {
     errors.IsADirectory: "is a directory",
     errors.NotEmpty: "directory not empty",
 }
+_SAID_OF_PATHS = (errors.InvalidArgument, errors.NotPermitted, errors.TooManyLinks)
+"""Errors whose own sentences stay, with a path at their end."""
 
 
 @contextmanager
@@ -68,7 +70,7 @@ def _about(path: Path) -> Iterator[None]:
     try:
         yield
     except errors.DfsError as error:
-        sentence = _SENTENCES.get(type(error))
+        sentence = error.message if type(error) in _SAID_OF_PATHS else _SENTENCES.get(type(error))
         if sentence is None or show(path) in error.message:
             raise
         raise type(error)(f"{sentence}: {show(path)}") from None
@@ -217,6 +219,8 @@ class FileSystem:
 
     async def link(self, source: Path, path: Path) -> Attr:
         attr = await self._paths.resolve(source, follow=False)
+        if statmod.S_ISDIR(attr.mode):
+            raise errors.NotPermitted(f"a directory has one name only: {show(source)}")
         place = await self._paths.locate(path)
         with _about(path):
             return await self.inodes.link(attr.ino, place.parent, place.name)

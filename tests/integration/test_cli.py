@@ -305,6 +305,14 @@ def test_hard_and_symbolic_links(dfs: Shell, there: str) -> None:
     assert dfs("cat", f"{there}/soft") == b"data"
 
 
+def test_a_directory_has_one_place_and_errors_say_which(dfs: Shell, there: str) -> None:
+    dfs("mkdir", f"{there}/a")
+    said = dfs("mv", f"{there}/a", f"{there}/a/sub", status=1)
+    assert said == f"dfs: a directory cannot be moved below itself: {there}/a/sub\n".encode()
+    said = dfs("ln", f"{there}/a", f"{there}/b", status=1)
+    assert said == f"dfs: a directory has one name only: {there}/a\n".encode()
+
+
 def test_who_asks_for_more_copies_than_there_are_datanodes_is_told(dfs: Shell, there: str) -> None:
     def told(copies: str) -> tuple[int, str]:
         argv = [sys.executable, "-m", "dfs.cli", "replicas", there, copies]

@@ -46,6 +46,12 @@ def test_names_that_cannot_be_are_refused(masters: Masters, name: str) -> None:
         masters.issue(Role.CLIENT, name)
 
 
+def test_where_no_file_can_be_made_that_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        keys.save(tmp_path / "none" / "x.key", keys.make_cluster())
+    assert caught.value.filename == str(tmp_path / "none" / "x.key")
+
+
 def test_a_datanode_has_no_key_of_a_name_that_it_cannot_have(masters: Masters) -> None:
     masters.issue(Role.CLIENT, "n_1.x")
     with pytest.raises(errors.InvalidArgument, match=r"the name of a DataNode.* with a letter or digit first and last"):

@@ -112,12 +112,20 @@ async def test_holes_stay_holes_in_a_file(tmp_path: Path) -> None:
 async def test_holes_are_zeros_in_a_pipe(tmp_path: Path) -> None:
     path = tmp_path / "out"
     fd = os.open(path, os.O_WRONLY | os.O_CREAT)
-    sink = StreamSink(fd)
+    sink = StreamSink(fd, os.fsencode(path))
     await sink.write(memoryview(b"a"))
     await sink.skip(limits.MIB + 3)
     await sink.write(memoryview(b"b"))
     os.close(fd)
     assert path.read_bytes() == b"a" + bytes(limits.MIB + 3) + b"b"
+
+
+async def test_a_device_that_takes_no_more_is_named() -> None:
+    fd = os.open("/dev/full", os.O_WRONLY)
+    with pytest.raises(OSError) as caught:
+        await StreamSink(fd, b"/dev/full").write(memoryview(b"a"))
+    os.close(fd)
+    assert caught.value.filename == b"/dev/full"
 
 
 async def test_a_source_is_read_to_its_end_and_names_itself_when_it_fails(tmp_path: Path) -> None:
