@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from dfs.client.why import ChunkReport
     from dfs.types import Attr, ChunkId
 
-_json = click.option("--json", "as_json", is_flag=True, help="An array of objects; sizes in bytes.")
-
 # --- fsck -----------------------------------------------------------------------------------------------
 
 
@@ -31,7 +29,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="An array of object
 @click.argument("path", metavar="[PATH]", required=False, type=REMOTE)
 @click.option("--repair", is_flag=True, help="Mend what can be mended without losing data.")
 @click.option("--data", is_flag=True, help="Read and verify every byte of every copy as well.")
-@_json
+@click.option("--json", "as_json", is_flag=True, help="An array of objects.")
 @config_option
 def fsck(path: bytes | None, repair: bool, data: bool, as_json: bool) -> int:
     """Check that namespace, chunks and copies agree; with PATH, only what is beneath it.
@@ -97,7 +95,9 @@ def summary(found: int, mended: int, coming: int) -> str:
 @click.command(short_help="Say where a file's copies are, and why one is missing.")
 @click.argument("path", metavar="PATH", type=REMOTE)
 @click.option("--data", is_flag=True, help="Read and verify every copy.")
-@_json
+@click.option(
+    "--json", "as_json", is_flag=True, help="An array of objects; sizes in bytes, chunks by their numbers, in decimal."
+)
 @config_option
 def why(path: bytes, data: bool, as_json: bool) -> int:
     """Say of each chunk of a file where its copies are, how they are, and why one is missing or being made.

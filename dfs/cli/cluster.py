@@ -152,10 +152,10 @@ def _commands(writer: Mapping[str, int]) -> str:
 def _leases(leases: Mapping[str, int]) -> str:
     if not leases:
         return ""
-    sessions = leases["caching_sessions"]
+    mounts, files, recalls = leases["caching_sessions"], leases["owned"], leases["recalls"]
     return (
-        f"{leases['leases']:,} of {sessions} mount{'s' * (sessions != 1)}, {leases['owned']:,} files owned;"
-        f" {leases['recalls']:,} recalls since its start"
+        f"{leases['leases']:,} of {show.counted(mounts, 'mount')}, {files:,} file{'s' * (files != 1)} owned;"
+        f" {recalls:,} recall{'s' * (recalls != 1)} since its start"
     )
 
 
@@ -262,7 +262,7 @@ def progress_lines(found: Mapping[str, Any]) -> list[str]:
     deletions = sum(busy.get("deletions", 0) for busy in (found.get("busy") or {}).values())
     if deletions and "garbage_grace_s" in found:
         lines.append(
-            f"Deletions: {show.counted(deletions, 'copy', 'copies')} of chunks;"
+            f"Deletions: {show.counted(deletions, 'copy of a chunk', 'copies of chunks')};"
             f" what is deleted comes free after {show.age(found['garbage_grace_s'])}"
         )
     lines += [f"Drain of {show.printable(node)}: {drain_words(drain)}" for node, drain in _sorted(found, "drains")]

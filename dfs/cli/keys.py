@@ -92,7 +92,7 @@ def show_(files: tuple[Path, ...]) -> None:
     """Say whose keys are in files. Shows no secrets."""
     for file in files:
         found = keys.load(file)
-        _say(f"{file}: {_in_words(found)}{f', cluster {found.cluster}' if found.cluster else ''}")
+        _say(f"{file}: {_in_words(found)}")
 
 
 @key.command()
@@ -114,17 +114,18 @@ def rotate(file: Path | None) -> None:
         masters = content.masters.with_next()
         keys.replace(path, content._replace(masters=masters))
     old, new = masters.generations[-2:]
-    _say(f"{path}: has generation {new} now. When `dfs key status` shows that nobody uses generation {old} any more:")
+    _say(f"{path}: generation {new} has begun. When `dfs key status` shows that nobody uses generation {old} any more:")
     _say(f"`dfs key retire {old}`.")
 
 
 def _in_words(found: KeyFile) -> str:
     if found.key is None:
-        words = "the master secrets of a cluster"
+        words = f"the master secrets of {f'cluster {found.cluster}' if found.cluster else 'a cluster'}"
     else:
         limit = found.key.id.claim("subtree")
         only = f", for {limit} only" if limit else ""
-        words = f"the key of {found.key.id}, generation {found.key.id.generation}{only}"
+        whose = f", cluster {found.cluster}" if found.cluster else ""
+        words = f"the key of {found.key.id}, generation {found.key.id.generation}{only}{whose}"
     return words if found.tls is None else f"{words}; {certificates.read(found.tls.certificate)}"
 
 
@@ -190,8 +191,9 @@ def retire(generation: int, force: bool, file: Path | None) -> int:
     path, content = cluster_keys(file)
     known = content.masters.generations
     if generation not in known or generation == known[-1]:
-        others = ", ".join(map(str, known[:-1])) or "there is none"
-        raise errors.InvalidArgument(f"generation {generation} cannot be retired; those that can be: {others}")
+        others = ", ".join(map(str, known[:-1]))
+        can_be = f"those that can be: {others}" if others else f"there is only {known[-1]}, which is in use"
+        raise errors.InvalidArgument(f"generation {generation} cannot be retired; {can_be}")
 
     async def body(fs: FileSystem) -> None:
         await _wait_until_unused(fs, generation)

@@ -216,7 +216,7 @@ async def _with_targets(fs: FileSystem, items: list[Item]) -> list[Item]:
 @remote_paths()
 @click.option("-L", "follow", is_flag=True, help="Of what a symbolic link leads to.")
 @click.option("--chunks", is_flag=True, help="And which nodes hold a file's bytes.")
-@click.option("--json", "as_json", is_flag=True, help="An array of objects.")
+@click.option("--json", "as_json", is_flag=True, help="An array of objects; chunks by their numbers, in decimal.")
 @config_option
 def stat(paths: tuple[bytes, ...], follow: bool, chunks: bool, as_json: bool) -> int:
     """Show all attributes of files and directories."""
@@ -254,7 +254,7 @@ def stat_lines(item: Item, chunks: list[dict[str, Any]]) -> list[str]:
     lines = [
         f"  File: {_label(item)}",
         f"  Size: {attr.size:<15} Allocated: {attr.allocated:<15} {show.long_type_of(attr)}",
-        f" Inode: {attr.ino:<15} Links: {attr.nlink:<5} Copies: {attr.replicas:<5} Version: {attr.version}",
+        f" Inode: {attr.ino:<15} Links: {attr.nlink:<5} Copies: {show.copies_of(attr):<7} Version: {attr.version}",
         f"Access: {mode}  Uid: {owner}   Gid: {group}",
         f"Access: {show.full_time(attr.atime_ns)}",
         f"Modify: {show.full_time(attr.mtime_ns)}",

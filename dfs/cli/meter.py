@@ -38,23 +38,32 @@ async def open_meter(label: str, *, quiet: bool) -> AsyncIterator[Meter]:
         nursery.cancel_scope.cancel()
 
 
+def _rate(bytes_per_s: float) -> str:
+    """`900 bytes/s`, `1.5 MiB/s`."""
+    from rich.filesize import pick_unit_and_suffix
+
+    unit, suffix = pick_unit_and_suffix(int(bytes_per_s), ["bytes", "KiB", "MiB", "GiB", "TiB"], 1024)
+    return f"{bytes_per_s / unit:,.{0 if unit == 1 else 1}f} {suffix}/s"
+
+
 async def _draw(meter: Meter, label: str) -> None:
     await trio.sleep(limits.PROGRESS_AFTER_S)
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
+    from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Speed(ProgressColumn):
+        """In the units of what was moved: rich's own has others."""
+
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text("?" if speed is None else _rate(speed), style="progress.data.speed")
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
+        Speed(),
         TimeRemainingColumn(),
     )
     # drawn by this task and by no thread: what others write to stderr meanwhile goes above the bar

@@ -35,7 +35,7 @@ def replicas(path: bytes, copies: int | None, recursive: bool) -> int:
     async def body(fs: FileSystem) -> int:
         if copies is None:
             async for met in _met(fs, path, recursive):
-                show.echo(f"{_words(met.attr):>7} {show.name(met.path)}")
+                show.echo(f"{show.copies_of(met.attr):>7} {show.name(met.path)}")
             return 0
         wanted = copies
 
@@ -71,7 +71,3 @@ async def _met(fs: FileSystem, path: bytes, recursive: bool) -> AsyncIterator[Me
     async for met in walk(fs, path, attr):
         if stat.S_ISREG(met.attr.mode) or met.is_directory:
             yield met
-
-
-def _words(attr: Attr) -> str:
-    return str(attr.replicas) if attr.replicas else "default"

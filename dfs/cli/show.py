@@ -242,6 +242,13 @@ def size_of(attr: Attr, *, humanly: bool = False) -> str:
     return human(attr.size) if humanly else str(attr.size)
 
 
+def copies_of(attr: Attr) -> str:
+    """How many copies it is to have, in words: of a directory, files that are made in it."""
+    if not (stat.S_ISREG(attr.mode) or stat.S_ISDIR(attr.mode)):
+        return "-"
+    return str(attr.replicas) if attr.replicas else "default"
+
+
 def listing_row(attr: Attr, shown: str, *, humanly: bool = False, numeric: bool = False) -> list[str]:
     """The columns of `ls -l`: mode, links, owner, group, size, time, name."""
     return [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -114,12 +114,22 @@ def df(humanly: bool, as_json: bool) -> int:
     async def body(fs: FileSystem) -> None:
         found = await fs.statfs()
         if as_json:
-            show.echo_json({"namenode": fs.session.address, **found._asdict()})
+            show.echo_json(df_record(fs.session.address, found))
         else:
             for line in df_lines(fs.session.address, found, humanly=humanly):
                 show.echo(line)
 
     return run(body)
+
+
+def df_record(address: str, found: Statfs) -> dict[str, Any]:
+    """As JSON has it; `used_bytes` has copies counted, `data_bytes` has not."""
+    used, data = _used_bytes(found), found.used_bytes
+    return {"namenode": address, **found._asdict(), "used_bytes": used, "data_bytes": data}
+
+
+def _used_bytes(found: Statfs) -> int:
+    return max(0, found.capacity_bytes - found.free_bytes)
 
 
 def df_lines(address: str, found: Statfs, *, humanly: bool) -> list[str]:
@@ -128,7 +138,7 @@ def df_lines(address: str, found: Statfs, *, humanly: bool) -> list[str]:
     def size(size_bytes: int) -> str:
         return show.human(size_bytes) if humanly else str(-(-size_bytes // limits.KIB))
 
-    used = max(0, found.capacity_bytes - found.free_bytes)
+    used = _used_bytes(found)
     unit = "Size" if humanly else "1K-blocks"
     rows = [
         ["NameNode", unit, "Used", "Available", "Use%", "Data", "Inodes", "Copies"],

@@ -2,7 +2,7 @@
 
     dfs.ino          its inode number
     dfs.cluster      the id of its cluster, within which inode numbers are unique
-    dfs.replicas     of a regular file: a line a chunk, with the nodes that hold it
+    dfs.replicas     of a regular file: a line a chunk, by its number in hexadecimal, with the nodes that hold it
     dfs.chunks       of a regular file: a line an extent: offset, length, chunk, offset in chunk
     dfs.files, dfs.directories, dfs.bytes, dfs.allocated        of a directory: all that is beneath it
 
@@ -54,14 +54,14 @@ async def _layouts(fs: FileSystem, attr: Attr, lines: Callable[[Layout], list[st
 async def _replicas(fs: FileSystem, attr: Attr) -> bytes:
     def lines(layout: Layout) -> list[str]:
         chunks = dict.fromkeys(extent.chunk for extent in layout.extents)
-        return [f"{chunk:016x} {','.join(layout.places[chunk].nodes)}" for chunk in chunks]
+        return [f"{chunk:x} {','.join(layout.places[chunk].nodes)}" for chunk in chunks]
 
     return await _layouts(fs, attr, lines)
 
 
 async def _chunks(fs: FileSystem, attr: Attr) -> bytes:
     def lines(layout: Layout) -> list[str]:
-        return [f"{each.offset} {each.length} {each.chunk:016x} {each.chunk_offset}" for each in layout.extents]
+        return [f"{each.offset} {each.length} {each.chunk:x} {each.chunk_offset}" for each in layout.extents]
 
     return await _layouts(fs, attr, lines)
 

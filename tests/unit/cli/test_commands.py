@@ -21,6 +21,7 @@ from dfs import errors, keys, limits, tokens
 from dfs.cli import cluster, context, mounting
 from dfs.cli.attributes import parse_owner
 from dfs.cli.main import ALIASES, SECTIONS, VERBS, cli
+from dfs.cli.meter import _rate
 from dfs.types import NodeId, NodeState, NodeView
 from tests.keys import write as write_keys
 
@@ -387,7 +388,19 @@ def test_that_too_few_datanodes_take_new_data_is_a_warning() -> None:
 def test_what_is_to_be_deleted_is_told_with_when_its_space_comes_free() -> None:
     found = {"busy": {"n1": {"deletions": 2}, "n2": {"deletions": 0}}, "garbage_grace_s": 60.0}
     assert cluster.progress_lines(found)[1:] == ["Deletions: 2 copies of chunks; what is deleted comes free after 60 s"]
+    assert "Deletions: 1 copy of a chunk;" in cluster.progress_lines({**found, "busy": {"n1": {"deletions": 1}}})[1]
     assert cluster.progress_lines({**found, "busy": {"n1": {"deletions": 0}}}) == []
+
+
+def test_one_of_a_kind_is_no_more_than_one() -> None:
+    leases = {"leases": 1200, "caching_sessions": 1, "owned": 1, "recalls": 1}
+    assert cluster.namenode_lines({"leases": leases}, {})[-1].endswith(
+        "1,200 of 1 mount, 1 file owned; 1 recall since its start"
+    )
+
+
+def test_what_was_moved_and_how_fast_have_the_same_units() -> None:
+    assert [_rate(each) for each in (900, 1.5 * 2**20)] == ["900 bytes/s", "1.5 MiB/s"]
 
 
 def test_the_status_as_json_has_nodes_as_objects_and_the_local_pids() -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from dfs.cli import show
 from dfs.cli.listing import Item, long_lines, stat_lines
-from dfs.types import Attr, Ino
+from dfs.cli.usage import df_record
+from dfs.types import Attr, Ino, Statfs
 
 NOT_UTF8 = b"caf\xe9"
 
@@ -82,6 +83,17 @@ def test_stat_says_what_stat_says() -> None:
     assert "symbolic link" in lines[1]
     assert "(0777/lrwxrwxrwx)" in lines[3]
     assert ".000000005 " in lines[5]
+
+
+def test_what_is_used_has_copies_counted_for_programs_as_for_people() -> None:
+    record = df_record("h:1", Statfs(capacity_bytes=100, free_bytes=40, used_bytes=20, inodes=5, replicas=3))
+    assert (record["used_bytes"], record["data_bytes"]) == (60, 20)
+
+
+def test_copies_are_told_in_one_way() -> None:
+    file, directory = attr(), attr(stat.S_IFDIR | 0o755, replicas=0)
+    assert [show.copies_of(each) for each in (file, directory, attr(stat.S_IFLNK))] == ["3", "default", "-"]
+    assert "Copies: default" in stat_lines(Item(b"/d", b"/d", directory), [])[2]
 
 
 def test_a_name_that_is_not_utf8_survives_json() -> None:
