@@ -6,12 +6,11 @@ import ctypes
 import mmap
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.fuse.conftest import PATIENCE_S
+from tests.integration.real import wait_until
 
 pytestmark = pytest.mark.fuse
 
@@ -32,13 +31,6 @@ def resident(path: Path) -> list[bool]:
         return [bool(page & 1) for page in pages]
 
 
-def until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("size", [1, 1000, 4096, 4097, 20_000])
 def test_what_was_just_written_is_read_without_asking(here: Path, there: Path, size: int) -> None:
     data = os.urandom(size)
@@ -50,7 +42,7 @@ def test_what_was_just_written_is_read_without_asking(here: Path, there: Path, s
         time.sleep(0.01)  # the mount hears of the close afterwards
         return all(resident(path))
 
-    until(is_kept)
+    wait_until(is_kept)
     for path in here.iterdir():
         assert path.read_bytes() == data
         assert (there / path.name).read_bytes() == data
@@ -63,7 +55,7 @@ def test_what_is_read_in_order_is_there_before_it_is_asked_for_and_not_as_it_was
     names = os.listdir(here)
     for name in names[:5]:
         assert (here / name).read_bytes() == name.encode() * 1000
-    until(lambda: all(resident(here / names[12])))
+    wait_until(lambda: all(resident(here / names[12])))
     for name in names:
         (there / name).write_bytes(name.encode() * 999)
     for name in names:

@@ -361,7 +361,10 @@ def test_dfs_upload_leaves_out_its_target_where_it_comes_to_it(here: Path, clust
 
 
 def test_df_agrees_with_dfs_df(here: Path, cluster: Cluster) -> None:
-    (here / "file").write_bytes(bytes(3 * MIB))
+    with (here / "file").open("wb") as file:
+        file.write(bytes(3 * MIB))
+        file.flush()
+        os.fsync(file.fileno())
     found = json.loads(cluster.dfs("df", "--json").stdout)
     used, free = map(int, run("df", "-B1", "--output=used,avail", here).splitlines()[1].split())
     assert 0 <= used - found["data_bytes"] < 4 * KIB

@@ -18,6 +18,7 @@ import os
 import random
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
@@ -59,6 +60,14 @@ async def until(condition: Callable[[], Awaitable[bool]], what: str = "") -> Non
                 refusal = f"{what}: {error}"
             await trio.sleep(0.05)
     raise AssertionError(f"waited {PATIENCE_S} s in vain for {refusal}")
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """As `until`, where no event loop is."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {PATIENCE_S} s in vain for {condition}"
+        time.sleep(0.02)
 
 
 class RealCluster:

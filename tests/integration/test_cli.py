@@ -15,6 +15,7 @@ import pytest
 
 from dfs.cli.local.layout import Layout
 from dfs.cli.main import cli
+from tests.integration.real import wait_until
 
 Shell = Callable[..., bytes]
 
@@ -197,6 +198,7 @@ def test_stat_tree_du_and_df(dfs: Shell, there: str, tree: Path) -> None:
         "a link has a length, too"
     )
     assert len(dfs("du", there).splitlines()) == 4
+    wait_until(lambda: json.loads(dfs("df", "--json"))["used_bytes"] > 0)  # DataNodes tell of it with their heartbeats
     space = json.loads(dfs("df", "--json"))
     assert space["capacity_bytes"] > space["free_bytes"] > 0
     assert b"Use%" in dfs("df", "-h")

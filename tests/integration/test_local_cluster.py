@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,8 +20,7 @@ import pytest
 from dfs.cli.local.layout import Layout
 from dfs.cli.local.making import Wish, make
 from dfs.cli.local.ports import FreePorts
-
-PATIENCE_S = 60
+from tests.integration.real import wait_until
 
 Shell = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -68,13 +66,6 @@ def up(dfs: Shell, layout: Layout) -> Callable[..., dict[str, Any]]:
 
     run("--datanodes", "2", "--replicas", "2")
     return run
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def pids(report: dict[str, Any]) -> dict[str, int]:

@@ -45,6 +45,15 @@ async def put(volumes: Volumes, chunk: int, data: bytes = b"x") -> None:
     await volumes.append(ChunkId(chunk), offset, sum_blocks(data), data)
 
 
+async def is_whole(volumes: Volumes, chunk: ChunkId) -> bool:
+    """Whether it is read; of one whose sync failed the bytes may be gone."""
+    try:
+        await volumes.read(chunk, 0, 1)
+    except errors.Corrupt:
+        return False
+    return True
+
+
 # --- whose they are
 
 
@@ -317,7 +326,7 @@ async def test_a_node_goes_on_without_a_directory_that_failed(autojump_clock: tr
     assert lengths.count(-1) == len(lost) > 0
     assert volumes.chunk_count() == kept == len(volumes.list_chunks(ChunkId(0), 100)) > 0
     assert [line.failed for line in volumes.statistics()] == [None, "Input/output error"]
-    await volumes.read(lost[0], 0, 1)  # reads are tried still
+    assert [chunk for chunk in lost if await is_whole(volumes, chunk)]  # reads are tried still
     await put(volumes, 11)
     assert volumes.length(ChunkId(11)) == 1
     await look_after(volumes, limits.FLUSH_AFTER_S)
