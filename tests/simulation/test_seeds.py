@@ -65,6 +65,7 @@ def test_a_run_leaves_nothing_behind_for_the_next() -> None:
         ("recall-not-awaited", ""),
         ("doubt-ignored", "calm"),
         ("overtaken-answer-kept", "two-nodes"),
+        ("leased-while-committing", "one-node"),
     ],
 )
 def test_a_planted_mistake_is_found(mistake: str, profile: str) -> None:

@@ -1,4 +1,4 @@
-"""`bench`: see the package's docstring."""
+"""`bench`: measure the cluster and say what limits it; see the package's docstring."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Where a local cluster keeps what it has: one directory, which may be moved while nothing runs.
 
-    up.lock             held by a `dfs up` or `dfs down` at work; the mark that the directory is ours
+    up.lock             held by a `dfs up`, `dfs down` or `dfs restart` at work; the mark that the directory is ours
     client.toml, namenode.toml, n1.toml, ...    configurations: written once, then people's to edit
     cluster.keys, client.key, n1.key, ...       keys: see dfs/keys.py
     n1.toml.removed     the configuration of a DataNode that the cluster has removed: it is not run, its number is taken
@@ -9,6 +9,7 @@
     supervisor.lock     held by the supervisor and every daemon it started: free when all are gone
     supervisor.sock     where the supervisor takes orders (`dfs.cli.local.control`)
     cluster.json        what the supervisor knows of its daemons, for people and programs
+    mounts.json         where `dfs up --mount` mounted the cluster
 
 namenode.toml is written last, so a directory without it is one whose making was cut short, and is made again.
 """
