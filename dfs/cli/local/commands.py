@@ -38,7 +38,7 @@ directory_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 
 
-@click.command()
+@click.command(short_help="Start a cluster on this machine.")
 @directory_option
 @click.option(
     "--datanodes",
@@ -226,7 +226,7 @@ def _some(names: tuple[str, ...]) -> str:
     return f"{', '.join(names)} added" if len(names) <= 4 else f"{names[0]} to {names[-1]} added"
 
 
-@click.command()
+@click.command(short_help="Stop the cluster on this machine.")
 @directory_option
 @json_option
 def down(layout: Layout, as_json: bool) -> None:
