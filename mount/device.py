@@ -15,7 +15,9 @@ next request then (`mount.loop`), and there is no await in between. What does no
 is.
 
 INIT is the kernel's first request; it is read here and given to libfuse through the socket, since the kernel's offer is
-in it. Flags that are added if they are offered:
+in it. A flag that is taken away from the answer is FUSE_ASYNC_DIO: with it direct I/O that is asynchronous (io_submit
+on an O_DIRECT file) ends without the kernel's dropping the pages that it has of what was written, and who reads those
+sees what was there before. Flags that are added if they are offered:
 
 * FUSE_HANDLE_KILLPRIV_V2 (Linux 5.11). Before a write(2) the kernel asks for the extended attribute security.capability
   of the file, which is to go then: one more request for each write. With the flag it does not, once it knows that there
@@ -46,6 +48,7 @@ CACHE_DIR: Final = 1 << 3
 """FOPEN_CACHE_DIR (Linux 4.20): the kernel keeps the listing that it reads."""
 
 _INIT: Final = 26
+_ASYNC_DIO: Final = 1 << 15
 _CACHE_SYMLINKS: Final = 1 << 23
 _HANDLE_KILLPRIV_V2: Final = 1 << 28
 _ADDED: Final = _CACHE_SYMLINKS | _HANDLE_KILLPRIV_V2
@@ -74,7 +77,10 @@ _INODE: Final = struct.Struct("=QqQ")
 _STORE: Final = struct.Struct("=QQI4x")
 """Its number, where in it the bytes begin that follow, and how many they are."""
 _NAME: Final = struct.Struct("=QII")
-"""The directory's number, the name's length, and no flags; the name and a 0 follow."""
+"""The directory's number, the name's length, and flags; the name and a 0 follow."""
+_EXPIRE_ONLY: Final = 1
+"""FUSE_EXPIRE_ONLY (Linux 6.2; passed over before): the name is looked up when it is used next, and until then whoever
+works in that directory goes on, and what is mounted there stays."""
 
 
 class Device:
@@ -103,7 +109,7 @@ class Device:
             return
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         flags = _flags_to_add(request)
-        self._divert(lambda answer: _add(answer, _WANTED_AT, flags))
+        self._divert(lambda answer: _change(answer, _WANTED_AT, add=flags, take=_ASYNC_DIO))
         self._ours.send(request)
 
     def add_open_flags(self, flags: int) -> None:
@@ -155,8 +161,8 @@ class Device:
         self._notify(_NOTIFY_INODE, _INODE.pack(number, 0, 0))
 
     def forget_name(self, directory: int, name: bytes) -> None:
-        """The kernel is to forget what a name stands for."""
-        self._notify(_NOTIFY_NAME, _NAME.pack(directory, len(name), 0) + name + b"\0")
+        """The kernel is to ask what a name stands for, before it uses it again."""
+        self._notify(_NOTIFY_NAME, _NAME.pack(directory, len(name), _EXPIRE_ONLY) + name + b"\0")
 
     def forget_names(self) -> bool:
         """The kernel is to look up every name anew that it was told before now; whether it can do that (Linux 6.16)."""
@@ -193,10 +199,11 @@ def _flags_to_add(request: bytes) -> int:
 
 def _add_open_flags(answer: bytearray, flags: int) -> None:
     if len(answer) in _OPENED_BYTES and _HEADER.unpack_from(answer)[1] == 0:
-        _add(answer, len(answer) - _OPEN_FLAGS_FROM_END, flags)
+        _change(answer, len(answer) - _OPEN_FLAGS_FROM_END, add=flags)
 
 
-def _add(answer: bytearray, at: int, flags: int) -> None:
+def _change(answer: bytearray, at: int, *, add: int, take: int = 0) -> None:
+    """Flags in an answer."""
     if len(answer) >= at + _FLAGS.size:
         (before,) = _FLAGS.unpack_from(answer, at)
-        _FLAGS.pack_into(answer, at, before | flags)
+        _FLAGS.pack_into(answer, at, before & ~take | add)

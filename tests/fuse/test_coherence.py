@@ -13,6 +13,7 @@ import json
 import math
 import mmap
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -31,6 +32,7 @@ from tests.simulation.linearizable import Operation, explain
 
 pytestmark = pytest.mark.fuse
 
+KERNEL: Final = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
 ROUNDS: Final = 6
 PROCESSES_OF_A_MOUNT: Final = 2
 OPERATIONS: Final = 40
@@ -262,6 +264,27 @@ def test_a_tree_that_mounts_have_listed_is_gone_for_them_when_it_is_removed(
     for mount in (here, there):
         assert not mount.exists()
         assert not [name for name in names if (mount / name).exists()]
+
+
+@pytest.mark.skipif(KERNEL < (6, 2), reason="Linux 6.2 and later can look a name up anew and keep it")
+def test_where_a_program_works_and_what_is_mounted_stay_when_another_mount_looks_there(here: Path, there: Path) -> None:
+    (there / "w" / "d").mkdir(parents=True)
+    (there / "w" / "below").mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", there / "w" / "below"], check=False).returncode:
+        pytest.skip("no tmpfs may be mounted here")
+    program = "import os, sys; sys.stdin.readline(); print(os.getcwd())"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=there / "w" / "d", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        os.listdir(here / "w")
+        (here / "w" / "d").chmod(0o700)
+        (here / "w" / "other").touch()
+        assert process.communicate("\n")[0] == f"{there / 'w' / 'd'}\n"
+    assert sorted(os.listdir(there / "w")) == ["below", "d", "other"]
+    assert os.path.ismount(there / "w" / "below")
+    subprocess.run(["umount", there / "w" / "below"], check=True)
+    (here / "w" / "d").rmdir()
+    assert not (there / "w" / "d").exists()
 
 
 def test_a_rename_across_directories_that_the_other_mount_knows(here: Path, there: Path) -> None:

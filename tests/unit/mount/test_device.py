@@ -13,6 +13,7 @@ from mount.device import CACHE_DIR, KEEP_CACHE, NO_FLUSH, Device
 
 KILLPRIV_V2 = 1 << 28
 CACHE_SYMLINKS = 1 << 23
+ASYNC_DIO = 1 << 15
 OTHERS = 1 << 5 | 1 << 31
 
 
@@ -101,6 +102,18 @@ def test_a_flag_that_is_offered_is_added_to_the_answer(kernel: tuple[socket.sock
     device.close()
 
 
+def test_direct_io_waits_so_that_no_page_is_left_with_what_was_before(kernel: tuple[socket.socket, int]) -> None:
+    ours, fd = kernel
+    ours.send(init(ASYNC_DIO | OTHERS))
+    device = Device()
+    device.begin(fd)
+    os.read(fd, 4096)
+    os.write(fd, answer(ASYNC_DIO | OTHERS))
+    device.settle()
+    assert ours.recv(4096) == answer(OTHERS)
+    device.close()
+
+
 @pytest.mark.parametrize("request_", [init(OTHERS), init(KILLPRIV_V2, opcode=1), b"short"])
 def test_what_is_not_offered_is_passed_on_as_it_is(kernel: tuple[socket.socket, int], request_: bytes) -> None:
     ours, fd = kernel
@@ -169,7 +182,7 @@ def test_notifications_are_written_past_an_answer_under_way(kernel: tuple[socket
     device.forget_inode(9)
     assert ours.recv(4096) == struct.pack("=IiQQqQ", 40, 2, 0, 9, 0, 0)
     device.forget_name(9, b"a name")
-    assert ours.recv(4096) == struct.pack("=IiQQII7s", 39, 3, 0, 9, 6, 0, b"a name\0")
+    assert ours.recv(4096) == struct.pack("=IiQQII7s", 39, 3, 0, 9, 6, 1, b"a name\0")
     assert device.forget_names()
     assert ours.recv(4096) == struct.pack("=IiQ", 16, 8, 0)
     os.write(fd, opened(0))
