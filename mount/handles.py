@@ -42,6 +42,10 @@ class DirectoryHandle:
 
     `_is_last`: there were no more when the page was read. So a directory that fits in one is listed as it was at one
     moment. `reading` is there if the kernel keeps what it reads.
+
+    New names have higher cookies than all others, and so has what is renamed: who renames what he reads would never
+    come to an end. What was there at the beginning are the first `_count` entries, at most; `_counted` of them are
+    those up to the cookie `_reach`, and beyond `_end` there are none.
     """
 
     def __init__(self, fs: FileSystem, attr: Attr, reading: Pass | None) -> None:
@@ -51,6 +55,7 @@ class DirectoryHandle:
         self._after = -1
         self._page: list[DirEntry] = []
         self._is_last = False
+        self._begin()
         self._losses = fs.session.stream.losses
 
     async def fsync(self) -> None:
@@ -62,6 +67,12 @@ class DirectoryHandle:
     def rewind(self) -> None:
         """Whoever reads from the beginning sees the directory as it is now."""
         self._page, self._after, self._is_last = [], -1, False
+        self._begin()
+
+    def _begin(self) -> None:
+        self._count: int | None = None  # while one page has had all
+        self._counted = self._reach = 0
+        self._end: int | None = None
 
     async def entries(self, after: int) -> tuple[list[DirEntry], bool]:
         """Entries with cookies above `after`, none at the end, and whether they have just been looked at."""
@@ -69,10 +80,32 @@ class DirectoryHandle:
         is_within = after == self._after or (start > 0 and self._page[start - 1].cookie == after)
         is_new = not is_within or (start == len(self._page) and not self._is_last)
         if is_new:
-            self._page, start = await self._fs.inodes.readdir(self.attr.ino, after, _PAGE_ENTRIES), 0
+            page = await self._read(after)
+            if self._count is None and len(page) == _PAGE_ENTRIES:
+                self._count = (await self._fs.inodes.getattr(self.attr.ino)).size
+                page = await self._read(after)  # later than that: of those that were counted none may be missing
+            self._page, start = self._from_the_beginning(page), 0
             self._is_last = len(self._page) < _PAGE_ENTRIES
             self._after = after
         return self._page[start:], is_new
+
+    async def _read(self, after: int) -> list[DirEntry]:
+        return await self._fs.inodes.readdir(self.attr.ino, after, _PAGE_ENTRIES)
+
+    def _from_the_beginning(self, page: list[DirEntry]) -> list[DirEntry]:
+        """Those of a page that were there, or may have been."""
+        if self._count is None:
+            return page
+        if self._end is None:
+            new = page[bisect.bisect_right(page, self._reach, key=lambda entry: entry.cookie) :]
+            left = self._count - self._counted
+            if len(new) >= left:
+                self._end = new[left - 1].cookie if left > 0 else self._reach
+            self._counted += len(new)
+            self._reach = new[-1].cookie if new else self._reach
+        if self._end is None:
+            return page
+        return page[: bisect.bisect_right(page, self._end, key=lambda entry: entry.cookie)]
 
 
 class Handles:

@@ -146,6 +146,24 @@ while time.monotonic() < until:
 """
 
 
+@pytest.mark.parametrize("change", ["rename", "create"])
+def test_who_renames_or_makes_files_while_he_reads_their_directory_comes_to_an_end(here: Path, change: str) -> None:
+    count = 1500  # more than one page
+    for number in range(count):
+        (here / f"{number}").touch()
+    met = []
+    with os.scandir(here) as entries:
+        for entry in entries:
+            met.append(entry.name)
+            assert len(met) <= count
+            if change == "rename":
+                os.rename(entry, here / f"{entry.name}-")
+            else:
+                (here / f"{entry.name}-").touch()
+    assert {name for name in met if name[-1] != "-"} == {f"{number}" for number in range(count)}
+    assert len(os.listdir(here)) == (count if change == "rename" else 2 * count)
+
+
 def test_many_list_while_two_mounts_change(here: Path, there: Path) -> None:
     """Who changed a name finds it so at once, on the other mount and there in a directory that was open, always."""
     chance = random.Random(20261127)
