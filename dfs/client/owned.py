@@ -428,7 +428,7 @@ class Owned:
         attr = known.attr
         if "mode" in values:
             values["mode"] = values["mode"] & 0o7777 | stat.S_IFMT(attr.mode)
-        elif ("uid" in values or "gid" in values) and stat.S_ISREG(attr.mode):
+        elif ("uid" in values or "gid" in values) and not stat.S_ISDIR(attr.mode):
             values["mode"] = without_set_id(attr.mode)
         if "uid" in values or "gid" in values:
             known.drop_capability()

@@ -72,6 +72,8 @@ def xattr_name(value: Any) -> bytes:
         raise errors.InvalidArgument("not a name for an extended attribute")
     if len(value) > limits.XATTR_NAME_MAX_BYTES:
         raise errors.OutOfRange(f"the name of an extended attribute is longer than {limits.XATTR_NAME_MAX_BYTES} bytes")
+    if value.find(b".") == len(value) - 1:
+        raise errors.InvalidArgument("the name of an extended attribute has nothing behind its namespace")
     return value
 
 

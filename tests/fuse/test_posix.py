@@ -570,6 +570,8 @@ def test_extended_attributes(here: Path) -> None:
     os.setxattr(path, "user.new", b"created", os.XATTR_CREATE)
     assert os.getxattr(path, "user.zero") == b"replaced"
     os.removexattr(path, "user.new")
+    with refused(errno.EINVAL):
+        os.setxattr(path, "user.", b"nothing")
     for call in (os.getxattr, os.removexattr):
         with refused(errno.ENODATA):
             call(path, "user.new")
@@ -855,6 +857,10 @@ def test_changing_the_owner_clears_set_id_bits(here: Path) -> None:
     path.chmod(0o6755)
     os.chown(path, NOBODY, NOBODY)
     assert mode_of(path) == 0o755
+    os.mkfifo(here / "fifo")
+    (here / "fifo").chmod(0o6755)
+    os.chown(here / "fifo", NOBODY, NOBODY)
+    assert mode_of(here / "fifo") == 0o755
     (here / "d").mkdir()
     (here / "d").chmod(0o2755)
     os.chown(here / "d", NOBODY, NOBODY)

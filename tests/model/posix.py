@@ -133,7 +133,7 @@ class FileSystem:
 
     def _drop_set_id(self, inode: Inode) -> None:
         """Who changes a program, or takes it over, does not get its owner's rights."""
-        if stat.S_ISREG(inode.mode):
+        if not stat.S_ISDIR(inode.mode):
             inode.mode &= ~(stat.S_ISUID | (stat.S_ISGID if inode.mode & stat.S_IXGRP else 0))
 
     def _enter(self, directory: Inode, name: bytes, inode: Inode) -> None:

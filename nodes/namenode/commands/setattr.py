@@ -34,7 +34,7 @@ def apply(tx: Transaction, ino: Any, changes: Any) -> Attr:
         values["replicas"] = tx.replicas
     if "mode" in values:
         values["mode"] |= stat.S_IFMT(attr.mode)
-    elif ("uid" in values or "gid" in values) and stat.S_ISREG(attr.mode):
+    elif ("uid" in values or "gid" in values) and not stat.S_ISDIR(attr.mode):
         values["mode"] = without_set_id(attr.mode)
     if ("uid" in values or "gid" in values) and not stat.S_ISDIR(attr.mode):
         tx.drop_capability(attr.ino)
