@@ -32,6 +32,10 @@ _FOR_OTHERS: Final = {
     "rw",
     "async",
     "relatime",
+    "atime",
+    "diratime",
+    "default_permissions",
+    "silent",
 }
 """Meant for mount(8), systemd or nobody, or what a mount does anyway: accepted and passed over."""
 _NUMBERS: Final = {"uid": "uid", "gid": "gid", "wait": "wait_s", "cache": "cache_entries"}

@@ -172,6 +172,9 @@ class ChunkWriter:
         """Whether the last append that could go along a chain did."""
         self._appended_bytes = 0
         self._struck = 0
+        self._not_flushing: set[NodeId] = (
+            set()
+        )  # nodes of which that was said: while one is away, programs go on to sync
 
     @property
     def min_replicas(self) -> int:
@@ -587,8 +590,11 @@ class ChunkWriter:
             try:
                 lengths = await self._nodes.sync(node, {place.chunk: place.grant for place in held})
             except errors.DfsError as error:
-                log.warning("replicas not flushed", node=node, error=str(error))
+                say = log.info if node in self._not_flushing else log.warning
+                say("replicas not flushed", node=node, error=str(error))
+                self._not_flushing.add(node)
                 return
+            self._not_flushing.discard(node)
             for place, length in zip(held, lengths, strict=True):
                 durable[place.chunk] += length >= place.length
             if min(durable.values()) >= wanted:
