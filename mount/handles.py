@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+from collections.abc import Sequence
 from typing import Final
 
 from dfs.client.filesystem import FileSystem
@@ -44,19 +45,17 @@ class DirectoryHandle:
     moment. `reading` is there if the kernel keeps what it reads.
 
     New names have higher cookies than all others, and so has what is renamed: who renames what he reads would never
-    come to an end. What was there at the beginning are the first `_count` entries, at most; `_counted` of them are
-    those up to the cookie `_reach`, and beyond `_end` there are none.
+    come to an end. So of a directory with several pages no more is told than it had when the reading began: what it had
+    comes first. Told, or counted as that, is all up to the cookie `_reach`; `_left` may follow, None while one page has
+    had all.
     """
 
     def __init__(self, fs: FileSystem, attr: Attr, reading: Pass | None) -> None:
         self.attr = attr
         self.reading = reading
         self._fs = fs
-        self._after = -1
-        self._page: list[DirEntry] = []
-        self._is_last = False
-        self._begin()
         self._losses = fs.session.stream.losses
+        self.rewind()
 
     async def fsync(self) -> None:
         """Return when all changes of names are durable. Raises `SessionExpired` if some were lost since the opendir."""
@@ -66,24 +65,24 @@ class DirectoryHandle:
 
     def rewind(self) -> None:
         """Whoever reads from the beginning sees the directory as it is now."""
-        self._page, self._after, self._is_last = [], -1, False
-        self._begin()
-
-    def _begin(self) -> None:
-        self._count: int | None = None  # while one page has had all
-        self._counted = self._reach = 0
-        self._end: int | None = None
+        self._page: list[DirEntry] = []
+        self._after = -1
+        self._is_last = False
+        self._reach = 0
+        self._left: int | None = None
 
     async def entries(self, after: int) -> tuple[list[DirEntry], bool]:
         """Entries with cookies above `after`, none at the end, and whether they have just been looked at."""
-        start = bisect.bisect_right(self._page, after, key=lambda entry: entry.cookie)
+        start = _behind(self._page, after)
         is_within = after == self._after or (start > 0 and self._page[start - 1].cookie == after)
         is_new = not is_within or (start == len(self._page) and not self._is_last)
         if is_new:
             page = await self._read(after)
-            if self._count is None and len(page) == _PAGE_ENTRIES:
-                self._count = (await self._fs.inodes.getattr(self.attr.ino)).size
-                page = await self._read(after)  # later than that: of those that were counted none may be missing
+            if self._left is None and len(page) == _PAGE_ENTRIES:
+                attr = await self._fs.inodes.getattr(self.attr.ino)
+                if attr.version != self.attr.version:  # those that it had by then are to be in the page
+                    page = await self._read(after)
+                self._left = attr.size
             self._page, start = self._from_the_beginning(page), 0
             self._is_last = len(self._page) < _PAGE_ENTRIES
             self._after = after
@@ -94,18 +93,18 @@ class DirectoryHandle:
 
     def _from_the_beginning(self, page: list[DirEntry]) -> list[DirEntry]:
         """Those of a page that were there, or may have been."""
-        if self._count is None:
+        if self._left is None:
             return page
-        if self._end is None:
-            new = page[bisect.bisect_right(page, self._reach, key=lambda entry: entry.cookie) :]
-            left = self._count - self._counted
-            if len(new) >= left:
-                self._end = new[left - 1].cookie if left > 0 else self._reach
-            self._counted += len(new)
-            self._reach = new[-1].cookie if new else self._reach
-        if self._end is None:
-            return page
-        return page[: bisect.bisect_right(page, self._end, key=lambda entry: entry.cookie)]
+        more = page[_behind(page, self._reach) :][: self._left]
+        if more:
+            self._left -= len(more)
+            self._reach = more[-1].cookie
+        return page[: _behind(page, self._reach)]
+
+
+def _behind(page: Sequence[DirEntry], cookie: int) -> int:
+    """Where in a page the entries behind a cookie begin."""
+    return bisect.bisect_right(page, cookie, key=lambda entry: entry.cookie)
 
 
 class Handles:
