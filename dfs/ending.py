@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import structlog
+
+USAGE_STATUS: Final = 2
+"""With it the process of a mount ends, as argparse does, that was asked for with wrong options."""
 
 log = structlog.get_logger(__name__)
 

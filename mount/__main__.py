@@ -7,7 +7,6 @@ import dataclasses
 import os
 import sys
 from pathlib import Path
-from typing import Final
 
 import structlog
 import trio
@@ -23,9 +22,6 @@ from mount.options import Options, parse
 from mount.process import run_mount
 
 log = structlog.get_logger(__name__)
-
-_USAGE_STATUS: Final = 2
-"""As argparse ends, and `dfs` for whoever asked it for this mount."""
 
 
 def _arguments() -> argparse.Namespace:
@@ -78,7 +74,7 @@ def main() -> int:
         wished = parse(arguments.options)
     except errors.InvalidArgument as error:
         fail(error.message)
-        return _USAGE_STATUS
+        return ending.USAGE_STATUS
     try:
         namenode, store, options = _settings(arguments, wished)
         mountpoint = arguments.mountpoint.absolute()

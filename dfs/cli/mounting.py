@@ -35,8 +35,6 @@ _SILENT_S: Final = 3.0
 """Who waits for longer is told for what."""
 _LAZY_WAIT_S: Final = 2 * limits.WRITE_BACK_AFTER_S
 """Files that are still open keep the process; by then what was written to them has left it."""
-_USAGE_STATUS: Final = 2
-"""With it the process of a mount ends that was asked for with wrong options."""
 _NAME_MAX: Final = 200
 """Of a file for a mount point, without its suffix; a longer one is named by a hash."""
 _STANDARD_PORT: Final = f":{limits.NAMENODE_PORT}"
@@ -129,7 +127,7 @@ def mount_in_background(mountpoint: Path, options: str, subtree: str, which: Seq
     with open(reading, "rb") as said:
         words = os.fsdecode(said.read())  # ends when the process says something, or ends itself
     if words != "ok":
-        if process.wait() == _USAGE_STATUS:
+        if process.wait() == ending.USAGE_STATUS:
             raise errors.InvalidArgument(words)
         reasons = _said_by_libfuse(log, begins_at)
         if words and not reasons:
