@@ -101,6 +101,7 @@ def summary(found: int, mended: int, coming: int) -> str:
 @config_option
 def why(path: bytes, data: bool, as_json: bool) -> int:
     """Say of each chunk of a file where its copies are, how they are, and why one is missing or being made.
+
     A chunk may hold several pieces of a file: of the first of them its offset in the file is told.
 
     Of a directory: how many chunks the files beneath have, and those that are not well, with one of their files each:
@@ -154,7 +155,7 @@ async def _why_directory(fs: FileSystem, path: bytes, attr: Attr, data: bool) ->
                 is_named = True
                 _print_chunk(report)
     well = sum(chunks.values())
-    show.echo(f"{files} file{'s' * (files != 1)}, chunks of {show.human(size)}")
+    show.echo(f"{show.counted(files, 'file')}, chunks of {show.human(size)}")
     show.echo(_tally(len(chunks), well, unseen))
     return int(well < len(chunks))
 

@@ -154,8 +154,8 @@ def _leases(leases: Mapping[str, int]) -> str:
         return ""
     mounts, files, recalls = leases["caching_sessions"], leases["owned"], leases["recalls"]
     return (
-        f"{leases['leases']:,} of {show.counted(mounts, 'mount')}, {files:,} file{'s' * (files != 1)} owned;"
-        f" {recalls:,} recall{'s' * (recalls != 1)} since its start"
+        f"{leases['leases']:,} of {show.counted(mounts, 'mount')}, {files:,} {show.noun(files, 'file')} owned;"
+        f" {recalls:,} {show.noun(recalls, 'recall')} since its start"
     )
 
 

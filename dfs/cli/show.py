@@ -171,7 +171,12 @@ def human(size_bytes: int) -> str:
 
 def counted(number: int, one: str, many: str = "") -> str:
     """`1 chunk`, `3 chunks`."""
-    return f"{number} {one if number == 1 else many or one + 's'}"
+    return f"{number} {noun(number, one, many)}"
+
+
+def noun(number: int, one: str, many: str = "") -> str:
+    """`chunk`, `chunks`: behind a number that is written in another way than `counted` does."""
+    return one if number == 1 else many or one + "s"
 
 
 def share(part: int, whole: int) -> str:
