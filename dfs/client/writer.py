@@ -172,9 +172,8 @@ class ChunkWriter:
         """Whether the last append that could go along a chain did."""
         self._appended_bytes = 0
         self._struck = 0
-        self._not_flushing: set[NodeId] = (
-            set()
-        )  # nodes of which that was said: while one is away, programs go on to sync
+        self._not_flushing: set[NodeId] = set()
+        """Nodes of which that was said: while one is away programs go on to sync."""
 
     @property
     def min_replicas(self) -> int:

@@ -32,11 +32,12 @@ def apply(tx: Transaction, ino: Any, changes: Any) -> Attr:
         values[key] = tx.now_ns if key in _TIMES and value == "now" else check(value)
     if values.get("replicas") == 0 and not stat.S_ISDIR(attr.mode):
         values["replicas"] = tx.replicas
+    takes_rights = ("uid" in values or "gid" in values) and not stat.S_ISDIR(attr.mode)
     if "mode" in values:
         values["mode"] |= stat.S_IFMT(attr.mode)
-    elif ("uid" in values or "gid" in values) and not stat.S_ISDIR(attr.mode):
+    elif takes_rights:
         values["mode"] = without_set_id(attr.mode)
-    if ("uid" in values or "gid" in values) and not stat.S_ISDIR(attr.mode):
+    if takes_rights:
         tx.drop_capability(attr.ino)
     after = attr._replace(**values, ctime_ns=tx.now_ns, version=attr.version + 1)
     tx.run(
