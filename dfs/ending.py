@@ -1,7 +1,8 @@
 """How a mount ends: its process writes it into a file, for who has unmounted it and cannot ask it any more.
 
 One JSON object, which a newer one takes the place of. It is there when the mount has been taken away and the process
-commits what is left, and again when all is over.
+commits what is left, and again when all is over; likewise where others still use what was taken away, when all is
+committed that was there then.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class Ending(NamedTuple):
     tries_s: float
     outcome: str | None = None
     """None while it tries; empty when all is committed, else what is lost, and why."""
+    goes_on: bool = False
+    """Whether it serves on: files are open on the mount, or it is mounted elsewhere too."""
 
 
 def write(file: Path, ending: Ending) -> None:

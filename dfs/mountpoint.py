@@ -6,11 +6,12 @@ import errno
 import os
 import queue
 import re
+import select
 import stat
 import subprocess
 import threading
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 import structlog
 
@@ -18,6 +19,7 @@ from dfs import errors, limits
 
 log = structlog.get_logger(__name__)
 
+_TABLE: Final = Path("/proc/self/mountinfo")
 _ATTEMPTS: Final = 3
 _ESCAPED: Final = re.compile(rb"\\([0-7]{3})")
 
@@ -104,7 +106,28 @@ def as_listed(mountpoint: Path) -> str:
 
 def mounted() -> list[Mounted]:
     """All that is mounted, what was mounted last at the end."""
-    return [parse(line) for line in Path("/proc/self/mountinfo").read_bytes().splitlines()]
+    return [parse(line) for line in _TABLE.read_bytes().splitlines()]
+
+
+class Changes:
+    """Whether what is mounted has changed: a context manager, as it keeps the kernel's table open."""
+
+    def __init__(self) -> None:
+        self._table = open(_TABLE, "rb")  # noqa: SIM115 - until `__exit__`
+        self._poll = select.poll()
+        self._poll.register(self._table, select.POLLPRI)  # proc(5)
+        self._is_first = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._table.close()
+
+    def any(self) -> bool:
+        """Whether it may have changed since this was asked last; at first it may."""
+        may_have, self._is_first = self._is_first, False
+        return bool(self._poll.poll(0)) or may_have
 
 
 def parse(line: bytes) -> Mounted:

@@ -2,11 +2,14 @@
 
 The process ends when it is unmounted, or on SIGTERM or SIGINT (then it unmounts first). Whoever started it learns
 through `ready` that the mount answers, and whoever unmounts it through `tell_end` what it had to commit, and what came
-of that. Its status is 0 also when something was lost: a service manager would mount it again.
+of that. What is taken away from its directory may still be in use, by files that are open there, a bind mount, or
+another mount namespace, as a container's; then all is committed and told that was there so far, and the process goes
+on. Its status is 0 also when something was lost: a service manager would mount it again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -20,14 +23,14 @@ import structlog
 import trio
 
 from dfs import errors, limits
-from dfs.client.accesses import record_accesses
+from dfs.client.accesses import Accesses, record_accesses
 from dfs.client.cache import Cache
 from dfs.client.filesystem import FileSystem, open_filesystem
 from dfs.client.openinodes import OpenInodes, open_inodes
 from dfs.client.paths import show
 from dfs.ending import Ending
 from dfs.keystore import KeyStore
-from dfs.mountpoint import find, is_mounted, prepare, unmount
+from dfs.mountpoint import Changes, Mounted, find, is_mounted, mounted, prepare, unmount
 from dfs.systemd import keep_watchdog
 from dfs.types import Attr, SessionId
 from mount import farewell, guard
@@ -39,6 +42,8 @@ from mount.options import Options
 log = structlog.get_logger(__name__)
 
 _CONNECTIONS: Final = Path("/sys/fs/fuse/connections")
+_LOOK_EVERY_S: Final = 0.5
+"""Whether the kernel's table of mounts has changed."""
 _NAMED_MAX: Final = 5
 """Of the files of which bytes are lost, so many are named to who unmounts. The log has all."""
 
@@ -88,9 +93,11 @@ async def run_mount(
         except RuntimeError as error:
             raise errors.NotPermitted(f"the kernel does not mount on {mountpoint}: {error}") from None
         try:
-            _guard(mountpoint, note, farewell.command(namenode, store.path, note))
+            ours = find(mountpoint)
+            _guard(ours, note, farewell.command(namenode, store.path, note))
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_until_signal, mountpoint)
+                nursery.start_soon(_until_signal, mountpoint, ours)
+                nursery.start_soon(_commit_when_taken_away, ours, fs, inodes, accesses, tell_end)
                 nursery.start_soon(keep_watchdog)
                 nursery.start_soon(_tell_when_it_answers, mountpoint, ready)
                 await serve()
@@ -99,12 +106,51 @@ async def run_mount(
             pyfuse3.close(unmount=is_mounted(mountpoint))
             note.write(fs.session.session, 0.0)
             losses = fs.session.stream.losses
-            ending = Ending(os.getpid(), *inodes.uncommitted(), fs.session.wait_s)
+            ending = _begin_to_end(fs, inodes)
             tell_end(ending)
             log.info("unmounted", mountpoint=str(mountpoint), **inodes.statistics(), **kernel.statistics())
 
     is_lost = fs.session.stream.losses > losses or bool(fs.session.stream.pending())
     tell_end(ending._replace(outcome=_outcome(inodes, names_are_lost=is_lost)))
+
+
+def _begin_to_end(fs: FileSystem, inodes: OpenInodes) -> Ending:
+    return Ending(os.getpid(), *inodes.uncommitted(), fs.session.wait_s)
+
+
+async def _commit_when_taken_away(
+    ours: Mounted | None,
+    fs: FileSystem,
+    inodes: OpenInodes,
+    accesses: Accesses,
+    tell_end: Callable[[Ending], None],
+) -> None:
+    """Who unmounts waits for what was written, not for those who still use the mount. Returns when that is told.
+
+    Where nobody does the kernel ends the connection, and this is cancelled.
+    """
+    await _until_taken_away(ours)
+    stream = fs.session.stream
+    ending = _begin_to_end(fs, inodes)
+    losses = stream.losses
+    tell_end(ending)
+    with trio.move_on_after(fs.session.wait_s) as limit:
+        await inodes.settle_all()
+        await accesses.flush()
+        with contextlib.suppress(errors.DfsError):  # it counts what is lost
+            await stream.flush()
+    if limit.cancelled_caught:  # it is tried on, and who waits will have given up
+        return
+    are_lost = stream.losses > losses
+    tell_end(ending._replace(outcome=_outcome(inodes, names_are_lost=are_lost), goes_on=True))
+    log.info("taken away, and committed, but still in use")
+
+
+async def _until_taken_away(ours: Mounted | None) -> None:
+    """Return when a mount is not on its directory any more."""
+    with Changes() as changes:
+        while not changes.any() or ours in mounted():  # noqa: ASYNC110 - the kernel's table says it to who asks only
+            await trio.sleep(_LOOK_EVERY_S)
 
 
 def _outcome(inodes: OpenInodes, *, names_are_lost: bool) -> str:
@@ -148,11 +194,11 @@ def _read_ahead_more(mountpoint: Path) -> None:
         log.info("the kernel reads ahead as little as it does by default", error=error.strerror)
 
 
-def _guard(mountpoint: Path, note: farewell.Note, command: Sequence[str]) -> None:
+def _guard(ours: Mounted | None, note: farewell.Note, command: Sequence[str]) -> None:
     """Have the connection, and the session in `note`, end with the thread that calls this: `mount.guard`."""
     abort = -1
     try:
-        abort = _open_abort(mountpoint)
+        abort = _open_abort(ours)
     except OSError as error:
         log.info("should this process be killed, the mount may hang: nothing can abort it", error=str(error))
     try:
@@ -168,18 +214,19 @@ def _guard(mountpoint: Path, note: farewell.Note, command: Sequence[str]) -> Non
             os.close(abort)
 
 
-def _open_abort(mountpoint: Path) -> int:
+def _open_abort(ours: Mounted | None) -> int:
     """The file by which the kernel gives up the connection. Raises OSError."""
     if not is_mounted(_CONNECTIONS):  # systemd would have mounted it; root may
         subprocess.run(["mount", "-t", "fusectl", "fusectl", _CONNECTIONS], capture_output=True, check=False)
-    ours = find(mountpoint)
     if ours is None:
         raise FileNotFoundError("it is not listed among the mounts")
     return os.open(_CONNECTIONS / ours.number / "abort", os.O_WRONLY | os.O_CLOEXEC)
 
 
-async def _until_signal(mountpoint: Path) -> None:
+async def _until_signal(mountpoint: Path, ours: Mounted | None) -> None:
+    """Take this mount away on each signal. Others may have mounted something there since it was."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for number in signals:
             log.info("unmounting", mountpoint=str(mountpoint), signal=signal.Signals(number).name)
-            await trio.to_thread.run_sync(unmount, mountpoint)
+            if ours in mounted():
+                await trio.to_thread.run_sync(unmount, mountpoint)

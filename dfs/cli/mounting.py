@@ -15,6 +15,7 @@ import re
 import select
 import subprocess
 import sys
+import time
 import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,8 +34,8 @@ _WAIT_S: Final = limits.NAMENODE_WAIT_S + 2 * limits.FIRST_CONTACT_TIMEOUT_S
 """By then a mount of the usual patience has given up, and has tried to end its session."""
 _SILENT_S: Final = 3.0
 """Who waits for longer is told for what."""
-_LAZY_WAIT_S: Final = 2 * limits.WRITE_BACK_AFTER_S
-"""Files that are still open keep the process; by then what was written to them has left it."""
+_LOOK_EVERY_S: Final = 0.1
+"""Whether a process says that it goes on."""
 _NAME_MAX: Final = 200
 """Of a file for a mount point, without its suffix; a longer one is named by a hash."""
 _STANDARD_PORT: Final = f":{limits.NAMENODE_PORT}"
@@ -79,11 +80,11 @@ def umount(mountpoint: Path, lazy: bool) -> None:
         unmount(where, lazy=lazy)
     except errors.Busy as error:
         raise errors.Busy(f"{error.message}; --lazy unmounts it all the same") from None
-    try:
-        wait_for_end(where, _LAZY_WAIT_S if lazy else _WAIT_S)
-    except errors.DeadlineExceeded:
-        if not lazy:
-            raise
+    if (process := wait_for_end(where, _WAIT_S)) is not None and not lazy:
+        complain(
+            "unmounted here, and all is committed; but it is mounted elsewhere too, as in a container: process"
+            f" {process} serves it there"
+        )
 
 
 # --- the process ----------------------------------------------------------------------------------------
@@ -144,15 +145,16 @@ def _said_by_libfuse(log: Path, begins_at: int) -> list[str]:
         return [os.fsdecode(line[1]) for line in re.finditer(rb"^fuse\w*: (.+)$", file.read(), re.MULTILINE)]
 
 
-def wait_for_end(mountpoint: Path, timeout_s: float) -> None:
+def wait_for_end(mountpoint: Path, timeout_s: float) -> int | None:
     """Wait for the process of a mount that was taken away: it commits everything and ends.
 
-    Raises `DeadlineExceeded` if it has not ended by then, `DfsError` if something is lost.
+    Its number if it goes on, as somebody still uses the mount. Raises `DeadlineExceeded` if all is not committed by
+    then, `DfsError` if something is lost.
     """
     try:
         pid = int(_state_file(mountpoint, ".pid").read_text())
     except (OSError, ValueError):
-        return
+        return None
     process = _open_process(pid, mountpoint)
     if process is not None:
         try:
@@ -162,10 +164,11 @@ def wait_for_end(mountpoint: Path, timeout_s: float) -> None:
     said = ending.read(_state_file(mountpoint, ".end"), pid)
     _forget_process(mountpoint)
     if said is None:
-        return  # it was killed before, or says nothing, as one of an older version
+        return None  # it was killed before, or says nothing, as one of an older version
     outcome = "its process ended before it had committed everything" if said.outcome is None else said.outcome
     if outcome:
         raise errors.DfsError(f"unmounted, but {outcome}; the log: {_state_file(mountpoint, '.log')}")
+    return pid if said.goes_on else None
 
 
 def _open_process(pid: int, mountpoint: Path) -> int | None:
@@ -178,21 +181,35 @@ def _open_process(pid: int, mountpoint: Path) -> int | None:
 
 
 def _wait_for(process: int, pid: int, mountpoint: Path, timeout_s: float) -> None:
-    """Return when it has ended. Says on stderr what it waits for if that takes long. Raises `DeadlineExceeded`."""
-    poll = select.poll()
-    poll.register(process, select.POLLIN)
-    if poll.poll(1000 * _SILENT_S):
+    """Return when it has ended, or says that it goes on. Says on stderr what it waits for if that takes long.
+
+    Raises `DeadlineExceeded`.
+    """
+    if _ends(process, pid, mountpoint, _SILENT_S):
         return
-    if ending.read(_state_file(mountpoint, ".end"), pid) is not None:  # or files on it are open
-        what, tries_s = _uncommitted(pid, mountpoint)
-        complain(f"waiting for the cluster: {what} not committed (at most {min(timeout_s, tries_s):g} s)")
-    if poll.poll(1000 * (timeout_s - _SILENT_S)):
+    what, tries_s = _uncommitted(pid, mountpoint)
+    complain(f"waiting for the cluster: {what} not committed (at most {min(timeout_s, tries_s):g} s)")
+    if _ends(process, pid, mountpoint, timeout_s - _SILENT_S):
         return
     what, tries_s = _uncommitted(pid, mountpoint)
     raise errors.DeadlineExceeded(
         f"unmounted, but {what} still not committed: process {pid} goes on trying, for at most {tries_s:g} s since it"
         f" was unmounted; its log: {_state_file(mountpoint, '.log')}"
     )
+
+
+def _ends(process: int, pid: int, mountpoint: Path, timeout_s: float) -> bool:
+    """Whether it ends by then, or says that it goes on."""
+    poll = select.poll()
+    poll.register(process, select.POLLIN)
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if poll.poll(1000 * _LOOK_EVERY_S):
+            return True
+        said = ending.read(_state_file(mountpoint, ".end"), pid)
+        if said is not None and said.goes_on:
+            return True
+    return False
 
 
 def _uncommitted(pid: int, mountpoint: Path) -> tuple[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -10,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ import pytest
 from dfs import limits
 from dfs.mountpoint import is_mounted
 from tests.fuse.conftest import PATIENCE_S, Cluster, Mount, mounted
+from tests.integration.real import wait_until
 
 pytestmark = pytest.mark.fuse
 
@@ -244,6 +247,33 @@ def test_umount_of_a_busy_mount(cluster: Cluster, mount: Mount, here: Path) -> N
     cluster.dfs("umount", shown)
     assert (here / "file").read_bytes() == b"still there"
     assert not is_mounted(shown)
+
+
+@contextlib.contextmanager
+def another_namespace() -> Iterator[None]:
+    """A copy of all mounts, as containers have when they are made; what is unmounted here is not there."""
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; exec sleep 1000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield
+        process.kill()
+
+
+def test_umount_of_what_another_namespace_has_too(cluster: Cluster, mount: Mount, here: Path) -> None:
+    shown = mount(f"/{here.name}")
+    pid = cluster.mount_pids()[shown]
+    with another_namespace():
+        (shown / "file").write_bytes(b"written")
+        said = cluster.dfs("umount", shown).stderr
+        assert "is committed" in said
+        assert f"process {pid}" in said
+        assert not is_mounted(shown)
+        assert (here / "file").read_bytes() == b"written"
+        cluster.dfs("mount", shown, "--subtree", f"/{here.name}")
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: f"mountpoint={shown} signal=SIGTERM" in cluster.mount_log())
+        assert (shown / "file").read_bytes() == b"written"
 
 
 # --- beginnings and ends --------------------------------------------------------------------------------

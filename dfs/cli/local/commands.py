@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -20,6 +20,9 @@ from dfs.cli.local import locks, making, running
 from dfs.cli.local.layout import Layout, usual_layout
 from dfs.cli.local.ports import FreePorts
 from dfs.mountpoint import find, is_dead, is_mounted, unmount
+
+_COMMITTED_S: Final = 5.0
+"""What was written to a mount is by then, if the cluster works."""
 
 
 def _layout(_ctx: click.Context, _param: click.Parameter, directory: Path | None) -> Layout:
@@ -147,13 +150,11 @@ def _unmount(mountpoint: Path) -> None:
     except errors.Busy:
         is_busy = True
         unmount(mountpoint)
-    try:
-        mounting.wait_for_end(mountpoint, 2 * limits.WRITE_BACK_AFTER_S)
-    except errors.DeadlineExceeded:
-        if not is_busy:
-            raise
+    goes_on = mounting.wait_for_end(mountpoint, _COMMITTED_S) is not None
     if is_busy:
         raise errors.Busy("unmounted while files on it were open: what is written to them from now on is lost")
+    if goes_on:
+        raise errors.Busy("unmounted, but it is mounted elsewhere too: what is written there from now on is lost")
 
 
 def _report(layout: Layout, made: making.Made, started: bool, cluster: dict[str, Any]) -> dict[str, Any]:
