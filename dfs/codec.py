@@ -42,8 +42,9 @@ def extent(wire: Sequence[Any]) -> Extent:
     return Extent._make(wire[: len(Extent._fields)])
 
 
-def dir_entry(wire: Sequence[Any]) -> DirEntry:
-    return DirEntry(wire[0], wire[1], attr(wire[2]))
+def dir_entries(wire: Sequence[Sequence[Any]]) -> list[DirEntry]:
+    attrs = rows(Attr, [entry[2][: len(Attr._fields)] for entry in wire])
+    return rows(DirEntry, [(entry[0], entry[1], attr) for entry, attr in zip(wire, attrs, strict=True)])
 
 
 def chunk_place(wire: Sequence[Any]) -> ChunkPlace:

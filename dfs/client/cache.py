@@ -74,13 +74,20 @@ class Known:
         if self.xattrs and not stat.S_ISDIR(self.attr.mode):
             self.xattrs = {name: value for name, value in self.xattrs.items() if name != CAPABILITY}
 
+    def note_place(self, attr: Attr, directory: Ino, name: bytes) -> None:
+        """With these attributes it has this name. What moves a directory makes another version of it."""
+        self.at = (directory, name)
+        if stat.S_ISDIR(attr.mode) and self.attr.version == attr.version:
+            self.parent = directory
+
 
 class Directory:
     """What is known of a directory's names since `since`: None means that there is nothing of that name.
 
     `is_complete`: a name that is not here does not exist. `cookies`: of all names that exist, growing; None where they
-    are not known. `misses`: names that had to be asked for. `is_used`: since the last recall. `is_owned`: nobody else
-    knows it, and names are changed here first; then `last_cookie` is the one that was given last.
+    are not known, though the first of them may be (`list_more`). `misses`: names that had to be asked for. `is_used`:
+    since the last recall. `is_owned`: nobody else knows it, and names are changed here first; then `last_cookie` is the
+    one that was given last.
     """
 
     __slots__ = ("_listing", "cookies", "is_complete", "is_owned", "is_used", "last_cookie", "misses", "names", "since")
@@ -93,6 +100,7 @@ class Directory:
         self.last_cookie = 0
         self.cookies: dict[bytes, int] | None = None
         self._listing: list[tuple[int, bytes]] | None = None
+        """What exists, as (cookie, name), in order: all, or as far as it is known from the beginning on."""
         self.misses = 0
         self.is_used = True
 
@@ -101,19 +109,28 @@ class Directory:
         self.cookies = cookies
         self._listing = None
 
-    def listing(self) -> list[tuple[int, bytes]] | None:
-        """All that exist, as (cookie, name), in order; None if they are not known."""
-        if self._listing is None and self.cookies is not None:
-            self._listing = [(cookie, name) for name, cookie in self.cookies.items()]
-        return self._listing
+    def list_more(self, after: int, entries: Sequence[DirEntry], *, is_last: bool) -> None:
+        """These are the names that follow that of a cookie: all, or at least the first."""
+        if self.cookies is not None:
+            return
+        if after == 0:
+            self._listing = []
+        if self._listing is None or after != (self._listing[-1][0] if self._listing else 0):
+            return
+        self._listing += [(cookie, name) for cookie, name, _ in entries]
+        if is_last:
+            self.cookies = {name: cookie for cookie, name in self._listing}
+            self.is_complete = True
 
     def after(self, cookie: int, limit: int) -> list[tuple[int, bytes]] | None:
-        """As `listing`, at most `limit` of those with greater cookies."""
-        listing = self.listing()
-        if listing is None:
+        """At most `limit` of those with greater cookies, as (cookie, name); None if they are not known."""
+        if self._listing is None and self.cookies is not None:
+            self._listing = [(at, name) for name, at in self.cookies.items()]
+        if self._listing is None:
             return None
-        start = bisect.bisect_right(listing, cookie, key=lambda entry: entry[0])
-        return listing[start : start + limit]
+        start = bisect.bisect_right(self._listing, cookie, key=lambda entry: entry[0])
+        found = self._listing[start : start + limit]
+        return found if self.cookies is not None or len(found) == limit else None
 
     def enter(self, name: bytes) -> None:
         """A new name, at the end of the listing."""
@@ -124,9 +141,9 @@ class Directory:
                 self._listing.append((self.last_cookie, name))
 
     def strike(self, name: bytes) -> None:
+        self._listing = None
         if self.cookies is not None:
             del self.cookies[name]
-            self._listing = None
 
 
 class Absent(NamedTuple):
@@ -312,10 +329,13 @@ class Cache:
     def learn_attr(self, token: Token, attr: Attr) -> None:
         """An answer, under a lease."""
         if self.is_valid(token, (attr.ino, None)):
-            self._keep(attr)
-            if self.is_limited and self._leased_since is None:
-                self._now += 1
-                self._leased_since = self._now
+            self._keep_leased(attr)
+
+    def _keep_leased(self, attr: Attr) -> Known:
+        if self.is_limited and self._leased_since is None:
+            self._now += 1
+            self._leased_since = self._now
+        return self._keep(attr)
 
     def note_owned(self, token: Token, ino: Ino) -> bool:
         """By an answer nobody else knows an inode, whose attributes were learnt from it; whether that is true still."""
@@ -324,14 +344,6 @@ class Cache:
             return False
         known.is_owned = True
         return True
-
-    def _note_place(self, attr: Attr, directory: Ino, name: bytes) -> None:
-        """An inode with these attributes has this name. What moves a directory makes another version of it."""
-        known = self._inodes.get(attr.ino)
-        if known is not None:
-            known.at = (directory, name)
-            if stat.S_ISDIR(attr.mode) and known.attr.version == attr.version:
-                known.parent = directory
 
     def _keep(self, attr: Attr) -> Known:
         known = self._inodes.get(attr.ino)
@@ -368,26 +380,33 @@ class Cache:
         while self._names > self._names_max:
             self._drop(next(iter(self._directories)))
 
-    def learn_page(self, token: Token, directory: Ino, entries: Sequence[DirEntry], unleased: set[Ino]) -> None:
-        """Some entries of a directory, whose names are leased, and the attributes of all but `unleased`."""
+    def learn_page(
+        self,
+        token: Token,
+        directory: Ino,
+        after: int,
+        entries: Sequence[DirEntry],
+        unleased: set[Ino],
+        *,
+        is_last: bool,
+    ) -> None:
+        """The entries of a directory that follow a cookie, all if `is_last`. Their names are leased, and the attributes
+        of all but `unleased`."""
         if not self._is_valid_whole(token, directory):
             return
         known = self._directory(directory, token)
+        count = len(known.names)
+        known.names.update([(name, attr.ino) for _, name, attr in entries])
+        self._names += len(known.names) - count
+        is_all_valid = token == self._now
         for _, name, attr in entries:
-            self._put(known, name, attr.ino)
-            if attr.ino not in unleased:
-                self.learn_attr(token, attr)
-            self._note_place(attr, directory, name)
+            ino = attr.ino
+            is_leased = ino not in unleased and (is_all_valid or self.is_valid(token, (ino, None)))
+            inode = self._keep_leased(attr) if is_leased else self._inodes.get(ino)
+            if inode is not None:
+                inode.note_place(attr, directory, name)
+        known.list_more(after, entries, is_last=is_last)
         self._make_room()
-
-    def learn_listing(self, token: Token, directory: Ino, listing: list[tuple[int, bytes]]) -> None:
-        """These are all entries of a directory, in order, whose pages were learnt since `token`."""
-        known = self._directories.get(directory)
-        if known is None or not self._is_valid_whole(token, directory):
-            return
-        if known.since <= token and all(name in known.names for _, name in listing):
-            known.is_complete = True
-            known.list_as({name: cookie for cookie, name in listing})
 
     def learn_whole(self, token: Token, listing: Listing, *, is_used: bool = True) -> None:
         """A directory's listing; unless `is_used`, nobody has asked for it."""
@@ -397,8 +416,7 @@ class Cache:
         is_new = directory not in self._directories
         self._keep(listing.attr)
         if listing.entries is not None:
-            self.learn_page(token, directory, listing.entries, listing.unleased)
-            self.learn_listing(token, directory, [(cookie, name) for cookie, name, _ in listing.entries])
+            self.learn_page(token, directory, 0, listing.entries, listing.unleased, is_last=True)
         for ino in listing.owned:
             self.note_owned(token, ino)
         known_directory = self._directory(directory, token)
@@ -437,8 +455,9 @@ class Cache:
         learnt = {at: ino for at, ino in names.items() if at in valid and self._since(at[0]) <= token}
         for (directory, name), ino in learnt.items():
             self._put(self._directories[directory], name, ino)
-            if attr is not None and ino == attr.ino:
-                self._note_place(attr, directory, name)
+            inode = self._inodes.get(ino) if ino is not None else None
+            if inode is not None and attr is not None and ino == attr.ino:
+                inode.note_place(attr, directory, name)
         self._make_room()
         for directory in complete & self._directories.keys():
             if all(item in learnt for item in items if item[0] == directory and item[1] is not None):

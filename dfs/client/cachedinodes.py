@@ -27,6 +27,7 @@ from dfs.client.ahead import Ahead, Plan
 from dfs.client.beside import Beside
 from dfs.client.cache import ABSENT, Absent, Cache, Known, Listing, Token
 from dfs.client.inodes import Inodes, Layout, layout_of
+from dfs.client.listings import Listings
 from dfs.client.owned import SETTABLE, Owned, Users
 from dfs.client.session import Session
 from dfs.posix import RENAME_NOREPLACE
@@ -48,6 +49,7 @@ class CachedInodes(Inodes):
         self._cache = cache
         self.owned = Owned(session, cache)
         self._ahead = Ahead(cache)
+        self._listings = Listings(session, cache)
         cache.on_disowned = self._note_disowned
         self._fetching: dict[Ino, trio.Event] = {}
         """Directories that are fetched ahead of who walks a tree; set when they are there."""
@@ -105,7 +107,8 @@ class CachedInodes(Inodes):
         if found is None and (
             parent in self._fetching or self._cache.wants_listing(parent, limits.PREFETCH_AFTER_MISSES)
         ):
-            await self._fetch_listing(parent)
+            await self._begin_listing(parent)
+            await self._listings.end(parent)
             found = self.cached_lookup(parent, name)
         if found is None:
             found = await self._lookup(parent, name)
@@ -165,49 +168,23 @@ class CachedInodes(Inodes):
         return attr
 
     async def readdir(self, ino: Ino, after: int = 0, limit: int = limits.READDIR_MAX_ENTRIES) -> list[DirEntry]:
-        if self._session.is_trusted:
-            found = self._cache.entries(ino, after, limit)
-            if found is not None:
-                if after == 0 and self._ahead.come_to(ino):
-                    self._fetch_more(ino)
-                return found
+        found = self._listings.known(ino, after, limit)
         if after == 0:
-            await self._fetch_listing(ino)
-            self._ahead.come_to(ino)
-            self._fetch_more(ino)
-            found = self._cache.entries(ino, after, limit) if self._session.is_trusted else None
-            if found is not None:
-                return found
-        async with self._asking() as token:
-            return (await self._page(token, ino, after, limit))[0]
+            if found is None:
+                await self._begin_listing(ino)
+            if self._ahead.come_to(ino) or found is None:
+                self._fetch_more(ino)
+        return found if found is not None else await self._listings.entries(ino, after, limit)
 
-    async def _page(self, token: Token, ino: Ino, after: int, limit: int) -> tuple[list[DirEntry], bool]:
-        """Some entries, and whether their names are leased."""
-        wire, is_leased, unleased = await self._session.leased_query("leased_readdir", ino, after, limit)
-        entries = [codec.dir_entry(entry) for entry in wire]
-        if is_leased:
-            self._cache.learn_page(token, ino, entries, set(unleased))
-        return entries, is_leased
-
-    async def _fetch_listing(self, ino: Ino) -> None:
-        """Learn all names of a directory that is not too large, and of those ahead of who walks a tree."""
+    async def _begin_listing(self, ino: Ino) -> None:
+        """Begin to learn all names of a directory that is not too large; where somebody walks a tree, learn those that
+        are ahead of him too."""
         if await self._fetch_tree(ino, owns=self._is_in_owned(ino)):
             return
         known = self._cache.kept(ino)
         if known is not None and known.parent is not None:
             self._cache.note_miss(known.parent)  # if that was listed as well, it would have been told ahead
-        listing: list[tuple[int, bytes]] = []
-        async with self._asking() as token:
-            while len(listing) < limits.PREFETCH_MAX_ENTRIES:
-                after = listing[-1][0] if listing else 0
-                page, is_leased = await self._page(token, ino, after, limits.PREFETCH_PAGE_ENTRIES)
-                if not is_leased:
-                    return
-                listing += [(entry.cookie, entry.name) for entry in page]
-                if len(page) < limits.PREFETCH_PAGE_ENTRIES:
-                    self._cache.learn_listing(token, ino, listing)
-                    return
-        self._cache.note_large(ino, len(listing))
+        self._listings.begin(ino)
 
     def _is_in_owned(self, ino: Ino) -> bool:
         """Whether a directory is in one that is owned: then what is done there is likely to be done in it as well."""
@@ -617,7 +594,7 @@ class CachedInodes(Inodes):
 
 def _listing(wire: Sequence[Any]) -> Listing:
     attr, last_cookie, is_owned, entries, unleased, owned = wire
-    known = None if entries is None else [codec.dir_entry(entry) for entry in entries]
+    known = None if entries is None else codec.dir_entries(entries)
     return Listing(codec.attr(attr), last_cookie, is_owned, known, set(unleased), owned)
 
 

@@ -106,7 +106,7 @@ class Inodes:
 
     async def readdir(self, ino: Ino, after: int = 0, limit: int = limits.READDIR_MAX_ENTRIES) -> list[DirEntry]:
         """Entries with cookies greater than `after`, in order; an empty list is the end."""
-        return [codec.dir_entry(wire) for wire in await self._session.query("readdir", ino, after, limit)]
+        return codec.dir_entries(await self._session.query("readdir", ino, after, limit))
 
     async def readlink(self, ino: Ino) -> bytes:
         return bytes(await self._session.query("readlink", ino))

@@ -65,10 +65,11 @@ def test_values_are_arrays_in_the_order_of_their_fields() -> None:
     assert codec.attr(list(ATTR)) == ATTR
     assert codec.extent(list(extent)) == extent
     assert codec.chunk_place([3, 10, ["n1", "n2"]]) == place
-    assert codec.dir_entry([9, b"name", list(ATTR)]) == DirEntry(9, b"name", ATTR)
+    assert codec.dir_entries([[9, b"name", list(ATTR)]]) == [DirEntry(9, b"name", ATTR)]
     assert codec.node_view([*view[:4], "up", *view[5:]]) == view
 
 
 def test_fields_of_a_newer_version_are_passed_over() -> None:
     assert codec.attr([*ATTR, "new", 1]) == ATTR
+    assert codec.dir_entries([[9, b"name", [*ATTR, "new"], "new"]]) == [DirEntry(9, b"name", ATTR)]
     assert codec.extent([0, 10, 3, 5, "new"]) == Extent(0, 10, ChunkId(3), 5)

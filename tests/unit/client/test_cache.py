@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dfs.client.cache import ABSENT, NEVER, Cache
+from dfs.client.cache import ABSENT, NEVER, Cache, Listing
 from dfs.types import ALL_NAMES, Attr, DirEntry, Ino
 
 D, FILE, OTHER = Ino(10), Ino(11), Ino(12)
@@ -28,8 +28,7 @@ def learn_name(cache: Cache, name: bytes, ino: Ino | None) -> None:
 def learn_listing(cache: Cache, names: dict[bytes, Ino]) -> None:
     token = cache.ask()
     entries = [DirEntry(cookie, name, attr(ino)) for cookie, (name, ino) in enumerate(names.items(), 1)]
-    cache.learn_page(token, D, entries, set())
-    cache.learn_listing(token, D, [(entry.cookie, entry.name) for entry in entries])
+    cache.learn_page(token, D, 0, entries, set(), is_last=True)
     cache.answered(token)
 
 
@@ -90,11 +89,44 @@ def test_what_a_whole_listing_lacks_is_absent(cache: Cache) -> None:
 
 def test_a_listing_during_which_a_name_was_recalled_is_not_whole(cache: Cache) -> None:
     token = cache.ask()
-    cache.learn_page(token, D, [DirEntry(1, b"a", attr())], set())
+    cache.learn_page(token, D, 0, [DirEntry(1, b"a", attr())], set(), is_last=False)
     cache.recall([(D, b"b")])
-    cache.learn_listing(token, D, [(1, b"a")])
+    cache.learn_page(token, D, 1, [], set(), is_last=True)
     assert cache.name(D, b"b") is None
     assert cache.entries(D, 0, 10) is None
+
+
+def test_the_beginning_of_a_listing_is_known_before_the_rest(cache: Cache) -> None:
+    first, second = DirEntry(4, b"a", attr(FILE)), DirEntry(7, b"b", attr(OTHER))
+    cache.learn_page(cache.ask(), D, 0, [first, second], set(), is_last=False)
+    assert cache.entries(D, 0, 2) == [first, second]
+    assert cache.entries(D, 4, 1) == [second]
+    assert cache.entries(D, 4, 2) is None
+    assert cache.name(D, b"c") is None
+    cache.learn_page(cache.ask(), D, 7, [], set(), is_last=True)
+    assert cache.entries(D, 4, 2) == [second]
+    assert cache.name(D, b"c") is ABSENT
+
+
+def test_a_page_that_does_not_follow_the_last_one_is_none_of_the_listing(cache: Cache) -> None:
+    first, third = DirEntry(1, b"a", attr(FILE)), DirEntry(3, b"c", attr(OTHER))
+    cache.learn_page(cache.ask(), D, 0, [first], set(), is_last=False)
+    cache.learn_page(cache.ask(), D, 2, [third], set(), is_last=True)
+    assert cache.entries(D, 0, 2) is None
+    assert cache.name(D, b"c") == OTHER
+
+
+def test_the_beginning_of_a_listing_is_not_known_when_a_name_of_it_was_taken_away(cache: Cache) -> None:
+    cache.learn_whole(cache.ask(), Listing(attr(D), 9, is_owned=True, entries=None, unleased=set(), owned=[]))
+    first, second = DirEntry(1, b"a", attr(FILE)), DirEntry(2, b"b", attr(OTHER))
+    cache.learn_page(cache.ask(), D, 0, [first, second], set(), is_last=False)
+    assert cache.entries(D, 0, 2) == [first, second]
+    owned = cache.owned_directory(D)
+    assert owned is not None
+    cache.take_name(owned[1], b"a")
+    assert cache.entries(D, 0, 1) is None
+    cache.learn_page(cache.ask(), D, 2, [], set(), is_last=True)
+    assert cache.entries(D, 0, 1) is None
 
 
 def test_entries_come_in_order_after_a_cookie(cache: Cache) -> None:

@@ -1,0 +1,134 @@
+"""Large directories are listed page by page, the next one while the last one is used, and are what others see."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from dfs import errors, limits
+from dfs.client import FileSystem
+from dfs.client.cache import Cache
+from dfs.types import DirEntry, Ino
+from tests.cluster import questions, running_cluster
+
+_PATIENCE_S = 60
+_PAGE = 4
+_NAMES = [b"%02d" % number for number in range(3 * _PAGE + 2)]
+
+
+@pytest.fixture(autouse=True)
+def _pages_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PREFETCH_PAGE_ENTRIES", _PAGE)
+
+
+@asynccontextmanager
+async def listed(directory: Path) -> AsyncIterator[tuple[FileSystem, FileSystem, Ino]]:
+    """Who lists, who changes things, and a directory of _NAMES."""
+    async with running_cluster(directory, datanodes=0) as cluster:
+        async with cluster.client(cache=Cache(1000, 1000)) as fs, cluster.client() as other:
+            with trio.fail_after(_PATIENCE_S):
+                top = (await other.mkdir("/top")).ino
+                for name in _NAMES:
+                    await other.inodes.create(top, name, 0o644, 0, 0)
+                yield fs, other, top
+
+
+async def rest(fs: FileSystem, directory: Ino, after: int = 0) -> list[DirEntry]:
+    """All entries behind a cookie, a page at a time, as the kernel asks for them."""
+    found: list[DirEntry] = []
+    while page := await fs.inodes.readdir(directory, after, _PAGE):
+        found += page
+        after = page[-1].cookie
+    return found
+
+
+def names(entries: list[DirEntry]) -> list[bytes]:
+    return [entry.name for entry in entries]
+
+
+async def test_each_page_is_asked_for_once_though_several_want_it(tmp_path: Path) -> None:
+    async with listed(tmp_path) as (fs, _, top):
+        found: list[list[DirEntry]] = []
+
+        async def read() -> None:
+            found.append(await rest(fs, top))
+
+        async def look() -> None:
+            async with trio.open_nursery() as nursery:
+                for _ in range(3):
+                    nursery.start_soon(read)
+
+        await fs.stat("/")
+        assert await questions(fs, look) == len(_NAMES) // _PAGE + 1
+        assert [names(each) for each in found] == [_NAMES] * 3
+        assert await questions(fs, read) == 0
+
+
+async def test_the_first_page_is_there_before_the_next_one_is_answered(tmp_path: Path) -> None:
+    async with listed(tmp_path) as (fs, _, top):
+        asked: list[int] = []
+        goes_on = trio.Event()
+        before = fs.session._call
+
+        async def slow(method: str, *args: Any, **kwargs: Any) -> Any:
+            if method == "leased_readdir":
+                asked.append(args[2])
+                if args[2]:
+                    await goes_on.wait()
+            return await before(method, *args, **kwargs)
+
+        fs.session._call = slow  # type: ignore[method-assign]
+        first = await fs.inodes.readdir(top, 0, _PAGE)
+        assert names(first) == _NAMES[:_PAGE]
+        await trio.testing.wait_all_tasks_blocked()
+        assert asked == [0, first[-1].cookie], "the next one is asked for ahead"
+        goes_on.set()
+        assert names(first + await rest(fs, top, first[-1].cookie)) == _NAMES
+
+
+async def test_what_is_changed_between_two_pages_is_seen(tmp_path: Path) -> None:
+    async with listed(tmp_path) as (fs, other, top):
+        first = await fs.inodes.readdir(top, 0, _PAGE)
+        await other.inodes.unlink(top, _NAMES[-1])
+        await other.inodes.create(top, b"new", 0o644, 0, 0)
+        changed = await other.inodes.setattr((await other.inodes.lookup(top, _NAMES[-2])).ino, {"mode": 0o600})
+        last = await rest(fs, top, first[-1].cookie)
+        assert names(first + last) == [*_NAMES[:-1], b"new"]
+        assert last[-2].attr == changed
+        with pytest.raises(errors.NotFound):
+            await fs.inodes.lookup(top, _NAMES[-1])
+        assert names(await rest(fs, top)) == [*_NAMES[:-1], b"new"]
+
+
+async def test_whoever_lists_what_is_gone_is_told(tmp_path: Path) -> None:
+    async with listed(tmp_path) as (fs, other, top):
+        gone = (await other.mkdir("/gone")).ino
+        await other.rmdir("/gone")
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(partial(_is_told, fs, gone))
+        with pytest.raises(errors.NotADirectory):
+            await fs.inodes.readdir((await other.inodes.lookup(top, _NAMES[0])).ino)
+        assert names(await rest(fs, top)) == _NAMES
+
+
+async def _is_told(fs: FileSystem, gone: Ino) -> None:
+    with pytest.raises(errors.NotFound):
+        await fs.inodes.readdir(gone)
+
+
+async def test_of_a_directory_that_is_too_large_the_rest_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "PREFETCH_MAX_ENTRIES", 2 * _PAGE)
+    async with listed(tmp_path) as (fs, _, top):
+        assert names(await rest(fs, top)) == _NAMES
+        with pytest.raises(errors.NotFound):
+            await fs.inodes.lookup(top, b"none")
