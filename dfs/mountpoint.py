@@ -21,12 +21,16 @@ log = structlog.get_logger(__name__)
 
 _TABLE: Final = Path("/proc/self/mountinfo")
 _ATTEMPTS: Final = 3
+_LINKS_MAX: Final = 40
+"""As many as the kernel follows."""
 _ESCAPED: Final = re.compile(rb"\\([0-7]{3})")
 
 
 class Mounted(NamedTuple):
     """A line of the kernel's table."""
 
+    mount_id: str
+    """It is the same wherever its directory is moved. When it is gone another one may have it."""
     device: str
     """MAJOR:MINOR, as in `st_dev`."""
     mountpoint: str
@@ -34,7 +38,7 @@ class Mounted(NamedTuple):
     source: str
 
     @property
-    def number(self) -> str:
+    def connection(self) -> str:
         """Of a FUSE file system: that of its connection below /sys/fs/fuse/connections."""
         return self.device.partition(":")[2]
 
@@ -101,12 +105,24 @@ def find(mountpoint: Path) -> Mounted | None:
 def as_listed(mountpoint: Path) -> str:
     """A path as the kernel's table has it: through no symbolic link. A mount at its end is not asked."""
     whole = mountpoint.absolute()
-    return os.path.join(os.path.realpath(whole.parent), whole.name)  # noqa: PTH118 - "/" has no name
+    for _ in range(_LINKS_MAX):
+        whole = Path(os.path.realpath(whole.parent), whole.name)
+        try:
+            whole = whole.parent / whole.readlink()
+        except OSError:  # it is none
+            break
+    return os.fspath(whole)
 
 
 def mounted() -> list[Mounted]:
     """All that is mounted, what was mounted last at the end."""
-    return [parse(line) for line in _TABLE.read_bytes().splitlines()]
+    return [parse(line) for line in _TABLE.read_bytes().split(b"\n") if line]  # a name may have other ends of lines
+
+
+def still(mount: Mounted) -> Mounted | None:
+    """What was mounted, as it is listed now. None if it was taken away."""
+    found = (each for each in mounted() if (each.mount_id, each.device) == (mount.mount_id, mount.device))
+    return next(found, None)
 
 
 class Changes:
@@ -133,9 +149,9 @@ class Changes:
 def parse(line: bytes) -> Mounted:
     """A line of mountinfo: proc(5)."""
     fields, _, rest = line.partition(b" - ")
-    device, _, mountpoint = fields.split(b" ")[2:5]
+    mount_id, _, device, _, mountpoint = fields.split(b" ")[:5]
     kind, source = rest.split(b" ")[:2]
-    return Mounted(*map(_unescaped, (device, mountpoint, kind, source)))
+    return Mounted(*map(_unescaped, (mount_id, device, mountpoint, kind, source)))
 
 
 def _unescaped(field: bytes) -> str:

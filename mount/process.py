@@ -1,17 +1,13 @@
 """One mount from beginning to end: contact, mount, serve, commit what is dirty, unmount.
 
-The process ends when it is unmounted, or on SIGTERM or SIGINT (then it unmounts first). Whoever started it learns
-through `ready` that the mount answers, and whoever unmounts it through `tell_end` what it had to commit, and what came
-of that. What is taken away from its directory may still be in use, by files that are open there, a bind mount, or
-another mount namespace, as a container's; then all is committed and told that was there so far, and the process goes
-on. Its status is 0 also when something was lost: a service manager would mount it again.
+The process ends when it is unmounted, or on SIGTERM or SIGINT (then it unmounts first): `mount.unmounting`. Whoever
+started it learns through `ready` that the mount answers, and whoever unmounts it through `tell_end` what it had to
+commit, and what came of that. Its status is 0 also when something was lost: a service manager would mount it again.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -22,15 +18,15 @@ import pyfuse3
 import structlog
 import trio
 
-from dfs import errors, limits
-from dfs.client.accesses import Accesses, record_accesses
+from dfs import errors, limits, tasks
+from dfs.client.accesses import record_accesses
 from dfs.client.cache import Cache
 from dfs.client.filesystem import FileSystem, open_filesystem
-from dfs.client.openinodes import OpenInodes, open_inodes
+from dfs.client.openinodes import open_inodes
 from dfs.client.paths import show
 from dfs.ending import Ending
 from dfs.keystore import KeyStore
-from dfs.mountpoint import Changes, Mounted, find, is_mounted, mounted, prepare, unmount
+from dfs.mountpoint import Mounted, find, is_mounted, prepare
 from dfs.systemd import keep_watchdog
 from dfs.types import Attr, SessionId
 from mount import farewell, guard
@@ -38,14 +34,11 @@ from mount.kernel import Kernel
 from mount.loop import device, serve
 from mount.operations import Operations
 from mount.options import Options
+from mount.unmounting import Unmounting, unmount_on_signals
 
 log = structlog.get_logger(__name__)
 
 _CONNECTIONS: Final = Path("/sys/fs/fuse/connections")
-_LOOK_EVERY_S: Final = 0.5
-"""Whether the kernel's table of mounts has changed."""
-_NAMED_MAX: Final = 5
-"""Of the files of which bytes are lost, so many are named to who unmounts. The log has all."""
 
 
 async def run_mount(
@@ -92,12 +85,14 @@ async def run_mount(
             pyfuse3.init(operations, str(mountpoint), wanted)
         except RuntimeError as error:
             raise errors.NotPermitted(f"the kernel does not mount on {mountpoint}: {error}") from None
+        unmounting = Unmounting(fs, inodes, accesses, tell_end)
         try:
             ours = find(mountpoint)
             _guard(ours, note, farewell.command(namenode, store.path, note))
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_until_signal, mountpoint, ours)
-                nursery.start_soon(_commit_when_taken_away, ours, fs, inodes, accesses, tell_end)
+                nursery.start_soon(unmount_on_signals, mountpoint, ours)
+                if ours is not None:
+                    nursery.start_soon(tasks.in_advance, unmounting.watch, ours)
                 nursery.start_soon(keep_watchdog)
                 nursery.start_soon(_tell_when_it_answers, mountpoint, ready)
                 await serve()
@@ -105,66 +100,10 @@ async def run_mount(
         finally:
             pyfuse3.close(unmount=is_mounted(mountpoint))
             note.write(fs.session.session, 0.0)
-            losses = fs.session.stream.losses
-            ending = _begin_to_end(fs, inodes)
-            tell_end(ending)
+            unmounting.begin()
             log.info("unmounted", mountpoint=str(mountpoint), **inodes.statistics(), **kernel.statistics())
 
-    is_lost = fs.session.stream.losses > losses or bool(fs.session.stream.pending())
-    tell_end(ending._replace(outcome=_outcome(inodes, names_are_lost=is_lost)))
-
-
-def _begin_to_end(fs: FileSystem, inodes: OpenInodes) -> Ending:
-    return Ending(os.getpid(), *inodes.uncommitted(), fs.session.wait_s)
-
-
-async def _commit_when_taken_away(
-    ours: Mounted | None,
-    fs: FileSystem,
-    inodes: OpenInodes,
-    accesses: Accesses,
-    tell_end: Callable[[Ending], None],
-) -> None:
-    """Who unmounts waits for what was written, not for those who still use the mount. Returns when that is told.
-
-    Where nobody does the kernel ends the connection, and this is cancelled.
-    """
-    await _until_taken_away(ours)
-    stream = fs.session.stream
-    ending = _begin_to_end(fs, inodes)
-    losses = stream.losses
-    tell_end(ending)
-    with trio.move_on_after(fs.session.wait_s) as limit:
-        await inodes.settle_all()
-        await accesses.flush()
-        with contextlib.suppress(errors.DfsError):  # it counts what is lost
-            await stream.flush()
-    if limit.cancelled_caught:  # it is tried on, and who waits will have given up
-        return
-    are_lost = stream.losses > losses
-    tell_end(ending._replace(outcome=_outcome(inodes, names_are_lost=are_lost), goes_on=True))
-    log.info("taken away, and committed, but still in use")
-
-
-async def _until_taken_away(ours: Mounted | None) -> None:
-    """Return when a mount is not on its directory any more."""
-    with Changes() as changes:
-        while not changes.any() or ours in mounted():  # noqa: ASYNC110 - the kernel's table says it to who asks only
-            await trio.sleep(_LOOK_EVERY_S)
-
-
-def _outcome(inodes: OpenInodes, *, names_are_lost: bool) -> str:
-    """A sentence about what is lost that was written or changed on the mount, of which nobody has heard; or nothing."""
-    found = []
-    if losses := inodes.untold_losses():
-        names = [name for name, _ in losses[:_NAMED_MAX]]
-        more = len(losses) - len(names)
-        listed = [*names, f"{more} other {'file' if more == 1 else 'files'}"] if more else names
-        written = " and ".join(filter(None, [", ".join(listed[:-1]), listed[-1]]))
-        found.append(f"what was written to {written} is lost: {losses[-1][1]}")
-    if names_are_lost:
-        found.append("changes of names are lost")
-    return "; ".join(found)
+    unmounting.end()
 
 
 async def _top(fs: FileSystem, subtree: str) -> Attr:
@@ -220,13 +159,4 @@ def _open_abort(ours: Mounted | None) -> int:
         subprocess.run(["mount", "-t", "fusectl", "fusectl", _CONNECTIONS], capture_output=True, check=False)
     if ours is None:
         raise FileNotFoundError("it is not listed among the mounts")
-    return os.open(_CONNECTIONS / ours.number / "abort", os.O_WRONLY | os.O_CLOEXEC)
-
-
-async def _until_signal(mountpoint: Path, ours: Mounted | None) -> None:
-    """Take this mount away on each signal. Others may have mounted something there since it was."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for number in signals:
-            log.info("unmounting", mountpoint=str(mountpoint), signal=signal.Signals(number).name)
-            if ours in mounted():
-                await trio.to_thread.run_sync(unmount, mountpoint)
+    return os.open(_CONNECTIONS / ours.connection / "abort", os.O_WRONLY | os.O_CLOEXEC)

@@ -156,9 +156,10 @@ def wait_for_end(mountpoint: Path, timeout_s: float) -> int | None:
     except (OSError, ValueError):
         return None
     process = _open_process(pid, mountpoint)
+    has_ended = process is None
     if process is not None:
         try:
-            _wait_for(process, pid, mountpoint, timeout_s)
+            has_ended = _wait_for(process, pid, mountpoint, timeout_s)
         finally:
             os.close(process)
     said = ending.read(_state_file(mountpoint, ".end"), pid)
@@ -168,7 +169,7 @@ def wait_for_end(mountpoint: Path, timeout_s: float) -> int | None:
     outcome = "its process ended before it had committed everything" if said.outcome is None else said.outcome
     if outcome:
         raise errors.DfsError(f"unmounted, but {outcome}; the log: {_state_file(mountpoint, '.log')}")
-    return pid if said.goes_on else None
+    return None if has_ended else pid
 
 
 def _open_process(pid: int, mountpoint: Path) -> int | None:
@@ -180,17 +181,17 @@ def _open_process(pid: int, mountpoint: Path) -> int | None:
         return None
 
 
-def _wait_for(process: int, pid: int, mountpoint: Path, timeout_s: float) -> None:
-    """Return when it has ended, or says that it goes on. Says on stderr what it waits for if that takes long.
+def _wait_for(process: int, pid: int, mountpoint: Path, timeout_s: float) -> bool:
+    """Wait until it has ended, or says that it goes on: whether it has ended. Says on stderr if that takes long.
 
     Raises `DeadlineExceeded`.
     """
-    if _ends(process, pid, mountpoint, _SILENT_S):
-        return
+    if (has_ended := _ends(process, pid, mountpoint, _SILENT_S)) is not None:
+        return has_ended
     what, tries_s = _uncommitted(pid, mountpoint)
     complain(f"waiting for the cluster: {what} not committed (at most {min(timeout_s, tries_s):g} s)")
-    if _ends(process, pid, mountpoint, timeout_s - _SILENT_S):
-        return
+    if (has_ended := _ends(process, pid, mountpoint, timeout_s - _SILENT_S)) is not None:
+        return has_ended
     what, tries_s = _uncommitted(pid, mountpoint)
     raise errors.DeadlineExceeded(
         f"unmounted, but {what} still not committed: process {pid} goes on trying, for at most {tries_s:g} s since it"
@@ -198,8 +199,8 @@ def _wait_for(process: int, pid: int, mountpoint: Path, timeout_s: float) -> Non
     )
 
 
-def _ends(process: int, pid: int, mountpoint: Path, timeout_s: float) -> bool:
-    """Whether it ends by then, or says that it goes on."""
+def _ends(process: int, pid: int, mountpoint: Path, timeout_s: float) -> bool | None:
+    """Whether it ends, or says that it goes on; None if it does neither by then."""
     poll = select.poll()
     poll.register(process, select.POLLIN)
     deadline = time.monotonic() + timeout_s
@@ -208,8 +209,8 @@ def _ends(process: int, pid: int, mountpoint: Path, timeout_s: float) -> bool:
             return True
         said = ending.read(_state_file(mountpoint, ".end"), pid)
         if said is not None and said.goes_on:
-            return True
-    return False
+            return bool(poll.poll(0))
+    return None
 
 
 def _uncommitted(pid: int, mountpoint: Path) -> tuple[str, float]:

@@ -135,7 +135,7 @@ def aborted_at_last(mountpoint: Path) -> Iterator[None]:
     """A mount whose connection the kernel gives up on leaving."""
     ours = find(mountpoint)
     assert ours is not None
-    with Path(f"/sys/fs/fuse/connections/{ours.number}/abort").open("wb", 0) as abort:
+    with Path(f"/sys/fs/fuse/connections/{ours.connection}/abort").open("wb", 0) as abort:
         try:
             yield
         finally:

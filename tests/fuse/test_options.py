@@ -13,11 +13,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dfs import limits
-from dfs.mountpoint import is_mounted
+from dfs.mountpoint import is_mounted, unmount
 from tests.fuse.conftest import PATIENCE_S, Cluster, Mount, mounted
 from tests.integration.real import wait_until
 
@@ -39,6 +40,12 @@ def complaint(cluster: Cluster, *arguments: str | Path) -> str:
     assert said.startswith("dfs: ")
     assert len(said.splitlines()) == 1
     return said
+
+
+def ending_of(cluster: Cluster, mountpoint: Path) -> dict[str, Any]:
+    """What a mount that was taken away has written of its end (`dfs.ending`)."""
+    files = (cluster.base / "state" / "dfs" / "mounts").glob(f"*-{mountpoint.name}.end")
+    return next((json.loads(file.read_text()) for file in files), {})
 
 
 @pytest.fixture
@@ -274,6 +281,68 @@ def test_umount_of_what_another_namespace_has_too(cluster: Cluster, mount: Mount
         os.kill(pid, signal.SIGTERM)
         wait_until(lambda: f"mountpoint={shown} signal=SIGTERM" in cluster.mount_log())
         assert (shown / "file").read_bytes() == b"written"
+
+
+def test_a_symbolic_link_leads_to_a_mount_point(cluster: Cluster, mountpoint: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(mountpoint.name)
+    cluster.dfs("mount", link)
+    assert is_mounted(link)
+    assert is_mounted(mountpoint)
+    assert "mounted on" in complaint(cluster, "mount", mountpoint)
+    cluster.dfs("umount", link)
+    assert not is_mounted(mountpoint)
+
+
+def test_who_has_a_file_open_when_a_mount_is_taken_away_loses_nothing(
+    cluster: Cluster, mount: Mount, here: Path
+) -> None:
+    """Also when he closes it while all is being committed, which a DataNode keeps waiting."""
+    shown = mount(f"/{here.name}")
+    nodes = [daemon["pid"] for name, daemon in cluster.status()["daemons"].items() if name != "namenode"]
+    data = os.urandom(3_000_000)
+    with open(shown / "file", "wb", buffering=0) as file:
+        file.write(data)
+        for pid in nodes:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            unmount(shown)
+            wait_until(lambda: ending_of(cluster, shown).get("files") == 1)
+            file.close()
+            wait_until(lambda: f"event=unmounted mountpoint={shown}" in cluster.mount_log())
+        finally:
+            for pid in nodes:
+                os.kill(pid, signal.SIGCONT)
+    wait_until(lambda: ending_of(cluster, shown).get("outcome") is not None)
+    assert ending_of(cluster, shown)["outcome"] == ""
+    assert (here / "file").read_bytes() == data
+
+
+def test_a_signal_takes_away_nothing_that_is_not_ours(cluster: Cluster, mount: Mount) -> None:
+    shown = mount()
+    pid = cluster.mount_pids()[shown]
+    subprocess.run(["mount", "-t", "tmpfs", "others", shown], check=True)
+    try:
+        (shown / "theirs").touch()
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: "something else is mounted on it" in cluster.mount_log())
+        assert os.listdir(shown) == ["theirs"]
+    finally:
+        subprocess.run(["umount", shown], check=True)
+    assert is_mounted(shown)
+
+
+def test_a_mount_lives_on_whatever_others_mount(mount: Mount, here: Path) -> None:
+    shown = mount(f"/{here.name}")
+    odd = here.parent.parent / "a\rb \n - c"
+    odd.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "others", odd], check=True)
+    try:
+        assert is_mounted(odd)
+        (shown / "file").write_bytes(b"x")
+    finally:
+        subprocess.run(["umount", odd], check=True)
+    assert (here / "file").read_bytes() == b"x"
 
 
 # --- beginnings and ends --------------------------------------------------------------------------------

@@ -26,11 +26,11 @@ from dfs.mountpoint import Mounted, parse, unmount
 )
 def test_a_mount_point_may_have_any_name(written: bytes, meant: str) -> None:
     line = b"36 35 0:42 / %b rw,nosuid shared:7 - fuse.dfs 10.0.0.1:9400:/ rw,user_id=0" % written
-    assert parse(line) == Mounted("0:42", meant, "fuse.dfs", "10.0.0.1:9400:/")
+    assert parse(line) == Mounted("36", "0:42", meant, "fuse.dfs", "10.0.0.1:9400:/")
 
 
 def test_lines_have_any_number_of_optional_fields() -> None:
-    assert parse(b"22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw") == Mounted("8:1", "/", "ext4", "/dev/sda1")
+    assert parse(b"22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw") == Mounted("22", "8:1", "/", "ext4", "/dev/sda1")
 
 
 def test_who_unmounts_is_not_given_up_for_a_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,7 +79,7 @@ def test_down_says_on_which_mounts_files_were_open(
     layout.claim()
     layout.write_mounts({home / "mnt"})
     for module in (commands, mountpoint):
-        monkeypatch.setattr(module, "find", lambda path: Mounted("0:42", str(path), "fuse.dfs", "x:1:/"))
+        monkeypatch.setattr(module, "find", lambda path: Mounted("36", "0:42", str(path), "fuse.dfs", "x:1:/"))
     result = run(down, "--dir", str(layout.directory))
     assert f"dfs: {home / 'mnt'}: unmounted while files on it were open" in result.stderr
     assert unmounted.read_text() == f"-u {home / 'mnt'}\n-uz {home / 'mnt'}\n"
