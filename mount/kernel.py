@@ -279,12 +279,12 @@ class Kernel:
             await self._forget_listings([directory])
         return Pass(trio.current_time(), self._recalls)
 
-    def _is_covered(self, directory: Ino, reading: Pass) -> bool:
-        return self._recalls == reading.recalls and self._session.is_trusted and self._cache.lists(directory)
+    def _is_covered(self, reading: Pass) -> bool:
+        return self._recalls == reading.recalls and self._session.is_trusted
 
     def lists(self, directory: Ino, reading: Pass) -> None:
-        """The kernel is being told a part of a listing, which it keeps."""
-        if self._is_covered(directory, reading):
+        """The kernel is being told a part of a listing, which it keeps. The rest may be on its way here."""
+        if self._is_covered(reading) and self._cache.lists_first(directory):
             until = reading.began + self._names_timeout_s(directory)
         else:
             until = _UNCOVERED
@@ -299,7 +299,7 @@ class Kernel:
 
     async def ends_listing(self, directory: Ino, reading: Pass) -> None:
         """The kernel is about to be told that a listing is whole: it is not to be, unless all of it is covered."""
-        if not self._is_covered(directory, reading):
+        if not (self._is_covered(reading) and self._cache.lists(directory)):
             await self._forget_pages([self._number(directory)], [])
 
     def renames(self, old: Ino, name: bytes, new: Ino, new_name: bytes) -> None:

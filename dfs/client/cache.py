@@ -104,6 +104,11 @@ class Directory:
         self.misses = 0
         self.is_used = True
 
+    @property
+    def lists_first(self) -> bool:
+        """Whether it is known which names come first, or all."""
+        return self._listing is not None or self.cookies is not None
+
     def list_as(self, cookies: dict[bytes, int] | None) -> None:
         """These are all names that exist, in order; None if that is not known."""
         self.cookies = cookies
@@ -656,6 +661,11 @@ class Cache:
         """Whether all entries of a directory are known."""
         directory = self._directories.get(ino)
         return directory is not None and directory.is_complete and directory.cookies is not None
+
+    def lists_first(self, ino: Ino) -> bool:
+        """Whether the first entries of a directory are known, or all."""
+        directory = self._directories.get(ino)
+        return directory is not None and directory.lists_first
 
     def owns_names(self, ino: Ino) -> bool:
         """Whether nobody else knows a directory."""

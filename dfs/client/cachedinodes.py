@@ -184,7 +184,7 @@ class CachedInodes(Inodes):
         known = self._cache.kept(ino)
         if known is not None and known.parent is not None:
             self._cache.note_miss(known.parent)  # if that was listed as well, it would have been told ahead
-        self._listings.begin(ino)
+        await self._listings.begin(ino)
 
     def _is_in_owned(self, ino: Ino) -> bool:
         """Whether a directory is in one that is owned: then what is done there is likely to be done in it as well."""

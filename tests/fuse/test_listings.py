@@ -70,15 +70,18 @@ def _listing_is_kept(path: Path) -> bool:
     return hits() - before < len(names)
 
 
-def test_a_listing_is_kept_from_one_opening_to_the_next(here: Path) -> None:
-    for number in range(50):
+@pytest.mark.parametrize("count", [50, limits.PREFETCH_PAGE_ENTRIES + 50])
+def test_a_listing_is_kept_from_one_opening_to_the_next(here: Path, there: Path, count: int) -> None:
+    """Of the mount that made it, and of one that has it fetched page by page."""
+    for number in range(count):
         (here / f"file-{number}").touch()
     time.sleep(1.1)  # names in a directory that changed a moment ago are soon looked up again
-    os.listdir(here)
-    assert _listing_is_kept(here)
-    assert len(os.listdir(here)) == 50
+    for each in (here, there):
+        os.listdir(each)
+        assert _listing_is_kept(each)
+        assert len(os.listdir(each)) == count
     (here / "another").touch()
-    assert len(os.listdir(here)) == 51, "the kernel sees what this mount changes"
+    assert len(os.listdir(here)) == count + 1, "the kernel sees what this mount changes"
 
 
 def test_programs_are_told_to_list_less_at_a_time_than_to_read(here: Path) -> None:

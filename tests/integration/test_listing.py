@@ -49,6 +49,23 @@ async def rest(fs: FileSystem, directory: Ino, after: int = 0) -> list[DirEntry]
     return found
 
 
+def hold_back(fs: FileSystem) -> tuple[list[int], trio.Event]:
+    """Behind which cookies pages are asked for from now on, and the event for which all but the first wait."""
+    asked: list[int] = []
+    goes_on = trio.Event()
+    before = fs.session._call
+
+    async def call(method: str, *args: Any, **kwargs: Any) -> Any:
+        if method == "leased_readdir":
+            asked.append(args[2])
+            if args[2]:
+                await goes_on.wait()
+        return await before(method, *args, **kwargs)
+
+    fs.session._call = call  # type: ignore[method-assign]
+    return asked, goes_on
+
+
 def names(entries: list[DirEntry]) -> list[bytes]:
     return [entry.name for entry in entries]
 
@@ -73,18 +90,7 @@ async def test_each_page_is_asked_for_once_though_several_want_it(tmp_path: Path
 
 async def test_the_first_page_is_there_before_the_next_one_is_answered(tmp_path: Path) -> None:
     async with listed(tmp_path) as (fs, _, top):
-        asked: list[int] = []
-        goes_on = trio.Event()
-        before = fs.session._call
-
-        async def slow(method: str, *args: Any, **kwargs: Any) -> Any:
-            if method == "leased_readdir":
-                asked.append(args[2])
-                if args[2]:
-                    await goes_on.wait()
-            return await before(method, *args, **kwargs)
-
-        fs.session._call = slow  # type: ignore[method-assign]
+        asked, goes_on = hold_back(fs)
         first = await fs.inodes.readdir(top, 0, _PAGE)
         assert names(first) == _NAMES[:_PAGE]
         await trio.testing.wait_all_tasks_blocked()
@@ -105,6 +111,54 @@ async def test_what_is_changed_between_two_pages_is_seen(tmp_path: Path) -> None
         with pytest.raises(errors.NotFound):
             await fs.inodes.lookup(top, _NAMES[-1])
         assert names(await rest(fs, top)) == [*_NAMES[:-1], b"new"]
+
+
+async def test_a_listing_that_has_changed_is_not_fetched_to_its_end(tmp_path: Path) -> None:
+    async with listed(tmp_path) as (fs, other, top):
+        asked, goes_on = hold_back(fs)
+        first = await fs.inodes.readdir(top, 0, _PAGE)
+        await other.inodes.unlink(top, _NAMES[0])
+        goes_on.set()
+        rest_of_it = await fs.inodes.readdir(top, first[-1].cookie, 2 * _PAGE)
+        assert names(rest_of_it) == _NAMES[_PAGE : 3 * _PAGE]
+        assert asked == [0, first[-1].cookie, first[-1].cookie]
+
+
+async def test_who_joins_another_in_listing_has_all_his_patience(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with listed(tmp_path) as (fs, _, top):
+        before = fs.session._call
+        is_there = False
+
+        async def away(method: str, *args: Any, **kwargs: Any) -> Any:
+            if method == "leased_readdir" and not is_there:
+                await trio.sleep(0.01)
+                raise errors.Unreachable("away")
+            return await before(method, *args, **kwargs)
+
+        await fs.stat("/")
+        fs.session._call = away  # type: ignore[method-assign]
+        monkeypatch.setattr(fs.session, "wait_s", 0.5)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_gives_up, fs, top)
+            await trio.testing.wait_all_tasks_blocked(0.001)
+            monkeypatch.setattr(fs.session, "wait_s", _PATIENCE_S)
+            joined: list[list[DirEntry]] = []
+
+            async def join() -> None:
+                joined.append(await fs.inodes.readdir(top, 0, _PAGE))
+
+            async with trio.open_nursery() as inner:
+                inner.start_soon(join)
+                await trio.sleep(1)
+                is_there = True
+        assert [names(each) for each in joined] == [_NAMES[:_PAGE]]
+
+
+async def _gives_up(fs: FileSystem, directory: Ino) -> None:
+    with pytest.raises(errors.Unreachable):
+        await fs.inodes.readdir(directory)
 
 
 async def test_whoever_lists_what_is_gone_is_told(tmp_path: Path) -> None:
