@@ -737,12 +737,12 @@ async def test_bytes_that_were_taken_are_not_given_up_before_the_session_however
         async def away(*args: Any) -> Any:
             tried["send"] += 1
             if tried["send"] < 10:
-                await trio.sleep(0.01)
+                await trio.sleep(0.15)
                 raise errors.Unreachable("away")
             return await send(*args)
 
         monkeypatch.setattr(fs.session, "send", away)
-        monkeypatch.setattr(fs.session, "wait_s", 0.05)
+        monkeypatch.setattr(fs.session, "wait_s", 1.0)
         if together:
             await files._write_back_together([file], file.attr.replicas)
         else:
