@@ -1,4 +1,7 @@
-"""Every bound and default, with its unit and its reason. Configuration may change those that say so."""
+"""Bounds and defaults, with their units and reasons. Configuration may change those that say so.
+
+The simulation makes many of them small. What is a detail of one module, which nobody would change, is at its head.
+"""
 
 from __future__ import annotations
 

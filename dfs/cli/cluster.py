@@ -6,7 +6,6 @@ shown. Process ids are those of the local cluster, as its supervisor notes them 
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ import click
 from dfs import codec
 from dfs.cli import show
 from dfs.cli.context import chosen, config_option, run
+from dfs.cli.local.layout import Layout
 from dfs.config import client_config_path, local_cluster_dir
 from dfs.placement import takes_orders
 from dfs.types import NodeState, NodeView
@@ -52,21 +52,13 @@ def local_pids(config: str | None, namenode: str) -> dict[str, int]:
     """Process ids of the local daemons of the cluster whose NameNode is at `namenode`, by name; often none."""
     path = client_config_path(config)
     for directory in {path.parent if path else local_cluster_dir(), local_cluster_dir()}:
-        daemons = _daemons(directory)
+        daemons = Layout(directory).read_cluster().get("daemons", {})
         if daemons.get("namenode", {}).get("address", namenode) == namenode:
             pids = {name: daemon.get("pid") for name, daemon in daemons.items()}
             found = {name: pid for name, pid in pids.items() if isinstance(pid, int) and Path(f"/proc/{pid}").exists()}
             if found:
                 return found
     return {}
-
-
-def _daemons(directory: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((directory / "cluster.json").read_bytes())["daemons"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return {}  # no local cluster is there, or one that another version keeps
-    return found if isinstance(found, dict) else {}
 
 
 # --- status ---------------------------------------------------------------------------------------------

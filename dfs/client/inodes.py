@@ -13,9 +13,6 @@ from dfs import codec, errors, limits
 from dfs.client.session import Session
 from dfs.types import Attr, ChunkId, ChunkPlace, DirEntry, Extent, Ino, Statfs
 
-XATTR_CREATE = 1
-XATTR_REPLACE = 2
-
 
 class Layout(NamedTuple):
     """What the NameNode says of a range of a file, at one moment."""

@@ -154,12 +154,12 @@ class Wait:
 class ChunkWriter:
     """All lanes of one client. `append` and `sync` may be called concurrently."""
 
-    def __init__(self, session: Session, nodes: DataNodes, lanes_max: int = 2 * limits.TRANSFERS_AT_ONCE) -> None:
+    def __init__(self, session: Session, nodes: DataNodes) -> None:
         self._session = session
         self._nodes = nodes
         self._unsealed: dict[Lane, None] = {}  # in the order of their allocation
         self._idle: list[Lane] = []
-        self._lanes = trio.CapacityLimiter(lanes_max)
+        self._lanes = trio.CapacityLimiter(2 * limits.TRANSFERS_AT_ONCE)
         self._routes = Routes()
         self.shared = SharedAppends(nodes)
         self._in_flight = Room(limits.BYTES_IN_FLIGHT_MAX)

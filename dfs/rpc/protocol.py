@@ -206,10 +206,10 @@ _PAYLOAD_PHASE = _Phase.PAYLOAD
 class Decoder:
     """Turns the bytes of one connection into messages; see the module's page for how to drive it."""
 
-    def __init__(self, buffer_bytes: int = limits.RECEIVE_BUFFER_BYTES) -> None:
-        self._buffer = bytearray(buffer_bytes)
+    def __init__(self) -> None:
+        self._buffer = bytearray(limits.RECEIVE_BUFFER_BYTES)
         self._view = memoryview(self._buffer)
-        self._in_buffer_max = buffer_bytes // 2  # a larger payload gets a buffer of its own
+        self._in_buffer_max = limits.RECEIVE_BUFFER_BYTES // 2  # a larger payload gets a buffer of its own
         self._start = 0  # received and not yet consumed: _buffer[_start:_end]
         self._end = 0
         self._need = HEADER_BYTES  # contiguous bytes that the next step takes

@@ -454,13 +454,12 @@ def _chunks(db: Database, after: Position, sessions: Collection[int]) -> tuple[l
 def _find_chunks(db: Database, first: int, last: int, sessions: Collection[int]) -> list[Finding]:
     found: list[Finding] = []
     for row in _rows(db, _CHUNKS, first, last):
-        found += _chunk(db, sessions, *row)
+        found += _chunk(sessions, *row)
     shared = _rows(db, _SHARED, first, last, first, last)
     return found + _told(shared, [_shared(db, chunk, start, bool(freed)) for chunk, start, freed in shared])
 
 
 def _chunk(
-    db: Database,
     sessions: Collection[int],
     chunk: int,
     session: int,

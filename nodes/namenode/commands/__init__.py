@@ -2,6 +2,10 @@
 
 Each module has one function, `apply(tx, *args)`: it checks its arguments, changes the tables through `tx`, and
 returns the result or raises a `DfsError`, after which nothing it did counts.
+
+What clients change in directories that they own they answer before it is sent: `dfs.client.owned` says the same of
+`create`, `mkdir`, `mknod`, `symlink`, `link`, `unlink`, `rmdir`, `rename` and `setattr` as these modules, and is to be
+changed with them (tests/integration/test_owned_directories.py).
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 from dfs import errors, keys, limits, tokens
 from dfs.cli import cluster, context, mounting
 from dfs.cli.attributes import parse_owner
+from dfs.cli.local.layout import CLUSTER_FILE_VERSION, Layout
 from dfs.cli.main import ALIASES, SECTIONS, VERBS, cli
 from dfs.cli.meter import _rate
 from dfs.types import NodeId, NodeState, NodeView
@@ -421,11 +422,13 @@ def test_pids_come_from_the_local_cluster_that_has_this_namenode(tmp_path: Path)
     file = tmp_path / "client.toml"
     file.write_text("")
     daemons = {"namenode": {"pid": here, "address": "127.0.0.1:9400"}, "n1": {"pid": here}, "n2": {"pid": None}}
-    (tmp_path / "cluster.json").write_text(json.dumps({"daemons": daemons}))
+    layout = Layout(tmp_path)
+    layout.write_cluster({"daemons": daemons})
     assert cluster.local_pids(str(file), "127.0.0.1:9400") == {"namenode": here, "n1": here}
     assert cluster.local_pids(str(file), "elsewhere:9400") == {}
-    (tmp_path / "cluster.json").write_text("{")
-    assert cluster.local_pids(str(file), "127.0.0.1:9400") == {}
+    for unknown in ("{", json.dumps({"version": CLUSTER_FILE_VERSION + 1, "daemons": daemons})):
+        layout.cluster_file.write_text(unknown)
+        assert cluster.local_pids(str(file), "127.0.0.1:9400") == {}
 
 
 def test_every_alias_means_a_verb() -> None:
