@@ -99,7 +99,7 @@ class FileSystem:
         """For a regular file's new bytes."""
         return FileWriter(self.session, self.chunks, self.reader, attr)
 
-    def on_new_session(self, listener: Callable[[], None]) -> None:
+    def when_session_is_new(self, listener: Callable[[], None]) -> None:
         """Have `listener` called when this client's session was lost and another one is open."""
         self._new_session_listeners.append(listener)
 

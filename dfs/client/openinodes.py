@@ -80,10 +80,10 @@ class OpenInodes:
         """
         self.generation = 0
         """How many sessions have ended."""
-        fs.session.owned = self._dirty_inos
+        fs.session.dirty_inos = self._dirty_inos
         fs.session.on_lost = self._lost
         fs.session.held_besides.append(lambda: (list(self._unheld), ()))
-        fs.on_new_session(self._hold_again)
+        fs.when_session_is_new(self._hold_again)
         self._saving: dict[Ino, OpenInode] = {}
         """Files that took the place of others, whose bytes are to leave in a moment."""
         self._saves: Counter[Ino] = Counter()

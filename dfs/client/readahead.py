@@ -1,6 +1,6 @@
 """What is read of an open file, and what is fetched ahead for who reads it in order.
 
-Who reads in order (`streams`) is given a READ_AHEAD_BYTES segment at a time, and up to READ_AHEAD_MAX segments are
+Who reads in order (`sequential`) is given a READ_AHEAD_BYTES segment at a time, and up to READ_AHEAD_MAX segments are
 fetched ahead of him. Segments and extents (`layouts`) are kept only as long as the inode's version does not change:
 every attribute that comes by (`note`) is compared, and the kernel asks for attributes before each read. Of what is
 committed here (`committed`) the extents are known.
@@ -18,7 +18,7 @@ from dfs import errors, limits, tasks
 from dfs.checksum import Buffer
 from dfs.client.layouts import Layouts
 from dfs.client.reader import Reader
-from dfs.client.streams import Streams
+from dfs.client.sequential import Streams
 from dfs.client.writer import Lane
 from dfs.types import Attr, Extent
 

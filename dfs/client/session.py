@@ -84,7 +84,7 @@ class _Recall(NamedTuple):
     owned: Sequence[Ino]
 
 
-class _Ahead(NamedTuple):
+class _ClockOffsets(NamedTuple):
     """How far other clocks are ahead of trio's, which stands still while the machine is suspended or paused."""
 
     boot_s: float
@@ -159,7 +159,7 @@ class Session:
         """Called with each session when it is open, and with None when the NameNode knows that the last one is over."""
         self.keep: Callable[[KeyFile], None] | None = None
         """Keeps the file of a renewed key, in a thread; raises `ConfigError` if it cannot."""
-        self.generation = 0  # of the keys that the NameNode issues
+        self.key_generation = 0  # of the keys that the NameNode issues
         self.on_recall: Callable[[Sequence[Item]], Awaitable[None]] | None = None
         """Called for items that the cache has just forgotten, before the NameNode hears of it."""
         self.on_lost: Callable[[Sequence[Ino]], None] | None = None
@@ -180,14 +180,14 @@ class Session:
         """When our session asked last for what has come: all events until then, so what comes yet was sent later."""
         self._trusted_until = -math.inf
         """See `is_trusted`; as `Runtime.boot_s` has it."""
-        self._ahead = _Ahead(0.0, 0.0)
+        self._offsets = _ClockOffsets(0.0, 0.0)
         """When it was found last that the machine had been stopped, or the session was asked for; the least since."""
         self._stopped_at = -math.inf
         """When that was: what was asked for before tells nothing of now."""
         self._incarnation = 0
         self.is_space_short = False
         """Whether the NameNode has said that DataNodes are nearly full."""
-        self.owned: Callable[[], Iterable[Ino]] = tuple
+        self.dirty_inos: Callable[[], Iterable[Ino]] = tuple
         """Inodes of which there is something here that is not committed."""
         self.held_besides: list[Callable[[], tuple[Iterable[Ino], Iterable[Ino]]]] = []
         """Inodes, and directories for their names, that count on leases though the cache has forgotten them."""
@@ -295,12 +295,12 @@ class Session:
         oldest = min(oldest, self._claiming_since)
         is_there = self._caches and self.session is not None
         until = min(self._heard_at, oldest) + self.timeout_s / 2 if is_there else -math.inf
-        self._trusted_until = until + self._ahead.boot_s
+        self._trusted_until = until + self._offsets.boot_s
 
-    def _look_at_clocks(self) -> _Ahead:
+    def _look_at_clocks(self) -> _ClockOffsets:
         boot_s, wall_s = self.runtime.boot_s(), self.runtime.now_ns() / 1e9
         now = trio.current_time()  # after the others: a stop in between counts as one that comes later
-        return _Ahead(boot_s - now, wall_s - now)
+        return _ClockOffsets(boot_s - now, wall_s - now)
 
     async def _watch_for_stops(self, session: SessionId) -> None:
         """Trust nothing, and have the kernel forget everything, when the machine was suspended or paused."""
@@ -309,11 +309,11 @@ class Session:
             if self.session != session:
                 return
             ahead = self._look_at_clocks()
-            stopped_s = max(ahead.boot_s - self._ahead.boot_s, ahead.wall_s - self._ahead.wall_s)
-            self._ahead = self._ahead._replace(wall_s=min(self._ahead.wall_s, ahead.wall_s))
+            stopped_s = max(ahead.boot_s - self._offsets.boot_s, ahead.wall_s - self._offsets.wall_s)
+            self._offsets = self._offsets._replace(wall_s=min(self._offsets.wall_s, ahead.wall_s))
             if stopped_s > limits.STOP_S:
                 log.info("the machine was stopped, or its clock set ahead: nothing is trusted", seconds=stopped_s)
-                self._ahead = ahead
+                self._offsets = ahead
                 self._note_stop(stopped_s)
                 if self.on_forget_all is not None:
                     await self.on_forget_all()
@@ -596,7 +596,7 @@ class Session:
                 self.cluster = await self.query("cluster")
             self.root = Ino(self.cluster["root"])
             self.pool.handshake["cluster"] = self.cluster["cluster"]  # of no other may anybody answer us
-            self.generation = self.cluster.get("key_generation", 0)
+            self.key_generation = self.cluster.get("key_generation", 0)
             with trio.move_on_after(timeout_s):
                 await self._renew_key()
         except errors.Refused as error:
@@ -612,7 +612,7 @@ class Session:
     async def _renew_key(self) -> None:
         """Have a key of the generation in use, if ours is older. What fails is logged: the older one counts still."""
         key = self.pool.key
-        if key is None or key.id.generation >= self.generation:
+        if key is None or key.id.generation >= self.key_generation:
             return
         from dfs import sealing  # with its cryptography: needed once in the life of a key
 
@@ -663,7 +663,7 @@ class Session:
                 self.on_session(self.session)
             self._incarnation = int(opened["incarnation"])
             self.is_space_short = bool(opened.get("space_is_short"))
-            self._ahead, self._stopped_at, self._heard_at = ahead, -math.inf, sent_at
+            self._offsets, self._stopped_at, self._heard_at = ahead, -math.inf, sent_at
             self._recalls.clear()
             self._recalled.clear()
             self._given_up.clear()
@@ -705,7 +705,7 @@ class Session:
         if kind == "nodes" and self.on_nodes_changed:
             self.on_nodes_changed()
         elif kind == "keys":
-            self.generation = payload
+            self.key_generation = payload
         elif kind == "space":
             self.is_space_short = bool(payload)
         elif kind == "recall" and self.cache is not None:
@@ -800,7 +800,7 @@ class Session:
         With what was recalled: not everybody here has forgotten it yet.
         """
         attrs, directories = cache.held()
-        owned = dict.fromkeys([*cache.owned(), *self.owned(), *self.stream.pending()])
+        owned = dict.fromkeys([*cache.owned(), *self.dirty_inos(), *self.stream.pending()])
         for _, items, _ in self._recalls.values():
             attrs += [ino for ino, name in items if name is None]
             directories += [ino for ino, name in items if name is not None]

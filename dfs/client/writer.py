@@ -385,7 +385,7 @@ class ChunkWriter:
         if lane.sealed or not lane.grant:
             return lane.grant
         is_old = trio.current_time() >= lane.granted_at + limits.GRANT_VALID_S / 2
-        if is_old or grants.generation_of(lane.grant) < self._session.generation:
+        if is_old or grants.generation_of(lane.grant) < self._session.key_generation:
             try:
                 fresh = (await self._session.ask("renew_grants", lane.session, [lane.chunk]))[0]
             except errors.DfsError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from dfs import limits
-from dfs.client.streams import Streams
+from dfs.client.sequential import Streams
 
 KIB, MIB = limits.KIB, limits.MIB
 SURE = limits.STREAM_SURE_AFTER
