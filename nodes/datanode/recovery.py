@@ -2,10 +2,11 @@
 
 After a clean stop (the file `clean` is there, and whole) sizes say it all. After a crash each chunk's sync mark says
 which bytes are certain, and the journal has those that follow it and are certain too; blocks after these are kept as
-far as they are whole, one after the other. A mark can have reached the disk before all the records that it counts: then
-the other mark counts, which was complete before this one was written. What never was synced goes without a word; what
-was, or may have been, and is damaged, goes to quarantine. A chunk that cannot be looked at for another reason, as files
-of another user or too few descriptors, is not damaged: then the directory cannot be used, and nothing in it is moved.
+far as they can be read and are whole, one after the other. A mark can have reached the disk before all the records that
+it counts: then the other mark counts, which was complete before this one was written. What never was synced goes
+without a word; what was, or may have been, and is damaged, goes to quarantine. A chunk that cannot be looked at for
+another reason, as files of another user or too few descriptors, is not damaged: then the directory cannot be used, and
+nothing in it is moved.
 
 Memory is not asked what the disk has: of a sync that failed before the start it has the bytes, and the disk does not.
 So the whole directory is synced before anything is believed, and what is to be checked, beyond a mark, is dropped from
@@ -26,7 +27,7 @@ from nodes.datanode import chunkfiles, damage
 from nodes.datanode import index as formats
 from nodes.datanode.damage import Damages
 from nodes.datanode.disk import Disk, File
-from nodes.datanode.index import BlockIndex, Mark
+from nodes.datanode.index import BlockIndex, Mark, Record
 from nodes.datanode.journal import Entry
 
 _NAME: Final = re.compile(r"([0-9a-f]{16})" + chunkfiles.SUFFIXES)
@@ -256,14 +257,21 @@ def _complete(index: File, data: File, newest: Mark, entries: Sequence[Entry]) -
 
 
 def _intact_length(data: File, blocks: BlockIndex, first: int) -> int:
-    """Where the first block from number `first` on starts whose bytes are missing or wrong."""
+    """Where the first block from number `first` on starts whose bytes are missing, wrong, or not to be read."""
     size = data.size()
     data.drop_cached(0, size)
     for record in blocks.records(first):
-        if record.start + record.length > size:
+        if record.start + record.length > size or not (record.punched or _is_intact(data, record)):
             return record.start
-        if not record.punched:
-            content = chunkfiles.read_up_to(data, record.length, record.start)
-            if not chunkfiles.intact(memoryview(content), [record]):
-                return record.start
     return blocks.length
+
+
+def _is_intact(data: File, record: Record) -> bool:
+    """Whether the disk gives a block's bytes back. Raises OSError where that says nothing about them."""
+    try:
+        content = chunkfiles.read_up_to(data, record.length, record.start)
+    except OSError as error:
+        if not chunkfiles.is_damage(error):
+            raise
+        return False
+    return chunkfiles.intact(memoryview(content), [record])

@@ -530,6 +530,23 @@ async def test_a_chunk_shorter_than_what_was_synced_is_damaged(disk: MemoryDisk)
     assert store.take_corrupt() == [(CHUNK, "it has 99 bytes of 100 that were synced")]
 
 
+async def test_a_place_that_cannot_be_read_beyond_what_was_synced_costs_nothing_that_was(
+    disk: MemoryDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await synced_chunk(disk)
+    await appended(opened(disk), b"b" * 100)
+
+    def check(operation: str, path: str) -> None:
+        if (operation, path) == ("read", DATA):  # after a crash that is what was not synced
+            raise OSError(errno.EIO, "a bad sector")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(disk, "check", check)
+        store = opened(disk)
+    assert store.chunks[CHUNK] == 100 and store.take_corrupt() == []
+    assert await content(store, 0, 100) == b"a" * 100
+
+
 @pytest.mark.parametrize("path, reason", [(DATA, "its data are missing"), (INDEX, "it has no index")])
 async def test_half_a_chunk_is_damaged(disk: MemoryDisk, path: str, reason: str) -> None:
     await synced_chunk(disk)
