@@ -13,11 +13,11 @@ A report of all chunks, in slices, goes out at the start, after each registratio
 is found to be short, and once in REPORT_PERIOD_S. The NameNode passes over what is not settled, so after a report with
 such chunks, as at the start, the next ones come sooner: first when these have settled, then each time twice as long
 after the one before, as on a node that is written to all the time something is never settled. What was done since a
-slice was put together is not told before that slice is answered: the NameNode would count a copy that was there then,
-and is deleted since. Damage is told once more after a report, which says nothing of what was found since it was put
-together, and of open chunks is not asked for it. That a copy is of no use is not told while another takes its place:
-the NameNode would take that for the one that is lost. A copy that was told and turns out to be whole,
-without an order to mend it, is told by a report: it may be the only one.
+slice was put together is not told before that slice is answered, nor that a copy is of no use: the NameNode would count
+a copy that was there then, and is gone since. Damage is told once more after a report, which says nothing of what was
+found since it was put together, and of open chunks is not asked for it. That a copy is of no use is not told while
+another takes its place either: the NameNode would take that for the one that is lost. A copy that was told and turns
+out to be whole, without an order to mend it, is told by a report: it may be the only one.
 
 Of what is damaged the heartbeat tells where the blocks begin, as it is at that moment, and again when there are more or
 fewer: the NameNode compares copies by that. So it does of a copy that was ordered, and made, without blocks that none
@@ -198,13 +198,15 @@ class Agent:
         self._damaged += self._volumes.take_damaged()
         self._damaged = [each for each in self._damaged if self._volumes.is_damaged(each[0])]
         self._note_whole()
+        is_reporting = self._done_before_report is not None
         done = self._done[: self._done_before_report][:_TOLD_AT_ONCE]
         failed = self._failed[:_TOLD_AT_ONCE]
-        corrupt = [each for each in self._corrupt if each[0] not in self._copying][:_TOLD_AT_ONCE]
+        useless = [each for each in self._corrupt if each[0] not in self._copying]
+        corrupt = [] if is_reporting else useless[:_TOLD_AT_ONCE]
         damaged, postponed = self._damaged[:_TOLD_AT_ONCE], self._postponed[:_POSTPONED_AT_ONCE]
         self._lacking.update((chunk, None) for chunk, _ in damaged)
         self._settle_partial()
-        partial = self._partial[:_TOLD_AT_ONCE] if self._done_before_report is None else []
+        partial = [] if is_reporting else self._partial[:_TOLD_AT_ONCE]
         lacking = self._lacking_now([chunk for _, chunk in partial])
         report = self._condition() | {"done": done, "failed": failed, "postponed": postponed}
         report |= {"corrupt": corrupt, "damaged": damaged, "lacking": lacking, "partial": partial}

@@ -442,6 +442,22 @@ async def test_what_is_deleted_while_a_report_with_it_is_on_its_way_is_told_afte
         await until(lambda: not namenode.orders)
 
 
+async def test_what_goes_to_quarantine_while_a_report_with_it_is_on_its_way_is_told_after_that_was_answered(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node
+) -> None:
+    """The NameNode would count the copy again."""
+    await node.put(1, 1, b"committed")
+    namenode.may_answer_reports = trio.Event()
+    async with node.running():
+        await until(lambda: len(namenode.chunks) == 1)
+        await node.volumes.set_aside(ChunkId(1), "its index is damaged")
+        began = len(namenode.reports)
+        await until(lambda: len(namenode.reports) > began + 3)
+        assert namenode.damaged() == []
+        namenode.may_answer_reports.set()
+        await until(lambda: namenode.damaged() == [1])
+
+
 async def test_a_chunk_without_committed_bytes_need_not_be_there_to_be_cut(
     autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node
 ) -> None:
