@@ -52,7 +52,8 @@ def scrub(node: str | None, now: bool, wait: bool, as_json: bool) -> int:
     """Show how far DataNodes are in verifying their disks (all, or NODE), or have them begin.
 
     They do so all the time, once in `scrub_period_s`. Damaged copies are replaced by themselves. With --wait it shows
-    the passes that have finished, and ends with 1 if damage was found.
+    the passes that have finished, and ends with 1 if damage was found. So it does where a directory is out of service,
+    which is not verified.
     """
 
     async def body(fs: FileSystem) -> int:
@@ -124,6 +125,8 @@ def _tell(answers: list[_Answer], wait: bool, as_json: bool) -> int:
     for answer in answers:
         if answer.status is None and not answer.is_refused:
             report.fail(f"{answer.node}: {answer.error}")
+        for failed in (answer.status or {}).get("failed", ()):  # older DataNodes do not say it
+            report.fail(f"{answer.node}: {failed}")
     for refusal in sorted({answer.error for answer in answers if answer.is_refused}):
         report.fail(f"{refusal}: use an admin's")
     damaged = any(answer.status["found"] for answer in answers if answer.status is not None)

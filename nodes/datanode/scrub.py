@@ -132,8 +132,10 @@ class Scrub:
 
         {running (a pass without rests is wanted or under way), started_ns, chunks_done, chunks_total, bytes_done,
         bytes_total, found (damage, in the last whole pass or in this one), last_finished_ns (0: never, of some
-        directory), last_chunks, last_bytes, last_found (of the last whole pass), findings (sentences about both)}.
+        directory), last_chunks, last_bytes, last_found (of the last whole pass), findings (sentences about both),
+        failed (a sentence for each directory out of service, which is not scrubbed, and left out of all before)}.
         """
+        gone = [store for store in self._volumes.stores if store.drive.failed is not None]
         stores = [store for store in self._volumes.stores if store.drive.failed is None]
         passes = [self._passes.get(store.disk.name, _Pass()) for store in stores]
         done, read = sum(each.chunks for each in passes), sum(each.bytes for each in passes)
@@ -151,6 +153,7 @@ class Scrub:
             "last_bytes": sum(each.last_bytes for each in passes),
             "last_found": sum(each.last_found for each in passes),
             "findings": list(dict.fromkeys(findings))[: limits.SCRUB_FINDINGS_MAX],
+            "failed": [f"{each.disk.name} is out of service, and not scrubbed: {each.drive.failed}" for each in gone],
         }
 
     # --- going round
@@ -183,7 +186,10 @@ class Scrub:
             resume = False
 
     async def _pass(self, store: ChunkStore, resume: bool) -> None:
-        """The rest of the pass that was under way, or a whole new one. A new one that is wanted takes its place."""
+        """The rest of the pass that was under way, or a whole new one. A new one that is wanted takes its place.
+
+        One in which the disk fails is not finished.
+        """
         progress = self._passes.setdefault(store.disk.name, _Pass())
         wanted = self._wanted[store.disk.name]
         hurried = wanted.is_set()
@@ -191,13 +197,19 @@ class Scrub:
             progress = progress.next_one(self._runtime.now_ns())
             self._passes[store.disk.name] = progress
         await self._examine_directory(store, progress)
-        while (chunk := next(store.chunks.irange(progress.next), None)) is not None and store.drive.failed is None:
+        while store.drive.failed is None:
+            chunk = next(store.chunks.irange(progress.next), None)
+            if chunk is None:
+                await self._finish(store, progress, hurried)
+                return
             length = store.chunks[chunk]
             await self._examine_chunk(store, chunk, progress)
             progress.next, progress.chunks, progress.bytes = chunk + 1, progress.chunks + 1, progress.bytes + length
             await self._save_progress(store, progress, every_s=limits.SCRUB_SAVE_PERIOD_S)
             if not hurried and await self._rest(store, length):
                 return
+
+    async def _finish(self, store: ChunkStore, progress: _Pass, hurried: bool) -> None:
         progress.finish(self._runtime.now_ns())
         await self._save_progress(store, progress, every_s=0)
         if hurried:

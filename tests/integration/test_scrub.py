@@ -95,6 +95,18 @@ async def test_dfs_scrub_says_who_does_not_answer(tmp_path: Path) -> None:
         assert "n2" in shown.stderr and any("no answer" in line for line in shown.stdout.splitlines())
 
 
+async def test_dfs_scrub_says_which_directory_is_not_scrubbed(tmp_path: Path) -> None:
+    async with real_cluster(tmp_path, datanodes=1) as cluster:
+        cluster.stop("n1")
+        (tmp_path / "spoiled").mkdir()
+        (tmp_path / "spoiled" / "identity.json").write_text("no identity")
+        cluster.configure_datanode("n1", directories=[tmp_path / "n1", tmp_path / "spoiled"])
+        await cluster.start("n1")
+        done = await dfs(cluster, "scrub", "--now", "--wait")
+        assert done.returncode == 1 and "finished" in done.stdout
+        assert f"n1: {tmp_path}/spoiled is out of service, and not scrubbed: " in done.stderr
+
+
 def index_of(chunk: Path) -> Path:
     return chunk.with_suffix(".idx")
 

@@ -299,6 +299,19 @@ async def test_a_directory_whose_disk_went_away_leaves_service() -> None:
     assert volumes.statistics()[0].failed
 
 
+async def test_a_pass_in_which_the_disk_fails_is_not_finished() -> None:
+    disk = MemoryDisk()
+    volumes = started(disk)
+    for number in range(1, 11):
+        await put(volumes, ChunkId(number))
+    disk.fail("read", errno.EIO, "chunks")
+    scrub = scrub_of(volumes)
+    await scrub.run_once()
+    assert scrub.status()["failed"] == ["memory is out of service, and not scrubbed: Input/output error"]
+    progress = json.loads(disk.read_file("scrub.json"))
+    assert progress["next"] and not progress["last_finished_ns"]
+
+
 # --- how fast, and how far
 
 
