@@ -103,7 +103,11 @@ def _load_damage(disk: Disk, chunk: ChunkId, length: int, damages: Damages) -> N
     if found:
         damages.note(chunk, found)
     if len(found) < len(blocks) or not found:
-        damage.save(disk, chunk, found)
+        try:
+            damage.save(disk, chunk, found)
+        except OSError as error:
+            if error.errno not in chunkfiles.FULL:  # a full disk keeps what the next start passes over again
+                raise
 
 
 def _names(disk: Disk) -> Iterator[tuple[ChunkId, set[str]]]:

@@ -211,6 +211,17 @@ async def test_a_full_disk_forgets_damage_at_a_restart_and_not_before(disk: Memo
     assert store.intact_length(CHUNK) == 100 and store.drive.failed is None and not disk.exists(BAD)
 
 
+async def test_a_note_of_damage_that_is_older_than_its_chunk_may_stay_so_on_a_full_disk(disk: MemoryDisk) -> None:
+    store = await damaged(disk, 150, 350)
+    noted = disk.read_file(BAD)
+    await store.cut(CHUNK, 300)
+    await store.close()
+    disk.replace_file(BAD, noted)
+    disk.fail("write", errno.ENOSPC, BAD)
+    again = opened(disk)
+    assert again.drive.failed is None and again.damaged_blocks(CHUNK) == [100]
+
+
 async def test_a_cut_through_a_block_that_cannot_be_read_leaves_the_disk_in_service(disk: MemoryDisk) -> None:
     store = await damaged(disk)
     disk.fail("read", errno.EIO, DATA)
