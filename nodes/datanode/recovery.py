@@ -30,7 +30,8 @@ from nodes.datanode.disk import Disk, File
 from nodes.datanode.index import BlockIndex, Mark, Record
 from nodes.datanode.journal import Entry
 
-_NAME: Final = re.compile(r"([0-9a-f]{16})" + chunkfiles.SUFFIXES)
+_NAME: Final = re.compile(r"([0-7][0-9a-f]{15})" + chunkfiles.SUFFIXES)
+"""Of a chunk's file. Numbers of chunks have 63 bits."""
 _NOTHING: Final = Mark(0, 0, 0)
 Journaled: TypeAlias = Mapping[ChunkId, Sequence[Entry]]
 """What the journal has of each chunk."""

@@ -289,6 +289,21 @@ async def test_files_of_others_are_told_and_let_alone() -> None:
     assert scrub.status()["found"] == 0  # strange is not damaged
 
 
+async def test_a_chunk_whose_name_can_be_no_chunks_any_more_is_told_and_let_alone() -> None:
+    """The NameNode would refuse a node with such a number."""
+    disk = MemoryDisk()
+    volumes = await filled(disk)
+    await volumes.close()
+    spoiled = [f"chunks/01/8000000000000101{suffix}" for suffix in ("", ".idx")]
+    for path, name in zip((DATA, INDEX), spoiled, strict=True):
+        disk.rename(path, name)
+    volumes = started(disk)
+    assert volumes.last_chunk() == SECOND
+    found = await findings(volumes)
+    assert len(found) == 2 and all(any(path in line for line in found) for path in spoiled)
+    assert all(disk.exists(path) for path in spoiled)
+
+
 async def test_a_directory_whose_disk_went_away_leaves_service() -> None:
     disk = MemoryDisk()
     volumes = await filled(disk)
