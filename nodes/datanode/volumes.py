@@ -319,7 +319,8 @@ class Volumes:
         self, chunk: ChunkId, offset: int, records: Sequence[Record], data: Content | None, *, to_damaged: bool = False
     ) -> int:
         length = total_length(records) if data is None else len(data)
-        self._check_limit(chunk, offset, length)
+        if offset + total_length(records) > (self.length(chunk) or 0):  # what is there already takes nothing
+            self._check_limit(chunk, offset, length)
         try:
             return await self._in_service(chunk).append_records(chunk, offset, records, data, to_damaged=to_damaged)
         except errors.ChunkNotFound:

@@ -297,6 +297,14 @@ async def test_no_more_is_used_than_is_allowed() -> None:
     await put(volumes, 2, b"x" * 4 * PAGE)
 
 
+async def test_an_append_that_is_repeated_needs_no_room() -> None:
+    volumes = joined(two_disks(), limit_bytes=10 * PAGE)
+    data = b"x" * 10 * PAGE
+    for _ in range(2):  # the answer to the first was lost
+        assert await volumes.append(ChunkId(1), 0, sum_blocks(data), data) == len(data)
+    assert volumes.used_bytes() == 10 * PAGE
+
+
 async def test_full_directories_take_no_new_chunk() -> None:
     disks = two_disks()
     volumes = joined(disks)
