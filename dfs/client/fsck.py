@@ -427,9 +427,9 @@ def _missing(facts: ChunkFacts, node: NodeId, length: int, *, mendable: bool) ->
 
 
 def _uncounted(facts: ChunkFacts, node: NodeId, length: int) -> Finding:
-    mend = ["mend_stray", node, facts.chunk, length]
     what = f"{node} has {{}} of chunk {facts.chunk:x} ({facts.files}) that does not count"
     if length >= facts.length:
+        mend = ["mend_stray", node, facts.chunk, length]
         return Finding("copy-uncounted", what.format("a copy"), "`dfs fsck --repair` counts it again", mend)
     what = what.format(f"{length} of {facts.length} bytes")
-    return Finding("stray", what, "`dfs fsck --repair` has it deleted", mend)
+    return Finding("stray", what, "it is mended, or dropped for whole ones, after its node's next report")

@@ -208,6 +208,8 @@ def reasons(
     if not live and facts.length:
         away = ", ".join(silent) or "its DataNodes"
         said.append(f"No copy can be reached: start {away} again; else restore {facts.files}, or delete it.")
+        if facts.deleting:
+            said.append(f"{_listed(facts.deleting)} may have an old one, which stays until another can be reached.")
         return said
     said += [f"{node} is being emptied: its copy goes when there are enough others." for node in leaving]
     said += [

@@ -282,7 +282,7 @@ class Queries:
         )
         return [(SessionId(session), holder, caches, subtree) for session, holder, caches, subtree in rows]
 
-    def due_work(self, node: str, now_ns: int, most: int) -> list[tuple[int, str, int, bytes]]:
+    def due_work(self, node: str, now_ns: int, most: int) -> list[tuple[int, str, ChunkId, bytes]]:
         """Orders for a node: (id, kind, chunk, packed argument)."""
         return self._execute(
             "SELECT w.id, w.kind, w.chunk, w.argument FROM work w JOIN node n ON n.id = w.node"

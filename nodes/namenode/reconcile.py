@@ -55,8 +55,9 @@ class Differences(NamedTuple):
     """What is to be done.
 
     `lost`: there is no copy. `short`: it has not all that was committed. `unsure`: likewise, but the rest may have been
-    on its way. `back`: count it. `strays`: have them deleted. `unknown`: chunks with numbers that were never given,
-    which nobody touches.
+    on its way. `back`: count it; one that is `short`, too, may have bytes that no other copy has, and is mended or
+    dropped as all those are. `strays`: have them deleted, as nothing needs the chunk. `unknown`: chunks with numbers
+    that were never given, which nobody touches.
     """
 
     lost: list[ChunkId]
@@ -93,8 +94,10 @@ def compare(
             continue
         if not copy.settled or (known_chunk and (known_chunk.is_counted or known_chunk.is_open)):
             continue
-        if known_chunk and copy.length >= known_chunk.length:
-            found.back.append(chunk)
-        else:
+        if known_chunk is None:
             found.strays.append(chunk)
+            continue
+        found.back.append(chunk)
+        if copy.length < known_chunk.length:
+            found.short.append(chunk)
     return found

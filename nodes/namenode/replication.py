@@ -79,6 +79,7 @@ _STATES: Final = (
 )
 _ALL: Final = _STATES.format(chosen="SELECT * FROM chunk WHERE chunk > ? AND session = 0 ORDER BY chunk LIMIT ?")
 _ONE: Final = _STATES.format(chosen="SELECT * FROM chunk WHERE chunk = ? AND session = 0")
+_EVEN_OPEN: Final = _STATES.format(chosen="SELECT * FROM chunk WHERE chunk = ?")
 _OF_NODE: Final = _STATES.format(
     chosen="SELECT h.* FROM node m JOIN replica q ON q.node = m.id JOIN chunk h ON h.chunk = q.chunk"
     " WHERE m.name = ? AND q.chunk > ? AND h.session = 0 ORDER BY q.chunk LIMIT ?"
@@ -487,6 +488,26 @@ class Replication:
         """Of a sealed chunk that has lost blocks: the nodes whose copies have all the others."""
         state = self._state(chunk)
         return self._have_all_that_is_left(state, self._members.by_name()) if state is not None else set()
+
+    def can_be_spared(self, chunk: ChunkId, node: NodeId) -> bool:
+        """Whether a copy on `node` that does not count may be deleted now.
+
+        So it is if nothing needs the chunk any more, or another node that is up and has reported has all of it, or all
+        that is left: what was so when the deletion was ordered may be otherwise since.
+        """
+        found = self._states(_EVEN_OPEN, chunk)
+        if not found or not found[0].length:
+            return True
+        state, nodes = found[0], self._members.by_name()
+        left = self._have_all_that_is_left(state, nodes)
+        return any(
+            other != node
+            and nodes[other].state == NodeState.UP
+            and other not in self._members.unreported
+            and chunk not in self._unsure.get(other, ())
+            and (other in left or chunk not in self._short.get(other, ()))
+            for other in live_among(state.holders, nodes)
+        )
 
     def short_copies(self, among: Set[ChunkId] | None = None) -> list[tuple[NodeId, ChunkId]]:
         """Copies that are not whole, or perhaps not; those of chunks `among` these, if any are given."""

@@ -60,6 +60,8 @@ log = structlog.get_logger(__name__)
 
 _POSTPONE_NS: Final = 60 * 10**9
 """Before an order that failed is given again."""
+_WITHHOLD_NS: Final = 10 * 10**9
+"""Before it is looked at again whether a copy that is to be deleted can be spared."""
 _POSTPONE_MAX_NS: Final = int(limits.WORK_POSTPONE_MAX_S * 10**9)
 _HANDSHAKE_MAX: Final = 16
 """Items in a handshake."""
@@ -914,11 +916,13 @@ class NameNode:
             self._replication.note_damaged(member.node, arguments.chunk(chunk), None)
         for chunk, damage in damages.items():
             self._replication.note_damaged(member.node, chunk, damage)
+        orders, withheld = self._orders(member.node)
+        await self._postpone(member.node, _WITHHOLD_NS, withheld)
         answer: dict[str, Any] = {
             "cluster": self._store.cluster,
             "log_index": self._store.counters()["log_index"],
             "keys": self._issuing.told(report),
-            "orders": self._orders(member.node),
+            "orders": orders,
         }
         if self._config.copy_bandwidth:
             answer["copy_bytes_per_s"] = self._config.copy_bandwidth
@@ -943,16 +947,21 @@ class NameNode:
         """A DataNode stops in order and means to come back: its copies count, for a while. Raises `NotFound`."""
         self._members.farewell(node)
 
-    def _orders(self, node: NodeId) -> list[list[Any]]:
+    def _orders(self, node: NodeId) -> tuple[list[list[Any]], list[int]]:
+        """What a node is to do, and the orders to delete that are due and whose copies may be needed as it is now."""
         orders = self._replication.orders(node)
+        withheld: list[int] = []
         room, room_bytes = limits.WORK_ORDERS_MAX - len(orders), limits.WORK_ORDERS_MAX_BYTES
         for number, kind, chunk, packed in self._queries.due_work(node, self._runtime.now_ns(), room):
             if room_bytes <= 0:
                 break  # the next heartbeat's answer has more
+            if kind == "delete" and not self._replication.can_be_spared(chunk, node):
+                withheld.append(number)
+                continue
             room_bytes -= len(packed)
             argument = msgpack.unpackb(packed)
             orders.append([number, kind, chunk] if argument is None else [number, kind, chunk, argument])
-        return orders
+        return orders, withheld
 
     async def _note_done(self, node: NodeId, numbers: list[Any]) -> None:
         ours = [number for number in numbers if isinstance(number, int) and number > 0]
@@ -1003,6 +1012,8 @@ class NameNode:
         found = reconcile.compare(
             held, believed, self._store.counters()["next_chunk"], self._queries.skipped(low, high)
         )
+        for chunk in set(found.back).intersection(found.short):  # before it counts, or it would count as whole
+            self._replication.note_damaged(name, chunk, None)
         if found.back:  # before anything is waited for: what the node deletes meanwhile must not be counted
             await self._writer.decide("add_replicas", name, [(chunk, believed[chunk].length) for chunk in found.back])
         lost = self._doubts.lost_again(name, found.lost)

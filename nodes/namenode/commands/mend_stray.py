@@ -10,22 +10,21 @@ from nodes.namenode.transaction import Transaction
 
 
 def apply(tx: Transaction, node: Any, chunk: Any, length: Any) -> list[str]:
-    """Count it if it is whole, else have it deleted; what was done.
+    """Count it if it is whole, have it deleted if nothing needs its chunk; what was done.
 
-    Nothing is deleted of an open chunk, of one that extents tell of and that is not known, and of one whose number
-    was never given: there the NameNode may be what is wrong.
+    Nothing is done about an open chunk, one that extents tell of and that is not known, and one whose number was never
+    given: there the NameNode may be what is wrong. Nor about a copy that is not whole: its node's next report has it
+    counted, as one that is not.
     """
     name, number = arguments.text(node, "a node"), arguments.chunk(chunk)
     held = arguments.integer(length, "a length")
     known = tx.one("SELECT session, length FROM chunk WHERE chunk = ?", number)
-    if known is None:
-        is_told_of = tx.one("SELECT 1 FROM extent WHERE chunk = ? LIMIT 1", number)
-        if is_told_of or not skip_chunks.was_given(tx.db, number, tx.counters["next_chunk"]):
-            return []
-    elif known[0]:
+    if known is not None:
+        is_whole = not known[0] and held >= known[1]
+        return ["counted again"] if is_whole and add_replicas.apply(tx, name, [(number, known[1])])[0] else []
+    is_told_of = tx.one("SELECT 1 FROM extent WHERE chunk = ? LIMIT 1", number)
+    if is_told_of or not skip_chunks.was_given(tx.db, number, tx.counters["next_chunk"]):
         return []
-    if known is not None and held >= known[1] and add_replicas.apply(tx, name, [(number, known[1])])[0]:
-        return ["counted again"]
     delete_stray.apply(tx, name, [number])
     ordered = tx.one(
         "SELECT 1 FROM work w JOIN node n ON n.id = w.node WHERE w.chunk = ? AND n.name = ? AND w.kind = 'delete'",

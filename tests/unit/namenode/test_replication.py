@@ -38,7 +38,7 @@ from nodes.namenode.store import Store, open_store
 from nodes.namenode.writer import Writer
 from tests.keys import MASTERS
 from tests.simulation.disk import InlineRuntime
-from tests.unit.namenode.world import DAY_NS, Namespace, namespace
+from tests.unit.namenode.world import DAY_NS, MINUTE_NS, START_NS, Namespace, namespace
 
 ROOM = 10**9
 LENGTH = 100
@@ -590,6 +590,80 @@ async def test_a_copy_that_may_be_short_is_no_reason_to_drop_another(
         await cluster.service.report_chunks(N1, 1, CHUNK_LAST, [[1, LENGTH - 10, True]])
         await cluster.beat_until(lambda: bool(cluster.ordered("delete")), N1, N2, N3)
         assert cluster.holders(1) == [N2, N3]
+
+
+async def test_a_copy_that_comes_back_in_part_while_the_other_is_in_quarantine_is_what_is_left(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world(tmp_path, lambda space: chunks_on(space, [N1, N2]), N1, N2, repair=False) as cluster:
+        await cluster.report(N1)
+        damaged = {"capacity_bytes": ROOM, "free_bytes": ROOM, "chunks": 0, "load": 0, "corrupt": [[1, "its index"]]}
+        await cluster.service.heartbeat(N2, damaged)
+        assert cluster.holders(1) == [N2], "it keeps its place, and does not count"
+        await cluster.service.report_chunks(N1, 1, CHUNK_LAST, [[1, 50, True]])
+        assert cluster.holders(1) == [N1, N2]
+        assert sorted(cluster.replication.short_copies()) == [(N1, 1), (N2, 1)]
+        await cluster.beat(N1, N2)
+        assert cluster.queries.deletions() == {}
+
+
+async def test_a_copy_that_comes_back_in_part_is_mended_where_it_is_needed_and_else_dropped(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world(tmp_path, lambda space: chunks_on(space, [N1, N2], [N2]), N1, N2) as cluster:
+        await cluster.report(N1)
+        assert cluster.all_holders() == [[N2], [N2]]
+        await cluster.service.report_chunks(N1, 1, CHUNK_LAST, [[1, 50, True], [2, 50, True]])
+        assert cluster.all_holders() == [[N1, N2], [N1, N2]]
+        await cluster.beat_until(lambda: not cluster.replication.short_of(ChunkId(1), [N1]), N1, N2)
+        assert cluster.ordered("copy") == [(N1, 1)]
+        await cluster.beat_until(lambda: cluster.ordered("delete") == [(N1, 2)], N1, N2)
+        assert cluster.all_holders() == [[N1, N2], [N2]]
+
+
+async def test_a_surplus_copy_whose_order_comes_late_goes_only_while_another_can_be_reached(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its node stops before it is told, all the others after that, and it comes back alone."""
+    async with world(tmp_path, lambda space: chunks_on(space, [N1, N2, N3], wanted=2), N1, N2, N3) as cluster:
+        while len(cluster.holders(1)) == 3:
+            await trio.sleep(0.1)
+        stay = cluster.holders(1)
+        (gone,) = {N1, N2, N3} - {*stay}
+        while any(view.state != NodeState.DEAD for view in cluster.members.views()):
+            await trio.sleep(1)
+        await cluster.register(gone)
+        await cluster.report(gone, 1)
+        await cluster.beat(gone)
+        assert not cluster.ordered("delete")
+        assert cluster.queries.due_work(gone, cluster.runtime.now_ns(), 10) == [], "looked at again some time later"
+        await cluster.start(*stay)
+        monkeypatch.setattr(cluster.runtime, "now_ns", lambda: START_NS + MINUTE_NS)
+        await cluster.beat(gone)
+        assert cluster.ordered("delete") == [(gone, 1)]
+        await cluster.beat(gone)
+        assert cluster.queries.deletions() == {}
+
+
+async def test_a_copy_that_a_commit_left_out_goes_only_while_another_can_be_reached(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(space: Namespace) -> None:
+        session = space.open_session()
+        attr = space.file(session)
+        chunk = space.written(session, attr.ino, LENGTH, [N1, N2, N3])
+        space.do(session, "commit", attr.ino, [], [[chunk, LENGTH, [N1, N2]]])
+
+    async with world(tmp_path, fill, N1, N2, N3) as cluster:
+        assert cluster.holders(1) == [N1, N2]
+        await cluster.register(N1, N2)  # perhaps with other disks
+        monkeypatch.setattr(cluster.runtime, "now_ns", lambda: START_NS + MINUTE_NS)
+        await cluster.beat(N3)
+        assert not cluster.ordered("delete")
+        await cluster.report(N2, 1)
+        monkeypatch.setattr(cluster.runtime, "now_ns", lambda: START_NS + 2 * MINUTE_NS)
+        await cluster.beat(N3)
+        assert cluster.ordered("delete") == [(N3, 1)]
 
 
 async def test_a_report_that_is_older_than_a_copy_does_not_take_it_back(
