@@ -8,7 +8,8 @@ from pathlib import Path
 from dfs.types import ChunkId
 from nodes.namenode.explain import facts_of
 from nodes.namenode.reconcile import Held, compare
-from tests.unit.namenode.world import DAY_NS, MINUTE_NS, Namespace, namespace
+from tests.unit.namenode.test_replication import world
+from tests.unit.namenode.world import DAY_NS, MINUTE_NS, START_NS, Namespace, namespace
 
 
 def strays_and_unknown(space: Namespace, *chunks: int) -> tuple[list[int], list[int]]:
@@ -90,6 +91,39 @@ def test_a_life_gives_no_number_that_one_before_it_has_given_whatever_the_databa
         assert space.chunk(space.open_session()) > chunk
         assert strays_and_unknown(space, chunk) == ([], [chunk])
         assert space.findings() == []
+
+
+def test_a_new_database_in_place_of_one_that_is_away_gives_none_of_its_numbers(tmp_path: Path) -> None:
+    """Its disk is not mounted: DataNodes that come later have chunks of its first life, and of one after a restart."""
+    given = []
+    session = 0
+    for life in range(2):
+        with namespace(tmp_path / "away") as space:
+            space.now_ns += life * MINUTE_NS
+            space.own("begin_series")
+            session = space.open_session()
+            given.append(space.chunk(session))
+    opened = Namespace(tmp_path / "new")
+    opened.now_ns += 2 * MINUTE_NS
+    opened.own("begin_series")
+    opened.configure()
+    opened.register("n1", "n2", "n3")
+    other = opened.open_session()
+    assert other > session
+    assert opened.chunk(other) > max(given)
+    assert strays_and_unknown(opened, *given) == ([], given)
+    assert opened.findings() == []
+    opened.store.close()
+
+
+async def test_a_number_that_a_datanode_has_is_not_given_however_far_the_clock_is_behind(tmp_path: Path) -> None:
+    async with world(tmp_path, lambda space: None) as here:
+        info = {"node": "n1", "address": "n1:1", "host": "n1", "rack": "", "directories": ["d"]}
+        last = START_NS // 10**9 << 16
+        await here.service.register(info | {"last_chunk": last})
+        assert here.store.counters()["next_chunk"] == last + 1
+        await here.service.register(info | {"last_chunk": 2**62 + last})
+        assert here.store.counters()["next_chunk"] == last + 1, "a damaged name would leave no numbers"
 
 
 def test_a_clock_that_is_behind_takes_no_number_back(space: Namespace) -> None:
