@@ -908,9 +908,11 @@ class NameNode:
         await self._postpone(member.node, _POSTPONE_NS, failed)
         for delay_ns, numbers in arguments.array(report.get("postponed", []), "what is postponed", 65_536):
             await self._postpone(member.node, min(arguments.integer(delay_ns, "a delay"), _POSTPONE_MAX_NS), numbers)
-        for chunk, what in arguments.array(report.get("corrupt", []), "what is corrupt", 65_536):
+        corrupt = arguments.array(report.get("corrupt", []), "what is corrupt", 65_536)
+        for chunk, what in corrupt:
             log.error("a replica is damaged", node=member.node, chunk=chunk, what=what)
-            await self._drop(arguments.chunk(chunk), member.node)
+        for chunk in await self._drop([arguments.chunk(chunk) for chunk, _ in corrupt], member.node):
+            self._replication.note_missing(member.node, chunk)
         for chunk, what in arguments.array(report.get("damaged", []), "what is damaged", 65_536):
             log.error("blocks of a replica are damaged", node=member.node, chunk=chunk, what=what)
             self._replication.note_damaged(member.node, arguments.chunk(chunk), None)
@@ -970,26 +972,21 @@ class NameNode:
         copies = [number for number in numbers if isinstance(number, int) and number < 0]
         await self._replication.finished(node, copies)
 
-    async def _drop(self, chunk: ChunkId, node: NodeId) -> None:
-        """A copy is of no use; the last one keeps its place, in case that it comes back, and does not count."""
-        if not await self._writer.decide("drop_replica", chunk, node, *self._good_copies([chunk])):
-            self._replication.note_missing(node, chunk)
-            log.error("a replica that cannot be spared is damaged or missing", node=node, chunk=chunk)
-
     def _good_copies(self, chunks: Sequence[ChunkId]) -> tuple[list[NodeId], list[tuple[NodeId, ChunkId]]]:
         """The nodes whose copies are there, and which copies of these chunks are not all the same."""
         return self._members.up(reported=True), self._replication.short_copies(set(chunks))
 
-    async def _drop_all(self, lost: Sequence[ChunkId], node: NodeId) -> list[ChunkId]:
-        """Likewise, of many, so many in each transaction as others may have; those that keep their place."""
+    async def _drop(self, lost: Sequence[ChunkId], node: NodeId) -> list[ChunkId]:
+        """Copies are of no use: so many are dropped in each transaction as others may have.
+
+        The last ones keep their places, in case that they come back, and are not to count: which these are.
+        """
         kept: list[ChunkId] = []
-        if lost:
-            log.warning("replicas are missing", node=node, count=len(lost), first=lost[0])
         for start in range(0, len(lost), limits.BATCH_MAX_COMMANDS):
             part = lost[start : start + limits.BATCH_MAX_COMMANDS]
             kept += await self._writer.decide("drop_replicas", node, part, *self._good_copies(part))
         if kept:
-            log.error("replicas that cannot be spared are missing", node=node, count=len(kept), first=kept[0])
+            log.error("replicas that cannot be spared are of no use", node=node, count=len(kept), first=kept[0])
         return kept
 
     @expose
@@ -1017,7 +1014,9 @@ class NameNode:
         if found.back:  # before anything is waited for: what the node deletes meanwhile must not be counted
             await self._writer.decide("add_replicas", name, [(chunk, believed[chunk].length) for chunk in found.back])
         lost = self._doubts.lost_again(name, found.lost)
-        kept = await self._drop_all(lost, name)
+        if lost:
+            log.warning("replicas are missing", node=name, count=len(lost), first=lost[0])
+        kept = await self._drop(lost, name)
         in_doubt = set(found.lost).difference(lost)
         self._doubts.note(name, in_doubt)
         unsure = [*found.unsure, *sorted(in_doubt)]

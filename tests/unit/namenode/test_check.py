@@ -247,9 +247,10 @@ def test_a_copy_that_is_dropped_is_never_the_last(small: Namespace) -> None:
     session = small.open_session()
     small.do(1, "seal", [1])
     assert small.do(session, "mend_copy", 1, "n1") == ["dropped, and a new copy is made"]
-    assert not small.own("drop_replica", 1, "n2", ["n1", "n2"], [])  # n3 is away, or has not reported yet
-    assert not small.own("drop_replica", 1, "n2", ["n2", "n3"], [("n3", 1)])
+    assert small.own("drop_replicas", "n2", [1], ["n1", "n2"], []) == [1]  # n3 is away, or has not reported yet
+    assert small.own("drop_replicas", "n2", [1], ["n2", "n3"], [("n3", 1)]) == [1]
     assert small.own("drop_replicas", "n2", [1], ["n2", "n3"], [("n2", 1)]) == []
+    assert small.own("drop_replicas", "n2", [1], ["n2"], []) == []  # said again
     assert small.own("drop_replicas", "n3", [1], ["n2", "n3"], []) == [1]
     assert small.do(session, "mend_copy", 1, "n3") == []
     assert small.rows("SELECT count(*) FROM replica") == [1]

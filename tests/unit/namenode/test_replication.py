@@ -666,6 +666,22 @@ async def test_a_copy_that_a_commit_left_out_goes_only_while_another_can_be_reac
         assert cluster.ordered("delete") == [(N3, 1)]
 
 
+async def test_what_is_said_of_very_many_quarantined_chunks_takes_few_transactions_and_may_be_said_again(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A DataNode does not wait for an answer for ever: it says it all again, and is ordered nothing meanwhile."""
+    places = [*([[N1, N2]] * 100), [N1]]
+    async with world(tmp_path, lambda space: chunks_on(space, *places), N1, N2, repair=False) as cluster:
+        corrupt = [[chunk, "its index"] for chunk in range(1, 102)]
+        report = {"capacity_bytes": ROOM, "free_bytes": ROOM, "chunks": 0, "load": 0, "corrupt": corrupt}
+        before = cluster.store.counters()["log_index"]
+        for _ in range(2):
+            await cluster.service.heartbeat(N1, report)
+            assert cluster.all_holders() == [*([[N2]] * 100), [N1]]
+            assert cluster.replication.short_copies() == [(N1, 101)]
+        assert cluster.store.counters()["log_index"] == before + 2
+
+
 async def test_a_report_that_is_older_than_a_copy_does_not_take_it_back(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
