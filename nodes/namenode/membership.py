@@ -22,7 +22,7 @@ import trio
 
 from dfs import errors, limits
 from dfs.runtime import Runtime
-from dfs.types import ChunkId, NodeId, NodeState, NodeView
+from dfs.types import NODE_NAME, NODE_NAME_RULE, ChunkId, NodeId, NodeState, NodeView
 from nodes.namenode import arguments
 
 _SETTLING_MAX_S: Final = 10.0
@@ -148,6 +148,8 @@ class Membership:
         if not isinstance(info, Mapping):
             raise errors.InvalidArgument("a registration is a map")
         node = NodeId(arguments.text(info.get("node"), "a node's name", 64))
+        if not NODE_NAME.fullmatch(node):
+            raise errors.InvalidArgument(f"a node's name is {NODE_NAME_RULE}: {node!r}")
         directories = [
             arguments.text(each, "a directory's id", 64)
             for each in arguments.array(info.get("directories"), "the directories", limits.DIRECTORIES_MAX)

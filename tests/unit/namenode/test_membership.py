@@ -170,6 +170,8 @@ WRONG: list[Any] = [
     {},
     info(node=7),
     info(node="x" * 65),
+    info(node="n1,n2"),
+    info(node=""),
     info(address=None),
     info(directories="d"),
     info(directories=[1]),
