@@ -359,6 +359,8 @@ def compare(
     bad = [node for node in facts.holders if node in has and has[node] < facts.length]
     whole = [node for node in facts.holders if node in now and now[node] >= facts.length]
     extra = [] if facts.session else list(_not_counted(facts, before, now))
+    if not whole and not facts.session:  # what is to be deleted stays for now, and may be all that can be reached
+        extra += [node for node in facts.deleting if node in has and min(before[node], now[node]) >= facts.length]
     if not whole and facts.live and not any(now[node] >= facts.length for node in extra):
         yield _lost(facts, has, nodes)
         return

@@ -209,7 +209,8 @@ def reasons(
         away = ", ".join(silent) or "its DataNodes"
         said.append(f"No copy can be reached: start {away} again; else restore {facts.files}, or delete it.")
         if facts.deleting:
-            said.append(f"{_listed(facts.deleting)} may have an old one, which stays until another can be reached.")
+            old = f"{_listed(facts.deleting)} may have an old one, which stays until another can be reached"
+            said.append(f"{old}: `dfs fsck --repair` counts it again if it is whole.")
         return said
     said += [f"{node} is being emptied: its copy goes when there are enough others." for node in leaving]
     said += [

@@ -12,6 +12,7 @@ from nodes.namenode.transaction import Transaction
 def apply(tx: Transaction, node: Any, chunk: Any, length: Any) -> list[str]:
     """Count it if it is whole, have it deleted if nothing needs its chunk; what was done.
 
+    An order to delete a whole one is taken back if it is put off, as when no other copy can be reached.
     Nothing is done about an open chunk, one that extents tell of and that is not known, and one whose number was never
     given: there the NameNode may be what is wrong. Nor about a copy that is not whole: its node's next report has it
     counted, as one that is not.
@@ -20,8 +21,14 @@ def apply(tx: Transaction, node: Any, chunk: Any, length: Any) -> list[str]:
     held = arguments.integer(length, "a length")
     known = tx.one("SELECT session, length FROM chunk WHERE chunk = ?", number)
     if known is not None:
-        is_whole = not known[0] and held >= known[1]
-        return ["counted again"] if is_whole and add_replicas.apply(tx, name, [(number, known[1])])[0] else []
+        if known[0] or held < known[1]:
+            return []
+        tx.run(
+            "DELETE FROM work WHERE chunk = ? AND node = (SELECT id FROM node WHERE name = ?) AND kind = 'delete'"
+            " AND due_ns > ?",
+            *(number, name, tx.clock_ns),
+        )
+        return ["counted again"] if add_replicas.apply(tx, name, [(number, known[1])])[0] else []
     is_told_of = tx.one("SELECT 1 FROM extent WHERE chunk = ? LIMIT 1", number)
     if is_told_of or not skip_chunks.was_given(tx.db, number, tx.counters["next_chunk"]):
         return []

@@ -88,6 +88,15 @@ def test_a_copy_that_is_being_made_or_deleted_is_no_stray() -> None:
     assert found(FACTS, WHOLE | {N4: 10}, before=WHOLE) == []
 
 
+def test_a_copy_that_is_to_be_deleted_counts_again_if_no_other_is_whole() -> None:
+    deleting = FACTS._replace(deleting=(N4,))
+    last = {N1: NOT_THERE, N4: 100}
+    assert [each.mend for each in found(deleting, last)][-1] == ["mend_stray", "n4", 31, 100]
+    assert [each.kind for each in found(deleting, last, before={N1: NOT_THERE, N4: NOT_THERE})] == ["chunk-lost"]
+    assert [each.kind for each in found(deleting, last | {N4: 99})] == ["chunk-lost"]
+    assert found(deleting._replace(session=5), last | {N1: 100}) == []
+
+
 def test_the_only_whole_copy_is_one_that_does_not_count() -> None:
     kinds = {finding.kind for finding in found(FACTS, {N1: NOT_THERE, N2: NOT_THERE, N3: 5, N4: 100})}
     assert kinds == {"copy-missing", "copy-uncounted"}

@@ -11,7 +11,7 @@ from dfs import errors
 from dfs.types import ROOT_INO
 from nodes.namenode import check as check_module
 from nodes.namenode.check import check, check_chunks, check_inodes
-from tests.unit.namenode.world import Namespace
+from tests.unit.namenode.world import MINUTE_NS, Namespace
 
 DAMAGES = [
     # Damage, what the check says, what mending it did; an empty text: nobody can mend it without losing something.
@@ -268,6 +268,12 @@ def test_a_stray_is_deleted_unless_it_may_be_of_use(small: Namespace) -> None:
     small.do(session, "mend_copy", 1, "n1")
     small.damage("DELETE FROM work")
     assert small.do(session, "mend_stray", "n1", 1, 50) == []  # it may have bytes that no other copy has
+    small.own("drop_surplus", [(1, ["n2"], ["n3"])])
+    assert small.do(session, "mend_stray", "n2", 1, 100) == []  # it may be deleted at this moment
+    small.own("postpone_work", "n2", small.rows("SELECT id FROM work WHERE kind = 'delete'"), MINUTE_NS)
+    assert small.do(session, "mend_stray", "n2", 1, 50) == []
+    assert small.do(session, "mend_stray", "n2", 1, 100) == ["counted again"]
+    assert small.rows("SELECT 1 FROM work WHERE kind = 'delete'") == []
     small.damage("DELETE FROM chunk")
     assert small.do(session, "mend_stray", "n2", 1, 100) == []  # a file has bytes in it
     small.damage("DELETE FROM extent")

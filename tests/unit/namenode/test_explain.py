@@ -103,7 +103,7 @@ def test_data_that_cannot_be_reached_names_who_has_it_and_what_it_is() -> None:
     text = said(N1, N2, DEAD, holders=("n3",))
     assert "No copy can be reached: start n3 again; else restore /file, or delete it." in text
     text = said(N1, N2, DEAD, holders=("n3",), deleting=("n1",))
-    assert "n1 may have an old one, which stays until another can be reached." in text
+    assert "n1 may have an old one, which stays until another can be reached: `dfs fsck --repair` counts it" in text
 
 
 def test_a_copy_that_fails_again_and_again() -> None:
