@@ -501,13 +501,27 @@ class Replication:
         state, nodes = found[0], self._members.by_name()
         left = self._have_all_that_is_left(state, nodes)
         return any(
-            other != node
-            and nodes[other].state == NodeState.UP
-            and other not in self._members.unreported
+            self._is_there(other, nodes)
             and chunk not in self._unsure.get(other, ())
             and (other in left or chunk not in self._short.get(other, ()))
             for other in live_among(state.holders, nodes)
+            if other != node
         )
+
+    def _is_there(self, node: NodeId, nodes: Mapping[NodeId, NodeView]) -> bool:
+        """Whether it is up, and what it has is known."""
+        return nodes[node].state == NodeState.UP and node not in self._members.unreported
+
+    def is_wanted_back(self, chunk: ChunkId, node: NodeId) -> int | None:
+        """The length of a sealed chunk if a copy on `node` that cannot be spared is to count again: else None.
+
+        So it is if all the others are there and none is whole: it may have what they lack.
+        """
+        state, nodes = self._state(chunk), self._members.by_name()
+        if state is None:
+            return None
+        others = [other for other in live_among(state.holders, nodes) if other != node]
+        return state.length if others and all(self._is_there(other, nodes) for other in others) else None
 
     def short_copies(self, among: Set[ChunkId] | None = None) -> list[tuple[NodeId, ChunkId]]:
         """Copies that are not whole, or perhaps not; those of chunks `among` these, if any are given."""

@@ -919,7 +919,7 @@ class NameNode:
         for chunk, damage in damages.items():
             self._replication.note_damaged(member.node, chunk, damage)
         orders, withheld = self._orders(member.node)
-        await self._postpone(member.node, _WITHHOLD_NS, withheld)
+        await self._keep(member.node, withheld)
         answer: dict[str, Any] = {
             "cluster": self._store.cluster,
             "log_index": self._store.counters()["log_index"],
@@ -949,21 +949,34 @@ class NameNode:
         """A DataNode stops in order and means to come back: its copies count, for a while. Raises `NotFound`."""
         self._members.farewell(node)
 
-    def _orders(self, node: NodeId) -> tuple[list[list[Any]], list[int]]:
-        """What a node is to do, and the orders to delete that are due and whose copies may be needed as it is now."""
+    def _orders(self, node: NodeId) -> tuple[list[list[Any]], list[tuple[int, ChunkId]]]:
+        """What a node is to do, and the orders to delete that are due, with the chunks, that cannot be spared now."""
         orders = self._replication.orders(node)
-        withheld: list[int] = []
+        withheld: list[tuple[int, ChunkId]] = []
         room, room_bytes = limits.WORK_ORDERS_MAX - len(orders), limits.WORK_ORDERS_MAX_BYTES
         for number, kind, chunk, packed in self._queries.due_work(node, self._runtime.now_ns(), room):
             if room_bytes <= 0:
                 break  # the next heartbeat's answer has more
             if kind == "delete" and not self._replication.can_be_spared(chunk, node):
-                withheld.append(number)
+                withheld.append((number, chunk))
                 continue
             room_bytes -= len(packed)
             argument = msgpack.unpackb(packed)
             orders.append([number, kind, chunk] if argument is None else [number, kind, chunk, argument])
         return orders, withheld
+
+    async def _keep(self, node: NodeId, withheld: Sequence[tuple[int, ChunkId]]) -> None:
+        """Copies that were to be deleted cannot be spared: they count again if they may mend others, else stay."""
+        lengths = {chunk: self._replication.is_wanted_back(chunk, node) for _, chunk in withheld}
+        await self._postpone(node, _WITHHOLD_NS, [number for number, chunk in withheld if lengths[chunk] is None])
+        back = [(chunk, length) for chunk, length in lengths.items() if length is not None]
+        if back:
+            log.warning("copies count that were to be deleted", node=node, count=len(back), first=back[0][0])
+            for chunk, _ in back:
+                self._replication.note_damaged(node, chunk, None)  # before it counts, or it would count as whole
+            numbers = [number for number, chunk in withheld if lengths[chunk] is not None]
+            await self._writer.decide("finish_work", node, numbers)
+            await self._writer.decide("add_replicas", node, back)
 
     async def _note_done(self, node: NodeId, numbers: list[Any]) -> None:
         ours = [number for number in numbers if isinstance(number, int) and number > 0]

@@ -645,6 +645,26 @@ async def test_a_surplus_copy_whose_order_comes_late_goes_only_while_another_can
         assert cluster.queries.deletions() == {}
 
 
+async def test_a_surplus_copy_counts_again_when_those_for_whose_sake_it_was_to_go_are_damaged(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path, lambda space: chunks_on(space, [N1, N2, N3], wanted=2), N1, N2, N3) as cluster:
+        while len(cluster.holders(1)) == 3:
+            await trio.sleep(0.1)
+        stay = cluster.holders(1)
+        (gone,) = {N1, N2, N3} - {*stay}
+        for node in stay:
+            cluster.replication.note_damaged(node, ChunkId(1), None)
+        monkeypatch.setattr(cluster.runtime, "now_ns", lambda: START_NS + 2 * MINUTE_NS)
+        await cluster.beat(gone)
+        assert not cluster.ordered("delete")
+        assert cluster.holders(1) == [N1, N2, N3]
+        assert cluster.queries.deletions() == {}
+        assert set(cluster.replication.short_of(ChunkId(1), [N1, N2, N3])) == {N1, N2, N3}, (
+            "until it says that it is whole"
+        )
+
+
 async def test_a_copy_that_a_commit_left_out_goes_only_while_another_can_be_reached(
     tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
