@@ -141,17 +141,26 @@ async def test_memory_that_is_not_needed_is_given_up_at_both_ends(
     data = os.urandom(2 * MIB)
     async with real_cluster(tmp_path) as cluster, cluster.client() as fs:
         await known(fs)
+        shared, made = fs.chunks.shared, list[object]()
+        make = shared._make
+
+        def noted() -> object:
+            made.append(make())
+            return made[-1]
+
+        monkeypatch.setattr(shared, "_make", noted)
         before = open_descriptors()
         await put(fs, "/file", data)
-        assert fs.chunks.shared._memory is not None
+        assert made
 
         async def is_given_up() -> bool:
-            return fs.chunks.shared._memory is None
+            return shared._memory is None
 
         await until(is_given_up, "memory that is given up")
         assert open_descriptors() <= before
+        made.clear()
         await put(fs, "/file", data)
-        assert fs.chunks.shared._memory is not None
+        assert made
         assert await get(fs, "/file") == data
 
 
