@@ -25,6 +25,7 @@ import math
 import stat
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from dfs import codec, verbs
@@ -207,6 +208,15 @@ class Cache:
         """A question is being sent; `answered` ends it."""
         self._asking[self._now] += 1
         return self._now
+
+    @contextmanager
+    def asking(self) -> Iterator[Token]:
+        """Around a question."""
+        token = self.ask()
+        try:
+            yield token
+        finally:
+            self.answered(token)
 
     def answered(self, token: Token) -> None:
         self._asking[token] -= 1

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import math
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -70,14 +69,6 @@ class CachedInodes(Inodes):
         """Tell who has files open what becomes of them."""
         self.owned.users = users
 
-    @asynccontextmanager
-    async def _asking(self) -> AsyncIterator[Token]:
-        token = self._cache.ask()
-        try:
-            yield token
-        finally:
-            self._cache.answered(token)
-
     def _known(self, ino: Ino) -> Known | None:
         return self._cache.inode(ino) if self._session.is_trusted else None
 
@@ -117,7 +108,7 @@ class CachedInodes(Inodes):
         return found
 
     async def _lookup(self, parent: Ino, name: bytes) -> Attr | Absent:
-        async with self._asking() as token:
+        with self._cache.asking() as token:
             wire, is_name_leased, is_attr_leased = await self._session.leased_query(
                 "leased_lookup",
                 *(parent, name),
@@ -138,7 +129,7 @@ class CachedInodes(Inodes):
         return self.cached_attr(ino) or await self._getattr(ino)
 
     async def _getattr(self, ino: Ino) -> Attr:
-        async with self._asking() as token:
+        with self._cache.asking() as token:
             wire, is_leased = await self._session.leased_query("leased_getattr", ino, about=[ino])
             attr = codec.attr(wire)
             if is_leased:
@@ -161,7 +152,7 @@ class CachedInodes(Inodes):
         known = self._known(ino)
         if known is not None and known.parent is not None:
             return await self.getattr(known.parent)
-        async with self._asking():
+        with self._cache.asking():
             attr = await super().parent(ino)
             if known is not None and self._known(ino) is known:  # the same since before it was asked
                 known.parent = attr.ino
@@ -241,7 +232,7 @@ class CachedInodes(Inodes):
         """Learn the listings of a plan, of which somebody waits for that of `ino`; those that came."""
         directories, listings = plan.directories, list[Listing]()
         try:
-            async with self._asking() as token:
+            with self._cache.asking() as token:
                 told = await self._session.leased_query(
                     "leased_tree", directories, plan.entries, owns, about=directories, told=_told_by
                 )
@@ -289,7 +280,7 @@ class CachedInodes(Inodes):
                 await self._fetch_xattrs(ino)
             if known.xattrs is not None:
                 return known.xattrs
-        async with self._asking() as token:
+        with self._cache.asking() as token:
             values, is_leased = await self._session.leased_query("leased_xattrs", ino, about=[ino])
             if is_leased:
                 self._learn_xattrs(token, ino, known, values)
@@ -305,7 +296,7 @@ class CachedInodes(Inodes):
         beside = self._cache.without_xattrs_after(ino, limits.XATTRS_AT_ONCE_MAX - 1)
         asked = [ino, *(each for each in beside if not self._session.stream.concerns([each]))]
         before = {each: self._cache.kept(each) for each in asked}
-        async with self._asking() as token:
+        with self._cache.asking() as token:
             try:
                 having, untold = await self._session.leased_query("leased_xattrs_of", asked, about=asked)
             except errors.NotSupported:  # the NameNode is older
@@ -330,7 +321,7 @@ class CachedInodes(Inodes):
         if not self._session.caches:
             return None
         for _ in range(_OWN_ATTEMPTS):
-            async with self._asking() as token:
+            with self._cache.asking() as token:
                 wire, is_owned = await self._session.leased_query("own", ino, about=[ino])
                 if not is_owned:
                     return None
@@ -351,7 +342,7 @@ class CachedInodes(Inodes):
 
     async def layout(self, ino: Ino, offset: int, length: int) -> Layout:
         """As `Reader.layout`; its attributes are leased where they can be."""
-        async with self._asking() as token:
+        with self._cache.asking() as token:
             *wire, is_leased = await self._session.leased_query("leased_extents", ino, offset, length, about=[ino])
             layout = layout_of(wire, offset, length)
             if is_leased:
@@ -410,7 +401,7 @@ class CachedInodes(Inodes):
             await self._fetch_tree(directory, owns=True)
             if self._cache.owns_names(directory):
                 return
-        async with self._asking() as token:
+        with self._cache.asking() as token:
             wire = await self._session.leased_query(
                 "own_directory",
                 *(directory, limits.PREFETCH_PAGE_ENTRIES),
@@ -463,7 +454,7 @@ class CachedInodes(Inodes):
         if child not in inos:
             return False
         owned: list[Ino] = []
-        async with self._asking() as token:
+        with self._cache.asking() as token:
             try:
                 wires = await self._session.leased_query("own_files", inos, about=inos)
             except errors.NotSupported:  # the NameNode is older

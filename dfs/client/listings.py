@@ -108,14 +108,11 @@ class Listings:
             self._cache.note_large(ino, count)
 
     async def _page(self, ino: Ino, after: int, limit: int) -> list[DirEntry]:
-        token = self._cache.ask()
-        try:
+        with self._cache.asking() as token:
             entries, is_leased, unleased = await self._ask(ino, after, limit)
             if is_leased:
                 return self._learn(token, ino, after, entries, unleased, is_last=len(entries) < limit)
             return codec.dir_entries(entries)
-        finally:
-            self._cache.answered(token)
 
     async def _ask(self, ino: Ino, after: int, limit: int) -> _Page:
         return await self._session.leased_query("leased_readdir", ino, after, limit)  # type: ignore[no-any-return]

@@ -102,7 +102,7 @@ def plan(
         surplus, kept = _surplus(chunk, nodes, there, staying, unreported)
         if surplus:
             if is_lost:
-                surplus = [node for node in surplus if _is_heard(node, nodes, unreported)]
+                surplus = [node for node in surplus if is_heard(node, nodes, unreported)]
             return Plan([], surplus, kept, whole, len(whole), len(staying), 0, False, is_lost)
     taken = [nodes[node].rack for node in (*staying, *coming) if node in nodes]
     is_in_one_rack = chunk.wanted > 1 and len(set(taken)) == 1 and not is_one_rack
@@ -125,7 +125,7 @@ def _surplus(
     staying: list[NodeId],
     unreported: Collection[NodeId],
 ) -> tuple[list[NodeId], list[NodeId]]:
-    up = [node for node in staying if _is_heard(node, nodes, unreported)]
+    up = [node for node in staying if is_heard(node, nodes, unreported)]
     if len(up) < max(1, chunk.wanted):
         return [], []
     leaving = [node for node in there if node not in staying]
@@ -133,6 +133,6 @@ def _surplus(
     return leaving, [node for node in up if node not in leaving]
 
 
-def _is_heard(node: NodeId, nodes: Mapping[NodeId, NodeView], unreported: Collection[NodeId]) -> bool:
+def is_heard(node: NodeId, nodes: Mapping[NodeId, NodeView], unreported: Collection[NodeId]) -> bool:
     """Whether all that the node has to say of its copy is known."""
     return nodes[node].state == NodeState.UP and node not in unreported

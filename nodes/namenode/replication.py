@@ -39,7 +39,7 @@ from dfs.types import ChunkId, NodeId, NodeState, NodeView
 from nodes.namenode import balance
 from nodes.namenode.backlog import Backlog
 from nodes.namenode.copies import Copies, Copy
-from nodes.namenode.repair import ChunkState, Plan, live_among, plan
+from nodes.namenode.repair import ChunkState, Plan, is_heard, live_among, plan
 
 if TYPE_CHECKING:
     from nodes.namenode.membership import Membership
@@ -501,16 +501,12 @@ class Replication:
         state, nodes = found[0], self._members.by_name()
         left = self._have_all_that_is_left(state, nodes)
         return any(
-            self._is_there(other, nodes)
+            is_heard(other, nodes, self._members.unreported)
             and chunk not in self._unsure.get(other, ())
             and (other in left or chunk not in self._short.get(other, ()))
             for other in live_among(state.holders, nodes)
             if other != node
         )
-
-    def _is_there(self, node: NodeId, nodes: Mapping[NodeId, NodeView]) -> bool:
-        """Whether it is up, and what it has is known."""
-        return nodes[node].state == NodeState.UP and node not in self._members.unreported
 
     def is_wanted_back(self, chunk: ChunkId, node: NodeId) -> int | None:
         """The length of a sealed chunk if a copy on `node` that cannot be spared is to count again: else None.
@@ -521,7 +517,8 @@ class Replication:
         if state is None:
             return None
         others = [other for other in live_among(state.holders, nodes) if other != node]
-        return state.length if others and all(self._is_there(other, nodes) for other in others) else None
+        are_heard = all(is_heard(other, nodes, self._members.unreported) for other in others)
+        return state.length if others and are_heard else None
 
     def short_copies(self, among: Set[ChunkId] | None = None) -> list[tuple[NodeId, ChunkId]]:
         """Copies that are not whole, or perhaps not; those of chunks `among` these, if any are given."""

@@ -621,15 +621,20 @@ async def test_a_copy_that_comes_back_in_part_is_mended_where_it_is_needed_and_e
         assert cluster.all_holders() == [[N1, N2], [N2]]
 
 
+async def surplus(cluster: World) -> tuple[list[NodeId], NodeId]:
+    """Of a chunk on three nodes with a copy too many: the holders that stay, and the one whose copy is to go."""
+    while len(cluster.holders(1)) == 3:
+        await trio.sleep(0.1)
+    (gone,) = {N1, N2, N3} - {*cluster.holders(1)}
+    return cluster.holders(1), gone
+
+
 async def test_a_surplus_copy_whose_order_comes_late_goes_only_while_another_can_be_reached(
     tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its node stops before it is told, all the others after that, and it comes back alone."""
     async with world(tmp_path, lambda space: chunks_on(space, [N1, N2, N3], wanted=2), N1, N2, N3) as cluster:
-        while len(cluster.holders(1)) == 3:
-            await trio.sleep(0.1)
-        stay = cluster.holders(1)
-        (gone,) = {N1, N2, N3} - {*stay}
+        stay, gone = await surplus(cluster)
         while any(view.state != NodeState.DEAD for view in cluster.members.views()):
             await trio.sleep(1)
         await cluster.register(gone)
@@ -649,10 +654,7 @@ async def test_a_surplus_copy_counts_again_when_those_for_whose_sake_it_was_to_g
     tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with world(tmp_path, lambda space: chunks_on(space, [N1, N2, N3], wanted=2), N1, N2, N3) as cluster:
-        while len(cluster.holders(1)) == 3:
-            await trio.sleep(0.1)
-        stay = cluster.holders(1)
-        (gone,) = {N1, N2, N3} - {*stay}
+        stay, gone = await surplus(cluster)
         for node in stay:
             cluster.replication.note_damaged(node, ChunkId(1), None)
         monkeypatch.setattr(cluster.runtime, "now_ns", lambda: START_NS + 2 * MINUTE_NS)
