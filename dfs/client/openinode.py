@@ -28,6 +28,11 @@ while the file is owned, which is its state at one moment if its version is the 
 memory are committed before they are read, others are read meanwhile (`inflight`); where the file cannot be owned, all
 is committed before.
 
+What is told is what the file holds when it is told, not only when it was asked for: a kernel has one page for all who
+read it, and who has asked for it later, after a change, gets what the first one does. So whatever is written,
+committed, shown to anybody or recalled meanwhile has it read again (`_is_still`). Where that happens time and again, or
+the file cannot be leased, the kernel is not to keep it (`on_unsure`).
+
 **Errors.** What could not be written is lost, said in the log with the file's name, and counted (`late_errors`): each
 handle that was open then is to hear of it, as of a disk's late errors, by its next fsync, or by closing where that
 waits for anything (`is_flushed_on_close`, as it was when the file was opened). If none has, the next fsync of any
@@ -69,6 +74,8 @@ log = structlog.get_logger(__name__)
 
 _READS_BESIDE_COMMITS: Final = 2
 """That commits may undo, before one is done while there are none."""
+_READS_BESIDE_CHANGES: Final = 3
+"""That changes may overtake, others' too, before what was there when one began is told all the same."""
 
 
 class OpenInode:
@@ -646,7 +653,7 @@ class OpenInode:
             return await self._read(offset, length)
 
     async def _read(self, offset: int, length: int) -> Buffer:
-        attempts, is_again = 0, False
+        attempts, overtaken, is_again = 0, 0, False
         while True:
             self.see_surprises()
             found: Buffer | None
@@ -662,10 +669,27 @@ class OpenInode:
             count = min(length, self.attr.size - offset)
             if count <= 0:
                 return b""
+            state = self._state
             found = await self._read_committed(offset, count)
-            if found is not None:
+            overtaken += 1
+            if found is not None and self._is_still(state):
+                return found
+            if found is not None and overtaken >= _READS_BESIDE_CHANGES:
+                self._owner.on_unsure(self.ino)
                 return found
             is_again = True
+
+    def _is_still(self, state: tuple[int, int]) -> bool:
+        """Whether a file that was clean in this state is so still, as far as anybody was told, and is leased.
+
+        What was removed cannot be.
+        """
+        attr = self._owner.fs.inodes.cached_attr(self.ino)
+        if attr is not None:
+            self.note(attr)
+        elif self._owner.is_coherent and self.attr.nlink:
+            return False
+        return self.is_clean and self._state == state
 
     @property
     def _state(self) -> tuple[int, int]:
@@ -705,23 +729,24 @@ class OpenInode:
             return await self._read_beneath(offset, length) if is_alone and self.is_owned else None
 
     async def _read_beneath(self, offset: int, length: int) -> Buffer | None:
-        """As `read`, where `_is_beneath`: what the file holds, and over that what is dirty.
+        """As `read`, where `_is_beneath`: what the file holds, and over that what is dirty, at the end.
 
-        None if it has become another version meanwhile, or is not owned any more.
+        None if it has become another version meanwhile, or is not owned any more, or bytes have left memory.
         """
         state, size = self._state, self.attr.size
         end = min(offset + length, self._size)
         if end <= offset:
             return b""
-        dirty = self._dirty.within(offset, end)
-        whole = bytearray(end - offset)
+        beneath: Buffer | None = b""
         if offset < size:
-            count = min(end, size) - offset
-            found = await self._read_committed(offset, count)
-            if found is None or not self.is_owned or self._state != state:
-                return None
-            whole[:count] = found
-        for start, data in dirty:
+            beneath = await self._read_committed(offset, min(end, size) - offset)
+        is_same = self.is_owned and self._state == state and self._is_beneath(offset, offset + length)
+        if beneath is None or not is_same:
+            return None
+        end = min(offset + length, self._size)
+        whole = bytearray(end - offset)
+        whole[: len(beneath)] = beneath
+        for start, data in self._dirty.within(offset, end):
             whole[start - offset : start - offset + len(data)] = data
         return whole
 

@@ -38,9 +38,11 @@ def _write(path: str, value: int) -> None:
 
 
 def _read(path: str) -> int:
+    """The value; -1 and below if bytes of it are missing."""
     fd = os.open(path, os.O_RDONLY)
     try:
-        return int.from_bytes(os.pread(fd, 8, 0), "big")
+        data = os.pread(fd, 8, 0)
+        return int.from_bytes(data, "big") if len(data) == 8 else -len(data) - 1
     finally:
         os.close(fd)
 

@@ -15,7 +15,7 @@ import trio
 import trio.testing
 
 from dfs import limits
-from dfs.client import FileSystem
+from dfs.client import File, FileSystem
 from dfs.client.datanodes import DataNodes
 from dfs.client.openinode import OpenInode
 from dfs.client.openinodes import OpenInodes
@@ -185,6 +185,74 @@ async def test_what_is_read_while_another_client_cuts_a_file_is_of_one_moment(
                 door.opened.set()
         assert found == [b"new"]
         files.close(file)
+
+
+@asynccontextmanager
+async def shared(directory: Path, content: bytes) -> AsyncIterator[tuple[OpenInodes, OpenInode, File]]:
+    """A file of one client that another one has written last, who has it open."""
+    async with mounted(directory) as (cluster, fs, files), cluster.client() as other:
+        file = await a_file(fs, files, bytes(len(content)))
+        async with await other.open("/d/f", "r+") as theirs:
+            await theirs.pwrite(content, 0)
+            yield files, file, theirs
+        files.close(file)
+
+
+@pytest.mark.parametrize("is_owned", [False, True])
+async def test_what_a_client_writes_while_it_reads_is_in_what_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_owned: bool
+) -> None:
+    """All who read a page of a kernel get one answer, those too that come after the write."""
+    async with shared(tmp_path, b"one, two") as (_, file, _):
+        if is_owned:
+            await file.write(9, b"three")  # which is in memory
+        door = Door(monkeypatch, file._ahead, "read", after=True, first=True)
+        found: list[Any] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(result_of, partial(file.read, 0, 100), found)
+            await door.reached.wait()
+            await file.write(0, b"ONE")
+            await file.write(15, b"four")
+            door.opened.set()
+        assert found == [b"ONE, two\0three\0four" if is_owned else b"ONE, two" + bytes(7) + b"four"]
+
+
+async def test_what_another_client_writes_while_one_reads_is_in_what_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with shared(tmp_path, b"before") as (files, file, theirs):
+        unsure: list[Any] = []
+        monkeypatch.setattr(files, "on_unsure", unsure.append)
+        door = Door(monkeypatch, file._ahead, "read", after=True, first=True)
+        found: list[Any] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(result_of, partial(file.read, 0, 100), found)
+            await door.reached.wait()
+            await theirs.pwrite(b"AFTER!", 0)
+            door.opened.set()
+        assert found == [b"AFTER!"]
+        assert not unsure
+
+
+async def test_a_file_that_is_written_more_often_than_it_can_be_read_is_read_and_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with shared(tmp_path, b"000") as (files, file, theirs):
+        unsure: list[Any] = []
+        monkeypatch.setattr(files, "on_unsure", unsure.append)
+        read, count = file._ahead.read, 0
+
+        async def overtaken(offset: int, length: int) -> Any:
+            nonlocal count
+            found, count = await read(offset, length), count + 1
+            await theirs.pwrite(b"%03d" % count, 0)
+            return found
+
+        monkeypatch.setattr(file._ahead, "read", overtaken)
+        assert await file.read(0, 100) == b"%03d" % (count - 1)
+        assert unsure == [file.ino]
+        monkeypatch.undo()
+        assert await file.read(0, 100) == b"%03d" % count
 
 
 @pytest.mark.parametrize("seed", range(3))
