@@ -19,15 +19,8 @@ call that this client keeps open shows the NameNode that it lives; should it hav
 its session has ended: commands under way raise `SessionExpired`, and the next one opens a new session.
 
 A session that caches (`cache`) keeps what the NameNode answers under leases, and forgets what it is told to; see
-`dfs.client.cache`. It trusts that only while it has heard all events, counted from when it asked for them, for half the
-time after which its own silence would end it. Other answers count for nothing: a recall may wait to be fetched. A
-recall that it has not answered counts likewise, from when it may have been sent.
-
-That time goes on while the machine is suspended, though trio's clock, and the one by which the kernel counts its
-time-outs, stand still: so trust ends by `Runtime.boot_s`. A virtual machine that is paused has no clock that goes on;
-but its wall clock is put right some time later. Whoever finds one of the two ahead (`_watch_for_stops`) trusts nothing
-until the NameNode is heard anew, and has the kernel forget everything. A wall clock that is set ahead for another
-reason costs the same and nothing else; one that is set back changes nothing.
+`dfs.client.cache`. For how long it believes that, `dfs.client.trust` says. After the machine was suspended or paused it
+has the kernel forget everything.
 
 Invariants: a command that the answer to a recall needs never waits for one that it does not need;
 a sequence number is used for one command only; `acked` is never above a command that still
@@ -52,6 +45,7 @@ import trio
 from dfs import errors, keys, limits, tasks, verbs
 from dfs.client.cache import NEVER, Cache
 from dfs.client.stream import Command, Stream
+from dfs.client.trust import Trust
 from dfs.keys import KeyFile
 from dfs.rpc import Pool
 from dfs.rpc.address import parse
@@ -66,6 +60,8 @@ _PARKED_AFTER_S = 0.5
 _CALLS_MAX = 64
 """Calls of an outbox in all: a server takes CALLS_IN_FLIGHT_MAX of a connection."""
 _SESSIONS_TRIED = 3
+_CLAIM = "claim"
+"""What is owed to a NameNode that has restarted: what we hold (`reclaim`)."""
 _ABOUT_ONE_INODE = verbs.CHANGES_INODE - {"link"}
 """Commands that touch their first argument and nothing else."""
 _TRY_AGAIN = (errors.Unreachable, errors.ConnectionLost, errors.DeadlineExceeded, errors.Busy)
@@ -74,21 +70,10 @@ log = structlog.get_logger(__name__)
 
 
 class _Recall(NamedTuple):
-    """A recall that is not answered yet, and the inodes of it that were owned here until it came.
+    """A recall that is not answered yet, and the inodes of it that were owned here until it came."""
 
-    `at`: it was not sent before; how long it was on its way nobody knows.
-    """
-
-    at: float
     items: Sequence[Item]
     owned: Sequence[Ino]
-
-
-class _ClockOffsets(NamedTuple):
-    """How far other clocks are ahead of trio's, which stands still while the machine is suspended or paused."""
-
-    boot_s: float
-    wall_s: float
 
 
 class _Outbox:
@@ -174,16 +159,7 @@ class Session:
         self.replicas = 0
         """Copies of a new file's data, unless its directory says otherwise."""
         self._caches = False
-        self.timeout_s = 0.0
-        """The silence after which the NameNode ends the session; 0 before the first one."""
-        self._heard_at = -math.inf
-        """When our session asked last for what has come: all events until then, so what comes yet was sent later."""
-        self._trusted_until = -math.inf
-        """See `is_trusted`; as `Runtime.boot_s` has it."""
-        self._offsets = _ClockOffsets(0.0, 0.0)
-        """When it was found last that the machine had been stopped, or the session was asked for; the least since."""
-        self._stopped_at = -math.inf
-        """When that was: what was asked for before tells nothing of now."""
+        self._trust = Trust(runtime)
         self._incarnation = 0
         self.is_space_short = False
         """Whether the NameNode has said that DataNodes are nearly full."""
@@ -193,8 +169,6 @@ class Session:
         """Inodes, and directories for their names, that count on leases though the cache has forgotten them."""
         self._recalls: dict[tuple[SessionId, int, int], _Recall] = {}
         """By session, incarnation and number."""
-        self._claiming_since = math.inf
-        """When the NameNode began to wait for what we hold (`reclaim`), if it does: as for a recall, not for ever."""
         self.ends_by = math.inf
         """When `close` gives up what is not at the NameNode, however short it has waited: set when the end begins."""
         self._nursery = nursery
@@ -273,12 +247,6 @@ class Session:
                     raise
         raise AssertionError("the last try returns or raises")
 
-    def _hear(self, session: SessionId, sent_at: float) -> None:
-        """All events that there were when this session asked for them, then or later, are here."""
-        if self.session == session and sent_at >= self._stopped_at:
-            self._heard_at = max(self._heard_at, sent_at)
-            self._reckon_trust()
-
     @property
     def caches(self) -> bool:
         """Whether the session has been given leases; where none is open, whether the next will ask for them."""
@@ -287,20 +255,7 @@ class Session:
     @property
     def is_trusted(self) -> bool:
         """Whether what the cache has may be shown: the session cannot have ended, nor any of its leases."""
-        return self.runtime.boot_s() < self._trusted_until
-
-    def _reckon_trust(self) -> None:
-        """The session has been heard, or is another one, or the NameNode waits for other things that we are to say."""
-        oldest = min((recall.at for recall in self._recalls.values()), default=math.inf)
-        oldest = min(oldest, self._claiming_since)
-        is_there = self._caches and self.session is not None
-        until = min(self._heard_at, oldest) + self.timeout_s / 2 if is_there else -math.inf
-        self._trusted_until = until + self._offsets.boot_s
-
-    def _look_at_clocks(self) -> _ClockOffsets:
-        boot_s, wall_s = self.runtime.boot_s(), self.runtime.now_ns() / 1e9
-        now = trio.current_time()  # after the others: a stop in between counts as one that comes later
-        return _ClockOffsets(boot_s - now, wall_s - now)
+        return self._trust.holds
 
     async def _watch_for_stops(self, session: SessionId) -> None:
         """Trust nothing, and have the kernel forget everything, when the machine was suspended or paused."""
@@ -308,23 +263,16 @@ class Session:
             await trio.sleep(limits.STOPS_WATCHED_S)
             if self.session != session:
                 return
-            ahead = self._look_at_clocks()
-            stopped_s = max(ahead.boot_s - self._offsets.boot_s, ahead.wall_s - self._offsets.wall_s)
-            self._offsets = self._offsets._replace(wall_s=min(self._offsets.wall_s, ahead.wall_s))
-            if stopped_s > limits.STOP_S:
+            stopped_s = self._trust.stopped_s()
+            if stopped_s:
                 log.info("the machine was stopped, or its clock set ahead: nothing is trusted", seconds=stopped_s)
-                self._offsets = ahead
-                self._note_stop(stopped_s)
                 if self.on_forget_all is not None:
                     await self.on_forget_all()
 
-    def _note_stop(self, stopped_s: float) -> None:
-        self._stopped_at = trio.current_time()
-        self._heard_at = -math.inf
-        for key, recall in self._recalls.items():  # for whose answer others have waited all the time
-            self._recalls[key] = recall._replace(at=recall.at - stopped_s)
-        self._claiming_since -= stopped_s
-        self._reckon_trust()
+    @property
+    def timeout_s(self) -> float:
+        """The silence after which the NameNode ends the session; 0 before the first one."""
+        return self._trust.timeout_s
 
     @property
     def kernel_timeout_s(self) -> float:
@@ -409,7 +357,7 @@ class Session:
         self.session = None
         self._caches = False
         self.owns_directories = False
-        self._reckon_trust()
+        self._trust.end()
         self.forget_all()
 
     @contextmanager
@@ -640,7 +588,7 @@ class Session:
             if self.session is not None:
                 return
             again = self.timeout_s > 0
-            ahead, sent_at = self._look_at_clocks(), trio.current_time()
+            offsets, asked_at = self._trust.look_at_clocks(), trio.current_time()
             caches = self.cache is not None
             directories = caches and self.wants_directories
             wish = {
@@ -658,17 +606,14 @@ class Session:
                 self.cache.is_limited = bool(opened.get("limited"))
             self.owns_directories = bool(opened.get("directories"))  # a NameNode one version older does not say
             self.replicas = int(opened.get("replicas", 0))
-            self.timeout_s = float(opened["timeout_s"])
+            self._trust.begin(float(opened["timeout_s"]), asked_at, offsets, is_leased=self._caches)
             if self.on_session is not None:
                 self.on_session(self.session)
             self._incarnation = int(opened["incarnation"])
             self.is_space_short = bool(opened.get("space_is_short"))
-            self._offsets, self._stopped_at, self._heard_at = ahead, -math.inf, sent_at
             self._recalls.clear()
             self._recalled.clear()
             self._given_up.clear()
-            self._claiming_since = math.inf
-            self._reckon_trust()
             self._nursery.start_soon(self._listen, self.session)
             if self._caches:
                 self._nursery.start_soon(self._watch_for_stops, self.session)
@@ -694,7 +639,7 @@ class Session:
                     after = max(after, number)
                     self._on_event(session, number, kind, payload)
                 if not events or events[-1][1] != verbs.MORE:
-                    self._hear(session, sent_at)
+                    self._trust.hear(sent_at)
                 await self._renew_key()
             except errors.SessionExpired:
                 self.lose(session)
@@ -714,11 +659,11 @@ class Session:
                 items = self._all_held()
                 self.cache.void_questions()
             owned = [ino for ino, name in items if name is None and self._owns(ino)]
-            self._recalls[session, self._incarnation, number] = _Recall(self._heard_at, items, owned)
+            self._recalls[session, self._incarnation, number] = _Recall(items, owned)
             self._recalled.update(ino for ino, _ in items)
             self._given_up.update(owned)
             self._yield_queued()
-            self._reckon_trust()
+            self._trust.owe((session, self._incarnation, number))
             self.cache.recall(items)
             self.stream.hurry()
             unused = self.cache.give_up_unused(items)
@@ -757,7 +702,7 @@ class Session:
             if recall is not None:
                 _take_away(self._recalled, (ino for ino, _ in items))
                 _take_away(self._given_up, recall.owned)
-            self._reckon_trust()
+            self._trust.answered((session, incarnation, number))
 
     def _begin_again(self, session: SessionId, incarnation: int, asked_at: float) -> None:
         """The NameNode has restarted, and waits since then for us to say what we hold."""
@@ -765,7 +710,7 @@ class Session:
         self.is_space_short = False  # it says so again if it is
         if self.cache is not None and self._caches:
             self.cache.void_questions()
-            self._claiming_since = asked_at
+            self._trust.owe(_CLAIM, asked_at)
             self._nursery.start_soon(self._reclaim, session, incarnation)
 
     async def _reclaim(self, session: SessionId, incarnation: int) -> None:
@@ -785,8 +730,7 @@ class Session:
                 args = (incarnation, *parts, start + size >= longest)
                 await self.insist(partial(self._persistently, "reclaim", partial(_with, session, args)))
             if self.session == session and self._incarnation == incarnation:
-                self._claiming_since = math.inf
-                self._reckon_trust()
+                self._trust.answered(_CLAIM)
         except errors.SessionExpired:
             self.lose(session)
         except errors.DfsError as error:
@@ -801,7 +745,7 @@ class Session:
         """
         attrs, directories = cache.held()
         owned = dict.fromkeys([*cache.owned(), *self.dirty_inos(), *self.stream.pending()])
-        for _, items, _ in self._recalls.values():
+        for items, _ in self._recalls.values():
             attrs += [ino for ino, name in items if name is None]
             directories += [ino for ino, name in items if name is not None]
         for more_attrs, more_directories in (besides() for besides in self.held_besides):
@@ -819,8 +763,7 @@ class Session:
 
     async def _give_up(self, session: SessionId) -> None:
         """End a session whose leases others may think that we do not have. Never raises."""
-        self._claiming_since = -math.inf  # nothing is shown any more, or told to the kernel
-        self._reckon_trust()
+        self._trust.end()  # nothing is shown any more, or told to the kernel
         if self.on_forget_all is not None:
             await self.on_forget_all()
         self.lose(session)
@@ -835,7 +778,7 @@ class Session:
             log.error("changes of names may be lost", **self.stream.statistics(), error=str(error) or "no time is left")
         session, self.session = self.session, None
         self._caches = self.owns_directories = False
-        self._reckon_trust()
+        self._trust.end()
         if self.cache is not None:
             self.cache.forget_all()
         has_ended = session is None or await self._end(session)

@@ -464,7 +464,7 @@ class Replication:
     def note_damaged(self, node: NodeId, chunk: ChunkId, damage: Damage | None) -> None:
         """Blocks of a copy are damaged: the others may be the only ones that there are.
 
-        `damage` is None of a node of an older release, which does not say which.
+        `damage` is None where nobody has said which.
         """
         short = self._short.setdefault(node, set())
         if chunk not in short:

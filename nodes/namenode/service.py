@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, NamedTuple
 
-import msgpack  # type: ignore[import-untyped]
 import structlog
 import trio
 
@@ -37,12 +36,12 @@ from dfs.types import (
     NodeState,
     SessionId,
     Statfs,
-    datanode_object,
 )
-from nodes.namenode import arguments, authorization, commands, reconcile
+from nodes.namenode import arguments, authorization, commands
 from nodes.namenode.beneath import Beneath
 from nodes.namenode.check import Checker
 from nodes.namenode.confinement import ConfinedQueries
+from nodes.namenode.datanodes import DataNodes
 from nodes.namenode.explain import Explainer
 from nodes.namenode.issuing import Issuing
 from nodes.namenode.leases import Leases
@@ -50,7 +49,7 @@ from nodes.namenode.membership import Membership
 from nodes.namenode.names import NameServer
 from nodes.namenode.operations import Operations
 from nodes.namenode.queries import Queries, summary
-from nodes.namenode.replication import Damage, Replication
+from nodes.namenode.replication import Replication
 from nodes.namenode.sessions import Sessions
 from nodes.namenode.store import Store
 from nodes.namenode.trees import Trees
@@ -58,11 +57,6 @@ from nodes.namenode.writer import Writer
 
 log = structlog.get_logger(__name__)
 
-_POSTPONE_NS: Final = 60 * 10**9
-"""Before an order that failed is given again."""
-_WITHHOLD_NS: Final = 10 * 10**9
-"""Before it is looked at again whether a copy that is to be deleted can be spared."""
-_POSTPONE_MAX_NS: Final = int(limits.WORK_POSTPONE_MAX_S * 10**9)
 _HANDSHAKE_MAX: Final = 16
 """Items in a handshake."""
 _HEARINGS: Final = 2
@@ -110,9 +104,8 @@ class NameNode:
         self._leases = leases
         self._replication = replication
         self._operations = Operations(config, store, writer, queries, members, replication, names, runtime)
+        self._datanodes = DataNodes(config, store, writer, queries, members, replication, names, issuing, runtime)
         self._issuing = issuing
-        self._doubts = reconcile.Doubts()
-        self._names = names
         self._runtime = runtime
         self._long_queries = Room(limits.LONG_QUERIES_MAX)
         self._checker = Checker(store, runtime, sessions.known)
@@ -860,204 +853,20 @@ class NameNode:
 
     @expose
     async def register(self, info: Any) -> dict[str, Any]:
-        """A DataNode says where it is. Raises `WrongCluster`, `DiskMissing`, `Exists`, `InvalidArgument`."""
-        member = self._members.check(info)
-        cluster = info.get("cluster")
-        if cluster is not None and cluster != self._store.cluster:
-            raise errors.WrongCluster(
-                f"DataNode {member.node} belongs to cluster {cluster}, and this is {self._store.cluster}"
-            )
-        is_new = bool(info.get("new_disk"))
-        if not is_new and self._members.is_empty_handed(member) and self._queries.has_replicas(member.node):
-            raise errors.DiskMissing(
-                f"DataNode {member.node} has copies, and comes with none of the directories that they are in: mount its"
-                " disk; or, if that is lost, put an empty file 'new-disk' into one of the directories that it has now"
-            )
-        await self._writer.decide(
-            "register_node", member.node, member.address, member.host, member.rack, member.directories
-        )
-        await self._skip([ChunkId(arguments.integer(info.get("last_chunk", 0), "a chunk number"))])
-        self._members.enter(member)
-        await self._names.register(datanode_object(member.node), member.address)
-        log.info("datanode registered", node=member.node, address=member.address)
-        return {"cluster": self._store.cluster, "keys": self._issuing.told(info)}
+        return await self._datanodes.register(info)
 
     @expose
     async def heartbeat(self, node: Any, report: Any) -> dict[str, Any]:
-        """How a DataNode is, what it has done, and what it is to do. Raises `NotFound`: register first."""
-        if not isinstance(report, Mapping):
-            raise errors.InvalidArgument("a heartbeat's report is a map")
-        name = self._members.registered(node).node
-        if not self._issuing.confirm(name, report):
-            raise errors.NotFound(f"DataNode {name} does not accept the keys that clients have: it has to register")
-        member = self._members.heard(name, report)
-        await self._note_done(member.node, arguments.array(report.get("done", []), "what is done", 65_536))
-        damages = _damages(report)
-        partial = {
-            arguments.integer(number, "a copy", -arguments.INTEGER_MAX, -1): damages.get(chunk)
-            for number, chunk in arguments.array(report.get("partial", []), "copies made in part", 65_536)
-        }
-        await self._replication.finished(member.node, list(partial), partial)
-        failed = []
-        for number, code, message in arguments.array(report.get("failed", []), "what failed", 65_536):
-            log.warning("an order failed", node=member.node, order=number, error=f"{code}: {message}")
-            if number < 0:
-                self._replication.failed(member.node, number, f"{code}: {message}")
-            else:
-                failed.append(number)
-        await self._postpone(member.node, _POSTPONE_NS, failed)
-        for delay_ns, numbers in arguments.array(report.get("postponed", []), "what is postponed", 65_536):
-            await self._postpone(member.node, min(arguments.integer(delay_ns, "a delay"), _POSTPONE_MAX_NS), numbers)
-        corrupt = arguments.array(report.get("corrupt", []), "what is corrupt", 65_536)
-        for chunk, what in corrupt:
-            log.error("a replica is damaged", node=member.node, chunk=chunk, what=what)
-        for chunk in await self._drop([arguments.chunk(chunk) for chunk, _ in corrupt], member.node):
-            self._replication.note_missing(member.node, chunk)
-        for chunk, what in arguments.array(report.get("damaged", []), "what is damaged", 65_536):
-            log.error("blocks of a replica are damaged", node=member.node, chunk=chunk, what=what)
-            self._replication.note_damaged(member.node, arguments.chunk(chunk), None)
-        for chunk, damage in damages.items():
-            self._replication.note_damaged(member.node, chunk, damage)
-        orders, withheld = self._orders(member.node)
-        await self._keep(member.node, withheld)
-        answer: dict[str, Any] = {
-            "cluster": self._store.cluster,
-            "log_index": self._store.counters()["log_index"],
-            "keys": self._issuing.told(report),
-            "orders": orders,
-        }
-        if self._config.copy_bandwidth:
-            answer["copy_bytes_per_s"] = self._config.copy_bandwidth
-        if member.draining:  # an operator wants all of its chunks deleted there: no mistake
-            answer["draining"] = True
-        return answer
-
-    async def _skip(self, unknown: list[ChunkId]) -> None:
-        """Give none of these numbers again. One that is far above all that were given is but a damaged name."""
-        first = self._store.counters()["next_chunk"]
-        given = [chunk for chunk in unknown if first <= chunk < first + limits.SKIP_CHUNKS_MAX]
-        if given:
-            await self._writer.decide("skip_chunks", max(given))
-
-    async def _postpone(self, node: NodeId, delay_ns: int, wire: Any) -> None:
-        numbers = arguments.array(wire, "orders", 65_536)
-        if numbers:
-            await self._writer.decide("postpone_work", node, numbers, delay_ns)
+        return await self._datanodes.heartbeat(node, report)
 
     @expose
     def farewell(self, node: Any) -> None:
         """A DataNode stops in order and means to come back: its copies count, for a while. Raises `NotFound`."""
         self._members.farewell(node)
 
-    def _orders(self, node: NodeId) -> tuple[list[list[Any]], list[tuple[int, ChunkId]]]:
-        """What a node is to do, and the orders to delete that are due, with the chunks, that cannot be spared now."""
-        orders = self._replication.orders(node)
-        withheld: list[tuple[int, ChunkId]] = []
-        room, room_bytes = limits.WORK_ORDERS_MAX - len(orders), limits.WORK_ORDERS_MAX_BYTES
-        for number, kind, chunk, packed in self._queries.due_work(node, self._runtime.now_ns(), room):
-            if room_bytes <= 0:
-                break  # the next heartbeat's answer has more
-            if kind == "delete" and not self._replication.can_be_spared(chunk, node):
-                withheld.append((number, chunk))
-                continue
-            room_bytes -= len(packed)
-            argument = msgpack.unpackb(packed)
-            orders.append([number, kind, chunk] if argument is None else [number, kind, chunk, argument])
-        return orders, withheld
-
-    async def _keep(self, node: NodeId, withheld: Sequence[tuple[int, ChunkId]]) -> None:
-        """Copies that were to be deleted cannot be spared: they count again if they may mend others, else stay."""
-        lengths = {chunk: self._replication.is_wanted_back(chunk, node) for _, chunk in withheld}
-        await self._postpone(node, _WITHHOLD_NS, [number for number, chunk in withheld if lengths[chunk] is None])
-        back = [(chunk, length) for chunk, length in lengths.items() if length is not None]
-        if back:
-            log.warning("copies count that were to be deleted", node=node, count=len(back), first=back[0][0])
-            for chunk, _ in back:
-                self._replication.note_damaged(node, chunk, None)  # before it counts, or it would count as whole
-            numbers = [number for number, chunk in withheld if lengths[chunk] is not None]
-            await self._writer.decide("finish_work", node, numbers)
-            await self._writer.decide("add_replicas", node, back)
-
-    async def _note_done(self, node: NodeId, numbers: list[Any]) -> None:
-        ours = [number for number in numbers if isinstance(number, int) and number > 0]
-        if ours:
-            await self._writer.decide("finish_work", node, ours)
-        copies = [number for number in numbers if isinstance(number, int) and number < 0]
-        await self._replication.finished(node, copies)
-
-    def _good_copies(self, chunks: Sequence[ChunkId]) -> tuple[list[NodeId], list[tuple[NodeId, ChunkId]]]:
-        """The nodes whose copies are there, and which copies of these chunks are not all the same."""
-        return self._members.up(reported=True), self._replication.short_copies(set(chunks))
-
-    async def _drop(self, lost: Sequence[ChunkId], node: NodeId) -> list[ChunkId]:
-        """Copies are of no use: so many are dropped in each transaction as others may have.
-
-        The last ones keep their places, in case that they come back, and are not to count: which these are.
-        """
-        kept: list[ChunkId] = []
-        for start in range(0, len(lost), limits.BATCH_MAX_COMMANDS):
-            part = lost[start : start + limits.BATCH_MAX_COMMANDS]
-            kept += await self._writer.decide("drop_replicas", node, part, *self._good_copies(part))
-        if kept:
-            log.error("replicas that cannot be spared are of no use", node=node, count=len(kept), first=kept[0])
-        return kept
-
     @expose
     async def report_chunks(self, node: Any, first: Any, last: Any, chunks: Any) -> int:
-        """All chunks of a DataNode with numbers from `first` to `last`: [[chunk, length, settled], ...].
-
-        The answer is the number from which the node is to go on: `first`, when copies are missing from the report that
-        may be younger than it; or one up to `last`, when the node should have too many of them for one look.
-        """
-        name = NodeId(arguments.text(node, "a node"))
-        member = self._members.known(name)
-        low, high = arguments.integer(first, "a chunk number"), arguments.integer(last, "a chunk number")
-        high = min(high, self._queries.end_of_slice(name, low, limits.REPORT_SLICE_CHUNKS))
-        held = {
-            arguments.chunk(chunk): reconcile.Held(arguments.integer(length, "a length"), bool(settled))
-            for chunk, length, settled in arguments.array(chunks, "a report", limits.REPORT_SLICE_CHUNKS)
-            if chunk <= high
-        }
-        believed = self._queries.believed(name, low, high, list(held))
-        found = reconcile.compare(
-            held, believed, self._store.counters()["next_chunk"], self._queries.skipped(low, high)
-        )
-        for chunk in set(found.back).intersection(found.short):  # before it counts, or it would count as whole
-            self._replication.note_damaged(name, chunk, None)
-        if found.back:  # before anything is waited for: what the node deletes meanwhile must not be counted
-            await self._writer.decide("add_replicas", name, [(chunk, believed[chunk].length) for chunk in found.back])
-        lost = self._doubts.lost_again(name, found.lost)
-        if lost:
-            log.warning("replicas are missing", node=name, count=len(lost), first=lost[0])
-        kept = await self._drop(lost, name)
-        in_doubt = set(found.lost).difference(lost)
-        self._doubts.note(name, in_doubt)
-        unsure = [*found.unsure, *sorted(in_doubt)]
-        self._replication.note_short(name, low, high, [*found.short, *kept], unsure, believed)
-        if found.strays:
-            await self._writer.decide("delete_stray", name, found.strays)
-        if found.unknown:
-            log.error(
-                "a datanode holds chunks that this namenode never gave: was it restored from an old copy?",
-                node=name,
-                chunks=len(found.unknown),
-            )
-            await self._skip(found.unknown)
-        following = low if in_doubt else high + 1
-        if member is not None and self._members.reported(member, low, following, len(found.unknown)):
-            self._replication.note_reported()
-        return following
-
-
-def _damages(report: Mapping[str, Any]) -> dict[ChunkId, Damage]:
-    """What a heartbeat says of damaged chunks: [[chunk, [where a damaged block begins, ...], length], ...]."""
-    return {
-        arguments.chunk(chunk): Damage(
-            frozenset(arguments.integer(start, "an offset") for start in arguments.array(starts, "blocks", 65_536)),
-            arguments.integer(length, "a length"),
-        )
-        for chunk, starts, length in arguments.array(report.get("lacking", []), "damaged blocks", 65_536)
-    }
+        return await self._datanodes.report(node, first, last, chunks)
 
 
 def _key_of(call: Call) -> KeyId:

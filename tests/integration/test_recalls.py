@@ -162,10 +162,10 @@ async def test_after_the_machine_was_stopped_nothing_is_trusted_until_the_nameno
                     await trio.sleep(0.01)
             assert (await fs.inodes.getattr(made.ino)).mode & 0o777 == 0o700
             if is_paused:  # and its clock has been set back before
-                forgotten, ahead_s = trio.Event(), fs.session._offsets.wall_s
+                forgotten, ahead_s = trio.Event(), fs.session._trust.offsets.wall_s
                 machine.set_s -= 2 * limits.SESSION_TIMEOUT_S
                 with trio.fail_after(TIMEOUT_S):
-                    while fs.session._offsets.wall_s >= ahead_s:
+                    while fs.session._trust.offsets.wall_s >= ahead_s:
                         await trio.sleep(0.01)
                     assert fs.session.is_trusted
                     machine.set_s += limits.SESSION_TIMEOUT_S
