@@ -1,13 +1,12 @@
-"""The FUSE driver: a cluster, or a directory of it, as a local directory.
+"""The FUSE driver: a cluster, or a directory of it, as a local directory. `python -m mount` is what `dfs mount` starts.
 
-    operations    what pyfuse3 calls, translated into `dfs.client`
-    handles       open files and directories, by the numbers that the kernel knows
-    options       what `-o` may say
-    process       one mount from beginning to end
-    guard         what is left when a mount is killed, and sees to that nobody waits for it
-    farewell      what it becomes, to end the mount's session
-    __main__      `python -m mount`, which `dfs mount` starts
-
-It translates: inode numbers are the cluster's, attributes become `EntryAttributes`, `dfs.errors` become errno. Nothing
-is decided here, and nothing kept that another mount could change: the kernel is told to ask again each time.
+It translates: inode numbers are the cluster's, attributes become `EntryAttributes`, `dfs.errors` become errno. What a
+file or a directory is, `dfs.client` decides; what the kernel may show without asking, and how it is made to forget
+that, is decided here (`kernel`, `pages`).
 """
+
+from __future__ import annotations
+
+from dfs.leanlogs import load_structlog
+
+load_structlog()

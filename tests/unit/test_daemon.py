@@ -211,6 +211,15 @@ def test_a_bug_is_logged_with_its_traceback(systemd: Service) -> None:
     assert "a bug of ours" in log
 
 
+@pytest.mark.parametrize("program", ["nodes.datanode.__main__", "nodes.namenode.__main__", "mount.__main__"])
+def test_a_program_begins_without_what_it_does_not_use(program: str) -> None:
+    if program.startswith("mount"):
+        pytest.importorskip("pyfuse3")
+    script = f"import {program}, sys; assert 'structlog' in sys.modules; assert 'rich' not in sys.modules; import rich"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 def test_one_that_ends_by_itself_ends_well(systemd: Service) -> None:
     with systemd.start("end") as daemon:
         daemon.communicate(timeout=20)
