@@ -2,7 +2,7 @@
 
 It translates: inode numbers are the cluster's, attributes become `EntryAttributes`, `dfs.errors` become errno. What a
 file or a directory is, `dfs.client` decides; what the kernel may show without asking, and how it is made to forget
-that, is decided here (`kernel`, `pages`).
+that, is decided here (`kernel`).
 """
 
 from __future__ import annotations

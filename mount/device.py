@@ -158,11 +158,7 @@ class Device:
 
     def forget_inode(self, number: int) -> None:
         """The kernel is to forget the attributes of an inode, and its pages: bytes, or a listing."""
-        self.forget_bytes(number, 0, 0)
-
-    def forget_bytes(self, number: int, offset: int, length: int) -> None:
-        """The kernel is to forget the attributes of an inode, and its bytes from `offset` on: so many, or all if 0."""
-        self._notify(_NOTIFY_INODE, _INODE.pack(number, offset, length))
+        self._notify(_NOTIFY_INODE, _INODE.pack(number, 0, 0))
 
     def forget_name(self, directory: int, name: bytes) -> None:
         """The kernel is to ask what a name stands for, before it uses it again."""

@@ -15,7 +15,11 @@ Two things make this harder than it sounds:
   directories that this mount changes itself (CHANGED_S), and there are none where something was recalled of late
   (CONTENDED_S).
 
-Attributes are forgotten at once, without a lock; pages as `mount.pages` says.
+Attributes are forgotten at once, without a lock. A page is locked while it is being read, which may take as long as a
+DataNode does; so pages are given PAGES_MAX_S. Whoever calls read(2) later sees what is new all the same: as the kernel
+has no attributes it asks for them, and drops all pages when it finds another modification time; and should he be given
+what is being read at that moment, that is read again (`OpenInode.read`). The thread that waits for the page drops it
+for who has it mapped.
 
 **Listings** are kept by the kernel too, for who opens a directory with `listing_flags`. It reads one answer after the
 other into its cache, and has the whole when an empty one says that it was the last. It drops what it has when the
@@ -56,7 +60,6 @@ from dfs.client.cache import Cache
 from dfs.client.session import Session
 from dfs.types import ALL_NAMES, Attr, DirEntry, Ino, Item
 from mount.device import CACHE_DIR, KEEP_CACHE, Device
-from mount.pages import Pages
 
 T = TypeVar("T")
 
@@ -64,6 +67,7 @@ log = structlog.get_logger(__name__)
 
 SETTLE_S: Final = 0.025
 FORGET_MAX_S: Final = 0.05
+PAGES_MAX_S: Final = 1.0
 CHANGED_S: Final = 1.0
 """The time-out of names in a directory that this mount changed so short a time ago, or somewhat longer."""
 CONTENDED_S: Final = 5.0
@@ -104,7 +108,7 @@ class Kernel:
     `_names`, `_attrs` and `_listings` have what the kernel was told; between awaits all is of one moment.
     """
 
-    def __init__(self, session: Session, cache: Cache, root: Ino, device: Device, pages: Pages) -> None:
+    def __init__(self, session: Session, cache: Cache, root: Ino, device: Device) -> None:
         self._session = session
         self._cache = cache
         self._root = root
@@ -119,7 +123,7 @@ class Kernel:
         """Directories that this mount changes, and when it did so last."""
         self._contended: dict[tuple[Ino, bool], float] = {}
         """Inodes of which attributes (False) or names (True) were recalled, and when that was last."""
-        self._paged: OrderedDict[Ino, int] = OrderedDict()
+        self._pages: OrderedDict[Ino, int] = OrderedDict()
         """Of which version the kernel has pages, if it has any and they were not recalled since."""
         self._listings: OrderedDict[Ino, _Told] = OrderedDict()
         """Directories of which the kernel may have a listing; `until` is for how long that is worth keeping."""
@@ -129,7 +133,7 @@ class Kernel:
         self._threads = trio.CapacityLimiter(_THREADS_MAX)
         self._listing_threads = trio.CapacityLimiter(_THREADS_MAX)
         """For what no lock keeps up, though others may have all the other ones."""
-        self._pages = pages
+        self._page_threads = trio.CapacityLimiter(_THREADS_MAX)
         self._forgotten = self._waited_out = self._given = 0
 
     # --- telling ----------------------------------------------------------------------------------------
@@ -218,15 +222,15 @@ class Kernel:
 
     def keeps_pages(self, attr: Attr) -> bool:
         """Whether the pages that the kernel has of a file, which is being opened, are those of this version."""
-        keeps = self._paged.get(attr.ino) == attr.version
+        keeps = self._pages.get(attr.ino) == attr.version
         self._has_pages(attr)
         return keeps
 
     def _has_pages(self, attr: Attr) -> None:
-        self._paged[attr.ino] = attr.version
-        self._paged.move_to_end(attr.ino)
-        if len(self._paged) > _PAGES_MAX:
-            self._paged.popitem(last=False)
+        self._pages[attr.ino] = attr.version
+        self._pages.move_to_end(attr.ino)
+        if len(self._pages) > _PAGES_MAX:
+            self._pages.popitem(last=False)
 
     def give(self, attr: Attr, offset: int, data: Buffer) -> bool:
         """Put what a file that is not open holds from `offset` to its end into the page cache; whether that was done.
@@ -237,7 +241,7 @@ class Kernel:
         is_covered = self._session.kernel_timeout_s and self._cache.covers(attr)
         if not is_covered or self._asks_always(attr) or self._versions.get(attr.ino) != attr.version:
             return False
-        if offset and self._paged.get(attr.ino) != attr.version:
+        if offset and self._pages.get(attr.ino) != attr.version:
             return False
         if (offset + len(data)) % mmap.PAGESIZE and not self._device.zeroes_ends:
             return False
@@ -249,15 +253,15 @@ class Kernel:
         self._given += 1
         return True
 
-    def forget_pages(self, ino: Ino) -> None:
-        """What the kernel has of a file is not what it holds, or nobody will tell when it is not any more."""
-        self._paged[ino] = 0  # none that there is
+    def lost(self, ino: Ino) -> None:
+        """What was written to a file will not be in it."""
+        self._pages[ino] = 0  # none that there is
         self._session.spawn(partial(self._forget_inodes, [ino]))
 
     def changed(self, attr: Attr) -> None:
         """A change of this mount's own, which leaves the kernel's pages as they should be, made it this version."""
-        if self._paged.get(attr.ino) == attr.version - 1:
-            self._paged[attr.ino] = attr.version
+        if self._pages.get(attr.ino) == attr.version - 1:
+            self._pages[attr.ino] = attr.version
 
     # --- listings ---------------------------------------------------------------------------------------
 
@@ -335,8 +339,8 @@ class Kernel:
         """Likewise of all that it was told."""
         self._recalls += 1
         names = {directory: dict(names) for directory, names in self._names.items()}
-        inodes = list({**self._attrs, **self._paged})  # of which it may have pages with bytes that are lost
-        self._paged.clear()
+        inodes = list({**self._attrs, **self._pages})  # of which it may have pages with bytes that are lost
+        self._pages.clear()
         await self._forget(inodes, names, list(self._listings))
 
     async def _forget(self, inos: Sequence[Ino], names: dict[Ino, dict[bytes, _Told]], listings: Sequence[Ino]) -> None:
@@ -369,7 +373,11 @@ class Kernel:
         for ino, what in told.items():
             if self._attrs.get(ino) is what:
                 del self._attrs[ino]
-        await self._pages.drop(inos)
+        with trio.move_on_after(PAGES_MAX_S) as limit:
+            for part in _parts(numbers):
+                await self._notify_in_thread(self._device.forget_inode, part, self._page_threads)
+        if limit.cancelled_caught:
+            log.info("pages are being read for long, and forgotten then", inodes=len(numbers))
 
     async def _forget_listings(self, directories: Sequence[Ino]) -> None:
         told = {directory: self._listings[directory] for directory in directories if directory in self._listings}

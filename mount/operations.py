@@ -21,7 +21,6 @@ import pyfuse3
 import structlog
 
 from dfs import errors, limits
-from dfs.checksum import Buffer
 from dfs.client import virtual
 from dfs.client.accesses import Accesses
 from dfs.client.filesystem import FileSystem
@@ -34,7 +33,6 @@ from mount.handles import DirectoryHandle, FileHandle, Handles
 from mount.kernel import Kernel
 from mount.loop import handled
 from mount.options import NOBODY, Options
-from mount.pages import Pages
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -109,7 +107,6 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
         inodes: OpenInodes,
         accesses: Accesses,
         kernel: Kernel,
-        pages: Pages,
         device: Device,
         root: Ino,
         options: Options,
@@ -117,7 +114,6 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
         super().__init__()
         self._device = device
         self._kernel = kernel
-        self._pages = pages
         self._fs = fs
         self._open = inodes
         self._accesses = accesses
@@ -406,8 +402,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
     async def read(self, fh: int, off: int, size: int) -> Any:
         handle = self._handles.files[fh]
         inode = handle.inode
-        with self._pages.reading(inode.ino, off, size):
-            found = await inode.read(off, size)
+        found = await inode.read(off, size)
         if self._options.keeps_file_atimes:
             self._accesses.read(inode.attr)
         return found
@@ -422,16 +417,10 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
             if handle.is_durable:  # the kernel asks for an fsync of its own for what goes through its page cache only
                 await handle.fsync()
         else:
-            await self._write(handle.inode, off, buf)
+            await handle.inode.write(off, buf)
         if not handle.is_flushed and self._open.is_cautious:  # closing will not tell whether there was room
             await handle.inode.flush()
         return len(buf)
-
-    async def _write(self, inode: OpenInode, offset: int, data: Buffer) -> None:
-        with self._pages.writing(inode.ino, offset, len(data)) as request:
-            await inode.write(offset, data)
-            if request.was_read:
-                await self._pages.drop_read(inode.ino, request)
 
     @_handler
     async def flush(self, fh: int) -> None:

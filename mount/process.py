@@ -34,7 +34,6 @@ from mount.kernel import Kernel
 from mount.loop import device, serve
 from mount.operations import Operations
 from mount.options import Options
-from mount.pages import Pages
 from mount.unmounting import Unmounting, unmount_on_signals
 
 log = structlog.get_logger(__name__)
@@ -71,15 +70,14 @@ async def run_mount(
         take_note(fs.session.session)
         fs.session.wants_directories = not options.sync_metadata
         top = await _top(fs, subtree)
-        pages = Pages(device(), top.ino)
-        kernel = Kernel(fs.session, cache, top.ino, device(), pages)
+        kernel = Kernel(fs.session, cache, top.ino, device())
         fs.recall_listeners.append(kernel.forget)  # after open files, which must be held before a name goes
         fs.session.on_forget_all = kernel.forget_all
         inodes.on_own_change = kernel.changed
         inodes.give = kernel.give
-        inodes.on_loss = inodes.on_unsure = kernel.forget_pages
+        inodes.on_loss = kernel.lost
         inodes.flush_on_close = options.flush_on_close
-        operations = Operations(fs, inodes, accesses, kernel, pages, device(), top.ino, options)
+        operations = Operations(fs, inodes, accesses, kernel, device(), top.ino, options)
         wanted = {"default_permissions", "subtype=dfs", f"fsname={namenode}:{subtree}", *options.kernel}
         wanted |= {"allow_other"} if options.allow_other else set()
         wanted |= {"ro"} if options.read_only else set()

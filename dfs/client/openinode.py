@@ -29,9 +29,9 @@ memory are committed before they are read, others are read meanwhile (`inflight`
 is committed before.
 
 What is told is what the file holds when it is told, not only when it was asked for: a kernel has one page for all who
-read it, and who has asked for it later, after a change, gets what the first one does. So whatever is written,
-committed, shown to anybody or recalled meanwhile has it read again (`_is_still`). Where that happens time and again, or
-the file cannot be leased, the kernel is not to keep it (`on_unsure`).
+read it, and who has asked for it later, after a change, gets what the first one does. So what is written or committed
+here meanwhile, or shown to anybody, has it read again (`_is_still`); and so has a recall, if it was answered: as a rule
+that waits for the kernel to drop the page, and so for us (`mount.kernel`).
 
 **Errors.** What could not be written is lost, said in the log with the file's name, and counted (`late_errors`): each
 handle that was open then is to hear of it, as of a disk's late errors, by its next fsync, or by closing where that
@@ -75,7 +75,7 @@ log = structlog.get_logger(__name__)
 _READS_BESIDE_COMMITS: Final = 2
 """That commits may undo, before one is done while there are none."""
 _READS_BESIDE_CHANGES: Final = 3
-"""That changes may overtake, others' too, before what was there when one began is told all the same."""
+"""That changes may overtake before what was there when the last one began is told all the same."""
 
 
 class OpenInode:
@@ -669,27 +669,25 @@ class OpenInode:
             count = min(length, self.attr.size - offset)
             if count <= 0:
                 return b""
-            state = self._state
+            state, was_told = self._state, self._is_told
             found = await self._read_committed(offset, count)
             overtaken += 1
-            if found is not None and self._is_still(state):
-                return found
-            if found is not None and overtaken >= _READS_BESIDE_CHANGES:
-                self._owner.on_unsure(self.ino)
+            if found is not None and (overtaken >= _READS_BESIDE_CHANGES or self._is_still(state, was_told)):
                 return found
             is_again = True
 
-    def _is_still(self, state: tuple[int, int]) -> bool:
-        """Whether a file that was clean in this state is so still, as far as anybody was told, and is leased.
+    @property
+    def _is_told(self) -> bool:
+        """Whether nobody changes the file before we hear of it, and have answered."""
+        return self._owner.fs.inodes.cached_attr(self.ino) is not None or self._owner.fs.session.is_recalled(self.ino)
 
-        What was removed cannot be.
-        """
+    def _is_still(self, state: tuple[int, int], was_told: bool) -> bool:
+        """Whether a file that was clean in this state is so still, as far as anybody here was told of it."""
         attr = self._owner.fs.inodes.cached_attr(self.ino)
         if attr is not None:
             self.note(attr)
-        elif self._owner.is_coherent and self.attr.nlink:
-            return False
-        return self.is_clean and self._state == state
+        is_written = self.uncommitted_bytes or self._writer.uncommitted_bytes
+        return self._state == state and not is_written and (self._is_told or not was_told)
 
     @property
     def _state(self) -> tuple[int, int]:

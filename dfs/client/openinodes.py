@@ -73,8 +73,6 @@ class OpenInodes:
         """
         self.on_loss: Callable[[Ino], None] = lambda _: None
         """Called with a file of which written bytes are lost: the kernel has them still."""
-        self.on_unsure: Callable[[Ino], None] = lambda _: None
-        """Called with a file of which is shown what it may not hold any more: the kernel is not to keep that."""
         self.give: Callable[[Attr, int, Buffer], bool] = lambda *_: False
         """Called with the attributes of a file that is not open, and its bytes from some offset to its end.
 

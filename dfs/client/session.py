@@ -274,6 +274,10 @@ class Session:
         """The silence after which the NameNode ends the session; 0 before the first one."""
         return self._trust.timeout_s
 
+    def is_recalled(self, ino: Ino) -> bool:
+        """Whether the NameNode waits until we have forgotten something of an inode: nobody has changed that yet."""
+        return ino in self._recalled
+
     @property
     def kernel_timeout_s(self) -> float:
         """For how long a kernel may show what the cache has, without asking again; see `is_trusted`."""

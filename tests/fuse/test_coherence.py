@@ -214,29 +214,6 @@ def test_two_mounts_write_one_file_in_turn(here: Path, there: Path) -> None:
             assert os.pread(reader.fileno(), 100, 0) == bytes(range(1, number + 2)).ljust(100, b"\0")
 
 
-def test_mounts_that_write_to_one_page_at_once_do_not_wait_for_each_others_page(
-    here: Path, there: Path, mount: Mount, cluster: Cluster
-) -> None:
-    """The kernel has the page locked for as long as a part of it is being written, if it has not read the rest."""
-    mounts, of_each = (here, there, mount() / here.name), 2
-    (here / "file").write_bytes(bytes(8 * of_each * len(mounts)))
-    before = len(cluster.mount_log())
-
-    def write(number: int, at: Path) -> None:
-        for value in range(1, 31):
-            with (at / "file").open("r+b", buffering=0) as file:
-                os.pwrite(file.fileno(), value.to_bytes(8, "big"), 8 * number)
-
-    writers = [threading.Thread(target=write, args=args) for args in enumerate(mounts * of_each)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    for each in mounts:
-        assert (each / "file").read_bytes() == (30).to_bytes(8, "big") * len(writers)
-    assert "pages are locked for long" not in cluster.mount_log()[before:]
-
-
 def test_a_file_that_is_cut_while_another_mount_appends_has_whole_records(here: Path, there: Path) -> None:
     fd = os.open(here / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     try:
