@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import traceback
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 import structlog
+
+_COLLECTED_AFTER_OBJECTS = 50_000
 
 
 def pytest_configure() -> None:
@@ -21,6 +24,12 @@ def pytest_configure() -> None:
         os.environ.pop(name, None)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """What there is now stays, and need not be looked through for garbage time and again."""
+    gc.freeze()
+    gc.set_threshold(_COLLECTED_AFTER_OBJECTS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

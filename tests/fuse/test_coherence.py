@@ -241,6 +241,22 @@ def test_a_map_shows_what_another_mount_has_synced(here: Path, there: Path) -> N
                 assert ours[0] == value
 
 
+def test_what_is_stored_in_a_map_is_written_before_another_mount_changes_its_page(here: Path, there: Path) -> None:
+    """The kernel writes whole pages: one that is written after the other mount's change undoes it."""
+    for number in range(1, 4):
+        path = here / f"{number}"
+        path.write_bytes(bytes(4096))
+        assert (there / path.name).read_bytes() == bytes(4096)
+        with path.open("r+b") as ours, (there / path.name).open("r+b", buffering=0) as theirs:
+            with mmap.mmap(ours.fileno(), 4096) as page:
+                assert page[0] == 0
+                page[0] = number
+                os.pwrite(theirs.fileno(), bytes([number]), 100)
+                page.flush()
+        content = (there / path.name).read_bytes()
+        assert (content[0], content[100]) == (number, number)
+
+
 # --- races that have names ------------------------------------------------------------------------------
 
 

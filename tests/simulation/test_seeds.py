@@ -65,7 +65,6 @@ def test_a_run_leaves_nothing_behind_for_the_next() -> None:
         ("recall-not-awaited", "", 1),
         ("doubt-ignored", "calm", 1),
         ("overtaken-answer-kept", "two-nodes", 70),
-        ("leased-while-committing", "one-node", 64),
     ],
 )
 def test_a_planted_mistake_is_found(mistake: str, profile: str, first: int) -> None:
