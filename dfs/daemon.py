@@ -55,13 +55,18 @@ class Health:
         self.ask: Callable[[], Condition] | None = None
 
 
+def collect_seldom() -> None:
+    """Have Python look for garbage in cycles seldom, of which there is little: that took a twentieth of the time."""
+    gc.freeze()  # the modules stay
+    gc.set_threshold(_COLLECTED_AFTER_OBJECTS)
+
+
 def tune_memory() -> None:
     """Have malloc keep large blocks that were freed: the first touch of fresh pages costs more than their copying.
 
-    And have Python look for garbage in cycles seldom, of which there is little: that took a twentieth of the time.
+    And have Python collect seldom.
     """
-    gc.freeze()  # the modules stay
-    gc.set_threshold(_COLLECTED_AFTER_OBJECTS)
+    collect_seldom()
     try:
         libc = ctypes.CDLL(None)
         for option in (_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD):

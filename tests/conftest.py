@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import traceback
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 import structlog
 
-_COLLECTED_AFTER_OBJECTS = 50_000
+from dfs.daemon import collect_seldom
 
 
 def pytest_configure() -> None:
@@ -28,8 +27,7 @@ def pytest_configure() -> None:
 
 def pytest_collection_finish() -> None:
     """What there is now stays, and need not be looked through for garbage time and again."""
-    gc.freeze()
-    gc.set_threshold(_COLLECTED_AFTER_OBJECTS)
+    collect_seldom()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

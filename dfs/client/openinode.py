@@ -653,7 +653,7 @@ class OpenInode:
             return await self._read(offset, length)
 
     async def _read(self, offset: int, length: int) -> Buffer:
-        attempts, overtaken, is_again = 0, 0, False
+        attempts, overtaken = 0, 0
         while True:
             self.see_surprises()
             found: Buffer | None
@@ -665,29 +665,28 @@ class OpenInode:
                     attempts += 1
                     continue
                 await self.settle()
-            await self._refresh(surely=is_again)
+            was_told = await self._refresh(surely=overtaken > 0)
             count = min(length, self.attr.size - offset)
             if count <= 0:
                 return b""
-            state, was_told = self._state, self._is_told
+            state = self._state
             found = await self._read_committed(offset, count)
             overtaken += 1
             if found is not None and (overtaken >= _READS_BESIDE_CHANGES or self._is_still(state, was_told)):
                 return found
-            is_again = True
 
-    @property
-    def _is_told(self) -> bool:
-        """Whether nobody changes the file before we hear of it, and have answered."""
-        return self._owner.fs.inodes.cached_attr(self.ino) is not None or self._owner.fs.session.is_recalled(self.ino)
-
-    def _is_still(self, state: tuple[int, int], was_told: bool) -> bool:
-        """Whether a file that was clean in this state is so still, as far as anybody here was told of it."""
+    def _look(self) -> bool:
+        """See the attributes that are leased; whether nobody changes the file before we hear of it, and answer."""
         attr = self._owner.fs.inodes.cached_attr(self.ino)
         if attr is not None:
             self.note(attr)
+        return attr is not None or self._owner.fs.session.is_recalled(self.ino)
+
+    def _is_still(self, state: tuple[int, int], was_told: bool) -> bool:
+        """Whether a file that was clean in this state is so still, as far as anybody here was told of it."""
+        is_told = self._look()
         is_written = self.uncommitted_bytes or self._writer.uncommitted_bytes
-        return self._state == state and not is_written and (self._is_told or not was_told)
+        return self._state == state and not is_written and (is_told or not was_told)
 
     @property
     def _state(self) -> tuple[int, int]:
@@ -767,16 +766,15 @@ class OpenInode:
         end = min(offset + length, self._size)
         return self._dirty.read(offset, end) if offset < end else b""
 
-    async def _refresh(self, *, surely: bool) -> None:
-        """See the attributes as they are now: not every read of a kernel comes after a look at them.
+    async def _refresh(self, *, surely: bool) -> bool:
+        """As `_look`, of the attributes as they are now: not every read of a kernel comes after a look at them.
 
-        Where nobody tells of changes that is asked for with `surely` only.
+        Where nobody tells of changes they are asked for with `surely` only.
         """
-        attr = self._owner.fs.inodes.cached_attr(self.ino)
-        if attr is None and (self._owner.is_coherent or surely):
-            attr = await self._owner.fs.inodes.getattr(self.ino)
-        if attr is not None:
-            self.note(attr)
+        inodes = self._owner.fs.inodes
+        if inodes.cached_attr(self.ino) is None and (self._owner.is_coherent or surely):
+            self.note(await inodes.getattr(self.ino))
+        return self._look()
 
     def closed(self) -> None:
         """The last user is gone."""

@@ -263,7 +263,7 @@ class Session:
             await trio.sleep(limits.STOPS_WATCHED_S)
             if self.session != session:
                 return
-            stopped_s = self._trust.stopped_s()
+            stopped_s = self._trust.notice_stop()
             if stopped_s:
                 log.info("the machine was stopped, or its clock set ahead: nothing is trusted", seconds=stopped_s)
                 if self.on_forget_all is not None:
@@ -453,7 +453,7 @@ class Session:
     def _is_awaited(self, command: Command) -> bool:
         """Whether the answer to a recall may need it. It is about what was ours, so it waits for nobody itself."""
         if command.verb == "hold":
-            return command.args[0] in self._recalled
+            return self.is_recalled(command.args[0])
         return command.verb == "seal" or (command.verb in _ABOUT_ONE_INODE and command.args[0] in self._given_up)
 
     def _pump(self, outbox: _Outbox) -> None:

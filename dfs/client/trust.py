@@ -7,7 +7,7 @@ from when the NameNode may have begun to wait for it.
 
 That time goes on while the machine is suspended, though trio's clock, and the one by which the kernel counts its
 time-outs, stand still: so trust ends by `Runtime.boot_s`. A virtual machine that is paused has no clock that goes on;
-but its wall clock is put right some time later. Whoever finds one of the two ahead (`stopped_s`) trusts nothing until
+but its wall clock is put right some time later. Whoever finds one of the two ahead (`notice_stop`) trusts nothing until
 the NameNode is heard anew. A wall clock that is set ahead for another reason costs the same and nothing else; one that
 is set back changes nothing.
 """
@@ -88,10 +88,10 @@ class Trust:
         self._owed.pop(what, None)
         self._reckon()
 
-    def stopped_s(self) -> float:
-        """For how long the machine was suspended or paused since this was asked last, 0 if not.
+    def notice_stop(self) -> float:
+        """For how many seconds the machine was suspended or paused since this was called last, 0 if it was not.
 
-        Then nothing is trusted until something is heard that is asked for from now on.
+        If it was, nothing is trusted until something is heard that is asked for from now on.
         """
         ahead = self.look_at_clocks()
         stopped_s = max(ahead.boot_s - self.offsets.boot_s, ahead.wall_s - self.offsets.wall_s)

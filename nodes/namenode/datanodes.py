@@ -10,7 +10,7 @@ as whole; no order to delete is given for a copy that cannot be spared (`Replica
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, Final
 
 import msgpack  # type: ignore[import-untyped]
@@ -184,11 +184,9 @@ class DataNodes:
         back = [(chunk, length) for chunk, length in lengths.items() if length is not None]
         if back:
             log.warning("copies count that were to be deleted", node=node, count=len(back), first=back[0][0])
-            for chunk, _ in back:
-                self._replication.note_damaged(node, chunk, None)  # before it counts, or it would count as whole
             numbers = [number for number, chunk in withheld if lengths[chunk] is not None]
             await self._writer.decide("finish_work", node, numbers)
-            await self._writer.decide("add_replicas", node, back)
+            await self._count_again(node, back, {chunk for chunk, _ in back})
 
     # --- copies -----------------------------------------------------------------------------------------
 
@@ -198,6 +196,14 @@ class DataNodes:
         given = [chunk for chunk in unknown if first <= chunk < first + limits.SKIP_CHUNKS_MAX]
         if given:
             await self._writer.decide("skip_chunks", max(given))
+
+    async def _count_again(self, node: NodeId, back: Sequence[tuple[ChunkId, int]], short: Container[ChunkId]) -> None:
+        """Copies of chunks of these lengths count, those in `short` as not whole."""
+        for chunk, _ in back:
+            if chunk in short:
+                self._replication.note_damaged(node, chunk, None)  # before it counts, or it would count as whole
+        if back:
+            await self._writer.decide("add_replicas", node, back)
 
     def _good_copies(self, chunks: Sequence[ChunkId]) -> tuple[list[NodeId], list[tuple[NodeId, ChunkId]]]:
         """The nodes whose copies are there, and which copies of these chunks are not all the same."""
@@ -235,10 +241,8 @@ class DataNodes:
         found = reconcile.compare(
             held, believed, self._store.counters()["next_chunk"], self._queries.skipped(low, high)
         )
-        for chunk in set(found.back).intersection(found.short):  # before it counts, or it would count as whole
-            self._replication.note_damaged(name, chunk, None)
-        if found.back:  # before anything is waited for: what the node deletes meanwhile must not be counted
-            await self._writer.decide("add_replicas", name, [(chunk, believed[chunk].length) for chunk in found.back])
+        back = [(chunk, believed[chunk].length) for chunk in found.back]
+        await self._count_again(name, back, set(found.short))  # first: what the node deletes meanwhile must not count
         lost = self._doubts.lost_again(name, found.lost)
         if lost:
             log.warning("replicas are missing", node=name, count=len(lost), first=lost[0])

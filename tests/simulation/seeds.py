@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from dfs.daemon import collect_seldom
 from tests.simulation.run import Outcome, run
 
 
@@ -20,15 +20,12 @@ def run_all(seeds: Sequence[int], jobs: int, profile: str = "", mistake: str = "
 
 
 _profile = ""
-_COLLECTED_AFTER_OBJECTS = 50_000
-"""More than are made between two collections by default, which took a sixth of the time."""
 
 
 def _begin(profile: str, mistake: str) -> None:
     global _profile
     _profile = profile
-    gc.freeze()  # the modules stay
-    gc.set_threshold(_COLLECTED_AFTER_OBJECTS)
+    collect_seldom()  # collections took a sixth of the time
     if mistake:
         from tests.simulation.mistakes import MISTAKES
 
