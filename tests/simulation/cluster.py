@@ -21,8 +21,9 @@ from nodes.datanode.volumes import NEW_DISK
 from nodes.namenode.daemon import run_namenode
 from tests.keys import PLAIN, node_file
 from tests.simulation import settings
+from tests.simulation.clock import VirtualClock
 from tests.simulation.disk import MemoryDisk
-from tests.simulation.network import MemoryNetwork
+from tests.simulation.network import MemoryNetwork, Pipe
 from tests.simulation.process import Life, Process
 from tests.simulation.story import Story
 
@@ -45,20 +46,30 @@ class ChunkRow(NamedTuple):
 class JitteryNetwork(MemoryNetwork):
     """Each piece takes up to twice its link's latency, so that connections overtake each other."""
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, chance: random.Random, clock: VirtualClock) -> None:
         super().__init__(latency_s=LATENCY_S)
         self._chance = chance
+        self._clock = clock
 
     def latency(self, source: str, target: str) -> float:
         return super().latency(source, target) * 2 * self._chance.random()
+
+    def announce(self, pipe: Pipe, arrival: float) -> None:
+        self._clock.at(arrival, pipe.wake)
+
+    async def rest(self, lot: trio.lowlevel.ParkingLot, arrival: float) -> None:
+        await lot.park()
 
 
 class Cluster:
     """`processes` by name. What it does with them is told in `story`."""
 
-    def __init__(self, seed: int, directory: Path, nursery: trio.Nursery, story: Story, datanodes: int) -> None:
+    def __init__(
+        self, seed: int, directory: Path, nursery: trio.Nursery, story: Story, datanodes: int, clock: VirtualClock
+    ) -> None:
         self.story = story
-        self.network = JitteryNetwork(random.Random(f"{seed}/network"))
+        self.clock = clock
+        self.network = JitteryNetwork(random.Random(f"{seed}/network"), clock)
         self.processes: dict[str, Process] = {}
         self.datanodes = [f"n{number}" for number in range(1, datanodes + 1)]
         self._seed = seed
@@ -70,7 +81,7 @@ class Cluster:
             self.give_disks(name)
 
     def add(self, name: str, main: Callable[[Life], Awaitable[None]]) -> Process:
-        process = Process(name, main, str(self._seed), self.network, self._nursery, self.story)
+        process = Process(name, main, str(self._seed), self.network, self._nursery, self.story, self.clock)
         self.processes[name] = process
         return process
 

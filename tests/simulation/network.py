@@ -32,7 +32,7 @@ _BACKLOG = 1024
 _FIRST_PORT = 20_000
 
 
-class _Pipe:
+class Pipe:
     """Bytes on their way from one host to another.
 
     `_chunks` holds (time of arrival, bytes); empty bytes are the end. `_lot` holds who waits, at either end.
@@ -61,8 +61,9 @@ class _Pipe:
         """The sender closes: the receiver gets what is under way, then the end."""
         if not self._ended:
             self._ended = True
-            self._chunks.append((self._arrival(), memoryview(b"")))
-            self.wake()
+            arrival = self._arrival()
+            self._chunks.append((arrival, memoryview(b"")))
+            self._network.announce(self, arrival)
 
     def stop_reading(self) -> None:
         self._unread = True
@@ -82,7 +83,7 @@ class _Pipe:
             if len(piece) < len(buffer):
                 break
         if sent:
-            self.wake()
+            self._network.announce(self, arrival)
         return sent
 
     async def wait_writable(self) -> None:
@@ -100,8 +101,7 @@ class _Pipe:
                 raise errors.ConnectionLost(f"connection reset by {self.source}")
             if self._is_ready():
                 return self._take(view)
-            with trio.move_on_at(self._next_arrival()):
-                await self._lot.park()
+            await self._network.rest(self._lot, self._next_arrival())
 
     def _can_send(self) -> bool:
         return not (self._reset or self._ended or self._unread)
@@ -149,7 +149,7 @@ class MemoryStream:
     holder: ClassVar[str] = ""
     binding: ClassVar[bytes] = b""
 
-    def __init__(self, peer: str, outgoing: _Pipe, incoming: _Pipe) -> None:
+    def __init__(self, peer: str, outgoing: Pipe, incoming: Pipe) -> None:
         self.peer = peer
         self._outgoing = outgoing
         self._incoming = incoming
@@ -252,7 +252,7 @@ class MemoryNetwork:
         self._cut: set[tuple[str, str]] = set()
         self._healed = trio.lowlevel.ParkingLot()
         self._listeners: dict[tuple[str, str], MemoryListener] = {}
-        self._pipes: list[tuple[_Pipe, _Pipe]] = []
+        self._pipes: list[tuple[Pipe, Pipe]] = []
         self._ports = itertools.count(_FIRST_PORT)
 
     def host(self, name: str) -> MemoryHost:
@@ -290,6 +290,15 @@ class MemoryNetwork:
 
     # --- for hosts and pipes --------------------------------------------------------------------------------
 
+    def announce(self, pipe: Pipe, arrival: float) -> None:
+        """Bytes are under way, or the end."""
+        pipe.wake()  # the receiver then rests until they arrive
+
+    async def rest(self, lot: trio.lowlevel.ParkingLot, arrival: float) -> None:
+        """Until somebody wakes the lot, or what is under way arrives."""
+        with trio.move_on_at(arrival):
+            await lot.park()
+
     def latency(self, source: str, target: str) -> float:
         return self._latencies.get((source, target), self._default_latency_s)
 
@@ -318,7 +327,7 @@ class MemoryNetwork:
         if listener is None:
             await self._pass(target, source)
             raise errors.Unreachable(f"nothing listens at {address}")
-        there, back = _Pipe(self, source, target), _Pipe(self, target, source)
+        there, back = Pipe(self, source, target), Pipe(self, target, source)
         self._pipes.append((there, back))
         if not listener.arrive(MemoryStream(f"{source}:{next(self._ports)}", back, there)):
             raise errors.Unreachable(f"{address} has too many connections waiting")
@@ -338,10 +347,10 @@ class MemoryNetwork:
         while self.is_cut(source, target):
             await self._healed.park()  # the connecting side has a deadline
 
-    def _between(self, one: str, other: str) -> Iterator[tuple[_Pipe, _Pipe]]:
+    def _between(self, one: str, other: str) -> Iterator[tuple[Pipe, Pipe]]:
         return (pair for pair in self._pipes if {pair[0].source, pair[0].target} == {one, other})
 
-    def _reset(self, pairs: set[tuple[_Pipe, _Pipe]]) -> int:
+    def _reset(self, pairs: set[tuple[Pipe, Pipe]]) -> int:
         for pair in self._pipes:
             if pair in pairs:
                 pair[0].reset()

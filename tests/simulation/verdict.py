@@ -39,13 +39,15 @@ async def judge(cluster: Cluster, fs: FileSystem, shared: Shared, client: Client
     story = cluster.story
     if not await _rest(cluster, fs, "after the faults", lambda: _unrest(cluster, shared)):
         return
-    await _verify_copies(cluster, fs)
-    if not await _rest(cluster, fs, "after damaged copies were found", lambda: _unrest(cluster, shared)):
-        return
+    findings = await _verify_copies(cluster, fs)
+    if findings:  # which is what mends them
+        if not await _rest(cluster, fs, "after damaged copies were found", lambda: _unrest(cluster, shared)):
+            return
+        findings = await _verify_copies(cluster, fs)
     while any(view.state != "up" for view in await fs.nodes()):  # which is a DataNode's own doing, and soon
         await trio.sleep(_LOOK_PERIOD_S)
     lost = _lost(cluster) if shared.rules.lost else []
-    for finding in await _verify_copies(cluster, fs):
+    for finding in findings:
         if not _is_about(str(finding), lost):
             story.violated("verdict", finding)
     for tree in shared.trees:
