@@ -1,6 +1,6 @@
 """structlog without rich, which it takes in where that is installed, for tracebacks that nothing here prints.
 
-That is a sixth of the time in which a daemon is loaded, and 4 MiB of its memory.
+That is a sixth of the time in which a daemon is loaded, or the command line, and 4 MiB of memory.
 """
 
 from __future__ import annotations

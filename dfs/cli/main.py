@@ -18,6 +18,7 @@ import click
 
 from dfs import __version__
 from dfs.cli.context import Chosen, Interrupted, complain, config_option, sentence
+from dfs.leanlogs import load_structlog
 from dfs.stdio import have_standard_streams
 
 _INTERRUPTED_STATUS: Final = 130
@@ -99,6 +100,8 @@ class Dfs(click.Group):
         verb = VERBS.get(ALIASES.get(cmd_name, cmd_name))
         if verb is None:
             return None
+        if not ctx.resilient_parsing:  # which is Tab, that needs no logs
+            load_structlog()
         command: click.Command = getattr(importlib.import_module(verb.module), verb.attribute)
         return command
 

@@ -6,7 +6,6 @@ from dfs.rpc.address import parse_uri, uri
 from dfs.rpc.authentication import Gate
 from dfs.rpc.faults import PyroError
 from dfs.rpc.handover import Inbox
-from dfs.rpc.naming import NAME_SERVER_OBJECT, NameServerClient, NameServerObject
 from dfs.rpc.network import Listener, Network, Stream
 from dfs.rpc.objects import Call, Later, Party, Peer, WithData, expose, takes_call
 from dfs.rpc.pool import Pool, PoolStatistics
@@ -16,7 +15,6 @@ from dfs.rpc.sockets import SocketNetwork
 from dfs.rpc.versions import SPOKEN, Versions
 
 __all__ = [
-    "NAME_SERVER_OBJECT",
     "SPOKEN",
     "Call",
     "ForeignMemory",
@@ -24,8 +22,6 @@ __all__ = [
     "Inbox",
     "Later",
     "Listener",
-    "NameServerClient",
-    "NameServerObject",
     "Network",
     "Party",
     "Peer",

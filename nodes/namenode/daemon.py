@@ -12,17 +12,8 @@ from dfs import keys, tasks
 from dfs.config import NameNodeConfig
 from dfs.daemon import Condition, Health, named
 from dfs.keys import KeyFile
-from dfs.rpc import (
-    NAME_SERVER_OBJECT,
-    SPOKEN,
-    Gate,
-    NameServerClient,
-    NameServerObject,
-    Network,
-    Pool,
-    Server,
-    Versions,
-)
+from dfs.rpc import SPOKEN, Gate, Network, Pool, Server, Versions
+from dfs.rpc.naming import NAME_SERVER_OBJECT, NameServerClient, NameServerObject
 from dfs.runtime import Runtime
 from dfs.types import NAMENODE_OBJECT, NodeState, SessionId, datanode_object
 from nodes.namenode import collector

@@ -5,7 +5,8 @@ from __future__ import annotations
 import structlog
 
 from dfs import errors
-from dfs.rpc import NameServerClient, NameServerObject, PyroError, uri
+from dfs.rpc import PyroError, uri
+from dfs.rpc.naming import NameServerClient, NameServerObject
 
 log = structlog.get_logger(__name__)
 

@@ -24,20 +24,8 @@ import serpent
 import trio
 
 from dfs import errors
-from dfs.rpc import (
-    NAME_SERVER_OBJECT,
-    Call,
-    NameServerClient,
-    NameServerObject,
-    Peer,
-    Pool,
-    Server,
-    SocketNetwork,
-    WithData,
-    expose,
-    takes_call,
-    uri,
-)
+from dfs.rpc import Call, Peer, Pool, Server, SocketNetwork, WithData, expose, takes_call, uri
+from dfs.rpc.naming import NAME_SERVER_OBJECT, NameServerClient, NameServerObject
 from dfs.types import Attr, Ino
 
 T = TypeVar("T")

@@ -1,1 +1,7 @@
 """A supervised cluster on this machine: `dfs up`, `dfs restart` and `dfs down`."""
+
+from __future__ import annotations
+
+from dfs.leanlogs import load_structlog
+
+load_structlog()

@@ -9,7 +9,8 @@ import pytest
 import trio
 
 from dfs import errors, limits
-from dfs.rpc import NAME_SERVER_OBJECT, NameServerClient, NameServerObject, Pool, Server, parse_uri, uri
+from dfs.rpc import Pool, Server, parse_uri, uri
+from dfs.rpc.naming import NAME_SERVER_OBJECT, NameServerClient, NameServerObject
 from nodes.namenode.names import NameServer
 from tests.simulation.network import MemoryNetwork
 
