@@ -28,25 +28,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from dfs import codec, verbs
+from dfs import codec
 from dfs.posix import CAPABILITY, RENAME_EXCHANGE
 from dfs.types import ALL_NAMES, Attr, DirEntry, Ino, Item
+from dfs.verbs import OTHER, VERBS
 
 Token: TypeAlias = int
 """The moment at which something was asked."""
 NEVER: Final[Token] = -1
 """Before all of them: of what nobody waits for any more."""
 
-_ATTR_VERBS: Final = frozenset(
-    {"create", "create_unnamed", "mkdir", "mknod", "symlink", "link", "unlink", "rmdir", "rename", "setattr"}
-    | {"truncate", "hold"}
-)
-"""Commands whose result is an Attr."""
-_MAKES_NAME: Final = {"create": 0, "mkdir": 0, "mknod": 0, "symlink": 0, "link": 1, "rename": 2}
-"""Commands that give their result a name, and where among their arguments directory and name are."""
-_TAKES_NAME: Final = frozenset({"unlink", "rmdir", "rename"})
-_MAKES_FILE: Final = frozenset({"create", "create_unnamed", "mknod"})
-"""Commands after which a new regular file is owned."""
 FIRST_COOKIE: Final = 1
 """Of a directory that was just made: the first entry's is one more."""
 _VOIDED_KEPT: Final = 4096
@@ -243,8 +234,9 @@ class Cache:
 
     def begin_change(self, verb: str, args: Sequence[Any]) -> list[Item]:
         """A command of ours is being sent; `end_change` ends it. What it may touch, as far as it is known."""
-        items: list[Item] = [(args[0], None)] if verb in verbs.CHANGES_INODE else []
-        for at in verbs.NAMES.get(verb, ()):
+        how = VERBS.get(verb, OTHER)
+        items: list[Item] = [(args[0], None)] if how.changes else []
+        for at in how.names:
             parent, name = args[at], args[at + 1]
             items += [(parent, None), (parent, name)]
             directory = self._directories.get(parent)
@@ -444,7 +436,8 @@ class Cache:
     def learn_reply(self, token: Token, verb: str, args: Sequence[Any], result: Any, touched: Sequence[Any]) -> None:
         """A command of ours that was asked at `token` has happened, and touched these items."""
         items: list[Item] = [(ino, name) for ino, name in touched]
-        attr = codec.attr(result) if verb in _ATTR_VERBS else codec.attr(result[0]) if verb == "commit" else None
+        how = VERBS.get(verb, OTHER)
+        attr = codec.attr(result) if how.attr else codec.attr(result[0]) if how.attr_first else None
         if attr is not None and (attr.ino, None) not in items:
             items.append((attr.ino, None))
         is_leased = not self.is_limited or (self._leased_since is not None and token >= self._leased_since)
@@ -458,7 +451,7 @@ class Cache:
             self._void(item)
         if attr is not None and (attr.ino, None) in valid:
             known = self._keep(attr)
-            is_new = attr.version == 1 and verb in _MAKES_FILE and (bool(touched) or verb == "create_unnamed")
+            is_new = how.creates and attr.version == 1 and (bool(touched) or not how.names) and _is_file(attr)
             known.is_owned = before.is_owned if before is not None else is_new
             known.is_private = before.is_private if before is not None else is_new
             if before is not None:
@@ -480,7 +473,8 @@ class Cache:
 
     def _count_cookies(self, verb: str, args: Sequence[Any]) -> None:
         """A command has entered a name in a directory, with the next cookie there; two names, if it exchanged them."""
-        entered = [args[_MAKES_NAME[verb]]] if verb in _MAKES_NAME else []
+        makes = VERBS.get(verb, OTHER).makes
+        entered = [args[makes]] if makes is not None else []
         if _is_exchange(verb, args):
             entered.append(args[0])
         for ino in entered:
@@ -748,13 +742,18 @@ def _names_after(verb: str, args: Sequence[Any], attr: Attr | None) -> list[tupl
     """The names that a command made or took away, and what they stand for now, as far as its result tells."""
     if attr is None or _is_exchange(verb, args):  # which tells of one of the two only
         return []
+    how = VERBS.get(verb, OTHER)
     changed: list[tuple[Ino, bytes, Ino | None]] = []
-    if verb in _TAKES_NAME:
-        changed.append((args[0], args[1], None))
-    if verb in _MAKES_NAME:
-        at = _MAKES_NAME[verb]
-        changed.append((args[at], args[at + 1], attr.ino))
+    if how.takes is not None:
+        changed.append((args[how.takes], args[how.takes + 1], None))
+    if how.makes is not None:
+        changed.append((args[how.makes], args[how.makes + 1], attr.ino))
     return changed
+
+
+def _is_file(attr: Attr) -> bool:
+    """Whether a session owns it as soon as it makes it: directories it has to ask for, and links never change."""
+    return not stat.S_ISDIR(attr.mode) and not stat.S_ISLNK(attr.mode)
 
 
 def _is_exchange(verb: str, args: Sequence[Any]) -> bool:

@@ -62,7 +62,7 @@ _CALLS_MAX = 64
 _SESSIONS_TRIED = 3
 _CLAIM = "claim"
 """What is owed to a NameNode that has restarted: what we hold (`reclaim`)."""
-_ABOUT_ONE_INODE = verbs.CHANGES_INODE - {"link"}
+_ABOUT_ONE_INODE = frozenset(verb for verb, how in verbs.VERBS.items() if how.changes and not how.names)
 """Commands that touch their first argument and nothing else."""
 _TRY_AGAIN = (errors.Unreachable, errors.ConnectionLost, errors.DeadlineExceeded, errors.Busy)
 

@@ -40,9 +40,10 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 import trio
 
-from dfs import codec, errors, limits, verbs
+from dfs import codec, errors, limits
 from dfs.client.cache import NEVER, Cache, Token
 from dfs.types import Attr, Ino, SessionId
+from dfs.verbs import OTHER, VERBS
 
 if TYPE_CHECKING:
     from dfs.client.session import Session
@@ -477,5 +478,5 @@ def _decides(command: Command, directory: Ino, name: bytes) -> bool:
     """Whether a command changes what a name stands for, or whether there is the directory."""
     if command.expected is not None and command.expected.ino == directory:
         return True
-    at = verbs.NAMES.get(command.verb, ())
-    return any(command.args[number] == directory and command.args[number + 1] == name for number in at)
+    places = VERBS.get(command.verb, OTHER).names
+    return any(command.args[at] == directory and command.args[at + 1] == name for at in places)

@@ -28,9 +28,9 @@ Invariants:
 - Files of a chunk that are made anew begin with a generation beyond those that may be in the journal.
 - A chunk has entries only if its files were synced before: they are not to be missed because their names were lost.
 
-The file is made when a directory is new, where there is space enough. After an error that kept an entry
-from being written no more are, as what would follow could not be found. An entry that is damaged ends an epoch: what a
-chunk lacks then, the NameNode finds missing.
+The file is made in the background, soon after a start that finds none, where there is space enough. After an error that
+kept an entry from being written no more are, as what would follow could not be found. An entry that is damaged ends an
+epoch: what a chunk lacks then, the NameNode finds missing.
 """
 
 from __future__ import annotations

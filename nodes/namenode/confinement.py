@@ -1,32 +1,25 @@
 """What a key that is limited to a subtree may send and ask: commands and queries that name only what is beneath it.
 
-Commands are checked by the machine, in the transaction that applies them. A verb that is not listed here is refused, so
-that a new one is not forgotten.
+Commands are checked by the machine, in the transaction that applies them. A verb that is not in `dfs.verbs` is refused:
+so a new one is not forgotten.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
 from dfs import errors, limits
 from dfs.keys import KeyId
 from dfs.types import Attr, Ino, Item
+from dfs.verbs import VERBS
 from nodes.namenode import arguments
 from nodes.namenode.beneath import Beneath
 from nodes.namenode.queries import Queries
 from nodes.namenode.store import Store
 from nodes.namenode.subtree import Subtree
 
-INODES: Final[Mapping[str, tuple[int, ...]]] = {
-    **dict.fromkeys(("create", "create_unnamed", "mkdir", "mknod", "symlink", "unlink", "rmdir"), (0,)),
-    **dict.fromkeys(("setattr", "truncate", "setxattr", "removexattr", "commit", "hold"), (0,)),
-    "link": (0, 1),
-    "rename": (0, 2),
-    **dict.fromkeys(("release", "seal", "allocate_chunks", "reserve_inodes"), ()),
-}
-"""Which arguments of a verb are inodes, that must be beneath. Those without name what is the session's own."""
 ACCESSED: Final = "accessed"
 
 
@@ -37,9 +30,9 @@ def confined(subtree: Subtree, verb: str, args: Sequence[Any]) -> Sequence[Any]:
     """
     if verb == ACCESSED:
         return [_beneath(subtree, args[0]), *args[1:]] if args else args
-    if verb not in INODES:
+    if verb not in VERBS:
         raise errors.NotPermitted(f"the key is limited to a subtree, which does not allow {verb!r}")
-    for place in INODES[verb]:
+    for place in VERBS[verb].inodes:  # without any, what it names is the session's own
         if place < len(args):
             subtree.check(arguments.ino(args[place]))
     return args

@@ -15,7 +15,7 @@ import structlog
 
 from dfs import errors
 from dfs.types import NAMENODE_SESSION, Ino, Item, SessionId
-from dfs.verbs import CHANGES_INODE, NAMES
+from dfs.verbs import OTHER, VERBS
 from nodes.namenode import arguments, commands
 from nodes.namenode.confinement import confined
 from nodes.namenode.store import is_of_disk
@@ -29,10 +29,6 @@ log = structlog.get_logger(__name__)
 
 Reply: TypeAlias = Sequence[Any]
 
-_LOOKS_AT_INODE: Final = CHANGES_INODE | {"hold"}
-"""Commands whose first argument is an inode."""
-_TOUCHES: Final = CHANGES_INODE | NAMES.keys()
-"""Commands that change what they look at, if they succeed."""
 _FORGET_EVERY: Final = 64
 """Replies that are acknowledged before they are forgotten: fewer deletions, each of more rows."""
 
@@ -203,16 +199,19 @@ class Machine:
         subtree = Subtree(self._db, *row) if row[0] else None
         found: dict[Item, None] = {}
         for command in batch:
-            if command.verb in _TOUCHES and (subtree is None or _is_confined(subtree, command)):
+            how = VERBS.get(command.verb, OTHER)
+            if (how.changes or how.names) and (subtree is None or _is_confined(subtree, command)):
                 found.update(dict.fromkeys(self._looked_at(command)))
         return list(found)
 
     def _looked_at(self, command: Command) -> list[Item]:
         """The inodes and names that a command is about, and what the names stand for."""
         items: list[Item] = []
-        if command.verb in _LOOKS_AT_INODE and command.args and type(command.args[0]) is int and command.args[0] > 0:
+        how = VERBS.get(command.verb, OTHER)
+        looks = how.changes or command.verb == "hold"
+        if looks and command.args and type(command.args[0]) is int and command.args[0] > 0:
             items.append((Ino(command.args[0]), None))
-        for at in NAMES.get(command.verb, ()):
+        for at in how.names:
             parent, name = [*command.args[at : at + 2], None, None][:2]
             if type(parent) is int and 0 < parent <= arguments.INTEGER_MAX and type(name) is bytes:
                 items += [(Ino(parent), None), (Ino(parent), name)]

@@ -31,6 +31,7 @@ from dfs import errors, limits
 from dfs.runtime import Runtime
 from dfs.turns import Judge, Shares, Turns, Verdict
 from dfs.types import NAMENODE_SESSION, Attr, Item, SessionId
+from dfs.verbs import OTHER, VERBS
 from nodes.namenode import commands
 from nodes.namenode.leases import Leases
 from nodes.namenode.machine import Command, Effect, HeldBack, Machine, Reply
@@ -38,7 +39,6 @@ from nodes.namenode.store import Store
 
 log = structlog.get_logger(__name__)
 
-_MAKE: Final = frozenset({"create", "mknod", "mkdir", "symlink"})
 _RATE_OVER_S: Final = 10
 _SPACE_CHECKED_EVERY_S: Final = 1.0
 
@@ -315,9 +315,8 @@ class Writer:
             return [*items, told]  # it changes nothing there, but its answer would be wrong
         if self._leases.conflicts(author, items):
             return items
-        is_new = (
-            attr is not None and attr.version == 1 and (verb == "create_unnamed" or (verb in _MAKE and bool(items)))
-        )
+        how = VERBS.get(verb, OTHER)
+        is_new = how.creates and attr is not None and attr.version == 1 and (bool(items) or not how.names)
         self._leases.applied(
             author,
             effect.command.seq,

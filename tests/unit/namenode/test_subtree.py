@@ -12,8 +12,9 @@ from dfs import errors
 from dfs.keys import KeyId, Role
 from dfs.posix import RENAME_EXCHANGE
 from dfs.types import ROOT_INO
+from dfs.verbs import VERBS
 from nodes.namenode import commands
-from nodes.namenode.confinement import ACCESSED, INODES, ConfinedQueries
+from nodes.namenode.confinement import ACCESSED, ConfinedQueries
 from nodes.namenode.subtree import Subtree
 from tests.unit.namenode.world import NODES, Namespace
 
@@ -75,7 +76,7 @@ def home(space: Namespace) -> Home:
 
 def test_every_verb_of_clients_has_its_place_in_the_table() -> None:
     admins = {verb for verb in commands.CLIENT if verb.startswith("mend_")}
-    assert {*INODES, ACCESSED} == {*commands.CLIENT, *commands.PLANNED} - admins
+    assert {*VERBS, ACCESSED} == {*commands.CLIENT, *commands.PLANNED} - admins
 
 
 def test_the_root_is_where_the_claim_says(home: Home) -> None:
@@ -130,7 +131,7 @@ def test_nothing_outside_can_be_changed(home: Home) -> None:
         ("hold", his),
         ("commit", his, [], []),
     ]
-    assert {attempt[0] for attempt in attempts} == {verb for verb, inodes in INODES.items() if inodes}
+    assert {attempt[0] for attempt in attempts} == {verb for verb, how in VERBS.items() if how.inodes}
     for verb, *args in attempts:
         with pytest.raises(errors.NotFound):
             home.do(verb, *args)
@@ -148,8 +149,8 @@ def test_a_verb_for_admins_is_refused_whoever_lets_it_through(home: Home) -> Non
 
 @pytest.mark.parametrize("ino", [True, "1", b"1", None, -1, 2**64, [1], 1.0])
 def test_what_is_no_inode_gets_past_no_check(home: Home, ino: Any) -> None:
-    for verb, places in INODES.items():
-        if places:
+    for verb, how in VERBS.items():
+        if how.inodes:
             with pytest.raises(errors.InvalidArgument):
                 home.do(verb, *[ino] * 6)
     with pytest.raises(errors.InvalidArgument):
@@ -244,7 +245,7 @@ def test_the_way_up_is_bounded(home: Home) -> None:
 def test_whatever_is_sent_nothing_outside_changes(home: Home, seed: int) -> None:
     chance = random.Random(seed)
     before = home.outside()
-    verbs = sorted({*INODES, ACCESSED})
+    verbs = sorted({*VERBS, ACCESSED})
     values: list[Any] = [
         *range(1, 12),
         b"his",
