@@ -97,7 +97,8 @@ def limited_site(directory: Path, datanodes: int, clients: int, replicas: int, m
 def bench_of_one(site: Site, mib: int) -> dict[str, Any]:
     """`dfs bench` on the client's host: its lines by their names."""
     options = ["--size", f"{mib}M", "--seconds", "60", "--only", "seq_write,seq_read", "--json"]
-    done = site.dfs("bench", *options, timeout=_TIMEOUT_S, check=True)
+    command = [PYTHON, "-m", "dfs.cli", "bench", *options]
+    done = site.network.run(CLIENT, command, env=site.environment(), timeout=_TIMEOUT_S, check=True)
     return {line["name"]: line for line in json.loads(done.stdout)["lines"]}
 
 

@@ -21,7 +21,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -32,6 +31,7 @@ import pytest
 
 from dfs.config import load_client
 from dfs.mountpoint import is_mounted, unmount
+from tests.forked import as_text, run_dfs
 
 PATIENCE_S = 240
 """For one test, and for one command."""
@@ -75,8 +75,7 @@ class Cluster:
 
     def dfs(self, *arguments: str | Path | int, status: int | None = 0) -> subprocess.CompletedProcess[str]:
         """Run `dfs ARGUMENTS` as the cluster's user; its status must be `status`, unless that is None."""
-        argv = [sys.executable, "-m", "dfs.cli", *map(str, arguments)]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE_S, env=self.environment)
+        done = as_text(run_dfs(*arguments, environment=self.environment, timeout_s=PATIENCE_S))
         assert status is None or done.returncode == status, f"{arguments}: {done.returncode}\n{done.stderr}"
         return done
 

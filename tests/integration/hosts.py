@@ -15,12 +15,14 @@ import os
 import secrets
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+
+from tests.forked import Host, as_text, run_dfs
 
 _NETWORK: Final = "10.213.7"
 _TIMEOUT_S: Final = 30
@@ -100,6 +102,13 @@ class Hosts:
         """What runs `argv` on a host. The mounts are the machine's: only the network and the host's name are others."""
         renamed = ["unshare", "--uts", "sh", "-c", 'echo "$0" > /proc/sys/kernel/hostname && exec "$@"', name]
         return ["nsenter", f"--net=/run/netns/{self._space(name)}", "--", *renamed, *map(str, argv)]
+
+    def dfs(
+        self, name: str, *arguments: str | Path, environment: Mapping[str, str]
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `dfs` on a host."""
+        where = Host(f"/run/netns/{self._space(name)}", name)
+        return as_text(run_dfs(*arguments, environment=environment, host=where))
 
     def run(self, name: str, argv: Sequence[str | Path], **how: Any) -> subprocess.CompletedProcess[str]:
         how = {"capture_output": True, "text": True, "timeout": _TIMEOUT_S * 4, "check": False, **how}

@@ -67,9 +67,9 @@ class Site:
             argv: list[str | Path] = [PYTHON, "-m", f"nodes.{kind}", "--config", self._file(name)]
             self.network.start(name, argv, self.directory / f"{name}.log")
 
-    def dfs(self, *arguments: str | Path, host: str = CLIENT, **how: Any) -> subprocess.CompletedProcess[str]:
+    def dfs(self, *arguments: str | Path, host: str = CLIENT) -> subprocess.CompletedProcess[str]:
         """Run `dfs` on a host, by default the client's."""
-        return self.network.run(host, [PYTHON, "-m", "dfs.cli", *arguments], env=self.environment(), **how)
+        return self.network.dfs(host, *arguments, environment=self.environment())
 
     def environment(self) -> dict[str, str]:
         """What a user of this cluster has set."""

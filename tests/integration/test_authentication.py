@@ -8,10 +8,10 @@ import os
 import socket
 import ssl
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ from nodes.datanode import authorization as datanode_policy
 from nodes.datanode.service import DataNode
 from nodes.namenode import authorization as namenode_policy
 from nodes.namenode.service import NameNode
+from tests.forked import as_text, run_dfs
 from tests.integration.real import RealCluster, real_cluster
 from tests.keys import ADMIN, CLIENT, MASTERS, PLAIN, READER
 
@@ -456,9 +457,8 @@ def test_a_stock_proxy_logs_in_with_a_key_once(resident: RealCluster) -> None:
 
 def test_keys_are_made_and_used_from_the_command_line(tmp_path: Path, resident: RealCluster) -> None:
     def dfs(*arguments: str) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-m", "dfs.cli", *arguments]
         environment = {**os.environ, "DFS_CONFIG": str(tmp_path / "client.toml")}
-        return subprocess.run(argv, capture_output=True, text=True, timeout=60, cwd=tmp_path, env=environment)
+        return as_text(run_dfs(*arguments, environment=environment, directory=tmp_path))
 
     (tmp_path / "client.toml").write_text(f'namenode = "{resident.namenode_address}"\n')
     missing = dfs("ls", "/")
@@ -491,14 +491,9 @@ async def test_a_reader_is_not_told_that_datanodes_do_not_answer(cluster: RealCl
         await file.fsync()
 
     async def dfs(*arguments: str) -> tuple[int, str, str]:
-        done = await trio.run_process(
-            [sys.executable, "-m", "dfs.cli", *arguments],
-            env={**os.environ, "DFS_CONFIG": str(config)},
-            capture_stdout=True,
-            capture_stderr=True,
-            check=False,
-        )
-        return done.returncode, done.stdout.decode(), done.stderr.decode()
+        environment = {**os.environ, "DFS_CONFIG": str(config)}
+        done = as_text(await trio.to_thread.run_sync(partial(run_dfs, *arguments, environment=environment)))
+        return done.returncode, done.stdout, done.stderr
 
     for path in ("/seen", "/"):
         status, said, _ = await dfs("why", path)

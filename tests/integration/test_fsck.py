@@ -8,9 +8,8 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from dfs.runtime import RealRuntime
 from dfs.types import ChunkId
 from nodes.datanode.disk import RealDisk
 from nodes.datanode.store import ChunkStore
+from tests.forked import run_dfs
 from tests.integration.real import NAMENODE, PATIENCE_S, RealCluster, environment, real_cluster, until
 from tests.integration.test_client import get, put
 
@@ -33,14 +33,8 @@ KNOWN_DAMAGED = "has not all of its blocks, as some are damaged or were lost wit
 
 async def dfs(cluster: RealCluster, *arguments: str) -> tuple[int, str]:
     """Run the command; its exit status and what it printed."""
-    done = await trio.run_process(
-        [sys.executable, "-m", "dfs.cli", *arguments],
-        capture_stdout=True,
-        stderr=subprocess.STDOUT,
-        check=False,
-        env=environment(cluster),
-    )
-    return done.returncode, done.stdout.decode()
+    done = await trio.to_thread.run_sync(partial(run_dfs, *arguments, environment=environment(cluster)))
+    return done.returncode, (done.stdout + done.stderr).decode()
 
 
 async def store(cluster: RealCluster, **files: bytes) -> None:

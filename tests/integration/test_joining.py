@@ -47,7 +47,7 @@ class Lab:
     def dfs(self, name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         """Run `dfs` on a host, with the host's own configuration."""
         environment = {**os.environ, "DFS_CONFIG": str(self.etc(name) / "client.toml")}
-        return self.network.run(name, [*DFS, *arguments], env=environment)
+        return self.network.dfs(name, *arguments, environment=environment)
 
     def well(self, name: str, *arguments: str | Path) -> str:
         """What `dfs` printed on a host, where it must succeed."""

@@ -20,6 +20,7 @@ import pytest
 from dfs.cli.local.layout import Layout
 from dfs.cli.local.making import Wish, make
 from dfs.cli.local.ports import FreePorts
+from tests.forked import as_text, run_dfs
 from tests.integration.real import wait_until
 
 Shell = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -37,8 +38,7 @@ def dfs(layout: Layout, tmp_path: Path) -> Iterator[Shell]:
     environment |= {"HOME": str(tmp_path), "DFS_CONFIG": str(layout.client)}
 
     def run(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-m", "dfs.cli", *arguments]
-        done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=120)
+        done = as_text(run_dfs(*arguments, environment=environment))
         assert done.returncode == status, done.stderr
         return done
 

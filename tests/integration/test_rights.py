@@ -6,7 +6,6 @@ import json
 import os
 import random
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -25,6 +24,7 @@ from dfs.keys import Key, Masters, Role
 from dfs.rpc import Pool, SocketNetwork
 from dfs.types import NAMENODE_OBJECT, ROOT_INO, ChunkPlace, Ino
 from tests.cluster import running_cluster
+from tests.forked import as_text, run_dfs
 from tests.integration.real import RealCluster, lasting_cluster, make_as_new, until
 from tests.keys import ADMIN, CLIENT, MASTERS, READER
 
@@ -525,9 +525,8 @@ async def test_a_directory_that_is_not_there_is_said_so(cluster: RealCluster) ->
 
 def test_keys_for_subtrees_are_made_from_the_command_line(lasting: RealCluster, tmp_path: Path) -> None:
     def dfs(*arguments: str) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-m", "dfs.cli", *arguments]
         environment = {**os.environ, "DFS_CONFIG": str(tmp_path / "client.toml")}
-        return subprocess.run(argv, capture_output=True, text=True, timeout=60, cwd=tmp_path, env=environment)
+        return as_text(run_dfs(*arguments, environment=environment, directory=tmp_path))
 
     (tmp_path / "client.toml").write_text(f'namenode = "{lasting.namenode_address}"\nkey = "guest.key"\n')
     trio.run(written, lasting, "/photos/2026/one", b"a picture")

@@ -8,8 +8,8 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from dfs.client import FileSystem
 from dfs.types import NodeId
 from nodes.datanode import obeyed
 from nodes.datanode.disk import RealDisk
+from tests.forked import as_text, run_dfs
 from tests.integration.real import NAMENODE, RealCluster, environment, real_cluster, until
 from tests.integration.test_failures import chunk_file, get, put, store, until_sound
 
@@ -30,11 +31,7 @@ IS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a tmpfs needs r
 
 async def dfs(cluster: RealCluster, *args: str) -> subprocess.CompletedProcess[str]:
     """Run the command as a user of the cluster does."""
-    command = [sys.executable, "-m", "dfs.cli", *args]
-    done = await trio.run_process(
-        command, env=environment(cluster), capture_stdout=True, capture_stderr=True, check=False
-    )
-    return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
+    return as_text(await trio.to_thread.run_sync(partial(run_dfs, *args, environment=environment(cluster))))
 
 
 async def node_status(fs: FileSystem, node: str) -> dict[str, Any]:

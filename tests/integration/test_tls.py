@@ -23,6 +23,7 @@ from dfs.keys import Key, Role
 from dfs.mountpoint import is_mounted, unmount
 from dfs.rpc import Pool, SocketNetwork, Stream
 from dfs.types import NAMENODE_OBJECT
+from tests.forked import as_text, run_dfs
 from tests.integration.hosts import Hosts, hosts, need_namespaces
 from tests.integration.real import RealCluster
 from tests.integration.sites import CLIENT as USER
@@ -346,8 +347,9 @@ def test_a_stock_proxy_with_pyros_own_ssl_is_served(resident: RealCluster, tmp_p
 
 def test_keys_with_certificates_are_made_shown_and_renewed(tmp_path: Path) -> None:
     def dfs(*arguments: str) -> str:
-        argv = [sys.executable, "-m", "dfs.cli", "key", *arguments]
-        return subprocess.run(argv, capture_output=True, text=True, timeout=60, cwd=tmp_path, check=True).stdout
+        done = as_text(run_dfs("key", *arguments, directory=tmp_path))
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     dfs("init", "--tls")
     dfs("add", "eve", "--keys", "cluster.keys")
@@ -365,8 +367,7 @@ def dfs(tmp_path: Path) -> Iterator[Any]:
 
     def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "DFS_CONFIG": str(tmp_path / "c" / "client.toml")}
-        argv = [sys.executable, "-m", "dfs.cli", *map(str, arguments)]
-        return subprocess.run(argv, capture_output=True, text=True, timeout=120, env=environment)
+        return as_text(run_dfs(*arguments, environment=environment))
 
     yield run
     run("down", "--dir", tmp_path / "c")
