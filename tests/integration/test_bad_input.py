@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +22,7 @@ import dfs
 from dfs import errors, limits
 from dfs.cli.local.layout import Layout
 from dfs.client import open_filesystem
+from tests.forked import run_dfs
 from tests.integration.real import (
     NAMENODE,
     RealCluster,
@@ -40,7 +42,9 @@ MIB = limits.MIB
 async def run(
     cluster: RealCluster, *arguments: str | bytes, stdin: bytes | IO[bytes] = b""
 ) -> subprocess.CompletedProcess[bytes]:
-    """`dfs ARGUMENTS` as a user of this cluster types it."""
+    """`dfs ARGUMENTS` as a user of this cluster types it; what it is to read comes through a pipe."""
+    if not stdin:
+        return await trio.to_thread.run_sync(partial(run_dfs, *arguments, environment=environment(cluster)))
     argv = [sys.executable, "-m", "dfs.cli", *arguments]
     return await trio.run_process(
         argv, env=environment(cluster), stdin=stdin, capture_stdout=True, capture_stderr=True, check=False

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+_BUILD = CHECKOUT / "build"
 PROGRAMS = ("debootstrap", "systemd-nspawn", "dpkg-deb", "nsenter")
 PACKAGES = "systemd,systemd-sysv,procps,python3,fuse3,libfuse3-3"
 PATIENCE_S = 240.0
@@ -115,8 +116,7 @@ def fresh(directory: Path) -> Iterator[Container]:
     root = directory / "root"
     root.mkdir()
     subprocess.run(["tar", "-C", root, "-xf", _base()], check=True)
-    package = build_package(directory)
-    shutil.copy(package, root / "root/dfs.deb")
+    shutil.copy(_package(), root / "root/dfs.deb")
     container = Container(root)
     container.configure("echo force-unsafe-io >/etc/dpkg/dpkg.cfg.d/unsafe")  # its disk is for this test only
     container.configure("apt-get install --yes --no-install-recommends /root/dfs.deb")
@@ -126,23 +126,36 @@ def fresh(directory: Path) -> Iterator[Container]:
         container.end()
 
 
-def build_package(directory: Path) -> Path:
-    environment = os.environ | {"BUILDER": sys.executable}
-    command = [CHECKOUT / "packaging/deb", directory]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, timeout=300, check=True)
-    return Path(done.stdout.strip())
+def _package() -> Path:
+    """The package of this checkout. It is made once for a run of the tests."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    made = _BUILD / "package.made"
+    with _alone("package"):
+        if not made.exists() or made.read_text().split("\n")[0] != run:
+            environment = os.environ | {"BUILDER": sys.executable}
+            command = [CHECKOUT / "packaging/deb", _BUILD]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, timeout=300, check=True)
+            made.write_text(f"{run}\n{done.stdout}")
+        return Path(made.read_text().split("\n")[1])
 
 
 def _base() -> Path:
-    """A tar of the bare distribution. It is made once, whoever else wants it waits."""
+    """A tar of the bare distribution. It is made once."""
     codename = platform.freedesktop_os_release()["VERSION_CODENAME"]
-    base = CHECKOUT / "build" / f"systemd-{codename}.tar"
-    base.parent.mkdir(exist_ok=True)
-    with base.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    base = _BUILD / f"systemd-{codename}.tar"
+    with _alone("systemd"):
         if not base.exists():
             _make_base(base, codename)
     return base
+
+
+@contextlib.contextmanager
+def _alone(what: str) -> Iterator[None]:
+    """Whoever else makes this in the checkout waits."""
+    _BUILD.mkdir(exist_ok=True)
+    with (_BUILD / f"{what}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _make_base(base: Path, codename: str) -> None:
