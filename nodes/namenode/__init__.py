@@ -1,6 +1,6 @@
 """The NameNode: namespace, extents, chunks and replica locations, as a state machine over SQLite.
 
-service      what is called from outside                  (async)
+service, datanodes, operations                            what is called from outside (async), made of `parts`
 writer       group commit: one transaction at a time      (async)
 machine      a command applied exactly once               (pure: database and command in, reply out)
 commands/    one module a verb

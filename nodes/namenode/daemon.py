@@ -22,6 +22,7 @@ from nodes.namenode.issuing import Issuing
 from nodes.namenode.leases import Leases
 from nodes.namenode.membership import Membership
 from nodes.namenode.names import NameServer
+from nodes.namenode.parts import Parts
 from nodes.namenode.queries import Queries
 from nodes.namenode.replication import Replication
 from nodes.namenode.service import NameNode
@@ -119,7 +120,9 @@ async def _serve(
     names, own_names = _name_server(config, pool)
     gate = Gate(keys.NAMENODE, NAMENODE_OBJECT, cluster.masters, lambda: runtime.now_ns() / 1e9)
     issuing = Issuing(gate, store, writer, members, sessions, runtime, cluster.authority, reload)
-    service = NameNode(config, store, writer, queries, members, sessions, leases, replication, names, runtime, issuing)
+    service = NameNode(
+        Parts(config, store, writer, queries, members, sessions, leases, replication, names, issuing, runtime)
+    )
     server = Server(network, greet=service.greet, gate=gate, authorize=authorize, spoken=spoken)
     issuing.attach(server)
     server.register(service, NAMENODE_OBJECT)

@@ -17,17 +17,10 @@ import msgpack  # type: ignore[import-untyped]
 import structlog
 
 from dfs import errors, limits
-from dfs.config import NameNodeConfig
-from dfs.runtime import Runtime
 from dfs.types import ChunkId, NodeId, datanode_object
 from nodes.namenode import arguments, reconcile
-from nodes.namenode.issuing import Issuing
-from nodes.namenode.membership import Membership
-from nodes.namenode.names import NameServer
-from nodes.namenode.queries import Queries
-from nodes.namenode.replication import Damage, Replication
-from nodes.namenode.store import Store
-from nodes.namenode.writer import Writer
+from nodes.namenode.parts import Parts, Service
+from nodes.namenode.replication import Damage
 
 log = structlog.get_logger(__name__)
 
@@ -40,30 +33,11 @@ _ITEMS_MAX: Final = 65_536
 """In each array of a heartbeat."""
 
 
-class DataNodes:
+class DataNodes(Service):
     """Methods may be called concurrently."""
 
-    def __init__(
-        self,
-        config: NameNodeConfig,
-        store: Store,
-        writer: Writer,
-        queries: Queries,
-        members: Membership,
-        replication: Replication,
-        names: NameServer,
-        issuing: Issuing,
-        runtime: Runtime,
-    ) -> None:
-        self._config = config
-        self._store = store
-        self._writer = writer
-        self._queries = queries
-        self._members = members
-        self._replication = replication
-        self._names = names
-        self._issuing = issuing
-        self._runtime = runtime
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
         self._doubts = reconcile.Doubts()
 
     async def register(self, info: Any) -> dict[str, Any]:

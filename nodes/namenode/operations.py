@@ -8,44 +8,18 @@ import structlog
 import trio
 
 from dfs import errors
-from dfs.config import NameNodeConfig
-from dfs.runtime import Runtime
 from dfs.types import ChunkId, NodeId, NodeState, datanode_object
 from nodes.namenode import balance
 from nodes.namenode.draining import DrainPlan
-from nodes.namenode.membership import Member, Membership
-from nodes.namenode.names import NameServer
-from nodes.namenode.queries import Queries
+from nodes.namenode.membership import Member
+from nodes.namenode.parts import Service
 from nodes.namenode.repair import ChunkState
-from nodes.namenode.replication import Replication
-from nodes.namenode.store import Store
-from nodes.namenode.writer import Writer
 
 log = structlog.get_logger(__name__)
 
 
-class Operations:
+class Operations(Service):
     """Methods may be called concurrently."""
-
-    def __init__(
-        self,
-        config: NameNodeConfig,
-        store: Store,
-        writer: Writer,
-        queries: Queries,
-        members: Membership,
-        replication: Replication,
-        names: NameServer,
-        runtime: Runtime,
-    ) -> None:
-        self._config = config
-        self._store = store
-        self._writer = writer
-        self._queries = queries
-        self._members = members
-        self._replication = replication
-        self._names = names
-        self._runtime = runtime
 
     # --- drain ------------------------------------------------------------------------------------------
 

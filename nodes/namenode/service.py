@@ -19,13 +19,11 @@ import trio
 
 import dfs
 from dfs import errors, grants, limits
-from dfs.config import NameNodeConfig
 from dfs.grants import Range
 from dfs.keys import KeyId, Role
 from dfs.placement import candidates, choose_nodes, takes_orders
 from dfs.room import Room
 from dfs.rpc import Call, Later, Peer, expose, takes_call
-from dfs.runtime import Runtime
 from dfs.types import (
     NAMENODE_SESSION,
     Attr,
@@ -43,17 +41,10 @@ from nodes.namenode.check import Checker
 from nodes.namenode.confinement import ConfinedQueries
 from nodes.namenode.datanodes import DataNodes
 from nodes.namenode.explain import Explainer
-from nodes.namenode.issuing import Issuing
-from nodes.namenode.leases import Leases
-from nodes.namenode.membership import Membership
-from nodes.namenode.names import NameServer
 from nodes.namenode.operations import Operations
+from nodes.namenode.parts import Parts, Service
 from nodes.namenode.queries import Queries, summary
-from nodes.namenode.replication import Replication
-from nodes.namenode.sessions import Sessions
-from nodes.namenode.store import Store
 from nodes.namenode.trees import Trees
-from nodes.namenode.writer import Writer
 
 log = structlog.get_logger(__name__)
 
@@ -78,38 +69,16 @@ def _there(found: Attr | None) -> Attr:
     return found
 
 
-class NameNode:
+class NameNode(Service):
     """Registered as `dfs.namenode`; its public methods are the protocol (docs/architecture.md)."""
 
-    def __init__(
-        self,
-        config: NameNodeConfig,
-        store: Store,
-        writer: Writer,
-        queries: Queries,
-        members: Membership,
-        sessions: Sessions,
-        leases: Leases,
-        replication: Replication,
-        names: NameServer,
-        runtime: Runtime,
-        issuing: Issuing,
-    ) -> None:
-        self._config = config
-        self._store = store
-        self._writer = writer
-        self._queries = queries
-        self._members = members
-        self._sessions = sessions
-        self._leases = leases
-        self._replication = replication
-        self._operations = Operations(config, store, writer, queries, members, replication, names, runtime)
-        self._datanodes = DataNodes(config, store, writer, queries, members, replication, names, issuing, runtime)
-        self._issuing = issuing
-        self._runtime = runtime
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self._operations = Operations(parts)
+        self._datanodes = DataNodes(parts)
         self._long_queries = Room(limits.LONG_QUERIES_MAX)
-        self._checker = Checker(store, runtime, sessions.known)
-        self._explainer = Explainer(self._checker, members, replication, runtime)
+        self._checker = Checker(parts.store, parts.runtime, parts.sessions.known)
+        self._explainer = Explainer(self._checker, parts.members, parts.replication, parts.runtime)
         self.address = ""
 
     def greet(self, peer: Peer, handshake: object) -> dict[str, Any] | None:

@@ -30,6 +30,7 @@ from nodes.namenode.leases import Leases
 from nodes.namenode.membership import Membership
 from nodes.namenode.names import NameServer
 from nodes.namenode.operations import Operations
+from nodes.namenode.parts import Parts
 from nodes.namenode.queries import Queries
 from nodes.namenode.replication import Replication
 from nodes.namenode.service import NameNode
@@ -59,7 +60,7 @@ class World:
         self.replication = Replication(store, self.writer, self.members, random.Random(1), config)
         sessions = Sessions(config.session_timeout_s, self._end_session, leases, 1)
         gate = Gate(keys.NAMENODE, "dfs.namenode", MASTERS, time.time)
-        self.service = NameNode(
+        parts = Parts(
             config,
             store,
             self.writer,
@@ -69,12 +70,11 @@ class World:
             leases,
             self.replication,
             NameServer(),
-            self.runtime,
             Issuing(gate, store, self.writer, self.members, sessions, self.runtime),
+            self.runtime,
         )
-        self.operations = Operations(
-            config, store, self.writer, self.queries, self.members, self.replication, NameServer(), self.runtime
-        )
+        self.service = NameNode(parts)
+        self.operations = Operations(parts)
         self.used: dict[str, int] = {}
         self.racks: dict[str, str] = {}
         self.broken: set[str] = set()
