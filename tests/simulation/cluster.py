@@ -23,13 +23,12 @@ from tests.keys import PLAIN, node_file
 from tests.simulation import settings
 from tests.simulation.clock import VirtualClock
 from tests.simulation.disk import MemoryDisk
-from tests.simulation.network import MemoryNetwork, Pipe
+from tests.simulation.network import JitteryNetwork
 from tests.simulation.process import Life, Process
 from tests.simulation.story import Story
 
 NAMENODE: Final = "namenode"
 ADDRESS: Final = "namenode:9400"
-LATENCY_S: Final = 0.001
 
 
 class ChunkRow(NamedTuple):
@@ -41,24 +40,6 @@ class ChunkRow(NamedTuple):
     replicas: int
     is_open: bool
     nodes: tuple[str, ...]
-
-
-class JitteryNetwork(MemoryNetwork):
-    """Each piece takes up to twice its link's latency, so that connections overtake each other."""
-
-    def __init__(self, chance: random.Random, clock: VirtualClock) -> None:
-        super().__init__(latency_s=LATENCY_S)
-        self._chance = chance
-        self._clock = clock
-
-    def latency(self, source: str, target: str) -> float:
-        return super().latency(source, target) * 2 * self._chance.random()
-
-    def announce(self, pipe: Pipe, arrival: float) -> None:
-        self._clock.at(arrival, pipe.wake)
-
-    async def rest(self, lot: trio.lowlevel.ParkingLot, arrival: float) -> None:
-        await lot.park()
 
 
 class Cluster:

@@ -16,9 +16,10 @@ nothing: it arrives when the partition heals; connecting meanwhile runs out of t
 from __future__ import annotations
 
 import itertools
+import random
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import trio
 
@@ -27,9 +28,11 @@ from dfs.checksum import Buffer
 from dfs.rpc import address as addresses
 from dfs.rpc.handover import Inbox
 from dfs.rpc.network import Listener, Stream, without_first
+from tests.simulation.clock import VirtualClock
 
 _BACKLOG = 1024
 _FIRST_PORT = 20_000
+JITTERY_LATENCY_S: Final = 0.001
 
 
 class Pipe:
@@ -363,3 +366,24 @@ class MemoryNetwork:
         for pair in self._pipes:
             pair[0].wake()
             pair[1].wake()
+
+
+class JitteryNetwork(MemoryNetwork):
+    """That of a whole simulated cluster: pieces take up to twice the latency, so that connections overtake each other.
+
+    What is under way wakes its receiver by the clock, which costs less than a deadline of each receiver.
+    """
+
+    def __init__(self, chance: random.Random, clock: VirtualClock) -> None:
+        super().__init__(latency_s=JITTERY_LATENCY_S)
+        self._chance = chance
+        self._clock = clock
+
+    def latency(self, source: str, target: str) -> float:
+        return super().latency(source, target) * 2 * self._chance.random()
+
+    def announce(self, pipe: Pipe, arrival: float) -> None:
+        self._clock.at(arrival, pipe.wake)
+
+    async def rest(self, lot: trio.lowlevel.ParkingLot, arrival: float) -> None:
+        await lot.park()

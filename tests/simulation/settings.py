@@ -8,6 +8,7 @@ other, a node is dead later than it is suspect.
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Final
 
 from dfs import limits
@@ -96,6 +97,7 @@ NAMENODE: Final[dict[str, Any]] = {
     "nameserver": "off",
 }
 
+assert "pytest" not in sys.modules, "the limits of all other tests of this process would change"
 for _name, _value in LIMITS.items():
     assert hasattr(limits, _name), _name
     setattr(limits, _name, _value)

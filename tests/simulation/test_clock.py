@@ -11,7 +11,7 @@ import trio
 from dfs import errors
 from dfs.rpc import Stream
 from tests.simulation.clock import VirtualClock
-from tests.simulation.cluster import LATENCY_S, JitteryNetwork
+from tests.simulation.network import JITTERY_LATENCY_S, JitteryNetwork
 
 Both = tuple[JitteryNetwork, Stream, Stream]
 
@@ -100,7 +100,7 @@ def test_bytes_arrive_in_order_once_their_latency_has_passed() -> None:
                 await client.send_all([bytes([number]) * 100])
             sent_at = trio.current_time()
         assert got == [bytes(100) + b"\1" * 100 + b"\2" * 100]
-        assert 0 < trio.current_time() - sent_at <= 2 * LATENCY_S
+        assert 0 < trio.current_time() - sent_at <= 2 * JITTERY_LATENCY_S
 
     connected(body)
 
