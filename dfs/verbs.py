@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 
 class Verb(NamedTuple):
@@ -12,7 +12,7 @@ class Verb(NamedTuple):
     `inodes` are all that are inode numbers, `names` those of them that are directories with a name right behind.
     `makes` is the one of `names` where the result is found afterwards, `takes` the one where nothing is.
     `changes`: the first argument is an inode that is changed itself, and not for the names in it.
-    `creates`: the result is an inode, which is new if its version is 1 and the command touched anything.
+    `creates`: the result is an inode, perhaps a new one, see `has_made`.
     `attr`: the result is an Attr; `attr_first`: a list that begins with one.
     """
 
@@ -24,6 +24,10 @@ class Verb(NamedTuple):
     creates: bool = False
     attr: bool = False
     attr_first: bool = False
+
+    def has_made(self, version: int, touched: Sequence[Any]) -> bool:
+        """Whether the inode of the result, in this version, is new: of one that was there before nothing is touched."""
+        return self.creates and version == 1 and (bool(touched) or not self.names)
 
 
 VERBS: Final[Mapping[str, Verb]] = {

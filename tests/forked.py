@@ -25,12 +25,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-COMMAND: Final = "dfs.cli"
+_COMMAND: Final = "dfs.cli"
 _CONTEXT: Final = multiprocessing.get_context("forkserver")
 _LOADED: Final = ("nodes.datanode.__main__", "nodes.namenode.__main__", "dfs.client", "rich.console", "rich.table")
-_COMMANDS: Final = ("cluster", "listing", "checking", "nodes", "uploading", "downloading", "mounting", "keys", "join")
+_VERBS: Final = ("cluster", "listing", "checking", "nodes", "uploading", "downloading", "mounting", "keys", "join")
 """Modules of `dfs.cli` that many tests run."""
-_CONTEXT.set_forkserver_preload([__name__, *_LOADED, *(f"{COMMAND}.{name}" for name in _COMMANDS)])
+_CONTEXT.set_forkserver_preload([__name__, *_LOADED, *(f"{_COMMAND}.{name}" for name in _VERBS)])
 _CLONE_NEWNET: Final = 0x40000000
 _CLONE_NEWUTS: Final = 0x04000000
 """<linux/sched.h>."""
@@ -92,7 +92,7 @@ def run_dfs(
     with tempfile.TemporaryDirectory(prefix="dfs-command-") as place:
         streams = _Streams(f"{place}/stdin", f"{place}/stdout", f"{place}/stderr")
         Path(streams.stdin).write_bytes(stdin)
-        process = _start(COMMAND, argv, streams, environment or os.environ, directory, host)
+        process = _start(_COMMAND, argv, streams, environment or os.environ, directory, host)
         process.join(timeout_s)
         status = process.exitcode
         if status is None:
@@ -106,9 +106,6 @@ def run_dfs(
 def as_text(done: subprocess.CompletedProcess[bytes]) -> subprocess.CompletedProcess[str]:
     """The same, with what was printed as text."""
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
-
-
-# --- in the new process -----------------------------------------------------------------------------------
 
 
 class _Streams(NamedTuple):
@@ -133,6 +130,9 @@ def _start(
     )
     process.start()
     return process
+
+
+# --- in the new process -----------------------------------------------------------------------------------
 
 
 def _run(

@@ -451,7 +451,7 @@ class Cache:
             self._void(item)
         if attr is not None and (attr.ino, None) in valid:
             known = self._keep(attr)
-            is_new = how.creates and attr.version == 1 and (bool(touched) or not how.names) and _is_file(attr)
+            is_new = how.has_made(attr.version, touched) and _is_file(attr)
             known.is_owned = before.is_owned if before is not None else is_new
             known.is_private = before.is_private if before is not None else is_new
             if before is not None:

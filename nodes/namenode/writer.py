@@ -315,8 +315,7 @@ class Writer:
             return [*items, told]  # it changes nothing there, but its answer would be wrong
         if self._leases.conflicts(author, items):
             return items
-        how = VERBS.get(verb, OTHER)
-        is_new = how.creates and attr is not None and attr.version == 1 and (bool(items) or not how.names)
+        is_new = attr is not None and VERBS.get(verb, OTHER).has_made(attr.version, items)
         self._leases.applied(
             author,
             effect.command.seq,

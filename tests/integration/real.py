@@ -17,10 +17,12 @@ import contextlib
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,7 +33,7 @@ from dfs.cli.local.ports import LOOPBACK, FreePorts
 from dfs.client import FileSystem, open_filesystem
 from dfs.config import ClientConfig, DataNodeConfig, NameNodeConfig, render
 from dfs.keys import Role
-from tests.forked import Forked
+from tests.forked import Forked, run_dfs
 from tests.keys import ADMIN, holder
 from tests.keys import write as write_keys
 
@@ -87,6 +89,10 @@ class RealCluster:
         self.addresses: dict[str, str] = {NAMENODE: self.namenode_address}
         self._processes: dict[str, Forked] = {}
         self._logged: dict[str, int] = {}  # length of each daemon's log when it was last started
+
+    async def dfs(self, *arguments: str | bytes | Path) -> subprocess.CompletedProcess[bytes]:
+        """Run `dfs ARGUMENTS` as a user of this cluster does."""
+        return await trio.to_thread.run_sync(partial(run_dfs, *arguments, environment=environment(self)))
 
     # --- configuration
 

@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,7 +21,6 @@ import dfs
 from dfs import errors, limits
 from dfs.cli.local.layout import Layout
 from dfs.client import open_filesystem
-from tests.forked import run_dfs
 from tests.integration.real import (
     NAMENODE,
     RealCluster,
@@ -44,7 +42,7 @@ async def run(
 ) -> subprocess.CompletedProcess[bytes]:
     """`dfs ARGUMENTS` as a user of this cluster types it; what it is to read comes through a pipe."""
     if not stdin:
-        return await trio.to_thread.run_sync(partial(run_dfs, *arguments, environment=environment(cluster)))
+        return await cluster.dfs(*arguments)
     argv = [sys.executable, "-m", "dfs.cli", *arguments]
     return await trio.run_process(
         argv, env=environment(cluster), stdin=stdin, capture_stdout=True, capture_stderr=True, check=False

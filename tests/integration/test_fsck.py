@@ -9,7 +9,6 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,7 @@ from dfs.runtime import RealRuntime
 from dfs.types import ChunkId
 from nodes.datanode.disk import RealDisk
 from nodes.datanode.store import ChunkStore
-from tests.forked import run_dfs
-from tests.integration.real import NAMENODE, PATIENCE_S, RealCluster, environment, real_cluster, until
+from tests.integration.real import NAMENODE, PATIENCE_S, RealCluster, real_cluster, until
 from tests.integration.test_client import get, put
 
 MIB = limits.MIB
@@ -33,7 +31,7 @@ KNOWN_DAMAGED = "has not all of its blocks, as some are damaged or were lost wit
 
 async def dfs(cluster: RealCluster, *arguments: str) -> tuple[int, str]:
     """Run the command; its exit status and what it printed."""
-    done = await trio.to_thread.run_sync(partial(run_dfs, *arguments, environment=environment(cluster)))
+    done = await cluster.dfs(*arguments)
     return done.returncode, (done.stdout + done.stderr).decode()
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import trio
 
 from dfs import limits
-from tests.forked import as_text, run_dfs
-from tests.integration.real import RealCluster, environment, real_cluster, until
+from tests.forked import as_text
+from tests.integration.real import RealCluster, real_cluster, until
 from tests.integration.test_failures import get, holders, put, store, until_sound
 
 KIB, MIB = limits.KIB, limits.MIB
@@ -20,7 +20,7 @@ QUICK = {"node_suspect_after_s": 2.0, "node_dead_after_s": 4.0, "garbage_grace_s
 
 async def shell(cluster: RealCluster, *arguments: str, status: int = 0) -> str:
     """Run `dfs`; what it prints, or what it says if it is to fail."""
-    done = as_text(await trio.to_thread.run_sync(partial(run_dfs, *arguments, environment=environment(cluster))))
+    done = as_text(await cluster.dfs(*arguments))
     assert done.returncode == status, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stderr if status else done.stdout
 

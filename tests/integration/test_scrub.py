@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,8 @@ from dfs.client import FileSystem
 from dfs.types import NodeId
 from nodes.datanode import obeyed
 from nodes.datanode.disk import RealDisk
-from tests.forked import as_text, run_dfs
-from tests.integration.real import NAMENODE, RealCluster, environment, real_cluster, until
+from tests.forked import as_text
+from tests.integration.real import NAMENODE, RealCluster, real_cluster, until
 from tests.integration.test_failures import chunk_file, get, put, store, until_sound
 
 KIB, MIB = limits.KIB, limits.MIB
@@ -31,7 +30,7 @@ IS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a tmpfs needs r
 
 async def dfs(cluster: RealCluster, *args: str) -> subprocess.CompletedProcess[str]:
     """Run the command as a user of the cluster does."""
-    return as_text(await trio.to_thread.run_sync(partial(run_dfs, *args, environment=environment(cluster))))
+    return as_text(await cluster.dfs(*args))
 
 
 async def node_status(fs: FileSystem, node: str) -> dict[str, Any]:

@@ -16,6 +16,13 @@ from typing import Any
 import trio
 
 
+def virtual() -> VirtualClock:
+    """That of the run."""
+    clock = trio.lowlevel.current_clock()
+    assert isinstance(clock, VirtualClock)
+    return clock
+
+
 class VirtualClock(trio.abc.Clock):
     def __init__(self) -> None:
         self._now_s = 0.0

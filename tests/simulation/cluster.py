@@ -21,7 +21,6 @@ from nodes.datanode.volumes import NEW_DISK
 from nodes.namenode.daemon import run_namenode
 from tests.keys import PLAIN, node_file
 from tests.simulation import settings
-from tests.simulation.clock import VirtualClock
 from tests.simulation.disk import MemoryDisk
 from tests.simulation.network import JitteryNetwork
 from tests.simulation.process import Life, Process
@@ -45,12 +44,9 @@ class ChunkRow(NamedTuple):
 class Cluster:
     """`processes` by name. What it does with them is told in `story`."""
 
-    def __init__(
-        self, seed: int, directory: Path, nursery: trio.Nursery, story: Story, datanodes: int, clock: VirtualClock
-    ) -> None:
+    def __init__(self, seed: int, directory: Path, nursery: trio.Nursery, story: Story, datanodes: int) -> None:
         self.story = story
-        self.clock = clock
-        self.network = JitteryNetwork(random.Random(f"{seed}/network"), clock)
+        self.network = JitteryNetwork(random.Random(f"{seed}/network"))
         self.processes: dict[str, Process] = {}
         self.datanodes = [f"n{number}" for number in range(1, datanodes + 1)]
         self._seed = seed
@@ -62,7 +58,7 @@ class Cluster:
             self.give_disks(name)
 
     def add(self, name: str, main: Callable[[Life], Awaitable[None]]) -> Process:
-        process = Process(name, main, str(self._seed), self.network, self._nursery, self.story, self.clock)
+        process = Process(name, main, str(self._seed), self.network, self._nursery, self.story)
         self.processes[name] = process
         return process
 

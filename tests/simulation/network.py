@@ -28,7 +28,7 @@ from dfs.checksum import Buffer
 from dfs.rpc import address as addresses
 from dfs.rpc.handover import Inbox
 from dfs.rpc.network import Listener, Stream, without_first
-from tests.simulation.clock import VirtualClock
+from tests.simulation.clock import virtual
 
 _BACKLOG = 1024
 _FIRST_PORT = 20_000
@@ -374,16 +374,15 @@ class JitteryNetwork(MemoryNetwork):
     What is under way wakes its receiver by the clock, which costs less than a deadline of each receiver.
     """
 
-    def __init__(self, chance: random.Random, clock: VirtualClock) -> None:
+    def __init__(self, chance: random.Random) -> None:
         super().__init__(latency_s=JITTERY_LATENCY_S)
         self._chance = chance
-        self._clock = clock
 
     def latency(self, source: str, target: str) -> float:
         return super().latency(source, target) * 2 * self._chance.random()
 
     def announce(self, pipe: Pipe, arrival: float) -> None:
-        self._clock.at(arrival, pipe.wake)
+        virtual().at(arrival, pipe.wake)
 
     async def rest(self, lot: trio.lowlevel.ParkingLot, arrival: float) -> None:
         await lot.park()

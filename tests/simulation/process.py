@@ -20,7 +20,7 @@ from dfs import errors
 from dfs.rpc.handover import Inbox
 from dfs.rpc.network import Listener, Stream
 from dfs.runtime import NO_USAGE, Usage
-from tests.simulation.clock import VirtualClock
+from tests.simulation.clock import virtual
 from tests.simulation.disk import InlineWorkers, MemoryDisk, PowerOff
 from tests.simulation.network import MemoryNetwork
 from tests.simulation.story import Story, is_alive, who
@@ -52,9 +52,7 @@ class Life:
     `delay_s` is the longest time that blocking work takes.
     """
 
-    def __init__(
-        self, name: str, network: MemoryNetwork, chance: random.Random, clock: Clock, time: VirtualClock
-    ) -> None:
+    def __init__(self, name: str, network: MemoryNetwork, chance: random.Random, clock: Clock) -> None:
         self.name = name
         self.alive = [True]
         self.scope = trio.CancelScope()
@@ -62,7 +60,6 @@ class Life:
         self.random = chance
         self.delay_s = 0.002
         self._clock = clock
-        self._time = time
         self._network = network
         self._host = network.host(name)
 
@@ -77,13 +74,13 @@ class Life:
     async def run_blocking(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
         before, after = self._delays()
         with trio.CancelScope(shield=True):  # as a thread, which cannot be cancelled half-way
-            await self._time.sleep(before)
+            await virtual().sleep(before)
             if not self.alive[0]:
                 await trio.sleep_forever()
             try:
                 result = work(*args)
             finally:
-                await self._time.sleep(after)
+                await virtual().sleep(after)
         return result
 
     async def run_abandonable(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
@@ -133,7 +130,6 @@ class Process:
         network: MemoryNetwork,
         nursery: trio.Nursery,
         story: Story,
-        time: VirtualClock,
     ) -> None:
         self.name = name
         self.clock = Clock()
@@ -148,7 +144,6 @@ class Process:
         self._network = network
         self._nursery = nursery
         self._story = story
-        self._time = time
 
     @property
     def is_up(self) -> bool:
@@ -159,7 +154,7 @@ class Process:
         assert self.life is None or self.life.gone.is_set(), self.name
         self.lives += 1
         chance = random.Random(f"{self._seed}/{self.name}/{self.lives}")
-        life = self.life = Life(self.name, self._network, chance, self.clock, self._time)
+        life = self.life = Life(self.name, self._network, chance, self.clock)
         life.delay_s = self.delay_s
         for disk in self.disks:
             disk.on_power_off = lambda: self.cut(power=True)

@@ -83,8 +83,7 @@ def run(seed: int, profile: str = "") -> Outcome:
     try:
         story.listen()
         _schedule_by(seed)
-        clock = VirtualClock()
-        virtual_s = trio.run(_run, seed, chosen, chance, directory, story, clock, clock=clock)
+        virtual_s = trio.run(_run, seed, chosen, chance, directory, story, clock=VirtualClock())
     finally:
         structlog.reset_defaults()
         socket.gethostname = hostname
@@ -104,14 +103,12 @@ def _schedule_by(seed: int) -> None:
     trio._core._run._r.seed(f"{seed}/order")
 
 
-async def _run(
-    seed: int, profile: Profile, chance: random.Random, directory: Path, story: Story, clock: VirtualClock
-) -> float:
+async def _run(seed: int, profile: Profile, chance: random.Random, directory: Path, story: Story) -> float:
     rules = Rules(trouble=profile.trouble, lost=False)
     shared = Shared(story, rules)
     async with trio.open_nursery() as nursery:
         datanodes = chance.choice((4, 5, 5, 6)) if profile.nodes_down < 2 else chance.choice((5, 6, 7))
-        cluster = Cluster(seed, directory, nursery, story, datanodes, clock)
+        cluster = Cluster(seed, directory, nursery, story, datanodes)
         story.tell("run", f"seed {seed}, profile {profile.name}, {datanodes} DataNodes")
         with trio.move_on_after(_RUN_MAX_S) as limit:
             await _simulate(cluster, shared, profile, chance, nursery)

@@ -13,8 +13,6 @@ from dfs.rpc import Stream
 from tests.simulation.clock import VirtualClock
 from tests.simulation.network import JITTERY_LATENCY_S, JitteryNetwork
 
-Both = tuple[JitteryNetwork, Stream, Stream]
-
 
 def run(body: Callable[[VirtualClock], Awaitable[None]]) -> float:
     """How long it took, of virtual time."""
@@ -27,7 +25,7 @@ def connected(body: Callable[[JitteryNetwork, Stream, Stream], Awaitable[None]])
     """Call it with both ends of a connection from `a` to `b`."""
 
     async def main(clock: VirtualClock) -> None:
-        network = JitteryNetwork(random.Random(1), clock)
+        network = JitteryNetwork(random.Random(1))
         listener = await network.host("b").listen("b:1")
         client = await network.host("a").connect("b:1", 5)
         await body(network, client, await listener.accept())
