@@ -15,11 +15,11 @@ from dfs import ending, errors, tasks
 from dfs.config import find_client_config, find_key_file
 from dfs.daemon import tune_memory
 from dfs.keystore import KeyStore
+from dfs.mountoptions import Options, parse
 from dfs.stdio import have_standard_streams
 from dfs.systemd import notify
 from dfs.telemetry import configure_logs
-from mount.options import Options, parse
-from mount.process import run_mount
+from mount.process import Mounting, run_mount
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +30,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--config", help="the client.toml of the cluster")
     parser.add_argument("--namenode", help="HOST:PORT, instead of a configuration")
     parser.add_argument("--subtree", default="/", help="the directory of the cluster to mount")
+    parser.add_argument(
+        "--source", help="what the kernel lists as what is mounted: NAMENODE:SUBTREE, if nothing is said"
+    )
     parser.add_argument("-o", dest="options", default="", metavar="OPTIONS")
     parser.add_argument("--ready-fd", type=int, help="where to write `ok`, or why not, when that is known")
     parser.add_argument("--end-file", type=Path, help="where to write what was to be committed, and what came of it")
@@ -78,7 +81,8 @@ def main() -> int:
     try:
         namenode, store, options = _settings(arguments, wished)
         mountpoint = arguments.mountpoint.absolute()
-        trio.run(run_mount, namenode, store, arguments.subtree, mountpoint, options, ready, tell_end)
+        what = Mounting(namenode, arguments.subtree, arguments.source or f"{namenode}:{arguments.subtree}", mountpoint)
+        trio.run(run_mount, what, store, options, ready, tell_end)
     except BaseException as error:
         first = tasks.leaves(error)[0]
         if isinstance(first, KeyboardInterrupt):

@@ -26,13 +26,13 @@ from dfs.client.accesses import Accesses
 from dfs.client.filesystem import FileSystem
 from dfs.client.openinode import OpenInode
 from dfs.client.openinodes import OpenInodes
+from dfs.mountoptions import NOBODY, Options
 from dfs.posix import CAPABILITY, time_ns
 from dfs.types import ROOT_INO, Attr, DirEntry, Ino
 from mount.device import NO_FLUSH, Device
 from mount.handles import DirectoryHandle, FileHandle, Handles
 from mount.kernel import Kernel
 from mount.loop import handled
-from mount.options import NOBODY, Options
 
 P = ParamSpec("P")
 T = TypeVar("T")

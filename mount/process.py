@@ -8,11 +8,13 @@ commit, and what came of that. Its status is 0 also when something was lost: a s
 from __future__ import annotations
 
 import os
+import string
 import subprocess
 import sys
+import urllib.parse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import pyfuse3
 import structlog
@@ -26,6 +28,7 @@ from dfs.client.openinodes import open_inodes
 from dfs.client.paths import show
 from dfs.ending import Ending
 from dfs.keystore import KeyStore
+from dfs.mountoptions import Options
 from dfs.mountpoint import Mounted, find, is_mounted, prepare
 from dfs.systemd import keep_watchdog
 from dfs.types import Attr, SessionId
@@ -33,27 +36,44 @@ from mount import farewell, guard
 from mount.kernel import Kernel
 from mount.loop import device, serve
 from mount.operations import Operations
-from mount.options import Options
 from mount.unmounting import Unmounting, unmount_on_signals
 
 log = structlog.get_logger(__name__)
 
 _CONNECTIONS: Final = Path("/sys/fs/fuse/connections")
+_LISTED: Final = "".join({" ", *string.punctuation} - {"%", ",", "\\"})
+"""What of a source is listed as it is, as are letters and digits: pyfuse3 wants ASCII, libfuse parts at commas."""
+
+
+class Mounting(NamedTuple):
+    """The directory `subtree` of the cluster at `namenode`, to be mounted on `mountpoint`.
+
+    `source` is what the kernel lists as what is mounted there. `mount -a` mounts a line of fstab if there is none yet
+    with the line's source and directory.
+    """
+
+    namenode: str
+    subtree: str
+    source: str
+    mountpoint: Path
+
+    @property
+    def listed(self) -> str:
+        return urllib.parse.quote(os.fsencode(self.source), safe=_LISTED)
 
 
 async def run_mount(
-    namenode: str,
+    mounting: Mounting,
     store: KeyStore,
-    subtree: str,
-    mountpoint: Path,
     options: Options,
     ready: Callable[[], None],
     tell_end: Callable[[Ending], None],
 ) -> None:
-    """Serve the directory `subtree` of the cluster at `mountpoint` until it is unmounted, with the key in a file.
+    """Serve a directory of the cluster until it is unmounted, with the key in a file.
 
     Raises `Unreachable` (no NameNode), `NotFound` or `NotADirectory` (`subtree`), and what `prepare` raises.
     """
+    namenode, subtree, mountpoint = mounting.namenode, mounting.subtree, mounting.mountpoint
     prepare(mountpoint)
     note = farewell.Note()
     cache = Cache(options.cache_entries, options.cache_entries)
@@ -78,7 +98,7 @@ async def run_mount(
         inodes.on_loss = kernel.lost
         inodes.flush_on_close = options.flush_on_close
         operations = Operations(fs, inodes, accesses, kernel, device(), top.ino, options)
-        wanted = {"default_permissions", "subtype=dfs", f"fsname={namenode}:{subtree}", *options.kernel}
+        wanted = {"default_permissions", "subtype=dfs", f"fsname={mounting.listed}", *options.kernel}
         wanted |= {"allow_other"} if options.allow_other else set()
         wanted |= {"ro"} if options.read_only else set()
         try:

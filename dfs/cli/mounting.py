@@ -1,4 +1,4 @@
-"""`dfs mount` and `dfs umount`, and `mount.dfs`, which mount(8) and /etc/fstab call.
+"""`dfs mount` and `dfs umount`.
 
 A mount is a process of its own (`python -m mount`). It is started in a session of its own, with a pipe on which it
 says "ok" when the mount answers, or else why not. For each mount point there is a log, the process's number in a file,
@@ -7,7 +7,6 @@ and another one in which it says how it ends (`dfs.ending`), under ~/.local/stat
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
 import os
@@ -26,9 +25,8 @@ import click
 from dfs import ending, errors, limits
 from dfs.cli import show
 from dfs.cli.arguments import MOUNTPOINT
-from dfs.cli.context import chosen, complain, config_option, sentence
+from dfs.cli.context import chosen, complain, config_option
 from dfs.mountpoint import as_listed, find, is_mounted, unmount
-from dfs.stdio import have_standard_streams
 
 _WAIT_S: Final = limits.NAMENODE_WAIT_S + 2 * limits.FIRST_CONTACT_TIMEOUT_S
 """By then a mount of the usual patience has given up, and has tried to end its session."""
@@ -38,7 +36,6 @@ _LOOK_EVERY_S: Final = 0.1
 """Whether a process says that it goes on."""
 _NAME_MAX: Final = 200
 """Of a file for a mount point, without its suffix; a longer one is named by a hash."""
-_STANDARD_PORT: Final = f":{limits.NAMENODE_PORT}"
 
 
 @click.command(short_help="Mount the cluster on a local directory.")
@@ -145,6 +142,16 @@ def _said_by_libfuse(log: Path, begins_at: int) -> list[str]:
         return [os.fsdecode(line[1]) for line in re.finditer(rb"^fuse\w*: (.+)$", file.read(), re.MULTILINE)]
 
 
+def options_of(mountpoint: Path) -> str | None:
+    """The options that the process of a mount was started with; None if it is not known which it is."""
+    try:
+        pid = int(_state_file(mountpoint, ".pid").read_text())
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return os.fsdecode(command[command.index(b"-o") + 1]) if os.fsencode(as_listed(mountpoint)) in command else None
+    except (OSError, ValueError):
+        return None
+
+
 def wait_for_end(mountpoint: Path, timeout_s: float) -> int | None:
     """Wait for the process of a mount that was taken away: it commits everything and ends.
 
@@ -227,43 +234,3 @@ def _forget_process(mountpoint: Path) -> None:
     for suffix in (".pid", ".end"):
         with contextlib.suppress(OSError):
             _state_file(mountpoint, suffix).unlink()
-
-
-# --- mount(8) -------------------------------------------------------------------------------------------
-
-
-def parse_source(source: str) -> tuple[list[str], str]:
-    """What `mount -t dfs SOURCE` names: which cluster, in the options of `python -m mount`, and the directory of it.
-
-    SOURCE is `HOST[:PORT]:/PATH`, or a client.toml, or `dfs` for the cluster that is configured.
-    """
-    if source in ("dfs", "none"):
-        return [], "/"
-    if source.endswith(".toml"):
-        return ["--config", source], "/"
-    address, separator, path = source.partition(":/")
-    if not separator or not address:
-        raise errors.InvalidArgument(f"not a file system to mount: {source!r}; write HOST:/PATH or HOST:PORT:/PATH")
-    has_port = address.rpartition(":")[2].isdigit() and not address.endswith("]")
-    return ["--namenode", address if has_port else address + _STANDARD_PORT], "/" + path
-
-
-def mount_helper() -> None:
-    """`mount.dfs SOURCE DIR [-sfnv] [-o OPTIONS]`, as mount(8) calls it. Ends the process with an exit status."""
-    have_standard_streams()
-    parser = argparse.ArgumentParser(prog="mount.dfs", description="Mount a dfs cluster; called by mount(8).")
-    sources = "HOST[:PORT]:/PATH; or a client.toml, as FILE.toml; or dfs, or none: the cluster that is configured"
-    parser.add_argument("source", metavar="SOURCE", help=sources)
-    parser.add_argument("mountpoint", metavar="DIR", type=Path)
-    parser.add_argument("-o", dest="options", default="")
-    for flag, meaning in (("-s", "ignored"), ("-f", "do not mount"), ("-n", "ignored"), ("-v", "ignored")):
-        parser.add_argument(flag, action="store_true", help=meaning)
-    arguments = parser.parse_args()
-    try:
-        which, subtree = parse_source(arguments.source)
-        if not arguments.f:
-            mount_in_background(arguments.mountpoint, arguments.options, subtree, which)
-    except OSError as error:
-        complain(sentence(error))
-        sys.exit(32)  # mount(8): mount failure
-    sys.exit(0)

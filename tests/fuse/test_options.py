@@ -9,8 +9,10 @@ import os
 import select
 import shutil
 import signal
+import stat
 import subprocess
 import sys
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,14 +20,14 @@ from typing import Any
 import pytest
 
 from dfs import limits
-from dfs.mountpoint import is_mounted, unmount
+from dfs.mountpoint import find, is_mounted, unmount
 from tests.fuse.conftest import PATIENCE_S, Cluster, Mount, mounted
 from tests.integration.real import wait_until
 
 pytestmark = pytest.mark.fuse
 
 NOBODY = 65534
-HELPER = "from dfs.cli.mounting import mount_helper; mount_helper()"
+HELPER = "from dfs.cli.mount_helper import main; main()"
 
 
 def run_helper(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -414,6 +416,68 @@ def test_helper_mounts_a_directory_of_a_host(cluster: Cluster, mountpoint: Path,
     finally:
         cluster.dfs("umount", mountpoint)
     assert (here / "file").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("name", ["plain", "ä b", "a,b\\c%d"])
+def test_what_is_mounted_is_listed_as_it_was_said(cluster: Cluster, mountpoint: Path, here: Path, name: str) -> None:
+    """By that `mount -a` sees that a line of fstab needs nothing more."""
+    (here / name).mkdir()
+    source = f"{cluster.namenode()}:/{here.name}/{name}"
+    assert run_helper(cluster, source, str(mountpoint)).returncode == 0
+    try:
+        (mountpoint / "file").touch()
+        listed = find(mountpoint)
+    finally:
+        cluster.dfs("umount", mountpoint)
+    assert listed is not None
+    assert urllib.parse.unquote(listed.source) == source
+    assert (name != "plain") or listed.source == source
+    assert (here / name / "file").exists()
+
+
+def flags_of(mountpoint: Path) -> set[str]:
+    listed = next(
+        line.split() for line in Path("/proc/self/mounts").read_text().splitlines() if str(mountpoint) in line
+    )
+    return set(listed[3].split(","))
+
+
+def test_helper_changes_what_the_kernel_can_change_of_a_mount(cluster: Cluster, mount: Mount, here: Path) -> None:
+    shown = mount(f"/{here.name}", "allow_other,cache=2048")
+    assert {"rw", "nosuid", "nodev"} <= flags_of(shown)
+    listed = ",".join(flags_of(shown) - {"rw"})
+    assert run_helper(cluster, "as/listed", str(shown), "-o", f"remount,ro,{listed}").stderr == ""
+    with pytest.raises(OSError, match="Read-only"):
+        (shown / "file").touch()
+    assert run_helper(cluster, "as/listed", str(shown), "-o", "rw,remount,allow_suid,cache=2048").stderr == ""
+    assert {"rw", "nodev"} <= flags_of(shown)
+    assert "nosuid" not in flags_of(shown)
+    (shown / "file").touch()
+
+
+@pytest.mark.parametrize("option", ["cache=4096", "noatime", "root_squash", "uid=7"])
+def test_helper_does_not_say_that_it_changed_what_it_cannot(cluster: Cluster, mount: Mount, option: str) -> None:
+    shown = mount(options="cache=2048")
+    done = run_helper(cluster, "as/listed", str(shown), "-o", f"remount,ro,{option}")
+    assert done.returncode == 32
+    assert f"not to be changed while it is mounted: {option.partition('=')[0]};" in done.stderr
+    assert "rw" in flags_of(shown)
+
+
+def test_helper_changes_nothing_where_no_cluster_is_mounted(cluster: Cluster, mountpoint: Path) -> None:
+    done = run_helper(cluster, "none", str(mountpoint), "-o", "remount,ro")
+    assert (done.returncode, done.stderr) == (32, f"dfs: no cluster is mounted on {mountpoint}\n")
+
+
+def test_programs_and_devices_have_their_powers_where_that_is_asked_for(mount: Mount, here: Path) -> None:
+    null = here / "null"
+    os.mknod(null, 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+    with pytest.raises(PermissionError):
+        null.write_bytes(b"x")
+    shown = mount(f"/{here.name}", "allow_dev,allow_suid")
+    assert not {"nosuid", "nodev"} & flags_of(shown)
+    (shown / "null").write_bytes(b"x")
+    assert (shown / "null").read_bytes() == b""
 
 
 def test_helper_says_why_not(cluster: Cluster, mountpoint: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dfs import errors, limits
-from mount.options import parse
+from dfs.mountoptions import parse
 
 
 def test_numbers_are_taken_as_they_are() -> None:
@@ -35,3 +35,20 @@ def test_what_has_no_value_needs_one(option: str) -> None:
     name = option.removesuffix("=")
     with pytest.raises(errors.InvalidArgument, match=f"^the option {name} needs a value: {name}=...$"):
         parse(option)
+
+
+def test_what_mount_8_keeps_to_itself_has_words_of_ours() -> None:
+    assert parse("allow_suid,allow_dev").kernel == parse("suid,dev").kernel == {"suid", "dev"}
+
+
+def test_what_the_kernel_lists_of_any_fuse_file_system_says_nothing() -> None:
+    assert parse("rw,relatime,user_id=0,group_id=0,default_permissions,x-systemd.automount") == parse("")
+
+
+def test_what_is_not_to_be_changed_while_it_is_mounted() -> None:
+    had = parse("allow_other,wait=9,noatime,cache=4096,nosuid")
+    assert parse("ro,allow_other,wait=9,suid,noexec").beyond(had) == []
+    assert parse("wait=10,cache=4096,root_squash,nodiratime,dev").beyond(had) == ["nodiratime", "root_squash", "wait"]
+    assert parse("noatime").beyond(parse("")) == ["noatime"]
+    assert parse("ro,nosuid,noatime").changeable == ["ro", "nosuid"]
+    assert parse("").changeable == ["rw"]

@@ -8,16 +8,11 @@ from typing import Final
 
 from dfs import errors, limits, posix
 
-_KERNEL: Final = {
-    "allow_other",
-    "nosuid",
-    "suid",
-    "nodev",
-    "dev",
-    "noexec",
-    "exec",
-    "noatime",
-}
+_CHANGEABLE: Final = frozenset({"nosuid", "suid", "nodev", "dev", "noexec", "exec"})
+"""What the kernel may be told anew of a mount that is there, besides `ro` and `rw`."""
+_KERNEL: Final = _CHANGEABLE | {"allow_other", "noatime"}
+_ALLOWED: Final = {"allow_suid": "suid", "allow_dev": "dev"}
+"""Words of ours for what mount(8) keeps to itself when it is asked for it, as that is its own default."""
 _FLAGS: Final = {"root_squash", "nodiratime", "flush_on_close", "sync_metadata"}
 """Ours to keep: libfuse refuses to hear of them."""
 _FOR_OTHERS: Final = {
@@ -38,6 +33,8 @@ _FOR_OTHERS: Final = {
     "silent",
 }
 """Meant for mount(8), systemd or nobody, or what a mount does anyway: accepted and passed over."""
+_PASSED_OVER: Final = ("x-", "user_id=", "group_id=")
+"""How more of them begin; the last two are what the kernel lists of any FUSE file system."""
 _NUMBERS: Final = {"uid": "uid", "gid": "gid", "wait": "wait_s", "cache": "cache_entries"}
 _BOUNDS: Final = {
     "uid": (0, posix.ID_MAX),
@@ -84,6 +81,19 @@ class Options:
     def keeps_directory_atimes(self) -> bool:
         return self.keeps_file_atimes and not self.nodiratime
 
+    @property
+    def changeable(self) -> list[str]:
+        """What is said here that the kernel may be told anew of a mount that is there."""
+        return ["ro" if self.read_only else "rw", *sorted(self.kernel & _CHANGEABLE)]
+
+    def beyond(self, other: Options) -> list[str]:
+        """What is asked for here, is not so with `other`, and cannot be changed while it is mounted: the options."""
+        usual = Options()
+        words = {field: word for word, field in _NUMBERS.items()}
+        fields = [field.name for field in dataclasses.fields(Options) if field.name not in ("read_only", "kernel")]
+        asked = [name for name in fields if getattr(self, name) not in (getattr(usual, name), getattr(other, name))]
+        return sorted([*(words.get(name, name) for name in asked), *(self.kernel - _CHANGEABLE - other.kernel)])
+
 
 def parse(text: str) -> Options:
     """Options as after `-o`, separated by commas. Raises `InvalidArgument` for one that is not known or cannot be."""
@@ -101,10 +111,10 @@ def parse(text: str) -> Options:
             values["read_only"] = True
         elif option in _FLAGS:
             values[option] = True
-        elif option in _KERNEL:
-            kernel.add(option)
-        elif option not in _FOR_OTHERS and not option.startswith("x-"):
-            words = {"ro", "rw", "uid=N", "gid=N", "wait=SECONDS", "cache=ENTRIES", "key=FILE"}
+        elif option in _KERNEL or option in _ALLOWED:
+            kernel.add(_ALLOWED.get(option, option))
+        elif option not in _FOR_OTHERS and not option.startswith(_PASSED_OVER):
+            words = {"ro", "rw", "uid=N", "gid=N", "wait=SECONDS", "cache=ENTRIES", "key=FILE", *_ALLOWED}
             known = ", ".join(sorted(words | _FLAGS | _KERNEL))
             raise errors.InvalidArgument(f"not an option of a mount: {option!r}; known are {known}")
     values["allow_other"] = "allow_other" in kernel
