@@ -98,7 +98,6 @@ def _check_namespace(name: bytes) -> None:
 class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyproject.toml
     """One mount of the directory `root` of a cluster. The kernel's inode 1 is `root`, every other number the same."""
 
-    supports_dot_lookup = False
     enable_writeback_cache = False
 
     def __init__(
@@ -118,6 +117,8 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
         self._open = inodes
         self._accesses = accesses
         self._root = root
+        self.supports_dot_lookup = root == ROOT_INO
+        """Whether whoever names a file by its handle, as an NFS server does, is heard: never what is beside `root`."""
         self._options = options
         self._handles = Handles()
 

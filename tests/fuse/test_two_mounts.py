@@ -9,26 +9,15 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.fuse.conftest import PATIENCE_S
-from tests.fuse.test_posix import NOBODY, as_nobody
+from tests.fuse.test_posix import NOBODY, as_nobody, opened
 
 pytestmark = pytest.mark.fuse
-
-
-@contextmanager
-def opened(path: Path, flags: int, mode: int = 0o666) -> Iterator[int]:
-    """A file descriptor for as long as the block lasts."""
-    fd = os.open(path, flags, mode)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 _MAKE_AND_REMOVE = """
