@@ -555,6 +555,12 @@ class CachedInodes(Inodes):
                 self._beside.changed(at[0], ino)
         return now or await super().setattr(ino, changes)
 
+    async def truncate(self, ino: Ino, size: int) -> Attr:
+        if size:
+            return await super().truncate(ino, size)
+        await self._session.stream.wait_for_room()
+        return self.owned.empty(ino) or await super().truncate(ino, size)
+
     async def release(self, ino: Ino) -> None:
         if not self.owned.release(ino):
             await super().release(ino)

@@ -540,7 +540,7 @@ class OpenInode:
     @property
     def is_flushed_on_close(self) -> bool:
         """Whether closing commits what is dirty, and has to wait for that."""
-        return not self.is_owned or self.was_cut or self._owner.is_cautious
+        return not self.is_owned or self._owner.is_cautious
 
     async def fsync(self) -> None:
         """Return when all bytes that the file has are on stable storage on its replicas, and so are its names.

@@ -450,6 +450,25 @@ class Owned:
             self._put("setattr", (ino, values), now_ns, known.attr, ino)
         return known.attr
 
+    def empty(self, ino: Ino) -> Attr | None:
+        """As `truncate` to nothing does it, of a regular file that is owned; None where it has no name any more."""
+        known = self._cache.owned_inode(ino) if self._may_answer else None
+        if known is None or not known.attr.nlink or not stat.S_ISREG(known.attr.mode):
+            return None
+        now_ns, attr = self._session.runtime.now_ns(), known.attr
+        known.drop_capability()
+        self._cache.changed((ino, None))
+        known.attr = attr._replace(
+            mode=without_set_id(attr.mode),
+            size=0,
+            allocated=0,
+            mtime_ns=now_ns,
+            ctime_ns=now_ns,
+            version=attr.version + 1,
+        )
+        self._put("truncate", (ino, 0), now_ns, known.attr, ino)
+        return known.attr
+
     def release(self, ino: Ino) -> bool:
         """Undo one `hold`; whether that is done."""
         if not self._may_answer or self._cache.owned_inode(ino) is None:

@@ -35,10 +35,10 @@ _PATIENCE_S: Final = 20
 
 @asynccontextmanager
 async def owners(
-    directory: Path, clients: int = 1, names_max: int = 10_000, **options: Any
+    directory: Path, clients: int = 1, names_max: int = 10_000, datanodes: int = 0, **options: Any
 ) -> AsyncIterator[tuple[Cluster, list[FileSystem]]]:
-    """A NameNode alone, and clients that own what they change, and remember so many names."""
-    async with running_cluster(directory, datanodes=0, **options) as cluster, AsyncExitStack() as stack:
+    """A NameNode, mostly alone, and clients that own what they change, and remember so many names."""
+    async with running_cluster(directory, datanodes=datanodes, **options) as cluster, AsyncExitStack() as stack:
         caches = [Cache(10_000, names_max) for _ in range(clients)]
         opened = [await stack.enter_async_context(cluster.client(cache=cache)) for cache in caches]
         with trio.fail_after(_PATIENCE_S * 3):
@@ -118,6 +118,30 @@ async def test_what_is_set_one_after_the_other_is_sent_at_once(tmp_path: Path) -
             assert await log_index(fs) == before + 3
             assert await other.inodes.getattr(file.ino) == seen
     assert not [entry for entry in logs if entry["log_level"] in ("warning", "error")]
+
+
+async def test_a_file_that_is_cut_to_nothing_is_written_anew_without_waiting(tmp_path: Path) -> None:
+    async with owners(tmp_path, clients=2, datanodes=2) as (_, (fs, other)):
+        top = await fs.mkdir("/top")
+        made = await fs.inodes.create(top.ino, b"file", 0o4755, 0, 0)
+        async with open_inodes(fs) as inodes:
+            file = inodes.open(made, "file", holds=0)
+            await file.write(0, b"x" * 9000)
+            await file.fsync()
+            before = await log_index(fs)
+            cut = await file.truncate(0)
+            assert (cut.size, cut.allocated, stat.S_IMODE(cut.mode)) == (0, 0, 0o755)
+            assert await file.read(0, 10_000) == b""
+            await file.write(0, b"new")
+            assert not file.is_flushed_on_close
+            assert bytes(await file.read(0, 10_000)) == b"new"
+            assert await log_index(fs) == before, "nothing of it was waited for"
+            inodes.close(file)
+            async with open_inodes(other) as others:
+                theirs = others.open(await other.inodes.getattr(made.ino), "file", holds=0)
+                assert theirs.attr.size == 3
+                assert bytes(await theirs.read(0, 10_000)) == b"new"
+                others.close(theirs)
 
 
 @pytest.fixture
@@ -236,6 +260,7 @@ class Walk:
                 lambda: self._do("rename", directory, name, target, other, chance.choice((0, 0, 0, 1, 2))),
                 lambda: self._do("link", self._any(), directory, name),
                 lambda: self._set(),
+                lambda: self._cut(),
                 lambda: self._do("lookup", directory, name),
             )
         )()
@@ -251,6 +276,15 @@ class Walk:
         ino = self._any()
         for changes in self._chance.choices(({"mode": 0o4711}, {"uid": 7}, {"gid": 8, "mtime_ns": 9}), k=3):
             await self._do("setattr", ino, changes)
+
+    async def _cut(self) -> None:
+        """To nothing, which is answered here, and to some size, which is not: from more, and from nothing."""
+        ino = self._any()
+        for size in self._chance.choices((0, 0, 9), k=3):
+            cut = await self._do("truncate", ino, size)
+            if cut is not None:
+                mine, theirs = cut
+                assert (mine.size, theirs.size, theirs.allocated) == (size, size, 0)
 
     async def _do(self, verb: str, *args: Any) -> tuple[posix.Inode, Attr] | None:
         """A change; the inode that it results in, and its attributes."""
