@@ -8,9 +8,16 @@ from typing import Final
 
 from dfs import errors, limits, posix
 
-_CHANGEABLE: Final = frozenset({"nosuid", "suid", "nodev", "dev", "noexec", "exec"})
-"""What the kernel may be told anew of a mount that is there, besides `ro` and `rw`."""
-_KERNEL: Final = _CHANGEABLE | {"allow_other", "noatime"}
+_OPPOSITES: Final = {
+    "suid": "nosuid",
+    "dev": "nodev",
+    "exec": "noexec",
+    "nosuid": "suid",
+    "nodev": "dev",
+    "noexec": "exec",
+}
+"""What the kernel may be told anew of a mount that is there, as `ro` and `rw`. Of opposites the later one counts."""
+_KERNEL: Final = {*_OPPOSITES, "allow_other", "noatime"}
 _ALLOWED: Final = {"allow_suid": "suid", "allow_dev": "dev"}
 """Words of ours for what mount(8) keeps to itself when it is asked for it, as that is its own default."""
 _FLAGS: Final = {"root_squash", "nodiratime", "flush_on_close", "sync_metadata"}
@@ -24,7 +31,6 @@ _FOR_OTHERS: Final = {
     "nouser",
     "users",
     "defaults",
-    "rw",
     "async",
     "relatime",
     "atime",
@@ -84,7 +90,7 @@ class Options:
     @property
     def changeable(self) -> list[str]:
         """What is said here that the kernel may be told anew of a mount that is there."""
-        return ["ro" if self.read_only else "rw", *sorted(self.kernel & _CHANGEABLE)]
+        return ["ro" if self.read_only else "rw", *sorted(self.kernel & _OPPOSITES.keys())]
 
     def beyond(self, other: Options) -> list[str]:
         """What is asked for here, is not so with `other`, and cannot be changed while it is mounted: the options."""
@@ -92,7 +98,7 @@ class Options:
         words = {field: word for word, field in _NUMBERS.items()}
         fields = [field.name for field in dataclasses.fields(Options) if field.name not in ("read_only", "kernel")]
         asked = [name for name in fields if getattr(self, name) not in (getattr(usual, name), getattr(other, name))]
-        return sorted([*(words.get(name, name) for name in asked), *(self.kernel - _CHANGEABLE - other.kernel)])
+        return sorted([*(words.get(name, name) for name in asked), *(self.kernel - _OPPOSITES.keys() - other.kernel)])
 
 
 def parse(text: str) -> Options:
@@ -107,12 +113,14 @@ def parse(text: str) -> Options:
             values[_NUMBERS[name]] = _number(name, value)
         elif name == "key":
             values["key"] = Path(value)
-        elif option == "ro":
-            values["read_only"] = True
+        elif option in ("ro", "rw"):
+            values["read_only"] = option == "ro"
         elif option in _FLAGS:
             values[option] = True
         elif option in _KERNEL or option in _ALLOWED:
-            kernel.add(_ALLOWED.get(option, option))
+            word = _ALLOWED.get(option, option)
+            kernel.discard(_OPPOSITES.get(word, ""))
+            kernel.add(word)
         elif option not in _FOR_OTHERS and not option.startswith(_PASSED_OVER):
             words = {"ro", "rw", "uid=N", "gid=N", "wait=SECONDS", "cache=ENTRIES", "key=FILE", *_ALLOWED}
             known = ", ".join(sorted(words | _FLAGS | _KERNEL))

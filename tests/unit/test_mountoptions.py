@@ -52,3 +52,8 @@ def test_what_is_not_to_be_changed_while_it_is_mounted() -> None:
     assert parse("noatime").beyond(parse("")) == ["noatime"]
     assert parse("ro,nosuid,noatime").changeable == ["ro", "nosuid"]
     assert parse("").changeable == ["rw"]
+
+
+def test_of_opposites_the_later_one_counts() -> None:
+    assert parse("ro,nodev,nosuid,noexec,rw,allow_dev,allow_suid").changeable == ["rw", "dev", "noexec", "suid"]
+    assert parse("rw,allow_dev,nodev,ro").changeable == ["ro", "nodev"]
