@@ -69,11 +69,11 @@ def main() -> None:
     for flag, meaning in (("-s", "ignored"), ("-f", "do not mount"), ("-n", "ignored"), ("-v", "ignored")):
         parser.add_argument(flag, action="store_true", help=meaning)
     arguments = parser.parse_args()
-    options = [option for option in arguments.options.split(",") if option != "remount"]
+    options = arguments.options.split(",")
     try:
-        if "remount" in arguments.options.split(","):
+        if "remount" in options:
             if not arguments.f:
-                remount(arguments.mountpoint, ",".join(options))
+                remount(arguments.mountpoint, ",".join(option for option in options if option != "remount"))
             return
         which, subtree = parse_source(arguments.source)
         if not arguments.f:

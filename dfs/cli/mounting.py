@@ -144,12 +144,26 @@ def _said_by_libfuse(log: Path, begins_at: int) -> list[str]:
 
 def options_of(mountpoint: Path) -> str | None:
     """The options that the process of a mount was started with; None if it is not known which it is."""
+    pid = _process_of(mountpoint)
+    command = _command_of(pid, mountpoint) if pid is not None else []
+    return os.fsdecode(command[command.index(b"-o") + 1]) if command else None
+
+
+def _process_of(mountpoint: Path) -> int | None:
+    """The number of the process that was started last for a mount; it may have ended."""
     try:
-        pid = int(_state_file(mountpoint, ".pid").read_text())
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        return os.fsdecode(command[command.index(b"-o") + 1]) if os.fsencode(as_listed(mountpoint)) in command else None
+        return int(_state_file(mountpoint, ".pid").read_text())
     except (OSError, ValueError):
         return None
+
+
+def _command_of(pid: int, mountpoint: Path) -> list[bytes]:
+    """The command line of a mount's process; empty if it has ended."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []
+    return command if os.fsencode(as_listed(mountpoint)) in command else []
 
 
 def wait_for_end(mountpoint: Path, timeout_s: float) -> int | None:
@@ -158,9 +172,8 @@ def wait_for_end(mountpoint: Path, timeout_s: float) -> int | None:
     Its number if it goes on, as somebody still uses the mount. Raises `DeadlineExceeded` if all is not committed by
     then, `DfsError` if something is lost.
     """
-    try:
-        pid = int(_state_file(mountpoint, ".pid").read_text())
-    except (OSError, ValueError):
+    pid = _process_of(mountpoint)
+    if pid is None:
         return None
     process = _open_process(pid, mountpoint)
     has_ended = process is None
@@ -182,8 +195,7 @@ def wait_for_end(mountpoint: Path, timeout_s: float) -> int | None:
 def _open_process(pid: int, mountpoint: Path) -> int | None:
     """A descriptor of a mount's process; None if it has ended."""
     try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        return os.pidfd_open(pid) if os.fsencode(as_listed(mountpoint)) in command else None
+        return os.pidfd_open(pid) if _command_of(pid, mountpoint) else None
     except OSError:
         return None
 
