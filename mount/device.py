@@ -15,9 +15,14 @@ next request then (`mount.loop`), and there is no await in between. What does no
 is.
 
 INIT is the kernel's first request; it is read here and given to libfuse through the socket, since the kernel's offer is
-in it. A flag that is taken away from the answer is FUSE_ASYNC_DIO: with it direct I/O that is asynchronous (io_submit
-on an O_DIRECT file) ends without the kernel's dropping the pages that it has of what was written, and who reads those
-sees what was there before. Flags that are added if they are offered:
+in it. Flags that are taken away from the answer:
+
+* FUSE_ASYNC_DIO. With it direct I/O that is asynchronous (io_submit on an O_DIRECT file) ends without the kernel's
+  dropping the pages that it has of what was written, and who reads those sees what was there before.
+* FUSE_ATOMIC_O_TRUNC. With it opening cuts the file, and the kernel is not told when that was: it drops what is written
+  next as soon as it hears of the new time of modification. Without it the kernel asks for the cut, and is told.
+
+Flags that are added if they are offered:
 
 * FUSE_HANDLE_KILLPRIV_V2 (Linux 5.11). Before a write(2) the kernel asks for the extended attribute security.capability
   of the file, which is to go then: one more request for each write. With the flag it does not, once it knows that there
@@ -48,10 +53,12 @@ CACHE_DIR: Final = 1 << 3
 """FOPEN_CACHE_DIR (Linux 4.20): the kernel keeps the listing that it reads."""
 
 _INIT: Final = 26
+_ATOMIC_O_TRUNC: Final = 1 << 3
 _ASYNC_DIO: Final = 1 << 15
 _CACHE_SYMLINKS: Final = 1 << 23
 _HANDLE_KILLPRIV_V2: Final = 1 << 28
 _ADDED: Final = _CACHE_SYMLINKS | _HANDLE_KILLPRIV_V2
+_TAKEN: Final = _ATOMIC_O_TRUNC | _ASYNC_DIO
 _ZEROES_ENDS_FROM: Final = (6, 11)
 """Of Linux: those before, but for some later patches of theirs, leave behind bytes that are stored what was there."""
 _MESSAGE_MAX_BYTES: Final = 1 << 20
@@ -109,7 +116,7 @@ class Device:
             return
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         flags = _flags_to_add(request)
-        self._divert(lambda answer: _change(answer, _WANTED_AT, add=flags, take=_ASYNC_DIO))
+        self._divert(lambda answer: _change(answer, _WANTED_AT, add=flags, take=_TAKEN))
         self._ours.send(request)
 
     def add_open_flags(self, flags: int) -> None:

@@ -25,17 +25,28 @@ class FileHandle(OpenFile):
 
     `append`: it was opened with O_APPEND. `is_flushed`: closing it is a request, which tells of errors. `is_durable`:
     what it writes is on the disks when the write returns (O_SYNC, O_DSYNC). `is_cached`: it may have been read through
-    this without our noticing, as the kernel had pages of it, and nothing was written.
+    this without our noticing, as the kernel had pages of it, and nothing was written. `moves_atime`: reading it moves
+    its access time (not with O_NOATIME).
     """
 
-    __slots__ = ("append", "is_cached", "is_durable", "is_flushed")
+    __slots__ = ("append", "is_cached", "is_durable", "is_flushed", "moves_atime")
 
-    def __init__(self, inode: OpenInode, append: bool, *, is_flushed: bool, is_durable: bool, is_cached: bool) -> None:
+    def __init__(
+        self,
+        inode: OpenInode,
+        append: bool,
+        *,
+        is_flushed: bool,
+        is_durable: bool,
+        is_cached: bool,
+        moves_atime: bool,
+    ) -> None:
         super().__init__(inode)
         self.append = append
         self.is_flushed = is_flushed
         self.is_durable = is_durable
         self.is_cached = is_cached
+        self.moves_atime = moves_atime
 
 
 class DirectoryHandle:

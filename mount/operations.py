@@ -396,6 +396,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
             is_flushed=access != os.O_RDONLY and inode.is_flushed_on_close,
             is_durable=bool(flags & os.O_DSYNC),
             is_cached=keep and not append and access != os.O_WRONLY,
+            moves_atime=self._options.keeps_file_atimes and not flags & os.O_NOATIME,
         )
         return pyfuse3.FileInfo(fh=self._handles.add_file(handle), direct_io=append, keep_cache=keep)
 
@@ -404,7 +405,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
         handle = self._handles.files[fh]
         inode = handle.inode
         found = await inode.read(off, size)
-        if self._options.keeps_file_atimes:
+        if handle.moves_atime:
             self._accesses.read(inode.attr)
         return found
 
@@ -431,7 +432,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
     async def release(self, fh: int) -> None:
         handle = self._handles.files.pop(fh)
         inode = handle.inode
-        is_read = handle.is_cached and inode.attr.nlink and self._options.keeps_file_atimes
+        is_read = handle.is_cached and inode.attr.nlink and handle.moves_atime
         if is_read and self._accesses.read(inode.attr):
             self._kernel.forget_attributes(inode.ino)
         self._open.close(inode)

@@ -559,7 +559,10 @@ class CachedInodes(Inodes):
         if size:
             return await super().truncate(ino, size)
         await self._session.stream.wait_for_room()
-        return self.owned.empty(ino) or await super().truncate(ino, size)
+        return self.empty(ino) or await super().truncate(ino, size)
+
+    def empty(self, ino: Ino) -> Attr | None:
+        return self.owned.empty(ino)
 
     async def release(self, ino: Ino) -> None:
         if not self.owned.release(ino):

@@ -6,7 +6,8 @@ many. Leaving means: appended to chunks, then committed, with the time of the la
 
 What is written to a file in the NEW_FILE_S after its making, by who made it and before anybody looks at it, has the
 time of its making: a kernel that sees the time of modification change drops the pages that it has, those too that it
-has just written. It does not know what is appended past its pages, so that has its own time.
+has just written. Likewise after the file was cut to nothing. It does not know what is appended past its pages, so that
+has its own time.
 
 Bytes may stay in memory because this client owns the inode (`nodes.namenode.leases`): whoever else asks for it has us
 commit first. So closing commits nothing, and attributes are shown as they will be (`shown`). Where it cannot be owned,
@@ -107,7 +108,9 @@ class OpenInode:
         self._end = 0
         """How far what was written reaches that is not committed."""
         self._is_new = True
-        """Whether nobody has seen anything written to it, nor closed it."""
+        """Whether nobody has seen anything written to it since it was empty, nor closed it."""
+        self._empty = 1, attr.btime_ns
+        """Its version when it was made or cut to nothing, the last of both, and when that was."""
         self._ragged_from: int | None = None
         """Where the first page begins of which a part was written since `take_end`; None if there is none."""
         self._passing = 0
@@ -209,10 +212,10 @@ class OpenInode:
             self.begin_to_drain()
 
     def _time_of_write(self, *, is_owned: bool) -> int:
-        now_ns, made_ns = self._owner.now_ns(), self.attr.btime_ns
-        is_soon = 0 <= now_ns - made_ns < limits.NEW_FILE_S * 1e9
-        self._is_new &= is_owned and is_soon and self.attr.version == 1 and self.attr.ctime_ns == made_ns
-        return made_ns if self._is_new else now_ns
+        now_ns, (version, empty_ns) = self._owner.now_ns(), self._empty
+        is_soon = 0 <= now_ns - empty_ns < limits.NEW_FILE_S * 1e9
+        self._is_new &= is_owned and is_soon and self.attr.version == version and self.attr.ctime_ns == empty_ns
+        return empty_ns if self._is_new else now_ns
 
     async def append(self, data: Buffer) -> None:
         """Put `data` at the end of file, as it is for everybody at this moment, in one piece."""
@@ -562,17 +565,35 @@ class OpenInode:
     async def truncate(self, size: int) -> Attr:
         """Set the size, after everything that was written before."""
         await self._own()
+        if size == 0 and (emptied := await self._emptied()) is not None:
+            return emptied
         async with self._move(unforeseen=True):
             await self._push_and_commit(durable=False)
             with self._held():
                 attr = await self._owner.fs.inodes.truncate(self.ino, size)
-            self._writer.note_cut(attr.size)
-            self.was_cut |= self.attr.size > size == 0
-            if size == 0:
-                self.take_loss()
             self._end = self._dirty.end  # of what was written meanwhile
-            self.note_own(attr)
+            self._note_cut(attr)
             return attr
+
+    async def _emptied(self) -> Attr | None:
+        """Cut it to nothing where that is answered here: then what is dirty need not leave. None where it is not."""
+        await self._owner.fs.session.stream.wait_for_room()
+        if not self.is_owned or self._flushing.locked() or self._writer.uncommitted_bytes:
+            return None
+        attr = self._owner.fs.inodes.empty(self.ino)
+        if attr is not None:
+            self._forget_dirty()
+            self._note_cut(attr)
+        return attr
+
+    def _note_cut(self, attr: Attr) -> None:
+        self._writer.note_cut(attr.size)
+        self.was_cut |= self.attr.size > attr.size == 0
+        self.note_own(attr)
+        if attr.size == 0:
+            self.take_loss()
+            if not self._dirty and attr.mtime_ns == attr.ctime_ns:
+                self._is_new, self._empty = True, (attr.version, attr.ctime_ns)
 
     def is_due(self, now: float) -> bool:
         return self._dirty_since <= now - limits.WRITE_BACK_AFTER_S and bool(

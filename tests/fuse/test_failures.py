@@ -769,7 +769,7 @@ async def test_whoever_syncs_a_file_first_hears_that_bytes_were_lost_before_he_o
     """As programs do that have others sync what they have written."""
 
     def opened(inode: OpenInode) -> FileHandle:
-        return FileHandle(inode, False, is_flushed=False, is_durable=False, is_cached=False)
+        return FileHandle(inode, False, is_flushed=False, is_durable=False, is_cached=False, moves_atime=True)
 
     async def full(*_: Any, **__: Any) -> None:
         raise errors.NoSpace("the disks are full")

@@ -31,14 +31,20 @@ def resident(path: Path) -> list[bool]:
         return [bool(page & 1) for page in pages]
 
 
+@pytest.mark.parametrize("before", [None, b"", bytes(10_000)], ids=["new", "empty", "cut"])
 @pytest.mark.parametrize("size", [1, 1000, 4096, 4097, 20_000])
-def test_what_was_just_written_is_read_without_asking(here: Path, there: Path, size: int) -> None:
+def test_what_was_just_written_is_read_without_asking(here: Path, there: Path, size: int, before: bytes | None) -> None:
     data = os.urandom(size)
     attempts = iter(range(1 << 20))
 
-    def is_kept() -> bool:  # where making it and writing to it do not take 10 ms
+    def is_kept() -> bool:  # where making or cutting it, and writing to it, do not take 10 ms
         path = here / f"{size}-{next(attempts)}"
-        path.write_bytes(data)
+        if before is not None:
+            path.write_bytes(before)
+            assert path.read_bytes() == before
+        fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)  # as open() looks at its time before it is written to
+        assert os.write(fd, data) == len(data)
+        os.close(fd)
         time.sleep(0.01)  # the mount hears of the close afterwards
         return all(resident(path))
 

@@ -687,6 +687,19 @@ def test_reading_moves_the_access_time_as_relatime_does(here: Path, there: Path)
     assert path.stat().st_atime_ns == (there / "file").stat().st_atime_ns == read.st_atime_ns
 
 
+def test_who_wants_no_access_time_moved_moves_none(here: Path, there: Path) -> None:
+    path = here / "file"
+    path.write_bytes(b"content")
+    before = path.stat()
+    for where in (path, there / "file", path):  # the last time from memory
+        fd = os.open(where, os.O_RDONLY | os.O_NOATIME)
+        assert os.read(fd, 100) == b"content"
+        os.close(fd)
+    time.sleep(0.2)  # the mount hears of the close afterwards
+    assert path.stat().st_atime_ns == (there / "file").stat().st_atime_ns == before.st_atime_ns
+    assert _read(path).st_atime_ns > before.st_atime_ns
+
+
 def test_access_time_that_is_a_day_old_moves_and_one_that_was_set_stays(here: Path, there: Path) -> None:
     path = here / "file"
     path.write_bytes(b"x")

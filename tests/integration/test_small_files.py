@@ -388,6 +388,33 @@ async def test_first_bytes_have_the_time_at_which_the_file_was_made(tmp_path: Pa
         one.files.close(file)
 
 
+async def test_first_bytes_after_a_cut_have_the_time_of_it(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path, datanodes=3) as cluster, mount(cluster) as one, mount(cluster) as other:
+        d = (await one.fs.mkdir("/d")).ino
+        made = await one.make(d, {b"%d" % number: b"before" for number in range(4)})
+        new_ns = round(limits.NEW_FILE_S * 1e9)
+        for name, size, looks, late in (
+            (b"0", 0, False, False),
+            (b"1", 1, False, False),
+            (b"2", 0, True, False),
+            (b"3", 0, False, True),
+        ):
+            file = await one.files.acquire(made[name], "a file")
+            cut_ns = (await file.truncate(size)).mtime_ns
+            times = [cut_ns + (new_ns if late else 1 if size else new_ns - 1), cut_ns + 2]
+            clock = iter(times)
+            one.files.now_ns = lambda clock=clock: next(clock)  # type: ignore[method-assign,misc]
+            await file.write(0, b"after")
+            of_cut = not size and not late
+            assert file.shown().mtime_ns == (cut_ns if of_cut else times[0])
+            if looks:
+                await file.write(0, b"AFTER")
+                assert file.shown().mtime_ns == times[1]
+            shown = file.shown()
+            assert (await other.fs.stat(f"/d/{name.decode()}")).mtime_ns == shown.mtime_ns
+            one.files.close(file)
+
+
 # --- what the client has written itself -----------------------------------------------------------------
 
 
@@ -413,6 +440,25 @@ async def test_what_was_just_written_is_read_from_memory(tmp_path: Path) -> None
             await file.write(2, b"--")
             assert await file.read(0, 6) == b"01--45"
             only.files.close(file)
+
+
+async def test_what_is_cut_before_it_has_left_never_leaves(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path, datanodes=3) as cluster, mount(cluster) as one, mount(cluster) as other:
+        with trio.fail_after(_PATIENCE_S):
+            d = (await one.fs.mkdir("/d")).ino
+            for number, (cut, after) in enumerate(itertools.product((0, 5), (b"", b"after"))):
+                before = one.fs.statistics()["writer"]["appended_bytes"]
+                file = await one.files.create(d, b"%d" % number, 0o644, 0, 0, exclusive=True)
+                await file.write(0, b"0123456789")
+                await file.truncate(cut)
+                await file.write(cut, after)
+                assert file.shown().size == cut + len(after)
+                one.files.close(file)
+                attr = await other.fs.stat(f"/d/{number}")
+                assert attr.size == cut + len(after)
+                assert await other.read(attr) == b"0123456789"[:cut] + after
+                appended = one.fs.statistics()["writer"]["appended_bytes"] - before
+                assert appended == (len(after) if cut == 0 else 10 + len(after))
 
 
 async def test_who_else_reads_has_what_was_just_written_sent_first(tmp_path: Path) -> None:

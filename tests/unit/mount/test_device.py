@@ -13,6 +13,7 @@ from mount.device import CACHE_DIR, KEEP_CACHE, NO_FLUSH, Device
 
 KILLPRIV_V2 = 1 << 28
 CACHE_SYMLINKS = 1 << 23
+ATOMIC_O_TRUNC = 1 << 3
 ASYNC_DIO = 1 << 15
 OTHERS = 1 << 5 | 1 << 31
 
@@ -102,13 +103,16 @@ def test_a_flag_that_is_offered_is_added_to_the_answer(kernel: tuple[socket.sock
     device.close()
 
 
-def test_direct_io_waits_so_that_no_page_is_left_with_what_was_before(kernel: tuple[socket.socket, int]) -> None:
+@pytest.mark.parametrize("taken", [ASYNC_DIO, ATOMIC_O_TRUNC, ASYNC_DIO | ATOMIC_O_TRUNC])
+def test_flags_that_leave_wrong_pages_or_drop_right_ones_are_taken_from_the_answer(
+    kernel: tuple[socket.socket, int], taken: int
+) -> None:
     ours, fd = kernel
-    ours.send(init(ASYNC_DIO | OTHERS))
+    ours.send(init(taken | OTHERS))
     device = Device()
     device.begin(fd)
     os.read(fd, 4096)
-    os.write(fd, answer(ASYNC_DIO | OTHERS))
+    os.write(fd, answer(taken | OTHERS))
     device.settle()
     assert ours.recv(4096) == answer(OTHERS)
     device.close()
