@@ -14,7 +14,7 @@ import shutil
 import sqlite3
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -46,13 +46,15 @@ class Store:
     def __init__(self, directory: Path, lock: int, new_cluster: str) -> None:
         self.directory = directory
         self._lock = lock
-        self.writing = _connect(directory / _NAME)
-        if not self.writing.execute("SELECT 1 FROM sqlite_master WHERE name = 'setting'").fetchone():
-            _create(self.writing, new_cluster)
-        _migrate(self.writing, directory)
-        self.reads = _connect(directory / _NAME)
-        self.checks = _connect(directory / _NAME)
-        self.cluster = ClusterId(self.setting("cluster"))
+        with ExitStack() as connections:
+            self.writing = connections.enter_context(closing(_connect(directory / _NAME)))
+            if not self.writing.execute("SELECT 1 FROM sqlite_master WHERE name = 'setting'").fetchone():
+                _create(self.writing, new_cluster)
+            _migrate(self.writing, directory)
+            self.reads = connections.enter_context(closing(_connect(directory / _NAME)))
+            self.checks = connections.enter_context(closing(_connect(directory / _NAME)))
+            self.cluster = ClusterId(self.setting("cluster"))
+            self._connections = connections.pop_all()
 
     def setting(self, name: str) -> Any:
         """A setting's committed value, None where it has none."""
@@ -109,9 +111,7 @@ class Store:
 
     def close(self) -> None:
         """Close; the write-ahead log is merged into the database."""
-        self.checks.close()
-        self.reads.close()
-        self.writing.close()
+        self._connections.close()
         os.close(self._lock)
 
 
@@ -150,8 +150,12 @@ def open_store(directory: Path, chance: random.Random, cluster: str | None = Non
 
 def _connect(path: Path) -> Database:
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=512, timeout=10.0)
-    for pragma in _PRAGMAS:
-        db.execute(pragma)
+    try:
+        for pragma in _PRAGMAS:
+            db.execute(pragma)
+    except BaseException:
+        db.close()
+        raise
     return db
 
 
