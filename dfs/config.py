@@ -172,8 +172,8 @@ class DataNodeConfig:
         size=True,
     )
     hold_share: float = _key(
-        f"Orders to delete more than this share of the chunks within an hour (and more than {limits.HOLD_MIN_CHUNKS})\n"
-        "wait for an operator; 1 lets all pass.",
+        "Orders to delete more than this share of the chunks that are older than an hour, within an hour (and more\n"
+        f"than {limits.HOLD_MIN_CHUNKS}), wait for an operator; 1 lets all pass.",
         limits.HOLD_SHARE_DEFAULT,
     )
     lend: bool = _key(

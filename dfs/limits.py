@@ -153,9 +153,9 @@ COPY_SOURCE_LATE_S = 60.0  # a source that ran out of time is asked after others
 COPY_REST_MAX_S = 0.1  # after each step of a copy while users are here; else as long as the step took
 USERS_GONE_AFTER_S = 0.5  # since the last call of a client
 COPY_BUSY_MAX_S = 60.0  # so long a copy asks a busy source again before it tries another
-HOLD_SHARE_DEFAULT = 0.5  # configurable; of a node's chunks: orders to delete more are held for an operator
+HOLD_SHARE_DEFAULT = 0.5  # configurable; of a node's old chunks: orders to delete more are held
 HOLD_MIN_CHUNKS = 1000  # deletions that are never a mass: small nodes and tests live and die by less
-HOLD_WINDOW_S = 3600.0  # over which deletions are counted
+HOLD_WINDOW_S = 3600.0  # over which deletions are counted, of chunks that were there when it began
 HOLD_POSTPONE_S = 3600.0  # held orders come again after this, so that they do not stand in the way of others
 HELD_ORDERS_MAX = 65_536  # numbers of held orders that a DataNode remembers: it asks for these again when allowed;
 # and of orders to delete that it has counted, since those that failed come again

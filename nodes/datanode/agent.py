@@ -304,7 +304,7 @@ class Agent:
         chunks = set(self._in_work.values())
         new = [order for order in answer["orders"] if order[0] not in settled and order[2] not in chunks]
         is_draining = bool(answer.get("draining"))
-        orders, held = self._restraint.sift(new, answer.get("log_index"), self._volumes.chunk_count(), is_draining)
+        orders, held = self._restraint.sift(new, answer.get("log_index"), self._volumes, is_draining)
         if held:
             self._postponed.append((int(limits.HOLD_POSTPONE_S * 10**9), held))
         try:

@@ -4,7 +4,10 @@ A NameNode that was restored from an old copy believes in a past in which newer 
 deleted. So the DataNode remembers, durably and before it obeys, the highest `log_index` under which it destroyed
 anything. An answer with a lower index than that, or than any answer before it, is not from where we were: all
 destructive orders are held from then on, also across restarts, until an operator decides. And a NameNode gone wrong in
-another way may delete everything: orders beyond a share of the node's chunks within HOLD_WINDOW_S are held too.
+another way, or a user, may delete everything: orders beyond a share of the node's chunks within HOLD_WINDOW_S are held
+too. That is a share of those chunks that are older than the window: who writes and removes all day, as builds do, has
+many more deleted than there are at a time. Chunks have growing numbers; so the highest one that there was when the
+window began tells which are older. Nothing is known of before a start: all that there is then is old.
 
 Held orders are put off at the NameNode (they come again after HOLD_POSTPONE_S), so that they do not take the places of
 others in its answers. Their numbers are kept, as many as HELD_ORDERS_MAX. The operator says:
@@ -25,7 +28,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import structlog
 import trio
@@ -37,6 +40,15 @@ from nodes.datanode.obeyed import Memory
 log = structlog.get_logger(__name__)
 
 DESTRUCTIVE: Final = ("delete", "cut", "punch")
+_AGES_EVERY_S: Final = limits.HOLD_WINDOW_S / 60
+
+
+class Chunks(Protocol):
+    """What the node has: `Volumes`."""
+
+    def last_chunk(self) -> ChunkId: ...
+
+    def chunks_up_to(self, chunk: ChunkId) -> int: ...
 
 
 class Restraint:
@@ -51,6 +63,8 @@ class Restraint:
         self._share = share
         self._newest_index = memory.log_index
         self._last_index = memory.log_index
+        self._newest: deque[tuple[float, ChunkId]] = deque()
+        """The highest number of a chunk so far, now and then (trio's clock); the first when the window began, or we."""
         self._deleted: deque[tuple[float, int]] = deque()  # when (trio's clock), how many, within the window
         self._counted: dict[int, None] = {}  # numbers of orders to delete that are in it, oldest first
         self._held: dict[int, None] = {}  # numbers of orders, oldest first
@@ -59,14 +73,15 @@ class Restraint:
     # --- judging ----------------------------------------------------------------------------------------
 
     def sift(
-        self, orders: Sequence[Sequence[Any]], log_index: int | None, chunks: int, is_draining: bool
+        self, orders: Sequence[Sequence[Any]], log_index: int | None, chunks: Chunks, is_draining: bool
     ) -> tuple[list[Sequence[Any]], list[int]]:
         """Those of an answer's orders that may be obeyed, and the numbers of those that are held.
 
         Of the former `note_begun` is to be told as they are begun; those that are not come again, and are sifted again.
-        `chunks` is how many the node has. On a node that is being emptied there is no mass of deletions.
+        On a node that is being emptied there is no mass of deletions.
         """
         self._note_index(log_index)
+        self._note_newest(chunks.last_chunk())
         obeyed, held, planned = [], [], 0
         for order in orders:
             if order[1] not in DESTRUCTIVE:
@@ -94,6 +109,16 @@ class Restraint:
         self._newest_index = max(self._newest_index, log_index)
         self._last_index = log_index
 
+    def _note_newest(self, chunk: ChunkId) -> None:
+        now, begin = trio.current_time(), trio.current_time() - limits.HOLD_WINDOW_S
+        if not self._newest or now >= self._newest[-1][0] + _AGES_EVERY_S:
+            self._newest.append((now, max(chunk, self._newest[-1][1]) if self._newest else chunk))
+        while len(self._newest) > 1 and self._newest[1][0] <= begin:
+            self._newest.popleft()
+
+    def _is_old(self, chunk: ChunkId) -> bool:
+        return bool(self._newest) and chunk <= self._newest[0][1]
+
     def note_begun(self, order: Sequence[Any], is_draining: bool) -> None:
         """An order is begun. One to delete counts from now on: once, though it comes again if it fails."""
         if self._counts(order, is_draining):
@@ -112,17 +137,22 @@ class Restraint:
 
     def _counts(self, order: Sequence[Any], is_draining: bool) -> bool:
         """Whether the order, once it is begun, is one deletion more."""
-        return self._may_be_too_many(order, is_draining) and self._share < 1 and order[0] not in self._counted
+        may_be = self._may_be_too_many(order, is_draining) and self._is_old(order[2])
+        return may_be and self._share < 1 and order[0] not in self._counted
 
-    def _is_too_many(self, order: Sequence[Any], chunks: int, is_draining: bool, planned: int) -> bool:
+    def _is_too_many(self, order: Sequence[Any], chunks: Chunks, is_draining: bool, planned: int) -> bool:
         """`planned`: deletions that are about to be begun."""
         if not self._may_be_too_many(order, is_draining):
             return False
         if not self.memory.mass_because and self._counts(order, is_draining):
             self._forget_old()
             deleted = sum(count for _, count in self._deleted) + planned
-            if deleted >= max(limits.HOLD_MIN_CHUNKS, self._share * (chunks + deleted)):
-                reason = f"the NameNode had {deleted} chunks deleted within an hour, {chunks} are left, and wants more"
+            left = chunks.chunks_up_to(self._newest[0][1])
+            if deleted >= max(limits.HOLD_MIN_CHUNKS, self._share * (left + deleted)):
+                reason = (
+                    f"the NameNode had {deleted} chunks deleted within an hour that are older than that, {left} such"
+                    " are left, and wants more"
+                )
                 self.memory = self.memory._replace(mass_because=reason)
                 log.error("deletions are held for an operator", reason=reason)
         return bool(self.memory.mass_because)

@@ -457,6 +457,10 @@ class Volumes:
         """Bytes of the chunk, None if it is not here."""
         return next((store.chunks[chunk] for store in self._usable() if chunk in store.chunks), None)
 
+    def chunks_up_to(self, chunk: ChunkId) -> int:
+        """How many chunks with numbers up to this one are here."""
+        return sum(store.chunks.bisect_right(chunk) for store in self._usable())
+
     def last_chunk(self) -> ChunkId:
         """The highest number of a chunk that is here; 0 if there is none."""
         return max((store.chunks.peekitem(-1)[0] for store in self._usable() if store.chunks), default=ChunkId(0))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import trio
 import trio.testing
 
 from dfs import limits
+from dfs.types import ChunkId
 from nodes.datanode.obeyed import Memory, load, save
 from nodes.datanode.restraint import Restraint
 from tests.simulation.disk import MemoryDisk
@@ -18,9 +19,25 @@ def deletes(first: int, count: int) -> list[list[Any]]:
     return [[number, "delete", number] for number in range(first, first + count)]
 
 
-def sifted(restraint: Restraint, orders: list[list[Any]], index: int | None, chunks: int = 10) -> tuple[int, int]:
+class Here(NamedTuple):
+    """What the node has: chunks with numbers up to `last`, of which `count` have been there for long."""
+
+    count: int
+    last: int = 1_000_000
+
+    def last_chunk(self) -> ChunkId:
+        return ChunkId(self.last)
+
+    def chunks_up_to(self, _chunk: ChunkId) -> int:
+        return self.count
+
+
+def sifted(
+    restraint: Restraint, orders: list[list[Any]], index: int | None, chunks: int | Here = 10
+) -> tuple[int, int]:
     """How many of the orders are obeyed, and begun; how many held."""
-    obeyed, held = restraint.sift(orders, index, chunks, is_draining=False)
+    here = Here(chunks) if isinstance(chunks, int) else chunks
+    obeyed, held = restraint.sift(orders, index, here, is_draining=False)
     for order in obeyed:
         restraint.note_begun(order, is_draining=False)
     return len(obeyed), len(held)
@@ -133,6 +150,35 @@ async def test_small_numbers_and_slow_deletion_are_no_mass(autojump_clock: trio.
         assert sifted(restraint, deletes(hour * 4000, 4000), 1, 10_000) == (4000, 0)
 
 
+async def test_who_writes_and_removes_all_day_is_no_mass(autojump_clock: trio.testing.MockClock) -> None:
+    restraint = Restraint(0.5, Memory())
+    sifted(restraint, [], 1, Here(5000, 5000))
+    first = 5001
+    for _ in range(200):  # ten times as much within each hour as there is for long
+        await trio.sleep(60)
+        last = first + 800
+        assert sifted(restraint, deletes(first, 800), 1, Here(5000, last)) == (800, 0)
+        first = last
+    count = 5000 // 2
+    assert sifted(restraint, deletes(1, count), 1, Here(5000, first)) == (count, 0)
+    assert sifted(restraint, deletes(count + 1, 1), 1, Here(5000 - count, first)) == (0, 1)
+    assert sifted(restraint, deletes(first - 1, 1), 1, Here(5000 - count, first)) == (0, 1)  # all is held then
+
+
+async def test_chunks_are_old_after_an_hour_and_at_a_start(autojump_clock: trio.testing.MockClock) -> None:
+    count = limits.HOLD_MIN_CHUNKS
+    restraint = Restraint(0.5, Memory())
+    sifted(restraint, [], 1, Here(0, 0))
+    await trio.sleep(60)
+    sifted(restraint, [], 1, Here(0, 5 * count))
+    await trio.sleep(limits.HOLD_WINDOW_S - 60)
+    assert sifted(restraint, deletes(1, 2 * count), 1, Here(0, 5 * count)) == (2 * count, 0)
+    again = Restraint(0.5, restraint.memory)
+    await trio.sleep(61)
+    for each in (restraint, again):
+        assert sifted(each, deletes(2 * count + 1, count + 5), 1, Here(count, 5 * count)) == (count, 5)
+
+
 async def test_an_order_that_fails_and_comes_again_counts_once(autojump_clock: trio.testing.MockClock) -> None:
     restraint = Restraint(0.5, Memory())
     for _ in range(10):
@@ -145,7 +191,7 @@ async def test_an_order_that_fails_and_comes_again_counts_once(autojump_clock: t
 async def test_orders_that_are_not_begun_do_not_count(autojump_clock: trio.testing.MockClock) -> None:
     restraint = Restraint(0.5, Memory())
     for start in range(1, 10 * limits.HOLD_MIN_CHUNKS, 250):  # nothing can be written down
-        obeyed, held = restraint.sift(deletes(start, 250), 1, 400, is_draining=False)
+        obeyed, held = restraint.sift(deletes(start, 250), 1, Here(400), is_draining=False)
         assert (len(obeyed), held) == (250, [])
     count = limits.HOLD_MIN_CHUNKS
     assert sifted(restraint, deletes(1, count + 5), 1, 400) == (count, 5)
@@ -158,13 +204,13 @@ async def test_what_an_operator_allowed_is_allowed_until_it_is_begun() -> None:
     numbers = restraint.decide(allow=True)
     assert sifted(restraint, deletes(10_001, count), 1, 400) == (count, 0)
     for _ in range(2):
-        obeyed, _ = restraint.sift(deletes(numbers[0], 5), 1, 400, is_draining=False)
+        obeyed, _ = restraint.sift(deletes(numbers[0], 5), 1, Here(400), is_draining=False)
         assert len(obeyed) == 5
     assert sifted(restraint, deletes(numbers[0], 5), 1, 400) == (5, 0)
     assert sifted(restraint, deletes(20_001, 1), 1, 400) == (0, 1)
 
 
 async def test_an_emptied_node_and_a_share_of_all_know_no_mass() -> None:
-    obeyed, _ = Restraint(0.5, Memory()).sift(deletes(1, 9000), 1, 9000, is_draining=True)
+    obeyed, _ = Restraint(0.5, Memory()).sift(deletes(1, 9000), 1, Here(9000), is_draining=True)
     assert len(obeyed) == 9000
     assert sifted(Restraint(1.0, Memory()), deletes(1, 9000), 1, 9000) == (9000, 0)
