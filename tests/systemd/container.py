@@ -21,7 +21,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[2]
 _BUILD = CHECKOUT / "build"
 PROGRAMS = ("debootstrap", "systemd-nspawn", "dpkg-deb", "nsenter")
-PACKAGES = "systemd,systemd-sysv,procps,python3,fuse3,libfuse3-3"
+PACKAGES = "systemd,systemd-sysv,procps,python3,fuse3"
 PATIENCE_S = 240.0
 _ENDED_FOR_REBOOT = 133
 
