@@ -6,6 +6,7 @@ The kernel lists a mount as of the type fuse.dfs, whatever mount(8) was told: so
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -52,7 +53,11 @@ def remount(mountpoint: Path, options: str) -> None:
         raise errors.InvalidArgument(f"not to be changed while it is mounted: {', '.join(others)}; unmount it first")
     changes = ",".join(["remount", *wanted.changeable])
     done = subprocess.run(
-        ["mount", "-i", "-o", changes, "--", str(mountpoint)], capture_output=True, text=True, check=False
+        ["mount", "-i", "-o", changes, "--", str(mountpoint)],
+        env={**os.environ, "LIBMOUNT_FORCE_MOUNT2": "always"},  # by the newer calls the kernel lets FUSE change nothing
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise errors.NotPermitted(done.stderr.strip() or f"mount ended with status {done.returncode}")

@@ -283,7 +283,7 @@ async def test_a_connection_in_a_forked_process_says_so_and_keeps_nobody(cluster
     """The thread that does its work is not there: whoever waits for it waits for ever."""
     done = await trio.to_thread.run_sync(
         lambda: subprocess.run(
-            [sys.executable, "-c", _FORKS],
+            [sys.executable, "-W", "ignore::DeprecationWarning", "-c", _FORKS],  # Python's own of forks beside threads
             env={**os.environ, "DFS_CONFIG": str(cluster.client_config)},
             capture_output=True,
             text=True,

@@ -153,18 +153,18 @@ async def test_a_file_that_is_being_cut_is_not_shown_before_it_is(
 async def test_what_is_appended_to_a_file_that_is_being_cut_comes_right_behind_what_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As of a log that one program appends to while another one empties it by opening it."""
+    """As of a log that one program appends to while another one cuts it."""
     async with written(tmp_path, bytes(MIB)) as (fs, _, file):
         async with trio.open_nursery() as nursery:
             door = Door(monkeypatch, fs.inodes, "truncate")
-            nursery.start_soon(file.truncate, 0)
+            nursery.start_soon(file.truncate, 3)
             await door.reached.wait()
             nursery.start_soon(file.append, b"one line, ")
             await trio.testing.wait_all_tasks_blocked(_MOMENT_S)
             door.opened.set()
         await file.append(b"and another")
         await file.fsync()
-        assert await file.read(0, MIB) == b"one line, and another"
+        assert await file.read(0, MIB) == b"\0\0\0one line, and another"
 
 
 async def test_what_is_read_while_another_client_cuts_a_file_is_of_one_moment(
