@@ -48,6 +48,7 @@ from dfs.client.reader import Piece, Reader
 from dfs.client.session import Session
 from dfs.client.stream import Command
 from dfs.client.writer import ChunkWriter, Lane
+from dfs.posix import check_file_size
 from dfs.types import Attr, ChunkId, ChunkPlace, Extent, Ino
 
 _VOLATILE_MAX = 256
@@ -226,8 +227,7 @@ class FileWriter:
 
     async def append(self, pieces: Sequence[tuple[int, Buffer]], *, durably: bool = False) -> list[_Run]:
         """As `write_pieces`, but `take` is to be given what this returns."""
-        if any(offset + len(piece) > limits.FILE_SIZE_MAX_BYTES for offset, piece in pieces):
-            raise errors.FileTooLarge(f"a file cannot be larger than {limits.FILE_SIZE_MAX_BYTES} bytes")
+        check_file_size(max((offset + len(piece) for offset, piece in pieces), default=0))
         epoch = self.epoch
         data = [piece for _, piece in pieces]
         if any(len(piece) % limits.BLOCK_BYTES for piece in data[:-1]):

@@ -66,6 +66,7 @@ from dfs.client.inflight import InFlight
 from dfs.client.readahead import ReadAhead
 from dfs.client.recentpages import RecentPages
 from dfs.client.writer import Lane
+from dfs.posix import check_file_size
 from dfs.types import Attr, Extent
 
 if TYPE_CHECKING:
@@ -181,8 +182,7 @@ class OpenInode:
 
     async def write(self, offset: int, data: Buffer) -> None:
         """Take `data` as the file's bytes at `offset`. Waits while too much is dirty."""
-        if offset + len(data) > limits.FILE_SIZE_MAX_BYTES:
-            raise errors.FileTooLarge(f"a file cannot be larger than {limits.FILE_SIZE_MAX_BYTES} bytes")
+        check_file_size(offset + len(data))
         await self._owner.wait_for_room()
         is_owned = await self._own()
         self.is_promised |= is_owned

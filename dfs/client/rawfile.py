@@ -23,6 +23,7 @@ import trio
 from dfs import errors, limits
 from dfs.client.file import File
 from dfs.client.loopthread import LoopThread
+from dfs.posix import check_file_size
 from dfs.types import Attr
 
 BUFFER_BYTES = 1 * limits.MIB
@@ -121,6 +122,8 @@ class RawFile(io.RawIOBase):
             raise io.UnsupportedOperation("not writable")
         view = memoryview(data).cast("B")
         with self._lock:
+            if not self._file.append:
+                check_file_size(self._position + len(view))
             if not self._file.append and (self._behind is not None or self._is_of_a_full_buffer(view)):
                 self._write_behind(view)
                 self._position += len(view)
