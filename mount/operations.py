@@ -364,7 +364,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
     async def open(self, inode: int, flags: int, ctx: Any) -> pyfuse3.FileInfo:
         ino = self._ino(inode)
         opened = await self._open.acquire(ino, f"inode {ino}")
-        if flags & os.O_TRUNC:
+        if flags & os.O_TRUNC:  # only of a kernel that could not be told to ask for the cut (mount.device)
             await self._cut(opened)
         elif flags & os.O_ACCMODE != os.O_WRONLY:
             self._open.reads(opened)

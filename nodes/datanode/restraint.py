@@ -110,14 +110,16 @@ class Restraint:
         self._last_index = log_index
 
     def _note_newest(self, chunk: ChunkId) -> None:
-        now, begin = trio.current_time(), trio.current_time() - limits.HOLD_WINDOW_S
-        if not self._newest or now >= self._newest[-1][0] + _AGES_EVERY_S:
-            self._newest.append((now, max(chunk, self._newest[-1][1]) if self._newest else chunk))
-        while len(self._newest) > 1 and self._newest[1][0] <= begin:
+        now = trio.current_time()
+        latest_at, highest = self._newest[-1] if self._newest else (float("-inf"), chunk)
+        if now >= latest_at + _AGES_EVERY_S:
+            self._newest.append((now, max(chunk, highest)))
+        while len(self._newest) > 1 and self._newest[1][0] <= now - limits.HOLD_WINDOW_S:
             self._newest.popleft()
 
     def _is_old(self, chunk: ChunkId) -> bool:
-        return bool(self._newest) and chunk <= self._newest[0][1]
+        """Whether it was there when the window began; known from the first answer on."""
+        return chunk <= self._newest[0][1]
 
     def note_begun(self, order: Sequence[Any], is_draining: bool) -> None:
         """An order is begun. One to delete counts from now on: once, though it comes again if it fails."""
