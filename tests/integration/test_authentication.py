@@ -163,7 +163,7 @@ class Wire:
                 return event.kind, bytes(event.payload)
             try:
                 count = self.sock.recv_into(self._decoder.space())
-            except ConnectionResetError:
+            except (ConnectionResetError, ssl.SSLError):  # closed in the middle of what it was sent, or of what it said
                 count = 0
             if not count:
                 return 0, b""

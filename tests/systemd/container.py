@@ -53,6 +53,7 @@ class Container:
         """Returns when systemd has started everything, or has given up."""
         command = ["systemd-nspawn", "--quiet", "--boot", f"--directory={self.root}", "--register=no", "--keep-unit"]
         command += ["--bind=/dev/fuse", "--private-network", "--console=pipe"]
+        command += [f"--machine=dfs-tests-{os.getpid()}"]  # else named after the directory, as that of another worker
         with (self.root.parent / "console").open("ab") as console:
             self._nspawn = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=console, stderr=console)
         self._init = self._find_init()
@@ -75,7 +76,7 @@ class Container:
 
     def run(self, script: str) -> str:
         """What it printed. Raises AssertionError with all of it when it fails."""
-        command = ["nsenter", f"--target={self._init}", "--all", "sh", "-euc", script]
+        command = ["nsenter", f"--target={self._init}", "--all", "--root", "--wd", "sh", "-euc", script]
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE_S, check=False
         )

@@ -18,8 +18,11 @@ def apply(tx: Transaction, times: Any) -> None:
     for item in arguments.array(times, "a list of times", limits.ACCESSES_MAX):
         if not isinstance(item, list | tuple) or len(item) != 2:
             raise errors.InvalidArgument("not an inode number and a time")
-        ino, atime_ns = arguments.ino(item[0]), arguments.time_ns(item[1])
+        ino, atime_ns = arguments.ino(item[0]), min(arguments.time_ns(item[1]), tx.now_ns)
         tx.run(
-            "UPDATE inode SET atime_ns = ?1 WHERE ino = ?2 AND atime_ns < ?1 AND ctime_ns < ?1",
-            *(min(atime_ns, tx.now_ns), ino),
+            "UPDATE inode SET atime_ns = ? WHERE ino = ? AND atime_ns < ? AND ctime_ns < ?",
+            atime_ns,
+            ino,
+            atime_ns,
+            atime_ns,
         )
