@@ -41,7 +41,7 @@ test: lint types unit
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports --config pyproject.toml
+	$(BIN)/lint-imports
 
 types: $(INSTALLED)
 	$(BIN)/mypy
@@ -78,5 +78,5 @@ $(INSTALLED): setup.cfg pyproject.toml
 
 # What tests run on mounts.
 $(PROGRAMS): $(INSTALLED)
-	@PYTHON="$(PYTHON)" .ci/install $(VENV) git make rsync fio stress-ng ip debootstrap systemd-nspawn
+	@PYTHON="$(PYTHON)" .ci/install $(VENV) git make rsync fio stress-ng ip mkfs.ext4 debootstrap systemd-nspawn
 	@touch $@
