@@ -211,8 +211,9 @@ class Membership:
         member.heard_at = trio.current_time()
         member.awaited_until = None
         member.last_heartbeat_ns = self._runtime.now_ns()
-        if member.reported_state != NodeState.UP:
-            self._note(member, NodeState.UP)
+        state = self.state(member)  # not up if all of its disks have failed
+        if state != member.reported_state:
+            self._note(member, state)
         return member
 
     def known(self, node: NodeId) -> Member | None:

@@ -31,8 +31,10 @@ class Operations(Service):
         after = 0
         while rows := self._queries.chunks_of(member.node, after):
             after = rows[-1][0]
-            for chunk, length, wanted, holders in rows:
-                plan.add(ChunkState(ChunkId(chunk), length, wanted, tuple(map(NodeId, holders))))
+            plan.add(
+                ChunkState(ChunkId(chunk), length, wanted, tuple(map(NodeId, holders)))
+                for chunk, length, wanted, holders in rows
+            )
             await trio.lowlevel.checkpoint()
         return plan.result(self._config.copy_bandwidth)
 

@@ -562,7 +562,7 @@ class Replication:
                 self._order(chunk, move.target, chunk.holders, extra=True)
         if self._moved:
             self._begin_anew()
-        elif not self._balance_cursor:
+        elif self._balance_cursor.keys().isdisjoint(givers):  # of who gives no more nothing else is looked at
             self._end_balance(asked)
 
     def _end_balance(self, asked: float | None) -> None:

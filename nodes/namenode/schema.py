@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import Final
 
-FORMAT: Final = 4
+FORMAT: Final = 5
 """Of these tables. A database of a newer format is refused, one of an older format is brought up to this one."""
 
 TABLES: Final = """
@@ -144,6 +144,7 @@ CREATE TABLE work (
 );
 CREATE INDEX work_by_node ON work (node, due_ns);
 CREATE INDEX work_by_chunk ON work (chunk, node);
+CREATE INDEX deletion_by_node ON work (node) WHERE kind = 'delete';
 
 CREATE TABLE session (
     session INTEGER PRIMARY KEY,
@@ -212,6 +213,7 @@ MIGRATIONS: Final = {
         "CREATE TABLE inode_range (session INTEGER NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL,"
         " PRIMARY KEY (session, first)) WITHOUT ROWID",
     ),
+    4: ("CREATE INDEX deletion_by_node ON work (node) WHERE kind = 'delete'",),
 }
 """What makes a database of each older format one of the next."""
 

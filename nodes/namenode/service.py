@@ -32,6 +32,7 @@ from dfs.types import (
     Item,
     NodeId,
     NodeState,
+    NodeView,
     SessionId,
     Statfs,
 )
@@ -689,7 +690,8 @@ class NameNode(Service):
         while True:
             changed = self._members.changed
             try:
-                return [self._place(copies, shunned, near_host) for _ in range(count)]
+                views = self._members.views()
+                return [self._place(views, copies, shunned, near_host) for _ in range(count)]
             except errors.NotEnoughNodes:
                 left_s = self._members.settling_s()
                 if left_s <= 0:
@@ -697,8 +699,7 @@ class NameNode(Service):
             with trio.move_on_after(left_s):  # just started: nodes that were there before will be heard in a moment
                 await changed.wait()
 
-    def _place(self, copies: int, shunned: set[str], near_host: str) -> list[NodeId]:
-        views = self._members.views()
+    def _place(self, views: Sequence[NodeView], copies: int, shunned: set[str], near_host: str) -> list[NodeId]:
         least = self._config.min_copies(copies)
         up = [view for view in views if takes_orders(view) and view.node not in shunned]
         if len(up) < least:
@@ -795,8 +796,10 @@ class NameNode(Service):
     # --- what operators order ---------------------------------------------------------------------------
 
     @expose
-    async def plan_drain(self, node: Any) -> dict[str, Any]:
-        return await self._operations.plan_drain(node)
+    @takes_call
+    async def plan_drain(self, call: Call, node: Any) -> dict[str, Any]:
+        async with self._at_length(call):
+            return await self._operations.plan_drain(node)
 
     @expose
     async def drain(self, node: Any) -> None:

@@ -432,6 +432,14 @@ class Transaction:
             self.run("DELETE FROM work WHERE chunk = ? AND node = ?", chunk, node)
         return bool(counted)
 
+    def lacks(self, chunk: ChunkId) -> bool:
+        """Whether a file has bytes in a chunk that is not known: the tables are damaged, and its copies are needed."""
+        row = self.one(
+            "SELECT 1 FROM extent WHERE chunk = ? AND NOT EXISTS (SELECT 1 FROM chunk WHERE chunk = ?) LIMIT 1",
+            *(chunk, chunk),
+        )
+        return row is not None
+
     def is_elsewhere(
         self, chunk: ChunkId, node: str, trusted: Container[str], short: Container[tuple[str, int]]
     ) -> bool:

@@ -9,11 +9,15 @@ from nodes.namenode.transaction import Transaction
 
 
 def apply(tx: Transaction, node: str, chunks: Sequence[ChunkId]) -> None:
-    """Have those deleted, after the grace period, that still are not known and not to be deleted already."""
+    """Have those deleted, after the grace period, that still are not known and not to be deleted already.
+
+    What files have bytes in stays: the tables lack it, and `dfs fsck --repair` enters it again.
+    """
     known = tx.one("SELECT id FROM node WHERE name = ?", node)
     if known is None:
         return
     for chunk in chunks:
-        counted = tx.one("SELECT 1 FROM replica WHERE chunk = ? AND node = ?", chunk, known[0])
-        if not counted and not tx.one("SELECT 1 FROM work WHERE chunk = ? AND node = ?", chunk, known[0]):
+        copy = chunk, known[0]
+        is_needed = tx.one("SELECT 1 FROM replica WHERE chunk = ? AND node = ?", *copy) or tx.lacks(chunk)
+        if not is_needed and not tx.one("SELECT 1 FROM work WHERE chunk = ? AND node = ?", *copy):
             tx.add_work(known[0], "delete", chunk, None, tx.now_ns + tx.grace_ns)

@@ -29,8 +29,7 @@ def apply(tx: Transaction, node: Any, chunk: Any, length: Any) -> list[str]:
             *(number, name, tx.clock_ns),
         )
         return ["counted again"] if add_replicas.apply(tx, name, [(number, known[1])])[0] else []
-    is_told_of = tx.one("SELECT 1 FROM extent WHERE chunk = ? LIMIT 1", number)
-    if is_told_of or not skip_chunks.was_given(tx.db, number, tx.counters["next_chunk"]):
+    if tx.lacks(number) or not skip_chunks.was_given(tx.db, number, tx.counters["next_chunk"]):
         return []
     delete_stray.apply(tx, name, [number])
     ordered = tx.one(

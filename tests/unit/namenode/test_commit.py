@@ -422,3 +422,16 @@ def test_a_stray_copy_is_deleted_once_and_never_one_that_counts(space: Namespace
         space.own("delete_stray", "n1", [chunk])
         space.own("delete_stray", "stranger", [chunk])
     assert orders(space) == [("n3", "delete", chunk, None, 59), ("n3", "delete", 77, None, 59)]
+
+
+def test_a_copy_that_only_the_tables_do_not_know_is_left_to_fsck(space: Namespace) -> None:
+    session = space.open_session()
+    chunk = space.written(session, space.file(session).ino, 10, ["n1", "n2"])
+    space.damage("DELETE FROM chunk")
+    space.damage("DELETE FROM replica")
+    before = orders(space)
+    space.own("delete_stray", "n1", [chunk])
+    assert space.own("add_replicas", "n1", [(chunk, 10)]) == [False]
+    assert orders(space) == before
+    space.own("delete_stray", "n1", [chunk + 1])  # of no file
+    assert orders(space)[-1][:3] == ("n1", "delete", chunk + 1)

@@ -120,6 +120,28 @@ async def test_who_watches_hears_of_each_change_of_state_once(
     nursery.cancel_scope.cancel()
 
 
+async def test_a_node_all_of_whose_disks_failed_is_suspect_and_says_so_once(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    members = membership()
+    registered(members)
+    members.heard("n1", REPORT)
+    nursery.start_soon(members.watch)
+    changed = members.changed
+    members.heard("n1", REPORT | {"capacity_bytes": 0, "free_bytes": 0})
+    assert changed.is_set()
+    changed = members.changed
+    for _ in range(20):
+        assert states(members) == {"n1": "suspect"}
+        await trio.sleep(1)
+        members.heard("n1", REPORT | {"capacity_bytes": 0, "free_bytes": 0})
+    assert not changed.is_set()
+    members.heard("n1", REPORT)
+    assert states(members) == {"n1": "up"}
+    assert changed.is_set()
+    nursery.cancel_scope.cancel()
+
+
 async def test_after_a_restart_known_nodes_are_asked_to_register_and_given_time(
     autojump_clock: trio.testing.MockClock, space: Namespace
 ) -> None:

@@ -944,6 +944,25 @@ async def test_a_node_that_was_added_empty_is_filled_and_then_there_is_peace(
         assert len(cluster.orders) == before
 
 
+async def test_a_balance_ends_when_who_had_chunks_left_to_look_at_gives_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world(tmp_path, lambda space: chunks_on(space, *[[N1, N2]] * 10), N1, N2, N3) as cluster:
+        cluster.used[N1] = ROOM // 2
+
+        def is_away() -> bool:
+            return cluster.members.state(cluster.members.member(N2)) != NodeState.UP
+
+        await cluster.beat_until(is_away, N1, N3)  # the chunks of N1 cannot be moved just now
+        cluster.operations.balance(0.05)
+        with monkeypatch.context() as patched:
+            patched.setattr("nodes.namenode.replication._SLICE", 2)
+            cluster.replication._balance()
+        assert cluster.operations.status()["balance"]["asked"]
+        cluster.used[N1] = 0
+        await cluster.beat_until(lambda: not cluster.operations.status()["balance"]["asked"], N1, N3)
+
+
 async def test_the_cluster_balances_itself_when_there_is_nothing_to_repair(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -65,6 +65,7 @@ def test_a_namespace_of_the_format_before_is_brought_up(tmp_path: Path) -> None:
             space.damage(f"DROP TABLE {table}")
         for column in ("holder", "subtree", "caches"):
             space.damage(f"ALTER TABLE session DROP COLUMN {column}")
+        space.damage("DROP INDEX deletion_by_node")
         space.damage("UPDATE setting SET value = 2 WHERE name = 'format'")
     with namespace(tmp_path) as space:
         assert schema_of(space) == tables
@@ -101,6 +102,7 @@ def test_a_namespace_of_the_format_before_gets_sessions_with_keys(tmp_path: Path
         for table in ("token_used", "revoked", "inode_range"):
             space.damage(f"DROP TABLE {table}")
         space.damage("ALTER TABLE session DROP COLUMN caches")
+        space.damage("DROP INDEX deletion_by_node")
         space.damage("UPDATE setting SET value = 2 WHERE name = 'format'")
     with namespace(tmp_path) as space:
         opened = space.open_session("client alice", "/photos")
