@@ -24,9 +24,11 @@ def pack_blocks(blocks: Sequence[Block]) -> bytes:
 
 
 def unpack_blocks(packed: object) -> list[Block]:
-    """The reverse of `pack_blocks`. Raises InvalidArgument for anything that it cannot have made."""
+    """The reverse of `pack_blocks`. Raises InvalidArgument for anything that it cannot have made, ArgumentTooLarge."""
     if not isinstance(packed, bytes | bytearray | memoryview) or len(packed) % _BLOCK.size:
         raise errors.InvalidArgument("block checksums are not pairs of 32-bit numbers")
+    if len(packed) > limits.CHUNK_MAX_BLOCKS * _BLOCK.size:  # before any of them costs something
+        raise errors.ArgumentTooLarge(f"these are more than the {limits.CHUNK_MAX_BLOCKS} blocks that a chunk can have")
     blocks = rows(Block, _BLOCK.iter_unpack(packed))
     lengths = [length for length, _ in blocks]
     if lengths and not 0 < min(lengths) <= max(lengths) <= limits.BLOCK_MAX_BYTES:

@@ -527,8 +527,8 @@ class CachedInodes(Inodes):
 
     async def rename(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int = 0) -> Attr:
         replaces = self._child(parent, name) if self.cached_lookup(new_parent, new_name) is not ABSENT else None
-        if replaces is not None and not self.owned.users.may_save(replaces):
-            await self.owned.users.settle(replaces)
+        if replaces is not None:
+            await self.owned.users.settle(replaces, soon=True)
         if await self._owns(parent, new_parent):
             moved = self.owned.rename(parent, name, new_parent, new_name, flags)
             is_simple = parent == new_parent and flags in (0, RENAME_NOREPLACE)

@@ -233,7 +233,9 @@ class LentChunks:
             return None
         self._seen.move_to_end(chunk)
         self._lent.move_to_end(_Key(node, chunk))
-        view = await self._off_the_loop(node, timeout_s, partial(_read_whole, lent, offset, length, numbers))
+        view = None
+        with suppress(errors.Busy):
+            view = await self._off_the_loop(node, timeout_s, partial(_read_whole, lent, offset, length, numbers))
         if view is not None:
             self._read_bytes += length
         return view
@@ -311,9 +313,13 @@ class LentChunks:
         part = memoryview(buffer)[:length]
         is_intact = _read_nowait(lent, part, numbers) if length <= _AT_ONCE_MAX_BYTES else None
         if not is_intact:
-            is_intact = await self._off_the_loop(
-                node, limits.DATA_TIMEOUT_S, partial(_read_blocking, lent, part, numbers)
-            )
+            try:
+                is_intact = await self._off_the_loop(
+                    node, limits.DATA_TIMEOUT_S, partial(_read_blocking, lent, part, numbers)
+                )
+            except errors.Busy:
+                self._keep_buffer(buffer)
+                return False
         if is_intact is None:  # the buffer is the thread's for good
             self._refusals.refuse(node, "its disk does not answer")
             return False
@@ -327,7 +333,10 @@ class LentChunks:
             self._buffers.append(buffer)
 
     async def _off_the_loop(self, node: NodeId, timeout_s: float, read: Callable[[], T]) -> T | None:
-        """What a thread comes by that reads from the disk of a node; None if it takes too long."""
+        """What a thread comes by that reads from the disk of a node; None if it takes too long.
+
+        Raises `Busy` if no thread may begin at the moment: that says nothing of the node.
+        """
         progress = _Progress()
         try:
             with trio.move_on_after(timeout_s):

@@ -318,10 +318,13 @@ class OpenInodes:
                     del self._saves[ino]
                     self.fs.session.stream.let_go(ino)
 
-    async def settle(self, ino: Ino) -> None:
+    async def settle(self, ino: Ino, *, soon: bool = False) -> None:
         inode = self._open.get(ino)
-        if inode is not None:
+        if inode is not None and not (soon and self.may_save(ino)):
             await inode.settle()
+        loss = self.take_loss(ino)
+        if loss is not None:
+            raise loss
 
     def gone(self, attr: Attr, *, is_private: bool) -> None:
         inode = self._open.get(attr.ino)

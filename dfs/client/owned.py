@@ -71,8 +71,11 @@ class Users(Protocol):
     def save_soon(self, ino: Ino) -> bool:
         """Have what is written to a file that `may_save` leave soon; whether anything is, and so a commit follows."""
 
-    async def settle(self, ino: Ino) -> None:
-        """Commit what is written to a file."""
+    async def settle(self, ino: Ino, *, soon: bool = False) -> None:
+        """Commit what is written to a file; with `soon` what `may_save` allows is left to `save_soon`.
+
+        Raises why bytes of it were lost, if nobody has been told: it is to replace another one.
+        """
 
     def gone(self, attr: Attr, *, is_private: bool) -> None:
         """A file has lost a name; its attributes after it. `is_private`: nobody else has ever known it."""
@@ -96,7 +99,7 @@ class Nobody:
     def save_soon(self, ino: Ino) -> bool:
         return False
 
-    async def settle(self, ino: Ino) -> None:
+    async def settle(self, ino: Ino, *, soon: bool = False) -> None:
         pass
 
     def gone(self, attr: Attr, *, is_private: bool) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import structlog
 import trio
 
 from dfs import errors, limits
@@ -25,6 +26,8 @@ from dfs.client.file import File
 from dfs.client.loopthread import LoopThread
 from dfs.posix import check_file_size
 from dfs.types import Attr
+
+log = structlog.get_logger(__name__)
 
 BUFFER_BYTES = 1 * limits.MIB
 
@@ -206,9 +209,13 @@ class RawFile(io.RawIOBase):
                     self._loop.call(self._file.aclose)
 
     async def _let_go(self) -> None:
-        if self._behind is not None:
-            await self._behind.end()
-        await self._file.aclose()
+        """Raises nothing: there is nobody to hear of it."""
+        try:
+            if self._behind is not None:
+                await self._behind.end()
+            await self._file.aclose()
+        except errors.DfsError as error:
+            log.warning("a file that nobody closed could not be let go", ino=self._file.ino, error=str(error))
 
 
 class _Flushing:

@@ -398,8 +398,7 @@ class Session:
         unknown, or `Unreachable` or `DeadlineExceeded` after `wait_s` (outcome unknown too). A `release` is tried
         as long as the session lasts, also when nobody waits for it any more.
         """
-        if self.session is None:
-            await self._open()
+        await self.ensure()
         begun = self.begin(verb, *args)
         if begun is not None:
             return await self.stream.result(begun)
@@ -583,11 +582,13 @@ class Session:
 
     async def ensure(self) -> SessionId:
         """The current session, opened now if there is none."""
+        began = trio.current_time()
         while self.session is None:
-            await self._open()
+            await self._open(began)
         return self.session
 
-    async def _open(self) -> None:
+    async def _open(self, began: float) -> None:
+        """`began`: since when the caller waits, also for others who try in vain."""
         async with self._opening:
             if self.session is not None:
                 return
@@ -602,7 +603,8 @@ class Session:
                 "directories": directories,
                 "forgets_all": True,  # when `SHAPE` is recalled
             }
-            opened = await self.query("open_session", wish)
+            left_s = max(0.0, began + self.wait_s - trio.current_time())
+            opened = await self._persistently("open_session", lambda: (wish,), left_s)
             self.root = Ino(opened["root"])
             self.session = SessionId(opened["session"])
             self._caches = bool(opened["caches"])

@@ -365,6 +365,8 @@ class Stream:
             except errors.SessionExpired:
                 self._session.lose(session)
             except _PASSES as error:
+                if self._sent is not batch:  # the session was lost meanwhile, and they with it
+                    return
                 log.warning("changes wait for the namenode", commands=len(batch), error=str(error))
                 if isinstance(error, errors.NoSpace | errors.DiskFailed):
                     batch = self._keep_answered(batch, error)
@@ -373,7 +375,8 @@ class Stream:
                         return
                 await trio.sleep(limits.RETRY_DELAY_MAX_S)
             except errors.DfsError as error:
-                self._fail(batch, error)
+                if self._sent is batch:
+                    self._fail(batch, error)
             else:
                 if self._sent is batch:
                     self._learn(session, batch, replies)

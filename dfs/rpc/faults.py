@@ -9,7 +9,7 @@ stock Pyro5 (a name that a name server does not know) keep their class, so that 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import Pyro5.errors
 
@@ -18,6 +18,9 @@ from dfs import errors
 PyroError: type[Exception] = Pyro5.errors.PyroError
 NamingError: type[Exception] = Pyro5.errors.NamingError
 DaemonError: type[Exception] = Pyro5.errors.DaemonError
+
+_TEXT_MAX: Final = 16_384
+"""Characters of an error's message that travel: twice as many as two paths have."""
 
 
 def to_wire(error: Exception) -> dict[str, Any]:
@@ -39,7 +42,12 @@ def _wire(name: str, args: list[Any], attributes: dict[str, Any], line: str) -> 
 
 
 def sendable(text: str) -> str:
-    """`text` with what UTF-8 cannot carry (halves of surrogate pairs, from file names or a peer) written out."""
+    """`text` with what UTF-8 cannot carry (halves of surrogate pairs, from file names or a peer) written out.
+
+    Of one that is very long, as where it repeats what a peer has sent, the beginning.
+    """
+    if len(text) > _TEXT_MAX:
+        text = text[:_TEXT_MAX] + " ..."
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

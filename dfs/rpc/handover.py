@@ -89,10 +89,10 @@ class Inbox:
         return ticket
 
     async def collect(self, runtime: Runtime) -> bool:
-        """Have `take` find what has arrived, and close what nobody wants; whether that was possible. To be called now
-        and then, also by who waits for nothing.
+        """Have `take` find what has arrived, and close what nobody wants; whether that was possible now. To be called
+        now and then, also by who waits for nothing.
         """
-        with trio.move_on_after(COLLECT_MAX_S):
+        with suppress(errors.Busy), trio.move_on_after(COLLECT_MAX_S):  # perhaps no thread may begin at the moment
             return await runtime.run_abandonable(self.collect_blocking)
         return False
 

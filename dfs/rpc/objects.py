@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import Pyro5.server
 
@@ -34,6 +34,8 @@ expose: Callable[[_C], _C] = Pyro5.server.expose
 _EXPOSED = "_pyroExposed"
 _ONEWAY = "_pyroOneway"
 _TAKES_CALL = "_dfs_takes_call"
+_NAME_SHOWN: Final = 100
+"""Characters of a method's name that is none."""
 
 
 def takes_call(method: _C) -> _C:
@@ -170,7 +172,7 @@ class Registry:
             return None
         method = methods.get(name)
         if method is None:
-            raise errors.NotSupported(f"{object_id} has no method {name!r}: is it an older version?")
+            raise errors.NotSupported(f"{object_id} has no method {name[:_NAME_SHOWN]!r}: is it an older version?")
         return method
 
     def metadata(self, object_id: str) -> dict[str, list[str]] | None:

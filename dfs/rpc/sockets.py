@@ -14,6 +14,7 @@ Between processes of one host, connections to TCP addresses go over Unix sockets
 from __future__ import annotations
 
 import errno
+import math
 import os
 import select
 import socket
@@ -250,9 +251,13 @@ async def _resolve(where: TcpAddress, flags: int = 0) -> list[tuple[int, Any]]:
 
 
 async def _connect_tcp(where: TcpAddress, short_cuts: bool) -> socket.socket:
-    """The first of the host's addresses that answers."""
+    """The first of the host's addresses that answers.
+
+    Each has its share of the caller's time: one may be silent, as where IPv6 is dropped on the way.
+    """
     failure = errors.Unreachable(f"the host name {where.host!r} has no address")
-    for family, name in await _resolve(where):
+    found = await _resolve(where)
+    for others, (family, name) in zip(reversed(range(len(found))), found, strict=True):
         short = shortcut.connect(family, name[0], name[1]) if short_cuts else None
         if short is not None:
             await trio.lowlevel.cancel_shielded_checkpoint()  # who is cancelled would leave it open
@@ -260,8 +265,12 @@ async def _connect_tcp(where: TcpAddress, short_cuts: bool) -> socket.socket:
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             _tune_tcp(sock)
-            await _finish_connect(sock, name)
-            return sock
+            left_s = trio.current_effective_deadline() - trio.current_time()
+            with trio.move_on_after(left_s / (others + 1) if others else math.inf):
+                await _finish_connect(sock, name)
+                return sock
+            sock.close()
+            failure = errors.Unreachable(f"{where} did not answer at {name[0]}")
         except OSError as error:
             sock.close()
             failure = errors.Unreachable(_in_words(error, str(where)))

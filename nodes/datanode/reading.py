@@ -103,12 +103,11 @@ def up_to_bytes(index: BlockIndex, first: int, count: int) -> list[Record]:
 
 
 def to_punch(index: BlockIndex, ranges: Sequence[tuple[int, int]]) -> list[int]:
-    """The numbers, in order, of blocks that lie whole in `ranges` (neighbours count as one) and are not punched yet."""
+    """The numbers, in order, of blocks that lie whole in `ranges` (neighbours count as one)."""
     merged: list[tuple[int, int]] = []
     for offset, length in sorted(ranges):
         if merged and offset <= merged[-1][1]:
             merged[-1] = (merged[-1][0], max(merged[-1][1], offset + length))
         else:
             merged.append((offset, offset + length))
-    inside = [number for start, end in merged for number in index.within(start, end - start)]
-    return [number for number in inside if not index.record(number).punched]
+    return [number for start, end in merged for number in index.within(start, end - start)]

@@ -706,6 +706,7 @@ class ChunkStore:
     async def punch(self, chunk: ChunkId, ranges: Sequence[tuple[int, int]]) -> None:
         """Free the whole blocks inside each (offset, length), durably; the chunk keeps its length.
 
+        Those that count as freed are freed once more: they may be there, if this was under way when the machine died.
         Raises ChunkNotFound, InvalidArgument for a range that cannot be, DiskFailed.
         """
         if any(offset < 0 or length < 0 for offset, length in ranges):
@@ -720,8 +721,9 @@ class ChunkStore:
             began = trio.current_time()
             await self.drive.on_disk(replica.files.punch, replica.index, numbers, full_is_fatal=True)
             for number in numbers:
-                replica.index.punch(number)
-                self._note_punched(chunk, replica.index.record(number).length)
+                if not replica.index.record(number).punched:
+                    replica.index.punch(number)
+                    self._note_punched(chunk, replica.index.record(number).length)
             self._note_changed(chunk)
             self._note_synced(replica, began)
             await self._clear_damage(chunk, [replica.index.record(number).start for number in numbers])

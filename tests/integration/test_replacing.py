@@ -224,6 +224,29 @@ async def test_bytes_that_cannot_be_written_are_told_as_lost_and_the_name_goes_o
         at.files.close(file)
 
 
+@pytest.mark.parametrize("is_known_before", [False, True])
+async def test_a_large_file_that_could_not_be_written_takes_the_place_of_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_known_before: bool
+) -> None:
+    async with here(tmp_path) as at:
+
+        async def refuse(*_: Any, **__: Any) -> Any:
+            raise errors.NoSpace("no DataNode has room")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(at.fs.chunks, "append", refuse)
+            await at.write(b"new", bytes(limits.MIB))
+            if is_known_before:
+                await at.files.settle_all()
+            with pytest.raises(errors.NoSpace, match="no DataNode has room"):
+                await at.fs.inodes.rename(at.directory, b"new", at.directory, b"old")
+        assert await at.seen() == b"what was there before"
+        assert (await at.fs.stat("/d/new")).size == 0
+        await at.fs.inodes.rename(at.directory, b"new", at.directory, b"old")  # he has been told
+        await at.fs.session.stream.flush()
+        assert await at.seen() == b""
+
+
 async def test_who_looks_from_elsewhere_meanwhile_sees_one_or_the_other(tmp_path: Path) -> None:
     async with here(tmp_path) as at, at.cluster.client(cache=Cache(10_000, 10_000)) as other:
         known, done = {b"what was there before"}, trio.Event()

@@ -46,6 +46,13 @@ def test_any_bytes_are_blocks_or_are_refused(packed: bytes) -> None:
         pass
 
 
+def test_more_blocks_than_a_chunk_can_have_are_refused_before_they_are_looked_at() -> None:
+    one = codec.pack_blocks([Block(1, 0)])
+    assert len(codec.unpack_blocks(one * limits.CHUNK_MAX_BLOCKS)) == limits.CHUNK_MAX_BLOCKS
+    with pytest.raises(errors.ArgumentTooLarge, match="blocks that a chunk can have"):
+        codec.unpack_blocks(one * (limits.CHUNK_MAX_BLOCKS + 1))
+
+
 @pytest.mark.parametrize("length", [0, 1, limits.BLOCK_MAX_BYTES, limits.BLOCK_MAX_BYTES + 1, 200_000])
 def test_sums_of_data_survive_the_wire_and_find_a_flipped_bit(length: int) -> None:
     data = bytearray(random.Random(length).randbytes(length))

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, cast
 
+import pytest
 import trio
 import trio.testing
+from structlog.testing import capture_logs
 
+from dfs import errors
 from dfs.client.cache import Cache
 from dfs.client.session import Session
 from dfs.rpc import Pool
@@ -53,6 +56,65 @@ async def test_a_recall_that_comes_late_is_counted_from_when_it_may_have_been_se
     assert session.is_trusted
     await trio.sleep(5)  # by now the next answer is here: the NameNode has been heard, and waits for ours
     assert not session.is_trusted
+    nursery.cancel_scope.cancel()
+
+
+class FullNameNode(NameNode):
+    """Its first `apply` waits for `answers` and fails then as on a full disk; by then the session has ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers = trio.Event()
+        self.applied = 0
+
+    async def call(self, address: str, name: str, method: str, *args: Any, **options: Any) -> Any:
+        if method != "apply":
+            return await super().call(address, name, method, *args, **options)
+        self.applied += 1
+        if self.applied == 1:
+            await self.answers.wait()
+            raise errors.NoSpace("the NameNode's disk is full")
+        raise errors.SessionExpired("session 1 has ended")
+
+
+async def test_what_was_lost_with_its_session_is_not_sent_again_when_the_namenode_says_that_its_disk_is_full(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    namenode = FullNameNode()
+    session = await opened(namenode, nursery)
+    session.stream.put("unlink", (1, b"a"), 1, None, (1,))
+    await trio.sleep(1)
+    with capture_logs():
+        session.lose(session.session)
+        namenode.answers.set()
+        await trio.sleep(60)
+    assert namenode.applied == 1
+    assert session.stream.unsettled == 0
+    nursery.cancel_scope.cancel()
+
+
+class AwayNameNode(NameNode):
+    async def call(self, *_args: Any, **_options: Any) -> Any:
+        await trio.sleep(0.1)
+        raise errors.Unreachable("nobody listens there")
+
+
+async def test_all_who_wait_for_a_session_give_up_after_the_same_time(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    session = Session(cast(Pool, AwayNameNode()), InlineRuntime(), nursery, "namenode:1", 60.0, None)
+    took_s: list[float] = []
+
+    async def wait() -> None:
+        began = trio.current_time()
+        with pytest.raises(errors.Unreachable):
+            await session.ensure()
+        took_s.append(trio.current_time() - began)
+
+    async with trio.open_nursery() as waiting:
+        for _ in range(20):
+            waiting.start_soon(wait)
+    assert 50 < min(took_s) <= max(took_s) < 70
     nursery.cancel_scope.cancel()
 
 

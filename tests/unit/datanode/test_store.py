@@ -361,6 +361,29 @@ async def test_what_was_punched_stays_so_after_a_power_cut_and_a_scrub(disk: Mem
         disk.crash(random.Random(seed))
 
 
+async def test_an_order_to_punch_that_a_power_cut_interrupted_frees_all_when_it_comes_again() -> None:
+    interrupted = 0
+    for step in range(12):
+        disk = MemoryDisk()
+        store = opened(disk)
+        for letter in (b"a", b"b", b"c"):
+            await appended(store, letter * 8192)
+        await store.sync([CHUNK])
+        disk.power_off_after(step)
+        try:
+            await store.punch(CHUNK, [(0, 16_384)])
+        except PowerOff:
+            interrupted += 1
+        disk.crash(random.Random(step))
+        again = opened(disk)
+        for _ in range(2):
+            await again.punch(CHUNK, [(0, 16_384)])
+            assert disk.allocated_bytes(data_path(CHUNK)) == 8192
+        assert await again.verify(CHUNK) == 0
+        assert await content(again, 16_384, 8192) == b"c" * 8192
+    assert 3 <= interrupted < 12
+
+
 async def test_a_deleted_chunk_is_gone_and_may_be_deleted_again(disk: MemoryDisk, store: ChunkStore) -> None:
     await appended(store, b"x")
     await store.delete(CHUNK)

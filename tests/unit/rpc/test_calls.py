@@ -160,6 +160,20 @@ async def test_what_is_not_exposed_cannot_be_called() -> None:
             await here.pool.call(here.address, "nobody", "add", 1)
 
 
+async def test_an_error_about_what_is_very_long_does_not_repeat_all_of_it() -> None:
+    async with world() as here:
+        with structlog.testing.capture_logs() as logs:
+            with pytest.raises(errors.NotSupported, match="has no method") as caught:
+                await here.call("\x01" * 7_000_000)
+            assert len(str(caught.value)) < 1000
+            with pytest.raises(errors.NotFound) as caught_too:
+                await here.call("fail_with", b"x" * 3_000_000)
+            assert 1000 < len(str(caught_too.value)) < 20_000
+            assert await here.call("add", 1) == 11
+        assert not logs
+        assert here.server.statistics().connections_accepted == 1
+
+
 async def test_an_answer_that_is_too_large_is_an_error_of_that_call() -> None:
     async with world() as here:
         with structlog.testing.capture_logs(), pytest.raises(errors.RemoteFault, match="over the limit"):

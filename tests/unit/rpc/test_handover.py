@@ -7,6 +7,7 @@ import os
 import secrets
 import socket
 import struct
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -288,6 +289,26 @@ async def test_the_end_does_not_wait_for_what_takes_long_to_close(
     with held_up_by_a_stranger(inbox, monkeypatch), trio.fail_after(10):
         assert not await inbox.collect(runtime)
         await inbox.aclose(runtime)
+
+
+async def test_where_no_thread_may_begin_nothing_is_collected_and_nobody_ends(
+    inbox: Inbox, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = RealRuntime()
+    ticket = inbox.expect()
+    give(inbox.name, ticket, os.open(file, os.O_RDONLY))
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        assert not await inbox.collect(runtime)
+    assert inbox.take(ticket) is None
+    assert await inbox.collect(runtime)
+    taken = inbox.take(ticket)
+    assert taken is not None
+    os.close(taken)
 
 
 async def test_after_the_end_nothing_is_there(inbox: Inbox, file: Path) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 
 import pytest
 import trio
 import trio.testing
 
 from dfs import errors
-from dfs.rpc import SocketNetwork, Stream
+from dfs.rpc import SocketNetwork, Stream, sockets
 from dfs.rpc.channel import Channel
 from dfs.rpc.protocol import INVOKE, MSGPACK, Wanted, encode
 
@@ -32,6 +33,32 @@ async def tcp_connection() -> AsyncIterator[tuple[Stream, Stream]]:
         await near.aclose()
         await far.aclose()
         await listener.aclose()
+
+
+async def test_a_silent_address_of_a_host_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = SocketNetwork(short_cuts=False)
+    listener = await network.listen("127.0.0.1:0")
+    port = int(listener.address.rpartition(":")[2])
+    with ExitStack() as stack:
+        silent = stack.enter_context(socket.socket())
+        silent.bind(("127.0.0.2", port))
+        silent.listen(0)  # what comes when this is full is dropped, as where a firewall swallows it
+        for _ in range(3):
+            filling = stack.enter_context(socket.socket())
+            filling.setblocking(False)
+            filling.connect_ex(("127.0.0.2", port))
+
+        async def resolve(*_: object) -> list[tuple[int, tuple[str, int]]]:
+            return [(socket.AF_INET, (host, port)) for host in ("127.0.0.2", "127.0.0.1")]
+
+        monkeypatch.setattr(sockets, "_resolve", resolve)
+        near = await network.connect(f"host:{port}", 3)
+        far = await listener.accept()
+        for end in (near, far):
+            await end.aclose()
+        await listener.aclose()
+        with pytest.raises(errors.Unreachable, match="nothing listens at host"):
+            await network.connect(f"host:{port}", 0.5)
 
 
 async def test_a_receiver_sleeps_until_what_it_expects_is_there() -> None:
