@@ -136,7 +136,7 @@ class Agent:
         }
         answer = await self._call("register", info)
         cluster = ClusterId(answer["cluster"])
-        await self._runtime.run_blocking(self._volumes.join, cluster)
+        await self._volumes.join_in_time(cluster)
         if info["directories"] != self._volumes.directory_ids():  # some are new, and have ids only now
             info |= {"cluster": cluster, "directories": self._volumes.directory_ids()}
             await self._call("register", info)

@@ -92,7 +92,10 @@ class Volumes:
         self._limit_bytes = capacity_limit_bytes
         self._identities: dict[str, Identity] = {}  # by the directory's name
         self._outdated: set[str] = set()  # names of directories that had no room for their new identity.json
-        self._settling = threading.Lock()  # of who writes identities: registering, and the scrub, in threads of theirs
+        # Of who writes a directory's identity: registering, and the scrub, in threads of theirs. Each has one, as disks
+        # may hang.
+        self._settling = {disk.name: threading.Lock() for disk in disks}
+        self._joins = 0  # begun so far: a thread that comes late with an earlier one ends
         self._locked: list[Disk] = []
         self._placing: dict[ChunkId, _Placing] = {}  # chunks that are being created, so that a repeat follows
 
@@ -180,6 +183,22 @@ class Volumes:
                     f" or put an empty file {NEW_DISK!r} there to begin anew on an empty disk"
                 )
 
+    async def join_in_time(self, cluster: ClusterId) -> None:
+        """As `join`, in a thread; anew without it where a directory leaves service, as its disk may be what hangs."""
+
+        async def until_one_fails(usable: int) -> None:
+            while len(list(self._usable())) == usable:  # noqa: ASYNC110 - drives fail in threads, which set no event
+                await trio.sleep(limits.DISK_WATCH_PERIOD_S)
+            nursery.cancel_scope.cancel()
+
+        is_joined = False
+        while not is_joined:
+            async with open_nursery() as nursery:
+                nursery.start_soon(until_one_fails, len(list(self._usable())))
+                await self._runtime.run_abandonable(self.join, cluster)
+                is_joined = True
+                nursery.cancel_scope.cancel()
+
     def join(self, cluster: ClusterId) -> None:
         """Make the directories `cluster`'s, durably, where they are nobody's yet. Blocks. Raises WrongCluster, Busy.
 
@@ -192,33 +211,37 @@ class Volumes:
                 f"the data directories of DataNode {self._node!r} belong to cluster {self.cluster}, the NameNode to"
                 f" {cluster}: configure the directories' own NameNode, or other directories"
             )
-        with self._settling:
-            remembered = {other for found in self._identities.values() for other in found.directories}
-            for store in [store for store in self._usable() if store.disk.name not in self._identities]:
-                directory = identity.new_directory_id(self._runtime.random)
-                self._attempt(
-                    store, self._settle_identity, store, cluster, directory, {*self.directory_ids(), directory}
-                )
-            usable = list(self._usable())
-            lost = remembered if len(usable) < len(self.stores) else set()  # one that failed is not forgotten
-            everything = {*self.directory_ids(), *lost}
-            for store in usable:
-                directory = self._identities[store.disk.name].directory
-                self._attempt(store, self._settle_identity, store, cluster, directory, everything)
-            self.cluster = cluster
-            for store in self._usable():
-                store.cluster = cluster
+        self._joins = turn = self._joins + 1
+        remembered = {other for found in self._identities.values() for other in found.directories}
+        for store in [store for store in self._usable() if store.disk.name not in self._identities]:
+            directory = identity.new_directory_id(self._runtime.random)
+            everything = {*self.directory_ids(), directory}
+            self._attempt(store, self._settle_identity, store, cluster, directory, everything)
+            if self._joins != turn:
+                return
+        usable = list(self._usable())
+        lost = remembered if len(usable) < len(self.stores) else set()  # one that failed is not forgotten
+        everything = {*self.directory_ids(), *lost}
+        for store in usable:
+            directory = self._identities[store.disk.name].directory
+            self._attempt(store, self._settle_identity, store, cluster, directory, everything)
+            if self._joins != turn:
+                return
+        self.cluster = cluster
+        for store in self._usable():
+            store.cluster = cluster
 
     def _settle_identity(self, store: ChunkStore, cluster: ClusterId, directory: str, everything: set[str]) -> None:
         wanted = Identity(cluster, self._node, directory, tuple(sorted(everything)))
-        if identity.is_current(store.disk, wanted):
-            self._outdated.discard(store.disk.name)
-        else:
-            self._write_identity(store, wanted)
-        store.makes_journal = store.disk.name not in self._outdated
-        self._identities[store.disk.name] = wanted
-        if store.disk.exists(NEW_DISK):
-            store.disk.remove(NEW_DISK)
+        with self._settling[store.disk.name]:
+            if identity.is_current(store.disk, wanted):
+                self._outdated.discard(store.disk.name)
+            else:
+                self._write_identity(store, wanted)
+            store.makes_journal = store.disk.name not in self._outdated
+            self._identities[store.disk.name] = wanted
+            if store.disk.exists(NEW_DISK):
+                store.disk.remove(NEW_DISK)
 
     def _write_identity(self, store: ChunkStore, wanted: Identity) -> None:
         """A directory that has an identity, and no room for another list in it, keeps the one that it has for now."""
@@ -236,7 +259,7 @@ class Volumes:
 
     def mend_identity(self, store: ChunkStore) -> bool:
         """Write identity.json anew where it is not as it should be; whether it was damaged. Blocks. Raises OSError."""
-        with self._settling:
+        with self._settling[store.disk.name]:
             wanted = self._identities.get(store.disk.name)
             if wanted is None or identity.is_current(store.disk, wanted):
                 return False

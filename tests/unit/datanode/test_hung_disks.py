@@ -145,6 +145,28 @@ async def test_other_disks_are_written_flushed_and_read_as_ever(
 
 
 @pytest.mark.usefixtures("short_timeouts")
+async def test_a_disk_that_hangs_while_its_node_registers_is_left_out_and_holds_up_nothing_else(
+    volumes: Volumes, disk: StubbornDisk, tmp_path: Path
+) -> None:
+    (tmp_path / "hangs/identity.json").unlink()  # so that it is written
+    well = volumes.stores[1]
+    async with volumes.watched(), trio.open_nursery() as nursery:
+        nursery.start_soon(volumes.look_after)
+        disk.answer.clear()
+        with trio.fail_after(PATIENCE_S):
+            await volumes.join_in_time(CLUSTER)
+            assert [line.failed for line in volumes.statistics()] == ["it does not answer", None]
+            assert not await well.drive.on_disk(volumes.mend_identity, well)  # as a scrub does
+            await appended(well, LARGE, WELL)
+        disk.answer.set()  # its thread ends, and changes nothing that others know
+        before = (tmp_path / "well/identity.json").read_bytes()
+        await trio.sleep(0.2)
+        assert (tmp_path / "well/identity.json").read_bytes() == before
+        nursery.cancel_scope.cancel()
+    await volumes.close()
+
+
+@pytest.mark.usefixtures("short_timeouts")
 async def test_a_disk_that_hangs_is_out_of_service_and_who_waits_for_it_hears_so(
     volumes: Volumes, disk: StubbornDisk
 ) -> None:
