@@ -582,9 +582,10 @@ class Session:
 
     async def ensure(self) -> SessionId:
         """The current session, opened now if there is none."""
-        began = trio.current_time()
-        while self.session is None:
-            await self._open(began)
+        if self.session is None:
+            began = trio.current_time()
+            while self.session is None:
+                await self._open(began)
         return self.session
 
     async def _open(self, began: float) -> None:
@@ -603,7 +604,7 @@ class Session:
                 "directories": directories,
                 "forgets_all": True,  # when `SHAPE` is recalled
             }
-            left_s = max(0.0, began + self.wait_s - trio.current_time())
+            left_s = began + self.wait_s - trio.current_time()
             opened = await self._persistently("open_session", lambda: (wish,), left_s)
             self.root = Ino(opened["root"])
             self.session = SessionId(opened["session"])

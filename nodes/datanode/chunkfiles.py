@@ -269,14 +269,12 @@ class ChunkFiles:
 
         A file system that cannot do so keeps zeros in their place.
         """
+        if self.mark.blocks <= max(numbers):
+            self.sync(len(index), index.length)
         records = [index.record(number)._replace(punched=True) for number in numbers]
-        new = [number for number in numbers if not index.record(number).punched]
-        if new:
-            if self.mark.blocks <= max(new):
-                self.sync(len(index), index.length)
-            for number in new:
-                self._write_records(number, [index.record(number)._replace(punched=True)])
-            _sync(self._index)
+        for number, record in zip(numbers, records, strict=True):
+            self._write_records(number, [record])
+        _sync(self._index)
         for run in runs(records):
             self._punch(run[0].start, total_length(run))
         _sync(self.data)

@@ -186,15 +186,15 @@ class Volumes:
     async def join_in_time(self, cluster: ClusterId) -> None:
         """As `join`, in a thread; anew without it where a directory leaves service, as its disk may be what hangs."""
 
-        async def until_one_fails(usable: int) -> None:
-            while len(list(self._usable())) == usable:  # noqa: ASYNC110 - drives fail in threads, which set no event
+        async def until_one_fails(usable: list[Disk]) -> None:
+            while self.usable_disks() == usable:  # noqa: ASYNC110 - drives fail in threads, which set no event
                 await trio.sleep(limits.DISK_WATCH_PERIOD_S)
             nursery.cancel_scope.cancel()
 
         is_joined = False
         while not is_joined:
             async with open_nursery() as nursery:
-                nursery.start_soon(until_one_fails, len(list(self._usable())))
+                nursery.start_soon(until_one_fails, self.usable_disks())
                 await self._runtime.run_abandonable(self.join, cluster)
                 is_joined = True
                 nursery.cancel_scope.cancel()

@@ -2,7 +2,8 @@
 
 A node may have a million chunks, and a cluster hundreds of nodes: so not all of them are looked at for each chunk.
 Targets are drawn by weights that are true at the beginning of a slice, and drawn again where one cannot take the chunk;
-only when that goes wrong `_DRAWS_MAX` times, as when nearly all are full, they are chosen as those of copies are.
+only when that goes wrong `_DRAWS_MAX` times, as when nearly all are full, or a chunk lacks more than this copy, all are
+looked at, and the target is chosen as those of copies are.
 """
 
 from __future__ import annotations
@@ -30,18 +31,12 @@ class DrainPlan:
         """Those that may take chunks."""
         self._racks = {nodes[name].rack for name in self._able}
         self._weights: list[float] = []
-        self._free_least = 0
-        """None of them had less, at the beginning of the slice; below it by `_placed_bytes` at most."""
-        self._placed_bytes = 0
         self._targets: dict[NodeId, list[int]] = {}
         self._chunks = self._bytes = self._stay = self._only_copies = self._too_few_nodes = self._no_space = 0
 
     def add(self, chunks: Iterable[ChunkState]) -> None:
         """A slice of the chunks that have a copy on the node."""
-        views = [self._views[node] for node in self._able]
-        self._weights = list(itertools.accumulate(map(weight, views)))
-        self._free_least = min((view.free_bytes for view in views), default=0)
-        self._placed_bytes = 0
+        self._weights = list(itertools.accumulate(weight(self._views[node]) for node in self._able))
         for chunk in chunks:
             self._add(chunk)
 
@@ -55,24 +50,18 @@ class DrainPlan:
             self._stay += 1
             return
         missing = chunk.wanted - len(staying)
-        taken = {node for node in chunk.holders if node != self._node and self._is_able(node)}
         racks = [self._views[node].rack for node in staying]
-        if len(self._able) - len(taken) < missing:
-            self._too_few_nodes += 1
-        elif self._free_least - self._placed_bytes < chunk.length:
-            roomy = self._roomy(chunk)
-            self._no_space += len(roomy) < missing
         target = self._draw(chunk, racks)
-        if target is None:
-            target = next(iter(choose_nodes(self._roomy(chunk), 1, self._chance, racks_taken=racks)), None)
+        if target is None or missing > 1:
+            able = candidates(self._views.values(), {*chunk.holders, self._node}, 0)
+            roomy = [view for view in able if view.free_bytes >= chunk.length]
+            if len(able) < missing:
+                self._too_few_nodes += 1
+            elif len(roomy) < missing:
+                self._no_space += 1
+            target = target or next(iter(choose_nodes(roomy, 1, self._chance, racks_taken=racks)), None)
         if target is not None:
             self._place(target, chunk.length)
-
-    def _is_able(self, node: NodeId) -> bool:
-        return node in self._views and takes_orders(self._views[node])
-
-    def _roomy(self, chunk: ChunkState) -> list[NodeView]:
-        return candidates(self._views.values(), {*chunk.holders, self._node}, chunk.length)
 
     def _draw(self, chunk: ChunkState, racks: Sequence[str]) -> NodeId | None:
         """A node that takes the chunk, from the racks that have the fewest of its copies; None if none was drawn."""
@@ -90,7 +79,6 @@ class DrainPlan:
         return node in self._views and self._views[node].state != NodeState.DEAD
 
     def _place(self, target: NodeId, length: int) -> None:
-        self._placed_bytes += length
         view = self._views[target]
         self._views[target] = view._replace(free_bytes=view.free_bytes - length, used_bytes=view.used_bytes + length)
         counted = self._targets.setdefault(target, [0, 0])

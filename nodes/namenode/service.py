@@ -690,8 +690,8 @@ class NameNode(Service):
         while True:
             changed = self._members.changed
             try:
-                views = self._members.views()
-                return [self._place(views, copies, shunned, near_host) for _ in range(count)]
+                able = self._able(copies, shunned)
+                return [choose_nodes(able, copies, self._runtime.random, near_host=near_host) for _ in range(count)]
             except errors.NotEnoughNodes:
                 left_s = self._members.settling_s()
                 if left_s <= 0:
@@ -699,7 +699,9 @@ class NameNode(Service):
             with trio.move_on_after(left_s):  # just started: nodes that were there before will be heard in a moment
                 await changed.wait()
 
-    def _place(self, views: Sequence[NodeView], copies: int, shunned: set[str], near_host: str) -> list[NodeId]:
+    def _able(self, copies: int, shunned: set[str]) -> list[NodeView]:
+        """The nodes that may take a new chunk. Raises `NotEnoughNodes`, `NoSpace`."""
+        views = self._members.views()
         least = self._config.min_copies(copies)
         up = [view for view in views if takes_orders(view) and view.node not in shunned]
         if len(up) < least:
@@ -716,7 +718,7 @@ class NameNode(Service):
             if self._queries.is_freeing(self._runtime.now_ns()):
                 wait = f"wait for what was deleted, which comes free after {self._config.garbage_grace_s:g} s, "
             raise errors.NoSpace(f"no space on DataNodes {full}: {wait}delete files or add DataNodes")
-        return choose_nodes(able, copies, self._runtime.random, near_host=near_host)
+        return able
 
     # --- keys -------------------------------------------------------------------------------------------
 

@@ -31,6 +31,15 @@ def registered(members: Membership, node: str = "n1", **changes: Any) -> None:
     members.enter(members.check(info(node, **changes)))
 
 
+def watched(nursery: trio.Nursery) -> Membership:
+    """With a node `n1` that is up."""
+    members = membership()
+    registered(members)
+    members.heard("n1", REPORT)
+    nursery.start_soon(members.watch)
+    return members
+
+
 def states(members: Membership) -> dict[str, str]:
     return {view.node: view.state.value for view in members.views()}
 
@@ -99,10 +108,7 @@ async def test_nobody_unknown_says_farewell() -> None:
 async def test_who_watches_hears_of_each_change_of_state_once(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
-    members = membership()
-    registered(members)
-    members.heard("n1", REPORT)
-    nursery.start_soon(members.watch)
+    members = watched(nursery)
     began = trio.current_time()
     heard: list[tuple[str, int]] = []
     for _ in range(2):
@@ -123,10 +129,7 @@ async def test_who_watches_hears_of_each_change_of_state_once(
 async def test_a_node_all_of_whose_disks_failed_is_suspect_and_says_so_once(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
-    members = membership()
-    registered(members)
-    members.heard("n1", REPORT)
-    nursery.start_soon(members.watch)
+    members = watched(nursery)
     changed = members.changed
     members.heard("n1", REPORT | {"capacity_bytes": 0, "free_bytes": 0})
     assert changed.is_set()

@@ -61,15 +61,20 @@ def test_a_namespace_of_the_format_before_is_brought_up(tmp_path: Path) -> None:
     with namespace(tmp_path) as space:
         tables = schema_of(space)
         space.file(space.open_session())
-        for table in ("token_used", "revoked", "inode_range"):
-            space.damage(f"DROP TABLE {table}")
-        for column in ("holder", "subtree", "caches"):
-            space.damage(f"ALTER TABLE session DROP COLUMN {column}")
-        space.damage("DROP INDEX deletion_by_node")
-        space.damage("UPDATE setting SET value = 2 WHERE name = 'format'")
+        make_format_2(space)
     with namespace(tmp_path) as space:
         assert schema_of(space) == tables
         assert len(space.queries.readdir(ROOT_INO, 0, 10)) == 1
+
+
+def make_format_2(space: Namespace) -> None:
+    """Take away what later formats have more."""
+    for table in ("token_used", "revoked", "inode_range"):
+        space.damage(f"DROP TABLE {table}")
+    for column in ("holder", "subtree", "caches"):
+        space.damage(f"ALTER TABLE session DROP COLUMN {column}")
+    space.damage("DROP INDEX deletion_by_node")
+    space.damage("UPDATE setting SET value = 2 WHERE name = 'format'")
 
 
 def schema_of(space: Namespace) -> list[tuple[str, ...]]:
@@ -97,13 +102,7 @@ def test_a_namespace_of_the_format_before_gets_sessions_with_keys(tmp_path: Path
     """Whose the sessions were that are open in it is not known."""
     with namespace(tmp_path) as space:
         session = space.open_session()
-        space.damage("ALTER TABLE session DROP COLUMN holder")
-        space.damage("ALTER TABLE session DROP COLUMN subtree")
-        for table in ("token_used", "revoked", "inode_range"):
-            space.damage(f"DROP TABLE {table}")
-        space.damage("ALTER TABLE session DROP COLUMN caches")
-        space.damage("DROP INDEX deletion_by_node")
-        space.damage("UPDATE setting SET value = 2 WHERE name = 'format'")
+        make_format_2(space)
     with namespace(tmp_path) as space:
         opened = space.open_session("client alice", "/photos")
         assert space.queries.sessions() == [(session, "", 0, ""), (opened, "client alice", 0, "/photos")]
