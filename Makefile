@@ -9,7 +9,7 @@ PYTHON ?=
 DIR ?= $(CURDIR)/run/cluster
 MOUNT ?= $(CURDIR)/run/mnt
 DATANODES ?= 4
-WORKERS ?= $(shell cores=$$(nproc); echo $$(((cores > 8 ? 8 : cores) + 1)))
+WORKERS ?= $(shell cores=$$(nproc); echo $$(((cores > 8 ? 8 : cores) + 2)))
 REPLICAS ?= 3
 
 .PHONY: help compiled up down test lint types unit format bench deb install clean
@@ -46,7 +46,7 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/mypy
 
-# Many tests wait for timeouts: with a worker more than processors none is idle. Tests of a file share its cluster. In the
+# Many tests wait for timeouts: with two workers more than processors none is idle. Tests of a file share its cluster. In the
 # order of their directories the quick ones, of tests/unit, come last: no worker is left alone with a long one.
 unit: compiled $(PROGRAMS)
 	$(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder

@@ -16,6 +16,7 @@ from dfs.checksum import Block, rows
 from dfs.types import Attr, ChunkPlace, DirEntry, Extent, NodeState, NodeView
 
 _BLOCK = struct.Struct("<II")
+_RANGE = struct.Struct("<II")
 
 
 def pack_blocks(blocks: Sequence[Block]) -> bytes:
@@ -34,6 +35,20 @@ def unpack_blocks(packed: object) -> list[Block]:
     if lengths and not 0 < min(lengths) <= max(lengths) <= limits.BLOCK_MAX_BYTES:
         raise errors.InvalidArgument(f"a block is not 1 to {limits.BLOCK_MAX_BYTES} bytes long")
     return blocks
+
+
+def pack_ranges(ranges: Sequence[tuple[int, int]]) -> bytes:
+    """Ranges of a chunk as `offset, length` pairs, u32 little-endian each: 8 bytes a range."""
+    return struct.pack(f"<{2 * len(ranges)}I", *chain.from_iterable(ranges))
+
+
+def unpack_ranges(packed: object) -> list[tuple[int, int]]:
+    """The reverse of `pack_ranges`. Raises InvalidArgument for anything but what one read may ask for."""
+    if not isinstance(packed, bytes | bytearray | memoryview) or len(packed) % _RANGE.size:
+        raise errors.InvalidArgument("ranges of a chunk are not pairs of 32-bit numbers")
+    if not 0 < len(packed) <= limits.READ_RANGES_MAX * _RANGE.size:
+        raise errors.InvalidArgument(f"a read is of 1 to {limits.READ_RANGES_MAX} ranges")
+    return list(_RANGE.iter_unpack(packed))
 
 
 def attr(wire: Sequence[Any]) -> Attr:

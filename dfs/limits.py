@@ -30,6 +30,7 @@ CHUNK_MAX_BLOCKS = 65_536  # 512 KiB of checksums: a chunk of tiny appends is se
 APPEND_MAX_BYTES = 4 * MIB  # one append call: large enough to amortise a call, small enough to buffer
 APPEND_SURE_BYTES = 1 * MIB  # what every DataNode takes; one that takes more says so in its greeting
 READ_MAX_BYTES = 1 * MIB  # one read call, likewise
+READ_RANGES_MAX = 256  # of a chunk in one read call: as many pages
 REPLICAS_DEFAULT = 3  # configurable
 REPLICAS_MAX = 16
 MIN_REPLICAS_DEFAULT = 2  # configurable; never more than the number of copies

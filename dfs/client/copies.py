@@ -171,7 +171,7 @@ class Survey:
                 if node not in up or node in found.silent:
                     continue
                 try:
-                    await self._nodes.read_into(node, piece.chunk, piece.chunk_offset, buffer, place.grant)
+                    await self._nodes.read_into(node, piece.chunk, piece.spans, buffer, place.grant)
                     was_right = True
                 except _BAD as error:
                     bad.append((node, error))

@@ -17,7 +17,9 @@ from dfs import codec, errors, limits
 from dfs.checksum import Block, Buffer, grouped, length_of, verify
 from dfs.client.session import Session
 from dfs.client.shared import Placed
+from dfs.client.spans import Span, parts
 from dfs.rpc.network import without_first
+from dfs.tasks import open_nursery
 from dfs.types import ChunkId, NodeId, NodeView, datanode_object
 
 _AVOID_S = 15.0  # a little more than the NameNode needs to suspect a silent node
@@ -244,15 +246,34 @@ class DataNodes:
         view = self._views.get(node)
         return None if view is None else self._session.pool.said(view.address, datanode_object(node)).get(what)
 
-    async def read_into(self, node: NodeId, chunk: ChunkId, offset: int, view: memoryview, grant: bytes) -> None:
-        """Fill `view` with the chunk's bytes at `offset`, verified here.
+    async def read_into(
+        self, node: NodeId, chunk: ChunkId, spans: Sequence[Span], view: memoryview, grant: bytes
+    ) -> None:
+        """Fill `view` with these bytes of a chunk, one after the other, verified here.
 
-        Raises `Corrupt` where they are not right, `GrantExpired`.
+        In one call, where the node has said that it can do that. Raises `Corrupt` where they are not right,
+        `GrantExpired`.
         """
-        packed, data = await self.call(node, "read", chunk, offset, len(view), grant, into=view)
+        offset, length = spans[0]
+        if len(spans) > 1 and not self._reads_ranges(node):
+            await self.read_into(node, chunk, spans[:1], view[:length], grant)  # it may say so when it is connected to
+            if self._reads_ranges(node):
+                await self.read_into(node, chunk, spans[1:], view[length:], grant)
+                return
+            async with open_nursery() as nursery:
+                for span, part in parts(view[length:], spans[1:]):
+                    nursery.start_soon(self.read_into, node, chunk, [span], part, grant)
+            return
+        if len(spans) == 1:
+            packed, data = await self.call(node, "read", chunk, offset, length, grant, into=view)
+        else:
+            packed, data = await self.call(node, "read_ranges", chunk, codec.pack_ranges(spans), grant, into=view)
         if data is None or len(data) != len(view):
             raise errors.Corrupt(f"{node} sent {0 if data is None else len(data)} bytes for {len(view)}")
         verify(view, codec.unpack_blocks(packed), f"chunk {chunk:x} from {node}, offset {offset}")
+
+    def _reads_ranges(self, node: NodeId) -> bool:
+        return self._said(node, "reads_ranges") is True
 
     async def sync(self, node: NodeId, chunks: Mapping[ChunkId, bytes]) -> list[int]:
         """Flush chunks, of which the grants are given, to the node's disks.

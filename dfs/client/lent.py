@@ -30,7 +30,7 @@ import weakref
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import pairwise
@@ -43,6 +43,7 @@ from crc32c import crc32c
 from dfs import errors, grants, limits
 from dfs.client.datanodes import DataNodes
 from dfs.client.refusals import Refusals
+from dfs.client.spans import Span, parts
 from dfs.rpc import Inbox
 from dfs.runtime import Runtime
 from dfs.types import ChunkId, NodeId
@@ -125,6 +126,36 @@ def _words(packed: Any) -> array[int]:
     if sys.byteorder == "big":
         words.byteswap()
     return words
+
+
+class _Wanted(NamedTuple):
+    """Bytes of a chunk from `offset` on, for `target`. They are in these blocks, which begin at `start`."""
+
+    target: memoryview
+    numbers: range
+    start: int
+    length: int
+    """Of the blocks."""
+    offset: int
+
+    def fill_from(self, whole: memoryview) -> None:
+        """The blocks are in `whole`."""
+        skipped = self.offset - self.start
+        self.target[:] = whole[skipped : skipped + len(self.target)]
+
+
+def _batches(left: Iterable[_Wanted]) -> Iterator[list[_Wanted]]:
+    """In order, as much at a time as has room in a buffer with all of its blocks."""
+    batch: list[_Wanted] = []
+    room = _BUFFER_BYTES
+    for wanted in left:
+        if wanted.length > room:
+            yield batch
+            batch, room = [], _BUFFER_BYTES
+        batch.append(wanted)
+        room -= wanted.length
+    if batch:
+        yield batch
 
 
 class _Lent:
@@ -240,8 +271,10 @@ class LentChunks:
             self._read_bytes += length
         return view
 
-    async def read_into(self, node: NodeId, chunk: ChunkId, offset: int, view: memoryview, grant: bytes) -> bool:
-        """Fill `view` with the chunk's bytes at `offset`, verified; False: the node is to be asked for them.
+    async def read_into(
+        self, node: NodeId, chunk: ChunkId, spans: Sequence[Span], view: memoryview, grant: bytes
+    ) -> bool:
+        """Fill `view` with these bytes of a chunk, one after the other, verified; False: the node is to be asked.
 
         Raises what the node says when it is asked for the file.
         """
@@ -250,10 +283,10 @@ class LentChunks:
         if grants.is_for_ranges(grant):
             return False
         key = _Key(node, chunk)
-        lent = await self._borrow(key, offset + len(view), grant)
+        lent = await self._borrow(key, max(span.end for span in spans), grant)
         if lent is None:
             return False
-        is_read = await self._read(node, lent, offset, view)
+        is_read = await self._read(node, lent, spans, view)
         if not is_read:
             self._give_up(key, lent)
         self._read_bytes += len(view) * is_read
@@ -280,7 +313,7 @@ class LentChunks:
 
     async def _read_soon(self, node: NodeId, lent: _Lent, offset: int, view: memoryview) -> bool:
         numbers, start, length = lent.blocks.around(offset, len(view))
-        buffer = self._buffers.pop() if self._buffers else bytearray(_BUFFER_BYTES)
+        buffer = self._take_buffer()
         part = memoryview(buffer)[:length]
         is_intact = _read_nowait(lent, part, numbers)
         if is_intact is None and node in self._quick and self._looking < limits.DISK_LOOKING_MAX:
@@ -307,26 +340,51 @@ class LentChunks:
         self._quick.discard(node)
         return None
 
-    async def _read(self, node: NodeId, lent: _Lent, offset: int, view: memoryview) -> bool:
-        numbers, start, length = lent.blocks.around(offset, len(view))
-        buffer = self._buffers.pop() if self._buffers else bytearray(_BUFFER_BYTES)
-        part = memoryview(buffer)[:length]
-        is_intact = _read_nowait(lent, part, numbers) if length <= _AT_ONCE_MAX_BYTES else None
-        if not is_intact:
-            try:
-                is_intact = await self._off_the_loop(
-                    node, limits.DATA_TIMEOUT_S, partial(_read_blocking, lent, part, numbers)
-                )
-            except errors.Busy:
-                self._keep_buffer(buffer)
+    async def _read(self, node: NodeId, lent: _Lent, spans: Sequence[Span], view: memoryview) -> bool:
+        everything = (_Wanted(target, *lent.blocks.around(*span), span.offset) for span, target in parts(view, spans))
+        left = [wanted for wanted in everything if not self._read_at_once(lent, wanted)]
+        for batch in _batches(left):
+            if not await self._read_batch(node, lent, batch):
                 return False
+        return True
+
+    def _read_at_once(self, lent: _Lent, wanted: _Wanted) -> bool:
+        """Whether the bytes were in memory, and whole."""
+        if wanted.length > _AT_ONCE_MAX_BYTES:
+            return False
+        if wanted.length == len(wanted.target):
+            return bool(_read_nowait(lent, wanted.target, wanted.numbers))
+        buffer = self._take_buffer()
+        part = memoryview(buffer)[: wanted.length]
+        is_intact = _read_nowait(lent, part, wanted.numbers)
+        if is_intact:
+            wanted.fill_from(part)
+        self._keep_buffer(buffer)
+        return bool(is_intact)
+
+    async def _read_batch(self, node: NodeId, lent: _Lent, batch: Sequence[_Wanted]) -> bool:
+        buffer = self._take_buffer()
+        views, rest = [], memoryview(buffer)
+        for wanted in batch:
+            views.append(rest[: wanted.length])
+            rest = rest[wanted.length :]
+        reads = list(zip(views, (wanted.numbers for wanted in batch), strict=True))
+        try:
+            is_intact = await self._off_the_loop(node, limits.DATA_TIMEOUT_S, partial(_read_blocking, lent, reads))
+        except errors.Busy:
+            self._keep_buffer(buffer)
+            return False
         if is_intact is None:  # the buffer is the thread's for good
             self._refusals.refuse(node, "its disk does not answer")
             return False
         if is_intact:
-            view[:] = part[offset - start : offset - start + len(view)]
+            for wanted, view in zip(batch, views, strict=True):
+                wanted.fill_from(view)
         self._keep_buffer(buffer)
         return is_intact
+
+    def _take_buffer(self) -> bytearray:
+        return self._buffers.pop() if self._buffers else bytearray(_BUFFER_BYTES)
 
     def _keep_buffer(self, buffer: bytearray) -> None:
         if len(self._buffers) < limits.LENT_BUFFERS_KEPT:
@@ -483,9 +541,15 @@ def _have_in_memory(lent: _Lent, offset: int, length: int) -> None:
         os.posix_fadvise(lent.descriptor, offset, length, os.POSIX_FADV_WILLNEED)
 
 
-def _read_blocking(lent: _Lent, view: memoryview, numbers: range) -> bool:
+def _read_blocking(lent: _Lent, reads: Sequence[tuple[memoryview, range]]) -> bool:
     """Read the blocks. Blocks the thread. Whether they are as they were written."""
-    return _fill(lent, view, lent.blocks.start(numbers.start)) and lent.blocks.is_intact(view, numbers)
+    if len(reads) > 1:  # in any order that suits the disk
+        for view, numbers in reads:
+            _have_in_memory(lent, lent.blocks.start(numbers.start), len(view))
+    return all(
+        _fill(lent, view, lent.blocks.start(numbers.start)) and lent.blocks.is_intact(view, numbers)
+        for view, numbers in reads
+    )
 
 
 def _read_whole(lent: _Lent, offset: int, length: int, numbers: range) -> memoryview | None:

@@ -2,7 +2,8 @@
 
 A read asks the NameNode which extents cover the range and where their chunks are, fills holes with zeros, and
 fetches the rest in parallel, each piece from the replica that seems best (same host, least busy). A replica that
-does not answer, has lost the chunk or sends bytes that do not match their checksum costs a retry at the next one. A
+does not answer, has lost the chunk or sends bytes that do not match their checksum costs a retry at the next one. Short
+pieces of one chunk, as a file has them that was written at random, are asked for together. A
 piece that several have, and none of them whole, is asked for in parts, and these in halves, as where smaller blocks
 begin is not known here: each may have what others have not. One
 that is slow to answer is not given up: the next one is asked as well, and the first answer counts (`patience`).
@@ -20,7 +21,7 @@ import itertools
 import math
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
 from typing import Final, NamedTuple
 
@@ -32,6 +33,7 @@ from dfs.client.datanodes import SILENT, DataNodes
 from dfs.client.inodes import Inodes, Layout
 from dfs.client.lent import LentChunks
 from dfs.client.patience import Patience
+from dfs.client.spans import Span, parts
 from dfs.types import ChunkId, ChunkPlace, Extent, Ino, NodeId
 
 _ROUNDS = 4  # times the extents are asked for before data counts as lost
@@ -42,12 +44,21 @@ log = structlog.get_logger(__name__)
 
 
 class Piece(NamedTuple):
-    """Part of one extent, at most READ_MAX_BYTES: `length` bytes for the buffer at `start`."""
+    """Part of one extent, at most READ_MAX_BYTES: `length` bytes for the buffer at `start`.
+
+    Or of several, whose bytes are wanted one after the other: `gathered` has where they are, `chunk_offset` is the
+    first of these.
+    """
 
     start: int
     length: int
     chunk: ChunkId
     chunk_offset: int
+    gathered: tuple[Span, ...] = ()
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        return self.gathered or (Span(self.chunk_offset, self.length),)
 
 
 class Filled(NamedTuple):
@@ -75,9 +86,45 @@ def pieces_of(extents: Sequence[Extent], offset: int, length: int) -> Iterator[P
             first += size
 
 
+def gather(pieces: Iterable[Piece]) -> list[list[Piece]]:
+    """Which pieces are to be asked for together: short ones of one chunk, no more than one call can be for."""
+    groups: list[list[Piece]] = []
+    open_groups: dict[ChunkId, tuple[list[Piece], int]] = {}
+    for piece in pieces:
+        group, total = open_groups.get(piece.chunk, ([], 0))
+        is_short = piece.length <= limits.BLOCK_MAX_BYTES
+        if (
+            not group
+            or not is_short
+            or len(group) == limits.READ_RANGES_MAX
+            or (total + piece.length > limits.READ_MAX_BYTES)
+        ):
+            group, total = [], 0
+            groups.append(group)
+        group.append(piece)
+        if is_short:
+            open_groups[piece.chunk] = group, total + piece.length
+    return groups
+
+
+def joined(group: Sequence[Piece]) -> Piece:
+    """The pieces of a group as one, for a buffer that has them one after the other."""
+    if len(group) == 1:
+        return group[0]
+    spans = tuple(Span(piece.chunk_offset, piece.length) for piece in group)
+    length = sum(span.length for span in spans)
+    return Piece(group[0].start, length, group[0].chunk, spans[0].offset, spans)
+
+
 def parts_of(piece: Piece) -> Iterator[Piece]:
-    """A piece of 2 or more bytes in parts that do not reach over a border of the largest blocks, or else in halves."""
+    """What was gathered; else a piece of 2 or more bytes in parts that do not reach over a border of the largest
+    blocks, or in halves."""
     done = 0
+    if piece.gathered:
+        for span in piece.gathered:
+            yield Piece(piece.start + done, span.length, piece.chunk, span.offset)
+            done += span.length
+        return
     while done < piece.length:
         at = piece.chunk_offset + done
         length = min(limits.BLOCK_MAX_BYTES - at % limits.BLOCK_MAX_BYTES, piece.length - done)
@@ -235,28 +282,39 @@ class Reader:
             _zero(view[position : piece.start])
             position = piece.start + piece.length
         _zero(view[position:])
-        if len(pieces) == 1:
-            await self._fetch(pieces[0], layout.places, view)
+        groups = gather(pieces)
+        if len(groups) == 1:
+            await self._fetch_group(groups[0], layout.places, view)
             return
         lost: list[errors.DataLost | errors.GrantExpired] = []
 
-        async def fetch(piece: Piece) -> None:
+        async def fetch(group: Sequence[Piece]) -> None:
             try:
-                await self._fetch(piece, layout.places, view)
+                await self._fetch_group(group, layout.places, view)
             except (errors.DataLost, errors.GrantExpired) as error:
                 lost.append(error)
 
         async with tasks.open_nursery() as nursery:
-            for piece in pieces:
-                nursery.start_soon(fetch, piece)
+            for group in groups:
+                nursery.start_soon(fetch, group)
         if lost:
             raise lost[0]
+
+    async def _fetch_group(self, group: Sequence[Piece], places: dict[ChunkId, ChunkPlace], view: memoryview) -> None:
+        whole, last = joined(group), group[-1]
+        if whole.start + whole.length == last.start + last.length:  # nothing is between them
+            await self._fetch(whole, places, view)
+            return
+        buffer = memoryview(bytearray(whole.length))
+        await self._fetch(whole._replace(start=0), places, buffer)
+        for piece, (_, part) in zip(group, parts(buffer, whole.gathered), strict=True):
+            view[piece.start : piece.start + piece.length] = part
 
     async def _fetch(
         self, piece: Piece, places: dict[ChunkId, ChunkPlace], view: memoryview, *, is_part: bool = False
     ) -> None:
         target = view[piece.start : piece.start + piece.length]
-        if await self._lent.read_soon(piece.chunk, piece.chunk_offset, target):
+        if not piece.gathered and await self._lent.read_soon(piece.chunk, piece.chunk_offset, target):
             self._read_bytes += piece.length
             return
         place = places.get(piece.chunk) or ChunkPlace(piece.chunk, 0, ())
@@ -322,8 +380,8 @@ class Reader:
         return False
 
     async def _read_from(self, node: NodeId, piece: Piece, target: memoryview, grant: bytes) -> None:
-        if not await self._lent.read_into(node, piece.chunk, piece.chunk_offset, target, grant):
-            await self._nodes.read_into(node, piece.chunk, piece.chunk_offset, target, grant)
+        if not await self._lent.read_into(node, piece.chunk, piece.spans, target, grant):
+            await self._nodes.read_into(node, piece.chunk, piece.spans, target, grant)
 
     # --- asking twice -----------------------------------------------------------------------------------
 

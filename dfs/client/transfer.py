@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import stat
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from functools import partial
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -21,7 +21,7 @@ from dfs.client.inodes import Inodes, Layout
 from dfs.client.paths import Place
 from dfs.client.reader import Reader
 from dfs.posix import time_ns
-from dfs.types import Attr, Ino
+from dfs.types import Attr, Extent, Ino
 
 _WINDOW = 6  # reads of READ_MAX_BYTES under way in one download
 
@@ -170,18 +170,40 @@ async def _segments(reader: Reader, ino: Ino, size: int) -> AsyncIterator[_Segme
         layout = await reader.layout(ino, position, min(limits.LAYOUT_BYTES, size - position))
         size = min(size, layout.attr.size)
         end = min(layout.end, size)
-        for extent in layout.extents:
-            if extent.offset > position:
-                yield _Segment(position, min(extent.offset, end) - position, None)
-                position = extent.offset
-            last = min(extent.end, end)
-            while position < last:
-                length = min(limits.READ_MAX_BYTES, last - position)
-                yield _Segment(position, length, layout)
-                position += length
+        for first, last in stretches(layout.extents, position, end):
+            if first > position:
+                yield _Segment(position, first - position, None)
+            yield _Segment(first, last - first, layout)
+            position = last
         if position < end:
             yield _Segment(position, end - position, None)
             position = end
+
+
+def stretches(extents: Iterable[Extent], start: int, end: int) -> Iterator[tuple[int, int]]:
+    """What `extents` hold of the file's [start, end), in order: [first, last) of what is to be read at a time.
+
+    That is a part of a long extent, or short ones that follow one another.
+    """
+    first = last = start
+    for extent in extents:
+        begin, stop = max(extent.offset, start), min(extent.end, end)
+        if begin >= stop:
+            continue
+        is_short = stop - begin <= limits.BLOCK_MAX_BYTES
+        if begin != last or not is_short or stop - first > limits.READ_MAX_BYTES:
+            if first < last:
+                yield first, last
+            first = begin
+        while stop - first > limits.READ_MAX_BYTES:
+            yield first, first + limits.READ_MAX_BYTES
+            first += limits.READ_MAX_BYTES
+        last = stop
+        if not is_short:
+            yield first, last
+            first = last
+    if first < last:
+        yield first, last
 
 
 class _Fetch:

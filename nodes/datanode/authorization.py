@@ -14,7 +14,7 @@ _WRITERS: Final = frozenset({Role.ADMIN, Role.CLIENT})
 _ADMINS: Final = frozenset({Role.ADMIN})
 
 METHODS: Final[Mapping[str, frozenset[Role]]] = {
-    **dict.fromkeys(("read", "lend", "status"), _ALL),
+    **dict.fromkeys(("read", "read_ranges", "lend", "status"), _ALL),
     **dict.fromkeys(("append", "drop_memory", "expect_memory", "sync", "take_memory"), _WRITERS),
     "append_chain": _WRITERS | {Role.NODE},
     "read_blocks": frozenset({Role.NODE, Role.ADMIN}),

@@ -49,6 +49,10 @@ class File(Protocol):
         """As `pread_into`, from memory only: None, or less than there is, where the disk would have to be read."""
         ...
 
+    def will_need(self, offset: int, length: int) -> None:
+        """Have the disk begin to read these bytes into memory, and do not wait for it; no promise, no error."""
+        ...
+
     def pwrite(self, buffers: Sequence[Buffer], offset: int) -> int:
         """Write all of `buffers`, one after the other; the length of all. After an error any part may be there."""
         ...
@@ -186,6 +190,10 @@ class RealFile:
             if error.errno in _WOULD_BLOCK:
                 return None
             raise
+
+    def will_need(self, offset: int, length: int) -> None:
+        with suppress(OSError):
+            os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
 
     def pwrite(self, buffers: Sequence[Buffer], offset: int) -> int:
         views: list[Buffer] = [memoryview(buffer) for buffer in buffers if len(buffer)]

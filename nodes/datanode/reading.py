@@ -5,7 +5,7 @@ Pure functions of records, and reads that block; what follows from damage is `no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from crc32c import crc32c
@@ -54,6 +54,48 @@ def faults(data: File, view: memoryview, records: Sequence[Record]) -> list[Faul
         Fault(f"bytes {each.start} to {each.start + each.length} do not match their checksum", each.start)
         for each in bad
     ]
+
+
+class Run:
+    """Blocks that are neighbours, which one range of several that are read at once touches. It is number `number`."""
+
+    __slots__ = ("is_whole", "length", "number", "records", "view")
+
+    def __init__(self, number: int, records: Sequence[Record]) -> None:
+        self.number = number
+        self.records = records
+        self.length = chunkfiles.total_length(records)
+        self.view = memoryview(b"")
+        self.is_whole = False
+
+    def read_nowait(self, data: File) -> bool:
+        """Whether the blocks are in `view`, and whole."""
+        self.view = memoryview(bytearray(self.length))
+        self.is_whole = read_nowait(data, self.view, self.records)
+        return self.is_whole
+
+
+def batches(runs: Sequence[Run]) -> Iterator[list[Run]]:
+    """Runs to be read together: READ_MAX_BYTES, and a run more at most."""
+    batch: list[Run] = []
+    total = 0
+    for run in runs:
+        batch.append(run)
+        total += run.length
+        if total >= limits.READ_MAX_BYTES:
+            yield batch
+            batch, total = [], 0
+    if batch:
+        yield batch
+
+
+def read_all(data: File, runs: Sequence[Run]) -> None:
+    """Read the blocks of all of them, as fast as the disk gives them in any order. Blocks the thread."""
+    for run in runs:
+        data.will_need(run.records[0].start, run.length)
+    for run in runs:
+        run.view = memoryview(bytearray(run.length))
+        run.is_whole = not faults(data, run.view, run.records)
 
 
 def whole_ones(data: File, run: Sequence[Record]) -> list[int]:

@@ -284,10 +284,40 @@ class ChunkStore:
         any of their blocks is damaged, or all of the replica, which is then in quarantine.
         """
         async with self._using(chunk) as replica:
-            view = None
-            while view is None:
-                records = self._records_for(replica, offset, length)
-                view = await self._verified(replica, records)
+            return await self._read(replica, offset, length)
+
+    async def read_ranges(self, chunk: ChunkId, ranges: Sequence[tuple[int, int]]) -> tuple[list[Block], list[Buffer]]:
+        """As `read`, of several ranges (offset, length): what there is of one after the other."""
+        async with self._using(chunk) as replica:
+            found: dict[int, tuple[list[Block], list[Buffer]]] = {}
+            runs = [reading.Run(number, self._records_for(replica, *each)) for number, each in enumerate(ranges)]
+            assert replica.files is not None, "it is not gone"
+            data = replica.files.data
+
+            def take(run: reading.Run) -> None:
+                blocks, (wanted,) = reading.pieces(run.records, run.view, *ranges[run.number])
+                found[run.number] = blocks, [bytes(wanted)]  # the blocks it is of may be many times as long
+
+            for run in runs:
+                if run.read_nowait(data):
+                    take(run)
+                run.view = memoryview(b"")
+            for batch in reading.batches([run for run in runs if not run.is_whole]):
+                await self.drive.run_blocking(reading.read_all, data, batch)
+                for run in batch:
+                    if run.is_whole and not self._damages.among(chunk, run.records):
+                        take(run)
+                    else:
+                        found[run.number] = await self._read(replica, *ranges[run.number])
+                    run.view = memoryview(b"")
+        parts = [found[number] for number in range(len(ranges))]
+        return [each for blocks, _ in parts for each in blocks], [each for _, buffers in parts for each in buffers]
+
+    async def _read(self, replica: _Replica, offset: int, length: int) -> tuple[list[Block], list[Buffer]]:
+        view = None
+        while view is None:
+            records = self._records_for(replica, offset, length)
+            view = await self._verified(replica, records)
         return reading.pieces(records, view, offset, length)
 
     def _records_for(self, replica: _Replica, offset: int, length: int) -> list[Record]:

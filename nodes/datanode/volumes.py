@@ -370,6 +370,9 @@ class Volumes:
     async def read(self, chunk: ChunkId, offset: int, length: int) -> tuple[list[Block], list[Buffer]]:
         return await self._holder(chunk).read(chunk, offset, length)
 
+    async def read_ranges(self, chunk: ChunkId, ranges: Sequence[tuple[int, int]]) -> tuple[list[Block], list[Buffer]]:
+        return await self._holder(chunk).read_ranges(chunk, ranges)
+
     async def lend(self, chunk: ChunkId) -> tuple[BlockIndex, int]:
         return await self._holder(chunk).lend(chunk)
 

@@ -419,7 +419,7 @@ async def test_calls_with_arguments_of_the_wrong_kind(cluster: RealCluster) -> N
                         pass
         await fs.touch("/node")
         (node, *_) = await fs.nodes()
-        for method in ("append", "read", "read_blocks", "sync", "list_chunks"):
+        for method in ("append", "read", "read_ranges", "read_blocks", "sync", "list_chunks"):
             for count in range(4):
                 for value in values:
                     try:

@@ -15,6 +15,7 @@ import trio.testing
 from dfs import errors, limits
 from dfs.client import FileSystem
 from dfs.client.datanodes import DataNodes
+from dfs.client.spans import Span
 from dfs.types import ChunkId, NodeId
 from nodes.datanode.index import BlockIndex
 from tests.cluster import running_cluster
@@ -22,6 +23,7 @@ from tests.integration.real import RealCluster, real_cluster, until
 from tests.integration.test_failures import get, put
 
 MIB = limits.MIB
+SPANS = [Span(0, 7)]
 ONE_COPY: dict[str, Any] = {"datanodes": 1, "replicas": 1, "min_replicas": 1}
 
 
@@ -213,9 +215,9 @@ async def test_who_reads_a_chunk_once_borrows_nothing(tmp_path: Path) -> None:
         await put(fs, "/file", b"content")
         node, chunk, grant = await whereabouts(fs)
         view = memoryview(bytearray(7))
-        assert not await fs.lent.read_into(node, chunk, 0, view, grant)
+        assert not await fs.lent.read_into(node, chunk, SPANS, view, grant)
         assert fs.statistics()["reader"]["lent_chunks"] == 0
-        assert await fs.lent.read_into(node, chunk, 0, view, grant)
+        assert await fs.lent.read_into(node, chunk, SPANS, view, grant)
         assert view == b"content"
 
 
@@ -223,12 +225,12 @@ async def test_many_readers_of_one_chunk_ask_for_it_once_and_share_the_answer(tm
     async with real_cluster(tmp_path, **ONE_COPY) as cluster, cluster.client() as fs:
         await put(fs, "/file", b"content")
         node, chunk, grant = await whereabouts(fs)
-        assert not await fs.lent.read_into(node, chunk, 0, memoryview(bytearray(7)), grant)
+        assert not await fs.lent.read_into(node, chunk, SPANS, memoryview(bytearray(7)), grant)
         calls, read = fs.session.pool.statistics().calls, []
 
         async def read_it() -> None:
             view = memoryview(bytearray(7))
-            if await fs.lent.read_into(node, chunk, 0, view, grant):
+            if await fs.lent.read_into(node, chunk, SPANS, view, grant):
                 read.append(bytes(view))
 
         async with trio.open_nursery() as nursery:
@@ -246,7 +248,7 @@ async def test_readers_who_wait_for_a_file_share_the_error_as_well(
     async with real_cluster(tmp_path, **ONE_COPY) as cluster, cluster.client() as fs:
         await put(fs, "/file", b"content")
         node, chunk, grant = await whereabouts(fs)
-        assert not await fs.lent.read_into(node, chunk, 0, memoryview(bytearray(7)), grant)
+        assert not await fs.lent.read_into(node, chunk, SPANS, memoryview(bytearray(7)), grant)
         asked, failed = 0, 0
         call = DataNodes.call
 
@@ -258,7 +260,7 @@ async def test_readers_who_wait_for_a_file_share_the_error_as_well(
         async def fail() -> None:
             nonlocal failed
             with pytest.raises(errors.DeadlineExceeded):
-                await fs.lent.read_into(node, chunk, 0, memoryview(bytearray(7)), grant)
+                await fs.lent.read_into(node, chunk, SPANS, memoryview(bytearray(7)), grant)
             failed += 1
 
         monkeypatch.setattr(DataNodes, "call", counted)
@@ -274,16 +276,16 @@ async def test_seventy_cancelled_questions_do_not_fill_the_inbox(tmp_path: Path)
         await put(fs, "/file", b"content")
         node, chunk, grant = await whereabouts(fs)
         view = memoryview(bytearray(7))
-        assert not await fs.lent.read_into(node, chunk, 0, view, grant)
+        assert not await fs.lent.read_into(node, chunk, SPANS, view, grant)
         with cluster.suspended("n1"):
             for _ in range(70):
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(fs.lent.read_into, node, chunk, 0, view, grant)
+                    nursery.start_soon(fs.lent.read_into, node, chunk, SPANS, view, grant)
                     await trio.testing.wait_all_tasks_blocked()
                     nursery.cancel_scope.cancel()
 
         async def is_lent() -> bool:
-            return await fs.lent.read_into(node, chunk, 0, view, grant)
+            return await fs.lent.read_into(node, chunk, SPANS, view, grant)
 
         await until(is_lent, "a file that is lent")
         assert view == b"content"
@@ -341,7 +343,7 @@ async def test_what_a_disk_says_too_late_is_not_put_into_what_was_read_otherwise
             assert await fs.reader.read_whole(layout, 0, MIB) is None
             view = memoryview(bytearray(MIB))
             [extent] = layout.extents
-            await fs.nodes_known.read_into(lender(fs), extent.chunk, extent.chunk_offset, view, b"")
+            await fs.nodes_known.read_into(lender(fs), extent.chunk, [Span(extent.chunk_offset, MIB)], view, b"")
             goes_on.set()
             with trio.fail_after(30):
                 while not late:
@@ -404,12 +406,12 @@ async def test_blocks_that_no_chunk_has_are_refused_and_the_file_is_closed(
         monkeypatch.setattr(BlockIndex, "columns", lambda _: columns)
         node, chunk, grant = await whereabouts(fs)
         view = memoryview(bytearray(7))
-        assert not await fs.lent.read_into(node, chunk, 0, view, grant)
+        assert not await fs.lent.read_into(node, chunk, SPANS, view, grant)
         before = open_files(tmp_path)
         with pytest.raises(errors.ProtocolViolation, match="n1 lent"):
-            await fs.lent.read_into(node, chunk, 0, view, grant)
+            await fs.lent.read_into(node, chunk, SPANS, view, grant)
         assert open_files(tmp_path) == before
-        assert not await fs.lent.read_into(node, chunk, 0, view, grant)
+        assert not await fs.lent.read_into(node, chunk, SPANS, view, grant)
         assert await get(fs, "/file") == b"content"
 
 

@@ -19,6 +19,7 @@ from dfs import codec, errors, grants, limits
 from dfs.checksum import sum_blocks
 from dfs.client import FileSystem, open_filesystem
 from dfs.client.openinodes import open_inodes
+from dfs.client.spans import Span
 from dfs.grants import APPEND
 from dfs.keys import Key, Masters, Role
 from dfs.rpc import Pool, SocketNetwork
@@ -176,7 +177,7 @@ async def test_users_never_see_that_a_grant_expired(tmp_path: Path, monkeypatch:
 
         async def is_over() -> bool:
             try:
-                await fs.nodes_known.read_into(place.nodes[0], place.chunk, 0, view, place.grant)
+                await fs.nodes_known.read_into(place.nodes[0], place.chunk, [Span(0, 10)], view, place.grant)
             except errors.GrantExpired:
                 return True
             return False
@@ -445,6 +446,9 @@ async def test_what_lies_beside_his_files_in_their_chunks_is_not_given(cluster: 
                 ):
                     with pytest.raises(errors.NotPermitted, match="other bytes"):
                         await wire.datanode(nodes[0], "read", chunk, first, length, shown)
+                    ranges = codec.pack_ranges([(start, size), (first, length)])
+                    with pytest.raises(errors.NotPermitted, match="other bytes"):
+                        await wire.datanode(nodes[0], "read_ranges", chunk, ranges, shown)
                 with pytest.raises(errors.NotPermitted, match="not lent"):
                     await wire.datanode(nodes[0], "lend", chunk, shown, "inbox", b"ticket")
         async with limited(cluster, key) as fs, await fs.open("/2") as file:

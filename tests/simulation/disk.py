@@ -195,6 +195,9 @@ class MemoryFile:
     def pread_nowait_into(self, view: memoryview, offset: int) -> int | None:
         return None if self._disk.cold else self.pread_into(view, offset)
 
+    def will_need(self, offset: int, length: int) -> None:
+        pass  # what is read is there at once
+
     def pwrite(self, buffers: Sequence[Buffer], offset: int) -> int:
         self._check("write")
         data = b"".join(bytes(buffer) for buffer in buffers)

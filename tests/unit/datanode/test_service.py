@@ -154,6 +154,31 @@ async def test_who_does_not_take_his_answers_gets_no_more_of_them_and_keeps_nobo
     assert len(answers) == 101
 
 
+async def test_ranges_that_cannot_be_read_at_once_are_refused() -> None:
+    node = Node()
+    peer = node.connect(FLOODER)
+    await node.append(peer, 1)
+
+    async def read(*ranges: tuple[int, int]) -> WithData:
+        return await node.service.read_ranges(Call(peer, None), 1, codec.pack_ranges(ranges))
+
+    assert sum(len(buffer) for buffer in (await read((0, 10), (5, 100), (LARGE - 1, 1))).buffers) == 111
+    for ranges in (
+        [],
+        [(0, 0)],
+        [(0, 1), (5, 0)],
+        [(0, LARGE), (1, LARGE)] * (limits.READ_MAX_BYTES // LARGE),
+        [(0, 1)] * (limits.READ_RANGES_MAX + 1),
+        [(LARGE, 1)],
+        [(2**32 - 1, 2**32 - 1)],
+    ):
+        with pytest.raises(errors.InvalidArgument):
+            await read(*ranges)
+    for nonsense in (None, 5, "ranges", [], [[0, 1]], b"1234567", {}):
+        with pytest.raises(errors.InvalidArgument):
+            await node.service.read_ranges(Call(peer, None), 1, nonsense)
+
+
 async def test_a_sync_of_many_chunks_goes_to_the_disks_a_few_at_a_time() -> None:
     node = Node()
     peer = node.connect(FLOODER)

@@ -20,7 +20,7 @@ from nodes.datanode.disk import RealDisk
 from nodes.datanode.index import RECORD_BYTES, RECORDS_OFFSET
 from nodes.datanode.store import ChunkStore
 from tests.simulation.disk import PAGE, InlineRuntime, MemoryDisk, PowerOff
-from tests.unit.datanode.world import CHUNK, CLUSTER, DATA, INDEX, appended, blocks_of, content, opened
+from tests.unit.datanode.world import CHUNK, CLUSTER, DATA, INDEX, appended, blocks_of, content, content_of, opened
 
 KIB = 1024
 
@@ -55,6 +55,33 @@ async def test_a_part_of_blocks_comes_with_checksums_of_its_own(store: ChunkStor
     data = b"".join(bytes(buffer) for buffer in buffers)
     assert data == b"a" * 50 + b"b" * 100 + b"c" * 50
     assert blocks == blocks_of(b"a" * 50, b"b" * 100, b"c" * 50)
+
+
+@pytest.mark.parametrize("cold", [False, True])
+async def test_several_ranges_are_read_as_if_they_were_one(store: ChunkStore, disk: MemoryDisk, cold: bool) -> None:
+    data = random.Random(2).randbytes(400 * KIB)
+    for start in range(0, len(data), 100 * KIB):
+        await appended(store, data[start : start + 100 * KIB])
+    disk.cold = cold
+    ranges = [(350 * KIB, 50 * KIB), (5, 1), (16 * KIB, 16 * KIB), (99 * KIB, 2 * KIB), (0, 300 * KIB), (5, 1)]
+    assert await content_of(store, ranges) == b"".join(data[start : start + size] for start, size in ranges)
+    with pytest.raises(errors.InvalidArgument, match="409600 bytes: 2 from 409599"):
+        await store.read_ranges(CHUNK, [(0, 1), (400 * KIB - 1, 2)])
+    with pytest.raises(errors.ChunkNotFound):
+        await store.read_ranges(ChunkId(9), [(0, 1)])
+
+
+@pytest.mark.parametrize("cold", [False, True])
+async def test_a_range_that_is_damaged_is_found_among_others(store: ChunkStore, disk: MemoryDisk, cold: bool) -> None:
+    for letter in (b"a", b"b", b"c"):
+        await appended(store, letter * 100)
+    disk.flip_bit(DATA, 150)
+    disk.cold = cold
+    for _ in range(2):
+        with pytest.raises(errors.Corrupt, match=r"bytes 100 to 200 do not match their checksum$"):
+            await store.read_ranges(CHUNK, [(0, 10), (110, 1), (250, 50)])
+    assert await content_of(store, [(0, 10), (250, 50)]) == b"a" * 10 + b"c" * 50
+    assert [chunk for chunk, _ in store.take_damaged()] == [CHUNK]
 
 
 async def test_a_repeated_append_succeeds_and_changes_nothing(store: ChunkStore, disk: MemoryDisk) -> None:
@@ -701,18 +728,20 @@ async def test_appends_reads_and_syncs_share_a_chunk(tmp_path: Path) -> None:
     await again.close()
 
 
+@pytest.mark.parametrize("ranges", [[(0, 16384)], [(12288, 1), (0, 8192), (8190, 4)]])
 @pytest.mark.parametrize("take_away", ["cut", "punch", "delete"])
 async def test_what_is_taken_away_under_a_reader_is_not_taken_for_damage(
-    disk: MemoryDisk, store: ChunkStore, take_away: str
+    disk: MemoryDisk, store: ChunkStore, take_away: str, ranges: list[tuple[int, int]]
 ) -> None:
     await appended(store, b"a" * 8192)
     await appended(store, b"b" * 8192)
+    whole = b"a" * 8192 + b"b" * 8192
     disk.cold = True
     caught: list[errors.DfsError] = []
 
     async def read() -> None:
         try:
-            assert await content(store, 0, 16384) == b"a" * 8192 + b"b" * 8192
+            assert await content_of(store, ranges) == b"".join(whole[start : start + size] for start, size in ranges)
         except errors.DfsError as error:
             caught.append(error)
 

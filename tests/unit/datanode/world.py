@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dfs.checksum import Block, sum_blocks
+from dfs.checksum import Block, sum_blocks, verify
 from dfs.types import ChunkId, ClusterId
 from nodes.datanode.store import ChunkStore
 from tests.simulation.disk import InlineRuntime, MemoryDisk
@@ -33,6 +33,14 @@ async def appended(store: ChunkStore, data: bytes, chunk: ChunkId = CHUNK) -> in
 async def content(store: ChunkStore, offset: int, length: int, chunk: ChunkId = CHUNK) -> bytes:
     _, buffers = await store.read(chunk, offset, length)
     return b"".join(bytes(buffer) for buffer in buffers)
+
+
+async def content_of(store: ChunkStore, ranges: list[tuple[int, int]]) -> bytes:
+    """As they come with their checksums."""
+    blocks, buffers = await store.read_ranges(CHUNK, ranges)
+    data = b"".join(bytes(buffer) for buffer in buffers)
+    verify(data, blocks, "the answer")
+    return data
 
 
 def blocks_of(*pieces: bytes) -> list[Block]:
