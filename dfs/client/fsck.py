@@ -1,9 +1,11 @@
 """`dfs fsck`: does what the NameNode believes agree with itself, and with the DataNodes? And what can be mended?
 
-The NameNode checks its own tables slice by slice (`nodes.namenode.check`). Then the chunks of each slice of numbers are
-listed by the NameNode and by all DataNodes that are up, and compared: what is looked at is never held whole. Where
-they seem to disagree both are asked once more, as chunks come and go while this runs: a copy counts as missing
-only if its node had not got it both times and the NameNode counted on it both times, and likewise a stray.
+The NameNode has SQLite check the file of its database. While that is damaged nothing else is checked or mended, but
+for indexes, which are made anew. Then it checks its own tables slice by slice (`nodes.namenode.check`). Then the
+chunks of each slice of numbers are listed by the NameNode and by all DataNodes that are up, and compared: what is
+looked at is never held whole. Where they seem to disagree both are asked once more, as chunks come and go while this
+runs: a copy counts as missing only if its node had not got it both times and the NameNode counted on it both times,
+and likewise a stray.
 
 Chunks with fewer copies than they are to have are found by the NameNode, which knows what counts and what repair does.
 
@@ -19,7 +21,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from dfs import errors, limits, tasks
 from dfs.client.copies import NOT_THERE, ChunkFacts, Damage, Held, Survey, is_up
@@ -42,6 +44,8 @@ _LISTED_MAX = 262_144  # chunks of one slice on all nodes together: some ten MiB
 _SLICE_MIN = 64
 _LOOKS_AGAIN = ("mend_inode", "mend_entry", "mend_chunk", "mend_rows", "mend_counter")
 """Commands that find nothing to do only where nothing is wrong any more."""
+_REMOVED: Final = frozenset({"chunk-unused", "stray", "entry-dangling"})
+"""Kinds of findings of what nothing refers to: they are mended by removing it."""
 
 
 class Finding(NamedTuple):
@@ -78,9 +82,14 @@ class Fsck:
         self._repair = repair
         self._data = data
         self._nodes: dict[NodeId, NodeView] = {}
+        self._is_distrusted = False
 
     async def cluster(self) -> AsyncIterator[Finding]:
         """Everything."""
+        async for finding in self._look_at_file():
+            yield finding
+            if not finding.done:
+                return
         cursor = None
         while True:
             wire, cursor = await self._session.query("check", cursor)
@@ -88,7 +97,7 @@ class Fsck:
                 yield finding
             if cursor is None:
                 break
-        for finding in await self._settled(_from_wire(await self._totals())):
+        for finding in await self._settled(_from_wire(await self._at_length("check_totals"))):
             yield finding
         async for finding in self._look_at_nodes():
             yield finding
@@ -101,26 +110,44 @@ class Fsck:
 
     async def beneath(self, attr: Attr, path: bytes) -> AsyncIterator[Finding]:
         """What is at `path`, and all beneath it."""
+        if self._repair:
+            async for finding in self._look_at_file():
+                yield finding
+                if not finding.done:
+                    return
         async for finding in self._look_at_nodes():
             yield finding
         async for finding in self._walk(attr, path.rstrip(b"/"), tables=True):
             yield finding
 
-    async def _totals(self) -> Any:
+    async def _look_at_file(self) -> AsyncIterator[Finding]:
+        """The NameNode's database as a file. What is damaged there and not mended may make anything else look wrong."""
+        for finding in await self._settled(_from_wire(await self._at_length("check_file"))):
+            yield finding
+            self._is_distrusted = True
+
+    async def _at_length(self, method: str) -> Any:
         session = self._session
         return await session.pool.call(
-            session.address, NAMENODE_OBJECT, "check_totals", timeout_s=limits.CHECK_TOTALS_TIMEOUT_S
+            session.address, NAMENODE_OBJECT, method, timeout_s=limits.CHECK_TOTALS_TIMEOUT_S
         )
 
     # --- mending ----------------------------------------------------------------------------------------
 
-    async def _settled(self, findings: Iterable[Finding]) -> list[Finding]:
+    async def _settled(self, findings: Sequence[Finding]) -> list[Finding]:
         """The findings, mended where that is wanted and can be done; what mends several is done once."""
         answers: dict[str, tuple[str, str]] = {}
         settled = []
+        withheld = {repr(each.mend) for each in findings if self._is_distrusted and each.kind in _REMOVED}
         for finding in findings:
             if finding.mend is None or not self._repair:
                 settled.append(finding)
+                continue
+            if repr(finding.mend) in withheld:
+                remedy = (
+                    "the NameNode's tables were damaged: make sure that its files are not missing, and repair again"
+                )
+                settled.append(finding._replace(remedy=remedy))
                 continue
             key = repr(finding.mend)
             if key not in answers:
@@ -135,7 +162,7 @@ class Fsck:
         verb, *args = finding.mend
         try:
             done = await self._session.apply(verb, *args)
-        except (errors.NotADirectory, errors.NotFound, errors.NoSpace) as error:
+        except (errors.NotADirectory, errors.NotFound, errors.NoSpace, errors.Corrupt) as error:
             return error.message, ""
         if not done and verb not in _LOOKS_AGAIN:
             return "it was left as it is, since something changed meanwhile: check again", ""

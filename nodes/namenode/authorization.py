@@ -27,7 +27,7 @@ METHODS: Final[Mapping[str, frozenset[Role]]] = {
     **dict.fromkeys(("leased_lookup", "leased_getattr", "leased_readdir", "leased_xattrs", "leased_extents"), _ALL),
     **dict.fromkeys(("leased_xattrs_of", "leased_tree", "forgot", "reclaim", "whole_files"), _ALL),
     **dict.fromkeys(("own", "own_files", "own_directory", "allocate", "renew_grants"), WRITERS),
-    **dict.fromkeys(("chunks", "check", "check_inodes", "check_chunks", "check_totals"), _ADMINS),
+    **dict.fromkeys(("chunks", "check", "check_inodes", "check_chunks", "check_totals", "check_file"), _ADMINS),
     **dict.fromkeys(("plan_drain", "drain", "undrain", "remove_node", "plan_balance", "balance"), _ADMINS),
     **dict.fromkeys(("register", "heartbeat", "farewell", "report_chunks"), _NODES),
     **dict.fromkeys(("key_status", "revoke_key", "restore_key"), _ADMINS),
@@ -47,7 +47,7 @@ _OF_ITSELF: Final = frozenset({"renew", "nodes"})
 READERS_VERBS: Final = frozenset({"hold", "release", "accessed"})
 """Commands of readers: what is open, and that it was read."""
 ADMINS_VERBS: Final = frozenset(
-    {"mend_inode", "mend_entry", "mend_chunk", "mend_copy", "mend_rows", "mend_counter", "mend_stray"}
+    {"mend_index", "mend_inode", "mend_entry", "mend_chunk", "mend_copy", "mend_rows", "mend_counter", "mend_stray"}
 )
 """Commands of `fsck --repair`."""
 _APPLY_ARGUMENTS: Final = 3

@@ -14,6 +14,9 @@ that are known to the process are given to each slice, and their rows are left a
 The cursor is [phase, position, position], None at the beginning and at the end. Phases come in the order in which
 damage is to be mended: what can be put back (an inode that its entries and extents tell of) before what is counted.
 
+All of it trusts the database's file. Whether that is whole, `check_file` asks SQLite, before anything is mended: an
+index that has lost a row makes a chunk that is in use look as if it were not.
+
 Whether copies of a chunk are left is not asked here: only the DataNodes know (`dfs.client.fsck`). Nor is whether there
 are as many as there should be: which ones count is not in the tables (`nodes.namenode.explain`).
 
@@ -23,6 +26,7 @@ left alone. They keep the counters as other commands do, and the totals come las
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,6 +40,7 @@ from dfs.types import ROOT_INO
 from nodes.namenode import arguments
 from nodes.namenode.orphans import ORPHANS, Orphan
 from nodes.namenode.pathnames import is_beneath_itself, named, shown
+from nodes.namenode.schema import INDEXES
 from nodes.namenode.store import Database, Store
 
 _SLICE: Final = 1000
@@ -103,6 +108,10 @@ class Checker:
         wanted = [arguments.chunk(chunk) for chunk in arguments.array(chunks, "the chunks", limits.CHECK_MAX_ITEMS)]
         return await self.read(lambda db, sessions: check_chunks(db, wanted, sessions))
 
+    async def file(self) -> list[Finding]:
+        """Is the database's file whole? What tables and indexes say is compared, which everything else trusts."""
+        return await self.read(lambda db, _: check_file(db))
+
     async def totals(self) -> list[Finding]:
         """Do the counters agree with the tables? Counted at one moment, slice by slice."""
         async with self._lock:
@@ -126,6 +135,41 @@ def _moment(store: Store) -> Iterator[Database]:
         yield store.checks
     finally:
         store.checks.execute("COMMIT")
+
+
+_OF_INDEX: Final = re.compile(r"(?:missing from|entries in|entry in) index (\w+)$")
+
+
+def check_file(db: Database) -> list[Finding]:
+    """What SQLite finds wrong with its file: indexes can be made anew, and nothing but that is to be mended before."""
+    told = [str(row[0]) for row in db.execute(f"PRAGMA integrity_check({_FINDINGS_MAX})")]
+    if told == ["ok"]:
+        return []
+    of_index: dict[str, list[str]] = {}
+    others = []
+    for line in told:
+        match = _OF_INDEX.search(line)
+        if match and match[1] in INDEXES:
+            of_index.setdefault(match[1], []).append(line)
+        else:
+            others.append(line)
+    if others:
+        what = f"The file of the NameNode's database is damaged ({_first_of(others)})"
+        return [Finding("file-damaged", what, "look at its disk, and bring back a copy of its state_dir")]
+    return [
+        Finding(
+            "index-damaged",
+            f"Index {index} of the NameNode's tables does not agree with its table ({_first_of(lines)})",
+            "look at its disk; `dfs fsck --repair` makes it anew from the table",
+            ["mend_index", index],
+        )
+        for index, lines in sorted(of_index.items())
+    ]
+
+
+def _first_of(lines: Sequence[str]) -> str:
+    first = " ".join(lines[0].split())
+    return first if len(lines) == 1 else f"{first}, and {len(lines) - 1} more"
 
 
 def check(db: Database, cursor: Any, sessions: Collection[int] = ()) -> tuple[list[Finding], Cursor]:
@@ -625,4 +669,4 @@ def _wrong_series(db: Database, counters: dict[str, int]) -> Iterator[Finding]:
 
 def _greatest(db: Database, table: str, column: str) -> int:
     row = db.execute(f"SELECT max({column}) FROM {table}").fetchone()
-    return row[0] or 0
+    return row[0] if isinstance(row[0], int) else 0  # none, or not a number: the check of its table finds that

@@ -17,6 +17,7 @@ Times are integer nanoseconds since the epoch, sizes and offsets bytes, names an
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 FORMAT: Final = 5
@@ -195,6 +196,9 @@ CREATE TABLE revoked (
     PRIMARY KEY (role, name)
 ) WITHOUT ROWID;
 """
+
+INDEXES: Final = frozenset(re.findall(r"CREATE (?:UNIQUE )?INDEX (\w+)", TABLES))
+"""Their names. All that is in them is in their tables, too."""
 
 MIGRATIONS: Final = {
     1: (

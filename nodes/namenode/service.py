@@ -522,6 +522,12 @@ class NameNode(Service):
 
     @expose
     @takes_call
+    async def check_file(self, call: Call) -> list[Any]:
+        async with self._at_length(call):
+            return await self._checker.file()
+
+    @expose
+    @takes_call
     async def explain(self, call: Call, chunks: Any) -> list[Any]:
         async with self._at_length(call):
             return await self._explainer.explain(chunks)

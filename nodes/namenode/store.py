@@ -202,6 +202,17 @@ def _migrate(db: Database, directory: Path) -> None:
     log.info("namespace migrated", directory=str(directory), found=found, format=FORMAT)
 
 
+def made_anew(db: Database, index: str) -> bool:
+    """Make an index anew, by its name, out of its table; whether that can be done."""
+    try:
+        db.execute(f"REINDEX {index}")
+    except sqlite3.DatabaseError as error:
+        if _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_CONSTRAINT):
+            return False
+        raise
+    return True
+
+
 _DISK_FULL = {sqlite3.SQLITE_FULL}
 _DISK_FAILED = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CANTOPEN}
 _DISK_FAILED |= {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}

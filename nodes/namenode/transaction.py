@@ -517,6 +517,8 @@ class Transaction:
             if offset > position:
                 found.append((position, offset - position))
             position = offset + size
+        if sum(size for _, size in found) != length - accounted:
+            return []  # the tables contradict themselves, and what looks free may be in use
         return found
 
     # --- holds ------------------------------------------------------------------------------------------

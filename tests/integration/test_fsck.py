@@ -5,6 +5,7 @@ Real processes; the NameNode's database and the DataNodes' files are damaged beh
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -65,6 +66,24 @@ async def damage(cluster: RealCluster, *statements: str) -> None:
         database.commit()
     finally:
         database.close()
+    await cluster.start(NAMENODE)
+    await cluster.wait_until_up(*cluster.datanodes)
+
+
+async def lose_row_of_index(cluster: RealCluster, index: str, table: str, where: str) -> None:
+    """As `damage`: a row stays in its table, and is in an index no more."""
+    cluster.stop(NAMENODE)
+    path = cluster.directory / NAMENODE / "namespace.sqlite"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+        (row,) = database.execute(f"SELECT * FROM {table} WHERE {where}").fetchall()
+        database.execute(f"DELETE FROM {table} WHERE {where}")
+        schema = database.execute("SELECT * FROM sqlite_schema WHERE name = ?", (index,)).fetchone()
+        database.execute("PRAGMA writable_schema = ON")
+        database.execute("DELETE FROM sqlite_schema WHERE name = ?", (index,))
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
+        database.execute("PRAGMA writable_schema = ON")
+        database.execute("INSERT INTO sqlite_schema VALUES (?, ?, ?, ?, ?)", schema)
     await cluster.start(NAMENODE)
     await cluster.wait_until_up(*cluster.datanodes)
 
@@ -186,6 +205,55 @@ async def test_fsck_repair_does_not_wait_for_a_report_to_replace_a_copy(tmp_path
         await until_it_says(cluster, sound, "fsck")
         await until_it_says(cluster, lambda status, _: status == 0, "why", "/file")
         assert await get(fs, "/file") == data
+
+
+async def test_a_damaged_index_is_made_anew_and_costs_no_file(tmp_path: Path) -> None:
+    """Who trusts it takes a chunk that is in use for one that is not."""
+    data = os.urandom(MIB)
+    async with real_cluster(tmp_path, datanodes=3, garbage_grace_s=0.2) as cluster:
+        await store(cluster, file=data)
+        async with cluster.client() as fs:
+            ino = (await fs.stat("/file")).ino
+        await lose_row_of_index(cluster, "extent_by_chunk", "extent", f"ino = {ino}")
+        says = "Index extent_by_chunk of the NameNode's tables does not agree with its table ("
+        for arguments in (("fsck",), ("fsck", "--data")):
+            status, said = await dfs(cluster, *arguments)
+            assert status == 1 and said.startswith(says) and said.endswith("anew from the table.\n1 finding\n"), said
+        status, said = await dfs(cluster, "fsck", "/file", "--repair")
+        assert status == 0 and said.endswith("): made anew from its table.\n1 finding, all repaired\n"), said
+        assert await dfs(cluster, "fsck", "--repair") == (0, "nothing wrong\n")
+        async with cluster.client() as fs:
+            assert await get(fs, "/file") == data
+
+
+async def test_with_tables_that_were_damaged_nothing_is_removed_at_once(tmp_path: Path) -> None:
+    async with real_cluster(tmp_path, datanodes=3, garbage_grace_s=0.2) as cluster:
+        await store(cluster, file=os.urandom(MIB))
+        await store(cluster, other=os.urandom(MIB))
+        async with cluster.client() as fs:
+            ino, other = (await fs.stat("/file")).ino, (await fs.stat("/other")).ino
+            chunk, _nodes = await the_chunk(fs, "/file")
+        await lose_row_of_index(cluster, "dentry_by_ino", "dentry", f"ino = {other}")
+        await damage(cluster, f"DELETE FROM extent WHERE ino = {ino}")
+        status, said = await dfs(cluster, "fsck", "--repair")
+        assert status == 1 and "Index dentry_by_ino" in said, said
+        assert (
+            f"Chunk {chunk:x} is sealed and nothing points to it: its 1048576 bytes do not come back: the NameNode's"
+            in said
+        )
+        status, said = await dfs(cluster, "fsck", "--repair")
+        assert status == 0 and f"Chunk {chunk:x} is sealed" in said and "to be deleted" in said, said
+
+
+async def test_a_database_that_is_damaged_as_a_file_is_neither_checked_nor_mended_further(tmp_path: Path) -> None:
+    async with real_cluster(tmp_path, datanodes=1, replicas=1, min_replicas=1) as cluster:
+        await store(cluster, file=os.urandom(MIB))
+        await damage(
+            cluster, "PRAGMA writable_schema = ON", "UPDATE sqlite_schema SET rootpage = 2 WHERE name = 'xattr'"
+        )
+        status, said = await dfs(cluster, "fsck", "--repair")
+        assert status == 1 and said.startswith("The file of the NameNode's database is damaged ("), said
+        assert said.endswith("): look at its disk, and bring back a copy of its state_dir.\n1 finding\n"), said
 
 
 async def test_a_stray_is_deleted(tmp_path: Path) -> None:
