@@ -16,8 +16,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import ipaddress
+import math
 import os
 import re
+import socket
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,6 +32,9 @@ from dfs.types import NODE_NAME, NODE_NAME_RULE
 _UNITS: Final = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50}
 _SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([BKMGTP]?)(?:i?B)?", re.IGNORECASE)
 _ADDRESS: Final = re.compile(r"(\./u:.+|\[[0-9a-fA-F:.]+\]:[0-9]{1,5}|[^:\s\[\]/]+:[0-9]{1,5})")
+_SIZE_MAX: Final = 2**60
+_SECONDS_MAX: Final = 1e9
+"""Some 30 years."""
 _LEVELS: Final = ("debug", "info", "warning", "error")
 
 
@@ -57,6 +63,19 @@ def _check_address(key: str, address: str) -> None:
     _require(bool(_ADDRESS.fullmatch(address)), key, f"is not an address: {address!r}; write HOST:PORT")
     if not address.startswith("./u:"):
         _require(int(address.rpartition(":")[2]) < 65536, key, f"has a port above 65535: {address!r}")
+
+
+def is_anywhere(address: str) -> bool:
+    """Whether it stands for all addresses of a machine: others cannot be told that."""
+    host = address.rpartition(":")[0].removeprefix("[").removesuffix("]")
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        pass
+    try:
+        return not any(socket.inet_aton(host))  # of fewer numbers, as 0
+    except OSError:
+        return False
 
 
 def _check_level(level: str) -> None:
@@ -190,8 +209,11 @@ class DataNodeConfig:
         _check_address("listen", self.listen)
         if self.advertise:
             _check_address("advertise", self.advertise)
-        anywhere = self.listen.startswith(("0.0.0.0:", "[::]:"))
-        _require(not anywhere or bool(self.advertise), "advertise", f"is needed when listen is {self.listen}")
+            _require(
+                not is_anywhere(self.advertise), "advertise", f"is no address that others can use: {self.advertise}"
+            )
+        is_known = bool(self.advertise) or not is_anywhere(self.listen)
+        _require(is_known, "advertise", f"is needed when listen is {self.listen}")
         _require(bool(self.directories), "directories", "names at least one directory")
         _require(len(set(self.directories)) == len(self.directories), "directories", "names one directory twice")
         _require(
@@ -223,6 +245,7 @@ KINDS: Final[Mapping[str, type[Any]]] = {
     "client": ClientConfig,
 }
 
+N = TypeVar("N", int, float)
 C = TypeVar("C", NameNodeConfig, DataNodeConfig, ClientConfig)
 
 # --- reading --------------------------------------------------------------------------------------------
@@ -231,11 +254,17 @@ C = TypeVar("C", NameNodeConfig, DataNodeConfig, ClientConfig)
 def parse_size(text: object) -> int:
     """Bytes from a number, or from text such as "64 MiB" or "1.5T" (units are powers of 1024)."""
     if isinstance(text, int) and not isinstance(text, bool):
-        return text
+        return _checked(text)
     match = _SIZE.fullmatch(text.strip()) if isinstance(text, str) else None
     if match is None:
         raise ValueError('is a number of bytes or a size like "20 GiB"')
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+    return int(_checked(float(match[1]) * _UNITS[match[2].upper()]))
+
+
+def _checked(size: N) -> N:
+    if size > _SIZE_MAX:
+        raise ValueError("is more than any disk or network has")
+    return size
 
 
 def load_namenode(path: Path) -> NameNodeConfig:
@@ -340,11 +369,12 @@ def _where(path: Path, text: str, key: str) -> str:
 def _convert(path: Path, field: dataclasses.Field[Any], value: Any) -> Any:
     """One value as its field wants it. Raises `_Bad`."""
     try:
-        if field.metadata["size"]:
-            return parse_size(value)
-        return _CONVERSIONS[str(field.type)](path, value)
+        converted = parse_size(value) if field.metadata["size"] else _CONVERSIONS[str(field.type)](path, value)
     except (ValueError, TypeError) as error:
         raise _Bad(field.name, str(error)) from None
+    if field.name.endswith("_s"):
+        _require(converted <= _SECONDS_MAX, field.name, f"is a number of seconds, {_SECONDS_MAX:.0f} at most")
+    return converted
 
 
 def _kind_of(wanted: type | tuple[type, ...], words: str) -> Callable[[Path, Any], Any]:
@@ -360,7 +390,11 @@ def _directory(path: Path, value: Any) -> Path:
     """A path; one that is relative is so to the configuration file."""
     if not isinstance(value, str) or not value:
         raise ValueError(f"is a path, not {value!r}")
-    return (path.parent.resolve() / Path(value).expanduser()).absolute()
+    try:
+        expanded = Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError(f"begins with a user who is not known here: {value!r}") from None
+    return (path.parent.resolve() / expanded).absolute()
 
 
 def _directory_list(path: Path, value: Any) -> list[Path]:
@@ -369,11 +403,21 @@ def _directory_list(path: Path, value: Any) -> list[Path]:
     return [_directory(path, each) for each in value]
 
 
+def _float(path: Path, value: Any) -> float:
+    try:
+        found = float(_kind_of((int, float), "a number")(path, value))
+    except OverflowError:
+        found = math.inf
+    if not math.isfinite(found):
+        raise ValueError("is a finite number")
+    return found
+
+
 _CONVERSIONS: Final[Mapping[str, Callable[[Path, Any], Any]]] = {
     "str": _kind_of(str, "text"),
     "int": _kind_of(int, "a whole number"),
     "bool": _kind_of(bool, "true or false"),
-    "float": lambda path, value: float(_kind_of((int, float), "a number")(path, value)),
+    "float": _float,
     "Path": _directory,
     "list[Path]": _directory_list,
 }

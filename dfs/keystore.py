@@ -66,9 +66,9 @@ def _whose(content: KeyFile) -> object:
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:
-    """What differs when the file was replaced or written to; None if it is not there."""
+    """What differs when the file was replaced or written to, or its rights changed; None if it is not there."""
     try:
         status = os.stat(path)  # noqa: PTH116 - as it is, through links
     except OSError:
         return None
-    return (status.st_mtime_ns, status.st_ino, status.st_size)
+    return (status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_size)

@@ -77,7 +77,7 @@ def _state_dir(directory: Path, wished: Path | None) -> Path:
 
 def _near(listen: str) -> str:
     """Where this machine's own programs reach the NameNode."""
-    if not machine.is_anywhere(listen):
+    if not config.is_anywhere(listen):
         return listen
     return f"{'[::1]' if listen.startswith('[') else '127.0.0.1'}:{machine.port_of(listen)}"
 

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from dfs import errors, keys, limits
+from dfs import config, errors, keys, limits
 
 ETC: Final = Path("/etc/dfs")
 """Where the systemd units look."""
 _USER: Final = "dfs"
-_ANYWHERE: Final = ("0.0.0.0", "[::]")
+_LOST_AND_FOUND: Final = "lost+found"
 _LOOPBACK: Final = ("127.", "localhost", "[::1]")
 _ELSEWHERE: Final = "192.0.2.1"
 """An address that nobody has (RFC 5737): nothing is sent to it."""
@@ -91,17 +91,19 @@ class Files:
     def _make_directory(self, path: Path, mode: int, is_daemons: bool) -> None:
         missing = [each for each in (path, *path.parents) if not each.exists()]
         for each in reversed(missing):
-            each.mkdir(mode=mode if each == path else 0o755)
+            each.mkdir(mode=0o700)
             self._made.append(each)
-        if is_daemons and self._owner is not None and (missing or not any(path.iterdir())):
+            each.chmod(mode if each == path else 0o755)  # whatever the umask is
+        if is_daemons and self._owner is not None and (missing or _is_empty(path)):
             _give_directory(path, self._owner)
 
     def _write(self, file: _File) -> None:
-        fd = os.open(file.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, file.mode)
+        fd = os.open(file.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         self._made.append(file.path)
         with os.fdopen(fd, "w", encoding="utf-8") as stream:
             stream.write(file.text)
             stream.flush()
+            os.fchmod(fd, file.mode)  # whatever the umask is
             if file.is_daemons and self._owner is not None:
                 os.fchown(fd, *self._owner)  # not by its name: its directory is the daemons', who may put a link there
             os.fsync(fd)
@@ -119,6 +121,11 @@ class _AllOrNone:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
             self._files.take_back()
+
+
+def _is_empty(directory: Path) -> bool:
+    """As a disk is that was formatted a moment ago."""
+    return all(each.name == _LOST_AND_FOUND for each in directory.iterdir())
 
 
 def _give_directory(path: Path, owner: tuple[int, int]) -> None:
@@ -169,10 +176,6 @@ def port_of(address: str) -> int:
     return int(address.rpartition(":")[2])
 
 
-def is_anywhere(address: str) -> bool:
-    return host_of(address) in _ANYWHERE
-
-
 def is_loopback(address: str) -> bool:
     return address.startswith(_LOOPBACK)
 
@@ -192,7 +195,7 @@ def address_towards(address: str) -> str:
 
 def own_host(listen: str) -> str:
     """The host by which other machines reach what listens at `listen` here."""
-    if not is_anywhere(listen):
+    if not config.is_anywhere(listen):
         return host_of(listen)
     try:
         return address_towards(f"{_ELSEWHERE}:{limits.NAMENODE_PORT}")

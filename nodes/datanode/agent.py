@@ -101,6 +101,8 @@ class Agent:
         """Those of which the NameNode was told."""
         self._copying: set[ChunkId] = set()
         """Those of which copies are being made here."""
+        self._incarnation = runtime.random.getrandbits(62)
+        """Tells this process from another with the same name and a copy of its directories."""
         self.is_registered = False
         self.is_heard = False
         """The NameNode answered the last heartbeat."""
@@ -132,6 +134,7 @@ class Agent:
             "directories": self._volumes.directory_ids(),
             "new_disk": self._volumes.begins_anew,
             "last_chunk": self._volumes.last_chunk(),
+            "incarnation": self._incarnation,
             **self._known_keys(),
         }
         answer = await self._call("register", info)
@@ -157,10 +160,9 @@ class Agent:
         """Tell the NameNode, by a pool, that this node stops in order: it waits with making copies elsewhere."""
         if self.is_registered:
             try:
+                who = self._config.node, self._incarnation
                 timeout_s = limits.FAREWELL_TIMEOUT_S
-                await pool.call(
-                    self._config.namenode, NAMENODE_OBJECT, "farewell", self._config.node, timeout_s=timeout_s
-                )
+                await pool.call(self._config.namenode, NAMENODE_OBJECT, "farewell", *who, timeout_s=timeout_s)
             except errors.DfsError as error:
                 log.warning("namenode could not be told of the stop", error=str(error))
 
@@ -184,7 +186,8 @@ class Agent:
                     if silent_since is None:
                         silent_since = trio.current_time()
                         self.is_heard = False
-                        log.warning("namenode does not answer", namenode=self._config.namenode, error=str(error))
+                        what = "take this node" if isinstance(error, errors.Busy) else "answer"
+                        log.warning(f"namenode does not {what}", namenode=self._config.namenode, error=str(error))
                     await trio.sleep(limits.HEARTBEAT_PERIOD_S)
                     continue
                 with trio.move_on_after(limits.HEARTBEAT_PERIOD_S):
@@ -208,7 +211,12 @@ class Agent:
         self._settle_partial()
         partial = [] if is_reporting else self._partial[:_TOLD_AT_ONCE]
         lacking = self._lacking_now([chunk for _, chunk in partial])
-        report = self._condition() | {"done": done, "failed": failed, "postponed": postponed}
+        report = self._condition() | {
+            "incarnation": self._incarnation,
+            "done": done,
+            "failed": failed,
+            "postponed": postponed,
+        }
         report |= {"corrupt": corrupt, "damaged": damaged, "lacking": lacking, "partial": partial}
         try:
             answer = await self._call("heartbeat", self._config.node, report)
@@ -436,9 +444,8 @@ class Agent:
             is_settled = is_settled and all(settled for _, _, settled in entries)
             self._done_before_report = len(self._done)
             try:
-                first = await self._call(
-                    "report_chunks", self._config.node, first, last, entries, timeout_s=limits.CALL_TIMEOUT_S
-                )
+                args = self._config.node, first, last, entries, self._incarnation
+                first = await self._call("report_chunks", *args, timeout_s=limits.CALL_TIMEOUT_S)
             finally:
                 self._done_before_report = None
         self._volumes.tell_damaged_again()

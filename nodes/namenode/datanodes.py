@@ -41,7 +41,7 @@ class DataNodes(Service):
         self._doubts = reconcile.Doubts()
 
     async def register(self, info: Any) -> dict[str, Any]:
-        """A DataNode says where it is. Raises `WrongCluster`, `DiskMissing`, `Exists`, `InvalidArgument`."""
+        """A DataNode says where it is. Raises `WrongCluster`, `DiskMissing`, and as `Membership.check`."""
         member = self._members.check(info)
         cluster = info.get("cluster")
         if cluster is not None and cluster != self._store.cluster:
@@ -67,7 +67,7 @@ class DataNodes(Service):
         """How a DataNode is, what it has done, and what it is to do. Raises `NotFound`: register first."""
         if not isinstance(report, Mapping):
             raise errors.InvalidArgument("a heartbeat's report is a map")
-        name = self._members.registered(node).node
+        name = self._members.registered(node, report.get("incarnation")).node
         if not self._issuing.confirm(name, report):
             raise errors.NotFound(f"DataNode {name} does not accept the keys that clients have: it has to register")
         member = self._members.heard(name, report)
@@ -196,14 +196,14 @@ class DataNodes(Service):
             log.error("replicas that cannot be spared are of no use", node=node, count=len(kept), first=kept[0])
         return kept
 
-    async def report(self, node: Any, first: Any, last: Any, chunks: Any) -> int:
+    async def report(self, node: Any, first: Any, last: Any, chunks: Any, incarnation: Any = None) -> int:
         """All chunks of a DataNode with numbers from `first` to `last`: [[chunk, length, settled], ...].
 
         The answer is the number from which the node is to go on: `first`, when copies are missing from the report that
         may be younger than it; or one up to `last`, when the node should have too many of them for one look.
         """
-        name = NodeId(arguments.text(node, "a node"))
-        member = self._members.known(name)
+        member = self._members.registered(node, incarnation)
+        name = member.node
         low, high = arguments.integer(first, "a chunk number"), arguments.integer(last, "a chunk number")
         high = min(high, self._queries.end_of_slice(name, low, limits.REPORT_SLICE_CHUNKS))
         held = {

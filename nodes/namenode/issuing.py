@@ -22,6 +22,7 @@ Answers with keys are sealed for who asks (`dfs.sealing`), under the secret of t
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Final
@@ -161,7 +162,7 @@ class Issuing:
         )
 
     def _joining_name(self, grant: tokens.Grant, wished: str) -> str:
-        """Raises `InvalidArgument` for no name, `Exists` for one that is a DataNode's, `NotPermitted`."""
+        """Raises `InvalidArgument` for no name, `Exists` for one that somebody has, `NotPermitted`."""
         name = grant.name or wished
         if grant.role == Role.NODE and not NODE_NAME.fullmatch(name):
             raise errors.InvalidArgument(f"the name of a DataNode is {NODE_NAME_RULE}: {name!r}: say --name")
@@ -170,9 +171,22 @@ class Issuing:
                 f"there is a DataNode {name} already: say another --name; or, if this machine is to replace it, make"
                 f" the token with `dfs join token --name {name}`"
             )
-        if Holder(grant.role, name) in self._gate.revoked:
+        holder = Holder(grant.role, name)
+        if holder in self._gate.revoked:
             raise errors.NotPermitted(f"keys of {grant.role} {name} are revoked: say another --name")
+        if not grant.name and self._is_known(holder, grant.nonce):
+            raise errors.Exists(
+                f"{grant.role} {name} has a key already, and would have the same one: say another --name; or, if this"
+                f" machine is to replace that one, make the token with `dfs join token --name {name}`"
+            )
         return name
+
+    def _is_known(self, holder: Holder, nonce: str) -> bool:
+        """Whether somebody has a key of his, as far as is remembered, who did not get it by this token."""
+        if self._joined.get(nonce) == holder:
+            return False
+        names = itertools.chain((key.holder for key in self._seen), self._joined.values())
+        return holder in names or bool(self._sessions.of(holder))
 
     def _key_file(self, role: Role, name: str, claims: Mapping[str, str]) -> KeyFile:
         """Without a certificate: who renews a key keeps his."""

@@ -55,6 +55,7 @@ class Member:
         "heard_at",
         "held",
         "host",
+        "incarnation",
         "is_registered",
         "last_heartbeat_ns",
         "load",
@@ -78,6 +79,8 @@ class Member:
         self.rack = rack
         self.directories = directories
         self.heard_at = heard_at
+        self.incarnation: int | None = None
+        """Of its process; None of an older DataNode, which does not say."""
         self.is_registered = False
         """It registered with this process: until then it is asked to."""
         self.awaited_until: float | None = None
@@ -144,7 +147,11 @@ class Membership:
     # --- what nodes say ---------------------------------------------------------------------------------
 
     def check(self, info: Mapping[str, Any]) -> Member:
-        """The member that `info` describes, not entered yet. Raises `InvalidArgument`, `Exists`."""
+        """The member that `info` describes, not entered yet.
+
+        Raises `InvalidArgument`, `Exists`; and `Busy` for a second process with what the first has, which is at work:
+        its disk was copied, with the machine perhaps. That mends itself where the first one has only just ended.
+        """
         if not isinstance(info, Mapping):
             raise errors.InvalidArgument("a registration is a map")
         node = NodeId(arguments.text(info.get("node"), "a node's name", 64))
@@ -160,18 +167,31 @@ class Membership:
                 f"a DataNode called {node} is at work at {known.address} with other directories: give this one"
                 " another name"
             )
+        incarnation = _incarnation(info.get("incarnation"))
+        address = arguments.text(info.get("address"), "an address")
+        if known is not None and self._is_beside(known, incarnation, address):
+            raise errors.Busy(
+                f"a DataNode called {node} with the same directories is at work at {known.address}, and there may be"
+                " one only: stop the other, or give this one another name and directories that are no copies"
+            )
         if known is None and len(self._members) >= limits.NODES_MAX:
             raise errors.ArgumentTooLarge(f"the cluster has {limits.NODES_MAX} DataNodes, as many as it can")
         member = Member(
             node,
-            arguments.text(info.get("address"), "an address"),
+            address,
             arguments.text(info.get("host"), "a host"),
             arguments.text(info.get("rack"), "a rack"),
             directories,
             trio.current_time(),
         )
         member.is_registered = True
+        member.incarnation = incarnation
         return member
+
+    def _is_beside(self, known: Member, incarnation: int | None, address: str) -> bool:
+        """Whether what would register is another process than the one of that name, which is at work."""
+        is_another = None not in (known.incarnation, incarnation) and known.incarnation != incarnation
+        return is_another and address != known.address and self.state(known) == NodeState.UP
 
     def is_empty_handed(self, member: Member) -> bool:
         """Whether a node that is known comes with none of the directories that it had."""
@@ -189,16 +209,16 @@ class Membership:
         self.unreported.add(member.node)
         self._tell()
 
-    def registered(self, node: Any) -> Member:
-        """Raises `NotFound`: it is to register first."""
+    def registered(self, node: Any, incarnation: Any = None) -> Member:
+        """Raises `NotFound`: it is to register first, as another process of its name did."""
         member = self._members.get(NodeId(arguments.text(node, "a node")))
-        if member is None or not member.is_registered:
+        if member is None or not member.is_registered or _incarnation(incarnation) != member.incarnation:
             raise errors.NotFound(f"the NameNode does not know DataNode {node} yet: it has to register")
         return member
 
     def heard(self, node: Any, report: Mapping[str, Any]) -> Member:
         """A heartbeat. Raises `NotFound`: it is to register first."""
-        member = self.registered(node)
+        member = self.registered(node, report.get("incarnation"))
         member.capacity_bytes = arguments.integer(report.get("capacity_bytes"), "a capacity")
         member.free_bytes = arguments.integer(report.get("free_bytes"), "free space")
         member.chunks = arguments.integer(report.get("chunks"), "a number of chunks")
@@ -243,9 +263,11 @@ class Membership:
         member = self._members.get(node)
         return member is not None and member.mends
 
-    def farewell(self, node: Any) -> None:
+    def farewell(self, node: Any, incarnation: Any = None) -> None:
         """It stops in order, and means to come back. Raises `NotFound`."""
         member = self.member(node)
+        if member.incarnation not in (None, _incarnation(incarnation)):
+            raise errors.NotFound(f"another process is DataNode {node} now")
         member.awaited_until = trio.current_time() + self._maintenance_window_s
         log.info("datanode stops for maintenance", node=member.node, window_s=self._maintenance_window_s)
         self._note(member, self.state(member))
@@ -366,6 +388,10 @@ class Membership:
         self._views_until = -1e9
         changed, self.changed = self.changed, trio.Event()
         changed.set()
+
+
+def _incarnation(said: Any) -> int | None:
+    return None if said is None else arguments.integer(said, "an incarnation")
 
 
 def _held(told: Any) -> Held | None:

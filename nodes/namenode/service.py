@@ -840,13 +840,13 @@ class NameNode(Service):
         return await self._datanodes.heartbeat(node, report)
 
     @expose
-    def farewell(self, node: Any) -> None:
+    def farewell(self, node: Any, incarnation: Any = None) -> None:
         """A DataNode stops in order and means to come back: its copies count, for a while. Raises `NotFound`."""
-        self._members.farewell(node)
+        self._members.farewell(node, incarnation)
 
     @expose
-    async def report_chunks(self, node: Any, first: Any, last: Any, chunks: Any) -> int:
-        return await self._datanodes.report(node, first, last, chunks)
+    async def report_chunks(self, node: Any, first: Any, last: Any, chunks: Any, incarnation: Any = None) -> int:
+        return await self._datanodes.report(node, first, last, chunks, incarnation)
 
 
 def _key_of(call: Call) -> KeyId:

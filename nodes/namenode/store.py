@@ -213,6 +213,7 @@ def made_anew(db: Database, index: str) -> bool:
     return True
 
 
+_ROOM_BYTES = 64 * 1024
 _DISK_FULL = {sqlite3.SQLITE_FULL}
 _DISK_FAILED = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CANTOPEN}
 _DISK_FAILED |= {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
@@ -227,12 +228,20 @@ def _code(error: Exception) -> int:
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
+def _is_full(directory: Path) -> bool:
+    """Whether the disk has no room, as when SQLite cannot make the files beside its database larger."""
+    try:
+        return shutil.disk_usage(directory).free < _ROOM_BYTES
+    except OSError:
+        return False
+
+
 @contextmanager
 def _translated(directory: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        if _code(error) in _DISK_FULL:
+        if _code(error) in _DISK_FULL or (_code(error) == sqlite3.SQLITE_IOERR and _is_full(directory)):
             raise errors.NoSpace(f"the NameNode's disk is full: {directory}") from error
         if _code(error) in _DISK_FAILED:
             raise errors.DiskFailed(f"the NameNode's database {directory / _NAME} failed: {error}") from error

@@ -197,7 +197,7 @@ def test_what_is_there_is_never_overwritten(lab: Lab) -> None:
     assert "cluster.keys" in lab.badly(NAMENODE, "init", "--dir", lab.etc(NAMENODE))
     assert {path: path.read_bytes() for path in lab.etc(NAMENODE).glob("*.*")} == before
     lab.join_client("alice")
-    token = lab.token("--role", "client")
+    token = lab.token("--role", "client", "--name", "alice")
     assert "client.key" in lab.badly("alice", *lab.joining("alice", token))
     shutil.rmtree(lab.etc("alice"))
     lab.well("alice", *lab.joining("alice", token))  # the token was not used up
@@ -302,6 +302,16 @@ def test_a_name_that_a_datanode_has_needs_a_token_that_says_so(lab: Lab) -> None
     again = ["--dir", lab.etc("n2"), "--name", "n1", "--data", lab.directory / "n2" / "disk"]
     assert "there is a DataNode n1 already" in lab.badly("n2", "join", lab.address, "--token", lab.token(), *again)
     lab.well("n2", "join", lab.address, "--token", lab.token("--name", "n1"), *again)
+
+
+def test_a_name_that_a_client_has_needs_a_token_that_says_so(lab: Lab) -> None:
+    """Machines have the same name often, up to the first dot, and keys of one name are one."""
+    lab.init()
+    lab.join_client("alice")
+    token = lab.token("--role", "client")
+    said = lab.badly("n1", *lab.joining("n1", token)[:-1], "alice")
+    assert "client alice has a key already, and would have the same one: say another --name" in said
+    lab.well("n1", *lab.joining("n1", token))
 
 
 def test_an_impostor_learns_nothing_and_is_not_believed(lab: Lab) -> None:

@@ -108,3 +108,16 @@ def test_a_file_that_is_being_made_is_whole_or_not_there(tmp_path: Path, monkeyp
         keys.save(tmp_path / "new.key", file_of(BOTH))
     assert [file.name for file in tmp_path.iterdir()] == ["new.key"]
     assert keys.load(tmp_path / "new.key") == file_of(OLD)
+
+
+def test_a_file_that_others_could_read_is_used_as_soon_as_its_rights_are_set_right(path: Path) -> None:
+    store = KeyStore(path)
+    keys.save(path.with_suffix(".new"), file_of(BOTH))
+    path.with_suffix(".new").chmod(0o644)
+    path.with_suffix(".new").rename(path)
+    with pytest.raises(errors.ConfigError, match="chmod 600"):
+        store.look()
+    assert store.look() is None, "said once"
+    path.chmod(0o600)
+    found = store.look()
+    assert found is not None and found.key is not None and found.key.id.generation == 2

@@ -34,6 +34,30 @@ def test_keys_are_for_their_owner_and_configuration_for_everybody(tmp_path: Path
     assert modes == [0o600, 0o644, 0o700]
 
 
+@pytest.mark.parametrize("mask", [0o077, 0o027, 0o777])
+def test_daemons_can_read_what_is_for_everybody_whatever_the_umask_is(tmp_path: Path, mask: int) -> None:
+    made, before = files(tmp_path), os.umask(mask)
+    try:
+        made.make_directories()
+        made.write()
+    finally:
+        os.umask(before)
+    names = ("etc", "etc/client.key", "etc/client.toml", "srv", "srv/disk")
+    modes = [(tmp_path / name).stat().st_mode & 0o777 for name in names]
+    assert modes == [0o755, 0o600, 0o644, 0o755, 0o700]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives directories away, as root may")
+@pytest.mark.parametrize(("inside", "is_given"), [("", True), ("lost+found", True), ("chunks", False)])
+def test_a_disk_that_was_formatted_a_moment_ago_is_given_to_the_daemons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: str, is_given: bool
+) -> None:
+    (tmp_path / "srv" / "disk" / inside).mkdir(parents=True)
+    monkeypatch.setattr(machine, "_daemons_owner", lambda _: (65534, 65534))
+    files(tmp_path).make_directories()
+    assert ((tmp_path / "srv" / "disk").stat().st_uid == 65534) is is_given
+
+
 def test_what_fails_half_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_directory: Path) -> None:
         raise OSError("no space")

@@ -59,7 +59,7 @@ class ScriptedNameNode:
         return {"cluster": CLUSTER}
 
     @expose
-    async def report_chunks(self, _node: Any, _first: Any, last: Any, chunks: Any) -> Any:
+    async def report_chunks(self, _node: Any, _first: Any, last: Any, chunks: Any, _incarnation: Any) -> Any:
         self.chunks.append(chunks)
         await self.may_answer_reports.wait()
         return last + 1

@@ -178,6 +178,41 @@ async def test_a_name_that_is_taken_is_refused_while_its_owner_lives(autojump_cl
     assert members.views()[0].address == "elsewhere:1"
 
 
+async def test_of_two_processes_with_one_identity_the_second_waits_until_the_first_is_silent(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    members = membership()
+    registered(members, incarnation=1)
+    members.heard("n1", REPORT | {"incarnation": 1})
+    copy = info(address="copy:1", incarnation=2)
+    with pytest.raises(errors.Busy, match="with the same directories is at work at n1:9401"):
+        members.check(copy)
+    for foreign in (REPORT, REPORT | {"incarnation": 2}):
+        with pytest.raises(errors.NotFound, match="has to register"):
+            members.heard("n1", foreign)
+    with pytest.raises(errors.NotFound, match="another process"):
+        members.farewell("n1", 2)
+    assert states(members) == {"n1": "up"}
+    registered(members, address="moved:1", incarnation=1)  # the same process
+    registered(members, address="moved:1", incarnation=3)  # it was killed, or it could not have its port back
+    members.heard("n1", REPORT | {"incarnation": 3})
+    await trio.sleep(SUSPECT_S + 1)
+    members.enter(members.check(copy))
+    with pytest.raises(errors.NotFound, match="has to register"):
+        members.heard("n1", REPORT | {"incarnation": 3})
+
+
+async def test_a_node_that_stopped_in_order_may_begin_elsewhere_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    members = membership()
+    registered(members, incarnation=1)
+    members.heard("n1", REPORT | {"incarnation": 1})
+    members.farewell("n1", 1)
+    registered(members, address="moved:1", incarnation=2)
+    assert members.views()[0].address == "moved:1"
+
+
 async def test_a_node_that_moves_keeps_its_name_by_any_of_its_directories(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
