@@ -45,7 +45,9 @@ _CREATE_ATTEMPTS: Final = 4
 """Of a file that others make and remove meanwhile."""
 _INODES_SHOWN: Final = 2**40
 """There is no limit; programs want a number."""
-_XATTR_NAMESPACES: Final = (b"user.", b"trusted.", b"security.", virtual.PREFIX)
+_TRUSTED: Final = b"trusted."
+"""The namespace of attributes that root sees, and nobody else."""
+_XATTR_NAMESPACES: Final = (b"user.", _TRUSTED, b"security.", virtual.PREFIX)
 _STATISTICS: Final = b"dfs.statistics"
 _SELINUX: Final = b"security.selinux"
 """`ls -l` asks for it of every file, unless it hears of the first that there is no such thing here. Where SELinux is in
@@ -338,7 +340,12 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
             raise pyfuse3.FUSEError(errno.ESTALE)
         if flags & os.O_TRUNC and opened.shown().size:
             await self._cut(opened)
-        info, shown = self._opened(opened, flags), await self._seen(opened.attr, parent, name)
+        try:
+            shown = await self._seen(opened.attr, parent, name)
+        except BaseException:
+            self._open.close(opened)
+            raise
+        info = self._opened(opened, flags)
         self._device.add_open_flags(self._closing_flags(info))
         return info, shown
 
@@ -587,7 +594,8 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
 
     @_handler
     async def listxattr(self, inode: int, ctx: Any) -> Sequence[bytes]:
-        return await self._fs.inodes.listxattr(self._ino(inode))
+        names = await self._fs.inodes.listxattr(self._ino(inode))
+        return [name for name in names if ctx.uid == 0 or not name.startswith(_TRUSTED)]
 
     @_handler
     async def removexattr(self, inode: int, name: bytes, ctx: Any) -> None:

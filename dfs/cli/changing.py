@@ -18,6 +18,7 @@ from dfs.cli.context import Report, config_option, run
 
 if TYPE_CHECKING:
     from dfs.client import FileSystem
+    from dfs.types import Ino
 
 # --- delete ---------------------------------------------------------------------------------------------
 
@@ -118,8 +119,30 @@ async def _mv(fs: FileSystem, sources: tuple[bytes, ...], target: bytes, no_clob
     for source in sources:
         with report.catching():
             place = join(target, refuse_missing_name(source)) if into else target
-            await fs.rename(source, place, replace=not no_clobber)
+            if not no_clobber and await _is_other_name(fs, source, place):
+                await fs.remove(source)
+            else:
+                await fs.rename(source, place, replace=not no_clobber)
     return report.status
+
+
+async def _is_other_name(fs: FileSystem, source: bytes, place: bytes) -> bool:
+    """Whether they are two names of one file, which rename(2) leaves both. Raises `InvalidArgument` if they are one."""
+    try:
+        there = await fs.stat(place, follow=False)
+    except errors.NotFound:
+        return False
+    if (await fs.stat(source, follow=False)).ino != there.ino or stat.S_ISDIR(there.mode):
+        return False
+    if await _entry(fs, source) == await _entry(fs, place):
+        raise errors.InvalidArgument(f"this is the same file: {show.escaped(source)} and {show.escaped(place)}")
+    return True
+
+
+async def _entry(fs: FileSystem, path: bytes) -> tuple[Ino, bytes]:
+    """The directory that a path ends in, and the name there."""
+    above, _, name = path.rstrip(b"/").rpartition(b"/")
+    return (await fs.stat(above or b"/")).ino, name
 
 
 async def is_directory(fs: FileSystem, path: bytes) -> bool:

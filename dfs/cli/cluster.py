@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from dfs import codec
+from dfs import codec, limits
 from dfs.cli import show
 from dfs.cli.context import chosen, config_option, run
 from dfs.cli.local.layout import Layout
@@ -202,7 +202,10 @@ def _absence(view: NodeView, now_ns: int) -> str:
         return "is being emptied"
     if not view.last_heartbeat_ns:
         return "has not been heard yet"
-    return f"has been silent for {show.age((now_ns - view.last_heartbeat_ns) / 10**9)}"
+    silent_s = (now_ns - view.last_heartbeat_ns) / 10**9
+    if not view.capacity_bytes and silent_s < limits.NODE_SUSPECT_AFTER_S:
+        return "has no directory in service: its log says why"
+    return f"has been silent for {show.age(silent_s)}"
 
 
 def node_row(view: NodeView, pids: Mapping[str, int], now_ns: int) -> list[str]:

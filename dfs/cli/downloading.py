@@ -5,7 +5,8 @@ symbolic links to a fixed crew of workers; it waits while they are busy, so memo
 
 A file is written under a name of its own beside its place, and gets its place when all of it is there: by `rename`
 where it may replace another, by `link` where it may not, which refuses a name that is taken in the same moment. On
-any error, and on a signal, the draft is removed. A target that is a device or a pipe is written into instead.
+any error, and on a signal, the draft is removed. A target that is a device or a pipe, or a link to one, is written into
+instead, where somebody has named it as such.
 Directories get the modes (and, with `preserve`, the times) that they are to have when all is in them.
 """
 
@@ -46,6 +47,8 @@ class Job(NamedTuple):
     source: bytes
     target: bytes
     attr: Attr
+    is_named: bool = False
+    """Somebody has named this very target: it may be a device or a pipe, or a link to one."""
 
 
 Put = Callable[[Job], Awaitable[None]]
@@ -85,7 +88,7 @@ class Downloading:
         name = base_name(source)
         if name == b"..":
             raise errors.InvalidArgument(f"this has no name to be copied under: {show.escaped(source)}")
-        job = Job(source, join(target, name) if into else target, attr)
+        job = Job(source, join(target, name) if into else target, attr, not into)
         if not stat.S_ISDIR(attr.mode):
             await put(job)
         elif self._options.recursive:
@@ -123,7 +126,7 @@ class Downloading:
                 self._report.fail(f"skipped, for it is a {show.type_of(mode)}: {show.escaped(job.source)}")
 
     async def _copy_file(self, job: Job) -> None:
-        special = await trio.to_thread.run_sync(_check_target, job.target, self._options.force)
+        special = await trio.to_thread.run_sync(_check_target, job, self._options.force)
         if special:
             await self._copy_into_special(job)
             return
@@ -256,13 +259,17 @@ class Draft:
             self._path = None
 
 
-def _check_target(target: bytes, force: bool) -> bool:
-    """Whether `target` is a device or a pipe. Says early what publishing would say after all bytes were moved."""
+def _check_target(job: Job, force: bool) -> bool:
+    """Whether it is to be written into, a device or a pipe. Says early what publishing would say after all were moved.
+
+    What nobody has named may have come from the cluster, as a link that leads anywhere.
+    """
+    target = job.target
     try:
         mode = os.lstat(target).st_mode
     except FileNotFoundError:
         return False
-    if _is_special(target):  # links to one, such as /dev/stdout, too
+    if job.is_named and _is_special(target):  # links to one, such as /dev/stdout, too
         return True
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, "is a directory", target)

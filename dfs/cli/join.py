@@ -114,7 +114,7 @@ class _Host(ArgumentType):
         if not {".", ":"}.intersection(value):
             try:
                 socket.getaddrinfo(value, None)
-            except OSError:
+            except (OSError, UnicodeError):
                 self.fail(
                     f"nothing is known of a machine called {value!r}; `dfs join {token.name}` makes a token", param, ctx
                 )

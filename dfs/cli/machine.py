@@ -188,8 +188,9 @@ def address_towards(address: str) -> str:
         with socket.socket(family, kind, protocol) as probe:
             probe.connect(target)
             host = str(probe.getsockname()[0])
-    except OSError as error:
-        raise errors.Unreachable(f"{address}: there is no way there: {error.strerror or error}") from None
+    except (OSError, UnicodeError) as error:  # the latter of what is no host's name
+        why = getattr(error, "strerror", None) or error
+        raise errors.Unreachable(f"{address}: there is no way there: {why}") from None
     return f"[{host}]" if ":" in host else host
 
 

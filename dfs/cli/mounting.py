@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import pwd
 import re
 import select
 import subprocess
@@ -26,7 +27,7 @@ from dfs import ending, errors, limits
 from dfs.cli import show
 from dfs.cli.arguments import MOUNTPOINT
 from dfs.cli.context import chosen, complain, config_option
-from dfs.mountpoint import as_listed, find, is_mounted, unmount
+from dfs.mountpoint import as_listed, find, is_dead, is_mounted, unmount
 
 _WAIT_S: Final = limits.NAMENODE_WAIT_S + 2 * limits.FIRST_CONTACT_TIMEOUT_S
 """By then a mount of the usual patience has given up, and has tried to end its session."""
@@ -49,10 +50,14 @@ def mount(mountpoint: Path, options: str, subtree: str, foreground: bool) -> Non
     config = chosen().config
     which = ["--config", config] if config else []
     if foreground:
-        if not is_mounted(mountpoint):
+        end: list[str] = []
+        if not is_mounted(mountpoint):  # or it is refused
             _forget_process(mountpoint)
+            end = ["--end-file", os.fspath(_state_file(mountpoint, ".end"))]
+            _note_process(mountpoint, os.getpid())
         sys.stdout.flush()
-        os.execv(sys.executable, _command(mountpoint, options, subtree, which))
+        command = _command(mountpoint, options, subtree, which)
+        os.execv(sys.executable, [*command, *end])
     try:
         mount_in_background(mountpoint, options, subtree, which)
     except errors.InvalidArgument as error:
@@ -73,11 +78,15 @@ def umount(mountpoint: Path, lazy: bool) -> None:
         raise errors.NotFound(f"nothing is mounted on {where}")
     if not found.is_dfs:
         raise errors.InvalidArgument(f"what is mounted on {where} is no dfs: it is a file system of type {found.kind}")
+    was_killed = is_dead(where)
     try:
         unmount(where, lazy=lazy)
     except errors.Busy as error:
         raise errors.Busy(f"{error.message}; --lazy unmounts it all the same") from None
-    if (process := wait_for_end(where, _WAIT_S)) is not None and not lazy:
+    if was_killed:
+        _forget_process(where)
+        complain("unmounted; its process had ended before that: what it had not committed is lost, if there was any")
+    elif (process := wait_for_end(where, _WAIT_S)) is not None and not lazy:
         complain(
             "unmounted here, and all is committed; but it is mounted elsewhere too, as in a container: process"
             f" {process} serves it there"
@@ -93,7 +102,8 @@ def _command(mountpoint: Path, options: str, subtree: str, which: Sequence[str])
 
 
 def _state_file(mountpoint: Path, suffix: str) -> Path:
-    base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    # Not HOME, which sudo leaves as it is, or does not: who unmounts is to find what who mounted has written.
+    base = Path(os.environ.get("XDG_STATE_HOME") or Path(pwd.getpwuid(os.geteuid()).pw_dir, ".local", "state"))
     whole = urllib.parse.quote_from_bytes(os.fsencode(as_listed(mountpoint).strip("/")), safe="/")
     name = whole.replace("-", "%2D").replace("/", "-") or "-"  # as systemd-escape -p, and no two have the same
     if len(name) > _NAME_MAX:
@@ -132,7 +142,7 @@ def mount_in_background(mountpoint: Path, options: str, subtree: str, which: Seq
             raise errors.DfsError(words)
         why = ": ".join([words or "the mount ended before it answered", *reasons])
         raise errors.DfsError(f"{why}; its log is {log}")
-    _state_file(mountpoint, ".pid").write_text(f"{process.pid}\n")
+    _note_process(mountpoint, process.pid)
 
 
 def _said_by_libfuse(log: Path, begins_at: int) -> list[str]:
@@ -147,6 +157,12 @@ def options_of(mountpoint: Path) -> str | None:
     pid = _process_of(mountpoint)
     command = _command_of(pid, mountpoint) if pid is not None else []
     return os.fsdecode(command[command.index(b"-o") + 1]) if command else None
+
+
+def _note_process(mountpoint: Path, pid: int) -> None:
+    file = _state_file(mountpoint, ".pid")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"{pid}\n")
 
 
 def _process_of(mountpoint: Path) -> int | None:
@@ -174,7 +190,9 @@ def wait_for_end(mountpoint: Path, timeout_s: float) -> int | None:
     """
     pid = _process_of(mountpoint)
     if pid is None:
-        return None
+        raise errors.DfsError(
+            "unmounted, but not all of it may be committed yet: another user has mounted it, so nobody could wait"
+        )
     process = _open_process(pid, mountpoint)
     has_ended = process is None
     if process is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dfs import errors
 from dfs.cli.arguments import join
@@ -15,6 +15,9 @@ from dfs.cli.arguments import join
 if TYPE_CHECKING:
     from dfs.client import FileSystem
     from dfs.types import Attr, DirEntry, Ino
+
+_NO_NAMES: Final = (b"", b".", b"..")
+"""What is joined to a path with them is not beneath it: on this machine anything could be."""
 
 Descend = Callable[["Met"], bool]
 
@@ -78,6 +81,8 @@ async def _children(fs: FileSystem, directory: Met, hidden: bool, only: Callable
         entries = await read_directory(fs, directory.attr.ino)
     except errors.NotFound:
         return []
+    for name in (entry.name for entry in entries if entry.name in _NO_NAMES or b"/" in entry.name):
+        raise errors.ProtocolViolation(f"the NameNode tells of an entry that has no name: {name!r}")
     shown = [entry for entry in entries if hidden or not entry.name.startswith(b".")]
     if only is not None:
         shown = [entry for entry in shown if only(entry.attr.mode)]

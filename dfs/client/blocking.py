@@ -16,6 +16,7 @@ or `fs.fsync(file)`. What a buffered file has given out of its buffer is written
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from collections.abc import Iterator
@@ -44,10 +45,11 @@ class _FileSource:
     def _fill(self, view: memoryview) -> int:
         readinto = getattr(self._file, "readinto", None)
         if readinto is not None:
-            return int(readinto(view) or 0)
+            return _now(readinto(view), "nothing to be read")
         data = self._file.read(len(view))
-        view[: len(data)] = data
-        return len(data)
+        length = _now(None if data is None else len(data), "nothing to be read")
+        view[:length] = data
+        return length
 
 
 class _FileSink:
@@ -57,12 +59,24 @@ class _FileSink:
         self._file = file
 
     async def write(self, view: memoryview) -> None:
-        await trio.to_thread.run_sync(self._file.write, view)
+        await trio.to_thread.run_sync(self._write_all, view)
 
     async def skip(self, length: int) -> None:
-        zeros = bytes(min(length, BUFFER_BYTES))
+        zeros = memoryview(bytes(min(length, BUFFER_BYTES)))
         for start in range(0, length, BUFFER_BYTES):
-            await trio.to_thread.run_sync(self._file.write, zeros[: length - start])
+            await trio.to_thread.run_sync(self._write_all, zeros[: length - start])
+
+    def _write_all(self, view: memoryview) -> None:
+        """A raw file may take less than it is given."""
+        while view:
+            view = view[_now(self._file.write(view), "no room for more") :]
+
+
+def _now(count: int | None, what: str) -> int:
+    """How many bytes a file has given or taken. Raises `BlockingIOError` of one that would have to be waited for."""
+    if count is None:
+        raise BlockingIOError(errno.EAGAIN, f"the file is non-blocking, and there is {what}")
+    return int(count)
 
 
 class BlockingFileSystem:
@@ -105,7 +119,7 @@ class BlockingFileSystem:
         file = self._loop.call(self._fs.open, path, mode.replace("b", "").replace("t", ""), perm)
         made: Any = opened(self._loop, file, show(path), mode, is_buffered=buffering != 0)
         if not binary:
-            made = io.TextIOWrapper(made, encoding or "utf-8", errors, newline)
+            made = io.TextIOWrapper(made, encoding or "utf-8", errors, newline, line_buffering=buffering == 1)
         self._loop.left_open.add(made)
         return made  # type: ignore[no-any-return]
 

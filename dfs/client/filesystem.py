@@ -196,7 +196,7 @@ class FileSystem:
 
     async def remove(self, path: Path) -> None:
         """Remove a name that is no directory."""
-        place = await self._paths.locate(path)
+        place = await self._paths.locate(path, of_file=True)
         with _about(path):
             await self.inodes.unlink(place.parent, place.name)
 
@@ -213,7 +213,7 @@ class FileSystem:
             return await tree.remove_tree(self.inodes, place, attr, os.fsencode(path), on_error)
 
     async def symlink(self, target: Path, path: Path) -> Attr:
-        place = await self._paths.locate(path)
+        place = await self._paths.locate(path, of_file=True)
         with _about(path):
             return await self.inodes.symlink(place.parent, place.name, os.fsencode(target), os.geteuid(), os.getegid())
 
@@ -221,7 +221,7 @@ class FileSystem:
         attr = await self._paths.resolve(source, follow=False)
         if statmod.S_ISDIR(attr.mode):
             raise errors.NotPermitted(f"a directory has one name only: {show(source)}")
-        place = await self._paths.locate(path)
+        place = await self._paths.locate(path, of_file=True)
         with _about(path):
             return await self.inodes.link(attr.ino, place.parent, place.name)
 
@@ -252,7 +252,7 @@ class FileSystem:
         try:
             return await self.utime(path)
         except errors.NotFound:
-            place = await self._paths.locate(path)
+            place = await self._paths.locate_new(path)
             with _about(path):
                 return await self._create(place, 0o666, exclusive=False)
 
@@ -313,12 +313,12 @@ class FileSystem:
     async def _open(self, path: Path, kind: str, perm: int) -> Attr:
         if kind == "r":
             return await self._paths.resolve(path)
-        if kind != "x":
-            try:
-                return await self._paths.resolve(path)
-            except errors.NotFound:
-                pass
-        return await self._create(await self._paths.locate(path), perm, exclusive=kind == "x")
+        if kind == "x":
+            return await self._create(await self._paths.locate(path, of_file=True), perm, exclusive=True)
+        try:
+            return await self._paths.resolve(path)
+        except errors.NotFound:
+            return await self._create(await self._paths.locate_new(path), perm, exclusive=False)
 
     async def upload(
         self,
@@ -338,7 +338,7 @@ class FileSystem:
         with `sync` the bytes are durable on return. Raises `Exists` unless `replace`, `IsADirectory`,
         `NoSpace`, `NotEnoughNodes`; nothing is left behind then.
         """
-        place = await self._paths.locate(path)
+        place = await self._paths.locate(path, of_file=True)
         uid, gid = owner or (os.geteuid(), os.getegid())
         wanted = transfer.Upload(mode, uid, gid, times, replace, sync)
         losses = self.session.stream.losses

@@ -175,7 +175,7 @@ class Fsck:
         for node, view in self._nodes.items():
             if not is_up(view):
                 what = f"DataNode {node} is {view.state}, and its copies could not be checked"
-                yield Finding("node-away", what, "start it and check again")
+                yield Finding("node-away", what, "start it, or look into its log if it runs, and check again")
 
     def _up(self) -> list[NodeId]:
         return [node for node, view in self._nodes.items() if is_up(view)]

@@ -51,20 +51,43 @@ class Paths:
 
     async def resolve(self, path: Path, *, follow: bool = True) -> Attr:
         """What `path` leads to. `follow`: a symlink at its end is followed too."""
-        trail = await self._walk(split(path), path, follow or os.fsencode(path).endswith(b"/"))
+        means_directory = os.fsencode(path).endswith(b"/")
+        trail = await self._walk(split(path), path, follow or means_directory)
+        if trail and means_directory and not stat.S_ISDIR(trail[-1].mode):
+            raise errors.NotADirectory(f"not a directory: {show(path)}")
         if trail:
             return trail[-1]
         return await self._inodes.getattr(self._inodes.root)
 
-    async def locate(self, path: Path) -> Place:
-        """The directory and name that `path` ends in; the directory exists, the name may not."""
+    async def locate(self, path: Path, *, of_file: bool = False) -> Place:
+        """The directory and name that `path` ends in; the directory exists, the name may not.
+
+        `of_file`: the name is not that of a directory, so the path does not end in a slash.
+        """
         names = split(path)
+        if of_file and names and os.fsencode(path).endswith(b"/"):
+            raise errors.NotADirectory(f"this names a directory, and no file: {show(path)}")
         if not names or names[-1] == b"..":
             raise errors.InvalidArgument(f"this names no entry of a directory: {show(path) or '/'}")
         trail = await self._walk(names[:-1], path, True)
         if trail and not stat.S_ISDIR(trail[-1].mode):
             raise errors.NotADirectory(f"not a directory: {show(b'/' + b'/'.join(names[:-1]))}")
         return Place(trail[-1].ino if trail else self._inodes.root, names[-1])
+
+    async def locate_new(self, path: Path) -> Place:
+        """Where a file is to be made that `path` leads to, at the end through symlinks that lead to nothing yet."""
+        whole = os.fsencode(path)
+        for _ in range(limits.SYMLINK_DEPTH_MAX):
+            place = await self.locate(whole, of_file=True)
+            try:
+                attr = await self._inodes.lookup(place.parent, place.name)
+            except errors.NotFound:
+                return place
+            if not stat.S_ISLNK(attr.mode):
+                return place
+            target = await self._inodes.readlink(attr.ino)
+            whole = target if target.startswith(b"/") else whole[: whole.rfind(b"/") + 1] + target
+        raise errors.TooManySymlinks(f"too many levels of symbolic links: {show(path)}")
 
     async def _walk(self, names: list[bytes], path: Path, follow: bool) -> list[Attr]:
         """Attributes from the root's child down to the path's end; empty for the root itself."""

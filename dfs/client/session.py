@@ -23,7 +23,8 @@ A session that caches (`cache`) keeps what the NameNode answers under leases, an
 has the kernel forget everything.
 
 Invariants: a command that the answer to a recall needs never waits for one that it does not need;
-a sequence number is used for one command only; `acked` is never above a command that still
+what a command changes whose waiter was cancelled nothing else changes before its outcome is known; a sequence number is
+used for one command only; `acked` is never above a command that still
 awaits its reply; `_unanswered` has the number of every command for which a task waits.
 """
 
@@ -113,6 +114,10 @@ def _take_away(counts: Counter[Ino], inos: Iterable[Ino]) -> None:
             del counts[ino]
 
 
+def _numbers(args: Sequence[Any]) -> list[int]:
+    return [arg for arg in args if isinstance(arg, int)]
+
+
 def _with(session: SessionId, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return (session, *args)
 
@@ -179,6 +184,8 @@ class Session:
         self._unhurried = _Outbox(lambda: math.inf, may_park=True)
         """Commands for which nobody waits: they are repeated until the NameNode says that the session has ended."""
         self._unanswered: dict[int, None] = {}  # in their order
+        self._abandoned: dict[int, Command] = {}
+        """By their numbers, those that may still happen though nobody waits for them: they are repeated."""
         self._recalled: Counter[Ino] = Counter()
         """Inodes in `_recalls`, and how often."""
         self._given_up: Counter[Ino] = Counter()
@@ -406,6 +413,9 @@ class Session:
         command.begin(self.cache)  # from now on, nothing that it may touch is changed by what is answered here
         try:
             await self._submit(command)
+        except BaseException:
+            self._abandon(command)
+            raise
         finally:
             if self.cache is not None:
                 self.cache.answered(command.token)
@@ -420,9 +430,29 @@ class Session:
             return self.stream.begin(verb, args)
         return None
 
+    def _abandon(self, command: Command) -> None:
+        """Nobody waits for its outcome any more. If it may have been sent, what changes the same comes after it."""
+        if command.done is None or command.done.is_set() or command.verb == "release":
+            return
+        for outbox in (self._outbox, self._yielding):
+            if command in outbox.queue:
+                outbox.queue.remove(command)
+                self.end(command)
+                return
+        self._abandoned[command.seq] = command
+
+    def _abandoned_about(self, args: Sequence[Any]) -> list[Command]:
+        """Those that may still happen, and have an inode in common with a command's arguments, or seem to."""
+        numbers = set(_numbers(args))
+        return [each for each in self._abandoned.values() if not numbers.isdisjoint(_numbers(each.args))]
+
     async def _submit(self, command: Command) -> None:
         """Return when a command's outcome is known."""
         try:
+            if self._abandoned and not self._is_awaited(command):
+                for abandoned in self._abandoned_about(command.args):
+                    assert abandoned.done is not None, "somebody waited for it"
+                    await abandoned.done.wait()  # bounded: as below
             if command.verb != "seal" or not self.stream.holds_back:  # a commit waits for it perhaps
                 await self._flush_before()
         except BaseException:
@@ -437,6 +467,8 @@ class Session:
     def _goes_in_order(self, verb: str, args: Sequence[Any]) -> bool:
         """Whether a command is about an inode that this session owns, and nothing else."""
         if self.cache is None or verb not in _ABOUT_ONE_INODE or not self.is_trusted:
+            return False
+        if self._abandoned and self._abandoned_about(args):
             return False
         return self._owns(args[0])
 
@@ -516,6 +548,7 @@ class Session:
     def end(self, command: Command) -> None:
         """Its outcome is known, or will not be."""
         self._unanswered.pop(command.seq, None)
+        self._abandoned.pop(command.seq, None)
         if command.done is not None:
             if self.cache is not None:
                 self.cache.end_change(command.items)

@@ -20,7 +20,7 @@ from dfs.client.filewriter import FileWriter
 from dfs.client.inodes import Inodes, Layout
 from dfs.client.paths import Place
 from dfs.client.reader import Reader
-from dfs.posix import time_ns
+from dfs.posix import time_ns, without_set_id
 from dfs.types import Attr, Extent, Ino
 
 _WINDOW = 6  # reads of READ_MAX_BYTES under way in one download
@@ -136,9 +136,13 @@ async def upload(
         written = await (writer.flush() if wanted.sync else writer.commit())
         if length > (written.size if written else 0):
             await inodes.truncate(attr.ino, length)
+        changes = {}
+        if without_set_id(wanted.mode) != wanted.mode:
+            changes["mode"] = wanted.mode  # writing has taken it away
         if wanted.times_ns:
-            atime_ns, mtime_ns = map(time_ns, wanted.times_ns)
-            await inodes.setattr(attr.ino, {"atime_ns": atime_ns, "mtime_ns": mtime_ns})
+            changes["atime_ns"], changes["mtime_ns"] = map(time_ns, wanted.times_ns)
+        if changes:
+            await inodes.setattr(attr.ino, changes)
         return await inodes.link(attr.ino, place.parent, place.name, replace=wanted.replace)
     finally:
         with trio.move_on_after(limits.CALL_TIMEOUT_S, shield=True):

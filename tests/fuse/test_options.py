@@ -381,6 +381,48 @@ def test_signal_unmounts_what_runs_in_the_foreground(
     assert (here / "file").read_bytes() == b"before"
 
 
+def test_umount_waits_for_what_runs_in_the_foreground(cluster: Cluster, here: Path, mountpoint: Path) -> None:
+    argv = [sys.executable, "-m", "dfs.cli", "mount", "--foreground", "--subtree", f"/{here.name}", str(mountpoint)]
+    with subprocess.Popen(argv, env=cluster.environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            assert any("mounted" in line for line in process.stderr)
+            (mountpoint / "file").write_bytes(b"content" * 100_000)
+            cluster.dfs("umount", mountpoint)
+            assert process.poll() == 0
+            process.communicate(timeout=PATIENCE_S)
+        finally:
+            process.kill()
+    assert (here / "file").read_bytes() == b"content" * 100_000
+
+
+def test_who_unmounts_what_another_has_mounted_is_told_that_nobody_has_waited(
+    cluster: Cluster, mount: Mount, tmp_path: Path
+) -> None:
+    shown = mount()
+    other = Cluster(cluster.base, {**cluster.environment, "XDG_STATE_HOME": str(tmp_path)})
+    assert "not all of it may be committed yet" in complaint(other, "umount", shown)
+    assert not is_mounted(shown)
+
+
+def test_who_unmounts_what_was_killed_is_told_so(cluster: Cluster, mount: Mount) -> None:
+    shown = mount()
+    process = os.pidfd_open(cluster.mount_pids()[shown])
+    try:
+        os.kill(cluster.mount_pids()[shown], signal.SIGKILL)
+        assert select.select([process], [], [], PATIENCE_S)[0]
+    finally:
+        os.close(process)
+    assert "its process had ended before that" in cluster.dfs("umount", shown).stderr
+    assert not is_mounted(shown)
+
+
+@pytest.mark.parametrize("command", ["mount", "umount"])
+def test_no_name_is_no_mount_point(cluster: Cluster, command: str) -> None:
+    """As of a variable in a script that nobody has set."""
+    assert "cannot be empty" in cluster.dfs(command, "", status=2).stderr
+
+
 def test_sigterm_unmounts_what_runs_in_the_background(cluster: Cluster, mount: Mount, here: Path) -> None:
     shown = mount(f"/{here.name}")
     (shown / "file").write_bytes(b"before")

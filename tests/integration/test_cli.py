@@ -15,7 +15,7 @@ import pytest
 
 from dfs.cli.local.layout import Layout
 from dfs.cli.main import cli
-from tests.integration.real import wait_until
+from tests.integration.real import PATIENCE_S, wait_until
 
 Shell = Callable[..., bytes]
 
@@ -143,6 +143,35 @@ def test_links_lead_nobody_out_of_what_he_copies(dfs: Shell, there: str, tmp_pat
     dfs("ln", "-s", f"{there}/elsewhere", f"{there}/link")
     dfs("upload", "-r", tmp_path / "up" / "link", there, status=1)
     assert dfs("ls", f"{there}/elsewhere") == b""
+
+
+def test_what_came_from_the_cluster_leads_nobody_into_a_device(dfs: Shell, there: str, tmp_path: Path) -> None:
+    """Nor into a pipe: who wants to write into one names it."""
+    pipe, here = tmp_path / "pipe", tmp_path / "here"
+    os.mkfifo(pipe)
+    dfs("mkdir", f"{there}/tree")
+    dfs("ln", "-s", str(pipe), f"{there}/tree/file")
+    dfs("download", "-r", f"{there}/tree", here)
+    assert os.readlink(here / "file") == str(pipe)  # noqa: PTH115 - as it is written
+    dfs("rm", f"{there}/tree/file")
+    dfs("upload", "-", f"{there}/tree/file", stdin=b"anybody's")
+    assert b"exists" in dfs("download", "-r", f"{there}/tree/.", here, status=1)
+    assert b"exists" in dfs("download", f"{there}/tree/file", here, status=1)
+    dfs("download", "-r", "-f", f"{there}/tree/.", here)
+    assert (here / "file").read_bytes() == b"anybody's" and not (here / "file").is_symlink()
+    (tmp_path / "link").symlink_to(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
+        dfs("download", f"{there}/tree/file", tmp_path / "link")
+        assert reader.communicate(timeout=PATIENCE_S)[0] == b"anybody's"
+
+
+def test_of_two_names_of_a_file_a_move_leaves_one(dfs: Shell, there: str) -> None:
+    dfs("upload", "-", f"{there}/one", stdin=b"content")
+    assert b"same file" in dfs("mv", f"{there}/one", f"{there}/one", status=1)
+    dfs("ln", f"{there}/one", f"{there}/two")
+    assert b"same file" in dfs("mv", f"{there}/one", f"{there}//one", status=1)
+    dfs("mv", f"{there}/one", f"{there}/two")
+    assert list(listing(dfs, there)) == ["two"] and dfs("cat", f"{there}/two") == b"content"
 
 
 def test_through_pipes(dfs: Shell, there: str) -> None:

@@ -425,6 +425,25 @@ async def test_what_lost_a_copy_at_an_fsync_takes_no_more_bytes(tmp_path: Path) 
         assert await get(fs, "/after") == b"after"
 
 
+async def test_what_is_given_up_while_the_namenode_is_away_does_not_happen_after_what_comes_later(
+    tmp_path: Path,
+) -> None:
+    """A command may have arrived, so it is repeated though nobody waits for it: in its place, not behind others."""
+    async with real_cluster(tmp_path, datanodes=1, replicas=1) as cluster, cluster.client() as fs:
+        await put(fs, "/file", b"0" * 100)
+        async with await fs.open("/file", "r+") as file:
+            for size in (90, 80, 70, 60):
+                cluster.kill(NAMENODE)
+                with trio.move_on_after(1.0) as scope:
+                    await file.truncate(10)
+                assert scope.cancelled_caught
+                await cluster.start(NAMENODE)
+                await file.truncate(size)
+                await trio.sleep(1.5)
+                assert (await fs.stat("/file")).size == size
+    assert not fs.session._abandoned
+
+
 async def test_a_call_to_a_namenode_that_hangs_ends_when_the_client_wants_to_wait_no_longer(tmp_path: Path) -> None:
     async with real_cluster(tmp_path, datanodes=1, replicas=1) as cluster, cluster.client(wait_s=1) as fs:
         with cluster.suspended(NAMENODE), trio.fail_after(limits.CALL_TIMEOUT_S / 2):

@@ -168,6 +168,80 @@ def the_namespace(fs: BlockingFileSystem) -> None:
     assert not fs.exists("/tree")
 
 
+def paths_as_posix_has_them(fs: BlockingFileSystem) -> None:
+    """Links to what is not there yet lead to what is made, and who ends a path in a slash means a directory."""
+    fs.mkdir("/tree/deep", parents=True)
+    for link, target in (("/tree/far", "/made far"), ("/tree/deep/near", "../made near"), ("/tree/on", "deep/near")):
+        fs.symlink(target, link)
+    with fs.open("/tree/far", "wb") as file:
+        file.write(b"far")
+    assert fs.read_bytes("/made far") == b"far"
+    fs.touch("/tree/on")
+    assert fs.stat("/tree/made near").size == 0
+    with pytest.raises(FileExistsError):
+        fs.open("/tree/deep/near", "x")
+    fs.symlink("loop", "/tree/loop")
+    with pytest.raises(OSError, match="too many levels"):
+        fs.touch("/tree/loop")
+    fs.symlink("deep", "/tree/link")
+    for wrong in (fs.stat, fs.remove, fs.touch, fs.read_bytes):
+        with pytest.raises(NotADirectoryError):
+            wrong("/made far/")
+    with pytest.raises(NotADirectoryError):
+        fs.remove("/tree/link/")
+    with pytest.raises(NotADirectoryError):
+        fs.open("/tree/new/", "w")
+    assert fs.listdir("/tree/link/") == ["near"] and fs.exists("/made far")
+
+
+class Raw(io.RawIOBase):
+    """Takes and gives a little at a time, or nothing for now."""
+
+    def __init__(self, content: bytes = b"", *, is_ready: bool = True) -> None:
+        self.content = bytearray(content)
+        self.is_ready = is_ready
+
+    def write(self, data: Any) -> int | None:
+        self.content += bytes(data[:1000])
+        return min(1000, len(data)) if self.is_ready else None
+
+    def readinto(self, view: Any) -> int | None:
+        if not self.is_ready:
+            return None
+        some = bytes(self.content[: min(1000, len(view))])
+        del self.content[: len(some)]
+        view[: len(some)] = some
+        return len(some)
+
+
+def raw_files(fs: BlockingFileSystem) -> None:
+    data = os.urandom(2_500_000)
+    fs.upload(Raw(data), "/raw")
+    assert fs.read_bytes("/raw") == data
+    with fs.open("/raw", "r+b") as file:
+        file.seek(4_000_000)
+        file.write(b"behind a hole")
+    sink = Raw()
+    assert fs.download("/raw", sink).size == len(sink.content) == 4_000_013
+    assert sink.content == fs.read_bytes("/raw")
+    with pytest.raises(BlockingIOError, match="non-blocking"):
+        fs.upload(Raw(b"some", is_ready=False), "/half")
+    with pytest.raises(BlockingIOError, match="non-blocking"):
+        fs.download("/raw", Raw(is_ready=False))
+    assert not fs.exists("/half")
+
+
+def lines_at_once(fs: BlockingFileSystem) -> None:
+    with fs.open("/lines", "w", buffering=1) as file:
+        file.write("a line\n")
+        assert fs.read_bytes("/lines") == b"a line\n"
+
+
+def rights_that_writing_takes_away(fs: BlockingFileSystem) -> None:
+    for mode in (0o4755, 0o2755, 0o6777, 0o1644):
+        assert fs.upload(io.BytesIO(b"program"), "/program", mode=mode, replace=True).mode & 0o7777 == mode
+
+
 def the_cluster(fs: BlockingFileSystem) -> None:
     fs.write_bytes("/kept", b"data")
     assert [view.node for view in fs.nodes()] == ["n1", "n2"]
@@ -178,7 +252,10 @@ def the_cluster(fs: BlockingFileSystem) -> None:
 
 @pytest.mark.parametrize(
     "script",
-    [text_files, binary_files, the_standard_library, the_namespace, the_cluster],
+    [
+        *(text_files, binary_files, the_standard_library, the_namespace, paths_as_posix_has_them, raw_files),
+        *(lines_at_once, rights_that_writing_takes_away, the_cluster),
+    ],
     ids=lambda each: each.__name__,
 )
 async def test_scripts(cluster: RealCluster, script: Script) -> None:
