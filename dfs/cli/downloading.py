@@ -55,7 +55,8 @@ Put = Callable[[Job], Awaitable[None]]
 
 
 class Downloading:
-    """One `dfs download`. `_made` are directories to be finished, parents before what is in them."""
+    """One `dfs download`. `_made` are directories to be finished, parents before what is in them; `_filled` are all
+    directories, where they are to be flushed."""
 
     def __init__(self, fs: FileSystem, options: Options, report: Report, meter: Meter) -> None:
         self._fs = fs
@@ -63,6 +64,7 @@ class Downloading:
         self._report = report
         self._meter = meter
         self._made: list[Job] = []
+        self._filled: list[bytes] = []
 
     async def run(self, sources: tuple[bytes, ...], target: bytes) -> None:
         """Copy `sources` to `target`, or into it. Errors about one of them go to the report."""
@@ -80,6 +82,9 @@ class Downloading:
         for job in reversed(self._made):
             with self._report.catching():
                 await trio.to_thread.run_sync(self._finish_directory, job)
+        for directory in reversed(self._filled):
+            with self._report.catching():
+                await trio.to_thread.run_sync(_sync_filled, directory)
 
     # --- what there is to do ----------------------------------------------------------------------------
 
@@ -110,7 +115,10 @@ class Downloading:
                 made = True
             if not made:
                 refused.add(met.attr.ino)
-            elif self._options.preserve or self._mode(met.attr) & stat.S_IRWXU != stat.S_IRWXU:
+                continue
+            if self._options.sync:
+                self._filled.append(job.target)
+            if self._options.preserve or self._mode(met.attr) & stat.S_IRWXU != stat.S_IRWXU:
                 self._made.append(job)
 
     # --- doing it ---------------------------------------------------------------------------------------
@@ -166,6 +174,8 @@ class Downloading:
             if os.geteuid() == 0:
                 os.lchown(job.target, job.attr.uid, job.attr.gid)
             os.utime(job.target, ns=(job.attr.atime_ns, job.attr.mtime_ns), follow_symlinks=False)
+        if self._options.sync:
+            _sync_directory(job.target)
 
     # --- at the end -------------------------------------------------------------------------------------
 
@@ -298,9 +308,19 @@ def _make_directory(path: bytes, mode: int) -> None:
             raise FileExistsError(errno.EEXIST, "exists already, and is no directory", path) from None
 
 
+def _sync_filled(directory: bytes) -> None:
+    """Make a directory durable with the names in it, and its own name."""
+    _sync_names(directory)
+    _sync_directory(directory)
+
+
 def _sync_directory(path: bytes) -> None:
     """Make the name durable, too."""
-    fd = os.open(os.path.dirname(path) or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _sync_names(os.path.dirname(path.rstrip(b"/")) or b".")
+
+
+def _sync_names(directory: bytes) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:

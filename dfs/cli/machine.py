@@ -94,6 +94,7 @@ class Files:
             each.mkdir(mode=0o700)
             self._made.append(each)
             each.chmod(mode if each == path else 0o755)  # whatever the umask is
+            keys.sync_directory(each.parent)
         if is_daemons and self._owner is not None and (missing or _is_empty(path)):
             _give_directory(path, self._owner)
 

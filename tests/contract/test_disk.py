@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from dfs import errors, limits
+from nodes.datanode import disk as machine
 from nodes.datanode.disk import Disk, File, RealDisk, flags_of_large_writes
 from tests.simulation.disk import MemoryDisk
 
@@ -262,6 +263,50 @@ def test_what_a_sync_failed_to_write_is_read_until_it_is_dropped_and_never_writt
     assert content(file, 12 * KIB) == b"b" * 4 * KIB + b"a" * 4 * KIB + b"b" * (4 * KIB - 1) + b"c"
     disk.crash(random.Random(1))
     assert disk.read_file("file") == b"a" * 8 * KIB + b"b" * (4 * KIB - 1) + b"c"
+
+
+@pytest.fixture
+def flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the machine is told to flush, in order, each by the path below `tmp_path` that it has then."""
+    found: list[str] = []
+
+    def note(descriptor: int) -> int:
+        found.append(str(Path(f"/proc/self/fd/{descriptor}").readlink().relative_to(tmp_path)))
+        return 0
+
+    monkeypatch.setattr(os, "fdatasync", note)
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(machine._libc, "syncfs", note)
+    return found
+
+
+def test_what_is_to_be_on_the_disk_is_flushed_to_it(tmp_path: Path, flushed: list[str]) -> None:
+    """No test of the machine's disk loses its power: the twin is believed as to what survives that."""
+    disk = RealDisk(tmp_path)
+    disk.make_dirs("d")
+    file = disk.open("d/file", create=True)
+    file.sync()
+    file.close()
+    disk.sync_dir("d")
+    disk.sync_dir("")
+    disk.sync_all()
+    assert flushed == ["d/file", "d", ".", "."]
+
+
+def test_a_file_that_is_replaced_is_flushed_before_it_has_the_name_and_the_name_after(
+    tmp_path: Path, flushed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = RealDisk(tmp_path)
+    disk.make_dirs("d")
+    rename = disk.rename
+
+    def note_and_rename(old: str, new: str) -> None:
+        flushed.append(f"{old} becomes {new}")
+        rename(old, new)
+
+    monkeypatch.setattr(disk, "rename", note_and_rename)
+    disk.replace_file("d/file", b"content")
+    assert flushed == ["d/file.new", "d/file.new becomes d/file", "d"]
 
 
 def test_directories_of_one_file_system_say_so(tmp_path: Path) -> None:

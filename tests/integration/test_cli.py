@@ -98,6 +98,25 @@ def test_one_file_there_and_back(dfs: Shell, there: str, tmp_path: Path) -> None
     assert (tmp_path / "again").read_bytes() == data
 
 
+def test_a_download_is_on_the_disk_where_that_is_asked_for(
+    dfs: Shell, there: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    dfs("put", tmp_path / "file", there)
+    flushed: list[Path] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: flushed.append(Path(f"/proc/self/fd/{fd}").readlink()))
+    dfs("get", f"{there}/file", tmp_path / "cached")
+    assert not flushed
+    dfs("get", "--sync", f"{there}/file", tmp_path / "kept")
+    draft, directory = flushed
+    assert draft.parent == directory == tmp_path and draft != tmp_path / "kept"
+    flushed.clear()
+    dfs("mkdir", "-p", f"{there}/tree/empty")
+    dfs("ln", "-s", "anywhere", f"{there}/tree/link")
+    dfs("get", "-r", "--sync", f"{there}/tree", tmp_path / "tree")
+    assert set(flushed) == {tmp_path, tmp_path / "tree", tmp_path / "tree" / "empty"}
+
+
 def test_nothing_is_overwritten_without_force(dfs: Shell, there: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"new")
     dfs("upload", "-", f"{there}/file", stdin=b"old")

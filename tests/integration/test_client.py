@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,6 +17,7 @@ from dfs import errors, limits
 from dfs.checksum import Block, Buffer
 from dfs.client import FileSystem, filewriter, open_filesystem
 from dfs.client.datanodes import DataNodes
+from dfs.client.inodes import Inodes
 from dfs.client.openinodes import open_inodes
 from dfs.rpc import Peer
 from dfs.types import ChunkId, NodeId
@@ -149,6 +150,31 @@ async def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         assert (await fs.statfs()).used_bytes == 0
 
 
+async def test_an_upload_is_on_the_disks_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    sync, link = DataNodes.sync, Inodes.link
+
+    async def synced(self: DataNodes, node: NodeId, chunks: Mapping[ChunkId, bytes]) -> list[int]:
+        lengths = await sync(self, node, chunks)
+        steps.append("flushed")
+        return lengths
+
+    async def linked(self: Inodes, *args: Any, **options: Any) -> Any:
+        steps.append("named")
+        return await link(self, *args, **options)
+
+    monkeypatch.setattr(DataNodes, "sync", synced)
+    monkeypatch.setattr(Inodes, "link", linked)
+    async with running_cluster(tmp_path, datanodes=3) as cluster, cluster.client() as fs:
+        await put(fs, "/file", b"content")
+        assert steps == ["flushed"] * 3 + ["named"]
+        steps.clear()
+        await put(fs, "/other", b"content", sync=False)
+        assert steps == ["named"]
+
+
 async def test_upload_refuses_what_is_there_unless_told(tmp_path: Path) -> None:
     async with running_cluster(tmp_path, datanodes=3) as cluster, cluster.client() as fs:
         await put(fs, "/file", b"old")
@@ -178,6 +204,26 @@ async def test_a_dead_datanode_costs_no_read_an_error(tmp_path: Path) -> None:
         for name in ("n1", "n2"):
             await cluster.stop(name)
             assert await get(fs, "/file") == data
+
+
+async def test_bytes_that_are_damaged_on_their_way_are_had_from_another_replica(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, damaging = Volumes.read, list[Volumes]()
+
+    async def damaged(self: Volumes, chunk: ChunkId, offset: int, length: int) -> tuple[list[Block], list[Buffer]]:
+        blocks, buffers = await read(self, chunk, offset, length)
+        if not damaging or damaging[0] is self:  # the first that is asked
+            damaging.append(self)
+            buffers = [bytes([buffers[0][0] ^ 1]), memoryview(buffers[0])[1:], *buffers[1:]]
+        return blocks, buffers
+
+    monkeypatch.setattr(Volumes, "read", damaged)
+    data = os.urandom(50_000)
+    async with running_cluster(tmp_path, datanodes=3) as cluster, cluster.client() as fs:
+        await put(fs, "/file", data)
+        assert await get(fs, "/file") == data
+        assert fs.reader.statistics()["failovers"] == len(damaging) > 0
 
 
 async def test_a_datanode_that_dies_during_an_upload_costs_it_no_error(tmp_path: Path) -> None:
@@ -522,6 +568,35 @@ async def test_a_file_that_is_written_now_and_then_and_never_synced_is_known_of_
             await file.fsync()
             assert not fs.chunks.statistics()["struck"]
             assert await file.pread(100, 0) == b"012345678901"
+
+
+@pytest.mark.parametrize("has_written", [True, False])
+async def test_an_fsync_counts_only_copies_of_which_all_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_written: bool
+) -> None:
+    short: set[NodeId] = set()
+    sync = DataNodes.sync
+
+    async def cut_short(self: DataNodes, node: NodeId, chunks: Mapping[ChunkId, bytes]) -> list[int]:
+        return [length - (node in short) for length in await sync(self, node, chunks)]
+
+    monkeypatch.setattr(DataNodes, "sync", cut_short)
+    async with running_cluster(tmp_path, datanodes=3) as cluster, cluster.client() as fs, cluster.client() as other:
+        async with await fs.open("/file", "x") as written:
+            await written.pwrite(b"content", 0)
+            (place,) = await fs.replicas("/file")
+            short.update(place.nodes[:2])
+            async with await other.open("/file", "r+") as known, trio.open_nursery() as nursery:
+                synced = trio.Event()
+
+                async def fsync() -> None:
+                    await (written if has_written else known).fsync()
+                    synced.set()
+
+                nursery.start_soon(fsync)
+                await trio.sleep(0.5)
+                assert not synced.is_set()
+                short.clear()
 
 
 async def test_an_fsync_after_a_write_is_one_call_to_each_datanode(

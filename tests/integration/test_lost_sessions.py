@@ -342,6 +342,44 @@ async def test_a_version_that_was_foreseen_and_did_not_come_vouches_for_nothing(
         await write(other, b"OTHERS")
         assert bytes(await file.read(0, 100)) == b"OTHERS"
         assert not file._writer._is_vouched(file.attr.version)
+        file.note_own(await fs.inodes.setattr(file.ino, {"mode": 0o644}))
+        assert not file._writer._is_vouched(file.attr.version), "they are in this one as well"
+        files.close(file)
+
+
+async def test_what_is_committed_while_an_fsync_is_under_way_is_flushed_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with mounted(tmp_path) as (_, fs, files):
+        file = await a_file(fs, files)
+        door = Door(monkeypatch, fs.chunks, "make_durable", after=True)
+        await file.write(0, b"first")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(file.fsync)
+            await door.reached.wait()
+            await file.write(5, b"later")
+            await file.settle()
+            door.opened.set()
+        assert any(lane.synced < lane.length for lane in fs.chunks._unsealed)
+        await file.fsync()
+        assert all(lane.synced == lane.length for lane in fs.chunks._unsealed)
+        files.close(file)
+
+
+async def test_an_fsync_that_ends_in_another_session_vouches_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has seen may never have been."""
+    async with mounted(tmp_path) as (cluster, fs, files), cluster.client() as other:
+        file = await a_file(fs, files, b"before")
+        await write(other, b"OTHERS")
+        door = Door(monkeypatch, fs.chunks, "sync_places")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(file.fsync)
+            await door.reached.wait()
+            await end_session(fs, other)
+            door.opened.set()
+        assert not file._writer._is_vouched((await other.stat("/d/f")).version)
         files.close(file)
 
 

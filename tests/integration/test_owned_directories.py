@@ -323,6 +323,15 @@ async def test_who_asks_next_sees_what_was_answered_elsewhere(tmp_path: Path) ->
             assert (await other.stat(f"/d/new {number}")).mode & 0o777 == 0o600
 
 
+async def test_who_has_a_directory_open_sees_what_was_answered_elsewhere(tmp_path: Path) -> None:
+    """He asks by its number, and has not looked at it since."""
+    async with owners(tmp_path, clients=2) as (_, (one, other)):
+        d = (await one.mkdir("/d")).ino
+        await one.session.stream.flush()
+        await one.inodes.create(d, b"file", 0o644, 0, 0)
+        assert [entry.name for entry in await other.inodes.readdir(d)] == [b"file"]
+
+
 async def test_who_is_refused_is_so_for_what_was_answered_elsewhere(tmp_path: Path) -> None:
     """An error is an answer, too: it may not be about how things were."""
     async with owners(tmp_path, clients=2) as (_, (one, other)):

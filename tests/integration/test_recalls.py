@@ -205,6 +205,25 @@ async def test_a_recall_is_answered_however_impatient_the_client_is(
         assert fs.session.session == session
 
 
+async def test_a_file_that_is_open_and_leased_is_held_before_the_lease_is_given_back(tmp_path: Path) -> None:
+    async with (
+        running_cluster(tmp_path, datanodes=0) as cluster,
+        mounted(cluster) as (fs, files),
+        cluster.client() as other,
+    ):
+        made = await other.touch("/file")
+        assert await fs.exists("/file")
+        file = await files.acquire(made.ino, "file")
+        assert not file.holds
+        await other.remove("/file")
+        assert (await fs.inodes.getattr(made.ino)).nlink == 0
+        assert file.holds
+        files.close(file)
+        with trio.fail_after(TIMEOUT_S):
+            while (await other.statfs()).inodes > 1:
+                await trio.sleep(0.01)
+
+
 async def test_a_file_that_was_removed_goes_when_it_is_closed_while_the_namenode_is_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

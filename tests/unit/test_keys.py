@@ -214,6 +214,26 @@ def test_a_file_is_replaced_whole_or_not_at_all(
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_is_flushed_before_it_has_its_name_and_the_name_after(
+    tmp_path: Path, masters: Masters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "key"
+    flushed: list[tuple[Path, bytes]] = []
+
+    def note(descriptor: int) -> None:
+        flushed.append((Path(f"/proc/self/fd/{descriptor}").readlink(), path.read_bytes() if path.exists() else b""))
+
+    monkeypatch.setattr(os, "fsync", note)
+    before = b""
+    for put, content in ((keys.save, KeyFile(None, masters)), (keys.replace, KeyFile(None, masters.with_next()))):
+        flushed.clear()
+        put(path, content)
+        (new, there), (directory, then) = flushed
+        assert new.parent == directory == tmp_path and new != path
+        assert there == before and then == path.read_bytes()
+        before = then
+
+
 def test_a_file_of_a_newer_release_is_refused_with_what_to_run(tmp_path: Path, masters: Masters) -> None:
     path = tmp_path / "key"
     keys.save(path, KeyFile(masters.issue(Role.CLIENT, "alice"), Masters({})))

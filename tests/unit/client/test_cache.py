@@ -167,6 +167,8 @@ def test_a_directory_that_is_given_up_is_learnt_again_only_when_the_namenode_kno
     token = cache.ask()
     cache.learn_name(token, D, b"a", FILE)
     assert cache.name(D, b"a") is None
+    learn_listing(cache, {b"a": FILE})
+    assert cache.name(D, b"a") is None
     cache.gave_up([D])
     cache.learn_name(token, D, b"a", FILE)  # asked when the NameNode did not know yet
     assert cache.name(D, b"a") is None

@@ -10,11 +10,11 @@ import trio
 import trio.testing
 from structlog.testing import capture_logs
 
-from dfs import errors
+from dfs import errors, verbs
 from dfs.client.cache import Cache
 from dfs.client.session import Session
 from dfs.rpc import Pool
-from dfs.types import ROOT_INO
+from dfs.types import ROOT_INO, Ino
 from tests.simulation.disk import InlineRuntime
 
 TIMEOUT_S = 30.0
@@ -30,14 +30,21 @@ class NameNode:
 
     def __init__(self, *after: tuple[float, list[Any]]) -> None:
         self._events = deque(after)
+        self.life = LIFE
+        self.claims: list[tuple[Any, ...]] = []
+        self.asked: list[tuple[Any, ...]] = []
 
-    async def call(self, _address: str, _name: str, method: str, *_args: Any, **_options: Any) -> Any:
+    async def call(self, _address: str, _name: str, method: str, *args: Any, **_options: Any) -> Any:
         if method == "open_session":
             return {"session": 1, "timeout_s": TIMEOUT_S, "root": ROOT_INO, "caches": True, "incarnation": LIFE}
         if method == "events":
+            self.asked.append(args[1:])
             late_s, events = self._events.popleft() if self._events else (5.0, [])
             await trio.sleep(late_s)
-            return LIFE, events
+            return self.life, events
+        if method == "reclaim":
+            self.claims.append(args[2:])
+            return None
         return await trio.sleep_forever()
 
 
@@ -56,6 +63,109 @@ async def test_a_recall_that_comes_late_is_counted_from_when_it_may_have_been_se
     assert session.is_trusted
     await trio.sleep(5)  # by now the next answer is here: the NameNode has been heard, and waits for ours
     assert not session.is_trusted
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_kernel_shows_nothing_for_as_long_as_the_silence_after_which_the_session_ends(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    session = await opened(NameNode((1e9, [])), nursery)
+    shown_until = 0.0
+    for _ in range(int(2 * TIMEOUT_S)):
+        if session.kernel_timeout_s:
+            shown_until = trio.current_time() + session.kernel_timeout_s
+        await trio.sleep(1)
+    assert TIMEOUT_S / 2 < shown_until < TIMEOUT_S
+    nursery.cancel_scope.cancel()
+
+
+async def test_who_is_told_that_there_is_more_has_not_heard_all(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    parts = [(5.0, [(number, "nodes", None), (number, verbs.MORE, None)]) for number in range(1, 20)]
+    session = await opened(NameNode(*parts), nursery)
+    await trio.sleep(TIMEOUT_S / 2 + 1)
+    assert not session.is_trusted
+    nursery.cancel_scope.cancel()
+
+
+async def test_after_a_restart_all_is_claimed_that_somebody_here_may_show(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """What was recalled as well, until the NameNode knows that it is forgotten."""
+    namenode = NameNode((1.0, [RECALL, (2, "recall", [(Ino(7), b"name")])]))
+    session = await opened(namenode, nursery)
+    session.held_besides.append(lambda: ([Ino(8)], [Ino(9)]))
+    session.dirty_inos = lambda: [Ino(10)]
+    session.stream.put("setattr", (Ino(11), {}), 1, None, (Ino(11),))
+    token = session.cache.ask() if session.cache is not None else 0
+    await trio.sleep(2)
+    namenode.life += 1
+    await trio.sleep(10)
+    assert namenode.claims == [([ROOT_INO, 8], [7, 9], [10, 11], True)]
+    assert session.cache is not None and not session.cache.is_valid(token, (Ino(12), None)), "that was the one before"
+    nursery.cancel_scope.cancel()
+
+
+async def test_who_waits_for_an_answer_claims_nothing_after_a_restart_of_what_he_knew(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """It may have happened, and others may have seen that."""
+    namenode = NameNode((1.0, []))
+    session = await opened(namenode, nursery)
+    assert session.cache is not None
+    session.cache.learn_name(session.cache.ask(), ROOT_INO, b"name", Ino(7))
+    forgotten = trio.Event()
+
+    async def forget() -> None:
+        forgotten.set()
+
+    session.on_forget_all = forget
+    session.take_seq()
+    await trio.sleep(2)
+    assert session.cache.held() == ([], [ROOT_INO])
+    namenode.life += 1
+    await trio.sleep(10)
+    assert namenode.claims == [([], [], [], True)] and forgotten.is_set()
+    nursery.cancel_scope.cancel()
+
+
+class RefusingNameNode(NameNode):
+    async def call(self, address: str, name: str, method: str, *args: Any, **options: Any) -> Any:
+        if method == "reclaim":
+            raise errors.InvalidArgument("it is more than a session can have held")
+        return await super().call(address, name, method, *args, **options)
+
+
+async def test_who_gives_up_his_session_shows_nothing_while_it_is_being_forgotten(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    namenode = RefusingNameNode((1.0, []))
+    session = await opened(namenode, nursery)
+    trusted: list[bool] = []
+
+    async def forget() -> None:
+        trusted.append(session.is_trusted)
+
+    session.on_forget_all = forget
+    await trio.sleep(2)
+    assert session.is_trusted
+    namenode.life += 1
+    with capture_logs():
+        await trio.sleep(10)
+    assert trusted[0] is False
+    nursery.cancel_scope.cancel()
+
+
+async def test_events_of_another_life_are_numbered_anew(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    namenode = NameNode((1.0, [(7, "nodes", None)]))
+    await opened(namenode, nursery)
+    await trio.sleep(2)
+    namenode.life += 1
+    await trio.sleep(5)
+    assert namenode.asked == [(0, LIFE), (7, LIFE), (0, LIFE + 1)]
     nursery.cancel_scope.cancel()
 
 
@@ -90,6 +200,28 @@ async def test_what_was_lost_with_its_session_is_not_sent_again_when_the_namenod
         await trio.sleep(60)
     assert namenode.applied == 1
     assert session.stream.unsettled == 0
+    nursery.cancel_scope.cancel()
+
+
+class LossyNameNode(NameNode):
+    """No answer to an `apply` arrives."""
+
+    async def call(self, address: str, name: str, method: str, *args: Any, **options: Any) -> Any:
+        if method == "apply":
+            raise errors.ConnectionLost("it broke")
+        return await super().call(address, name, method, *args, **options)
+
+
+async def test_what_may_have_happened_or_not_is_asked_for(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    session = await opened(LossyNameNode(), nursery)
+    assert session.cache is not None
+    session.cache.learn_name(session.cache.ask(), ROOT_INO, b"name", Ino(7))
+    assert session.cache.name(ROOT_INO, b"name") == 7
+    with capture_logs(), pytest.raises(errors.ConnectionLost):
+        await session.apply("unlink", ROOT_INO, b"name")
+    assert session.cache.name(ROOT_INO, b"name") is None
     nursery.cancel_scope.cancel()
 
 

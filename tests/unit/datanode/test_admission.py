@@ -112,6 +112,15 @@ def test_what_was_shown_on_one_connection_counts_there_only(clock: Clock) -> Non
         admission.read(connection, ChunkId(8), shown, 0, 1)
 
 
+def test_what_was_shown_counts_no_longer_than_its_generation(clock: Clock) -> None:
+    masters = MASTERS.with_next()
+    admission, connection = Admission(lambda: masters, clock, lambda _: True), peer()
+    admission.read(connection, CHUNK, grant(READ), 0, 1)
+    masters = masters.without(1)
+    with pytest.raises(errors.GrantExpired):
+        admission.read(connection, CHUNK, grant(READ), 0, 1)
+
+
 def test_what_a_connection_has_shown_takes_bounded_memory(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "GRANTS_REMEMBERED_MAX", 10)
     admission, connection = Admission(lambda: MASTERS, clock, lambda _: True), peer()

@@ -311,6 +311,27 @@ def opened_length(disk: MemoryDisk) -> int:
     return opened(disk).chunks[CHUNK]
 
 
+async def test_what_was_freed_does_not_come_back(store: ChunkStore, disk: MemoryDisk) -> None:
+    await begun(store, CHUNK)
+    await synced(store, b"-one")
+    await store.punch(CHUNK, [(5, 4)])
+    again = crashed(disk)
+    assert await content(again, 0, 5) == b"begun"
+    with pytest.raises(errors.ChunkNotFound, match="were freed"):
+        await again.read(CHUNK, 5, 4)
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_what_a_start_has_voided_does_not_come_back(store: ChunkStore, disk: MemoryDisk, seed: int) -> None:
+    await begun(store, CHUNK)
+    await synced(store, b"-before")
+    disk.kill()
+    again = opened(disk)
+    await again.delete(CHUNK)
+    await begun(again, CHUNK)
+    assert crashed(disk, seed).chunks[CHUNK] == 5
+
+
 @pytest.mark.parametrize("seed", range(4))
 async def test_a_chunk_made_anew_gets_nothing_of_the_one_before(store: ChunkStore, disk: MemoryDisk, seed: int) -> None:
     await begun(store, CHUNK)
@@ -536,6 +557,9 @@ async def test_where_none_can_be_begun_there_is_none(store: ChunkStore, disk: Me
     again = opened(disk)
     assert await content(again, 0, 9) == b"begun-one"
     assert not disk.exists(JOURNAL) and again.drive.failed is None
+    disk.mend()
+    disk.crash(random.Random(2))
+    assert not disk.exists(JOURNAL), "nor does it come back"
 
 
 async def test_damaged_blocks_do_not_go_through_it(store: ChunkStore, disk: MemoryDisk) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from dfs import errors, keys, sealing
 from dfs.keys import Holder, KeyFile, Masters, Role
-from dfs.rpc import Gate, Pool, Server
+from dfs.rpc import Gate, Peer, Pool, Server
 from nodes.datanode.keyring import Keyring
 from tests.simulation.disk import InlineRuntime
 from tests.simulation.network import MemoryNetwork
@@ -94,6 +95,25 @@ async def test_who_is_revoked_is_refused_and_kept_with_the_key(node: Node) -> No
     assert node.gate.revoked == frozenset({ALICE}) == node.kept[-1].revoked
     await node.told([1, 2], 1, revoked=[])
     assert node.gate.revoked == frozenset() == node.kept[-1].revoked
+
+
+async def test_connections_end_whose_keys_count_no_more(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    peers = []
+    for number, (name, generation) in enumerate((("alice", 2), ("bob", 2), ("carol", 1))):
+        peer = Peer("test", number)
+        peer.key = BOTH.issue(Role.CLIENT, name, None, generation).id
+        peers.append(peer)
+    closed: list[list[str]] = []
+
+    def close_connections(of: Callable[[Peer], bool]) -> int:
+        closed.append([peer.key.name for peer in peers if of(peer) and peer.key is not None])
+        return len(closed[-1])
+
+    monkeypatch.setattr(node.keyring._server, "close_connections", close_connections)
+    await node.told([1, 2], 1, revoked=[["client", "alice"]])
+    node.answer = file_of(BOTH.without(1), 2)
+    await node.told([2], 2)
+    assert closed == [["alice"], ["alice", "carol"]]
 
 
 async def test_a_key_that_cannot_be_kept_is_used_all_the_same(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:

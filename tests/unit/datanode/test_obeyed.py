@@ -130,6 +130,17 @@ async def test_a_second_power_cut_does_not_tear_the_record_that_the_first_one_le
     assert load([disk]) == memory
 
 
+@pytest.mark.parametrize("seed", range(4))
+async def test_one_record_is_on_the_disk_before_the_other_is_written(seed: int) -> None:
+    disk = MemoryDisk()
+    await save(stores_on([disk]), Memory(100, generation=1))
+    disk.power_off_after(2)
+    with pytest.raises(PowerOff):
+        await save(stores_on([disk]), Memory(200, generation=2))
+    disk.crash(random.Random(seed))
+    assert load([disk]) == Memory(200, generation=2)
+
+
 async def test_a_file_of_one_record_is_read_and_made_anew() -> None:
     disk = MemoryDisk()
     memory = Memory(100, "a reason", generation=7)

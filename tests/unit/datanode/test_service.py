@@ -258,3 +258,16 @@ async def test_an_append_that_cannot_be_flushed_is_none() -> None:
     node.disk.fail("sync", errno.EIO)
     with pytest.raises(errors.DiskFailed):
         await node.append(node.connect(OTHER), 1, durably=True)
+
+
+async def test_what_could_be_flushed_in_part_only_is_not_durable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a block was found damaged meanwhile."""
+    node = Node()
+    sync = node.volumes.sync
+
+    async def sync_less(chunks: list[ChunkId]) -> list[int]:
+        return [length - 1 for length in await sync(chunks)]
+
+    monkeypatch.setattr(node.volumes, "sync", sync_less)
+    with pytest.raises(errors.DiskFailed, match="could not be flushed"):
+        await node.append(node.connect(OTHER), 1, durably=True)

@@ -17,7 +17,7 @@ from dfs.runtime import RealRuntime
 from dfs.types import ChunkId, ClusterId
 from nodes.datanode.chunkfiles import data_path
 from nodes.datanode.disk import RealDisk
-from nodes.datanode.index import RECORD_BYTES, RECORDS_OFFSET
+from nodes.datanode.index import HEADER_BYTES, RECORD_BYTES, RECORDS_OFFSET
 from nodes.datanode.store import ChunkStore
 from tests.simulation.disk import PAGE, InlineRuntime, MemoryDisk, PowerOff
 from tests.unit.datanode.world import CHUNK, CLUSTER, DATA, INDEX, appended, blocks_of, content, content_of, opened
@@ -217,6 +217,35 @@ async def test_a_restart_after_an_error_of_fsync_takes_nothing_in_memory_for_wri
     disk.kill()
     durable = (await opened(disk).sync([CHUNK]))[0]
     assert durable >= 20_000
+    disk.crash(random.Random(1))
+    assert await content(opened(disk), 0, durable) == data[:durable]
+
+
+@pytest.mark.parametrize("path", [DATA, INDEX])
+async def test_what_could_not_be_written_before_a_start_is_not_taken_for_written(path: str) -> None:
+    """The process was killed before it asked. The system tells the first who does, and then takes it for written."""
+
+    class Failed(MemoryDisk):
+        has_told = True
+
+        def sync_all(self) -> None:
+            if not self.has_told:
+                self.has_told = True
+                self._file(path).fail_to_sync()
+                raise OSError(errno.EIO, "write-back failed")
+            super().sync_all()
+
+    disk = Failed()
+    data = random.Random(4).randbytes(20_000)
+    blocks = blocks_of(*(data[start : start + 20] for start in range(0, len(data), 20)))
+    store = opened(disk)
+    await store.append(CHUNK, 0, blocks[:100], data[:2000])
+    await store.sync([CHUNK])
+    await store.append(CHUNK, 2000, blocks[100:], data[2000:])
+    disk.kill()
+    disk.has_told = False
+    durable = (await opened(disk).sync([CHUNK]))[0]
+    assert durable >= 2000
     disk.crash(random.Random(1))
     assert await content(opened(disk), 0, durable) == data[:durable]
 
@@ -536,6 +565,17 @@ async def test_a_sync_that_the_power_cuts_short_costs_nothing_synced_before(step
             length = store.chunks[CHUNK]
             assert length >= durable
             assert await content(store, 0, length) == data[:length]
+
+
+async def test_a_mark_that_was_torn_is_not_taken_for_damage_later(disk: MemoryDisk, store: ChunkStore) -> None:
+    for data in (b"one", b"two"):
+        await appended(store, data)
+        await store.sync([CHUNK])
+    disk.flip_bit(INDEX, HEADER_BYTES)  # of the older one, in whose place the next is written
+    disk.crash(random.Random(1))
+    again = opened(disk)
+    await again.verify(CHUNK)
+    assert await content(again, 0, 6) == b"onetwo"
 
 
 @pytest.mark.parametrize("steps", range(14))

@@ -274,6 +274,26 @@ def test_nothing_is_punched_before_readers_of_old_extents_are_done(space: Namesp
     assert trims(space, chunk) == [(50, 50)]
 
 
+def test_whatever_frees_bytes_they_are_not_punched_at_once(space: Namespace) -> None:
+    session = space.open_session()
+    chunk = space.chunk(session)
+    a, b, c = (space.file(session, name).ino for name in (b"a", b"b", b"c"))
+    for ino, extents in (
+        (a, [[0, 10, chunk, 0]]),
+        (b, [[0, 10, chunk, 10], [20, 10, chunk, 20]]),
+        (c, [[0, 50, chunk, 50]]),
+    ):
+        space.do(session, "commit", ino, extents, [[chunk, 100, ALL]])
+    for verb, *args in (("unlink", ROOT_INO, b"a"), ("truncate", b, 20), ("truncate", c, 40)):
+        space.transact(space.next_command(session, verb, *args)._replace(answered_ns=1))  # by a clock far behind ours
+    space.do(session, "seal", [chunk])
+    freed = [(0, 10), (20, 10), (30, 20), (90, 10)]
+    assert trims(space, chunk) == freed
+    space.now_ns += MINUTE_NS // 2
+    assert not space.own("plan_punches")
+    assert trims(space, chunk) == freed
+
+
 def test_one_command_orders_so_many_punches_and_no_more_however_many_are_due(
     space: Namespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -412,6 +432,16 @@ def test_a_copy_counts_only_for_a_sealed_chunk_of_that_length_and_not_while_it_i
     assert space.own("drop_surplus", [(chunk, ["n3"], ["n1"])])
     assert space.own("add_replicas", "n3", [(chunk, 10)]) == [False]
     assert space.queries.chunks(0, 1)[0][3] == ["n1", "n2"]
+
+
+def test_a_copy_is_dropped_only_while_all_are_there_for_whose_sake_it_may_go(space: Namespace) -> None:
+    space.register("n4")
+    _, _, chunk = sealed(space)
+    assert space.own("add_replicas", "n4", [(chunk, 100)]) == [True]
+    space.own("drop_replicas", "n1", [chunk], ["n2"], [])  # since that was planned
+    assert space.own("drop_surplus", [(chunk, ["n4"], ["n1", "n2", "n3"])]) == 0
+    assert space.queries.chunks(0, 1)[0][3] == ["n2", "n3", "n4"]
+    assert space.own("drop_surplus", [(chunk, ["n4"], ["n2", "n3"])]) == 1
 
 
 def test_a_stray_copy_is_deleted_once_and_never_one_that_counts(space: Namespace) -> None:

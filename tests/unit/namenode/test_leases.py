@@ -107,6 +107,28 @@ async def test_while_a_change_waits_nobody_learns_what_it_changes(told: Told) ->
     assert told.leases.cover_entries(BERT, D)
 
 
+async def test_while_all_names_are_being_forgotten_nobody_learns_one(told: Told) -> None:
+    assert told.leases.cover_entries(ANNE, D)
+    told.leases.begin(CARL, [(D, ALL_NAMES)])
+    assert not told.leases.cover_name(BERT, D, b"name")
+    told.leases.finish([(D, ALL_NAMES)])
+    assert told.leases.cover_name(BERT, D, b"name")
+
+
+async def test_who_learns_what_others_wait_to_change_is_waited_for(told: Told) -> None:
+    """Both were held back, and the first to go on learns what it has made of it."""
+    assert told.leases.cover_attr(BERT, FILE)
+    for session in (CARL, ANNE):
+        told.leases.begin(session, [ATTR])
+    told.answer(BERT)
+    assert told.change(ANNE, ATTR, result=FILE)
+    told.leases.finish([ATTR])
+    assert told.items(ANNE) == [ATTR]
+    assert not told.change(CARL, ATTR)
+    told.answer(ANNE)
+    assert told.change(CARL, ATTR)
+
+
 async def test_until_the_disk_has_a_change_nobody_learns_what_was_before_it(told: Told) -> None:
     told.leases.applied(CARL, 1, [ATTR, NAME], None)
     assert not told.leases.cover_attr(ANNE, FILE)
@@ -176,6 +198,8 @@ async def test_a_reader_waits_until_who_made_the_change_shows_it(told: Told, nur
         cleared.set()
 
     nursery.start_soon(read)
+    await trio.testing.wait_all_tasks_blocked()
+    told.leases.forgot(BERT, 0, ())  # which is something else
     await trio.testing.wait_all_tasks_blocked()
     assert not cleared.is_set()
     told.answer(ANNE)

@@ -54,6 +54,16 @@ def test_replies_that_were_acknowledged_are_forgotten_and_late_duplicates_refuse
         result_of(space.transact(first)[0])
 
 
+def test_a_duplicate_changes_nothing_whether_its_reply_is_there_or_forgotten(space: Namespace) -> None:
+    session = space.open_session()
+    sent = [space.next_command(session, "setattr", ROOT_INO, {"mode": number}) for number in range(100)]
+    space.transact(*(command._replace(acked=command.seq) for command in sent))
+    before = space.dump()
+    for duplicate in sent:
+        space.transact(duplicate)
+        assert space.dump() == before, duplicate.seq
+
+
 def test_a_session_that_ended_can_do_nothing(space: Namespace) -> None:
     session = space.open_session()
     command = space.next_command(session, "mkdir", ROOT_INO, b"d", 0o755, 0, 0)

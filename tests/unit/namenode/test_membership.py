@@ -161,6 +161,29 @@ async def test_after_a_restart_known_nodes_are_asked_to_register_and_given_time(
     assert states(members) == {"n1": "up", "n2": "dead", "n3": "dead"}
 
 
+async def test_while_the_namenode_stands_still_no_node_falls_silent(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    members = watched(nursery)
+    await trio.sleep(SUSPECT_S / 4)
+    autojump_clock.jump(2 * DEAD_S)
+    await trio.sleep(SUSPECT_S / 4)
+    assert states(members) == {"n1": "up"}
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_a_node_reported_before_it_registered_again_does_not_count() -> None:
+    """It may have another disk now."""
+    members, everything = membership(), 2**63
+    registered(members)
+    before = members.registered("n1")
+    registered(members)
+    assert not members.reported(before, 1, everything)
+    assert members.unreported == {"n1"}
+    assert members.reported(members.registered("n1"), 1, everything)
+    assert not members.unreported
+
+
 async def test_a_stranger_has_to_register_first(autojump_clock: trio.testing.MockClock) -> None:
     with pytest.raises(errors.NotFound, match="has to register"):
         membership().heard("stranger", REPORT)

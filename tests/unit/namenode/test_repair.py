@@ -55,6 +55,8 @@ def test_a_copy_that_is_on_its_way_is_not_ordered_again() -> None:
     nodes = views(*map(node_view, ("n1", "n2", "n4", "n5")))
     assert decided(planned(nodes, ("n1", "n2"), coming=("n4",))) == ([], [], 2)
     assert planned(nodes, ("n1",), coming=("n4",)).targets in (["n2"], ["n5"])
+    few = views(*map(node_view, ("n1", "n4")))
+    assert decided(planned(few, ("n1",), coming=("n4",))) == ([], [], 1)
 
 
 def test_a_silent_node_is_waited_for() -> None:

@@ -650,6 +650,18 @@ async def test_a_surplus_copy_whose_order_comes_late_goes_only_while_another_can
         assert cluster.queries.deletions() == {}
 
 
+async def test_a_surplus_copy_counts_again_when_those_for_whose_sake_it_was_to_go_may_be_short(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world(tmp_path, lambda space: chunks_on(space, [N1, N2, N3], wanted=2), N1, N2, N3) as cluster:
+        stay, gone = await surplus(cluster)
+        for node in stay:
+            await cluster.service.report_chunks(node, 1, CHUNK_LAST, [[1, LENGTH - 10, False]])
+        await cluster.beat(gone)
+        assert not cluster.ordered("delete")
+        assert cluster.holders(1) == [N1, N2, N3]
+
+
 async def test_a_surplus_copy_counts_again_when_those_for_whose_sake_it_was_to_go_are_damaged(
     tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -812,6 +824,7 @@ async def test_a_node_is_a_target_again_soon_after_a_clock_that_was_ahead_is_rig
             nursery.start_soon(collector.run, cluster.writer, 1.0)
             await cluster.beat_until(lambda: cluster.holders(1) == [N1, N2, N3], N1, N2, N3, most_s=120)
             nursery.cancel_scope.cancel()
+        assert cluster.orders[:2] == [(N3, ["delete", 1]), (N3, ["copy", 1])]
 
 
 async def test_with_repair_off_nothing_is_ordered_and_all_is_counted(

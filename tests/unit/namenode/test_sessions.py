@@ -283,6 +283,22 @@ async def test_who_is_there_and_never_says_what_he_holds_since_a_restart_keeps_n
     assert ends.ended == [ONE]
 
 
+async def test_while_the_namenode_stands_still_nobody_is_late(autojump_clock: trio.testing.MockClock) -> None:
+    ends, leases, item = Ends(), Leases(), (Ino(5), None)
+    sessions = Sessions(TIMEOUT_S, ends.end, leases, LIFE)
+    sessions.add(ONE, KEY)
+    leases.join(ONE)
+    assert leases.cover_attr(ONE, item[0])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sessions.reap)
+        leases.begin(OTHER, [item])
+        await trio.sleep(0.55 * TIMEOUT_S)
+        autojump_clock.jump(2 * TIMEOUT_S)
+        await trio.sleep(0.1 * TIMEOUT_S)
+        nursery.cancel_scope.cancel()
+    assert not ends.ended
+
+
 async def test_who_comes_late_after_a_restart_has_a_time_out_to_say_what_he_holds(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

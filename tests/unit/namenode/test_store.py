@@ -28,6 +28,13 @@ def test_what_was_committed_is_there_after_reopening(tmp_path: Path) -> None:
         again.store.close()
 
 
+def test_a_commit_is_flushed_to_the_disk(tmp_path: Path) -> None:
+    """No test takes the power from SQLite: this is what it has to be told for a commit to survive that."""
+    with namespace(tmp_path) as space:
+        assert space.store.writing.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert space.store.writing.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+
+
 def test_what_was_not_committed_is_not(tmp_path: Path) -> None:
     with namespace(tmp_path) as space:
         command = space.next_command(space.open_session(), "mkdir", ROOT_INO, b"d", 0o755, 0, 0)
