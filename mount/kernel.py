@@ -127,6 +127,8 @@ class Kernel:
         """Of which version the kernel has pages, if it has any and they were not recalled since."""
         self._listings: OrderedDict[Ino, _Told] = OrderedDict()
         """Directories of which the kernel may have a listing; `until` is for how long that is worth keeping."""
+        self._uncovered: set[Ino] = set()
+        """Inodes of which pages are to be forgotten that were told without a lease."""
         self._recalls = 0
         """Of names, and listings that were told without a lease."""
         session.held_besides.append(lambda: (list(self._attrs), [*self._names, *self._listings]))
@@ -321,6 +323,25 @@ class Kernel:
         """The kernel is to ask for the attributes of an inode, which have changed though it noticed nothing."""
         _notify(self._device.forget_attributes, [self._number(ino)])
 
+    def forget_soon(self, ino: Ino) -> None:
+        """Pages of an inode are being told without a lease, so nobody would have them recalled: they go once they are
+        there. For who calls read(2) the kernel asks for attributes first; who has the page mapped would keep it.
+        """
+        if ino not in self._uncovered:
+            self._uncovered.add(ino)
+            self._session.spawn(partial(self._forget_uncovered, ino))
+
+    async def _forget_uncovered(self, ino: Ino) -> None:
+        self._uncovered.discard(ino)
+        await self._notify_pages([self._number(ino)])
+
+    async def _notify_pages(self, numbers: Sequence[int]) -> None:
+        with trio.move_on_after(PAGES_MAX_S) as limit:
+            for part in _parts(numbers):
+                await self._notify_in_thread(self._device.forget_inode, part, self._page_threads)
+        if limit.cancelled_caught:
+            log.info("pages are being read for long, and forgotten then", inodes=len(numbers))
+
     async def forget(self, items: Sequence[Item]) -> None:
         """Return when the kernel shows none of these without asking. The cache has forgotten them already."""
         now = trio.current_time()
@@ -373,11 +394,7 @@ class Kernel:
         for ino, what in told.items():
             if self._attrs.get(ino) is what:
                 del self._attrs[ino]
-        with trio.move_on_after(PAGES_MAX_S) as limit:
-            for part in _parts(numbers):
-                await self._notify_in_thread(self._device.forget_inode, part, self._page_threads)
-        if limit.cancelled_caught:
-            log.info("pages are being read for long, and forgotten then", inodes=len(numbers))
+        await self._notify_pages(numbers)
 
     async def _forget_listings(self, directories: Sequence[Ino]) -> None:
         told = {directory: self._listings[directory] for directory in directories if directory in self._listings}

@@ -19,6 +19,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 import pyfuse3
 import structlog
+import trio
 
 from dfs import errors, limits
 from dfs.client import virtual
@@ -42,6 +43,9 @@ log = structlog.get_logger(__name__)
 _BLOCK: Final = 4096
 _SECTOR: Final = 512
 _CREATE_ATTEMPTS: Final = 4
+_READS_FOR_A_LEASE: Final = 8
+_READ_AGAIN_S: Final = 0.003
+"""About as long as a change of another mount's takes."""
 """Of a file that others make and remove meanwhile."""
 _INODES_SHOWN: Final = 2**40
 """There is no limit; programs want a number."""
@@ -412,8 +416,29 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
         handle = self._handles.files[fh]
         inode = handle.inode
         found = await inode.read(off, size)
+        if not (handle.append or self._is_covered(inode)):
+            found = await self._read_again(inode, off, size, found)
         if handle.moves_atime:
             self._accesses.read(inode.attr)
+        return found
+
+    def _is_covered(self, inode: OpenInode) -> bool:
+        """Whether what is told of a file now is recalled when somebody changes it. If it has no name, nobody does."""
+        return self._fs.inodes.cached_attr(inode.ino) is not None or not inode.attr.nlink
+
+    async def _read_again(self, inode: OpenInode, off: int, size: int, found: Any) -> Any:
+        """What a file holds that others change at this moment, so that there is no lease on it; under one if may be.
+
+        What is mapped is written back as whole pages: of an older one that would undo what others have written.
+        """
+        for _ in range(_READS_FOR_A_LEASE):
+            if not self._fs.session.is_trusted or self._fs.session.is_recalled(inode.ino):
+                break
+            await trio.sleep(_READ_AGAIN_S)
+            found = await inode.read(off, size)
+            if self._is_covered(inode):
+                return found
+        self._kernel.forget_soon(inode.ino)
         return found
 
     @_handler
@@ -427,6 +452,8 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
                 await handle.fsync()
         else:
             await handle.inode.write(off, buf)
+            if not self._is_covered(handle.inode):
+                self._kernel.forget_soon(handle.inode.ino)
         if not handle.is_flushed and self._open.is_cautious:  # closing will not tell whether there was room
             await handle.inode.flush()
         return len(buf)

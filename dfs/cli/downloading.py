@@ -134,7 +134,7 @@ class Downloading:
                 self._report.fail(f"skipped, for it is a {show.type_of(mode)}: {show.escaped(job.source)}")
 
     async def _copy_file(self, job: Job) -> None:
-        special = await trio.to_thread.run_sync(_check_target, job, self._options.force)
+        special = await trio.to_thread.run_sync(_check_target, job.target, self._options.force, job.is_named)
         if special:
             await self._copy_into_special(job)
             return
@@ -269,17 +269,16 @@ class Draft:
             self._path = None
 
 
-def _check_target(job: Job, force: bool) -> bool:
+def _check_target(target: bytes, force: bool, is_named: bool) -> bool:
     """Whether it is to be written into, a device or a pipe. Says early what publishing would say after all were moved.
 
     What nobody has named may have come from the cluster, as a link that leads anywhere.
     """
-    target = job.target
     try:
         mode = os.lstat(target).st_mode
     except FileNotFoundError:
         return False
-    if job.is_named and _is_special(target):  # links to one, such as /dev/stdout, too
+    if is_named and _is_special(target):  # links to one, such as /dev/stdout, too
         return True
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, "is a directory", target)

@@ -27,7 +27,7 @@ from dfs import ending, errors, limits
 from dfs.cli import show
 from dfs.cli.arguments import MOUNTPOINT
 from dfs.cli.context import chosen, complain, config_option
-from dfs.mountpoint import as_listed, find, is_dead, is_mounted, unmount
+from dfs.mountpoint import as_listed, find, is_mounted, unmount
 
 _WAIT_S: Final = limits.NAMENODE_WAIT_S + 2 * limits.FIRST_CONTACT_TIMEOUT_S
 """By then a mount of the usual patience has given up, and has tried to end its session."""
@@ -78,7 +78,7 @@ def umount(mountpoint: Path, lazy: bool) -> None:
         raise errors.NotFound(f"nothing is mounted on {where}")
     if not found.is_dfs:
         raise errors.InvalidArgument(f"what is mounted on {where} is no dfs: it is a file system of type {found.kind}")
-    was_killed = is_dead(where)
+    was_killed = _has_ended(where)
     try:
         unmount(where, lazy=lazy)
     except errors.Busy as error:
@@ -171,6 +171,12 @@ def _process_of(mountpoint: Path) -> int | None:
         return int(_state_file(mountpoint, ".pid").read_text())
     except (OSError, ValueError):
         return None
+
+
+def _has_ended(mountpoint: Path) -> bool:
+    """Whether it is known which process served a mount, and that it is no more. What hangs is not asked anything."""
+    pid = _process_of(mountpoint)
+    return pid is not None and not _command_of(pid, mountpoint)
 
 
 def _command_of(pid: int, mountpoint: Path) -> list[bytes]:

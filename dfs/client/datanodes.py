@@ -20,7 +20,7 @@ from dfs.client.shared import Placed
 from dfs.client.spans import Span, parts
 from dfs.rpc.network import without_first
 from dfs.tasks import open_nursery
-from dfs.types import ChunkId, NodeId, NodeView, datanode_object
+from dfs.types import ChunkId, NodeId, NodeState, NodeView, datanode_object
 
 _AVOID_S = 15.0  # a little more than the NameNode needs to suspect a silent node
 SILENT = (errors.Unreachable, errors.ConnectionLost, errors.DeadlineExceeded)
@@ -39,6 +39,8 @@ class DataNodes:
         self._busy: dict[NodeId, int] = {}
         self._avoid_until: dict[NodeId, float] = {}
         self._slow_until: dict[NodeId, float] = {}
+        self._is_news = False
+        """The NameNode has said that something changed, and what that is was not asked yet."""
         self._failures = 0
         self._waiting_told_at = -math.inf
         self._sending = trio.Semaphore(1)
@@ -55,12 +57,15 @@ class DataNodes:
                 views = [codec.node_view(wire) for wire in await self._session.ask("nodes")]
                 self._views = {view.node: view for view in views}
                 self._refreshes += 1
+                if self._is_news:
+                    self._is_news = False
+                    self._avoid_until = {node: at for node, at in self._avoid_until.items() if not self._is_up(node)}
         return list(self._views.values())
 
     def _forget_views(self) -> None:
         """The NameNode says that something changed: ask it before the next call. Nodes that are back are trusted."""
         self._views.clear()
-        self._avoid_until.clear()
+        self._is_news = True
 
     def avoid(self, node: NodeId) -> None:
         self._failures += 1
@@ -87,11 +92,12 @@ class DataNodes:
         return {node for node, view in self._views.items() if view.draining}
 
     def by_preference(self, nodes: Iterable[NodeId]) -> list[NodeId]:
-        """`nodes` in the order to read from: not avoided, not slow, on this host, least busy; ties by chance."""
+        """`nodes` in the order to read from: up, not avoided, not slow, on this host, least busy; ties by chance."""
         now = trio.current_time()
 
-        def rank(node: NodeId) -> tuple[bool, bool, bool, int, float]:
+        def rank(node: NodeId) -> tuple[bool, bool, bool, bool, int, float]:
             return (
+                not self._is_up(node),
                 self._avoid_until.get(node, now) > now,
                 self._slow_until.get(node, now) > now,
                 not self.is_on_this_host(node),
@@ -100,6 +106,11 @@ class DataNodes:
             )
 
         return sorted(nodes, key=rank)
+
+    def _is_up(self, node: NodeId) -> bool:
+        """As the NameNode has said last; one of which it has said nothing yet may be."""
+        view = self._views.get(node)
+        return view is None or view.state == NodeState.UP
 
     def is_well(self, node: NodeId) -> bool:
         """Whether it has neither failed of late nor been slower than another."""

@@ -13,6 +13,7 @@ import json
 import math
 import mmap
 import os
+import random
 import re
 import subprocess
 import sys
@@ -27,6 +28,7 @@ import pytest
 from dfs import errors
 from tests.fuse.conftest import PATIENCE_S, Cluster, Mount
 from tests.fuse.hammer import REGISTER
+from tests.integration.real import wait_until
 from tests.simulation import naming
 from tests.simulation.linearizable import Operation, explain
 
@@ -255,6 +257,32 @@ def test_what_is_stored_in_a_map_is_written_before_another_mount_changes_its_pag
                 page.flush()
         content = (there / path.name).read_bytes()
         assert (content[0], content[100]) == (number, number)
+
+
+def test_a_map_is_not_left_behind_by_who_writes_all_the_time(here: Path, there: Path) -> None:
+    """What is read while it is being changed is told without a lease, and nobody recalls it."""
+    (here / "file").write_bytes(bytes(4096))
+    chance = random.Random(1)
+    written = 0
+    is_over = threading.Event()
+
+    def write() -> None:
+        nonlocal written
+        with (there / "file").open("r+b", buffering=0) as file:
+            while not is_over.wait(0.03 * chance.random()):
+                os.pwrite(file.fileno(), (written + 1).to_bytes(8, "little"), 100)
+                written += 1
+
+    writer = threading.Thread(target=write)
+    with (here / "file").open("r+b") as file, mmap.mmap(file.fileno(), 4096) as page:
+        writer.start()
+        try:
+            seen = [page[100:108] for _ in range(300) if not is_over.wait(0.01)]
+        finally:
+            is_over.set()
+            writer.join()
+        assert len(set(seen)) > 1
+        wait_until(lambda: int.from_bytes(page[100:108], "little") == written)
 
 
 # --- races that have names ------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from dfs.mountpoint import find, is_dead, is_mounted, unmount
 
 _COMMITTED_S: Final = 5.0
 """What was written to a mount is by then, if the cluster works."""
+_WAS_BUSY: Final = "unmounted while files on it were open: what is written to them from now on is lost"
 
 
 def _layout(_ctx: click.Context, _param: click.Parameter, directory: Path | None) -> Layout:
@@ -150,9 +151,12 @@ def _unmount(mountpoint: Path) -> None:
     except errors.Busy:
         is_busy = True
         unmount(mountpoint)
-    goes_on = mounting.wait_for_end(mountpoint, _COMMITTED_S) is not None
+    try:
+        goes_on = mounting.wait_for_end(mountpoint, _COMMITTED_S) is not None
+    except errors.DfsError as error:
+        raise errors.DfsError(f"{_WAS_BUSY}; {error.message}" if is_busy else error.message) from None
     if is_busy:
-        raise errors.Busy("unmounted while files on it were open: what is written to them from now on is lost")
+        raise errors.Busy(_WAS_BUSY)
     if goes_on:
         raise errors.Busy("unmounted, but it is mounted elsewhere too: what is written there from now on is lost")
 

@@ -79,16 +79,25 @@ def test_a_target_is_looked_at_before_any_byte_is_moved(tmp_path: Path) -> None:
     taken = tmp_path / "taken"
     taken.touch()
     os.mkfifo(tmp_path / "fifo")
-    assert _check_target(os.fsencode(tmp_path / "free"), False) is False
-    assert _check_target(os.fsencode(taken), True) is False
-    assert _check_target(os.fsencode(tmp_path / "fifo"), True) is True
-    assert _check_target(b"/dev/null", True) is True
+    assert _check_target(os.fsencode(tmp_path / "free"), False, True) is False
+    assert _check_target(os.fsencode(taken), True, True) is False
+    assert _check_target(os.fsencode(tmp_path / "fifo"), True, True) is True
+    assert _check_target(b"/dev/null", True, True) is True
     (tmp_path / "link").symlink_to("/dev/null")
-    assert _check_target(os.fsencode(tmp_path / "link"), True) is True
+    assert _check_target(os.fsencode(tmp_path / "link"), True, True) is True
     with pytest.raises(FileExistsError):
-        _check_target(os.fsencode(taken), False)
+        _check_target(os.fsencode(taken), False, True)
     with pytest.raises(IsADirectoryError):
-        _check_target(os.fsencode(tmp_path), True)
+        _check_target(os.fsencode(tmp_path), True, True)
+
+
+def test_what_nobody_has_named_is_no_device_wherever_it_leads(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/dev/null")
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("link", "fifo"):
+        with pytest.raises(FileExistsError):
+            _check_target(os.fsencode(tmp_path / name), False, False)
+        assert _check_target(os.fsencode(tmp_path / name), True, False) is False, "it is replaced"
 
 
 # --- streams --------------------------------------------------------------------------------------------

@@ -163,3 +163,13 @@ async def test_what_was_just_told_is_forgotten_when_it_has_arrived(world: World)
     began = trio.current_time()
     await world.kernel.forget([(FILE, None)])
     assert trio.current_time() >= began + 0.025
+
+
+async def test_pages_that_were_told_without_a_lease_are_forgotten_once_however_many_they_are(world: World) -> None:
+    for _ in range(3):
+        world.kernel.forget_soon(FILE)
+    assert len(world.work) == 1 and world.told.inodes == []
+    await world.work[0]()
+    assert world.told.inodes == [FILE]
+    world.kernel.forget_soon(FILE)
+    assert len(world.work) == 2
