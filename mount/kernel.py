@@ -136,7 +136,7 @@ class Kernel:
         self._listing_threads = trio.CapacityLimiter(_THREADS_MAX)
         """For what no lock keeps up, though others may have all the other ones."""
         self._page_threads = trio.CapacityLimiter(_THREADS_MAX)
-        self._forgotten = self._waited_out = self._given = 0
+        self._forgotten = self._waited_out = self._given = self._uncovered_forgotten = 0
 
     # --- telling ----------------------------------------------------------------------------------------
 
@@ -328,6 +328,7 @@ class Kernel:
         there. For who calls read(2) the kernel asks for attributes first; who has the page mapped would keep it.
         """
         if ino not in self._uncovered:
+            self._uncovered_forgotten += 1
             self._uncovered.add(ino)
             self._session.spawn(partial(self._forget_uncovered, ino))
 
@@ -451,6 +452,7 @@ class Kernel:
             "given": self._given,
             "forgotten": self._forgotten,
             "waited_out": self._waited_out,
+            "forgotten_without_lease": self._uncovered_forgotten,
         }
 
 
