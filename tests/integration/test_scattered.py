@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -112,40 +114,41 @@ async def test_a_piece_that_is_lost_everywhere_costs_those_who_read_it(tmp_path:
                 assert await file.pread(100 * PAGE, 30 * PAGE) == data[30 * PAGE : 130 * PAGE]
 
 
+@asynccontextmanager
+async def lent(directory: Path) -> AsyncIterator[tuple[RealCluster, FileSystem, bytes]]:
+    """A client that has read all of /file so often that its only chunk is lent."""
+    async with real_cluster(directory, datanodes=1, replicas=1, min_replicas=1) as cluster:
+        async with cluster.client() as fs:
+            data = await scattered(fs, "/file")
+        async with cluster.client() as fs:
+            for _ in range(3):
+                assert await get(fs, "/file") == data
+            yield cluster, fs, data
+
+
 @pytest.mark.parametrize("is_in_memory", [True, False])
 async def test_of_a_file_that_is_lent_nobody_is_asked(tmp_path: Path, calls: Counter[str], is_in_memory: bool) -> None:
-    async with real_cluster(tmp_path, datanodes=1, replicas=1, min_replicas=1) as cluster:
-        async with cluster.client() as fs:
-            data = await scattered(fs, "/file")
-        async with cluster.client() as fs:
-            for _ in range(3):
-                assert await get(fs, "/file") == data
-            before = lent_bytes(fs)
-            calls.clear()
-            if not is_in_memory:
-                out_of_memory(cluster, "n1")
-            assert await get(fs, "/file") == data
-            assert lent_bytes(fs) - before >= len(data) - PAGE, "all but the hole"
-            assert not calls
+    async with lent(tmp_path) as (cluster, fs, data):
+        before = lent_bytes(fs)
+        calls.clear()
+        if not is_in_memory:
+            out_of_memory(cluster, "n1")
+        assert await get(fs, "/file") == data
+        assert lent_bytes(fs) - before >= len(data) - PAGE, "all but the hole"
+        assert not calls
 
 
-async def test_a_piece_of_a_lent_file_that_is_not_as_it_was_written_is_never_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with real_cluster(tmp_path, datanodes=1, replicas=1, min_replicas=1) as cluster:
-        async with cluster.client() as fs:
-            data = await scattered(fs, "/file")
-        async with cluster.client() as fs:
-            for _ in range(3):
-                assert await get(fs, "/file") == data
-            with (await chunk_of(cluster, fs)).open("r+b") as file:
-                file.seek(19 * PAGE + 1)
-                byte = file.read(1)
-                file.seek(19 * PAGE + 1)
-                file.write(bytes([byte[0] ^ 1]))
-            with pytest.raises(errors.DataLost):
-                await get(fs, "/file")
+async def test_a_piece_of_a_lent_file_that_is_not_as_it_was_written_is_never_read(tmp_path: Path) -> None:
+    async with lent(tmp_path) as (cluster, fs, _):
+        flip_in_place(await chunk_file(cluster, fs, "/file", "n1"), 19 * PAGE + 1)
+        with pytest.raises(errors.DataLost):
+            await get(fs, "/file")
 
 
-async def chunk_of(cluster: RealCluster, fs: FileSystem) -> Path:
-    return await chunk_file(cluster, fs, "/file", "n1")
+def flip_in_place(path: Path, offset: int) -> None:
+    """A bit of a file, which stays the same file for who has it open."""
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 1]))
