@@ -19,7 +19,8 @@ Attributes are forgotten at once, without a lock. A page is locked while it is b
 DataNode does; so pages are given PAGES_MAX_S. Whoever calls read(2) later sees what is new all the same: as the kernel
 has no attributes it asks for them, and drops all pages when it finds another modification time; and should he be given
 what is being read at that moment, that is read again (`OpenInode.read`). The thread that waits for the page drops it
-for who has it mapped.
+for who has it mapped. What is read while another mount changes it may be told without a lease, and nobody would have
+it recalled: it is forgotten as soon as it is there (`forget_soon`).
 
 **Listings** are kept by the kernel too, for who opens a directory with `listing_flags`. It reads one answer after the
 other into its cache, and has the whole when an empty one says that it was the last. It drops what it has when the

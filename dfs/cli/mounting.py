@@ -27,7 +27,7 @@ from dfs import ending, errors, limits
 from dfs.cli import show
 from dfs.cli.arguments import MOUNTPOINT
 from dfs.cli.context import chosen, complain, config_option
-from dfs.mountpoint import as_listed, find, is_mounted, unmount
+from dfs.mountpoint import as_listed, find, is_dead, is_mounted, unmount
 
 _WAIT_S: Final = limits.NAMENODE_WAIT_S + 2 * limits.FIRST_CONTACT_TIMEOUT_S
 """By then a mount of the usual patience has given up, and has tried to end its session."""
@@ -50,14 +50,14 @@ def mount(mountpoint: Path, options: str, subtree: str, foreground: bool) -> Non
     config = chosen().config
     which = ["--config", config] if config else []
     if foreground:
-        end: list[str] = []
-        if not is_mounted(mountpoint):  # or it is refused
-            _forget_process(mountpoint)
-            end = ["--end-file", os.fspath(_state_file(mountpoint, ".end"))]
-            _note_process(mountpoint, os.getpid())
-        sys.stdout.flush()
         command = _command(mountpoint, options, subtree, which)
-        os.execv(sys.executable, [*command, *end])
+        if not is_mounted(mountpoint) or is_dead(mountpoint):  # or it is refused
+            _forget_process(mountpoint)
+            with contextlib.suppress(OSError):  # who unmounts it is told that it is not known
+                _note_process(mountpoint, os.getpid())
+            command += ["--end-file", os.fspath(_state_file(mountpoint, ".end"))]
+        sys.stdout.flush()
+        os.execv(sys.executable, command)
     try:
         mount_in_background(mountpoint, options, subtree, which)
     except errors.InvalidArgument as error:
@@ -102,13 +102,20 @@ def _command(mountpoint: Path, options: str, subtree: str, which: Sequence[str])
 
 
 def _state_file(mountpoint: Path, suffix: str) -> Path:
-    # Not HOME, which sudo leaves as it is, or does not: who unmounts is to find what who mounted has written.
-    base = Path(os.environ.get("XDG_STATE_HOME") or Path(pwd.getpwuid(os.geteuid()).pw_dir, ".local", "state"))
+    base = Path(os.environ.get("XDG_STATE_HOME") or _home() / ".local" / "state")
     whole = urllib.parse.quote_from_bytes(os.fsencode(as_listed(mountpoint).strip("/")), safe="/")
     name = whole.replace("-", "%2D").replace("/", "-") or "-"  # as systemd-escape -p, and no two have the same
     if len(name) > _NAME_MAX:
         name = hashlib.sha256(name.encode()).hexdigest()
     return base / "dfs" / "mounts" / f"{name}{suffix}"
+
+
+def _home() -> Path:
+    """Not HOME, which sudo leaves as it is, or does not: who unmounts is to find what who mounted has written."""
+    try:
+        return Path(pwd.getpwuid(os.geteuid()).pw_dir)
+    except KeyError:  # nobody knows him
+        return Path.home()
 
 
 def mount_in_background(mountpoint: Path, options: str, subtree: str, which: Sequence[str]) -> None:
@@ -197,7 +204,7 @@ def wait_for_end(mountpoint: Path, timeout_s: float) -> int | None:
     pid = _process_of(mountpoint)
     if pid is None:
         raise errors.DfsError(
-            "unmounted, but not all of it may be committed yet: another user has mounted it, so nobody could wait"
+            "unmounted, but not all of it may be committed yet: its process is not known here, as of others' mounts"
         )
     process = _open_process(pid, mountpoint)
     has_ended = process is None

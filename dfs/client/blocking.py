@@ -67,9 +67,12 @@ class _FileSink:
             await trio.to_thread.run_sync(self._write_all, zeros[: length - start])
 
     def _write_all(self, view: memoryview) -> None:
-        """A raw file may take less than it is given."""
+        """A raw file may take less than it is given. What is like a file need not say how much it has taken."""
+        if not isinstance(self._file, io.RawIOBase):
+            self._file.write(view)
+            return
         while view:
-            view = view[_now(self._file.write(view), "no room for more") :]
+            view = view[_now(self._file.write(view) or None, "no room for more") :]
 
 
 def _now(count: int | None, what: str) -> int:

@@ -170,6 +170,19 @@ def test_restart_of_one_leaves_the_others(dfs: Shell, up: Callable[..., dict[str
     assert "no daemon 'n9'" in dfs("restart", "n9", "--dir", before["dir"], status=1).stderr
 
 
+def test_restart_does_not_wait_for_a_datanode_that_was_away_before(
+    dfs: Shell, up: Callable[..., dict[str, Any]]
+) -> None:
+    """As where its disks have failed: its own turn may mend that."""
+    before = up()
+    os.kill(pids(before)["n2"], signal.SIGSTOP)
+    try:
+        wait_until(lambda: "suspect" in dfs("nodes", "--config", before["config"]).stdout)
+        assert dfs("restart", "n1", "--dir", before["dir"]).stdout == "n1 runs again.\n"
+    finally:
+        os.kill(pids(before)["n2"], signal.SIGCONT)
+
+
 def test_restart_ends_at_the_first_daemon_that_cannot_start(
     dfs: Shell, up: Callable[..., dict[str, Any]], layout: Layout
 ) -> None:

@@ -14,6 +14,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -224,6 +225,10 @@ def raw_files(fs: BlockingFileSystem) -> None:
     sink = Raw()
     assert fs.download("/raw", sink).size == len(sink.content) == 4_000_013
     assert sink.content == fs.read_bytes("/raw")
+    alike: Any = SimpleNamespace(taken=bytearray())
+    alike.write = lambda data: alike.taken.extend(data)
+    fs.download("/raw", alike)
+    assert alike.taken == sink.content
     with pytest.raises(BlockingIOError, match="non-blocking"):
         fs.upload(Raw(b"some", is_ready=False), "/half")
     with pytest.raises(BlockingIOError, match="non-blocking"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import click
@@ -29,14 +29,16 @@ def restart(names: tuple[str, ...], layout: Layout, as_json: bool) -> None:
     """
     import trio
 
+    from dfs.cli.local import waiting
     from dfs.telemetry import configure_logs
 
     configure_logs("error")  # a client that waits for its NameNode says so; here that is no news
     cluster = _status(layout)
     with locks.holding(layout.command_lock):
         turns = _turns(layout, cluster, names)
+        up = trio.run(waiting.nodes_up, layout)
         for name in turns:
-            cluster = trio.run(_restart, layout, name)
+            cluster = trio.run(_restart, layout, name, None if up is None else up | {*turns[: turns.index(name) + 1]})
             if not as_json:
                 click.echo(f"{name} runs again." if name in cluster["daemons"] else removed_line(layout, [name]))
     if as_json:
@@ -63,10 +65,11 @@ def _turns(layout: Layout, cluster: dict[str, Any], names: Sequence[str]) -> lis
     return [name for name in known if name in (names or known)]
 
 
-async def _restart(layout: Layout, name: str) -> dict[str, Any]:
+async def _restart(layout: Layout, name: str, awaited: Collection[str] | None) -> dict[str, Any]:
     """Restart one and wait until the cluster works; what the supervisor knows then: of one that is removed nothing.
 
-    Raises `DfsError`.
+    `awaited`: as `waiting.wait_until_up` has it. Those that did not work before, as their disks have failed, are not:
+    their turn may mend that. Raises `DfsError`.
     """
     from dfs.cli.local import waiting
 
@@ -75,4 +78,4 @@ async def _restart(layout: Layout, name: str) -> dict[str, Any]:
     if daemon is not None:
         control.request(layout, "restart", daemon=name)
         await waiting.wait_until_ended(layout, name, daemon["restarts"])
-    return await waiting.wait_until_up(layout, log_sizes, limits.LOCAL_UP_TIMEOUT_S)
+    return await waiting.wait_until_up(layout, log_sizes, limits.LOCAL_UP_TIMEOUT_S, awaited)

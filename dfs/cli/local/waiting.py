@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Collection
 from typing import Any
 
 import trio
@@ -19,15 +20,18 @@ from dfs.types import NodeState
 _NOT_YET = (errors.Unreachable, errors.ConnectionLost, errors.DeadlineExceeded, errors.Busy)
 
 
-async def wait_until_up(layout: Layout, log_sizes: dict[str, int], timeout_s: float) -> dict[str, Any]:
+async def wait_until_up(
+    layout: Layout, log_sizes: dict[str, int], timeout_s: float, awaited: Collection[str] | None = None
+) -> dict[str, Any]:
     """Wait until clients can use the cluster and each of its DataNodes; what the supervisor knows of its daemons then.
 
-    `log_sizes`: what daemons' logs held before (`log_sizes`), so that a failure is told in words of this time. Raises
-    `DfsError` after `timeout_s`, or when a daemon keeps failing, naming the daemon that is missing and its last words.
+    `awaited`: the daemons of those DataNodes that are to be up; None for all. `log_sizes`: what daemons' logs held
+    before (`log_sizes`), so that a failure is told in words of this time. Raises `DfsError` after `timeout_s`, or
+    when a daemon keeps failing, naming the daemon that is missing and its last words.
     """
     with trio.move_on_after(timeout_s):
         if await _wait_for_daemons(layout):
-            await _wait_for_nodes(layout)
+            await _wait_for_nodes(layout, awaited)
             return _cluster(layout)
     raise errors.DfsError(_failure(layout, log_sizes))
 
@@ -76,11 +80,28 @@ def _cluster(layout: Layout) -> dict[str, Any]:
     return found
 
 
-async def _wait_for_nodes(layout: Layout) -> None:
+async def nodes_up(layout: Layout) -> set[str] | None:
+    """The daemons of DataNodes that the NameNode counts as up; None if it cannot be asked."""
+    client = config.load_client(layout.client)
+    try:
+        with trio.fail_after(limits.CALL_TIMEOUT_S):
+            async with open_filesystem(client.namenode, load_key(client.key), wait_s=limits.CALL_TIMEOUT_S) as fs:
+                up = {view.node for view in await fs.nodes() if view.state == NodeState.UP}
+    except (errors.DfsError, trio.TooSlowError):
+        return None
+    return {daemon for daemon, node in _nodes(layout).items() if node in up}
+
+
+def _nodes(layout: Layout) -> dict[str, str]:
+    """What the cluster calls the DataNode of each daemon."""
+    paths = [layout.datanode(number) for number in layout.datanode_numbers()]
+    return {path.stem: config.load_datanode(path).node for path in paths}
+
+
+async def _wait_for_nodes(layout: Layout, awaited: Collection[str] | None) -> None:
     client = config.load_client(layout.client)
     key = load_key(client.key)
-    paths = [layout.datanode(number) for number in layout.datanode_numbers()]
-    nodes = {path.stem: config.load_datanode(path).node for path in paths}
+    nodes = {daemon: node for daemon, node in _nodes(layout).items() if awaited is None or daemon in awaited}
     while True:
         try:
             async with open_filesystem(client.namenode, key, wait_s=limits.LOCAL_UP_TIMEOUT_S) as fs:
