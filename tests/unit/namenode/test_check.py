@@ -243,6 +243,28 @@ def test_a_check_of_single_inodes_finds_what_the_whole_check_finds(small: Namesp
     assert sorted(some) == sorted(finding for finding in small.check() if finding.kind != "counter")
 
 
+@pytest.mark.parametrize("name", ["extent", "extent_by_chunk; DROP TABLE inode", "", 5, None, ["extent_by_chunk"]])
+def test_what_is_no_index_is_not_made_anew(small: Namespace, name: object) -> None:
+    with pytest.raises(errors.InvalidArgument, match="no index"):
+        small.do(small.open_session(), "mend_index", name)
+    assert small.do(small.open_session(), "mend_index", "extent_by_chunk") == ["made anew from its table"]
+
+
+def test_a_table_that_contradicts_itself_gives_no_index(small: Namespace) -> None:
+    """Two entries of one place in a listing: the index that forbids it was damaged when the second came."""
+    small.damage("DROP INDEX dentry_by_cookie")
+    small.damage("UPDATE dentry SET cookie = 1")
+    small.damage("PRAGMA writable_schema = ON")
+    small.damage("CREATE INDEX dentry_by_cookie ON dentry (parent, cookie)")
+    small.damage(
+        "UPDATE sqlite_schema SET sql = 'CREATE UNIQUE INDEX dentry_by_cookie ON dentry (parent, cookie)'"
+        " WHERE name = 'dentry_by_cookie'"
+    )
+    small.damage("PRAGMA writable_schema = RESET")
+    with pytest.raises(errors.Corrupt, match="its table is damaged as well"):
+        small.do(small.open_session(), "mend_index", "dentry_by_cookie")
+
+
 def test_a_copy_that_is_dropped_is_never_the_last(small: Namespace) -> None:
     session = small.open_session()
     small.do(1, "seal", [1])
