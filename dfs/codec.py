@@ -48,7 +48,11 @@ def unpack_ranges(packed: object) -> list[tuple[int, int]]:
         raise errors.InvalidArgument("ranges of a chunk are not pairs of 32-bit numbers")
     if not 0 < len(packed) <= limits.READ_RANGES_MAX * _RANGE.size:
         raise errors.InvalidArgument(f"a read is of 1 to {limits.READ_RANGES_MAX} ranges")
-    return list(_RANGE.iter_unpack(packed))
+    ranges = list(_RANGE.iter_unpack(packed))
+    lengths = [length for _, length in ranges]
+    if not all(lengths) or sum(lengths) > limits.READ_MAX_BYTES:
+        raise errors.InvalidArgument(f"a read is of 1 to {limits.READ_MAX_BYTES} bytes, and no range is empty")
+    return ranges
 
 
 def attr(wire: Sequence[Any]) -> Attr:

@@ -43,10 +43,10 @@ log = structlog.get_logger(__name__)
 _BLOCK: Final = 4096
 _SECTOR: Final = 512
 _CREATE_ATTEMPTS: Final = 4
+"""Of a file that others make and remove meanwhile."""
 _READS_FOR_A_LEASE: Final = 8
 _READ_AGAIN_S: Final = 0.003
 """About as long as a change of another mount's takes."""
-"""Of a file that others make and remove meanwhile."""
 _INODES_SHOWN: Final = 2**40
 """There is no limit; programs want a number."""
 _TRUSTED: Final = b"trusted."

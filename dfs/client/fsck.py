@@ -86,10 +86,11 @@ class Fsck:
 
     async def cluster(self) -> AsyncIterator[Finding]:
         """Everything."""
-        async for finding in self._look_at_file():
+        of_file = await self._look_at_file()
+        for finding in of_file:
             yield finding
-            if not finding.done:
-                return
+        if not all(finding.done for finding in of_file):
+            return
         cursor = None
         while True:
             wire, cursor = await self._session.query("check", cursor)
@@ -110,21 +111,21 @@ class Fsck:
 
     async def beneath(self, attr: Attr, path: bytes) -> AsyncIterator[Finding]:
         """What is at `path`, and all beneath it."""
-        if self._repair:
-            async for finding in self._look_at_file():
-                yield finding
-                if not finding.done:
-                    return
+        of_file = await self._look_at_file() if self._repair else []
+        for finding in of_file:
+            yield finding
+        if not all(finding.done for finding in of_file):
+            return
         async for finding in self._look_at_nodes():
             yield finding
         async for finding in self._walk(attr, path.rstrip(b"/"), tables=True):
             yield finding
 
-    async def _look_at_file(self) -> AsyncIterator[Finding]:
+    async def _look_at_file(self) -> list[Finding]:
         """The NameNode's database as a file. What is damaged there and not mended may make anything else look wrong."""
-        for finding in await self._settled(_from_wire(await self._at_length("check_file"))):
-            yield finding
-            self._is_distrusted = True
+        found = await self._settled(_from_wire(await self._at_length("check_file")))
+        self._is_distrusted = bool(found)
+        return found
 
     async def _at_length(self, method: str) -> Any:
         session = self._session

@@ -312,14 +312,14 @@ class LentChunks:
         return trio.current_time() < lent.since + limits.LENT_FOR_S
 
     async def _read_soon(self, node: NodeId, lent: _Lent, offset: int, view: memoryview) -> bool:
-        numbers, start, length = lent.blocks.around(offset, len(view))
+        wanted = _Wanted(view, *lent.blocks.around(offset, len(view)), offset)
         buffer = self._take_buffer()
-        part = memoryview(buffer)[:length]
-        is_intact = _read_nowait(lent, part, numbers)
+        part = memoryview(buffer)[: wanted.length]
+        is_intact = _read_nowait(lent, part, wanted.numbers)
         if is_intact is None and node in self._quick and self._looking < limits.DISK_LOOKING_MAX:
-            is_intact = await self._look_after(node, lent, part, numbers)
+            is_intact = await self._look_after(node, lent, part, wanted.numbers)
         if is_intact:
-            view[:] = part[offset - start : offset - start + len(view)]
+            wanted.fill_from(part)
         self._keep_buffer(buffer)
         return bool(is_intact)
 

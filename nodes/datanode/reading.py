@@ -57,22 +57,36 @@ def faults(data: File, view: memoryview, records: Sequence[Record]) -> list[Faul
 
 
 class Run:
-    """Blocks that are neighbours, which one range of several that are read at once touches. It is number `number`."""
+    """Blocks that are neighbours, which one range of several that are read at once touches; what of them is wanted.
 
-    __slots__ = ("is_whole", "length", "number", "records", "view")
+    `found`: that, as `pieces` has it, when the blocks were read.
+    """
 
-    def __init__(self, number: int, records: Sequence[Record]) -> None:
-        self.number = number
+    __slots__ = ("found", "is_whole", "length", "records", "view", "wanted")
+
+    def __init__(self, records: Sequence[Record], wanted: tuple[int, int]) -> None:
         self.records = records
+        self.wanted = wanted
         self.length = chunkfiles.total_length(records)
         self.view = memoryview(b"")
         self.is_whole = False
+        self.found: tuple[list[Block], list[Buffer]] = ([], [])
 
-    def read_nowait(self, data: File) -> bool:
-        """Whether the blocks are in `view`, and whole."""
+    def read_nowait(self, data: File) -> None:
+        """Read the blocks, if they are in memory, and whole."""
         self.view = memoryview(bytearray(self.length))
         self.is_whole = read_nowait(data, self.view, self.records)
-        return self.is_whole
+        self.take() if self.is_whole else self.drop()
+
+    def take(self) -> None:
+        """Keep what is wanted: the blocks that it is of may be many times as long."""
+        blocks, (wanted,) = pieces(self.records, self.view, *self.wanted)
+        self.found = blocks, [bytes(wanted)]
+        self.drop()
+
+    def drop(self) -> None:
+        """Keep nothing else."""
+        self.view = memoryview(b"")
 
 
 def batches(runs: Sequence[Run]) -> Iterator[list[Run]]:

@@ -210,8 +210,6 @@ class DataNode:
         number, wanted = _chunk(chunk), codec.unpack_ranges(ranges)
         for start, count in wanted:
             self._admission.read(call.peer, number, grant, start, start + count)
-        if not all(count for _, count in wanted) or sum(count for _, count in wanted) > limits.READ_MAX_BYTES:
-            raise errors.InvalidArgument(f"a read is of 1 to {limits.READ_MAX_BYTES} bytes, and no range is empty")
         return await self._read(call.peer, lambda: self._volumes.read_ranges(number, wanted))
 
     async def _read(

@@ -289,29 +289,21 @@ class ChunkStore:
     async def read_ranges(self, chunk: ChunkId, ranges: Sequence[tuple[int, int]]) -> tuple[list[Block], list[Buffer]]:
         """As `read`, of several ranges (offset, length): what there is of one after the other."""
         async with self._using(chunk) as replica:
-            found: dict[int, tuple[list[Block], list[Buffer]]] = {}
-            runs = [reading.Run(number, self._records_for(replica, *each)) for number, each in enumerate(ranges)]
+            runs = [reading.Run(self._records_for(replica, *each), each) for each in ranges]
             assert replica.files is not None, "it is not gone"
             data = replica.files.data
-
-            def take(run: reading.Run) -> None:
-                blocks, (wanted,) = reading.pieces(run.records, run.view, *ranges[run.number])
-                found[run.number] = blocks, [bytes(wanted)]  # the blocks it is of may be many times as long
-
             for run in runs:
-                if run.read_nowait(data):
-                    take(run)
-                run.view = memoryview(b"")
+                run.read_nowait(data)
             for batch in reading.batches([run for run in runs if not run.is_whole]):
                 await self.drive.run_blocking(reading.read_all, data, batch)
                 for run in batch:
                     if run.is_whole and not self._damages.among(chunk, run.records):
-                        take(run)
+                        run.take()
                     else:
-                        found[run.number] = await self._read(replica, *ranges[run.number])
-                    run.view = memoryview(b"")
-        parts = [found[number] for number in range(len(ranges))]
-        return [each for blocks, _ in parts for each in blocks], [each for _, buffers in parts for each in buffers]
+                        run.drop()
+                        run.found = await self._read(replica, *run.wanted)
+        found = [run.found for run in runs]
+        return [each for blocks, _ in found for each in blocks], [each for _, buffers in found for each in buffers]
 
     async def _read(self, replica: _Replica, offset: int, length: int) -> tuple[list[Block], list[Buffer]]:
         view = None

@@ -226,6 +226,18 @@ async def test_a_damaged_index_is_made_anew_and_costs_no_file(tmp_path: Path) ->
             assert await get(fs, "/file") == data
 
 
+async def test_of_several_damaged_indexes_all_are_told(tmp_path: Path) -> None:
+    async with real_cluster(tmp_path, datanodes=1, replicas=1, min_replicas=1) as cluster:
+        await store(cluster, file=b"content")
+        async with cluster.client() as fs:
+            ino = (await fs.stat("/file")).ino
+        await lose_row_of_index(cluster, "extent_by_chunk", "extent", f"ino = {ino}")
+        await lose_row_of_index(cluster, "dentry_by_ino", "dentry", f"ino = {ino}")
+        status, said = await dfs(cluster, "fsck")
+        assert status == 1 and said.endswith("\n2 findings\n"), said
+        assert [line.split()[1] for line in said.splitlines()[:2]] == ["dentry_by_ino", "extent_by_chunk"]
+
+
 async def test_with_tables_that_were_damaged_nothing_is_removed_at_once(tmp_path: Path) -> None:
     async with real_cluster(tmp_path, datanodes=3, garbage_grace_s=0.2) as cluster:
         await store(cluster, file=os.urandom(MIB))

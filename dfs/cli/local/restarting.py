@@ -38,7 +38,9 @@ def restart(names: tuple[str, ...], layout: Layout, as_json: bool) -> None:
         turns = _turns(layout, cluster, names)
         up = trio.run(waiting.nodes_up, layout)
         for name in turns:
-            cluster = trio.run(_restart, layout, name, None if up is None else up | {*turns[: turns.index(name) + 1]})
+            if up is not None:
+                up.add(name)
+            cluster = trio.run(_restart, layout, name, up)
             if not as_json:
                 click.echo(f"{name} runs again." if name in cluster["daemons"] else removed_line(layout, [name]))
     if as_json:

@@ -130,17 +130,25 @@ async def test_who_waits_for_an_answer_claims_nothing_after_a_restart_of_what_he
     nursery.cancel_scope.cancel()
 
 
-class RefusingNameNode(NameNode):
+class FailingNameNode(NameNode):
+    """To a method there is no answer but an error."""
+
+    def __init__(self, method: str, error: errors.DfsError, *after: tuple[float, list[Any]]) -> None:
+        super().__init__(*after)
+        self._method = method
+        self._error = error
+
     async def call(self, address: str, name: str, method: str, *args: Any, **options: Any) -> Any:
-        if method == "reclaim":
-            raise errors.InvalidArgument("it is more than a session can have held")
+        if method == self._method:
+            raise type(self._error)(self._error.message)
         return await super().call(address, name, method, *args, **options)
 
 
 async def test_who_gives_up_his_session_shows_nothing_while_it_is_being_forgotten(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
-    namenode = RefusingNameNode((1.0, []))
+    refusal = errors.InvalidArgument("it is more than a session can have held")
+    namenode = FailingNameNode("reclaim", refusal, (1.0, []))
     session = await opened(namenode, nursery)
     trusted: list[bool] = []
 
@@ -203,19 +211,10 @@ async def test_what_was_lost_with_its_session_is_not_sent_again_when_the_namenod
     nursery.cancel_scope.cancel()
 
 
-class LossyNameNode(NameNode):
-    """No answer to an `apply` arrives."""
-
-    async def call(self, address: str, name: str, method: str, *args: Any, **options: Any) -> Any:
-        if method == "apply":
-            raise errors.ConnectionLost("it broke")
-        return await super().call(address, name, method, *args, **options)
-
-
 async def test_what_may_have_happened_or_not_is_asked_for(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
-    session = await opened(LossyNameNode(), nursery)
+    session = await opened(FailingNameNode("apply", errors.ConnectionLost("it broke")), nursery)
     assert session.cache is not None
     session.cache.learn_name(session.cache.ask(), ROOT_INO, b"name", Ino(7))
     assert session.cache.name(ROOT_INO, b"name") == 7

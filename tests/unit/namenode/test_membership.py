@@ -31,6 +31,14 @@ def registered(members: Membership, node: str = "n1", **changes: Any) -> None:
     members.enter(members.check(info(node, **changes)))
 
 
+def at_work(incarnation: int) -> Membership:
+    """With a node `n1` that is up, and says which process it is."""
+    members = membership()
+    registered(members, incarnation=incarnation)
+    members.heard("n1", REPORT | {"incarnation": incarnation})
+    return members
+
+
 def watched(nursery: trio.Nursery) -> Membership:
     """With a node `n1` that is up."""
     members = membership()
@@ -204,9 +212,7 @@ async def test_a_name_that_is_taken_is_refused_while_its_owner_lives(autojump_cl
 async def test_of_two_processes_with_one_identity_the_second_waits_until_the_first_is_silent(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    members = membership()
-    registered(members, incarnation=1)
-    members.heard("n1", REPORT | {"incarnation": 1})
+    members = at_work(1)
     copy = info(address="copy:1", incarnation=2)
     with pytest.raises(errors.Busy, match="with the same directories is at work at n1:9401"):
         members.check(copy)
@@ -228,9 +234,7 @@ async def test_of_two_processes_with_one_identity_the_second_waits_until_the_fir
 async def test_a_node_that_stopped_in_order_may_begin_elsewhere_at_once(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    members = membership()
-    registered(members, incarnation=1)
-    members.heard("n1", REPORT | {"incarnation": 1})
+    members = at_work(1)
     members.farewell("n1", 1)
     registered(members, address="moved:1", incarnation=2)
     assert members.views()[0].address == "moved:1"
