@@ -19,8 +19,14 @@ Attributes are forgotten at once, without a lock. A page is locked while it is b
 DataNode does; so pages are given PAGES_MAX_S. Whoever calls read(2) later sees what is new all the same: as the kernel
 has no attributes it asks for them, and drops all pages when it finds another modification time; and should he be given
 what is being read at that moment, that is read again (`OpenInode.read`). The thread that waits for the page drops it
-for who has it mapped. What is read while another mount changes it may be told without a lease, and nobody would have
-it recalled: it is forgotten as soon as it is there (`forget_soon`).
+for who has it mapped. What is read while another mount changes it may be told without a lease, and nobody would have it
+recalled: it is forgotten as soon as it is there (`forget_soon`). If that is while its attributes are being forgotten,
+the recall is answered when that page is gone, too (`tells_meanwhile`).
+
+A page is locked while it is being written as well. So two mounts that write to one page, each of which commits before
+it returns, wait for each other to forget it. Who writes a part of it (`writing_part`) gives way after PARTS_MAX_S, as
+what he writes is no more than he was asked to. A page of a shared mapping is written whole: if that came after what
+another mount has written to a part of it, that would be undone.
 
 **Listings** are kept by the kernel too, for who opens a directory with `listing_flags`. It reads one answer after the
 other into its cache, and has the whole when an empty one says that it was the last. It drops what it has when the
@@ -46,8 +52,9 @@ import itertools
 import math
 import mmap
 import stat
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -69,6 +76,9 @@ log = structlog.get_logger(__name__)
 SETTLE_S: Final = 0.025
 FORGET_MAX_S: Final = 0.05
 PAGES_MAX_S: Final = 1.0
+PARTS_MAX_S: Final = 0.05
+_DROPS_MAX: Final = 8
+"""Times in a row that pages are forgotten which were told while the last ones were."""
 CHANGED_S: Final = 1.0
 """The time-out of names in a directory that this mount changed so short a time ago, or somewhat longer."""
 CONTENDED_S: Final = 5.0
@@ -128,6 +138,14 @@ class Kernel:
         """Of which version the kernel has pages, if it has any and they were not recalled since."""
         self._listings: OrderedDict[Ino, _Told] = OrderedDict()
         """Directories of which the kernel may have a listing; `until` is for how long that is worth keeping."""
+        self._parts: Counter[Ino] = Counter()
+        """Files of which parts of pages are being written, and how many."""
+        self._forgetting: Counter[Ino] = Counter()
+        """Files whose attributes are recalled, until the kernel has dropped their pages, and how often."""
+        self._told_meanwhile: set[Ino] = set()
+        """Those of them of which pages were told since the kernel began to drop all."""
+        self._pages_awaited: dict[trio.CancelScope, Sequence[Ino]] = {}
+        """Files whose pages the kernel is being made to forget, by how long that is waited for."""
         self._uncovered: set[Ino] = set()
         """Inodes of which pages are to be forgotten that were told without a lease."""
         self._recalls = 0
@@ -320,6 +338,13 @@ class Kernel:
 
     # --- forgetting -------------------------------------------------------------------------------------
 
+    def tells_meanwhile(self, ino: Ino) -> bool:
+        """Whether pages of a file that the kernel is about to be told are dropped again before a recall is answered."""
+        if ino not in self._forgetting:
+            return False
+        self._told_meanwhile.add(ino)
+        return True
+
     def forget_attributes(self, ino: Ino) -> None:
         """The kernel is to ask for the attributes of an inode, which have changed though it noticed nothing."""
         _notify(self._device.forget_attributes, [self._number(ino)])
@@ -335,14 +360,44 @@ class Kernel:
 
     async def _forget_uncovered(self, ino: Ino) -> None:
         self._uncovered.discard(ino)
-        await self._notify_pages([self._number(ino)])
+        await self._notify_pages([ino])
 
-    async def _notify_pages(self, numbers: Sequence[int]) -> None:
-        with trio.move_on_after(PAGES_MAX_S) as limit:
-            for part in _parts(numbers):
-                await self._notify_in_thread(self._device.forget_inode, part, self._page_threads)
-        if limit.cancelled_caught:
-            log.info("pages are being read for long, and forgotten then", inodes=len(numbers))
+    async def _notify_pages(self, inos: Sequence[Ino]) -> None:
+        """Return when the kernel has no pages of these files, or only some that are locked and forgotten after that."""
+        async with trio.open_nursery() as nursery:
+            for ino in self._parts.keys() & inos:
+                nursery.start_soon(self._notify_pages_in_time, [ino])
+            if others := [ino for ino in inos if ino not in self._parts]:
+                nursery.start_soon(self._notify_pages_in_time, others)
+
+    async def _notify_pages_in_time(self, inos: Sequence[Ino]) -> None:
+        numbers = [self._number(ino) for ino in inos]
+        with trio.move_on_after(PARTS_MAX_S if self._writes_part(inos) else PAGES_MAX_S) as limit:
+            self._pages_awaited[limit] = inos
+            try:
+                await self._notify_in_thread(self._device.forget_inode, numbers, self._page_threads)
+            finally:
+                del self._pages_awaited[limit]
+        if limit.cancelled_caught and not self._writes_part(inos):
+            log.info("pages are being read for long, and forgotten then", inodes=len(inos))
+
+    def _writes_part(self, inos: Sequence[Ino]) -> bool:
+        return bool(self._parts) and any(ino in self._parts for ino in inos)
+
+    @contextmanager
+    def writing_part(self, ino: Ino) -> Iterator[None]:
+        """While a part of a page is being written, which the kernel has locked meanwhile."""
+        self._parts[ino] += 1
+        latest = trio.current_time() + PARTS_MAX_S
+        for limit, inos in self._pages_awaited.items():
+            if ino in inos:
+                limit.deadline = min(limit.deadline, latest)
+        try:
+            yield
+        finally:
+            self._parts[ino] -= 1
+            if not self._parts[ino]:
+                del self._parts[ino]
 
     async def forget(self, items: Sequence[Item]) -> None:
         """Return when the kernel shows none of these without asking. The cache has forgotten them already."""
@@ -388,15 +443,25 @@ class Kernel:
 
     async def _forget_inodes(self, inos: Sequence[Ino]) -> None:
         told = {ino: self._attrs[ino] for ino in inos if ino in self._attrs}
-        numbers = [self._number(ino) for ino in inos]
-        await _settled(told.values())
-        for part in _parts(numbers):
-            _notify(self._device.forget_attributes, part)
-            await trio.lowlevel.checkpoint()
-        for ino, what in told.items():
-            if self._attrs.get(ino) is what:
-                del self._attrs[ino]
-        await self._notify_pages(numbers)
+        self._forgetting.update(inos)
+        try:
+            await _settled(told.values())
+            for part in _parts([self._number(ino) for ino in inos]):
+                _notify(self._device.forget_attributes, part)
+                await trio.lowlevel.checkpoint()
+            for ino, what in told.items():
+                if self._attrs.get(ino) is what:
+                    del self._attrs[ino]
+            left = inos
+            for _ in range(_DROPS_MAX):
+                self._told_meanwhile.difference_update(left)
+                await self._notify_pages(left)
+                left = [ino for ino in left if ino in self._told_meanwhile]
+                if not left:
+                    break
+        finally:
+            self._forgetting -= Counter(inos)
+            self._told_meanwhile.intersection_update(self._forgetting)
 
     async def _forget_listings(self, directories: Sequence[Ino]) -> None:
         told = {directory: self._listings[directory] for directory in directories if directory in self._listings}

@@ -12,9 +12,11 @@ from __future__ import annotations
 import errno
 import functools
 import json
+import mmap
 import os
 import stat
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import nullcontext
 from typing import Any, Final, ParamSpec, TypeVar
 
 import pyfuse3
@@ -44,7 +46,7 @@ _BLOCK: Final = 4096
 _SECTOR: Final = 512
 _CREATE_ATTEMPTS: Final = 4
 """Of a file that others make and remove meanwhile."""
-_READS_FOR_A_LEASE: Final = 8
+_READS_FOR_A_LEASE: Final = 64
 _READ_AGAIN_S: Final = 0.003
 """About as long as a change of another mount's takes."""
 _INODES_SHOWN: Final = 2**40
@@ -432,7 +434,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
         What is mapped is written back as whole pages: of an older one that would undo what others have written.
         """
         for _ in range(_READS_FOR_A_LEASE):
-            if not self._fs.session.is_trusted or self._fs.session.is_recalled(inode.ino):
+            if not self._fs.session.is_trusted or self._kernel.tells_meanwhile(inode.ino):
                 break
             await trio.sleep(_READ_AGAIN_S)
             found = await inode.read(off, size)
@@ -451,7 +453,9 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
             if handle.is_durable:  # the kernel asks for an fsync of its own for what goes through its page cache only
                 await handle.fsync()
         else:
-            await handle.inode.write(off, buf)
+            is_whole = off % mmap.PAGESIZE == 0 == len(buf) % mmap.PAGESIZE
+            with nullcontext() if is_whole else self._kernel.writing_part(handle.inode.ino):
+                await handle.inode.write(off, buf)
             if not self._is_covered(handle.inode):
                 self._kernel.forget_soon(handle.inode.ino)
         if not handle.is_flushed and self._open.is_cautious:  # closing will not tell whether there was room

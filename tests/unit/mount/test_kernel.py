@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -19,11 +20,13 @@ D, OTHER, FILE = Ino(10), Ino(11), Ino(12)
 
 
 class Told:
-    """In place of a `Device`: what the kernel was made to forget."""
+    """In place of a `Device`: what the kernel was made to forget; pages when they are unlocked."""
 
     zeroes_ends = True
 
     def __init__(self) -> None:
+        self.unlocked = threading.Event()
+        self.unlocked.set()
         self.attributes: list[int] = []
         self.inodes: list[int] = []
         self.names: list[tuple[int, bytes]] = []
@@ -33,6 +36,7 @@ class Told:
         self.attributes.append(number)
 
     def forget_inode(self, number: int) -> None:
+        self.unlocked.wait()
         self.inodes.append(number)
 
     def forget_name(self, directory: int, name: bytes) -> None:
@@ -173,3 +177,42 @@ async def test_pages_that_were_told_without_a_lease_are_forgotten_once_however_m
     assert world.told.inodes == [FILE]
     world.kernel.forget_soon(FILE)
     assert len(world.work) == 2
+
+
+async def test_who_writes_a_part_of_a_page_does_not_keep_others_waiting_until_it_is_unlocked(world: World) -> None:
+    """He may be waiting for just them. Whoever has begun to wait before he writes does not wait longer either."""
+    world.told.unlocked.clear()
+    with world.kernel.writing_part(FILE), trio.fail_after(0.5):
+        await world.kernel.forget([(FILE, None)])
+    assert world.told.inodes == []
+    with trio.fail_after(0.5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(world.kernel.forget, [(FILE, None), (OTHER, None)])
+            await trio.sleep(0.05)
+            with world.kernel.writing_part(OTHER):
+                await trio.sleep(0.1)
+    assert (world.told.attributes, world.told.inodes) == ([FILE, FILE, OTHER], [])
+    world.told.unlocked.set()
+
+
+async def test_pages_that_are_locked_for_anything_else_are_waited_for(world: World) -> None:
+    world.told.unlocked.clear()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.kernel.forget, [(FILE, None)])
+        with world.kernel.writing_part(OTHER):
+            await trio.sleep(0.3)
+        assert len(nursery.child_tasks) == 1
+        world.told.unlocked.set()
+    assert world.told.inodes == [FILE]
+
+
+async def test_a_recall_is_answered_when_pages_are_forgotten_that_were_told_meanwhile(world: World) -> None:
+    assert not world.kernel.tells_meanwhile(FILE)
+    world.told.unlocked.clear()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.kernel.forget, [(FILE, None), (OTHER, None)])
+        await trio.sleep(0.05)
+        assert world.kernel.tells_meanwhile(FILE) and not world.kernel.tells_meanwhile(D)
+        world.told.unlocked.set()
+    assert world.told.inodes == [FILE, OTHER, FILE]
+    assert not world.kernel.tells_meanwhile(FILE)
