@@ -341,7 +341,7 @@ class CachedInodes(Inodes):
         return known is not None and known.is_private
 
     async def layout(self, ino: Ino, offset: int, length: int) -> Layout:
-        """As `Reader.layout`; its attributes are leased where they can be."""
+        """As `Inodes.layout`; the attributes are leased where they can be."""
         with self._cache.asking() as token:
             *wire, is_leased = await self._session.leased_query("leased_extents", ino, offset, length, about=[ino])
             layout = layout_of(wire, offset, length)

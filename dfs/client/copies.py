@@ -13,8 +13,8 @@ import trio
 
 from dfs import errors, limits, tasks
 from dfs.client.datanodes import DataNodes
-from dfs.client.inodes import Layout
-from dfs.client.reader import Piece, Reader, pieces_of
+from dfs.client.inodes import Inodes, Layout
+from dfs.client.reader import Piece, pieces_of
 from dfs.client.session import Session
 from dfs.types import ChunkId, Ino, NodeId, NodeState, NodeView
 
@@ -83,10 +83,10 @@ class Reading(NamedTuple):
 class Survey:
     """Asks the NameNode and DataNodes. Methods may be called concurrently."""
 
-    def __init__(self, session: Session, nodes: DataNodes, reader: Reader) -> None:
+    def __init__(self, session: Session, nodes: DataNodes, inodes: Inodes) -> None:
         self._session = session
         self._nodes = nodes
-        self._reader = reader
+        self._inodes = inodes
         self._slots = trio.CapacityLimiter(limits.BYTES_IN_FLIGHT_MAX // limits.READ_MAX_BYTES)
 
     async def views(self) -> dict[NodeId, NodeView]:
@@ -135,12 +135,7 @@ class Survey:
 
     async def layouts(self, ino: Ino, size: int) -> list[Layout]:
         """Where all bytes of a file are."""
-        found: list[Layout] = []
-        position = 0
-        while position < size:
-            found.append(await self._reader.layout(ino, position, size - position))
-            position = found[-1].end
-        return found
+        return [layout async for layout in self._inodes.layouts(ino, size)]
 
     async def read(self, ino: Ino, layout: Layout, up: Collection[NodeId]) -> Reading:
         """Read all bytes of a layout from every node that has them and is up. One that is silent is asked no more."""
@@ -153,7 +148,7 @@ class Survey:
             return found
         # What was freed while it was read is no damage: then the file does not point there any more.
         try:
-            now = await self._reader.layout(ino, layout.extents[0].offset, layout.end - layout.extents[0].offset)
+            now = await self._inodes.layout(ino, layout.extents[0].offset, layout.end - layout.extents[0].offset)
         except errors.NotFound:
             return found._replace(damages=[])
         still = [each for each in found.damages if isinstance(each.error, errors.Corrupt) or each.chunk in now.places]

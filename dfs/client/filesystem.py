@@ -153,12 +153,9 @@ class FileSystem:
         """The chunks that hold a file's bytes, in the order of the file, and the nodes that hold them."""
         attr = await self._paths.resolve(path)
         found: dict[int, ChunkPlace] = {}
-        position = 0
-        while position < attr.size:
-            layout = await self.reader.layout(attr.ino, position, attr.size - position)
+        async for layout in self.inodes.layouts(attr.ino, attr.size):
             for extent in layout.extents:
                 found.setdefault(extent.chunk, layout.places[extent.chunk])
-            position = layout.end
         return list(found.values())
 
     # --- the namespace ----------------------------------------------------------------------------------
@@ -440,7 +437,7 @@ class FileSystem:
 
         `repair`: mend what can be mended without losing data. `data`: read every byte from every copy.
         """
-        survey = Survey(self.session, self.nodes_known, self.reader)
+        survey = Survey(self.session, self.nodes_known, self.inodes)
         check = Fsck(self.session, self.inodes, survey, repair=repair, data=data)
         findings = check.cluster()
         if path is not None:
@@ -453,7 +450,7 @@ class FileSystem:
 
         `data`: read every copy; a chunk with damage is told in any case.
         """
-        return why.file_report(Survey(self.session, self.nodes_known, self.reader), file, told, data=data)
+        return why.file_report(Survey(self.session, self.nodes_known, self.inodes), file, told, data=data)
 
     def statistics(self) -> dict[str, dict[str, int]]:
         usage = self.session.runtime.usage()

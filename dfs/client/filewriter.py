@@ -189,7 +189,7 @@ class FileWriter:
 
     @property
     def _wanted(self) -> int:
-        return min(self._chunks.min_replicas, self.replicas)
+        return self._chunks.least(self.replicas)
 
     @property
     def append_bytes(self) -> int:
@@ -548,11 +548,8 @@ class FileWriter:
         attr = attr or await self._reader.inodes.getattr(self.ino)
         await self._session.stream.flush(losses)
         if not self._is_vouched(attr.version):
-            position = 0
-            while position < attr.size:
-                layout = await self._reader.layout(self.ino, position, attr.size - position)
+            async for layout in self._reader.inodes.layouts(self.ino, attr.size):
                 await self._chunks.sync_places(list(layout.places.values()), self._wanted, self._locate)
-                position = layout.end
             if epoch == self.epoch:
                 self._vouched = max(self._vouched, attr.version)
         return attr

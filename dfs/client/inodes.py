@@ -6,7 +6,7 @@ called concurrently. Names are bytes; times nanoseconds; `mode` holds permission
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dfs import codec, errors, limits
@@ -117,6 +117,16 @@ class Inodes:
     async def layout(self, ino: Ino, offset: int, length: int) -> Layout:
         """Attributes, and the extents that touch [offset, offset + length), as many as fit in one answer."""
         return layout_of(await self._session.query("extents", ino, offset, length), offset, length)
+
+    async def layouts(
+        self, ino: Ino, size: int = limits.FILE_SIZE_MAX_BYTES, at_most: int = limits.FILE_SIZE_MAX_BYTES
+    ) -> AsyncGenerator[Layout, None]:
+        """Of a file's first `size` bytes, or of all that it has, in their order; `at_most` so many bytes in each."""
+        position = 0
+        while position < size:
+            layout = await self.layout(ino, position, min(at_most, size - position))
+            yield layout
+            position, size = layout.end, min(size, layout.attr.size)
 
     async def whole_files(self, inos: Sequence[Ino]) -> tuple[list[WholeFile], dict[ChunkId, ChunkPlace]]:
         """Those of at most WHOLE_FILES_MAX inodes that are files in one piece, and where the chunks are.

@@ -101,8 +101,11 @@ class LoopThread:
         self._store = store
         self._wait_s = wait_s
         self._ready = threading.Event()
-        self._opened: outcome.Maybe[tuple[FileSystem, trio.lowlevel.TrioToken]] | None = None
-        self._stop: trio.Event | None = None
+        self._opened: outcome.Maybe[FileSystem] | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
+        """There is a loop."""
+        self._opening = trio.CancelScope()
+        self._stop = trio.Event()
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="dfs-client", daemon=True)
         self.left_open: weakref.WeakSet[Closable] = weakref.WeakSet()
@@ -111,11 +114,15 @@ class LoopThread:
     def start(self) -> FileSystem:
         """Raises what `open_filesystem` raises."""
         self._thread.start()
-        self._ready.wait()
-        assert self._opened is not None
-        fs, self._token = self._opened.unwrap()
-        _ALL.add(self)
-        return fs
+        try:
+            self._ready.wait()
+            assert self._opened is not None
+            fs = self._opened.unwrap()
+            _ALL.add(self)
+            return fs
+        except BaseException:  # perhaps an interrupt: nobody will use it, nor stop it
+            self._begin_to_stop()
+            raise
 
     def _run(self) -> None:
         try:
@@ -127,15 +134,18 @@ class LoopThread:
             self._ready.set()
 
     async def _main(self) -> None:
-        self._stop = trio.Event()
-        async with (
-            open_filesystem(self._namenode, self._store.key, wait_s=self._wait_s, keep=self._store.keep) as fs,
-            tasks.open_nursery() as self._nursery,
-        ):
-            self._opened = outcome.Value((fs, trio.lowlevel.current_trio_token()))
-            self._ready.set()
-            await self._stop.wait()  # as long as the caller keeps the connection
-            self._nursery.cancel_scope.cancel()
+        self._token = trio.lowlevel.current_trio_token()
+        if self._is_stopping:
+            return
+        with self._opening:
+            async with (
+                open_filesystem(self._namenode, self._store.key, wait_s=self._wait_s, keep=self._store.keep) as fs,
+                tasks.open_nursery() as self._nursery,
+            ):
+                self._opened = outcome.Value(fs)
+                self._ready.set()
+                await self._stop.wait()  # as long as the caller keeps the connection
+                self._nursery.cancel_scope.cancel()
 
     @property
     def is_ours(self) -> bool:
@@ -157,6 +167,7 @@ class LoopThread:
         if self.is_inside:
             raise RuntimeError(_INSIDE)
         try:
+            assert self._token is not None, "it was started"
             return _Call(partial(work, *args, **kwargs)).run(self._token)
         except (RuntimeError, trio.Cancelled, errors.DfsError) as error:
             if self._is_stopping:  # and with it whatever was under way
@@ -169,11 +180,21 @@ class LoopThread:
 
     def stop(self) -> None:
         """End the client and its thread; in another process do nothing, as neither is there."""
-        if self.is_ours and self._stop is not None and self._thread.is_alive():
-            self._is_stopping = True
-            with contextlib.suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self._stop.set)
+        if self.is_ours and self._thread.is_alive():
+            self._begin_to_stop()
             self._thread.join()
+
+    def _begin_to_stop(self) -> None:
+        self._is_stopping = True
+        if self._token is not None:
+            with contextlib.suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._leave)
+
+    def _leave(self) -> None:
+        """In the loop."""
+        self._stop.set()
+        if self._opened is None:
+            self._opening.cancel()
 
     def end(self) -> None:
         """Close what was left open, then stop."""

@@ -125,7 +125,7 @@ class ReadAhead:
         if layout is None:
             start, length = self._layouts.stretch(offset, len(view))
             size = self._attr.size
-            layout = await self._reader.layout(self._attr.ino, start, length)
+            layout = await self._reader.inodes.layout(self._attr.ino, start, length)
             if layout.attr.version == self._attr.version:
                 self._layouts.keep(start, length, layout)
             if layout.attr.size != size:

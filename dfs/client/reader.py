@@ -201,18 +201,11 @@ class Reader:
         self._watched: dict[_Fetch, float] = {}
         self._alarm = trio.CancelScope()
 
-    async def layout(self, ino: Ino, offset: int, length: int) -> Layout:
-        """As `Inodes.layout`."""
-        return await self.inodes.layout(ino, offset, length)
-
     async def places(self, ino: Ino) -> dict[ChunkId, ChunkPlace]:
         """Where all chunks of a file are. Raises `NotFound`."""
         found: dict[ChunkId, ChunkPlace] = {}
-        position, size = 0, 1
-        while position < size:
-            layout = await self.layout(ino, position, limits.FILE_SIZE_MAX_BYTES - position)
+        async for layout in self.inodes.layouts(ino):
             found.update(layout.places)
-            position, size = layout.end, layout.attr.size
         return found
 
     async def read_into(self, ino: Ino, offset: int, view: memoryview) -> int:
@@ -222,7 +215,7 @@ class Reader:
         """
         done = 0
         while done < len(view):
-            layout = await self.layout(ino, offset + done, len(view) - done)
+            layout = await self.inodes.layout(ino, offset + done, len(view) - done)
             length = min(layout.attr.size, layout.end) - (offset + done)
             if length <= 0:
                 break
@@ -253,7 +246,7 @@ class Reader:
                 log.warning("no replica could serve a read, asking where they are now", ino=ino, error=str(error))
                 if not is_damaged:
                     await trio.sleep(_ROUND_DELAY_S)
-            layout = await self.layout(ino, offset, len(view))
+            layout = await self.inodes.layout(ino, offset, len(view))
             if min(layout.attr.size, layout.end) < offset + len(view):
                 return Filled(await self.read_into(ino, offset, view), False)
         raise AssertionError("the last attempt returns or raises")

@@ -170,8 +170,7 @@ class _Segment(NamedTuple):
 
 async def _segments(reader: Reader, ino: Ino, size: int) -> AsyncIterator[_Segment]:
     position = 0
-    while position < size:
-        layout = await reader.layout(ino, position, min(limits.LAYOUT_BYTES, size - position))
+    async for layout in reader.inodes.layouts(ino, size, limits.LAYOUT_BYTES):
         size = min(size, layout.attr.size)
         end = min(layout.end, size)
         for first, last in stretches(layout.extents, position, end):

@@ -11,8 +11,10 @@ They are read-only and not listed, so that no archive keeps them.
 
 from __future__ import annotations
 
+import itertools
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import aclosing
 from typing import Final
 
 from dfs import errors
@@ -41,29 +43,29 @@ async def read(fs: FileSystem, attr: Attr, name: bytes) -> bytes:
     return await render(fs, attr)
 
 
-async def _layouts(fs: FileSystem, attr: Attr, lines: Callable[[Layout], list[str]]) -> bytes:
-    found: list[str] = []
-    position = 0
-    while position < attr.size and len(found) < _ANSWER_MAX_LINES:
-        layout = await fs.reader.layout(attr.ino, position, attr.size - position)
-        found += [line for line in lines(layout) if line not in found[-1:]]
-        position = layout.end
-    return "\n".join(found[:_ANSWER_MAX_LINES]).encode()
+async def _lines(fs: FileSystem, attr: Attr, lines: Callable[[Layout], Iterable[str]]) -> bytes:
+    """What `lines` has to say of all of a file, each once."""
+    found: dict[str, None] = {}
+    async with aclosing(fs.inodes.layouts(attr.ino, attr.size)) as layouts:
+        async for layout in layouts:
+            found.update(dict.fromkeys(lines(layout)))
+            if len(found) >= _ANSWER_MAX_LINES:
+                break
+    return "\n".join(itertools.islice(found, _ANSWER_MAX_LINES)).encode()
 
 
 async def _replicas(fs: FileSystem, attr: Attr) -> bytes:
-    def lines(layout: Layout) -> list[str]:
-        chunks = dict.fromkeys(extent.chunk for extent in layout.extents)
-        return [f"{chunk:x} {','.join(layout.places[chunk].nodes)}" for chunk in chunks]
+    def lines(layout: Layout) -> Iterable[str]:
+        return (f"{each.chunk:x} {','.join(layout.places[each.chunk].nodes)}" for each in layout.extents)
 
-    return await _layouts(fs, attr, lines)
+    return await _lines(fs, attr, lines)
 
 
 async def _chunks(fs: FileSystem, attr: Attr) -> bytes:
-    def lines(layout: Layout) -> list[str]:
-        return [f"{each.offset} {each.length} {each.chunk:x} {each.chunk_offset}" for each in layout.extents]
+    def lines(layout: Layout) -> Iterable[str]:
+        return (f"{each.offset} {each.length} {each.chunk:x} {each.chunk_offset}" for each in layout.extents)
 
-    return await _layouts(fs, attr, lines)
+    return await _lines(fs, attr, lines)
 
 
 _OF_FILES: Final[dict[bytes, Callable[[FileSystem, Attr], Awaitable[bytes]]]] = {

@@ -175,9 +175,9 @@ class ChunkWriter:
         self._not_flushing: set[NodeId] = set()
         """Nodes of which that was said: while one is away programs go on to sync."""
 
-    @property
-    def min_replicas(self) -> int:
-        return int(self._session.cluster["min_replicas"])
+    def least(self, replicas: int) -> int:
+        """On how many DataNodes bytes are to be that get so many copies, before they count as written."""
+        return min(int(self._session.cluster["min_replicas"]), replicas)
 
     def wait(self, wanted: int) -> Wait:
         """Begin to wait."""
@@ -217,7 +217,7 @@ class ChunkWriter:
         if not 0 < length <= limits.APPEND_MAX_BYTES:
             raise errors.InvalidArgument(f"an append has 1 to {limits.APPEND_MAX_BYTES} bytes, not {length}")
         blocks = [block for buffer in data for block in sum_blocks(buffer)]
-        wanted = min(self.min_replicas, replicas)
+        wanted = self.least(replicas)
         async with self._lanes, self._in_flight.entered(object(), None, length):
             wait = self.wait(wanted)
             while True:
@@ -505,7 +505,7 @@ class ChunkWriter:
         due = {lane: lane.length for lane in lanes if lane.synced < lane.length}
         if not due:  # as after appends that were flushed in the same call
             return
-        lacking = {lane: min(self.min_replicas, lane.replicas) for lane in due}
+        lacking = {lane: self.least(lane.replicas) for lane in due}
         by_node: dict[NodeId, list[Lane]] = {}
         for lane in due:
             for node in lane.nodes:

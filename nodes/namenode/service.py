@@ -110,7 +110,7 @@ class NameNode(Service):
             "cluster": self._store.cluster,
             "version": dfs.__version__,
             "replicas": self._config.replicas,
-            "min_replicas": self._config.min_copies(self._config.replicas),
+            "min_replicas": self._config.min_replicas,
             "chunk_bytes": limits.CHUNK_MAX_BYTES,
             "session_timeout_s": self._config.session_timeout_s,
             "key_generation": self._issuing.in_use,

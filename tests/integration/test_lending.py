@@ -33,7 +33,7 @@ def lent_bytes(fs: FileSystem) -> int:
 
 async def whereabouts(fs: FileSystem) -> tuple[NodeId, ChunkId, bytes]:
     """The only replica of the only chunk of /file: its node, the chunk, and a grant to read it."""
-    layout = await fs.reader.layout((await fs.stat("/file")).ino, 0, 1)
+    layout = await fs.inodes.layout((await fs.stat("/file")).ino, 0, 1)
     [place] = layout.places.values()
     [node] = place.nodes
     await fs.nodes_known.refresh()
@@ -335,7 +335,7 @@ async def test_what_a_disk_says_too_late_is_not_put_into_what_was_read_otherwise
         try:
             await put(fs, "/file", data)
             await read_often(fs, data)
-            layout = await fs.reader.layout((await fs.stat("/file")).ino, 0, MIB)
+            layout = await fs.inodes.layout((await fs.stat("/file")).ino, 0, MIB)
             whole = await fs.reader.read_whole(layout, 0, MIB)
             assert whole is not None and bytes(whole) == data
             assert await fs.reader.read_whole(layout, 1, MIB - 1) is None, "that is not whole blocks"

@@ -17,7 +17,7 @@ import trio
 
 from dfs import codec, errors, grants, limits
 from dfs.checksum import sum_blocks
-from dfs.client import FileSystem, open_filesystem
+from dfs.client import FileSystem, open_filesystem, virtual
 from dfs.client.openinodes import open_inodes
 from dfs.client.spans import Span
 from dfs.grants import APPEND
@@ -473,6 +473,10 @@ async def test_a_file_in_many_pieces_is_read_with_as_many_grants_as_it_takes(
             await file.fsync()
             layout = await fs.inodes.layout(file.ino, 5 * 4096, len(mine))
             assert (len(layout.extents), layout.end) == (limits.GRANT_RANGES_MAX, (5 + limits.GRANT_RANGES_MAX) * 4096)
+        attr = await fs.stat("/pieces")
+        assert len((await virtual.read(fs, attr, b"dfs.chunks")).splitlines()) == 300
+        chunks = {extent.chunk for extent in layout.extents}
+        assert len((await virtual.read(fs, attr, b"dfs.replicas")).splitlines()) == len(chunks)
 
 
 async def test_a_claim_cannot_be_widened(cluster: RealCluster, homes: Homes) -> None:

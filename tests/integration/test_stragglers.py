@@ -25,6 +25,12 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "CALL_TIMEOUT_S", 10 * PATIENCE_S)
 
 
+async def overwrite(fs: FileSystem, path: str, data: bytes) -> None:
+    async with await fs.open(path, "r+") as file:
+        await file.pwrite(data, 0)
+        await file.fsync()
+
+
 async def copies(cluster: RealCluster, fs: FileSystem, path: str, count: int) -> None:
     """Return when a file has so many of each of its chunks."""
     while any(len(place.nodes) < count for place in await fs.replicas(path)):
@@ -73,3 +79,20 @@ async def test_a_replica_that_is_needed_is_waited_for(tmp_path: Path, monkeypatc
             with trio.fail_after(PATIENCE_S):
                 while not await fs.exists("/file"):
                     await trio.sleep(0.05)
+
+
+async def test_a_replica_is_needed_of_a_file_with_more_copies_than_others_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though files have one copy by default, of which no more can be needed."""
+    monkeypatch.setattr(limits, "CALL_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(limits, "DATA_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(limits, "DATANODES_WAIT_S", PATIENCE_S)
+    async with real_cluster(tmp_path, datanodes=2, replicas=1, min_replicas=2) as cluster, cluster.client() as fs:
+        await put(fs, "/file", b"data")
+        await fs.set_replicas("/file", 2)
+        async with trio.open_nursery() as nursery:
+            with cluster.suspended("n2"):
+                nursery.start_soon(overwrite, fs, "/file", b"more")
+                await trio.sleep(3.0)  # longer than a call has
+        assert await get(fs, "/file") == b"more"

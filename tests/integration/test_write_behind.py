@@ -273,6 +273,29 @@ def test_after_an_interrupt_close_waits_for_all_that_was_taken(cluster: RealClus
     assert interrupts > 5 and not unsaid
 
 
+_INTERRUPTED_WHEN_CONNECTING = """
+import dfs, signal, threading, time
+
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+for _ in range(3):
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        dfs.connect("127.0.0.1:1")
+    except KeyboardInterrupt:
+        continue
+deadline = time.monotonic() + 10
+while threading.active_count() > 1:
+    assert time.monotonic() < deadline, threading.enumerate()
+    time.sleep(0.01)
+print("ok")
+"""
+
+
+def test_after_an_interrupt_nothing_goes_on_connecting(cluster: RealCluster) -> None:
+    done = run_program(cluster, _INTERRUPTED_WHEN_CONNECTING)
+    assert (done.stdout, done.stderr) == ("ok\n", "")
+
+
 _INTERRUPTED_AND_USED_ON = """
 import dfs, signal, sys, trio
 from dfs.client.filewriter import FileWriter
