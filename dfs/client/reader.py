@@ -11,8 +11,8 @@ When all fail, the extents are asked for again: the file may have been rewritten
 elsewhere meanwhile. Only then is the data called lost: soon, where no replica is silent and all are damaged, and after
 DATANODES_WAIT_S where one does not answer that the NameNode does not call dead.
 
-Bytes under way are bounded for the whole client by `BYTES_IN_FLIGHT_MAX`; those of second replicas come on top of that,
-one for a piece at most.
+Bytes under way are bounded for the whole client by `BYTES_IN_FLIGHT_MAX`; those of replicas that are asked as well come
+on top of that, as often as patience allows.
 """
 
 from __future__ import annotations
@@ -134,32 +134,26 @@ def parts_of(piece: Piece) -> Iterator[Piece]:
         done += length
 
 
-class _Second:
+class _Other:
     """Another replica that is asked as well, into a buffer of its own. `done` is set when it has answered, or not."""
 
-    __slots__ = ("buffer", "done", "is_read", "scope")
+    __slots__ = ("buffer", "done", "node", "scope")
 
-    def __init__(self, buffer: bytearray) -> None:
+    def __init__(self, node: NodeId, buffer: bytearray) -> None:
+        self.node = node
         self.buffer = buffer
         self.scope = trio.CancelScope()
-        self.is_read = False
         self.done = trio.Event()
-
-    async def wait_into(self, target: memoryview) -> bool:
-        """Whether it has answered with the bytes, which are in `target` then."""
-        await self.done.wait()  # bounded by the deadline of its call
-        if self.is_read:
-            target[:] = self.buffer
-        return self.is_read
 
 
 class _Fetch:
-    """One piece on its way to `target`. `left` are the replicas not asked yet; `first` ends the wait for the one asked.
+    """One piece on its way to `target`. `left` are the replicas not asked yet.
 
-    `failures` and `expired` say why others did not serve it. `is_part`: of a piece that nobody could serve whole.
+    `others` are asked as well, as the one that was asked first is slow; `asking` ends when one of them has the bytes:
+    the `winner`. `failures` and `expired` say why some did not serve it. `is_part`: of a piece that nobody had whole.
     """
 
-    __slots__ = ("expired", "failures", "first", "grant", "is_part", "left", "piece", "second", "target")
+    __slots__ = (*("asking", "expired", "failures", "grant", "is_part", "left", "others", "piece", "target", "winner"),)
 
     def __init__(
         self, piece: Piece, target: memoryview, grant: bytes, left: deque[NodeId], *, is_part: bool = False
@@ -169,17 +163,18 @@ class _Fetch:
         self.target = target
         self.grant = grant
         self.left = left
-        self.first = trio.CancelScope()
-        self.second: _Second | None = None
+        self.asking = trio.CancelScope()
+        self.others: list[_Other] = []
+        self.winner: _Other | None = None
         self.failures: list[tuple[NodeId, errors.DfsError]] = []
         self.expired: errors.GrantExpired | None = None
 
     def end_attempt(self) -> None:
         """Nobody waits any more for those that were asked."""
-        self.first = trio.CancelScope()
-        if self.second is not None:
-            self.second.scope.cancel()
-            self.second = None
+        self.asking = trio.CancelScope()
+        for other in self.others:
+            other.scope.cancel()
+        self.others = []
 
 
 class Reader:
@@ -341,14 +336,20 @@ class Reader:
         began = trio.current_time()
         if fetch.left:
             self._watch(fetch)
-        is_read = False
+        is_read, slow = False, [node]
         try:
-            with fetch.first:
+            with fetch.asking:
                 is_read = await self._attempt(fetch, node, fetch.target)
-            if fetch.first.cancelled_caught:
-                self._nodes.note_slow(node)
-            if not is_read and fetch.second is not None:
-                is_read = await fetch.second.wait_into(fetch.target)
+                slow.remove(node)
+                for other in () if is_read else fetch.others:  # of which there may be more meanwhile
+                    await other.done.wait()  # bounded by the deadline of its call
+            if not is_read and fetch.winner is not None:
+                fetch.target[:], is_read = fetch.winner.buffer, True
+                slow += [
+                    other.node for other in fetch.others[: fetch.others.index(fetch.winner)] if not other.done.is_set()
+                ]
+                for each in slow:
+                    self._nodes.note_slow(each)
         finally:
             self._watched.pop(fetch, None)
             fetch.end_attempt()
@@ -391,12 +392,15 @@ class Reader:
                 with self._alarm:
                     await trio.sleep_forever()
                 for fetch in self._take_slow():
-                    fetch.second = _Second(bytearray(fetch.piece.length))
-                    nursery.start_soon(self._fetch_second, fetch, fetch.second, fetch.left.popleft())
+                    other = _Other(fetch.left.popleft(), bytearray(fetch.piece.length))
+                    fetch.others.append(other)
+                    nursery.start_soon(self._fetch_other, fetch, other)
+                    if fetch.left:
+                        self._watch(fetch)
                 self._alarm = trio.CancelScope(deadline=min(self._watched.values(), default=math.inf))
 
     def _take_slow(self) -> list[_Fetch]:
-        """Those that have waited long enough, as many as may ask twice now: they are watched no more."""
+        """Those that have waited long enough, as many as may ask another one now: they are watched no more."""
         now = trio.current_time()
         taken = []
         for fetch in [fetch for fetch, due in self._watched.items() if due <= now]:
@@ -407,17 +411,20 @@ class Reader:
                 self._watched[fetch] = now + self._patience.delay_s
         return taken
 
-    async def _fetch_second(self, fetch: _Fetch, second: _Second, node: NodeId) -> None:
+    async def _fetch_other(self, fetch: _Fetch, other: _Other) -> None:
         self._hedges += 1
+        is_read = False
         try:
-            with second.scope:
-                second.is_read = await self._attempt(fetch, node, memoryview(second.buffer))
+            with other.scope:
+                is_read = await self._attempt(fetch, other.node, memoryview(other.buffer))
         except Exception:
-            log.exception("a second replica could not be asked: unexpected error", node=node, chunk=fetch.piece.chunk)
+            told = {"node": other.node, "chunk": fetch.piece.chunk}
+            log.exception("another replica could not be asked as well: unexpected error", **told)
         finally:
-            second.done.set()
-        if second.is_read and fetch.second is second:
-            fetch.first.cancel()
+            other.done.set()
+        if is_read and other in fetch.others and fetch.winner is None:
+            fetch.winner = other
+            fetch.asking.cancel()
 
     async def read_piece(self, nodes: Sequence[NodeId], piece: Piece, view: memoryview, grant: bytes) -> None:
         """Fill `view` with one piece of a chunk, whatever file has it, from the nodes that are known to have it.

@@ -49,6 +49,19 @@ async def test_when_the_second_fails_as_well_the_third_is_asked(tmp_path: Path) 
                 assert await get(fs, "/file") == data
 
 
+async def test_readers_do_not_wait_for_two_datanodes_that_hang(tmp_path: Path) -> None:
+    data = os.urandom(MIB)
+    async with real_cluster(tmp_path) as cluster, cluster.client(network=far_away()) as fs:
+        await put(fs, "/file", data)
+        assert await get(fs, "/file") == data
+        with cluster.suspended("n1"), cluster.suspended("n3"):
+            for _ in range(3):
+                assert await get(fs, "/file") == data
+        found = fs.statistics()["reader"]
+        assert found["hedges"] > 1
+        assert found["failovers"] == 0, "nobody has waited until his deadline"
+
+
 async def test_a_lone_replica_is_waited_for(tmp_path: Path) -> None:
     data = os.urandom(MIB)
     async with (
