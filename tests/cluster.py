@@ -20,6 +20,7 @@ from dfs.client import FileSystem, open_filesystem
 from dfs.client.cache import Cache
 from dfs.client.openinodes import OpenInodes, open_inodes
 from dfs.config import DataNodeConfig, NameNodeConfig
+from dfs.keys import Key
 from dfs.rpc import SPOKEN, Network, SocketNetwork, Versions
 from dfs.runtime import RealRuntime, Runtime
 from nodes.datanode.daemon import run_datanode
@@ -101,8 +102,8 @@ class Cluster:
     def address(self, name: str) -> str:
         return self._running[name].address
 
-    def client(self, **options: Any) -> AbstractAsyncContextManager[FileSystem]:
-        return open_filesystem(self.namenode_address, ADMIN, network=self.network, runtime=self.runtime, **options)
+    def client(self, key: Key = ADMIN, **options: Any) -> AbstractAsyncContextManager[FileSystem]:
+        return open_filesystem(self.namenode_address, key, network=self.network, runtime=self.runtime, **options)
 
     async def wait_until_up(self, datanodes: int) -> None:
         async with self.client() as fs:

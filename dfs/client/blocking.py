@@ -98,8 +98,11 @@ class BlockingFileSystem:
         self.close()
 
     def close(self) -> None:
-        """End the session. Open files must be closed before. In a process that was forked since, this does nothing."""
-        self._loop.stop()
+        """Close files that are open still, and end the session. In a process that was forked since, this does nothing.
+
+        Raises as closing them does; the session has ended then.
+        """
+        self._loop.close()
 
     # --- files ------------------------------------------------------------------------------------------
 
@@ -121,9 +124,10 @@ class BlockingFileSystem:
             raise ValueError("a binary file has no encoding, errors or newline")
         file = self._loop.call(self._fs.open, path, mode.replace("b", "").replace("t", ""), perm)
         made: Any = opened(self._loop, file, show(path), mode, is_buffered=buffering != 0)
+        raw = getattr(made, "raw", made)
         if not binary:
             made = io.TextIOWrapper(made, encoding or "utf-8", errors, newline, line_buffering=buffering == 1)
-        self._loop.left_open.add(made)
+        self._loop.left_open.update((made, raw))
         return made  # type: ignore[no-any-return]
 
     def fsync(self, file: IO[Any]) -> None:

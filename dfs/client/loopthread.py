@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import io
 import os
 import threading
 import weakref
@@ -109,7 +110,7 @@ class LoopThread:
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="dfs-client", daemon=True)
         self.left_open: weakref.WeakSet[Closable] = weakref.WeakSet()
-        """What is to be closed before the program ends."""
+        """What is to be closed before the connection or the program ends."""
 
     def start(self) -> FileSystem:
         """Raises what `open_filesystem` raises."""
@@ -196,19 +197,26 @@ class LoopThread:
         if self._opened is None:
             self._opening.cancel()
 
-    def end(self) -> None:
-        """Close what was left open, then stop."""
+    def close(self) -> None:
+        """Close what was left open, then stop; in another process do nothing. Raises why some could not be closed."""
         if not self.is_ours:
             return
-        for each in list(self.left_open):
+        failure: OSError | None = None
+        for each in sorted(self.left_open, key=lambda each: isinstance(each, io.RawIOBase)):  # what has a buffer first
             try:
-                each.close()
-            except (OSError, ValueError) as error:
-                log.error("a file that was left open could not be closed when the program ended", error=str(error))
+                with contextlib.suppress(ValueError):  # its buffer was detached
+                    each.close()
+            except OSError as error:
+                told = {"file": getattr(each, "name", "?"), "error": str(error)}
+                log.error("a file that was left open could not be closed", **told)
+                failure = error
         self.stop()
+        if failure is not None:
+            raise failure
 
 
 @atexit.register
 def _end_all() -> None:
     for loop in list(_ALL):
-        loop.end()
+        with contextlib.suppress(OSError):  # which was said
+            loop.close()

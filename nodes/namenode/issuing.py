@@ -208,7 +208,8 @@ class Issuing:
     async def revoke(self, by: KeyId, wire: object) -> int:
         """Refuse all keys of a holder, [role, name], from now on; the number of connections that this closed.
 
-        Raises `InvalidArgument`, `ArgumentTooLarge`.
+        His sessions end as those of others do of whom nothing is heard: until then programs on his mounts may be shown
+        what these were told, and nobody may change that. Raises `InvalidArgument`, `ArgumentTooLarge`.
         """
         holder = Holder.from_wire(wire)
         if holder == by.holder:
@@ -216,8 +217,6 @@ class Issuing:
         await self._writer.decide("revoke_key", str(holder.role), holder.name)
         self._load_revoked()
         closed = self._close_refused()
-        for session in self._sessions.of(holder):
-            await self._sessions.end(session)
         log.warning("a key was revoked", role=str(holder.role), name=holder.name, by=str(by), connections=closed)
         return closed
 

@@ -175,11 +175,6 @@ class Sessions:
         if arguments.integer(session, "a session") in self._listeners:
             await self._finish(self.touch(session, identity), party)
 
-    async def end(self, session: SessionId) -> None:
-        """End it whoever's it is; one that has ended already is no error."""
-        if session in self._listeners:
-            await self._finish(session)
-
     async def _finish(self, session: SessionId, party: Hashable = None) -> None:
         listener = self._listeners.pop(session, None)
         if listener is not None:

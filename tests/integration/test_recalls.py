@@ -14,10 +14,11 @@ import trio.testing
 from dfs import errors, limits
 from dfs.client import open_filesystem
 from dfs.client.cache import Cache
+from dfs.keys import Role
 from dfs.runtime import RealRuntime
 from dfs.types import Item
 from tests.cluster import mounted, running_cluster
-from tests.keys import ADMIN
+from tests.keys import ADMIN, holder
 
 TIMEOUT_S = 20.0
 AT_ONCE = 16
@@ -51,6 +52,23 @@ async def test_two_who_change_each_others_open_files(tmp_path: Path, bytes_of_ea
         for inode in (*made[b"a"], *made[b"b"]):
             attr = await one.inodes.getattr(inode.ino)
             assert (attr.mode & 0o777, attr.size) == (0o600, bytes_of_each)
+
+
+async def test_who_is_revoked_shows_nothing_that_others_have_changed_since(tmp_path: Path) -> None:
+    """Nor does a kernel that his mount has told of it, which nobody can tell anything any more."""
+    async with (
+        running_cluster(tmp_path, datanodes=0, session_timeout_s=3.0) as cluster,
+        cluster.client(holder(Role.CLIENT, "bob"), cache=Cache(100, 100), wait_s=1.0) as revoked,
+        cluster.client() as admin,
+    ):
+        file = await admin.mkdir("/d", 0o755)
+        assert (await revoked.inodes.getattr(file.ino)).mode & 0o777 == 0o755 and revoked.session.is_trusted
+        shown_until = trio.current_time() + revoked.session.kernel_timeout_s
+        await admin.session.query("revoke_key", ["client", "bob"])
+        assert await admin.inodes.setattr(file.ino, {"mode": 0o700})
+        assert trio.current_time() > shown_until and not revoked.session.is_trusted
+        with pytest.raises(errors.DfsError, match="revoked"):
+            await revoked.inodes.getattr(file.ino)
 
 
 async def test_who_waits_for_a_client_that_hangs_can_do_other_things_meanwhile(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from dfs import errors, keys, limits, tokens
 from dfs.keys import Holder, Key, KeyFile, Masters, Role
 from dfs.rpc import Gate
 from dfs.sealing import Receiver
-from dfs.types import SessionId
 from nodes.namenode.issuing import RENEW, Issuing
 from nodes.namenode.leases import Leases
 from nodes.namenode.membership import Membership
@@ -245,21 +244,6 @@ async def test_a_revoked_holder_is_refused_over_restarts_until_he_is_restored(tm
         assert here.gate.admits(ALICE.id)
         with pytest.raises(errors.NotFound, match="is not revoked"):
             await here.issuing.restore(["client", "alice"])
-
-
-async def test_the_sessions_of_who_is_revoked_end_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or others would wait until they have timed out for what they own."""
-    ended: list[SessionId] = []
-
-    async def end(session: SessionId) -> None:
-        ended.append(session)
-
-    async with office(tmp_path) as here:
-        for number, identity in enumerate(("client alice", "client bob", 'client alice {"subtree": "/a"}'), 1):
-            here.sessions.add(SessionId(number), identity)
-        monkeypatch.setattr(here.sessions, "end", end)
-        await here.issuing.revoke(ADMIN.id, ["client", "alice"])
-    assert ended == [1, 3]
 
 
 async def test_datanodes_are_told_who_is_revoked_when_they_have_another_list(tmp_path: Path) -> None:
