@@ -233,6 +233,8 @@ class Reader:
             except errors.GrantExpired:
                 if attempt >= _ROUNDS:
                     raise
+                if attempt > 1:  # the NameNode's clock was set: DataNodes hear of it with the next heartbeat
+                    await trio.sleep(_ROUND_DELAY_S)
             except errors.DataLost as error:
                 is_damaged = isinstance(error.__cause__, errors.Corrupt)  # everywhere: waiting does not help
                 is_away = isinstance(error.__cause__, SILENT) and trio.current_time() < wait_until

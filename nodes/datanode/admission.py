@@ -93,6 +93,4 @@ class Admission:
     def _refuse_expired(self, terms: Terms) -> None:
         late_s = self._clock() - terms.expiry_s
         if late_s >= 0:
-            raise errors.GrantExpired(
-                f"the grant expired {late_s:.0f} s ago: ask the NameNode for another; if that is as old, set the clocks"
-            )
+            raise errors.GrantExpired(f"the grant expired {late_s:.0f} s ago: ask the NameNode for another")

@@ -42,6 +42,7 @@ from dfs.rpc import Pool, Server
 from dfs.runtime import Runtime
 from dfs.types import NAMENODE_OBJECT, ChunkId, ClusterId, NodeId
 from nodes.datanode.bandwidth import TokenBucket
+from nodes.datanode.clock import NameNodeClock
 from nodes.datanode.copier import Copier
 from nodes.datanode.keyring import Keyring
 from nodes.datanode.obeyed import PATH, save
@@ -76,10 +77,12 @@ class Agent:
         bandwidth: TokenBucket,
         users: Users,
         restraint: Restraint,
+        clock: NameNodeClock,
         keyring: Keyring | None = None,
     ) -> None:
         """`keyring` is absent where the DataNode serves without keys."""
         self._config = config
+        self._clock = clock
         self._keyring = keyring
         self._runtime = runtime
         self._volumes = volumes
@@ -144,10 +147,15 @@ class Agent:
             info |= {"cluster": cluster, "directories": self._volumes.directory_ids()}
             await self._call("register", info)
         self._pool.handshake["cluster"] = cluster
+        self._note_clock(answer)
         await self._follow_keys(answer)
         self.is_registered = True
         self._report_due.set()
         log.info("registered", namenode=self._config.namenode, cluster=cluster)
+
+    def _note_clock(self, answer: Mapping[str, Any]) -> None:
+        if "now_ns" in answer:  # not of a NameNode of an older release
+            self._clock.told(answer["now_ns"])
 
     def _known_keys(self) -> dict[str, Any]:
         return self._keyring.report() if self._keyring is not None else {}
@@ -223,6 +231,7 @@ class Agent:
         except errors.NotFound:
             self.is_registered = False
             return
+        self._note_clock(answer)
         del self._done[: len(done)], self._failed[: len(failed)], self._partial[: len(partial)]
         self._corrupt = _without(self._corrupt, corrupt)
         self._damaged = _without(self._damaged, damaged)

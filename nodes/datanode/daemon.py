@@ -23,6 +23,7 @@ from nodes.datanode.authorization import authorize
 from nodes.datanode.bandwidth import TokenBucket
 from nodes.datanode.chain import Chain
 from nodes.datanode.clientmemory import ClientMemories
+from nodes.datanode.clock import NameNodeClock
 from nodes.datanode.disk import Disk, RealDisk
 from nodes.datanode.keyring import Keyring
 from nodes.datanode.obeyed import load
@@ -112,7 +113,8 @@ async def _serve(
         return runtime.now_ns() / 1e9
 
     gate = Gate(keys.DATANODE, datanode_object(config.node), key_file.masters, clock)
-    admission = Admission(lambda: gate.masters, clock, gate.admits)
+    namenodes_clock = NameNodeClock(runtime)
+    admission = Admission(lambda: gate.masters, namenodes_clock.now_s, gate.admits)
     chain = Chain(pool, config.namenode)
     memories = ClientMemories(network.inbox(), runtime)
     nursery.start_soon(memories.run)
@@ -125,7 +127,9 @@ async def _serve(
     keyring = Keyring(key_file, gate, pool, server, runtime, keep)
     with named("listen", "datanode.toml"):
         address = await nursery.start(server.serve, config.listen)
-    agent = Agent(config, volumes, pool, server, runtime, address, bandwidth, users, restraint, keyring)
+    agent = Agent(
+        *(config, volumes, pool, server, runtime, address, bandwidth, users, restraint, namenodes_clock, keyring)
+    )
     service.decide = agent.decide
     nursery.start_soon(volumes.look_after)
     nursery.start_soon(scrub.run)

@@ -61,7 +61,7 @@ class DataNodes(Service):
         self._members.enter(member)
         await self._names.register(datanode_object(member.node), member.address)
         log.info("datanode registered", node=member.node, address=member.address)
-        return {"cluster": self._store.cluster, "keys": self._issuing.told(info)}
+        return {"cluster": self._store.cluster, "now_ns": self._runtime.now_ns(), "keys": self._issuing.told(info)}
 
     async def heartbeat(self, node: Any, report: Any) -> dict[str, Any]:
         """How a DataNode is, what it has done, and what it is to do. Raises `NotFound`: register first."""
@@ -82,6 +82,7 @@ class DataNodes(Service):
         answer: dict[str, Any] = {
             "cluster": self._store.cluster,
             "log_index": self._store.counters()["log_index"],
+            "now_ns": self._runtime.now_ns(),
             "keys": self._issuing.told(report),
             "orders": orders,
         }

@@ -22,6 +22,7 @@ from nodes.datanode.agent import Agent
 from nodes.datanode.bandwidth import TokenBucket
 from nodes.datanode.chain import Chain
 from nodes.datanode.clientmemory import ClientMemories
+from nodes.datanode.clock import NameNodeClock
 from nodes.datanode.copier import Copier
 from nodes.datanode.index import pack_records
 from nodes.datanode.obeyed import Memory, load
@@ -129,6 +130,7 @@ class Node:
                 self.bandwidth,
                 self.users,
                 self.restraint,
+                NameNodeClock(self.runtime),
             )
             nursery.start_soon(agent.run)
             yield agent
