@@ -14,6 +14,10 @@ __version__ = RELEASE
 __all__ = ["__version__", "connect", "open_filesystem"]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     """Load the client when it is first asked for: daemons import this package, too, and need none."""
     if name in ("connect", "open_filesystem"):

@@ -19,24 +19,30 @@ from __future__ import annotations
 import errno
 import io
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, BinaryIO, Literal, TextIO, TypeAlias, overload
 
 import trio
 
-from dfs import config
+from dfs import config, errors
 from dfs.client.loopthread import LoopThread
 from dfs.client.paths import Path, show
-from dfs.client.rawfile import BUFFER_BYTES, opened
+from dfs.client.rawfile import BUFFER_BYTES, RawFile, opened
 from dfs.keystore import KeyStore
 from dfs.types import Attr, ChunkPlace, DirEntry, NodeView, Statfs
+
+TextMode: TypeAlias = Literal["r", "r+", "w", "w+", "a", "a+", "x", "x+"]
+BinaryMode: TypeAlias = Literal["rb", "rb+", "r+b", "wb", "wb+", "w+b", "ab", "ab+", "a+b", "xb", "xb+", "x+b"]
 
 
 class _FileSource:
     """A binary file object as the source of an upload; read in a worker thread, since it may block."""
 
     def __init__(self, file: IO[bytes]) -> None:
+        if not (hasattr(file, "readinto") or hasattr(file, "read")):
+            raise TypeError(f"not a file object: {file!r}")
         self._file = file
 
     async def readinto(self, view: memoryview) -> int:
@@ -56,6 +62,8 @@ class _FileSink:
     """A binary file object as the sink of a download; written in a worker thread."""
 
     def __init__(self, file: IO[bytes]) -> None:
+        if not hasattr(file, "write"):
+            raise TypeError(f"not a file object: {file!r}")
         self._file = file
 
     async def write(self, view: memoryview) -> None:
@@ -83,7 +91,13 @@ def _now(count: int | None, what: str) -> int:
 
 
 class BlockingFileSystem:
-    """A connection to a cluster for synchronous code: made by `connect`, ended by `close` or `with`."""
+    """A connection to a cluster for synchronous code: made by `connect`, ended by `close` or `with`.
+
+    Paths are absolute in the cluster: str, bytes or os.PathLike. What goes wrong is raised as a class of `dfs.errors`,
+    each an OSError with `errno`, many of them Python's own, too (`NotFound` is a FileNotFoundError); besides what is
+    named below any method may raise `DeadlineExceeded`, as the NameNode or DataNodes did not answer for `wait_s`,
+    `NotPermitted` for what the key does not allow, and ValueError once the connection is closed.
+    """
 
     def __init__(self, namenode: str, store: KeyStore, wait_s: float | None = None) -> None:
         self._loop = LoopThread(namenode, store, wait_s)
@@ -106,6 +120,31 @@ class BlockingFileSystem:
 
     # --- files ------------------------------------------------------------------------------------------
 
+    @overload
+    def open(
+        self,
+        path: Path,
+        mode: TextMode = ...,
+        buffering: int = ...,
+        encoding: str | None = ...,
+        errors: str | None = ...,
+        newline: str | None = ...,
+        perm: int = ...,
+    ) -> TextIO: ...
+    @overload
+    def open(self, path: Path, mode: BinaryMode, buffering: int = ..., *, perm: int = ...) -> BinaryIO: ...
+    @overload
+    def open(
+        self,
+        path: Path,
+        mode: str,
+        buffering: int = ...,
+        encoding: str | None = ...,
+        errors: str | None = ...,
+        newline: str | None = ...,
+        perm: int = ...,
+    ) -> IO[Any]: ...
+
     def open(
         self,
         path: Path,
@@ -116,7 +155,11 @@ class BlockingFileSystem:
         newline: str | None = None,
         perm: int = 0o666,
     ) -> IO[Any]:
-        """Open a file of the cluster, as Python's `open`: text unless mode has `b`; `buffering=0` for a raw one."""
+        """Open a file of the cluster, as Python's `open`: text unless mode has `b`; `buffering=0` for a raw one.
+
+        `perm` is what a new file's permissions are, less the umask. Raises `NotFound`, `Exists` with mode `x`,
+        `IsADirectory`, `NotADirectory`, `NotPermitted`, and ValueError for what is no mode.
+        """
         binary = "b" in mode
         if not binary and buffering == 0:
             raise ValueError("text cannot be unbuffered")
@@ -131,45 +174,93 @@ class BlockingFileSystem:
         return made  # type: ignore[no-any-return]
 
     def fsync(self, file: IO[Any]) -> None:
-        """Flush a file that `open` gave, and return when it is on stable storage on the replicas."""
-        file.flush()
+        """Flush a file that `open` gave, and return when it is on stable storage on the replicas.
+
+        Raises what went wrong with it, `NotEnoughNodes`, and TypeError for any other file.
+        """
         binary: Any = getattr(file, "buffer", file)
-        getattr(binary, "raw", binary).fsync()
+        raw = getattr(binary, "raw", binary)
+        if not isinstance(raw, RawFile):
+            raise TypeError(f"not a file of the cluster: {file!r}")
+        file.flush()
+        raw.fsync()
 
     def read_bytes(self, path: Path) -> bytes:
+        """All bytes of a file. Raises as `open`, and `DataLost`."""
         with self.open(path, "rb") as file:
             return bytes(file.read())
 
     def write_bytes(self, path: Path, data: bytes) -> None:
-        """Make or replace a file, in one moment, durable on return."""
+        """Make or replace a file, in one moment, durable on return. Raises as `upload`."""
         self.upload(io.BytesIO(data), path, replace=True)
 
-    def upload(self, source: IO[bytes], path: Path, **options: Any) -> Attr:
-        """Make a file of all bytes of a binary file object; see `FileSystem.upload` for the options."""
+    def upload(
+        self,
+        source: IO[bytes],
+        path: Path,
+        *,
+        mode: int = 0o644,
+        replace: bool = False,
+        sync: bool = True,
+        times: tuple[int, int] | None = None,
+        owner: tuple[int, int] | None = None,
+    ) -> Attr:
+        """Make a file of all bytes of a binary file object; it appears, whole, when this returns.
+
+        `mode` is taken as it is (no umask); `times` are (access, modification) in ns; `owner` is (uid, gid);
+        with `sync` the bytes are durable on return. Raises `Exists` unless `replace`, `IsADirectory`, `NotFound`,
+        `NoSpace`, `NotEnoughNodes`; nothing is left behind then.
+        """
+        options: dict[str, Any] = {"mode": mode, "replace": replace, "sync": sync, "times": times, "owner": owner}
         return self._loop.call(self._fs.upload, _FileSource(source), path, **options)
 
     def download(self, path: Path, sink: IO[bytes]) -> Attr:
-        """Write all bytes of a file to a binary file object."""
+        """Write all bytes of a file to a binary file object; the file's attributes.
+
+        Raises `NotFound`, `IsADirectory`, `DataLost`, and what writing raises.
+        """
         return self._loop.call(self._fs.download, path, _FileSink(sink))
 
     # --- the namespace ----------------------------------------------------------------------------------
 
     def stat(self, path: Path, *, follow: bool = True) -> Attr:
+        """What is known of a name: `size`, `mode`, `mtime_ns` and so on; of a symbolic link's target with `follow`.
+
+        Raises `NotFound`, `NotADirectory`.
+        """
         return self._loop.call(self._fs.stat, path, follow=follow)
 
     def exists(self, path: Path, *, follow: bool = True) -> bool:
+        """Whether there is something of that name. Raises what is wrong with the cluster, never `NotFound`."""
         return self._loop.call(self._fs.exists, path, follow=follow)
 
+    def is_dir(self, path: Path) -> bool:
+        """Whether it is a directory, or leads to one. Raises as `exists`."""
+        return self._has_type(path, stat.S_ISDIR)
+
+    def is_file(self, path: Path) -> bool:
+        """Whether it is a regular file, or leads to one. Raises as `exists`."""
+        return self._has_type(path, stat.S_ISREG)
+
+    def _has_type(self, path: Path, is_type: Callable[[int], bool]) -> bool:
+        try:
+            return is_type(self.stat(path).mode)
+        except (errors.NotFound, errors.NotADirectory):
+            return False
+
     def listdir(self, path: Path = "/") -> list[str]:
-        """The names in a directory, sorted; bytes that are no UTF-8 as `os.fsdecode` shows them."""
+        """The names in a directory, sorted; bytes that are no UTF-8 as `os.fsdecode` shows them.
+
+        Raises `NotFound`, `NotADirectory`.
+        """
         return [os.fsdecode(entry.name) for entry in self.scandir(path)]
 
     def scandir(self, path: Path = "/") -> list[DirEntry]:
-        """The entries of a directory with their attributes, sorted by name."""
+        """The entries of a directory with their attributes, sorted by name, which is bytes. Raises as `listdir`."""
         return self._loop.call(self._fs.listdir, path)
 
     def walk(self, path: Path = "/") -> Iterator[tuple[str, list[DirEntry]]]:
-        """Each directory beneath `path`, itself first, with its entries."""
+        """Each directory beneath `path`, itself first, with its entries. Raises as `listdir`."""
         pending = [os.fsdecode(path)]
         while pending:
             directory = pending.pop()
@@ -178,87 +269,121 @@ class BlockingFileSystem:
             pending += [
                 f"{directory.rstrip('/')}/{os.fsdecode(entry.name)}"
                 for entry in reversed(entries)
-                if entry.attr.mode & 0o170000 == 0o040000
+                if stat.S_ISDIR(entry.attr.mode)
             ]
 
     def mkdir(self, path: Path, mode: int = 0o777, *, parents: bool = False, exist_ok: bool = False) -> Attr:
+        """Make a directory, with permissions `mode` less the umask, and with `parents` those above it that are missing.
+
+        Raises `Exists`, unless `exist_ok` and it is a directory; `NotFound`, `NotADirectory`.
+        """
         return self._loop.call(self._fs.mkdir, path, mode, parents=parents, exist_ok=exist_ok)
 
     def rename(self, source: Path, target: Path, *, replace: bool = True) -> Attr:
+        """Give `source` the name `target`, in one moment; what had that name goes, if it may.
+
+        Raises `NotFound`, `Exists` unless `replace`, `IsADirectory`, `NotADirectory`, `NotEmpty`, `InvalidArgument`.
+        """
         return self._loop.call(self._fs.rename, source, target, replace=replace)
 
     def remove(self, path: Path) -> None:
+        """Remove a name that is no directory. Raises `NotFound`, `IsADirectory`."""
         self._loop.call(self._fs.remove, path)
 
     def rmdir(self, path: Path) -> None:
+        """Remove a directory that is empty. Raises `NotFound`, `NotADirectory`, `NotEmpty`."""
         self._loop.call(self._fs.rmdir, path)
 
     def remove_tree(self, path: Path) -> int:
+        """Remove a name and all beneath it; how many names went. Raises `NotFound`, and the first thing that fails."""
         return self._loop.call(self._fs.remove_tree, path)
 
     def symlink(self, target: Path, path: Path) -> Attr:
+        """Make a symbolic link at `path`, which leads to `target`. Raises `Exists`, `NotFound`."""
         return self._loop.call(self._fs.symlink, target, path)
 
     def link(self, source: Path, path: Path) -> Attr:
+        """Give a file one more name. Raises `NotFound`, `Exists`, `NotPermitted` for a directory."""
         return self._loop.call(self._fs.link, source, path)
 
     def readlink(self, path: Path) -> str:
+        """Where a symbolic link leads. Raises `NotFound`, `InvalidArgument` for what is none."""
         return os.fsdecode(self._loop.call(self._fs.readlink, path))
 
     def chmod(self, path: Path, mode: int) -> Attr:
+        """Set the permissions. Raises `NotFound`, `NotPermitted`."""
         return self._loop.call(self._fs.chmod, path, mode)
 
     def chown(self, path: Path, uid: int | None = None, gid: int | None = None, *, follow: bool = True) -> Attr:
+        """Set the owner and the group, those that are not None. Raises `NotFound`, `NotPermitted`."""
         return self._loop.call(self._fs.chown, path, uid, gid, follow=follow)
 
     def utime(self, path: Path, atime_ns: int | None = None, mtime_ns: int | None = None) -> Attr:
+        """Set the times of access and of modification, in ns since 1970; None is now. Raises `NotFound`."""
         return self._loop.call(self._fs.utime, path, atime_ns, mtime_ns)
 
     def touch(self, path: Path) -> Attr:
+        """Set a file's times to now; make it, empty, if there is none. Raises `NotFound` for a directory above it."""
         return self._loop.call(self._fs.touch, path)
 
     def truncate(self, path: Path, size: int) -> Attr:
+        """Make a file `size` bytes long: cut it, or add zeros. Raises `NotFound`, `IsADirectory`, `FileTooLarge`."""
         return self._loop.call(self._fs.truncate, path, size)
 
     # --- the cluster ------------------------------------------------------------------------------------
 
     def statfs(self) -> Statfs:
+        """How much the cluster holds, and has room for, in bytes."""
         return self._loop.call(self._fs.statfs)
 
     def nodes(self) -> list[NodeView]:
+        """The DataNodes as the NameNode sees them."""
         return self._loop.call(self._fs.nodes)
 
     def status(self) -> dict[str, Any]:
+        """What `dfs status --json` shows."""
         return self._loop.call(self._fs.status)
 
     def plan_drain(self, node: str) -> dict[str, Any]:
+        """What emptying a DataNode would move, how long that takes at least, and what is at risk. Raises `NotFound`."""
         return self._loop.call(self._fs.plan_drain, node)
 
     def drain(self, node: str) -> None:
-        """Begin to empty a DataNode; `status()["drains"]` says how far that is."""
+        """Begin to empty a DataNode; `status()["drains"]` says how far that is. Raises `NotFound`, `NotPermitted`."""
         self._loop.call(self._fs.drain, node)
 
     def undrain(self, node: str) -> None:
+        """Use a DataNode again that was to be emptied. Raises `NotFound`, `NotPermitted`."""
         self._loop.call(self._fs.undrain, node)
 
     def remove_node(self, node: str) -> None:
+        """Forget a DataNode that is dead or drained. Raises `NotFound`, or `NodeInUse`, which says what to do."""
         self._loop.call(self._fs.remove_node, node)
 
     def plan_balance(self, threshold: float | None = None) -> dict[str, Any]:
+        """How full DataNodes are, and how much each would give or take. Raises `InvalidArgument`."""
         return self._loop.call(self._fs.plan_balance, threshold)
 
     def balance(self, threshold: float | None = None) -> None:
-        """Begin to even out how full DataNodes are; `status()["balance"]` says how far that is."""
+        """Begin to even out how full DataNodes are, to within `threshold` of the cluster's level (0.05: 5 points).
+
+        `status()["balance"]` says how far that is. Raises `InvalidArgument`, `NotPermitted`.
+        """
         self._loop.call(self._fs.balance, threshold)
 
     def set_replicas(self, path: Path, copies: int) -> Attr:
-        """Have so many copies of a file, or of the files that will be made in a directory."""
+        """Have so many copies of a file, or of the files that will be made in a directory; 0 is the cluster's default.
+
+        The copies are made, or dropped, in the background. Raises `NotFound`, `InvalidArgument`.
+        """
         return self._loop.call(self._fs.set_replicas, path, copies)
 
     def summarize(self, path: Path = "/") -> dict[str, int]:
+        """Counts beneath a directory: `files`, `directories`, `bytes`, and `allocated` bytes. Raises `NotFound`."""
         return self._loop.call(self._fs.summarize, path)
 
     def replicas(self, path: Path) -> list[ChunkPlace]:
+        """The chunks that hold a file's bytes, in the order of the file, and the DataNodes that hold them."""
         return self._loop.call(self._fs.replicas, path)
 
 

@@ -37,7 +37,7 @@ from dfs.client.reader import Reader
 from dfs.client.session import Session, open_session
 from dfs.client.writer import ChunkWriter
 from dfs.keys import Key, KeyFile
-from dfs.posix import RENAME_NOREPLACE, time_ns
+from dfs.posix import RENAME_NOREPLACE, check_file_size, time_ns
 from dfs.rpc import SPOKEN, Network, Pool, SocketNetwork, Versions
 from dfs.runtime import RealRuntime, Runtime
 from dfs.telemetry import log_as_the_program_does
@@ -114,9 +114,11 @@ class FileSystem:
     # --- looking ----------------------------------------------------------------------------------------
 
     async def stat(self, path: Path, *, follow: bool = True) -> Attr:
+        """What is known of a name, or with `follow` of what a symbolic link leads to. Raises `NotFound`."""
         return await self._paths.resolve(path, follow=follow)
 
     async def exists(self, path: Path, *, follow: bool = True) -> bool:
+        """Whether there is something of that name."""
         try:
             await self._paths.resolve(path, follow=follow)
         except (errors.NotFound, errors.NotADirectory):
@@ -124,7 +126,7 @@ class FileSystem:
         return True
 
     async def scandir(self, path: Path) -> AsyncIterator[DirEntry]:
-        """Entries of a directory with their attributes, in the order they were made."""
+        """Entries of a directory with their attributes, in the order they were made. Raises `NotADirectory`."""
         attr = await self._paths.resolve(path)
         if not statmod.S_ISDIR(attr.mode):
             raise errors.NotADirectory(f"not a directory: {show(path)}")
@@ -139,6 +141,7 @@ class FileSystem:
         return sorted([entry async for entry in self.scandir(path)], key=lambda entry: entry.name)
 
     async def readlink(self, path: Path) -> bytes:
+        """Where a symbolic link leads. Raises `NotFound`, `InvalidArgument` for what is none."""
         attr = await self._paths.resolve(path, follow=False)
         if not statmod.S_ISLNK(attr.mode):
             raise errors.InvalidArgument(f"not a symbolic link: {show(path)}")
@@ -161,6 +164,10 @@ class FileSystem:
     # --- the namespace ----------------------------------------------------------------------------------
 
     async def mkdir(self, path: Path, mode: int = 0o777, *, parents: bool = False, exist_ok: bool = False) -> Attr:
+        """Make a directory, with permissions `mode` less the umask, and with `parents` those above it that are missing.
+
+        Raises `Exists`, unless `exist_ok` and it is a directory; `NotFound`, `NotADirectory`.
+        """
         if parents:
             await self._make_parents(path)
         try:
@@ -183,7 +190,10 @@ class FileSystem:
                 await self.mkdir(ancestor, exist_ok=True)
 
     async def rename(self, source: Path, target: Path, *, replace: bool = True) -> Attr:
-        """Give `source` the name `target`, in one moment; what had that name goes, if it may."""
+        """Give `source` the name `target`, in one moment; what had that name goes, if it may.
+
+        Raises `NotFound`, `Exists` unless `replace`, `IsADirectory`, `NotADirectory`, `NotEmpty`, `InvalidArgument`.
+        """
         old = await self._paths.locate(source)
         new = await self._paths.locate(target)
         with _about(target if await self.exists(source, follow=False) else source):
@@ -192,12 +202,13 @@ class FileSystem:
             )
 
     async def remove(self, path: Path) -> None:
-        """Remove a name that is no directory."""
+        """Remove a name that is no directory. Raises `NotFound`, `IsADirectory`."""
         place = await self._paths.locate(path, of_file=True)
         with _about(path):
             await self.inodes.unlink(place.parent, place.name)
 
     async def rmdir(self, path: Path) -> None:
+        """Remove a directory that is empty. Raises `NotFound`, `NotADirectory`, `NotEmpty`."""
         place = await self._paths.locate(path)
         with _about(path):
             await self.inodes.rmdir(place.parent, place.name)
@@ -210,11 +221,13 @@ class FileSystem:
             return await tree.remove_tree(self.inodes, place, attr, os.fsencode(path), on_error)
 
     async def symlink(self, target: Path, path: Path) -> Attr:
+        """Make a symbolic link at `path`, which leads to `target`. Raises `Exists`, `NotFound`."""
         place = await self._paths.locate(path, of_file=True)
         with _about(path):
             return await self.inodes.symlink(place.parent, place.name, os.fsencode(target), os.geteuid(), os.getegid())
 
     async def link(self, source: Path, path: Path) -> Attr:
+        """Give a file one more name. Raises `NotFound`, `Exists`, `NotPermitted` for a directory."""
         attr = await self._paths.resolve(source, follow=False)
         if statmod.S_ISDIR(attr.mode):
             raise errors.NotPermitted(f"a directory has one name only: {show(source)}")
@@ -223,9 +236,11 @@ class FileSystem:
             return await self.inodes.link(attr.ino, place.parent, place.name)
 
     async def chmod(self, path: Path, mode: int) -> Attr:
+        """Set the permissions. Raises `NotFound`."""
         return await self.inodes.setattr((await self._paths.resolve(path)).ino, {"mode": mode})
 
     async def chown(self, path: Path, uid: int | None = None, gid: int | None = None, *, follow: bool = True) -> Attr:
+        """Set the owner and the group, those that are not None. Raises `NotFound`."""
         changes: dict[str, int | str] = {}
         if uid is not None:
             changes["uid"] = uid
@@ -236,7 +251,7 @@ class FileSystem:
     async def utime(
         self, path: Path, atime_ns: int | None = None, mtime_ns: int | None = None, *, follow: bool = True
     ) -> Attr:
-        """Set both times; None is now."""
+        """Set both times, in ns since 1970; None is now. Raises `NotFound`."""
         attr = await self._paths.resolve(path, follow=follow)
         times: dict[str, int | str] = {
             "atime_ns": "now" if atime_ns is None else time_ns(atime_ns),
@@ -254,6 +269,8 @@ class FileSystem:
                 return await self._create(place, 0o666, exclusive=False)
 
     async def truncate(self, path: Path, size: int) -> Attr:
+        """Make a file `size` bytes long: cut it, or add zeros. Raises `NotFound`, `IsADirectory`, `FileTooLarge`."""
+        check_file_size(size)
         attr = await self._paths.resolve(path)
         with _about(path):
             return await self.inodes.truncate(attr.ino, size)
@@ -378,12 +395,15 @@ class FileSystem:
     # --- the cluster ------------------------------------------------------------------------------------
 
     async def statfs(self) -> Statfs:
+        """How much the cluster holds, and has room for, in bytes."""
         return await self.inodes.statfs()
 
     async def nodes(self) -> list[NodeView]:
+        """The DataNodes as the NameNode sees them."""
         return [codec.node_view(wire) for wire in await self.session.query("nodes")]
 
     async def status(self) -> dict[str, Any]:
+        """What `dfs status --json` shows."""
         return dict(await self.session.query("status"))
 
     async def plan_drain(self, node: str) -> dict[str, Any]:

@@ -236,6 +236,28 @@ def raw_files(fs: BlockingFileSystem) -> None:
     assert not fs.exists("/half")
 
 
+def what_is_meant_for_files(fs: BlockingFileSystem) -> None:
+    path: Any = "/a path, and no file"
+    for wrong in (lambda: fs.upload(path, "/x"), lambda: fs.download("/", path)):
+        with pytest.raises(TypeError, match="not a file object"):
+            wrong()
+    with io.BytesIO() as file, pytest.raises(TypeError, match="not a file of the cluster"):
+        fs.fsync(file)
+    fs.touch("/file")
+    with pytest.raises(OSError, match="cannot be larger"):
+        fs.truncate("/file", 2**70)
+
+
+def kinds_of_names(fs: BlockingFileSystem) -> None:
+    fs.touch("/file")
+    fs.mkdir("/directory")
+    fs.symlink("directory", "/link")
+    fs.symlink("gone", "/dangling")
+    names = ("/file", "/directory", "/link", "/dangling", "/none", "/file/none")
+    assert [fs.is_dir(name) for name in names] == [False, True, True, False, False, False]
+    assert [fs.is_file(name) for name in names] == [True, False, False, False, False, False]
+
+
 def lines_at_once(fs: BlockingFileSystem) -> None:
     with fs.open("/lines", "w", buffering=1) as file:
         file.write("a line\n")
@@ -259,12 +281,16 @@ def the_cluster(fs: BlockingFileSystem) -> None:
     "script",
     [
         *(text_files, binary_files, the_standard_library, the_namespace, paths_as_posix_has_them, raw_files),
-        *(lines_at_once, rights_that_writing_takes_away, the_cluster),
+        *(what_is_meant_for_files, kinds_of_names, lines_at_once, rights_that_writing_takes_away, the_cluster),
     ],
     ids=lambda each: each.__name__,
 )
 async def test_scripts(cluster: RealCluster, script: Script) -> None:
     await run(cluster, script)
+
+
+def test_the_package_shows_what_is_in_it() -> None:
+    assert {"connect", "open_filesystem", "__version__"} <= set(dir(dfs))
 
 
 async def test_two_connections_see_each_other(cluster: RealCluster) -> None:
