@@ -38,9 +38,6 @@ class Usage(NamedTuple):
     """Seconds in which blocking work was being done: in daemons, those in which they waited for a disk."""
 
 
-NO_USAGE = Usage(0.0, 0.0)
-
-
 class Workers(Protocol):
     """Threads for one kind of blocking work: what hangs in them keeps none of those that others use."""
 

@@ -7,12 +7,11 @@ this process only; anyone may register others.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any, Final
 
 from Pyro5.nameserver import NameServer
 
-from dfs import errors, limits
+from dfs import limits
 from dfs.rpc.address import uri
 from dfs.rpc.faults import NamingError
 from dfs.rpc.objects import expose
@@ -29,10 +28,10 @@ class NameServerObject(NameServer):  # type: ignore[misc]  # Pyro5 has no types
     for this process.
     """
 
-    def register_own(self, name: str, object_uri: str, metadata: Collection[str] = ()) -> None:
+    def register_own(self, name: str, object_uri: str) -> None:
         """Set a name, also one that others may not touch, and for which there always is room. Raises NamingError."""
-        _check_registration(name, object_uri, metadata)
-        super().register(name, object_uri, False, set(metadata))
+        _check_registration(name, object_uri)
+        super().register(name, object_uri)
 
     def remove_own(self, name: str) -> None:
         """Remove a name; one that is not there is no error."""
@@ -41,7 +40,8 @@ class NameServerObject(NameServer):  # type: ignore[misc]  # Pyro5 has no types
     @expose
     def register(self, name: Any, uri: Any, safe: bool = False, metadata: Any = None) -> None:
         """Set a name to a URI; `safe` refuses one that is taken."""
-        _check_registration(name, str(uri), metadata)
+        _check_registration(name, str(uri))
+        _check_metadata(metadata)
         _refuse_own(name)
         self._check_room(name)
         _answer_stock(super().register, name, uri, bool(safe), metadata)
@@ -122,10 +122,9 @@ def _refuse_regex(regex: Any) -> None:
         raise NamingError("regular expressions are not accepted by this name server: use a prefix")
 
 
-def _check_registration(name: Any, object_uri: str, metadata: Any) -> None:
+def _check_registration(name: Any, object_uri: str) -> None:
     _check_name(name)
     _check_text("URI", object_uri, limits.NAME_SERVER_URI_MAX_CHARS)
-    _check_metadata(metadata)
 
 
 def _check_name(name: Any) -> None:
@@ -155,33 +154,10 @@ class NameServerClient:
         self._pool = pool
         self._address = address
 
-    async def register(self, name: str, object_id: str, address: str, metadata: Collection[str] | None = None) -> None:
-        """Set `name` to the object at `address`, whatever it was before, with `metadata` as its tags."""
-        tags = None if metadata is None else list(metadata)
-        await self._call("register", name, uri(object_id, address), False, tags)
+    async def register(self, name: str, object_id: str, address: str) -> None:
+        """Set `name` to the object at `address`, whatever it was before."""
+        await self._pool.call(self._address, NAME_SERVER_OBJECT, "register", name, uri(object_id, address))
 
-    async def lookup(self, name: str) -> str:
-        """The URI of `name` (see `parse_uri`). Raises NotFound."""
-        found, _ = await self.lookup_with_metadata(name)
-        return found
-
-    async def lookup_with_metadata(self, name: str) -> tuple[str, set[str]]:
-        """The URI and the tags of `name`. Raises NotFound."""
-        answer = await self._call("lookup", name, True)
-        if not isinstance(answer, list) or len(answer) != 2 or not isinstance(answer[1], list):
-            raise errors.ProtocolViolation(f"the name server at {self._address} answered a lookup in another form")
-        return str(answer[0]), {str(tag) for tag in answer[1]}
-
-    async def remove(self, name: str) -> bool:
-        """Remove `name`; whether it was there."""
-        return bool(await self._call("remove", name))
-
-    async def list(self, prefix: str = "") -> dict[str, str]:
-        """The names that begin with `prefix`, with their URIs."""
-        answer = await self._call("list", prefix or None)
-        if not isinstance(answer, dict):
-            raise errors.ProtocolViolation(f"the name server at {self._address} answered a listing in another form")
-        return {str(name): str(found) for name, found in answer.items()}
-
-    async def _call(self, method: str, *args: Any) -> Any:
-        return await self._pool.call(self._address, NAME_SERVER_OBJECT, method, *args)
+    async def remove(self, name: str) -> None:
+        """Remove `name`; one that is not there is no error."""
+        await self._pool.call(self._address, NAME_SERVER_OBJECT, "remove", name)

@@ -41,13 +41,6 @@ class Stream(Protocol):
         """
         ...
 
-    async def send_all(self, buffers: Sequence[Buffer]) -> None:
-        """Send all buffers in order. When cancelled, an unknown part has been sent.
-
-        It waits for as long as the peer takes nothing; who needs a deadline sets one.
-        """
-        ...
-
     def send_nowait(self, buffers: Sequence[Buffer]) -> int:
         """Send what can be sent at once; return the number of bytes, which may be 0."""
         ...
@@ -121,13 +114,3 @@ def without_first(buffers: Sequence[Buffer], count: int) -> list[Buffer]:
         else:
             rest.append(buffer)
     return rest
-
-
-async def send_all(stream: Stream, buffers: Sequence[Buffer]) -> None:
-    """`Stream.send_all` by its `send_nowait` and `wait_writable`."""
-    rest = [buffer for buffer in buffers if len(buffer)]
-    while rest:
-        sent = stream.send_nowait(rest)
-        rest = without_first(rest, sent)
-        if rest:
-            await stream.wait_writable()

@@ -49,29 +49,25 @@ class _Attempt:
 class Pool:
     """Makes calls. An async context manager, which owns the tasks of its connections.
 
-    `handshake` goes to every server with the first message, as items beside the versions of our protocol, which are
-    those `spoken`. With a `key` both ends of every connection prove that they know it: a server that does not is
-    `Refused`. At `connections_max` the connection that was idle for longest is closed. Everything here belongs to one
-    trio loop.
+    With a `key` both ends of every connection prove that they know it: a server that does not is `Refused`. `spoken`
+    are the versions of our protocol that it offers. At `POOL_CONNECTIONS_MAX` the connection that was idle for longest
+    is closed. Everything here belongs to one trio loop.
     """
 
     def __init__(
         self,
         network: Network,
         *,
-        handshake: Mapping[str, Any] | None = None,
         key: Key | None = None,
         spoken: versions.Versions = versions.SPOKEN,
-        connections_max: int = limits.POOL_CONNECTIONS_MAX,
     ) -> None:
         self._network = network
-        self.handshake = dict(handshake or {})
-        """Sent with each new connection; may be changed while the pool is in use."""
+        self.handshake: dict[str, Any] = {}
+        """Sent with each new connection, beside the versions; may be changed while the pool is in use."""
         self._key = key
         self._leaving: set[Connection] = set()
         """Made with a key of before: they end when the last of their calls has."""
         self._spoken = spoken
-        self._connections_max = connections_max
         self._connections: dict[_Place, Connection] = {}
         self._attempts: dict[_Place, _Attempt] = {}
         self._nursery: trio.Nursery | None = None
@@ -117,14 +113,10 @@ class Pool:
         object_id: str,
         method: str,
         *args: Any,
-        data: Buffer | Sequence[Buffer] | None = None,
-        into: memoryview | None = None,
         timeout_s: float = limits.CALL_TIMEOUT_S,
     ) -> Any:
         """Call a method and return its result; see `call_with_data`."""
-        result, _ = await self.call_with_data(
-            address, object_id, method, *args, data=data, into=into, timeout_s=timeout_s
-        )
+        result, _ = await self.call_with_data(address, object_id, method, *args, timeout_s=timeout_s)
         return result
 
     async def call_with_data(
@@ -133,7 +125,7 @@ class Pool:
         object_id: str,
         method: str,
         *args: Any,
-        data: Buffer | Sequence[Buffer] | None = None,
+        data: Sequence[Buffer] | None = None,
         into: memoryview | None = None,
         sent: Callable[[], None] | None = None,
         timeout_s: float = limits.CALL_TIMEOUT_S,
@@ -151,7 +143,6 @@ class Pool:
         """
         self._calls += 1
         payload = serialize.dumps_call(object_id, method, args)
-        parts = [data] if isinstance(data, bytes | bytearray | memoryview) else data
         now = trio.current_time()
         exchange = Exchange(into, now + timeout_s)
         place = address, object_id
@@ -159,7 +150,7 @@ class Pool:
         rest: Rest | None = None
         if connection is not None and not connection.takes_turns and not connection.closed:
             connection.last_used = now
-            rest = connection.start(exchange, payload, parts)
+            rest = connection.start(exchange, payload, data)
             if rest is None:
                 if sent is not None:
                     sent()
@@ -168,7 +159,7 @@ class Pool:
                     self._alarm.deadline = exchange.deadline
                 await connection.wait(exchange)
         if not exchange.done and not exchange.expired:
-            connection = await self._call_slowly(place, exchange, payload, parts, rest, sent)
+            connection = await self._call_slowly(place, exchange, payload, data, rest, sent)
         if exchange.done:
             return exchange.result, exchange.data
         raise self._out_of_time(connection, exchange, f"{object_id}.{method} at {address}", timeout_s)
@@ -322,11 +313,11 @@ class Pool:
     def _make_room(self) -> None:
         """Close the connection that was idle for longest when there are too many."""
         assert self._nursery is not None
-        if len(self._connections) + len(self._attempts) <= self._connections_max:
+        if len(self._connections) + len(self._attempts) <= limits.POOL_CONNECTIONS_MAX:
             return
         idle = [(place, connection) for place, connection in self._connections.items() if connection.idle]
         if not idle:
-            raise errors.Unreachable(f"all {self._connections_max} connections of the pool are in use")
+            raise errors.Unreachable(f"all {limits.POOL_CONNECTIONS_MAX} connections of the pool are in use")
         place, oldest = min(idle, key=lambda one: one[1].last_used)
         del self._connections[place]
         oldest.closed = True

@@ -34,7 +34,7 @@ from dfs.rpc import shortcut
 from dfs.rpc.address import TcpAddress, UnixAddress
 from dfs.rpc.connected import ConnectedSocket
 from dfs.rpc.handover import Inbox
-from dfs.rpc.network import Listener, Stream, send_all
+from dfs.rpc.network import Listener, Stream
 from dfs.rpc.tls import Tls
 
 _IOV_MAX = min(os.sysconf("SC_IOV_MAX"), 1024) if "SC_IOV_MAX" in os.sysconf_names else 16
@@ -86,9 +86,6 @@ class SocketStream(ConnectedSocket):
             await self._until_writable()
         except (trio.ClosedResourceError, OSError) as error:
             raise self._lost(error) from error
-
-    async def send_all(self, buffers: Sequence[Buffer]) -> None:
-        await send_all(self, buffers)
 
     async def receive_into(self, view: memoryview) -> int:
         try:

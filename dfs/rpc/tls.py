@@ -35,7 +35,6 @@ from dfs.certificates import TlsIdentity
 from dfs.checksum import Buffer
 from dfs.rpc import serialize
 from dfs.rpc.connected import ConnectedSocket
-from dfs.rpc.network import send_all
 from dfs.rpc.protocol import CONNECT_FAIL, JSON, encode
 
 _RECORD_BYTES: Final = 16 * limits.KIB  # the most that a record carries (RFC 8446, 5.1)
@@ -255,9 +254,6 @@ class TlsStream(ConnectedSocket):
             pass  # as the next send will find
         except (trio.ClosedResourceError, OSError) as error:
             raise self._lost(error) from error
-
-    async def send_all(self, buffers: Sequence[Buffer]) -> None:
-        await send_all(self, buffers)
 
     # --- receiving ------------------------------------------------------------------------------------------
 

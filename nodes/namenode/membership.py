@@ -236,10 +236,6 @@ class Membership:
             self._note(member, state)
         return member
 
-    def known(self, node: NodeId) -> Member | None:
-        """As it registered last, or as the database knows it."""
-        return self._members.get(node)
-
     def reported(self, member: Member, first: int, following: int, never_given: int = 0) -> bool:
         """Its chunks from `first` on, below `following`, are reported; whether that makes its first report whole.
 

@@ -236,11 +236,11 @@ async def _measure(addresses: list[str], tls: TlsIdentity, rounds: int) -> Times
             await pool.call(address, "bench", "add", 1, 2)
 
         async def up(pool: Pool, address: str) -> None:
-            await pool.call(address, "bench", "up", data=_PAYLOAD)
+            await pool.call_with_data(address, "bench", "up", data=[_PAYLOAD])
 
         async def down(pool: Pool, address: str) -> None:
             into = buffers.pop()
-            await pool.call(address, "bench", "down", into=into)
+            await pool.call_with_data(address, "bench", "down", into=into)
             buffers.append(into)
 
         with ThreadPoolExecutor(AT_ONCE) as threads:

@@ -16,6 +16,7 @@ from dfs import errors
 from dfs.rpc import Listener, Network, SocketNetwork, Stream
 from tests.keys import CLUSTER
 from tests.simulation.network import MemoryNetwork
+from tests.streams import send_all
 
 MIB = 1024 * 1024
 
@@ -80,16 +81,16 @@ async def receive_exactly(stream: Stream, count: int) -> bytes:
 
 async def test_bytes_arrive_in_order_both_ways(place: Place) -> None:
     async with connected(place) as (client, server, _):
-        await client.send_all([b"one ", bytearray(b"two "), memoryview(b"three"), b""])
+        await send_all(client, [b"one ", bytearray(b"two "), memoryview(b"three"), b""])
         assert await receive_exactly(server, 13) == b"one two three"
-        await server.send_all([b"back"])
+        await send_all(server, [b"back"])
         assert await receive_exactly(client, 4) == b"back"
 
 
 async def test_a_large_message_in_many_buffers_arrives_whole(place: Place) -> None:
     pieces = [bytes([number % 251]) * 4099 for number in range(1500)]  # more buffers than one sendmsg takes
     async with connected(place) as (client, server, _), trio.open_nursery() as nursery:
-        nursery.start_soon(client.send_all, pieces)
+        nursery.start_soon(send_all, client, pieces)
         assert await receive_exactly(server, 1500 * 4099) == b"".join(pieces)
 
 
@@ -113,7 +114,7 @@ async def test_a_sender_waits_for_a_receiver_that_does_not_read(place: Place) ->
 
 async def test_a_close_ends_the_other_side_after_what_was_sent(place: Place) -> None:
     async with connected(place) as (client, server, _):
-        await client.send_all([b"last words"])
+        await send_all(client, [b"last words"])
         await client.aclose()
         assert await receive_exactly(server, 10) == b"last words"
         assert await server.receive_into(memoryview(bytearray(1))) == 0
@@ -132,7 +133,7 @@ async def test_a_cancelled_receive_loses_nothing(place: Place) -> None:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(receive)
                 await trio.testing.wait_all_tasks_blocked(0.001)
-                await client.send_all([bytes([round_number])])  # it may be woken by this, or cancelled first
+                await send_all(client, [bytes([round_number])])  # it may be woken by this, or cancelled first
                 nursery.cancel_scope.cancel()
             if not got:
                 got.append(await server.receive_into(view))
@@ -143,7 +144,7 @@ async def test_a_cancelled_receive_loses_nothing(place: Place) -> None:
 async def test_who_expects_much_gets_it_all(place: Place) -> None:
     sent = bytes(range(256)) * 4096
     async with connected(place) as (client, server, _), trio.open_nursery() as nursery:
-        nursery.start_soon(client.send_all, [sent])
+        nursery.start_soon(send_all, client, [sent])
         view = memoryview(bytearray(len(sent)))
         got = 0
         with trio.fail_after(60):
@@ -152,7 +153,7 @@ async def test_who_expects_much_gets_it_all(place: Place) -> None:
                 got += await server.receive_into(view[got:])
         assert view == sent
         server.expect(1)
-        await client.send_all([b"next"])
+        await send_all(client, [b"next"])
         assert await receive_exactly(server, 4) == b"next"
 
 
@@ -167,7 +168,7 @@ async def test_who_expects_more_than_comes_gets_what_came_at_the_end(place: Plac
 
             nursery.start_soon(receive)
             await trio.testing.wait_all_tasks_blocked()
-            await client.send_all([b"last words"])
+            await send_all(client, [b"last words"])
             await client.aclose()
 
 
@@ -177,7 +178,7 @@ async def test_who_no_longer_expects_much_gets_what_is_there(place: Place) -> No
         async with trio.open_nursery() as nursery:
             nursery.start_soon(receive_exactly, server, 4)
             await trio.testing.wait_all_tasks_blocked()
-            await client.send_all([b"some"])
+            await send_all(client, [b"some"])
             await trio.testing.wait_all_tasks_blocked(0.01)
             server.expect(1)
             nursery.cancel_scope.deadline = trio.current_time() + 60
@@ -208,7 +209,7 @@ async def test_sending_to_a_peer_that_has_closed_ends_in_connection_lost(place: 
         await server.aclose()
         with trio.fail_after(5), pytest.raises(errors.ConnectionLost):
             while True:
-                await client.send_all([bytes(1000)])
+                await send_all(client, [bytes(1000)])
                 await trio.lowlevel.checkpoint()
 
 
@@ -274,7 +275,7 @@ async def test_many_connections_at_once_are_all_served(place: Place) -> None:
 
     async def echo(stream: Stream) -> None:
         await stream.secure()
-        await stream.send_all([await receive_exactly(stream, 2)])
+        await send_all(stream, [await receive_exactly(stream, 2)])
         await stream.aclose()
 
     async def serve() -> None:
@@ -284,7 +285,7 @@ async def test_many_connections_at_once_are_all_served(place: Place) -> None:
 
     async def ask(number: int) -> None:
         stream = await place.network.connect(listener.address, 5)
-        await stream.send_all([b"%02d" % number])
+        await send_all(stream, [b"%02d" % number])
         assert await receive_exactly(stream, 2) == b"%02d" % number
         await stream.aclose()
 

@@ -123,7 +123,8 @@ async def test_nodes_send_on_what_its_client_may_append_and_nothing_else(tmp_pat
         async def append(key: Key, grant: Any, onward: Any, *holder: Any) -> Any:
             async with Pool(SocketNetwork(), key=key) as pool:
                 args = (place.chunk, place.length, blocks, grant, onward, *holder)
-                return await pool.call(addresses["n1"], "dfs.datanode.n1", "append_chain", *args, data=data)
+                place_of_n1 = addresses["n1"], "dfs.datanode.n1"
+                return (await pool.call_with_data(*place_of_n1, "append_chain", *args, data=[data]))[0]
 
         refused = [
             (NODE, mine, [], OTHER.id.to_wire()),
@@ -194,7 +195,8 @@ async def test_a_node_asks_where_others_are_seldom_whomever_it_is_to_send_to(tmp
                 args = (place.chunk, place.length, blocks, grant, [f"nowhere-{number}"])
                 with pytest.MonkeyPatch.context() as patch:
                     patch.setattr(Pool, "call", counted)
-                    failures = await pool.call(address, "dfs.datanode.n1", "append_chain", *args, data=b"more")
+                    called = address, "dfs.datanode.n1", "append_chain", *args
+                    failures, _ = await pool.call_with_data(*called, data=[b"more"])
                 assert [failure[0] for failure in failures] == [f"nowhere-{number}"]
             with pytest.raises(errors.InvalidArgument):
                 await pool.call(address, "dfs.datanode.n1", "append_chain", place.chunk, 0, b"", grant, ["n2"])

@@ -59,7 +59,9 @@ class Wire:
 
     async def datanode(self, node: str, method: str, *args: Any, data: bytes | None = None) -> Any:
         address = self._cluster.addresses[node]
-        return await self._pool.call(address, f"dfs.datanode.{node}", method, *args, data=data)
+        blocks = None if data is None else [data]
+        result, _ = await self._pool.call_with_data(address, f"dfs.datanode.{node}", method, *args, data=blocks)
+        return result
 
     async def read(self, place: ChunkPlace, grant: Any) -> Any:
         return await self.datanode(place.nodes[0], "read", place.chunk, 0, min(place.length, 1000), grant)

@@ -394,7 +394,7 @@ async def test_our_pool_calls_a_stock_daemon() -> None:
                     nursery.start_soon(ask, number)
             assert sorted(results) == list(range(1, 21))
             into = memoryview(bytearray(200_000))
-            count, data = await pool.call_with_data(address, "stock", "echo_data", data=b"abc" * 50_000, into=into)
+            count, data = await pool.call_with_data(address, "stock", "echo_data", data=[b"abc" * 50_000], into=into)
             assert count == 150_000
             assert data is not None
             assert bytes(data) == b"cba" * 50_000
@@ -413,16 +413,18 @@ async def test_our_pool_calls_a_stock_daemon() -> None:
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_our_client_uses_a_stock_name_server() -> None:
+    def listed() -> Any:
+        with Pyro5.api.locate_ns(*_host_and_port(address)) as found:
+            return found.list("dfs.")
+
     with running(Pyro5.nameserver.NameServerDaemon("127.0.0.1", 0)) as address:
         async with Pool(SocketNetwork()) as pool:
             names = NameServerClient(pool, address)
-            await names.register("dfs.datanode.a", "dfs.datanode.a", "10.0.0.1:9401", {"dfs"})
-            assert await names.lookup_with_metadata("dfs.datanode.a") == ("PYRO:dfs.datanode.a@10.0.0.1:9401", {"dfs"})
-            assert await names.list("dfs.") == {"dfs.datanode.a": "PYRO:dfs.datanode.a@10.0.0.1:9401"}
-            assert "Pyro.NameServer" in await names.list()
-            assert await names.remove("dfs.datanode.a")
-            with pytest.raises(errors.NotFound, match="unknown name"):
-                await names.lookup("dfs.datanode.a")
+            await names.register("dfs.datanode.a", "dfs.datanode.a", "10.0.0.1:9401")
+            assert await in_thread(listed) == {"dfs.datanode.a": "PYRO:dfs.datanode.a@10.0.0.1:9401"}
+            await names.remove("dfs.datanode.a")
+            await names.remove("dfs.datanode.a")
+            assert await in_thread(listed) == {}
 
 
 async def test_stock_tools_use_the_name_server_that_we_serve() -> None:
@@ -445,20 +447,21 @@ async def test_stock_tools_use_the_name_server_that_we_serve() -> None:
         listing = nsc("list")
         assert "dfs.namenode --> PYRO:dfs.namenode@127.0.0.1:9400" in listing
         assert "dfs.datanode.a --> " in listing
-        assert "class:dfs" in listing
         assert "reserved" in nsc("remove", "dfs.namenode")
         assert "regular expressions" in nsc("listmatching", "d.*")
         assert "Registered mine" in nsc("register", "mine", "PYRO:x@127.0.0.1:1")
         with Pyro5.api.locate_ns(*_host_and_port(address)) as found:
             assert str(found.lookup("mine")) == "PYRO:x@127.0.0.1:1"
-            assert found.yplookup(meta_any={"class:dfs"}, return_metadata=False)
+            found.register("ours", "PYRO:x@127.0.0.1:1", metadata={"class:dfs"})
+            assert "class:dfs" in nsc("list")
+            assert found.yplookup(meta_any={"class:dfs"}, return_metadata=False) == {"ours": "PYRO:x@127.0.0.1:1"}
             with pytest.raises(Pyro5.errors.NamingError, match="unknown name: nobody"):
                 found.lookup("nobody")
 
     async with trio.open_nursery() as nursery:
         address = await nursery.start(server.serve, "127.0.0.1:0")
         names.register_own(NAME_SERVER_OBJECT, uri(NAME_SERVER_OBJECT, address))
-        names.register_own("dfs.namenode", uri("dfs.namenode", "127.0.0.1:9400"), {"class:dfs"})
+        names.register_own("dfs.namenode", uri("dfs.namenode", "127.0.0.1:9400"))
         names.register_own("dfs.datanode.a", uri("dfs.datanode.a", "127.0.0.1:9401"))
         await in_thread(work)
         nursery.cancel_scope.cancel()

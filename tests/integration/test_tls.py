@@ -29,6 +29,7 @@ from tests.integration.real import RealCluster
 from tests.integration.sites import CLIENT as USER
 from tests.integration.sites import NAMENODE, PYTHON, Site
 from tests.keys import CLUSTER, holder
+from tests.streams import send_all
 
 ADMIN, ALICE, NODE = (holder(role, "a", tls=True) for role in (Role.ADMIN, Role.CLIENT, Role.NODE))
 FOREIGN = keys.make_cluster(tls=True)
@@ -272,7 +273,7 @@ async def test_a_client_with_a_certificate_never_speaks_plainly() -> None:
     async def answer_plainly(stream: Stream) -> None:
         view = memoryview(bytearray(1))
         assert await stream.receive_into(view) == 1 and view[0] == 0x16, "this is not how TLS begins"
-        await stream.send_all([b"PYRO" + bytes(100)])
+        await send_all(stream, [b"PYRO" + bytes(100)])
         await stream.aclose()
 
     async with listening(None, answer_plainly) as address:
@@ -309,7 +310,7 @@ async def pump(source: Stream, target: Stream) -> None:
     view = memoryview(bytearray(65536))
     try:
         while count := await source.receive_into(view):
-            await target.send_all([view[:count]])
+            await send_all(target, [view[:count]])
     except errors.ConnectionLost:
         pass
 

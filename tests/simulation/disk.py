@@ -27,7 +27,7 @@ from typing import TypeVar, TypeVarTuple
 import trio
 
 from dfs.checksum import Buffer
-from dfs.runtime import NO_USAGE, Runtime, Usage
+from dfs.runtime import Runtime, Usage
 from nodes.datanode.disk import in_use
 
 T = TypeVar("T")
@@ -81,7 +81,7 @@ class InlineRuntime:
         return InlineWorkers(self)
 
     def usage(self) -> Usage:
-        return NO_USAGE
+        return Usage(0.0, 0.0)
 
 
 def _error(number: int) -> OSError:

@@ -27,7 +27,7 @@ from dfs import errors
 from dfs.checksum import Buffer
 from dfs.rpc import address as addresses
 from dfs.rpc.handover import Inbox
-from dfs.rpc.network import Listener, Stream, without_first
+from dfs.rpc.network import Listener, Stream
 from tests.simulation.clock import virtual
 
 _BACKLOG = 1024
@@ -168,13 +168,6 @@ class MemoryStream:
     async def wait_writable(self) -> None:
         self._check_open()
         await self._outgoing.wait_writable()
-
-    async def send_all(self, buffers: Sequence[Buffer]) -> None:
-        rest = [buffer for buffer in buffers if len(buffer)]
-        while rest:
-            rest = without_first(rest, self.send_nowait(rest))
-            if rest:
-                await self.wait_writable()
 
     async def receive_into(self, view: memoryview) -> int:
         return await self._incoming.receive_into(view, self._closed)

@@ -19,7 +19,7 @@ import trio
 from dfs import errors
 from dfs.rpc.handover import Inbox
 from dfs.rpc.network import Listener, Stream
-from dfs.runtime import NO_USAGE, Usage
+from dfs.runtime import Usage
 from tests.simulation.clock import virtual
 from tests.simulation.disk import InlineWorkers, MemoryDisk, PowerOff
 from tests.simulation.network import MemoryNetwork
@@ -90,7 +90,7 @@ class Life:
         return InlineWorkers(self)
 
     def usage(self) -> Usage:
-        return NO_USAGE
+        return Usage(0.0, 0.0)
 
     def _delays(self) -> tuple[float, float]:
         """Others run before, or after, or both."""

@@ -12,6 +12,7 @@ from dfs import errors
 from dfs.rpc import Stream
 from tests.simulation.clock import VirtualClock
 from tests.simulation.network import JITTERY_LATENCY_S, JitteryNetwork
+from tests.streams import send_all
 
 
 def run(body: Callable[[VirtualClock], Awaitable[None]]) -> float:
@@ -95,7 +96,7 @@ def test_bytes_arrive_in_order_once_their_latency_has_passed() -> None:
 
             nursery.start_soon(receive)
             for number in range(3):
-                await client.send_all([bytes([number]) * 100])
+                await send_all(client, [bytes([number]) * 100])
             sent_at = trio.current_time()
         assert got == [bytes(100) + b"\1" * 100 + b"\2" * 100]
         assert 0 < trio.current_time() - sent_at <= 2 * JITTERY_LATENCY_S
@@ -105,7 +106,7 @@ def test_bytes_arrive_in_order_once_their_latency_has_passed() -> None:
 
 def test_what_is_under_way_when_a_link_is_cut_arrives_when_it_is_whole() -> None:
     async def body(network: JitteryNetwork, client: Stream, server: Stream) -> None:
-        await client.send_all([b"held"])
+        await send_all(client, [b"held"])
         network.partition("a", "b")
         with trio.move_on_after(10.0) as limit:
             await received(server, 4)
@@ -140,7 +141,7 @@ def test_who_has_no_room_to_send_goes_on_when_there_is_some() -> None:
     async def body(network: JitteryNetwork, client: Stream, server: Stream) -> None:
         data = random.Random(2).randbytes(3 * network.capacity_bytes)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(client.send_all, [data])
+            nursery.start_soon(send_all, client, [data])
             assert await received(server, len(data)) == data
 
     connected(body)

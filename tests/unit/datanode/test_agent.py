@@ -103,7 +103,7 @@ class Node:
         self.volumes.open()
         self.volumes.join(CLUSTER)
         self.host = network.host(name)
-        self.pool = Pool(self.host, handshake={"role": "datanode"})
+        self.pool = Pool(self.host)
         self.bandwidth = TokenBucket()
         self.users = Users()
         self.restraint = Restraint(self.config.hold_share, load(disks))

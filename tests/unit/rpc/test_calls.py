@@ -16,6 +16,7 @@ from dfs.checksum import Buffer
 from dfs.rpc import Peer, Pool, Server, Stream, serialize
 from dfs.rpc import protocol as wire
 from dfs.rpc.buffers import BufferPool
+from tests.streams import send_all
 from tests.unit.rpc.world import Thing, world
 
 MIB = 1024 * 1024
@@ -75,10 +76,10 @@ async def test_a_server_is_told_when_a_peer_has_parted() -> None:
 
 async def test_bytes_travel_both_ways() -> None:
     async with world() as here:
-        assert await here.call("hear", "a", data=b"bytes") == ["a", b"bytes", True]
+        assert await here.call("hear", "a", data=[b"bytes"]) == ["a", b"bytes", True]
         assert await here.call("hear", "a") == ["a", None, True]
         assert await here.call("hear", "a", data=[b"by", bytearray(b"te"), memoryview(b"s")]) == ["a", b"bytes", True]
-        assert await here.call("hear", "a", data=b"") == ["a", b"", True]
+        assert await here.call("hear", "a", data=[b""]) == ["a", b"", True]
         result, data = await here.call_with_data("send", 3, 2)
         assert (result, bytes(data or b"")) == (3, b"AABBCC")
         assert await here.call_with_data("add", 1) == (11, None)
@@ -87,7 +88,7 @@ async def test_bytes_travel_both_ways() -> None:
 @pytest.mark.parametrize("length", [1, 4096, 32 * 1024, 70_000, MIB, 5 * MIB])
 async def test_bytes_of_any_size_go_into_the_callers_buffer(length: int) -> None:
     async with world() as here:
-        assert await here.call("length", data=bytes(length)) == length
+        assert await here.call("length", data=[bytes(length)]) == length
         into = memoryview(bytearray(length + 5))
         _, data = await here.call_with_data("send", 1, length, into=into)
         assert data is not None
@@ -187,9 +188,9 @@ async def test_an_answer_that_is_too_large_is_an_error_of_that_call() -> None:
 async def test_a_batch_ends_when_its_results_are_more_than_one_message_takes() -> None:
     async with world() as here:
         stream = await here.client.connect(here.address, 1)
-        await stream.send_all(HELLO)
+        await send_all(stream, HELLO)
         calls = serialize.dumps_call("thing", "<batch>", [["repeat", ["word", MIB], {}]] * 100)
-        await stream.send_all(wire.encode(wire.INVOKE, wire.FLAG_BATCH, 1, wire.MSGPACK, calls)[0])
+        await send_all(stream, wire.encode(wire.INVOKE, wire.FLAG_BATCH, 1, wire.MSGPACK, calls)[0])
         got, view = b"", memoryview(bytearray(4096))
         with trio.fail_after(60):
             while b"make fewer calls in one batch" not in got:
@@ -309,7 +310,7 @@ async def test_a_call_cancelled_half_sent_does_not_harm_the_stream(autojump_cloc
         here.network.set_latency("client", "server", 1.0)
         data = bytearray(b"d" * MIB)
         with trio.move_on_after(3.5) as scope:
-            await here.call("hear", "word", data=data, timeout_s=1000)
+            await here.call("hear", "word", data=[data], timeout_s=1000)
         assert scope.cancelled_caught
         assert trio.current_time() < 60, "a cancelled call returns at once"
         data[:] = bytes(MIB)  # it is the caller's again
@@ -324,7 +325,7 @@ async def test_a_call_cancelled_before_it_is_sent_is_not_sent(autojump_clock: tr
         await here.call("add", 1)
         here.network.set_latency("client", "server", 1.0)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(lambda: here.call("length", data=bytes(MIB), timeout_s=1000))
+            nursery.start_soon(lambda: here.call("length", data=[bytes(MIB)], timeout_s=1000))
             await trio.testing.wait_all_tasks_blocked()
             with pytest.raises(errors.Unreachable, match="could not be sent"):
                 await here.call("note", "never", timeout_s=2)
@@ -456,10 +457,13 @@ async def test_an_error_in_the_body_of_a_pool_comes_out_as_it_is() -> None:
                 await pool.call(here.address, "thing", "fail", "NotFound")
 
 
-async def test_a_full_pool_closes_the_connection_idle_for_longest(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_full_pool_closes_the_connection_idle_for_longest(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "POOL_CONNECTIONS_MAX", 2)
     async with world() as here:
         addresses = [await here.nursery.start(here.server.serve, f"server:{port}") for port in (11, 12, 13)]
-        async with Pool(here.client, connections_max=2) as pool:
+        async with Pool(here.client) as pool:
             for address in (*addresses[:2], addresses[0], addresses[2], addresses[0]):
                 await pool.call(address, "thing", "add", 1)
                 await trio.sleep(1)
@@ -474,11 +478,11 @@ async def test_a_peer_that_takes_nothing_is_given_up(autojump_clock: trio.testin
             stream = await listener.accept()
             await stream.receive_into(memoryview(bytearray(4096)))
             buffers, _ = wire.encode(wire.CONNECT_OK, 0, 0, wire.JSON, b'{"handshake": {"dfs": 1}, "meta": {}}')
-            await stream.send_all(buffers)
+            await send_all(stream, buffers)
 
         here.nursery.start_soon(greet_and_stop_reading)
         with pytest.raises(errors.Unreachable, match="took no byte for 30 s"):
-            await here.pool.call("server:99", "thing", "length", data=bytes(MIB), timeout_s=1000)
+            await here.pool.call_with_data("server:99", "thing", "length", data=[bytes(MIB)], timeout_s=1000)
 
 
 # --- handshakes ---------------------------------------------------------------------------------------------
@@ -534,12 +538,12 @@ async def test_oneway_calls_are_bounded_though_their_connections_go(monkeypatch:
     async with world() as here:
         for _ in range(10):
             stream = await here.client.connect(here.address, 1)
-            await stream.send_all([*HELLO, *call * 10])
+            await send_all(stream, [*HELLO, *call * 10])
             await trio.testing.wait_all_tasks_blocked()
             await stream.aclose()
         assert here.thing.entered == 6
         other = await here.network.host("other").connect(here.address, 1)
-        await other.send_all([*HELLO, *call])
+        await send_all(other, [*HELLO, *call])
         await trio.testing.wait_all_tasks_blocked()
         assert here.thing.entered == 7
         here.thing.gate.set()
@@ -631,7 +635,7 @@ async def test_one_busy_client_does_not_starve_the_others() -> None:
         stream = await here.client.connect(here.address, 1)
         hello, _ = wire.encode(wire.CONNECT, 0, 0, wire.JSON, b'{"handshake": "hi", "object": "thing"}')
         ping, length = wire.encode(wire.PING, 0, 1, wire.MSGPACK, b"")
-        await stream.send_all([*hello, *ping * 2000])
+        await send_all(stream, [*hello, *ping * 2000])
         async with trio.open_nursery() as nursery:
             nursery.start_soon(count_turns)
             view = memoryview(bytearray(1 << 16))
@@ -675,7 +679,7 @@ async def test_who_stops_in_the_middle_is_closed(
         stream = await here.client.connect(here.address, 1)
         started = trio.current_time()
         with structlog.testing.capture_logs() as logs:
-            await stream.send_all(sent)
+            await send_all(stream, sent)
             assert await end_of(stream) - started == pytest.approx(timeout_s, abs=0.1)
         await stream.aclose()
         assert len([entry for entry in logs if entry["log_level"] != "debug"]) == 1
@@ -700,7 +704,7 @@ async def test_who_has_not_greeted_gets_no_memory_and_no_time(
         started = trio.current_time()
         with structlog.testing.capture_logs() as logs:
             with contextlib.suppress(errors.ConnectionLost):
-                await stream.send_all(first)
+                await send_all(stream, first)
             assert await end_of(stream) < started + 1
         await stream.aclose()
         assert [entry for entry in logs if why in entry.get("reason", "")]
@@ -710,7 +714,7 @@ async def test_who_has_not_greeted_gets_no_memory_and_no_time(
 async def test_strangers_who_talk_nonsense_are_logged_once_a_second(autojump_clock: trio.testing.MockClock) -> None:
     async def talk_nonsense() -> None:
         stream = await here.client.connect(here.address, 1)
-        await stream.send_all([b"GET / HTTP/1.1 and so on, and so on.\r\n\r\n"])
+        await send_all(stream, [b"GET / HTTP/1.1 and so on, and so on.\r\n\r\n"])
         await end_of(stream)
         await stream.aclose()
 
@@ -732,7 +736,7 @@ async def test_a_bug_that_strangers_find_shows_its_traceback_once(autojump_clock
         with structlog.testing.capture_logs() as logs:
             for _ in range(5):
                 stream = await here.client.connect(here.address, 1)
-                await stream.send_all(HELLO)
+                await send_all(stream, HELLO)
                 await end_of(stream)
                 await stream.aclose()
         assert [entry["event"] for entry in logs if "exc_info" in entry] == ["handshake failed"]
@@ -748,7 +752,7 @@ async def test_who_takes_an_answer_byte_by_byte_does_not_keep_it_for_ever(
         here.thing.gate.set()
         stream = await here.client.connect(here.address, 1)
         call, _ = wire.encode(wire.INVOKE, 0, 1, wire.MSGPACK, serialize.dumps_call("thing", method, [MIB]))
-        await stream.send_all([*HELLO, *call])
+        await send_all(stream, [*HELLO, *call])
         started = trio.current_time()
         view = memoryview(bytearray(1))
         while not here.thing.done:
@@ -779,7 +783,7 @@ async def test_bytes_in_work_are_bounded_for_all_connections_together(
         here.thing.gate = trio.Event()
 
         async def keep() -> None:
-            await (here.call("keep", data=bytes(MIB)) if as_data else here.call("keep_value", bytes(MIB - 100)))
+            await (here.call("keep", data=[bytes(MIB)]) if as_data else here.call("keep_value", bytes(MIB - 100)))
 
         async with trio.open_nursery() as nursery:
             for _ in range(5):

@@ -18,6 +18,7 @@ from dfs.rpc import protocol as wire
 from dfs.rpc.channel import BURST_COST_MAX
 from dfs.rpc.rounds import Rounds
 from dfs.rpc.serialize import dumps_call
+from tests.streams import send_all
 from tests.unit.rpc.world import World, world
 
 MASTERS = Masters.make()
@@ -129,9 +130,9 @@ async def test_nobody_has_more_by_how_he_packs_his_calls(message: Callable[[int]
         assert await here.call("add", 1, 2) == 3
         stream = await here.network.host("flood").connect(here.address, 1)
         hello, _ = wire.encode(wire.CONNECT, 0, 0, wire.JSON, b'{"handshake": "hi", "object": "thing"}')
-        await stream.send_all(hello)
+        await send_all(stream, hello)
         for seq in range(1, 200):
-            await stream.send_all(message(seq))
+            await send_all(stream, message(seq))
         while not here.thing.heard:
             await trio.lowlevel.checkpoint()
         before = len(here.thing.heard)

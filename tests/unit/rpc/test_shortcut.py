@@ -15,6 +15,7 @@ from dfs import errors
 from dfs.rpc import Listener, SocketNetwork, Stream
 from dfs.rpc.address import TcpAddress, parse
 from dfs.rpc.shortcut import _SO_PASSRIGHTS
+from tests.streams import send_all
 
 NOBODY = 65533
 
@@ -80,7 +81,7 @@ async def test_a_client_on_the_host_takes_the_short_cut(listen_at: str, connect_
     assert isinstance(where, TcpAddress)
     async with connected(listener, str(TcpAddress(connect_to, where.port))) as (near, far):
         assert is_short(far)
-        await near.send_all([b"hello"])
+        await send_all(near, [b"hello"])
         view = memoryview(bytearray(10))
         assert await far.receive_into(view) == 5
         assert bytes(view[:5]) == b"hello"

@@ -14,6 +14,7 @@ from dfs import errors
 from dfs.rpc import SocketNetwork, Stream, sockets
 from dfs.rpc.channel import Channel
 from dfs.rpc.protocol import INVOKE, MSGPACK, Wanted, encode
+from tests.streams import send_all
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -73,7 +74,7 @@ async def test_a_receiver_sleeps_until_what_it_expects_is_there() -> None:
         await trio.testing.wait_all_tasks_blocked()
         for _ in range(10):
             assert not received, "it was woken for a piece"
-            await near.send_all([bytes(10 * KIB)])
+            await send_all(near, [bytes(10 * KIB)])
             # Bytes are at the other end of a loopback connection when sending them returns.
             await trio.testing.wait_all_tasks_blocked(0.01)
         nursery.cancel_scope.deadline = trio.current_time() + 60
@@ -93,9 +94,9 @@ async def test_a_sign_of_life_is_seen_in_the_middle_of_a_large_message() -> None
                     channel.give(memoryview(bytearray(event.length)))
 
         nursery.start_soon(receive)
-        await near.send_all([message[: 100 * KIB]])
+        await send_all(near, [message[: 100 * KIB]])
         await trio.testing.wait_all_tasks_blocked(0.01)
-        nursery.start_soon(near.send_all, [message[100 * KIB : 101 * KIB]])  # less than the receiver sleeps for
+        nursery.start_soon(send_all, near, [message[100 * KIB : 101 * KIB]])  # less than the receiver sleeps for
         await trio.testing.wait_all_tasks_blocked(0.01)
         await channel.wait_heard()
         nursery.cancel_scope.cancel()
@@ -107,7 +108,7 @@ async def test_small_messages_after_a_large_one_are_received_at_once() -> None:
     async with tcp_connection() as (near, far), trio.open_nursery() as nursery:
         channel = Channel(far)
         for round_number in range(3):
-            nursery.start_soon(near.send_all, [*large, *small])
+            nursery.start_soon(send_all, near, [*large, *small])
             seen = []
             while len(seen) < 2:
                 event = await channel.receive()
@@ -122,7 +123,7 @@ async def test_small_messages_after_a_large_one_are_received_at_once() -> None:
 async def test_who_receives_from_a_closed_connection_waits_for_no_descriptor() -> None:
     """It is another connection's by then, perhaps."""
     async with tcp_connection() as (near, far):
-        await near.send_all([b"little"])
+        await send_all(near, [b"little"])
         assert await far.receive_into(memoryview(bytearray(KIB))) == 6
         await far.aclose()
         with pytest.raises(errors.ConnectionLost, match="was closed"):

@@ -15,6 +15,7 @@ from dfs import errors
 from dfs.keys import Role
 from dfs.rpc.tls import Tls, TlsStream, client_context, server_context
 from tests.keys import CLUSTER, holder
+from tests.streams import send_all
 
 CLIENT = holder(Role.CLIENT, "a", tls=True)
 SMALL_BYTES = 4096  # less than a record
@@ -59,7 +60,7 @@ async def test_records_that_a_socket_takes_in_parts_arrive_whole_and_once() -> N
     pieces = [dice.randbytes(dice.choice([1, 7, 4096, 16384, 16385, 40000])) for _ in range(200)]
     sent = b"".join(pieces)
     async with ends(*narrow_pair()) as (client, server), trio.open_nursery() as nursery:
-        nursery.start_soon(client.send_all, pieces)
+        nursery.start_soon(send_all, client, pieces)
         got = bytearray()
         while len(got) < len(sent):
             view = memoryview(bytearray(dice.choice([1, 5000, 100_000])))
@@ -86,11 +87,11 @@ async def test_a_changed_bit_ends_the_connection_and_is_never_delivered() -> Non
         nursery.start_soon(pass_on, *wires)
         nursery.start_soon(pass_on, *reversed(wires))
         async with ends(near, far) as (client, server):
-            await client.send_all([b"sound"])
+            await send_all(client, [b"sound"])
             view = memoryview(bytearray(100))
             assert view[: await server.receive_into(view)] == b"sound"
             changing = True
-            await client.send_all([b"changed"])
+            await send_all(client, [b"changed"])
             with pytest.raises(errors.ProtocolViolation, match="no TLS of this connection"):
                 await server.receive_into(view)
         nursery.cancel_scope.cancel()

@@ -16,6 +16,7 @@ from dfs.release import RELEASE
 from dfs.rpc import SPOKEN, Gate, Versions, serialize
 from dfs.rpc import protocol as wire
 from dfs.rpc.network import Stream
+from tests.streams import send_all
 from tests.unit.rpc.world import World, world
 
 MASTERS = Masters.make()
@@ -108,7 +109,7 @@ async def test_a_server_that_chooses_what_was_not_offered_is_not_spoken_to(versi
             await stream.receive_into(memoryview(bytearray(4096)))
             said = {"handshake": {"dfs": version, "release": "9.1"}, "meta": {}}
             buffers, _ = wire.encode(wire.CONNECT_OK, 0, 0, wire.MSGPACK, serialize.dumps(wire.MSGPACK, said))
-            await stream.send_all(buffers)
+            await send_all(stream, buffers)
 
         here.nursery.start_soon(greet)
         with pytest.raises(errors.ProtocolViolation, match=r"dfs 9\.1 and answers in a version"):
@@ -137,9 +138,9 @@ async def man_in_the_middle(here: World, number: int, change: Change) -> AsyncIt
                     await target.aclose()
                     return
                 decoder.received(count)
-            await target.send_all(wire.encode(message.kind, 0, 0, wire.MSGPACK, altered(message, at))[0])
+            await send_all(target, wire.encode(message.kind, 0, 0, wire.MSGPACK, altered(message, at))[0])
         while count := await source.receive_into(decoder.space()):
-            await target.send_all([bytes(decoder.space()[:count])])
+            await send_all(target, [bytes(decoder.space()[:count])])
 
     def altered(message: wire.Message, at: int) -> bytes:
         assert message.payload is not None

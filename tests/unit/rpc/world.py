@@ -141,7 +141,7 @@ class World:
     nursery: trio.Nursery
 
     async def call(self, method: str, *args: Any, **options: Any) -> Any:
-        return await self.pool.call(self.address, "thing", method, *args, **options)
+        return (await self.call_with_data(method, *args, **options))[0]
 
     async def call_with_data(self, method: str, *args: Any, **options: Any) -> tuple[Any, memoryview | None]:
         return await self.pool.call_with_data(self.address, "thing", method, *args, **options)
@@ -166,6 +166,7 @@ async def world(
     async with trio.open_nursery() as nursery:
         address = await nursery.start(server.serve, "server:9")
         client = network.host("client")
-        async with Pool(client, handshake=handshake, key=key, spoken=client_speaks) as pool:
+        async with Pool(client, key=key, spoken=client_speaks) as pool:
+            pool.handshake.update(handshake or {})
             yield World(network, client, server, thing, pool, address, nursery)
         nursery.cancel_scope.cancel()
