@@ -49,10 +49,9 @@ class Condition(NamedTuple):
 
 
 class Health:
-    """Where a daemon says how it is. `ask` is set when it can answer; it is called from the event loop, often."""
+    """Where a daemon says how it is. `ask` is set before the daemon starts to serve; the event loop calls it often."""
 
-    def __init__(self) -> None:
-        self.ask: Callable[[], Condition] | None = None
+    ask: Callable[[], Condition]
 
 
 def collect_seldom() -> None:
@@ -82,10 +81,10 @@ def raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def run_daemon(main: Main, *, name: str, log_level: str, health: Health | None = None, **always: str) -> int:
+def run_daemon(main: Main, *, name: str, log_level: str, health: Health, **always: str) -> int:
     """Run `main(task_status=...)` until it ends or a signal ends it; the exit status.
 
-    `main` calls `task_status.started(address)` when it listens; it serves from then on, or as its `health` says.
+    `main` calls `task_status.started(address)` when it listens; whether it serves, its `health` says from then on.
     `always` are keys of every log event. 0 after a signal, 1 after an error (`REMOVED_STATUS` after `NodeRemoved`),
     which is told in one sentence if it is one of ours and logged with its traceback otherwise.
     """
@@ -95,7 +94,7 @@ def run_daemon(main: Main, *, name: str, log_level: str, health: Health | None =
     tune_memory()
     raise_file_limit()
     try:
-        trio.run(_until_signal, main, name, health or Health())
+        trio.run(_until_signal, main, health)
     except BaseException as error:
         first = tasks.leaves(error)[0]
         if isinstance(first, KeyboardInterrupt):
@@ -120,7 +119,7 @@ def named(setting: str, file: str) -> Iterator[None]:
         ) from error
 
 
-async def _until_signal(main: Main, name: str, health: Health) -> None:
+async def _until_signal(main: Main, health: Health) -> None:
     async with tasks.open_nursery() as nursery:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             work = trio.CancelScope()
@@ -132,17 +131,17 @@ async def _until_signal(main: Main, name: str, health: Health) -> None:
                         notify(STATUS="starting")
                         address: Any = await inner.start(main)
                         log.info("serving", address=address, pid=os.getpid())
-                        telling.start_soon(_tell_health, health, Condition(True, f"serving at {address}"))
+                        telling.start_soon(_tell_health, health)
                     telling.cancel_scope.cancel()
             nursery.cancel_scope.cancel()
 
 
-async def _tell_health(health: Health, otherwise: Condition) -> None:
+async def _tell_health(health: Health) -> None:
     """Tell systemd how the daemon is, whenever that changes. Runs until cancelled."""
     is_ready, told = False, ""
     while True:
         try:
-            is_serving, sentence = health.ask() if health.ask else otherwise
+            is_serving, sentence = health.ask()
         except errors.DfsError as error:
             is_serving, sentence = False, error.message
         if is_serving and not is_ready:

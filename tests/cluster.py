@@ -20,6 +20,7 @@ from dfs.client import FileSystem, open_filesystem
 from dfs.client.cache import Cache
 from dfs.client.openinodes import OpenInodes, open_inodes
 from dfs.config import DataNodeConfig, NameNodeConfig
+from dfs.daemon import Health
 from dfs.keys import Key
 from dfs.rpc import SPOKEN, Network, SocketNetwork, Versions
 from dfs.runtime import RealRuntime, Runtime
@@ -62,6 +63,7 @@ class Cluster:
                         key,
                         network=self.network,
                         runtime=self.runtime,
+                        health=Health(),
                         spoken=self.spoken.get(name, SPOKEN),
                         task_status=task_status,
                     )

@@ -44,9 +44,9 @@ async def run_datanode(
     *,
     network: Network,
     runtime: Runtime,
+    health: Health,
     disks: Sequence[Disk] | None = None,
     keep: Callable[[KeyFile], None] | None = None,
-    health: Health | None = None,
     spoken: Versions = SPOKEN,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -100,7 +100,7 @@ async def _serve(
     pool: Pool,
     runtime: Runtime,
     nursery: trio.Nursery,
-    health: Health | None,
+    health: Health,
     spoken: Versions,
     task_status: trio.TaskStatus[str],
 ) -> None:
@@ -134,8 +134,7 @@ async def _serve(
     nursery.start_soon(volumes.look_after)
     nursery.start_soon(scrub.run)
     log.info("chunks open", node=config.node, chunks=volumes.chunk_count(), cluster=volumes.cluster)
-    if health is not None:
-        health.ask = functools.partial(_condition, config, volumes, agent)
+    health.ask = functools.partial(_condition, config, volumes, agent)
     task_status.started(address)
     try:
         await agent.run()

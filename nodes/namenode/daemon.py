@@ -41,10 +41,10 @@ async def run_namenode(
     cluster: KeyFile,
     *,
     network: Network,
-    nameserver_network: Network | None = None,
     runtime: Runtime,
+    health: Health,
+    nameserver_network: Network | None = None,
     reload: Callable[[], KeyFile | None] | None = None,
-    health: Health | None = None,
     spoken: Versions = SPOKEN,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -92,7 +92,7 @@ async def _serve(
     runtime: Runtime,
     nursery: trio.Nursery,
     reload: Callable[[], KeyFile | None] | None,
-    health: Health | None,
+    health: Health,
     spoken: Versions,
     task_status: trio.TaskStatus[str],
 ) -> None:
@@ -155,8 +155,7 @@ async def _serve(
         for view in members.views():
             await names.register(datanode_object(view.node), view.address)
         log.info("namespace open", cluster=store.cluster, directory=str(store.directory), **store.counters())
-        if health is not None:
-            health.ask = functools.partial(_condition, store, members)
+        health.ask = functools.partial(_condition, store, members)
         task_status.started(service.address)
         await trio.sleep_forever()
     finally:

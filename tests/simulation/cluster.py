@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 import trio
 
 from dfs.config import DataNodeConfig, NameNodeConfig
+from dfs.daemon import Health
 from nodes.datanode.daemon import run_datanode
 from nodes.datanode.volumes import NEW_DISK
 from nodes.namenode.daemon import run_namenode
@@ -71,7 +72,7 @@ class Cluster:
 
     async def _namenode(self, life: Life) -> None:
         config = NameNodeConfig(state_dir=self._directory, listen=ADDRESS, **settings.NAMENODE)
-        await run_namenode(config, PLAIN, network=life, runtime=life)
+        await run_namenode(config, PLAIN, network=life, runtime=life, health=Health())
 
     async def _datanode(self, life: Life) -> None:
         process = self.processes[life.name]
@@ -82,7 +83,9 @@ class Cluster:
             directories=[Path(disk.name) for disk in process.disks],
             reserve_bytes=0,
         )
-        await run_datanode(config, node_file(life.name), network=life, runtime=life, disks=process.disks)
+        await run_datanode(
+            config, node_file(life.name), network=life, runtime=life, health=Health(), disks=process.disks
+        )
 
     def down(self) -> list[str]:
         return [name for name in self.datanodes if not self.processes[name].is_up]

@@ -58,6 +58,7 @@ async def end(task_status=trio.TASK_STATUS_IGNORED):
     task_status.started("127.0.0.1:7")
 
 health = Health()
+health.ask = lambda: Condition(True, "serving at 127.0.0.1:7")
 arrived = []
 
 async def register(task_status=trio.TASK_STATUS_IGNORED):
