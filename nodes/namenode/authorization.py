@@ -12,6 +12,7 @@ from typing import Any, Final
 from dfs import errors
 from dfs.keys import KeyId, Role
 from dfs.rpc import Peer
+from nodes.namenode import commands
 
 _ALL: Final = frozenset({Role.ADMIN, Role.CLIENT, Role.READER})
 WRITERS: Final = frozenset({Role.ADMIN, Role.CLIENT})
@@ -46,10 +47,7 @@ _OF_ITSELF: Final = frozenset({"renew", "nodes"})
 """Methods of nodes that name none: they are about the key which the connection proved, or about all."""
 READERS_VERBS: Final = frozenset({"hold", "release", "accessed"})
 """Commands of readers: what is open, and that it was read."""
-ADMINS_VERBS: Final = frozenset(
-    {"mend_index", "mend_inode", "mend_entry", "mend_chunk", "mend_copy", "mend_rows", "mend_counter", "mend_stray"}
-)
-"""Commands of `fsck --repair`."""
+ADMINS_VERBS: Final = frozenset(commands.MENDING)
 _APPLY_ARGUMENTS: Final = 3
 _PEOPLES: Final = {Role.CLIENT: "a client's", Role.READER: "a reader's", Role.ADMIN: "an admin's"}
 

@@ -1,7 +1,7 @@
 """All commands by their verbs: sent by clients, filled in by the NameNode for them, or given by itself.
 
-Each module has one function, `apply(tx, *args)`: it checks its arguments, changes the tables through `tx`, and
-returns the result or raises a `DfsError`, after which nothing it did counts.
+Each module is named by its verb and has one function, `apply(tx, *args)`: it checks its arguments, changes the tables
+through `tx`, and returns the result or raises a `DfsError`, after which nothing it did counts.
 
 What clients change in directories that they own they answer before it is sent: `dfs.client.owned` says the same of
 `create`, `mkdir`, `mknod`, `symlink`, `link`, `unlink`, `rmdir`, `rename` and `setattr` as these modules, and is to be
@@ -11,6 +11,7 @@ changed with them (tests/integration/test_owned_directories.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any, Final
 
 from nodes.namenode.commands import (
@@ -66,62 +67,34 @@ from nodes.namenode.commands import (
     use_generation,
 )
 
-CLIENT: Final[Mapping[str, Callable[..., Any]]] = {
-    "create": create.apply,
-    "create_unnamed": create_unnamed.apply,
-    "mkdir": mkdir.apply,
-    "mknod": mknod.apply,
-    "symlink": symlink.apply,
-    "link": link.apply,
-    "unlink": unlink.apply,
-    "rmdir": rmdir.apply,
-    "rename": rename.apply,
-    "setattr": setattr.apply,
-    "accessed": accessed.apply,
-    "truncate": truncate.apply,
-    "setxattr": setxattr.apply,
-    "removexattr": removexattr.apply,
-    "commit": commit.apply,
-    "hold": hold.apply,
-    "release": release.apply,
-    "seal": seal.apply,
-    "reserve_inodes": reserve_inodes.apply,
-    "mend_chunk": mend_chunk.apply,
-    "mend_copy": mend_copy.apply,
-    "mend_counter": mend_counter.apply,
-    "mend_entry": mend_entry.apply,
-    "mend_index": mend_index.apply,
-    "mend_inode": mend_inode.apply,
-    "mend_rows": mend_rows.apply,
-    "mend_stray": mend_stray.apply,
+Apply = Callable[..., Any]
+
+
+def _by_verb(*modules: ModuleType) -> Mapping[str, Apply]:
+    return {module.__name__.rpartition(".")[2]: module.apply for module in modules}
+
+
+MENDING: Final = _by_verb(
+    *(mend_chunk, mend_copy, mend_counter, mend_entry, mend_index, mend_inode, mend_rows, mend_stray)
+)
+"""What `fsck --repair` has done."""
+
+CLIENT: Final[Mapping[str, Apply]] = {
+    **_by_verb(create, create_unnamed, mkdir, mknod, symlink, link, unlink, rmdir, rename),
+    **_by_verb(setattr, accessed, truncate, setxattr, removexattr, commit),
+    **_by_verb(hold, release, seal, reserve_inodes),
+    **MENDING,
 }
 
-PLANNED: Final[Mapping[str, Callable[..., Any]]] = {"allocate_chunks": allocate_chunks.apply}
+PLANNED: Final = _by_verb(allocate_chunks)
 """A client's, with its number and its stored reply, but with arguments that only the NameNode may choose."""
 
-OWN: Final[Mapping[str, Callable[..., Any]]] = {
-    "open_session": open_session.apply,
-    "end_session": end_session.apply,
-    "register_node": register_node.apply,
-    "finish_work": finish_work.apply,
-    "free_doomed": free_doomed.apply,
-    "add_replicas": add_replicas.apply,
-    "drop_replicas": drop_replicas.apply,
-    "drop_surplus": drop_surplus.apply,
-    "set_draining": set_draining.apply,
-    "forget_replicas": forget_replicas.apply,
-    "remove_node": remove_node.apply,
-    "delete_stray": delete_stray.apply,
-    "plan_punches": plan_punches.apply,
-    "bring_forward": bring_forward.apply,
-    "postpone_work": postpone_work.apply,
-    "skip_chunks": skip_chunks.apply,
-    "begin_series": begin_series.apply,
-    "configure": configure.apply,
-    "redeem_token": redeem_token.apply,
-    "revoke_key": revoke_key.apply,
-    "restore_key": restore_key.apply,
-    "use_generation": use_generation.apply,
+OWN: Final[Mapping[str, Apply]] = {
+    **_by_verb(open_session, end_session, begin_series, configure),
+    **_by_verb(register_node, set_draining, remove_node),
+    **_by_verb(add_replicas, drop_replicas, drop_surplus, forget_replicas, delete_stray),
+    **_by_verb(finish_work, postpone_work, bring_forward, plan_punches, free_doomed, skip_chunks),
+    **_by_verb(redeem_token, revoke_key, restore_key, use_generation),
 }
 
 FREEING: Final = frozenset({"unlink", "rmdir", "truncate", "release", "seal", "removexattr", "hold"})
