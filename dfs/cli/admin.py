@@ -19,14 +19,14 @@ _daemon_config = click.option(
 )
 
 
-@click.command(short_help="Run a NameNode in the foreground.")
+@click.command()
 @_daemon_config
 def namenode(file: str) -> None:
     """Run a NameNode in the foreground; SIGTERM stops it in order. See `dfs config example namenode`."""
     _become("nodes.namenode", file)
 
 
-@click.command(short_help="Run a DataNode in the foreground.")
+@click.command()
 @_daemon_config
 def datanode(file: str) -> None:
     """Run a DataNode in the foreground; SIGTERM stops it in order. See `dfs config example datanode`."""
@@ -42,7 +42,7 @@ def _become(module: str, file: str) -> None:
 # --- configuration --------------------------------------------------------------------------------------
 
 
-@click.group(short_help="Check configuration files, or show examples.")
+@click.group()
 def config() -> None:
     """Check configuration files, or show examples."""
 
@@ -69,7 +69,7 @@ def example(kind: str) -> None:
 # --- completion -----------------------------------------------------------------------------------------
 
 
-@click.command(short_help="Print the completion script of a shell.")
+@click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print the script that makes a shell complete verbs, options and paths.

@@ -74,10 +74,7 @@ class ModeType(ArgumentType):
             self.fail(str(error), param, ctx)
 
 
-@click.command(
-    short_help="Change permissions.",
-    context_settings={"ignore_unknown_options": True},  # `-w` is a mode
-)
+@click.command(context_settings={"ignore_unknown_options": True})  # `-w` is a mode
 @click.argument("mode", type=ModeType())
 @remote_paths()
 @click.option("-R", "recursive", is_flag=True, help="And all that is beneath.")
@@ -161,7 +158,7 @@ class OwnerType(ArgumentType):
             self.fail(str(error), param, ctx)
 
 
-@click.command(short_help="Change owner and group.")
+@click.command()
 @click.argument("owner", metavar="[OWNER][:GROUP]", type=OwnerType())
 @remote_paths()
 @click.option("-R", "recursive", is_flag=True, help="And all that is beneath; symbolic links themselves.")
@@ -180,7 +177,7 @@ def chown(owner: dict[str, int | str], paths: tuple[bytes, ...], recursive: bool
 # --- touch ----------------------------------------------------------------------------------------------
 
 
-@click.command(short_help="Set times to now; make files that are missing.")
+@click.command()
 @remote_paths()
 @click.option("-c", "no_create", is_flag=True, help="Make no files.")
 @config_option

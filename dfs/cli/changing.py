@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # --- delete ---------------------------------------------------------------------------------------------
 
 
-@click.command(short_help="Remove files and trees.")
+@click.command()
 @remote_paths()
 @click.option("-r", "-R", "--recursive", is_flag=True, help="Directories with all that is beneath.")
 @click.option("-f", "--force", is_flag=True, help="What is not there is no error.")
@@ -68,7 +68,7 @@ async def _delete_tree(fs: FileSystem, path: bytes, report: Report) -> None:
 # --- mkdir ----------------------------------------------------------------------------------------------
 
 
-@click.command(short_help="Make directories.")
+@click.command()
 @remote_paths()
 @click.option("-p", "--parents", is_flag=True, help="And those above that are missing; what is there is no error.")
 @click.option("-m", "--mode", type=ModeType(), help="Permissions, as chmod takes them; without, 777 less the umask.")
@@ -99,7 +99,7 @@ async def _mkdir(fs: FileSystem, path: bytes, parents: bool, mode: list[modes.Ch
 # --- mv -------------------------------------------------------------------------------------------------
 
 
-@click.command(short_help="Rename files, or move them into a directory.")
+@click.command()
 @click.argument("sources", metavar="SRC...", nargs=-1, required=True, type=REMOTE)
 @click.argument("target", metavar="DST", type=REMOTE)
 @click.option("-n", "--no-clobber", is_flag=True, help="Never take the place of a file that is there.")
@@ -165,7 +165,7 @@ class LinkTarget(ArgumentType):
         return os.fsencode(value)
 
 
-@click.command(short_help="Make a hard or symbolic link.")
+@click.command()
 @click.argument("target", type=LinkTarget())
 @click.argument("link", type=REMOTE)
 @click.option("-s", "--symbolic", is_flag=True, help="A symbolic link, which holds TARGET as it is written.")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # --- fsck -----------------------------------------------------------------------------------------------
 
 
-@click.command(short_help="Check that namespace, chunks and copies agree, and mend them.")
+@click.command()
 @click.argument("path", metavar="[PATH]", required=False, type=REMOTE)
 @click.option("--repair", is_flag=True, help="Mend what can be mended without losing data.")
 @click.option("--data", is_flag=True, help="Read and verify every byte of every copy as well.")
@@ -92,7 +92,7 @@ def summary(found: int, mended: int, coming: int) -> str:
 # --- why ------------------------------------------------------------------------------------------------
 
 
-@click.command(short_help="Say where a file's copies are, and why one is missing.")
+@click.command()
 @click.argument("path", metavar="PATH", type=REMOTE)
 @click.option("--data", is_flag=True, help="Read and verify every copy.")
 @click.option(

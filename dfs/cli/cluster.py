@@ -64,7 +64,7 @@ def local_pids(config: str | None, namenode: str) -> dict[str, int]:
 # --- status ---------------------------------------------------------------------------------------------
 
 
-@click.command(short_help="Show the daemons and the state of the data.")
+@click.command()
 @click.option("--json", "as_json", is_flag=True, help="One object; sizes in bytes, times in nanoseconds.")
 @config_option
 def status(as_json: bool) -> int:

@@ -17,7 +17,7 @@ _STATE_DIR = Path("/var/lib/dfs/namenode")
 _DIRECTORY = click.Path(path_type=Path, file_okay=False)
 
 
-@click.command(short_help="Make a new cluster, with this machine's NameNode.")
+@click.command()
 @click.option("--dir", "directory", type=_DIRECTORY, default=machine.ETC, show_default=True, help="For the files.")
 @click.option("--listen", default=f"0.0.0.0:{limits.NAMENODE_PORT}", show_default=True, help="Of the NameNode.")
 @click.option(

@@ -126,7 +126,7 @@ class _Host(ArgumentType):
         return [CompletionItem(str(token.name))] if str(token.name).startswith(incomplete) else []
 
 
-@click.command(cls=_Join, short_help="Have a machine join the cluster, or make a token for one.")
+@click.command(cls=_Join)
 @click.argument("namenode", metavar="HOST[:PORT]", type=_Host())
 @click.option(
     "--token",

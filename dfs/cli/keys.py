@@ -32,7 +32,7 @@ keys_option = click.option(
 _role_option = click.option("--role", type=click.Choice(_ROLES), default=str(Role.CLIENT), show_default=True)
 
 
-@click.group(short_help="Make, renew and revoke the keys of the cluster and its users.")
+@click.group()
 def key() -> None:
     """Make, renew and revoke the keys of the cluster and its users.
 

@@ -52,7 +52,7 @@ class Style:
     as_json: bool
 
 
-@click.command(short_help="List directories and files.")
+@click.command()
 @click.argument("paths", metavar="[PATH]...", nargs=-1, type=REMOTE)
 @click.option("-l", "long", is_flag=True, help="Mode, links, owner, group, size, time.")
 @click.option("-R", "recursive", is_flag=True, help="And all directories beneath.")
@@ -212,7 +212,7 @@ async def _with_targets(fs: FileSystem, items: list[Item]) -> list[Item]:
 # --- stat -----------------------------------------------------------------------------------------------
 
 
-@click.command(short_help="Show all attributes of files.")
+@click.command()
 @remote_paths()
 @click.option("-L", "follow", is_flag=True, help="Of what a symbolic link leads to.")
 @click.option("--chunks", is_flag=True, help="And which nodes hold a file's bytes.")
@@ -273,7 +273,7 @@ _BRANCH: Final = {False: "├── ", True: "└── "}
 _TRUNK: Final = {False: "│   ", True: "    "}
 
 
-@click.command(short_help="Draw a directory and all beneath it.")
+@click.command()
 @click.argument("path", metavar="[PATH]", default="/", type=REMOTE)
 @click.option("-L", "depth", metavar="DEPTH", type=click.IntRange(1), help="No deeper than this.")
 @click.option("-a", "hidden", is_flag=True, help="Names that begin with a dot, too.")

@@ -103,6 +103,7 @@ class Dfs(click.Group):
         if not ctx.resilient_parsing:  # which is Tab, that needs no logs
             load_structlog()
         command: click.Command = getattr(importlib.import_module(verb.module), verb.attribute)
+        command.short_help = verb.help  # which shells show beside the verb
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -39,7 +39,7 @@ _NAME_MAX: Final = 200
 """Of a file for a mount point, without its suffix; a longer one is named by a hash."""
 
 
-@click.command(short_help="Mount the cluster on a local directory.")
+@click.command()
 @config_option
 @click.argument("mountpoint", type=MOUNTPOINT)
 @click.option("-o", "options", default="", metavar="OPTIONS", help="As mount(8) takes them; see README.md.")
@@ -64,7 +64,7 @@ def mount(mountpoint: Path, options: str, subtree: str, foreground: bool) -> Non
         raise click.BadParameter(error.message, param_hint="-o") from None
 
 
-@click.command(short_help="Unmount a mounted cluster.")
+@click.command()
 @click.argument("mountpoint", type=MOUNTPOINT)
 @click.option("-l", "--lazy", is_flag=True, help="Also while files on it are open.")
 def umount(mountpoint: Path, lazy: bool) -> None:

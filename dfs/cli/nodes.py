@@ -33,7 +33,7 @@ _wait = click.option("--wait", is_flag=True, help="Return when it is done; shows
 # --- nodes ----------------------------------------------------------------------------------------------
 
 
-@click.command(short_help="List the DataNodes: how they are and what they do.")
+@click.command()
 @_json
 @config_option
 def nodes(as_json: bool) -> int:
@@ -169,7 +169,7 @@ def _at_least(plan: Mapping[str, Any]) -> str:
 # --- drain ----------------------------------------------------------------------------------------------
 
 
-@click.command(short_help="Empty a DataNode, so that it can be removed.")
+@click.command()
 @_node
 @click.option("--plan", "only_plan", is_flag=True, help="Only say what would move where, and what is at risk.")
 @_wait
@@ -241,7 +241,7 @@ def _target_lines(targets: Mapping[str, Mapping[str, int]]) -> list[str]:
     return show.table([["To", "Chunks", "Bytes"], *rows], right=(1, 2))
 
 
-@click.command(short_help="Use a DataNode again that was to be emptied.")
+@click.command()
 @_node
 @config_option
 def undrain(node: str) -> int:
@@ -253,7 +253,7 @@ def undrain(node: str) -> int:
     return run(body)
 
 
-@click.command(short_help="Forget a DataNode that is dead or drained.")
+@click.command()
 @_node
 @config_option
 def remove(node: str) -> int:
@@ -292,7 +292,7 @@ class ShareType(ArgumentType):
         return share
 
 
-@click.command(short_help="Even out how full the DataNodes are.")
+@click.command()
 @click.option("--plan", "only_plan", is_flag=True, help="Only say how full they are, and what would move.")
 @click.option("--threshold", type=ShareType(), help="How far from the cluster's level a node may be: 5%.")
 @_wait
@@ -356,7 +356,7 @@ def _moved_words(length: int) -> str:
 # --- deletions ------------------------------------------------------------------------------------------
 
 
-@click.command(short_help="Decide on deletions that a DataNode holds back.")
+@click.command()
 @_node
 @click.option("--allow/--discard", "allow", default=None, help="Carry them out, or pass them over.")
 @config_option

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dfs.types import Attr
 
 
-@click.command(short_help="Show or set how many copies files have.")
+@click.command()
 @click.argument("path", type=RemotePath())
 @click.argument("copies", metavar="[N]", type=click.IntRange(0, limits.REPLICAS_MAX), required=False)
 @click.option("-r", "recursive", is_flag=True, help="And all that is beneath.")

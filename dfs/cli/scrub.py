@@ -42,7 +42,7 @@ class _Answer:
         return {"node": self.node, **(self.status or {"error": self.error})}
 
 
-@click.command(short_help="Verify every block on the DataNodes' disks.")
+@click.command()
 @click.argument("node", required=False)
 @click.option("--now", is_flag=True, help="Begin a pass over everything at once.")
 @click.option("--wait", is_flag=True, help="Wait for passes that were asked for, and say what they found.")

@@ -39,7 +39,7 @@ def _copying(command: F) -> F:
     return command
 
 
-@click.command(short_help="Copy local files into the cluster.")
+@click.command()
 @click.argument("sources", metavar="SRC...", nargs=-1, required=True, type=LOCAL)
 @click.argument("target", metavar="DST", type=REMOTE)
 @click.option("--no-sync", is_flag=True, help="Be done when the cluster has the data, before it is on its disks.")
@@ -66,7 +66,7 @@ async def _upload(fs: FileSystem, sources: tuple[bytes, ...], target: bytes, opt
     return report.status
 
 
-@click.command(short_help="Copy files out of the cluster.")
+@click.command()
 @click.argument("sources", metavar="SRC...", nargs=-1, required=True, type=REMOTE)
 @click.argument("target", metavar="DST", type=LOCAL)
 @click.option("--sync", is_flag=True, help="Be done when files are on the disk, not only in the system's cache.")
@@ -95,7 +95,7 @@ async def _download(fs: FileSystem, sources: tuple[bytes, ...], target: bytes, o
     return report.status
 
 
-@click.command(short_help="Write files to standard output.")
+@click.command()
 @remote_paths()
 @config_option
 def cat(paths: tuple[bytes, ...]) -> int:

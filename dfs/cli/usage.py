@@ -28,7 +28,7 @@ class Taken(NamedTuple):
     """What readers see: more than `allocated` where files have holes."""
 
 
-@click.command(short_help="Show what directories take, before replication.")
+@click.command()
 @click.argument("paths", metavar="[PATH]...", nargs=-1, type=REMOTE)
 @click.option("-s", "summary", is_flag=True, help="Only the sum of each PATH: asks the NameNode once.")
 @click.option("-h", "humanly", is_flag=True, help="Sizes like 1.5K and 20M.")
@@ -104,7 +104,7 @@ async def _sums(fs: FileSystem, path: bytes, attr: Attr, deepest: int | None) ->
 # --- df -------------------------------------------------------------------------------------------------
 
 
-@click.command(short_help="Show how much the cluster holds and has free.")
+@click.command()
 @click.option("-h", "humanly", is_flag=True, help="Sizes like 1.5K and 20M.")
 @click.option("--json", "as_json", is_flag=True, help="One object; sizes in bytes.")
 @config_option

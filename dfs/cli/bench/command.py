@@ -58,7 +58,7 @@ def _size(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
     return size
 
 
-@click.command(short_help="Measure this cluster from here, and say what limits it.")
+@click.command()
 @click.argument("path", metavar="[PATH]", required=False, type=click.Path(path_type=Path))
 @click.option("--size", metavar="SIZE", default="256M", show_default=True, callback=_size, help="Of the large file.")
 @click.option(

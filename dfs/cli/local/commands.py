@@ -42,7 +42,7 @@ directory_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 
 
-@click.command(short_help="Start a cluster on this machine.")
+@click.command()
 @directory_option
 @click.option(
     "--datanodes",
@@ -231,7 +231,7 @@ def _some(names: tuple[str, ...]) -> str:
     return f"{', '.join(names)} added" if len(names) <= 4 else f"{names[0]} to {names[-1]} added"
 
 
-@click.command(short_help="Stop the cluster on this machine.")
+@click.command()
 @directory_option
 @json_option
 def down(layout: Layout, as_json: bool) -> None:

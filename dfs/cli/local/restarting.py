@@ -15,7 +15,7 @@ from dfs.cli.local.commands import directory_option, json_option, removed_line
 from dfs.cli.local.layout import Layout
 
 
-@click.command(short_help="Restart the daemons on this machine, one by one.")
+@click.command()
 @click.argument("names", metavar="[DAEMON]...", nargs=-1)
 @directory_option
 @json_option

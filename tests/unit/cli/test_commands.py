@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import pty
@@ -42,12 +41,10 @@ def dfs(*args: str) -> Result:
 # --- help -----------------------------------------------------------------------------------------------
 
 
-def test_help_lists_every_verb_with_the_sentence_of_the_verb_itself() -> None:
+def test_help_lists_every_verb_with_its_sentence() -> None:
     shown = dfs("--help").stdout
     for name, verb in VERBS.items():
-        command = getattr(importlib.import_module(verb.module), verb.attribute)
-        assert command.short_help == verb.help
-        assert f"  {name}" in shown
+        assert f"  {name}" in shown and verb.help in shown
     assert "upload, put" in shown
 
 
