@@ -120,7 +120,7 @@ class Stream:
         self._sent: Sequence[Command] = ()
         self._is_running = False
         self._hurry = trio.Event()
-        self._moved = trio.Event()
+        self._moved = trio.lowlevel.ParkingLot()
         self.given = 0
         """How many commands were given."""
         self.settled = 0
@@ -129,7 +129,7 @@ class Stream:
         """How many are not settled of those that follow another one, which do not count in these."""
         self._held: set[Ino] = set()
         """Inodes for whose commit commands are held back."""
-        self._freed = trio.Event()
+        self._freed = trio.lowlevel.ParkingLot()
         self._setting: dict[Ino, Command] = {}
         """The last command about an inode, where that is a `setattr` that was answered here and waits to be sent."""
         self._pending: Counter[Ino] = Counter()
@@ -208,7 +208,7 @@ class Stream:
     def let_go(self, ino: Ino) -> None:
         """What is held back for the commit of an inode has it, or waits for it no longer."""
         if self._hand_over(ino, None):
-            self._free()
+            self._freed.unpark_all()
 
     def _hand_over(self, ino: Ino, to: Ino | None) -> bool:
         """What is held back for the commit of an inode waits for that of another instead; whether anything was."""
@@ -219,10 +219,6 @@ class Stream:
             if command.held_for == ino:
                 command.held_for = to
         return True
-
-    def _free(self) -> None:
-        self._freed.set()
-        self._freed = trio.Event()
 
     async def result(self, command: Command) -> Any:
         """What came of a command that has begun, as long after that as it is worth. Raises as `Session.apply`."""
@@ -289,7 +285,7 @@ class Stream:
         with self._patiently(trio.current_time(), self._session.wait_s):
             while self.settled < position:
                 self._hurry.set()
-                await self._moved.wait()
+                await self._moved.park()
         if self.losses != losses:
             raise errors.SessionExpired("the session ended before changes of names reached the NameNode: they are lost")
 
@@ -302,7 +298,7 @@ class Stream:
         while self.unsettled >= limits.STREAM_MAX_COMMANDS:
             self._hurry.set()
             with trio.move_on_after(self._session.wait_s) as limit:
-                await self._moved.wait()
+                await self._moved.park()
             if limit.cancelled_caught:
                 raise errors.Unreachable("the NameNode does not answer, and too many changes wait for it")
 
@@ -336,7 +332,7 @@ class Stream:
     async def _until_one_may_go(self) -> None:
         while self._queue and (ino := self._queue[0].held_for) is not None:
             with trio.move_on_at(self._queue[0].held_until) as limit:
-                await self._freed.wait()
+                await self._freed.park()
             if limit.cancelled_caught:
                 log.info("a file takes the place of another before its bytes are written, which takes long", ino=ino)
                 self.let_go(ino)
@@ -388,7 +384,7 @@ class Stream:
             if command.done is not None and not command.follows:
                 command.error = errors.from_wire(error.code, error.message)
                 self._settle(command)
-        self._move()
+        self._moved.unpark_all()
         return self._sent
 
     def _learn(self, session: SessionId, batch: Sequence[Command], replies: Sequence[Any]) -> None:
@@ -406,7 +402,7 @@ class Stream:
                 self._session.learn(session, command, *rest)
             self._settle(command)
         self._sent = ()
-        self._move()
+        self._moved.unpark_all()
 
     def _compare(self, command: Command, error: errors.DfsError | None, result: Any) -> None:
         """Whether the NameNode's answer is what was answered here."""
@@ -437,10 +433,6 @@ class Stream:
             if not self._pending[ino]:
                 del self._pending[ino]
 
-    def _move(self) -> None:
-        self._moved.set()
-        self._moved = trio.Event()
-
     # --- losing -----------------------------------------------------------------------------------------
 
     def _fail(self, commands: Sequence[Command], error: errors.DfsError) -> None:
@@ -455,7 +447,7 @@ class Stream:
             command.error = errors.from_wire(error.code, error.message)
             self._settle(command)
         self._sent = ()
-        self._move()
+        self._moved.unpark_all()
 
     def lose(self, error: errors.DfsError) -> list[Ino]:
         """The session has ended: what is not settled is lost. The inodes that were to change."""
@@ -464,7 +456,7 @@ class Stream:
         self._queue.clear()
         self._setting.clear()
         self._held.clear()
-        self._free()
+        self._freed.unpark_all()
         if lost:
             self._fail(lost, error)
         return inos

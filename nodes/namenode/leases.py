@@ -177,7 +177,8 @@ class Leases:
         """Each has a lease on the inode, and has it in `owned`."""
         self._reclaiming: dict[SessionId, float] = {}
         """Since when each has been heard; infinity before that."""
-        self._moved = trio.Event()
+        self._moved = trio.lowlevel.ParkingLot()
+        """Who waits for others looks again whether he still has to."""
         self.forgotten: Callable[[Iterable[Item]], None] = lambda _: None
         self._recalls = 0
         self._conflicts = 0
@@ -200,7 +201,7 @@ class Leases:
             return
         moved = self._forget_all(session, cacher)
         self._reclaiming.pop(session, None)
-        self._wake()
+        self._moved.unpark_all()
         self.forgotten(moved)
 
     def _forget_all(self, session: SessionId, cacher: _Cacher) -> list[Item]:
@@ -219,11 +220,6 @@ class Leases:
         for item in [item for item, (who, _) in self._doubts.items() if who == session]:
             del self._doubts[item]
         return moved
-
-    def _wake(self) -> None:
-        """Have those who wait look again whether they still have to."""
-        self._moved.set()
-        self._moved = trio.Event()
 
     def is_asked_to_forget(self, session: SessionId) -> bool:
         """Whether it is asked to, and has not answered: others may wait for it."""
@@ -384,7 +380,7 @@ class Leases:
                     if not self._changing[item[0]]:
                         del self._changing[item[0]]
         if has_ended:
-            self._wake()  # who wants a lease on one of them waits for that
+            self._moved.unpark_all()  # who wants a lease on one of them waits for that
 
     def applied(
         self,
@@ -431,7 +427,7 @@ class Leases:
         if self._applying:
             self._applying.clear()
             self._applying_in.clear()
-            self._wake()
+            self._moved.unpark_all()
 
     def removed(self, author: SessionId, seq: int, inos: Iterable[Ino]) -> None:
         """A command that is committed has removed inodes, and nobody changes what is gone: leases on it end.
@@ -480,7 +476,7 @@ class Leases:
         """Return when those who may know better of these have been heard. Bounded by the session time-out."""
         doubtful = self._ask_who_knows_better(items)
         while any(self._doubtful(item) == who and self._is_asked(who, item) for item, who in doubtful.items()):
-            await self._moved.wait()  # who has been heard may know better again by now: that is another question
+            await self._moved.park()  # who has been heard may know better again by now: that is another question
 
     def _ask_who_knows_better(self, items: Sequence[Item]) -> dict[Item, SessionId]:
         """Have those forget these items who know better of them; who that is, for each that somebody does."""
@@ -516,7 +512,7 @@ class Leases:
                 finally:
                     self.finish(items)
             elif self._is_moving(cacher, ino, is_directory):
-                await self._moved.wait()
+                await self._moved.park()
             else:
                 return self.own_unknown(session, ino, is_directory=is_directory)
 
@@ -541,7 +537,7 @@ class Leases:
     async def _until_free(self, session: SessionId, cacher: _Cacher, items: Sequence[Item]) -> None:
         """Until nobody else knows these, or the session is asked to forget one itself."""
         while self.conflicts(session, items) and not cacher.is_asked(items):
-            await self._moved.wait()
+            await self._moved.park()
 
     def _is_moving(self, cacher: _Cacher, ino: Ino, is_directory: bool) -> bool:
         """Whether an inode, or a directory's names, are being forgotten or changed."""
@@ -605,7 +601,7 @@ class Leases:
             number = self.push(session, RECALL, part)
             self._cachers[session].ask(number, _Recall(part, trio.current_time()))
             numbers.append(number)
-        self._wake()  # it may be about to own one of these
+        self._moved.unpark_all()  # it may be about to own one of these
         return numbers
 
     def tell(self, author: SessionId, inos: Iterable[Ino]) -> None:
@@ -632,14 +628,14 @@ class Leases:
             elif item not in cacher.asked:
                 self._forget(session, cacher, item)
                 moved.append(item)
-        self._wake()
+        self._moved.unpark_all()
         self.forgotten(moved)
 
     def _take(self, session: SessionId, cacher: _Cacher, items: Sequence[Item]) -> None:
         """A session's leases on these end without a word of it: what waits for that goes on."""
         for item in items:
             self._forget(session, cacher, item)
-        self._wake()
+        self._moved.unpark_all()
         self.forgotten(items)
 
     def _forget(self, session: SessionId, cacher: _Cacher, item: Item) -> None:
@@ -688,7 +684,7 @@ class Leases:
                 self._make_owner(session, cacher, ino)
         if last:
             self._reclaiming.pop(session)
-            self._wake()
+            self._moved.unpark_all()
 
     def heard(self, session: SessionId) -> None:
         """It is there, and so can say what it holds."""
@@ -714,7 +710,7 @@ class Leases:
         Bounded by twice the session time-out: who is not heard, or has not told all so long after he was, is ended.
         """
         while self._reclaiming:
-            await self._moved.wait()
+            await self._moved.park()
 
     def statistics(self) -> dict[str, int]:
         return {
