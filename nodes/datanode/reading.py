@@ -12,6 +12,7 @@ from crc32c import crc32c
 
 from dfs import errors, limits
 from dfs.checksum import Block, Buffer
+from dfs.grants import merged
 from nodes.datanode import chunkfiles
 from nodes.datanode.disk import File
 from nodes.datanode.index import BlockIndex, Record
@@ -160,10 +161,5 @@ def up_to_bytes(index: BlockIndex, first: int, count: int) -> list[Record]:
 
 def to_punch(index: BlockIndex, ranges: Sequence[tuple[int, int]]) -> list[int]:
     """The numbers, in order, of blocks that lie whole in `ranges` (neighbours count as one)."""
-    merged: list[tuple[int, int]] = []
-    for offset, length in sorted(ranges):
-        if merged and offset <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], offset + length))
-        else:
-            merged.append((offset, offset + length))
-    return [number for start, end in merged for number in index.within(start, end - start)]
+    spans = merged((offset, offset + length) for offset, length in ranges)
+    return [number for start, end in spans for number in index.within(start, end - start)]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
+from dfs.grants import merged
 from dfs.types import ChunkId
 from nodes.namenode.transaction import Transaction
 
@@ -35,18 +35,7 @@ def _order(tx: Transaction, chunk: ChunkId, most: int) -> int:
         "SELECT offset, length FROM trim WHERE chunk = ? AND due_ns <= ? ORDER BY offset LIMIT ?",
         *(chunk, tx.now_ns, most),
     )
-    ranges = joined(rows)
+    ranges = [[start, end - start] for start, end in merged((offset, offset + length) for offset, length in rows)]
     for node in tx.holders(chunk):
         tx.add_work(node, "punch", chunk, ranges, tx.now_ns)
     return tx.run("DELETE FROM trim WHERE chunk = ? AND due_ns <= ? AND offset <= ?", chunk, tx.now_ns, rows[-1][0])
-
-
-def joined(rows: Iterable[tuple[int, int]]) -> list[list[int]]:
-    """Ranges in order, neighbours made one."""
-    ranges: list[list[int]] = []
-    for offset, length in rows:
-        if ranges and ranges[-1][0] + ranges[-1][1] == offset:
-            ranges[-1][1] += length
-        else:
-            ranges.append([offset, length])
-    return ranges
