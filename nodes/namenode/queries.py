@@ -12,13 +12,10 @@ from dfs.types import ROOT_INO, Attr, ChunkId, Ino, Item, SessionId
 from nodes.namenode import arguments
 from nodes.namenode.commands import skip_chunks
 from nodes.namenode.reconcile import Believed
-from nodes.namenode.schema import ATTR_COLUMNS
+from nodes.namenode.schema import ATTR_COLUMNS, ENTRY_COLUMNS
 from nodes.namenode.store import Store
 
-_ATTR_OF_ENTRY: Final = ", ".join(f"i.{column}" for column in ATTR_COLUMNS.split(", "))
-_LOOKUP: Final = (
-    f"SELECT {_ATTR_OF_ENTRY} FROM dentry d JOIN inode i ON i.ino = d.ino WHERE d.parent = ? AND d.name = ?"
-)
+_LOOKUP: Final = f"SELECT {ENTRY_COLUMNS} FROM dentry d JOIN inode i ON i.ino = d.ino WHERE d.parent = ? AND d.name = ?"
 _WALK_MAX: Final = 2048
 """Names in one walk: as many as fit in the longest path."""
 _SUMMARY_SLICE: Final = 2000
@@ -86,7 +83,7 @@ class Queries:
         """Entries with cookies above `after`, in their order."""
         wanted = arguments.integer(limit, "a number of entries", 1, limits.READDIR_MAX_ENTRIES)
         rows = self._execute(
-            f"SELECT d.cookie, d.name, {_ATTR_OF_ENTRY} FROM dentry d INDEXED BY dentry_by_cookie"
+            f"SELECT d.cookie, d.name, {ENTRY_COLUMNS} FROM dentry d INDEXED BY dentry_by_cookie"
             " JOIN inode i ON i.ino = d.ino WHERE d.parent = ? AND d.cookie > ? ORDER BY d.cookie LIMIT ?",
             (arguments.ino(ino), arguments.integer(after, "a cookie"), wanted),
         ).fetchall()

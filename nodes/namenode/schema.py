@@ -238,3 +238,5 @@ ATTR_COLUMNS: Final = (
     "ino, mode, nlink, uid, gid, rdev, size, allocated, atime_ns, mtime_ns, ctime_ns, btime_ns, version, replicas"
 )
 """The columns of `inode` that are a `dfs.types.Attr`, in its order."""
+ENTRY_COLUMNS: Final = ", ".join(f"i.{column}" for column in ATTR_COLUMNS.split(", "))
+"""Likewise, of `inode i` in a join."""

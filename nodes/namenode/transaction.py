@@ -20,7 +20,7 @@ from dfs.posix import CAPABILITY
 from dfs.types import ROOT_INO, SHAPE, Attr, ChunkId, Extent, Ino
 from nodes.namenode import arguments
 from nodes.namenode.pathnames import names_of
-from nodes.namenode.schema import ATTR_COLUMNS
+from nodes.namenode.schema import ATTR_COLUMNS, ENTRY_COLUMNS
 from nodes.namenode.subtree import Subtree, claimed
 
 if TYPE_CHECKING:
@@ -109,8 +109,7 @@ class Transaction:
     def find(self, parent: Ino, name: bytes) -> Attr | None:
         """What a name stands for."""
         row = self.one(
-            "SELECT i.ino, mode, nlink, uid, gid, rdev, size, allocated, atime_ns, mtime_ns, ctime_ns, btime_ns,"
-            " version, replicas FROM dentry d JOIN inode i ON i.ino = d.ino WHERE d.parent = ? AND d.name = ?",
+            f"SELECT {ENTRY_COLUMNS} FROM dentry d JOIN inode i ON i.ino = d.ino WHERE d.parent = ? AND d.name = ?",
             parent,
             name,
         )
