@@ -429,17 +429,6 @@ def _one_line(field: dataclasses.Field[Any]) -> str:
     return str(field.metadata["doc"]).replace("\n", " ")
 
 
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return str(value)
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml(each) for each in value) + "]"
-    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + "".join(char if char >= " " else f"\\u{ord(char):04x}" for char in text) + '"'
-
-
 def example(kind: str) -> str:
     """A file of this kind with every key, its meaning and its default. Raises KeyError for no kind of ours."""
     return _with_comments(kind, {})
@@ -458,16 +447,16 @@ def _with_comments(kind: str, values: Mapping[str, Any]) -> str:
     lines = [f"# Configuration of a dfs {kind}. Keys that are commented out show their defaults."]
     for field in dataclasses.fields(KINDS[kind]):
         hint = str(field.metadata["example"])
-        example = hint if hint.startswith("[") else _toml(hint)
+        example = hint if hint.startswith("[") else keys.toml(hint)
         is_required = _is_required(field)
         doc = str(field.metadata["doc"]) + (f" For example {example}." if hint and not is_required else "")
         lines += ["", *(f"# {line}" for line in doc.splitlines())]
         if field.name in values:
-            lines.append(f"{field.name} = {_toml(values[field.name])}")
+            lines.append(f"{field.name} = {keys.toml(values[field.name])}")
         elif is_required:
             lines.append(f"{field.name} = {example}")
         else:
-            lines.append(f"# {field.name} = {_toml(field.default)}")
+            lines.append(f"# {field.name} = {keys.toml(field.default)}")
     return "\n".join(lines) + "\n"
 
 
@@ -475,7 +464,7 @@ def render(config: NameNodeConfig | DataNodeConfig | ClientConfig) -> str:
     """A file with the values of `config` that are not defaults."""
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    return "".join(f"{key} = {_toml(value)}\n" for key, value in values.items() if value != defaults[key])
+    return "".join(f"{key} = {keys.toml(value)}\n" for key, value in values.items() if value != defaults[key])
 
 
 # --- which cluster --------------------------------------------------------------------------------------

@@ -354,22 +354,20 @@ def key_in(path: Path, content: KeyFile) -> Key:
 
 def load_cluster(path: Path) -> KeyFile:
     """cluster.keys. Raises `ConfigError` for another kind of file."""
-    load_masters(path, NAMENODE)
-    return load(path)
+    return _load_masters(path, NAMENODE)
 
 
-def load_masters(path: Path, realm: str) -> Masters:
-    """The masters of a realm in a file. Raises `ConfigError` if it has none."""
-    masters = load(path).masters
-    if not masters.by_realm().get(realm):
+def _load_masters(path: Path, realm: str) -> KeyFile:
+    """A file that has the masters of a realm. Raises `ConfigError`."""
+    found = load(path)
+    if not found.masters.by_realm().get(realm):
         raise errors.ConfigError(f"{path}: has no master secrets of the {realm}'s realm: see `dfs key --help`")
-    return masters
+    return found
 
 
 def load_node(path: Path, node: str) -> KeyFile:
     """A DataNode's key, and the masters of its realm. Raises `ConfigError` if the file is not that of this node."""
-    found = load(path)
-    load_masters(path, DATANODE)
+    found = _load_masters(path, DATANODE)
     if found.key is None or found.key.id.role != Role.NODE or found.key.id.name != node:
         whose = "no node's" if found.key is None else f"that of {found.key.id}"
         raise errors.ConfigError(
@@ -533,7 +531,7 @@ def render(content: KeyFile) -> str:
             f"generation = {about.generation}",
         ]
         if about.claims:
-            lines += ["", "[claims]", *(f"{claim} = {_toml(value)}" for claim, value in about.claims)]
+            lines += ["", "[claims]", *(f"{claim} = {toml(value)}" for claim, value in about.claims)]
         lines += ["", "[secret]"]
         lines += [f'{realm} = "{_encode(content.key.secrets[realm])}"' for realm in REALMS]
     for realm, generations in content.masters.by_realm().items():
@@ -556,8 +554,9 @@ def _render_tls(content: KeyFile) -> list[str]:
     return ["", "[tls]", *(f'{name} = """\n{text.strip()}\n"""' for name, text in texts.items())]
 
 
-def _toml(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+def toml(value: object) -> str:
+    """Text, a number, a truth, or a list of these, as TOML has it; text of what is none of them."""
+    return json.dumps(value, ensure_ascii=False, default=str).replace("\x7f", "\\u007f")
 
 
 def _encode(secret: bytes) -> str:

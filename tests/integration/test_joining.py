@@ -251,7 +251,7 @@ def test_of_two_machines_with_one_token_one_joins(lab: Lab) -> None:
 def test_a_token_that_expired_is_refused(lab: Lab) -> None:
     lab.init()
     (lab.directory / "alice").mkdir()
-    masters = keys.load_masters(lab.etc(NAMENODE) / "cluster.keys", keys.NAMENODE)
+    masters = keys.load_cluster(lab.etc(NAMENODE) / "cluster.keys").masters
     token = tokens.issue(masters, Role.CLIENT, "", "", int(time.time()) - 1)
     assert "has expired" in lab.badly("alice", *lab.joining("alice", token))
     assert nothing_left(lab, "alice")

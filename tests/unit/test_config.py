@@ -104,7 +104,7 @@ def test_the_kind_of_a_file_shows_in_its_keys_where_its_name_does_not_say(tmp_pa
 
 
 def test_what_is_rendered_reads_as_it_was(tmp_path: Path) -> None:
-    odd = tmp_path / 'with "quotes" and \\ and ü'
+    odd = tmp_path / 'with "quotes" and \\ and ü and \x7f'
     configs: list[Any] = [
         NameNodeConfig(
             state_dir=odd, replicas=5, min_replicas=1, repair=False, garbage_grace_s=0.5, reserve_bytes=7, keys=odd

@@ -153,9 +153,9 @@ def test_a_file_of_another_kind_is_refused_with_what_it_is(tmp_path: Path, maste
     with pytest.raises(errors.ConfigError, match="and no key"):
         keys.load_key(tmp_path / "cluster")
     with pytest.raises(errors.ConfigError, match="no master secrets"):
-        keys.load_masters(tmp_path / "alice", keys.NAMENODE)
+        keys.load_cluster(tmp_path / "alice")
     with pytest.raises(errors.ConfigError, match="no master secrets"):
-        keys.load_masters(tmp_path / "n1", keys.NAMENODE)
+        keys.load_cluster(tmp_path / "n1")
     with pytest.raises(errors.ConfigError, match="not that of node n2"):
         keys.load_node(tmp_path / "n1", "n2")
     with pytest.raises(errors.ConfigError, match="no such key file"):
