@@ -55,7 +55,7 @@ def check(files: tuple[str, ...]) -> int:
     for file in files:
         with report.catching():
             kind = configuration.check(Path(file))
-            show.echo(f"{show.name(os.fsencode(file))}: a good configuration of a {kind}")
+            show.say(f"{file}: a good configuration of a {kind}")
     return report.status
 
 

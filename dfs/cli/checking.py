@@ -80,7 +80,7 @@ def summary(found: int, mended: int, coming: int) -> str:
     """The last line of `fsck`: how many findings, and what became of them. Of those `coming` copies are being made."""
     if not found:
         return "nothing wrong"
-    count = "1 finding" if found == 1 else f"{found} findings"
+    count = show.counted(found, "finding")
     left = found - mended - coming
     if left == found:
         return count
@@ -199,7 +199,7 @@ def chunk_lines(report: ChunkReport) -> list[str]:
 
 
 def _tally(chunks: int, well: int, unseen: str) -> str:
-    count = "1 chunk" if chunks == 1 else f"{chunks} chunks"
+    count = show.counted(chunks, "chunk")
     words = f"{count}, all well" if chunks == well else f"{count}, {chunks - well} not well"
     if not unseen:
         return words

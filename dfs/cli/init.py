@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
 from dfs import config, errors, keys, limits
-from dfs.cli import machine, show
+from dfs.cli import machine
 from dfs.cli.machine import Files
+from dfs.cli.show import say
 from dfs.keys import KeyFile, Role
 
 _ADMIN = "admin"
@@ -149,8 +149,3 @@ def _say_what_next(directory: Path, cluster: KeyFile, listen: str, *, has_datano
     say("")
     say(f"The NameNode is reached at {host}. {directory / 'cluster.keys'} is the cluster's master")
     say("secret: keep a copy of it in a safe place, and let nobody else have it.")
-
-
-def say(text: str) -> None:
-    """A line for a person; paths in it cannot steer the terminal."""
-    show.echo(show.name(os.fsencode(text)))

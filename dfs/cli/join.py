@@ -20,9 +20,10 @@ from dfs import config, errors, keys, limits, tokens
 from dfs.cli import machine
 from dfs.cli.arguments import ArgumentType
 from dfs.cli.context import complain
-from dfs.cli.init import add_datanode, say
-from dfs.cli.keys import cluster_keys, keys_option, subtree_claim
+from dfs.cli.init import add_datanode
+from dfs.cli.keys import ROLES, cluster_keys, keys_option, subtree_claim
 from dfs.cli.machine import Files
+from dfs.cli.show import say
 from dfs.keys import Key, KeyFile, Role
 
 if TYPE_CHECKING:
@@ -45,9 +46,7 @@ def _seconds(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
 
 
 @click.command()
-@click.option(
-    "--role", type=click.Choice([str(role) for role in Role if role != Role.JOIN]), default="node", show_default=True
-)
+@click.option("--role", type=click.Choice(ROLES), default=str(Role.NODE), show_default=True)
 @click.option("--name", default="", help="Of the key; unless given, the new machine's name.")
 @click.option("--subtree", help="Hold a client or a reader to this directory.")
 @click.option("--expires", callback=_seconds, default="1h", show_default=True, help="How long the token is good.")

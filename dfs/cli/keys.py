@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -15,13 +14,14 @@ import click
 from dfs import certificates, config, errors, keys, limits
 from dfs.cli import show
 from dfs.cli.context import chosen, complain, config_option, run
+from dfs.cli.machine import ETC
 from dfs.keys import KeyFile, Role
 
 if TYPE_CHECKING:
     from dfs.client import FileSystem
 
-_ETC: Final = Path("/etc/dfs/cluster.keys")
-_ROLES: Final = [str(role) for role in Role if role != Role.JOIN]
+ROLES: Final = [str(role) for role in Role if role != Role.JOIN]
+"""Whose keys are made."""
 keys_option = click.option(
     "--keys",
     "file",
@@ -29,7 +29,7 @@ keys_option = click.option(
     help="The cluster's cluster.keys; unless given, the one beside the client.toml in use, else /etc/dfs/cluster.keys,"
     " else the local cluster's.",
 )
-_role_option = click.option("--role", type=click.Choice(_ROLES), default=str(Role.CLIENT), show_default=True)
+_role_option = click.option("--role", type=click.Choice(ROLES), default=str(Role.CLIENT), show_default=True)
 
 
 @click.group()
@@ -52,7 +52,7 @@ def key() -> None:
 def init(file: Path, tls: bool) -> None:
     """Make the master secrets of a new cluster, for the NameNode only. FILE is cluster.keys unless given."""
     keys.save(file, keys.make_cluster(tls=tls))
-    _say(f"{file}: the master secrets; `keys` in namenode.toml names this file, and nobody else needs it")
+    show.say(f"{file}: the master secrets; `keys` in namenode.toml names this file, and nobody else needs it")
 
 
 @key.command()
@@ -68,7 +68,7 @@ def add(name: str, role: str, subtree: str | None, file: Path | None, out: Path 
     path = out or Path(f"{name}.key")
     keys.save(path, made)
     user = "datanode.toml" if role == Role.NODE else "client.toml"
-    _say(f"{path}: {_in_words(made)}; `key` in {user} names this file")
+    show.say(f"{path}: {_in_words(made)}; `key` in {user} names this file")
 
 
 @key.command()
@@ -83,7 +83,7 @@ def renew(renewed: Path, file: Path | None) -> None:
             raise errors.ConfigError("the cluster has no authority that issues certificates: see `dfs key init --tls`")
         made = found.certified(authority)
         keys.replace(renewed, made)
-    _say(f"{renewed}: {_in_words(made)}")
+    show.say(f"{renewed}: {_in_words(made)}")
 
 
 @key.command(name="show")
@@ -92,7 +92,7 @@ def show_(files: tuple[Path, ...]) -> None:
     """Say whose keys are in files. Shows no secrets."""
     for file in files:
         found = keys.load(file)
-        _say(f"{file}: {_in_words(found)}")
+        show.say(f"{file}: {_in_words(found)}")
 
 
 @key.command()
@@ -114,8 +114,10 @@ def rotate(file: Path | None) -> None:
         masters = content.masters.with_next()
         keys.replace(path, content._replace(masters=masters))
     old, new = masters.generations[-2:]
-    _say(f"{path}: generation {new} has begun. When `dfs key status` shows that nobody uses generation {old} any more:")
-    _say(f"`dfs key retire {old}`.")
+    show.say(
+        f"{path}: generation {new} has begun. When `dfs key status` shows that nobody uses generation {old} any more:"
+    )
+    show.say(f"`dfs key retire {old}`.")
 
 
 def _in_words(found: KeyFile) -> str:
@@ -144,7 +146,7 @@ def cluster_keys(explicit: Path | None) -> tuple[Path, KeyFile]:
     or the local cluster's. Raises `ConfigError`.
     """
     beside = config.client_config_path(chosen().config)
-    places = [explicit] if explicit else [*([beside.with_name("cluster.keys")] if beside else []), _ETC]
+    places = [explicit] if explicit else [*([beside.with_name("cluster.keys")] if beside else []), ETC / "cluster.keys"]
     for place in [*places, *([] if explicit else [config.local_cluster_dir() / "cluster.keys"])]:
         if explicit or place.exists():
             return place, keys.load_cluster(place)
@@ -203,7 +205,7 @@ def retire(generation: int, force: bool, file: Path | None) -> int:
     with keys.locked(path):
         content = keys.load_cluster(path)  # as it is now, after the wait: it may have a newer generation
         keys.replace(path, content._replace(masters=content.masters.without(generation)))
-    _say(f"{path}: generation {generation} is retired: its keys are refused as soon as the NameNode has seen this.")
+    show.say(f"{path}: generation {generation} is retired: its keys are refused as soon as the NameNode has seen this.")
     return 0
 
 
@@ -221,12 +223,12 @@ def revoke(name: str, role: str) -> int:
     async def body(fs: FileSystem) -> None:
         known = await fs.session.query("key_status")
         closed = await fs.session.query("revoke_key", [role, name])
-        _say(
+        show.say(
             f"the key of {role} {name} is refused from now on; {show.counted(closed, 'connection')} with the NameNode"
             " closed, those with DataNodes within seconds"
         )
         for line in what_else(role, name):
-            _say(line)
+            show.say(line)
         if doubt := never_seen(known, role, name):
             complain(doubt)
 
@@ -242,7 +244,7 @@ def restore(name: str, role: str) -> int:
 
     async def body(fs: FileSystem) -> None:
         await fs.session.query("restore_key", [role, name])
-        _say(f"the key of {role} {name} counts again")
+        show.say(f"the key of {role} {name} counts again")
 
     return run(body)
 
@@ -355,7 +357,3 @@ def _generation_words(found: Mapping[str, Any], generation: int) -> str:
     if generation == found["in_use"]:
         return "in use: keys of it are issued"
     return "to come" if generation > found["in_use"] else f"old: `dfs key retire {generation}` when nobody uses it"
-
-
-def _say(text: str) -> None:
-    show.echo(show.name(os.fsencode(text)))

@@ -329,8 +329,8 @@ class _Drawing:
         """Nothing to draw."""
 
     def finish(self) -> None:
-        directories = "1 directory" if self._directories == 1 else f"{self._directories} directories"
-        show.echo(f"\n{directories}, {'1 file' if self._files == 1 else f'{self._files} files'}")
+        directories = show.counted(self._directories, "directory", "directories")
+        show.echo(f"\n{directories}, {show.counted(self._files, 'file')}")
 
 
 class _JsonTree:

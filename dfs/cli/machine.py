@@ -8,7 +8,8 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -85,8 +86,13 @@ class Files:
                 pass  # somebody uses it meanwhile
         self._made.clear()
 
-    def _all_or_none(self) -> _AllOrNone:
-        return _AllOrNone(self)
+    @contextmanager
+    def _all_or_none(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.take_back()
+            raise
 
     def _make_directory(self, path: Path, mode: int, is_daemons: bool) -> None:
         missing = [each for each in (path, *path.parents) if not each.exists()]
@@ -108,20 +114,6 @@ class Files:
             if file.is_daemons and self._owner is not None:
                 os.fchown(fd, *self._owner)  # not by its name: its directory is the daemons', who may put a link there
             os.fsync(fd)
-
-
-class _AllOrNone:
-    """Takes back what was made, when its block fails."""
-
-    def __init__(self, files: Files) -> None:
-        self._files = files
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            self._files.take_back()
 
 
 def _is_empty(directory: Path) -> bool:

@@ -75,6 +75,11 @@ def echo(line: str) -> None:
     sys.stdout.buffer.write(line.encode("utf-8", "surrogateescape") + b"\n")
 
 
+def say(words: str) -> None:
+    """A line for a person; paths in it cannot steer the terminal."""
+    echo(name(os.fsencode(words)))
+
+
 def as_json(value: Any) -> str:
     """JSON in ASCII: a byte that is not UTF-8 is \\udcXX, as Python's surrogateescape has it."""
     return json.dumps(value, ensure_ascii=True)

@@ -14,6 +14,7 @@ from typing import Any, Final
 import click
 
 from dfs import config, errors, limits
+from dfs.cli import show
 from dfs.cli.arguments import MOUNTPOINT
 from dfs.cli.context import chosen, complain
 from dfs.cli.local import locks, making, running
@@ -182,8 +183,8 @@ def _welcome(layout: Layout, made: making.Made, started: bool) -> str:
     where = os.fspath(layout.directory)
     lines = [
         f"The cluster is up{'' if started else ' already' if not made.added else ', with ' + _some(made.added)}:"
-        f" a NameNode at {made.namenode} and {_count(made.datanodes, 'DataNode')},"
-        f" {_count(made.replicas, 'copy', 'copies')} of all data.",
+        f" a NameNode at {made.namenode} and {show.counted(made.datanodes, 'DataNode')},"
+        f" {show.counted(made.replicas, 'copy', 'copies')} of all data.",
         f"It is kept in {where}, its logs in {layout.logs}.",
         "",
     ]
@@ -221,10 +222,6 @@ def _is_chosen(layout: Layout) -> bool:
         return path is not None and path.samefile(layout.client)
     except OSError:
         return False
-
-
-def _count(number: int, one: str, many: str = "") -> str:
-    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def _some(names: tuple[str, ...]) -> str:
