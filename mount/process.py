@@ -8,6 +8,7 @@ commit, and what came of that. Its status is 0 also when something was lost: a s
 from __future__ import annotations
 
 import os
+import stat
 import string
 import subprocess
 import sys
@@ -128,7 +129,7 @@ async def run_mount(
 
 async def _top(fs: FileSystem, subtree: str) -> Attr:
     attr = await fs.stat(subtree)
-    if (attr.mode & 0o170000) != 0o040000:
+    if not stat.S_ISDIR(attr.mode):
         raise errors.NotADirectory(f"not a directory of the cluster: {show(subtree)}")
     return attr
 

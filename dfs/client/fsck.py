@@ -26,6 +26,7 @@ from typing import Any, Final, NamedTuple
 from dfs import errors, limits, tasks
 from dfs.client.copies import NOT_THERE, ChunkFacts, Damage, Held, Survey, is_up
 from dfs.client.inodes import Inodes, Layout
+from dfs.client.paths import show
 from dfs.client.session import Session
 from dfs.types import (
     COPIES_COMING,
@@ -302,7 +303,7 @@ class Fsck:
     async def _read(self, file: _File, layout: Layout) -> AsyncIterator[Finding]:
         """Every byte from every copy. The DataNodes see what is damaged, and say so to the NameNode themselves."""
         told: set[tuple[ChunkId, NodeId]] = set()
-        shown = file.path.decode("utf-8", "backslashreplace")
+        shown = show(file.path)
         up = self._up()
         reading = await self._survey.read(file.ino, layout, up)
         bad = {(damage.chunk, damage.node) for damage in reading.damages}

@@ -236,7 +236,7 @@ class DataNodes(Service):
             )
             await self._skip(found.unknown)
         following = low if in_doubt else high + 1
-        if member is not None and self._members.reported(member, low, following, len(found.unknown)):
+        if self._members.reported(member, low, following, len(found.unknown)):
             self._replication.note_reported()
         return following
 
