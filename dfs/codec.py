@@ -1,7 +1,7 @@
 """Shapes on the wire that are not plain msgpack, and the checks of what comes from outside.
 
-Domain values travel as msgpack arrays in field order (see dfs.types); this module has the packed form of
-block checksums and turns arrays back into values.
+Domain values travel as msgpack arrays in field order (see dfs.types); this module turns arrays back into values, and
+has the packed forms of block checksums and of ranges.
 """
 
 from __future__ import annotations

@@ -235,7 +235,7 @@ class Uploading:
     # --- at the end -------------------------------------------------------------------------------------
 
     async def _finish_directories(self) -> None:
-        """Deepest first, one depth after the other, so that no change in one comes after its times are set."""
+        """When nothing is made in them any more. Setting attributes changes no times of the directory above."""
 
         async def finish(job: Job) -> None:
             with self._report.catching():
@@ -245,7 +245,7 @@ class Uploading:
 
         if self._kept:
             async with crew(limits.LOOKUPS_AT_ONCE, finish) as put:
-                for job in reversed(self._kept):  # setting attributes changes no times of the directory above
+                for job in reversed(self._kept):
                     await put(job)
 
     async def _keep_owner_and_times(self, job: Job) -> None:

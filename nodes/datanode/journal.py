@@ -74,7 +74,7 @@ _NONCE_BYTES: Final = 16
 
 
 class OnDisk(Protocol):
-    """Does blocking work, and raises as our own errors what goes wrong: `ChunkStore.on_disk`."""
+    """Does blocking work, and raises as our own errors what goes wrong: `Drive.on_disk`."""
 
     def __call__(self, work: Callable[[*Ts], T], *args: *Ts, full_is_fatal: bool = False) -> Awaitable[T]: ...
 

@@ -1,14 +1,7 @@
 """The NameNode: namespace, extents, chunks and replica locations, as a state machine over SQLite.
 
-service, datanodes, operations                            what is called from outside (async), made of `parts`
-writer       group commit: one transaction at a time      (async)
-machine      a command applied exactly once               (pure: database and command in, reply out)
-commands/    one module a verb
-transaction  what verbs do to the tables
-schema       the tables, and what they mean
-store        SQLite itself: the only module that imports it
-queries      reads, on a connection of their own
-check, explain                                            what is wrong, and why; off the event loop (async)
-rescue, orphans, pathnames                                what checking and mending share
-membership, sessions, repair, collector                   what the NameNode decides by itself
+What is called from outside is in `service`, `datanodes` and `operations`. What is to be changed is a command: `writer`
+commits many at a time, `machine` applies each exactly once, by its verb's module in `commands/`, through `transaction`,
+to the tables of `schema`. `queries` reads, on a connection of its own; `store` is SQLite itself. By themselves decide
+`sessions`, `leases`, `membership`, `replication` and `collector`. docs/modules.md says of each module what it is.
 """

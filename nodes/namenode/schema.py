@@ -25,8 +25,9 @@ FORMAT: Final = 5
 
 TABLES: Final = """
 CREATE TABLE setting (
-    -- cluster (its id), format, replicas and min_replicas (the defaults that commands see),
+    -- cluster (its id), format, replicas and min_replicas (the defaults that commands see), grace_ns (of freed bytes),
     -- key_generation (of the keys that are issued; absent: the oldest that there is),
+    -- skipped:FIRST: the last number of a range of chunk numbers, from FIRST on, that are never given,
     -- mended_*: the log index at which a counter was last set right.
     name TEXT PRIMARY KEY,
     value NOT NULL
