@@ -27,7 +27,7 @@ def remote_paths(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
     try:
         config = find_client_config(options.config)
         entries = trio.run(_matching, config, directory + b"/", beginning)
-    except (OSError, BaseExceptionGroup):
+    except OSError:
         return []
     ends = {entry.name: "/" if stat.S_ISDIR(entry.attr.mode) else "" for entry in entries}
     return [CompletionItem(os.fsdecode(directory + b"/" + name) + end) for name, end in sorted(ends.items())]

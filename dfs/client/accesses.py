@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 import structlog
 import trio
 
-from dfs import errors, limits
+from dfs import errors, limits, tasks
 from dfs.client.filesystem import FileSystem
 from dfs.types import Attr, Ino
 
@@ -95,7 +95,7 @@ class Accesses:
 @asynccontextmanager
 async def record_accesses(fs: FileSystem) -> AsyncIterator[Accesses]:
     """Access times over `fs`; on leaving, what is pending is sent."""
-    async with trio.open_nursery() as nursery:
+    async with tasks.open_nursery() as nursery:
         accesses = Accesses(fs)
         nursery.start_soon(accesses.run)
         try:

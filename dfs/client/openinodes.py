@@ -32,7 +32,7 @@ from typing import Any, Final
 import structlog
 import trio
 
-from dfs import errors, limits
+from dfs import errors, limits, tasks
 from dfs.checksum import Buffer
 from dfs.client.cachedinodes import CachedInodes
 from dfs.client.filesystem import FileSystem
@@ -254,7 +254,7 @@ class OpenInodes:
 
     async def _recall(self, items: Sequence[Item]) -> None:
         """The NameNode takes leases back: what is dirty is committed, what is open and not held is held."""
-        async with trio.open_nursery() as nursery:
+        async with tasks.open_nursery() as nursery:
             for ino, name in items:
                 if name is None and ino in self._open:
                     nursery.start_soon(self._give_back, self._open[ino])
@@ -307,7 +307,7 @@ class OpenInodes:
         await trio.sleep(limits.STREAM_DELAY_S)
         saving, self._saving = self._saving, {}
         try:
-            async with trio.open_nursery() as nursery:
+            async with tasks.open_nursery() as nursery:
                 self._have_leave(saving.values(), nursery)
             for inode in saving.values():
                 await inode.settle()  # what was on its way already
@@ -483,7 +483,7 @@ class OpenInodes:
         leaving = [(inode, inode.begin_to_leave()) for inode in inodes if inode.is_small]  # as it was when it was due
         if not leaving:
             return
-        async with AsyncExitStack() as last, trio.open_nursery() as nursery, AsyncExitStack() as first:
+        async with AsyncExitStack() as last, tasks.open_nursery() as nursery, AsyncExitStack() as first:
             for inode, pieces in leaving:
                 first.callback(self._has_left, inode, pieces)
             try:
@@ -525,7 +525,7 @@ class OpenInodes:
 
     async def settle_all(self) -> None:
         """Commit everything that is dirty."""
-        async with trio.open_nursery() as nursery:
+        async with tasks.open_nursery() as nursery:
             for inode in list(self._open.values()):
                 nursery.start_soon(inode.settle)
 
@@ -533,7 +533,7 @@ class OpenInodes:
         """Commit everything that is dirty, for the session's `wait_s` at most: what has not left by then is lost."""
         session = self.fs.session
         session.ends_by = trio.current_time() + session.wait_s
-        async with trio.open_nursery() as nursery:
+        async with tasks.open_nursery() as nursery:
             for inode in list(self._open.values()):
                 nursery.start_soon(inode.end, session.ends_by)
 
@@ -557,7 +557,7 @@ class OpenInodes:
 @asynccontextmanager
 async def open_inodes(fs: FileSystem) -> AsyncIterator[OpenInodes]:
     """Open files over `fs`; on leaving, everything dirty is committed first, or lost (`untold_losses`)."""
-    async with trio.open_nursery() as nursery:
+    async with tasks.open_nursery() as nursery:
         inodes = OpenInodes(fs, nursery)
         nursery.start_soon(inodes.write_back_when_due)
         try:

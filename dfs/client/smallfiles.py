@@ -276,7 +276,7 @@ class SmallFiles:
         try:
             wholes, places = await self._inodes.whole_files(list(contents))
             wanted = [file for file in wholes if file.version == contents[file.ino].version]
-            async with trio.open_nursery() as nursery:
+            async with tasks.open_nursery() as nursery:
                 for run in _runs(wanted):
                     nursery.start_soon(self._fetch_run, run, places, contents)
         except errors.DfsError as error:

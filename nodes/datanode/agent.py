@@ -36,7 +36,7 @@ from typing import Any, Final
 import structlog
 import trio
 
-from dfs import errors, limits
+from dfs import errors, limits, tasks
 from dfs.config import DataNodeConfig
 from dfs.rpc import Pool, Server
 from dfs.runtime import Runtime
@@ -178,7 +178,7 @@ class Agent:
 
     async def run(self) -> None:
         """Heartbeat, work and report until cancelled. Raises `WrongCluster` and `Exists` from registering."""
-        async with trio.open_nursery() as nursery:
+        async with tasks.open_nursery() as nursery:
             nursery.start_soon(self._report_when_due)
             workers = trio.CapacityLimiter(limits.ORDERS_AT_ONCE)
             silent_since: float | None = None

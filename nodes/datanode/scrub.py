@@ -33,7 +33,7 @@ from typing import Any, Final
 import structlog
 import trio
 
-from dfs import errors, limits
+from dfs import errors, limits, tasks
 from dfs.runtime import Runtime
 from dfs.types import ChunkId
 from nodes.datanode import chunkfiles, identity, obeyed, statefile
@@ -160,7 +160,7 @@ class Scrub:
 
     async def run(self) -> None:
         """Scrub all directories, each in a task of its own, until cancelled."""
-        async with trio.open_nursery() as nursery:
+        async with tasks.open_nursery() as nursery:
             for store in self._volumes.stores:
                 nursery.start_soon(self._run, store)
 

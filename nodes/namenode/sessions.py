@@ -27,7 +27,7 @@ from typing import Any
 import structlog
 import trio
 
-from dfs import errors, limits, verbs
+from dfs import errors, limits, tasks, verbs
 from dfs.keys import Holder
 from dfs.types import SessionId
 from nodes.namenode import arguments
@@ -188,7 +188,7 @@ class Sessions:
 
     async def reap(self) -> None:
         """End sessions that are silent, or keep others waiting. Runs until cancelled."""
-        async with trio.open_nursery() as nursery:  # an end may wait for other sessions, and they for theirs
+        async with tasks.open_nursery() as nursery:  # an end may wait for other sessions, and they for theirs
             while True:
                 due = trio.current_time() + self._timeout_s / 10
                 await trio.sleep_until(due)

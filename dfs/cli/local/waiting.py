@@ -8,7 +8,7 @@ from typing import Any
 
 import trio
 
-from dfs import config, errors, limits, tasks
+from dfs import config, errors, limits
 from dfs.cli.local import control
 from dfs.cli.local.keeper import RUNNING
 from dfs.cli.local.layout import Layout
@@ -106,9 +106,8 @@ async def _wait_for_nodes(layout: Layout, awaited: Collection[str] | None) -> No
         try:
             async with open_filesystem(client.namenode, key, wait_s=limits.LOCAL_UP_TIMEOUT_S) as fs:
                 return await _wait_for_views(fs, layout, nodes)
-        except BaseException as error:
-            if not all(isinstance(leaf, _NOT_YET) for leaf in tasks.leaves(error)):
-                raise
+        except _NOT_YET:
+            pass
         await trio.sleep(limits.LOCAL_POLL_PERIOD_S)
 
 
