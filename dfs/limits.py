@@ -89,8 +89,10 @@ NAMENODE_PORT = 9400
 NAMESERVER_PORT = 9090  # Pyro5's own default
 BATCH_MAX_COMMANDS = 1024  # of one apply call, and the share of one holder in one group commit
 TRANSACTION_MAX_COMMANDS = 4096  # of one group commit, and as many that were held back; the last batch may be more
+TRANSACTION_MAX_S = 0.02  # of applying commands, while nobody is answered: what is left of them has the next ones
 COMMAND_QUEUE_MAX = 32_768  # at the writer: more are refused as busy. Two sessions have room for six full batches each
 FORESEEN_MAX_COMMANDS = 512  # after one that waits: others forget what these touch as well, some 10 ms of their time
+FORESEEN_BY_ALL_MAX = 8192  # likewise, together: of fewer commands where many have to forget
 YIELDING_COMMANDS_MAX = (
     32_768  # besides, of sessions that others wait for: they send what they did before they give it up
 )

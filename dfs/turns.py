@@ -76,6 +76,11 @@ class Turns(Generic[Item]):
         self._lines.setdefault(party, {}).setdefault(member, deque()).append(_Waiting(item, cost))
         self.cost += cost
 
+    def put_back(self, party: Hashable, member: Hashable, item: Item, cost: int) -> None:
+        """As `put`, before all that the member has waiting."""
+        self._lines.setdefault(party, {}).setdefault(member, deque()).appendleft(_Waiting(item, cost))
+        self.cost += cost
+
     def remove(self, party: Hashable, member: Hashable, item: Item) -> None:
         """Of an item that waits: it waits no more."""
         line = self._lines[party]

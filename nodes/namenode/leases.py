@@ -336,6 +336,12 @@ class Leases:
                 return item
         return None
 
+    def count_holders(self, items: Iterable[Item]) -> int:
+        """How many sessions may know the one of these that most know."""
+        return max(
+            (len((self._attrs if name is None else self._entries).get(ino, ())) for ino, name in items), default=0
+        )
+
     def begin(self, author: SessionId, items: Sequence[Item]) -> None:
         """A command that touches these has to wait, or will have its turn soon: have the others forget them, each by
         one event. An item may be there several times. Undone by `finish`."""

@@ -7,6 +7,9 @@ more is refused. Two have room besides: a session that others wait for, since wh
 and the NameNode itself, whose commands clients cannot keep out. Replies are kept until they are acknowledged, and who
 leaves too many of them is refused likewise.
 
+While commands are applied nobody else is answered. So a transaction takes no more of them after TRANSACTION_MAX_S, and
+what is left of its batches goes on in the next ones, before what their sessions sent later.
+
 If the commit fails (disk full, disk broken) nothing of the transaction happened, and every caller gets the error.
 
 A command that changes what others may have cached is held back (`nodes.namenode.leases`): its batch is parked, with the
@@ -20,7 +23,7 @@ from __future__ import annotations
 
 import math
 import stat
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, Final
 
@@ -29,7 +32,7 @@ import trio
 
 from dfs import errors, limits
 from dfs.runtime import Runtime
-from dfs.turns import Judge, Shares, Turns, Verdict
+from dfs.turns import Shares, Turns, Verdict
 from dfs.types import NAMENODE_SESSION, Attr, Item, SessionId
 from dfs.verbs import OTHER, VERBS
 from nodes.namenode import commands
@@ -49,8 +52,8 @@ class _Batch:
     `done` is set when `replies`, of all of them, or `error` is there.
 
     `durable`: how many of the replies are of transactions before. `held`: what the next command touches, if it was held
-    back; `is_held` by the transaction under way. `ahead`: what others were asked to forget besides, for commands up to
-    number `foreseen`.
+    back; `is_held` by the transaction under way, `is_late` if that had no time for it. `ahead`: what others were asked
+    to forget besides, for commands up to number `foreseen`.
     """
 
     __slots__ = (
@@ -63,6 +66,7 @@ class _Batch:
         "foreseen",
         "held",
         "is_held",
+        "is_late",
         "party",
         "replies",
         "room",
@@ -76,7 +80,7 @@ class _Batch:
         self.replies: list[Reply] = []
         self.durable = 0
         self.held: Sequence[Item] = ()
-        self.is_held = False
+        self.is_held = self.is_late = False
         self.ahead: list[Item] = []
         self.foreseen = 0
         self.error: errors.DfsError | None = None
@@ -84,7 +88,7 @@ class _Batch:
 
     def fail(self, error: errors.DfsError) -> None:
         """The transaction was undone: what it had of this did not happen, nor will the rest."""
-        self.is_held = False
+        self.is_held = self.is_late = False
         if self.durable:
             failure: Reply = (error.errno, error.code, error.message)
             self.replies[self.durable :] = [failure] * (len(self.commands) - self.durable)
@@ -122,7 +126,9 @@ class Writer:
         """Likewise, of sessions that are asked to forget and have no room else."""
         self._own_room = Shares(limits.OWN_COMMANDS_MAX)
         self._resumed: Turns[_Batch] = Turns(limits.BATCH_MAX_COMMANDS)
-        """Batches that were parked and may go on."""
+        """Batches that were parked, or for which there was no time, and that may go on."""
+        self._late: Counter[SessionId] = Counter()
+        """Sessions with batches for which there was no time, and how many."""
         self._arrived = trio.Event()
         self._space_checked_at = -1e9
         self._effects: list[Effect] = []
@@ -218,21 +224,36 @@ class Writer:
                 self._arrived = trio.Event()
                 while self._turns or self._resumed:
                     await trio.lowlevel.checkpoint_if_cancelled()
-                    await self._transact(self._take())
+                    await self._transact()
         finally:
             self._has_ended = True
             for batch in self._unanswered:
                 batch.fail(errors.Unreachable(_STOPPED))
                 batch.done.set()
 
-    def _take(self) -> list[_Batch]:
-        """What the next transaction has. Who is alone has no more than his share of it: whoever comes next, be it a
-        session of his own, waits until it is done, and one commit for four shares would save little.
-        """
-        most = limits.TRANSACTION_MAX_COMMANDS
-        return self._resumed.take(_until(most)) + self._turns.take(_until(most))
+    def _take(self, turns: Turns[_Batch]) -> list[_Batch]:
+        """As many commands as fill a share, or with the batch that makes them more.
 
-    async def _transact(self, batches: list[_Batch]) -> None:
+        Of a session that has batches for which there was no time, nothing that came later.
+        """
+        left = limits.BATCH_MAX_COMMANDS
+
+        def judge(_party: Hashable, member: Hashable, cost: int) -> Verdict:
+            nonlocal left
+            if left <= 0:
+                return Verdict.STOP
+            if turns is self._turns and member in self._late:
+                return Verdict.NEXT_MEMBER
+            left -= cost
+            return Verdict.TAKE
+
+        taken = turns.take(judge)
+        if turns is self._resumed:
+            self._late -= Counter(batch.author for batch in taken if batch.is_late)
+        return taken
+
+    async def _transact(self) -> None:
+        batches: list[_Batch] = []
         try:
             with trio.CancelScope(shield=True):  # bounded by the disk: half a commit cannot be abandoned
                 with self._store.translating():
@@ -253,46 +274,78 @@ class Writer:
             batch.durable = len(batch.replies)
             if batch.is_held:
                 self._park_or_go_on(batch)  # what was asked for while the disk worked may be answered already
-            else:
+            elif not batch.is_late:
                 self._leases.finish([*batch.held, *batch.ahead])
                 batch.room.release(batch.party, batch.author, batch.cost)
                 self._unanswered.discard(batch)
                 batch.done.set()
+        for batch in reversed(batches):
+            if batch.is_late:
+                self._late[batch.author] += 1
+                self._resumed.put_back(batch.party, batch.author, batch, batch.cost_left)
 
     def _apply_all(self, batches: list[_Batch]) -> None:
-        """Apply the commands of batches, of each up to the first that has to wait: then the batch `is_held`."""
+        """Take batches, and apply their commands, of each up to the first that has to wait, while there is time.
+
+        Of what goes on one batch is begun in any case, and of what is new.
+        """
         is_full = self._disk_is_full()
         self._effects = []
+        taken = [self._take(self._resumed), self._take(self._turns)]
+        for some in taken:
+            batches += some
         self._store.begin()
-        for batch in batches:
-            batch.is_held = False
-            try:
-                self._apply_batch(batch, is_full)
-            except HeldBack as reason:
-                self._hold_back(batch, reason.items)
+        deadline, most = trio.current_time() + limits.TRANSACTION_MAX_S, self._applied + limits.TRANSACTION_MAX_COMMANDS
+        late: set[SessionId] = set()
+        while any(taken):
+            for some in taken:
+                for number, batch in enumerate(some):
+                    has_time = not number or trio.current_time() < deadline
+                    self._begin_or_go_on(batch, is_full, deadline, late, has_time=has_time)
+            if trio.current_time() >= deadline or self._applied >= most:
+                break
+            taken = [self._take(self._resumed), self._take(self._turns)]
+            for some in taken:
+                batches += some
         self._machine.end()
+
+    def _begin_or_go_on(
+        self, batch: _Batch, is_full: bool, deadline: float, late: set[SessionId], *, has_time: bool
+    ) -> None:
+        """`late`: the sessions for which there is no more time, whose batches stay in order."""
+        batch.is_held = batch.is_late = False
+        try:
+            if batch.author in late or not has_time or not self._apply_batch(batch, is_full, deadline):
+                batch.is_late = True
+                late.add(batch.author)
+        except HeldBack as reason:
+            self._hold_back(batch, reason.items)
 
     def _hold_back(self, batch: _Batch, items: Sequence[Item]) -> None:
         """Have others forget what the next command touches, and in the same moment what those after it will."""
         batch.is_held = True
-        ahead = self._look_ahead(batch)
+        ahead = self._look_ahead(batch, limits.FORESEEN_BY_ALL_MAX // max(1, self._leases.count_holders(items)))
         self._leases.begin(batch.author, [*items, *ahead])
         before, batch.held = batch.held, items  # what has begun is finished, whatever happens to the transaction
         batch.ahead += ahead
         self._leases.finish(before)
 
-    def _look_ahead(self, batch: _Batch) -> Sequence[Item]:
-        """What commands after the next one will touch; of each command that is found out once at most."""
+    def _look_ahead(self, batch: _Batch, most: int) -> Sequence[Item]:
+        """What the `most` commands after the next one will touch; of each command that is found out once at most."""
         first = max(batch.foreseen, len(batch.replies) + 1)
-        batch.foreseen = len(batch.replies) + 1 + limits.FORESEEN_MAX_COMMANDS
+        batch.foreseen = max(first, len(batch.replies) + 1 + min(most, limits.FORESEEN_MAX_COMMANDS))
         coming = batch.commands[first : batch.foreseen]
         return self._machine.foreseen(coming) if coming else ()
 
-    def _apply_batch(self, batch: _Batch, is_full: bool) -> None:
+    def _apply_batch(self, batch: _Batch, is_full: bool, deadline: float) -> bool:
+        """One command at least; whether there was time for all."""
         for command in batch.commands[len(batch.replies) :]:
             is_refused = is_full and command.verb not in commands.FREEING and not self._is_promised(command)
             batch.replies.append(self._machine.apply(command, _FULL if is_refused else None))
             self._count_applied()
+            if trio.current_time() >= deadline:
+                break
+        return len(batch.replies) == len(batch.commands)
 
     def _is_promised(self, command: Command) -> bool:
         """Whether a client may have answered it before it could know that the disk is nearly full."""
@@ -391,20 +444,6 @@ class Writer:
 def _cost(commands: int) -> int:
     """Batches without commands count too."""
     return max(commands, 1)
-
-
-def _until(most: int) -> Judge:
-    """A judge who ends the round when it has so many commands, or with the batch that makes them more."""
-    left = most
-
-    def judge(_party: Hashable, _member: Hashable, cost: int) -> Verdict:
-        nonlocal left
-        if left <= 0:
-            return Verdict.STOP
-        left -= cost
-        return Verdict.TAKE
-
-    return judge
 
 
 def _attr_of(result: Any) -> Attr | None:

@@ -473,6 +473,47 @@ async def test_what_a_whole_batch_will_touch_is_forgotten_in_one_round(space: Na
     assert asked.leases.cover_entries(readers[0], ROOT_INO)  # nobody is about to change anything any more
 
 
+async def test_who_sends_much_lets_others_in_between_and_stays_in_order(
+    space: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "TRANSACTION_MAX_S", 0.0)  # so each transaction has one command
+    many, few = SessionId(space.open_session()), SessionId(space.open_session())
+    runtime = Gate()
+    async with writing(space, runtime) as writer, trio.open_nursery() as nursery:
+        runtime.close()
+        first, second = [mkdir(n, b"%d" % n) for n in range(1, 5)], [mkdir(n, b"%d" % n) for n in range(5, 7)]
+        for session, batch in ((many, first), (many, second), (few, [mkdir(1, b"other")])):
+            nursery.start_soon(writer.apply, CLIENT, session, 0, batch)
+            await trio.testing.wait_all_tasks_blocked()
+        runtime.opened.set()
+    made = [name for _, name, _ in sorted(space.queries.readdir(ROOT_INO, 0, 9))]
+    assert made.index(b"other") <= 2
+    made.remove(b"other")
+    assert made == [b"%d" % number for number in range(1, 7)]
+    assert runtime.commits == 7
+
+
+async def test_fewer_commands_are_looked_at_ahead_where_many_have_to_forget(
+    space: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "FORESEEN_BY_ALL_MAX", 6)
+    author, readers = SessionId(space.open_session()), [SessionId(space.open_session()) for _ in range(3)]
+    asked = Asked()
+    inos = [space.file(author, b"%d" % number).ino for number in range(6)]
+    for reader in readers:
+        asked.leases.join(reader)
+        assert all(asked.leases.cover_attr(reader, ino) for ino in inos)
+    rounds = 0
+    async with writing(space, Gate(), leases=asked.leases) as writer, trio.open_nursery() as nursery:
+        nursery.start_soon(writer.apply, CLIENT, author, 0, [unlink(20 + n, b"%d" % n) for n in range(6)])
+        await trio.testing.wait_all_tasks_blocked()
+        while asked.numbers:
+            rounds += 1
+            asked.answer()
+            await trio.testing.wait_all_tasks_blocked()
+    assert rounds == 2  # the first and two after it, each time
+
+
 async def test_what_is_asked_for_ahead_delays_nothing_before_it(space: Namespace) -> None:
     """Who is slow to forget what a later command touches holds up that one alone."""
     author, quick, slow = (SessionId(space.open_session()) for _ in range(3))
@@ -743,7 +784,7 @@ async def test_what_waits_for_a_session_that_is_ended_happens_after_all_that_it_
             await trio.testing.wait_all_tasks_blocked()
             nursery.start_soon(writer.apply, "owner", owner, 0, [[2, "setattr", [made.ino, {"mode": 0o777}]]])
             await trio.testing.wait_all_tasks_blocked()
-            nursery.start_soon(sessions.end, owner)
+            nursery.start_soon(sessions.close, owner, "client tests")
             await trio.testing.wait_all_tasks_blocked()
             runtime.opened.set()
     assert space.queries.getattr(made.ino).mode & 0o7777 == 0o600
@@ -764,10 +805,10 @@ async def test_what_waits_for_a_session_happens_when_a_restart_would_not_find_th
         async with trio.open_nursery() as nursery:
             nursery.start_soon(writer.apply, "other", other, 0, [[9, "setattr", [cached, {"mode": 0o600}]]])
             await trio.testing.wait_all_tasks_blocked()
-            nursery.start_soon(sessions.end, holder)
+            nursery.start_soon(sessions.close, holder, "client tests")
             await trio.testing.wait_all_tasks_blocked()
             mode, found, waiting = space.queries.getattr(cached).mode, space.queries.sessions(), writer.statistics()
-            await sessions.end(remover)
+            await sessions.close(remover, "client tests")
     assert mode & 0o7777 == 0o600
     assert (holder, "", 0, "") in found and waiting["held_back"] == 1
     assert [session for session, *_ in space.queries.sessions()] == [other]
