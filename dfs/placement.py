@@ -35,6 +35,11 @@ def fill_level(view: NodeView) -> float:
     return view.used_bytes / total if total else 0.0
 
 
+def with_less(view: NodeView, length: int) -> NodeView:
+    """A node after so many bytes of chunks have left it."""
+    return view._replace(used_bytes=max(0, view.used_bytes - length), free_bytes=view.free_bytes + length)
+
+
 def choose_surplus(holders: Iterable[NodeId], count: int, nodes: Mapping[NodeId, NodeView]) -> list[NodeId]:
     """Which `count` of a chunk's holders give up their copy, so that those that stay are in as many racks as can be."""
     left = list(holders)

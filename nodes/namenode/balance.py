@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from dfs.placement import choose_surplus, fill_level, takes_orders
+from dfs.placement import choose_surplus, fill_level, takes_orders, with_less
 from dfs.types import ChunkId, NodeId, NodeView
 from nodes.namenode.repair import ChunkState
 
@@ -93,10 +93,8 @@ def plan_moves(
 
 def apply_move(views: dict[NodeId, NodeView], move: Move) -> None:
     """What the levels are after it."""
-    giver, taker = views[move.source], views[move.target]
-    views[move.source] = giver._replace(
-        used_bytes=max(0, giver.used_bytes - move.length), free_bytes=giver.free_bytes + move.length
-    )
+    taker = views[move.target]
+    views[move.source] = with_less(views[move.source], move.length)
     views[move.target] = taker._replace(
         used_bytes=taker.used_bytes + move.length, free_bytes=max(0, taker.free_bytes - move.length)
     )

@@ -34,7 +34,7 @@ import trio
 
 from dfs import errors, limits, tasks
 from dfs.config import NameNodeConfig
-from dfs.placement import takes_orders
+from dfs.placement import takes_orders, with_less
 from dfs.types import ChunkId, NodeId, NodeState, NodeView
 from nodes.namenode import balance
 from nodes.namenode.backlog import Backlog
@@ -103,6 +103,17 @@ class _Count:
         self.of_draining: dict[NodeId, list[int]] = {}
 
 
+class _Leaving(NamedTuple):
+    """Bytes that are to leave a node, which used so many before the first of them was found."""
+
+    used_bytes: int
+    bytes: int
+
+    def without(self, view: NodeView) -> NodeView:
+        """The node as it is when they are gone: some may be already."""
+        return with_less(view, max(0, self.bytes - max(0, self.used_bytes - view.used_bytes)))
+
+
 class Damage(NamedTuple):
     """What a node says of a copy: where its damaged blocks begin, and its length in bytes, these included."""
 
@@ -133,6 +144,8 @@ class Replication:
         self._position = ChunkId(0)  # how far the round is: what finishes below is counted already
         self._now = _Count()
         self._found = _Count()
+        self._leaving: dict[NodeId, _Leaving] = {}
+        """What the round under way has found surplus: the next one goes where nodes are fullest without that."""
         self._balance_threshold: float | None = None  # asked for by an operator, until the cluster is even
         self._balance_cursor: dict[NodeId, int] = {}
         self._exhausted: set[NodeId] = set()  # nodes all of whose chunks were looked at since the last move
@@ -173,6 +186,7 @@ class Replication:
         """Once over all chunks."""
         await self._cancel_needless()
         self._now, self._position = _Count(), ChunkId(0)
+        self._leaving.clear()
         self._backlog.overflowed = False
         self._hungry = trio.Event()
         is_through = False
@@ -187,12 +201,18 @@ class Replication:
 
     def _look_on(self) -> tuple[list[_Surplus], bool]:
         """Look at the next chunks for a turn; what is surplus of them, and whether they were the last."""
-        nodes = self._members.by_name()
+        nodes = dict(self._members.by_name())
+        for node in nodes.keys() & self._leaving.keys():
+            nodes[node] = self._leaving[node].without(nodes[node])
         surplus: list[_Surplus] = []
         until = trio.current_time() + _TURN_S
         for _ in range(_SLICE // _ROWS):
             rows = self._states(_ALL, self._position, _ROWS)
-            surplus += [todo for chunk in rows if (todo := self._look_at(chunk, nodes))]
+            for chunk in rows:
+                todo = self._look_at(chunk, nodes)
+                if todo is not None:
+                    surplus.append(todo)
+                    self._note_leaving(chunk, todo, nodes)
             if rows:
                 self._position = rows[-1].chunk
             if len(rows) < _ROWS:
@@ -200,6 +220,13 @@ class Replication:
             if trio.current_time() >= until:
                 break
         return surplus, False
+
+    def _note_leaving(self, chunk: ChunkState, surplus: _Surplus, nodes: dict[NodeId, NodeView]) -> None:
+        """What the levels are after it."""
+        for node in surplus[1]:
+            before = self._leaving.get(node) or _Leaving(nodes[node].used_bytes, 0)
+            self._leaving[node] = before._replace(bytes=before.bytes + chunk.length)
+            nodes[node] = with_less(nodes[node], chunk.length)
 
     def _states(self, sql: str, *values: Any) -> list[ChunkState]:
         return [

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import pairwise
@@ -378,6 +379,17 @@ async def test_what_a_node_that_comes_back_holds_is_trimmed_once_it_has_reported
         await cluster.report(N1, *range(1, 21))
         took_s = await cluster.beat_until(lambda: all(len(each) == 2 for each in cluster.all_holders()), N1, N2, N3)
         assert took_s <= 1
+
+
+async def test_of_many_copies_too_many_all_nodes_drop_some_until_they_are_equally_full(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    places = [[N1, N2, N3]] * 90
+    async with world(tmp_path, lambda space: chunks_on(space, *places, wanted=2), N1, N2, N3) as cluster:
+        for name, more in ((N1, 0), (N2, 9 * LENGTH), (N3, 0)):
+            cluster.used[name] = 90 * LENGTH + more
+        await cluster.beat_until(lambda: len(cluster.ordered("delete")) == 90, N1, N2, N3)
+        assert Counter(name for name, _ in cluster.ordered("delete")) == {N1: 27, N2: 36, N3: 27}
 
 
 async def test_a_copy_that_fails_is_made_elsewhere_after_a_while(
