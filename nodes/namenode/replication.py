@@ -1,17 +1,19 @@
 """Every chunk has as many copies as it is to have, where they should be: repair, drain, trimming and balance at work.
 
 `run` goes round all sealed chunks, slice by slice, again and again: it counts what is missing, puts chunks that need a
-copy into the backlog, and has surplus copies dropped. `fill` takes the most urgent chunks out of the backlog and orders
-their copies, as long as any target's window has room; it runs whenever there may be room: as the round finds chunks,
-and with every heartbeat, before its answer takes the orders along. What is to be done is decided by `repair.plan` and
-`balance.plan_moves`, from the state that the database has at that moment; copies under way are in `copies.Copies`.
+copy into the backlog, but for those that wait until an old copy is deleted, and has surplus copies dropped. `fill`
+takes the most urgent chunks out of the backlog and orders their copies, as long as any target's window has room; it
+runs whenever there may be room: as the round finds chunks, and with every heartbeat, before its answer takes the orders
+along. What is to be done is decided by `repair.plan` and `balance.plan_moves`, from the state that the database has at
+that moment; copies under way are in `copies.Copies`.
 
 A copy that was made is registered (a few in one command), then its chunk is looked at once more: that is
 how the copy that a drain or a balance left behind is dropped. A copy under way that is not needed any more, since a
 node came back or the chunk is gone, is cancelled by the next round.
 
-Open chunks are left alone: their commits say who has what. Balance moves chunks only when nothing is missing, some at a
-time: the next ones when the last ones' copies are made and their deletions done, so that levels are true.
+Open chunks are left alone: their commits say who has what. Balance moves chunks only when nothing is missing that
+a node could take, some at a time: the next ones when the last ones' copies are made and their deletions done, so that
+levels are true.
 
 A chunk of which no live copy is whole has lost blocks. What is left of it is looked after all the same. Its copies are
 mended from one another, and nodes say which of their blocks are damaged (`_damage`): so a copy is known to lack nothing
@@ -92,13 +94,14 @@ _Surplus: TypeAlias = tuple[ChunkId, list[NodeId], list[NodeId]]
 class _Count:
     """What a round found, in copies; `under_replicated` and `lost` in chunks.
 
-    `to_copy` are the missing ones, `blocked` those of them that no node may take. `few` are the first of the
-    `under_replicated`. `of_draining` has the chunks and bytes left on each node that is being emptied.
+    `to_copy` are the missing ones, `blocked` those of them that no node may take, `waiting` those that none takes
+    before it has deleted an old copy. `few` are the first of the `under_replicated`. `of_draining` has the chunks and
+    bytes left on each node that is being emptied.
     """
 
     def __init__(self) -> None:
         self.few: list[ChunkId] = []
-        self.under_replicated = self.lost = self.surplus = self.blocked = 0
+        self.under_replicated = self.lost = self.surplus = self.blocked = self.waiting = 0
         self.to_copy = self.to_copy_bytes = 0
         self.of_draining: dict[NodeId, list[int]] = {}
 
@@ -196,7 +199,7 @@ class Replication:
             self.fill()
             await trio.lowlevel.checkpoint()
         self._found = self._now
-        if self._found.to_copy <= self._found.blocked and self._config.repair:
+        if self._found.to_copy <= self._found.blocked + self._found.waiting and self._config.repair:
             self._balance()
 
     def _look_on(self) -> tuple[list[_Surplus], bool]:
@@ -258,6 +261,9 @@ class Replication:
         count.to_copy_bytes += missing * chunk.length
         count.blocked += todo.missing if todo.blocked else 0
         if (todo.missing or todo.targets) and not todo.blocked and not self._is_delayed(chunk.chunk):
+            if self._waits(chunk, nodes, self._to_be_deleted(chunk.chunk)):
+                count.waiting += todo.missing  # in the backlog they would stand in the way of what can be copied
+                return None
             is_urgent = todo.missing or todo.is_lost
             self._backlog.put(chunk.chunk, todo.whole if is_urgent else limits.REPLICAS_MAX + 1)
         if todo.surplus:
@@ -352,17 +358,22 @@ class Replication:
         chunk = self._state(number)
         if chunk is None or self._is_delayed(number):
             return True
-        todo = self._plan(chunk, nodes, full | self._to_be_deleted(number))
+        deleting = self._to_be_deleted(number)
+        todo = self._plan(chunk, nodes, full | deleting)
         failure = self._copies.failure(number)
         if failure is not None and todo.targets:  # another target, if there is one
-            busy = full | self._to_be_deleted(number) | failure.targets
+            busy = full | deleting | failure.targets
             elsewhere = self._plan(chunk, nodes, busy, failure.targets)
             todo = elsewhere if elsewhere.targets else todo
         for target in todo.targets:
             self._order(chunk, target, todo.sources, extra=not todo.missing)
             if not self._copies.has_room(target):
                 full.add(target)
-        return todo.blocked or len(todo.targets) >= todo.missing
+        return todo.blocked or len(todo.targets) >= todo.missing or self._waits(chunk, nodes, deleting)
+
+    def _waits(self, chunk: ChunkState, nodes: Mapping[NodeId, NodeView], deleting: Set[NodeId]) -> bool:
+        """Whether all nodes that may take a copy have to delete an old one first: a round finds it when one has."""
+        return bool(deleting) and not self._plan(chunk, nodes, deleting).targets
 
     def _order(self, chunk: ChunkState, target: NodeId, sources: Sequence[NodeId], *, extra: bool) -> None:
         nodes = self._members.by_name()

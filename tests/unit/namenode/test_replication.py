@@ -802,6 +802,39 @@ async def test_chunks_that_no_node_takes_now_are_not_looked_at_with_each_heartbe
         assert took_s <= 2  # with each heartbeat of the node that has made its copies, as ever
 
 
+async def test_chunks_that_wait_for_deletions_keep_neither_others_nor_a_balance_waiting(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nodes.namenode.replication._TRIES", 8)
+    waiting: list[int] = []
+    others: list[int] = []
+    orders: dict[str, list[int]] = {}
+
+    def fill(space: Namespace) -> None:
+        space.configure(replicas=3, min_replicas=1, grace_ns=0)
+        waiting.extend(chunks_on(space, *([[N1, N2, N3]] * 20), wanted=2))
+        others.extend(chunks_on(space, *([[N2, N3]] * 3), wanted=3))
+        space.own("drop_surplus", [(chunk, [N2, N3], [N1]) for chunk in waiting])
+        for name in (N2, N3):
+            numbers = "SELECT w.id FROM work w JOIN node n ON n.id = w.node WHERE n.name = ? AND kind = 'delete'"
+            orders[name] = space.rows(numbers, name)
+            space.own("postpone_work", name, orders[name], 60 * MINUTE_NS)
+
+    async with world(tmp_path, fill, N1, N2, N3) as cluster:
+        await cluster.beat_until(
+            lambda: all(cluster.holders(chunk) == [N1, N2, N3] for chunk in others), N1, N2, N3, most_s=10
+        )
+        cluster.operations.balance(0.05)
+        await cluster.beat_until(lambda: not cluster.operations.status()["balance"]["asked"], N1, N2, N3)
+        status = cluster.replication.status()
+        assert (cluster.replication.under_replicated, status["copies"], status["blocked"]) == (20, 20, 0)
+        await cluster.writer.decide("postpone_work", N3, orders[N3], 0)
+        await cluster.beat_until(
+            lambda: all(cluster.holders(chunk) == [N1, N3] for chunk in waiting), N1, N2, N3, most_s=10
+        )
+        assert not cluster.replication.under_replicated
+
+
 async def test_a_round_lets_others_go_on_every_few_milliseconds(
     tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
