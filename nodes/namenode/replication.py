@@ -633,8 +633,10 @@ class Replication:
         return []
 
     def _are_settled(self) -> bool:
-        """Whether the copies that the last moves left behind are deleted."""
-        return not any(move.source in self._to_be_deleted(move.chunk) for move in self._moved)
+        """Whether the copies that the last moves left behind are deleted, where their nodes are there to do so."""
+        nodes = self._members.by_name()
+        there = [move for move in self._moved if move.source in nodes and nodes[move.source].state == NodeState.UP]
+        return not any(move.source in self._to_be_deleted(move.chunk) for move in there)
 
     # --- telling ----------------------------------------------------------------------------------------
 

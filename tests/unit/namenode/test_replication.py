@@ -1021,6 +1021,20 @@ async def test_a_balance_ends_when_who_had_chunks_left_to_look_at_gives_no_more(
         await cluster.beat_until(lambda: not cluster.operations.status()["balance"]["asked"], N1, N3)
 
 
+async def test_a_balance_goes_on_when_a_node_dies_before_it_has_deleted_what_was_moved_off_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    monkeypatch.setattr("tests.unit.namenode.test_replication.ROOM", 200 * LENGTH)
+    async with world(tmp_path, lambda space: chunks_on(space, *([[N1, N2]] * 40)), N1, N2, N3, N4) as cluster:
+        used_of(cluster, LENGTH)
+        await cluster.beat(N1, N2, N3, N4)
+        cluster.operations.balance(0.05)
+        cluster.stuck.add(N1)
+        await cluster.beat_until(lambda: cluster.queries.deletions().get(N1, 0) > 0, N1, N2, N3, N4)
+        await cluster.beat_until(lambda: not cluster.operations.status()["balance"]["asked"], N2, N3, N4)
+        assert cluster.operations.plan_balance(0.05)["even"]
+
+
 async def test_the_cluster_balances_itself_when_there_is_nothing_to_repair(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
