@@ -288,4 +288,8 @@ def drain_words(drain: Mapping[str, Any]) -> str:
         return "done, it may be stopped and removed"
     if drain["chunks"] < 0:
         return "begun"
+    if drain.get("dead"):
+        if not drain["chunks"]:
+            return "it is dead, and what it held has its copies elsewhere: it may be removed"
+        return f"it is dead, and copies elsewhere are missing of {show.counted(drain['chunks'], 'chunk')}"
     return f"{show.counted(drain['chunks'], 'chunk')} ({show.human(drain['bytes'])}) left"

@@ -144,8 +144,11 @@ _BEGUN: Final = {"drained": False, "chunks": -1, "bytes": -1}
 # --- waiting --------------------------------------------------------------------------------------------
 
 
-async def wait_for(fs: FileSystem, done: Callable[[Status], bool], words: Callable[[Status], str]) -> None:
-    """Look every `limits.PROGRESS_WAIT_S` until `done`; what `words` say is shown on stderr when it changes."""
+async def wait_for(fs: FileSystem, done: Callable[[Status], bool], words: Callable[[Status], str]) -> Status:
+    """Look every `limits.PROGRESS_WAIT_S` until `done`, and return what was seen then.
+
+    What `words` say is shown on stderr when it changes.
+    """
     import trio
 
     on_terminal, last = sys.stderr.isatty(), ""
@@ -157,6 +160,7 @@ async def wait_for(fs: FileSystem, done: Callable[[Status], bool], words: Callab
         await trio.sleep(limits.PROGRESS_WAIT_S)
     if last and on_terminal:
         sys.stderr.write("\r\x1b[K")
+    return found
 
 
 def _at_least(plan: Mapping[str, Any]) -> str:
@@ -192,8 +196,10 @@ def drain(node: str, only_plan: bool, wait: bool) -> int:
             show.echo(f"{show.printable(node)} is being emptied: `dfs status` shows how far it is")
             return
         sys.stdout.flush()
-        await wait_for(fs, lambda found: _drain_of(found, node)["drained"], lambda found: _drain_line(found, node))
-        show.echo(f"{show.printable(node)} is drained: `dfs remove {show.printable(node)}` forgets it")
+        found = await wait_for(fs, lambda found: _is_emptied(found, node), lambda found: _drain_line(found, node))
+        is_drained = _drain_of(found, node)["drained"]
+        how = "drained" if is_drained else "dead, and what it held has its copies elsewhere"
+        show.echo(f"{show.printable(node)} is {how}: `dfs remove {show.printable(node)}` forgets it")
 
     return run(body)
 
@@ -204,6 +210,12 @@ def _drain_of(found: Status, node: str) -> Mapping[str, Any]:
         raise errors.NotFound(f"DataNode {node} is not being emptied any more")
     progress: Mapping[str, Any] = drains[node]
     return progress
+
+
+def _is_emptied(found: Status, node: str) -> bool:
+    """Whether the node holds nothing any more that others do not have; a dead one drops nothing."""
+    drain = _drain_of(found, node)
+    return bool(drain["drained"] or (drain.get("dead") and not drain["chunks"]))
 
 
 def _drain_line(found: Status, node: str) -> str:

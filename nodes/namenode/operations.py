@@ -155,7 +155,8 @@ class Operations(Service):
         }
 
     def _drain(self, member: Member) -> dict[str, Any]:
-        """`chunks` and `bytes` left, -1 as long as they were not counted."""
+        """`chunks` and `bytes` left, -1 as long as they were not counted; see `Replication.drain_left`."""
         drained = not self._queries.has_replicas(member.node)
         chunks, length = (0, 0) if drained else self._replication.drain_left(member.node)
-        return {"drained": drained, "chunks": chunks, "bytes": length}
+        is_dead = self._members.state(member) == NodeState.DEAD
+        return {"drained": drained, "dead": is_dead, "chunks": chunks, "bytes": length}

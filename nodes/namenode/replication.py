@@ -96,7 +96,7 @@ class _Count:
 
     `to_copy` are the missing ones, `blocked` those of them that no node may take, `waiting` those that none takes
     before it has deleted an old copy. `few` are the first of the `under_replicated`. `of_draining` has the chunks and
-    bytes left on each node that is being emptied.
+    bytes left on each node that is being emptied; of a dead one, those of chunks that lack copies elsewhere.
     """
 
     def __init__(self) -> None:
@@ -249,8 +249,9 @@ class Replication:
         for node in chunk.holders:
             if node in nodes and nodes[node].draining:
                 left = count.of_draining.setdefault(node, [0, 0])
-                left[0] += 1
-                left[1] += chunk.length
+                if nodes[node].state != NodeState.DEAD or (chunk.length and todo.live < chunk.wanted):
+                    left[0] += 1
+                    left[1] += chunk.length
         count.lost += todo.is_lost and chunk.length > 0
         if _has_few(chunk, todo):
             count.under_replicated += 1
@@ -672,7 +673,10 @@ class Replication:
         }
 
     def drain_left(self, node: NodeId) -> tuple[int, int]:
-        """Chunks and bytes on a node that is being emptied, as the last round found; (-1, -1) before it did."""
+        """Chunks and bytes on a node that is being emptied, as the last round found; (-1, -1) before it did.
+
+        Of a dead one only those count that lack copies elsewhere.
+        """
         found = self._found.of_draining.get(node)
         return (found[0], found[1]) if found else (-1, -1)
 

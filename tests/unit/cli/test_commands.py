@@ -22,6 +22,7 @@ from dfs.cli.attributes import parse_owner
 from dfs.cli.local.layout import CLUSTER_FILE_VERSION, Layout
 from dfs.cli.main import ALIASES, SECTIONS, VERBS, cli
 from dfs.cli.meter import _rate
+from dfs.cli.nodes import _is_emptied
 from dfs.types import NodeId, NodeState, NodeView
 from tests.keys import write as write_keys
 
@@ -385,6 +386,16 @@ def test_what_is_to_be_deleted_is_told_with_when_its_space_comes_free() -> None:
     assert cluster.progress_lines(found)[1:] == ["Deletions: 2 copies of chunks; what is deleted comes free after 60 s"]
     assert "Deletions: 1 copy of a chunk;" in cluster.progress_lines({**found, "busy": {"n1": {"deletions": 1}}})[1]
     assert cluster.progress_lines({**found, "busy": {"n1": {"deletions": 0}}}) == []
+
+
+def test_the_drain_of_a_dead_node_ends_when_its_chunks_have_their_copies_elsewhere() -> None:
+    lacking = {"drained": False, "dead": True, "chunks": 1, "bytes": 100}
+    assert cluster.drain_words(lacking) == "it is dead, and copies elsewhere are missing of 1 chunk"
+    assert not _is_emptied({"drains": {"n1": lacking}}, "n1")
+    none = {**lacking, "chunks": 0, "bytes": 0}
+    assert cluster.drain_words(none) == "it is dead, and what it held has its copies elsewhere: it may be removed"
+    assert _is_emptied({"drains": {"n1": none}}, "n1")
+    assert not _is_emptied({"drains": {"n1": {**none, "dead": False}}}, "n1")
 
 
 def test_one_of_a_kind_is_no_more_than_one() -> None:

@@ -928,10 +928,37 @@ async def test_a_drain_that_cannot_end_says_so_and_is_taken_back(
         await cluster.operations.set_draining(N2, True)
         await cluster.beat_until(lambda: cluster.replication.status()["blocked"] == 1, N1, N2, N3)
         assert cluster.holders(1) == [N1, N2, N3]
-        assert cluster.operations.status()["drains"][N2] == {"drained": False, "chunks": 1, "bytes": LENGTH}
+        assert cluster.operations.status()["drains"][N2] == {
+            "drained": False,
+            "dead": False,
+            "chunks": 1,
+            "bytes": LENGTH,
+        }
         await cluster.operations.set_draining(N2, False)
         await cluster.beat_until(lambda: cluster.replication.status()["blocked"] == 0, N1, N2, N3)
         assert cluster.operations.status()["drains"] == {}
+
+
+async def test_the_drain_of_a_node_that_dies_is_over_when_no_chunk_lacks_copies_elsewhere(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world(tmp_path, lambda space: chunks_on(space, *([[N1, N2, N4]] * 10)), N1, N2, N3, N4) as cluster:
+
+        def drain() -> dict[str, Any]:
+            found: dict[str, Any] = cluster.operations.status()["drains"][N4]
+            return found
+
+        cluster.stuck.add(N3)
+        await cluster.operations.set_draining(N4, True)
+        await cluster.beat_until(lambda: drain()["chunks"] == 10, N1, N2, N3, N4)
+        await cluster.beat_until(lambda: drain()["dead"], N1, N2, N3)
+        await cluster.beat_until(lambda: cluster.replication.under_replicated == 10, N1, N2, N3)
+        assert drain() == {"drained": False, "dead": True, "chunks": 10, "bytes": 10 * LENGTH}
+        cluster.stuck.clear()
+        await cluster.beat_until(lambda: not drain()["chunks"], N1, N2, N3)
+        assert drain() == {"drained": False, "dead": True, "chunks": 0, "bytes": 0}
+        await cluster.operations.remove(N4)
+        assert cluster.all_holders() == [[N1, N2, N3]] * 10
 
 
 async def test_a_dead_node_is_not_removed_while_it_has_the_only_copy_even_if_other_dead_ones_have_one(
