@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import msgpack  # type: ignore[import-untyped]
 import structlog
+import trio
 
 from dfs import errors, limits
 from dfs.types import ChunkId, NodeId, datanode_object
@@ -26,6 +27,8 @@ log = structlog.get_logger(__name__)
 
 _POSTPONE_NS: Final = 60 * 10**9
 """Before an order that failed is given again."""
+_REFUSED: Final = "Refused"
+"""Why an order has failed that an operator did not allow: it was never begun."""
 _WITHHOLD_NS: Final = 10 * 10**9
 """Before it is looked at again whether a copy that is to be deleted can be spared."""
 _POSTPONE_MAX_NS: Final = int(limits.WORK_POSTPONE_MAX_S * 10**9)
@@ -107,16 +110,30 @@ class DataNodes(Service):
 
     async def _note_undone(self, node: NodeId, report: Mapping[str, Any]) -> None:
         """Orders have failed, or are put off by the node."""
-        failed = []
+        failed: list[int] = []
+        refused: list[int] = []
         for number, code, message in _array(report, "failed"):
             log.warning("an order failed", node=node, order=number, error=f"{code}: {message}")
             if number < 0:
                 self._replication.failed(node, number, f"{code}: {message}")
             else:
-                failed.append(number)
+                (refused if code == _REFUSED else failed).append(number)
         await self._postpone(node, _POSTPONE_NS, failed)
-        for delay_ns, numbers in _array(report, "postponed"):
-            await self._postpone(node, min(arguments.integer(delay_ns, "a delay"), _POSTPONE_MAX_NS), numbers)
+        held = [
+            (min(arguments.integer(delay_ns, "a delay"), _POSTPONE_MAX_NS), numbers)
+            for delay_ns, numbers in _array(report, "postponed")
+        ]
+        for delay_ns, numbers in [(_POSTPONE_NS, refused), *held]:
+            await self._undo(node, arguments.array(numbers, "orders", _ITEMS_MAX))
+            await self._postpone(node, delay_ns, numbers)
+
+    async def _undo(self, node: NodeId, numbers: Sequence[int]) -> None:
+        """The node has held these orders, and not begun them: copies that they are to delete may be needed by now."""
+        for start in range(0, len(numbers), limits.WORK_ORDERS_MAX):
+            found = self._queries.deletions_among(node, numbers[start : start + limits.WORK_ORDERS_MAX])
+            lengths = {chunk: self._replication.is_needed_again(chunk, node) for _, chunk in found}
+            await self._count_instead(node, [(*order, lengths[order[1]]) for order in found])
+            await trio.lowlevel.checkpoint()
 
     async def _note_corrupt(self, node: NodeId, report: Mapping[str, Any]) -> None:
         """Copies are of no use, or blocks of them."""
@@ -156,12 +173,15 @@ class DataNodes(Service):
         """Copies that were to be deleted cannot be spared: they count again if they may mend others, else stay."""
         lengths = {chunk: self._replication.is_wanted_back(chunk, node) for _, chunk in withheld}
         await self._postpone(node, _WITHHOLD_NS, [number for number, chunk in withheld if lengths[chunk] is None])
-        back = [(chunk, length) for chunk, length in lengths.items() if length is not None]
+        await self._count_instead(node, [(number, chunk, lengths[chunk]) for number, chunk in withheld])
+
+    async def _count_instead(self, node: NodeId, orders: Sequence[tuple[int, ChunkId, int | None]]) -> None:
+        """Have the copies count, as not whole, that were to be deleted by these orders; not those without a length."""
+        back = {chunk: length for _, chunk, length in orders if length is not None}
         if back:
-            log.warning("copies count that were to be deleted", node=node, count=len(back), first=back[0][0])
-            numbers = [number for number, chunk in withheld if lengths[chunk] is not None]
-            await self._writer.decide("finish_work", node, numbers)
-            await self._count_again(node, back, {chunk for chunk, _ in back})
+            log.warning("copies count that were to be deleted", node=node, count=len(back), first=next(iter(back)))
+            await self._writer.decide("finish_work", node, [number for number, chunk, _ in orders if chunk in back])
+            await self._count_again(node, list(back.items()), back)
 
     # --- copies -----------------------------------------------------------------------------------------
 

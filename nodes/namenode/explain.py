@@ -72,6 +72,8 @@ class Outlook(NamedTuple):
     retry_in_s: float = 0.0
     damaged: Sequence[NodeId] = ()
     """The chunk's holders whose copies are not whole: blocks are damaged, or missing at the end."""
+    holding: Collection[NodeId] = ()
+    """Nodes that hold deletions back."""
     left: Collection[NodeId] = ()
     """If none is whole: the holders whose copies have all that any of them has."""
 
@@ -117,7 +119,8 @@ class Explainer:
         found = await self.shortages(told)
         others = self._replication.under_replicated - len(told)
         if others > 0:
-            found.append(_others(others, self._replication.is_on, self._replication.blocked))
+            unable = self._replication.blocked + self._replication.held_up
+            found.append(_others(others, self._replication.is_on, unable))
         return found
 
     async def _known(self, wanted: Sequence[ChunkId]) -> list[tuple[Facts, list[Copying], Outlook]]:
@@ -143,6 +146,7 @@ class Explainer:
             failures,
             retry_in_s,
             self._replication.short_of(facts.chunk, facts.holders),
+            self._members.holding(),
             self._replication.have_all_that_is_left(facts.chunk),
         )
 
@@ -261,10 +265,10 @@ def _whole(facts: Facts, nodes: Mapping[NodeId, NodeView], outlook: Outlook) -> 
     return [node for node in live_among(facts.holders, nodes) if node not in outlook.damaged]
 
 
-def _others(count: int, is_on: bool, blocked: int) -> Finding:
+def _others(count: int, is_on: bool, unable: int) -> Finding:
     """Chunks with too few copies that are not told one by one."""
     what = f"{count} more chunk{'s have' if count != 1 else ' has'} too few copies"
-    if is_on and not blocked:
+    if is_on and not unable:
         return Finding(COPIES_COMING, what, "repair sees to them, `dfs status` shows how far it is")
     return Finding("copies-few", what, "mend what keeps those above from being copied, and check again")
 
@@ -302,9 +306,15 @@ def _hindrance(facts: Facts, nodes: Mapping[NodeId, NodeView], coming: Sequence[
         up = _up_without(facts, nodes, coming)
         if not up:
             return f"No copy can be made: no other DataNode is up; {facts.wanted} are needed, start or add one."
-        if not candidates(up, (), facts.length):
+        able = [view.node for view in candidates(up, (), facts.length)]
+        if not able:
             full = _listed([view.node for view in up])
             return f"No copy can be made: no space for {facts.length} bytes on {full}; delete files or add a DataNode."
+        if set(able) <= set(facts.deleting) and (holding := [node for node in able if node in outlook.holding]):
+            return (
+                f"No copy is made: the deletion of an old one is held back on {_listed(holding)}; `dfs deletions"
+                f" {holding[0]} --discard` has that used again if it is whole, `--allow` has another made in its place."
+            )
     return _failing(outlook) if outlook.failures >= _MANY_FAILURES else ""
 
 

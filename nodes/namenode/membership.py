@@ -324,6 +324,10 @@ class Membership:
         up = (node for node, view in self.by_name().items() if view.state == NodeState.UP)
         return sorted(node for node in up if (node not in self.unreported) == reported)
 
+    def holding(self) -> set[NodeId]:
+        """The nodes that hold deletions back until an operator decides."""
+        return {node for node, member in self._members.items() if member.held}
+
     def settling_s(self) -> float:
         """For how long nodes that were there before this process started may still come back; 0 when all have."""
         if all(member.capacity_bytes for member in self._members.values()):  # heard since then

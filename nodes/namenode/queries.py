@@ -288,6 +288,18 @@ class Queries:
             (node, now_ns, most),
         ).fetchall()
 
+    def deletions_among(self, node: str, numbers: Sequence[int]) -> list[tuple[int, ChunkId]]:
+        """Those of these orders to a node that are to delete a chunk: (id, chunk)."""
+        found = (
+            self._execute(
+                "SELECT w.id, w.chunk FROM work w JOIN node n ON n.id = w.node"
+                " WHERE w.id = ? AND n.name = ? AND w.kind = 'delete'",
+                (number, node),
+            ).fetchone()
+            for number in numbers
+        )
+        return [row for row in found if row]
+
     def end_of_slice(self, node: str, first: int, count: int) -> int:
         """The last of `count` chunks, from `first` on, that `node` is counted for; 2**63 - 1: there are fewer."""
         row = self._execute(

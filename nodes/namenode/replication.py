@@ -95,13 +95,15 @@ class _Count:
     """What a round found, in copies; `under_replicated` and `lost` in chunks.
 
     `to_copy` are the missing ones, `blocked` those of them that no node may take, `waiting` those that none takes
-    before it has deleted an old copy. `few` are the first of the `under_replicated`. `of_draining` has the chunks and
-    bytes left on each node that is being emptied; of a dead one, those of chunks that lack copies elsewhere.
+    before it has deleted an old copy, `held_up` those of these for which a node holds deletions back. `few` are the
+    first of the `under_replicated`. `of_draining` has the chunks and bytes left on each node that is being emptied; of
+    a dead one, those of chunks that lack copies elsewhere.
     """
 
     def __init__(self) -> None:
         self.few: list[ChunkId] = []
-        self.under_replicated = self.lost = self.surplus = self.blocked = self.waiting = 0
+        self.under_replicated = self.lost = self.surplus = self.blocked = 0
+        self.waiting = self.held_up = 0
         self.to_copy = self.to_copy_bytes = 0
         self.of_draining: dict[NodeId, list[int]] = {}
 
@@ -262,7 +264,9 @@ class Replication:
         count.to_copy_bytes += missing * chunk.length
         count.blocked += todo.missing if todo.blocked else 0
         if (todo.missing or todo.targets) and not todo.blocked and not self._is_delayed(chunk.chunk):
-            if self._waits(chunk, nodes, self._to_be_deleted(chunk.chunk)):
+            deleting = self._to_be_deleted(chunk.chunk)
+            if self._waits(chunk, nodes, deleting):
+                count.held_up += todo.missing if deleting & self._members.holding() else 0
                 count.waiting += todo.missing  # in the backlog they would stand in the way of what can be copied
                 return None
             is_urgent = todo.missing or todo.is_lost
@@ -559,6 +563,17 @@ class Replication:
         are_heard = all(is_heard(other, nodes, self._members.unreported) for other in others)
         return state.length if others and are_heard else None
 
+    def is_needed_again(self, chunk: ChunkId, node: NodeId) -> int | None:
+        """The length of a sealed chunk that lacks a copy, if that on `node`, which was to go, may serve: else None.
+
+        It does once the node has looked whether it is whole.
+        """
+        state, nodes = self._state(chunk), self._members.by_name()
+        is_able = node in nodes and takes_orders(nodes[node]) and self._members.mends(node)
+        if state is None or not state.length or not is_able:
+            return None
+        return state.length if self._plan(state, nodes).missing else None
+
     def short_copies(self, among: Set[ChunkId] | None = None) -> list[tuple[NodeId, ChunkId]]:
         """Copies that are not whole, or perhaps not; those of chunks `among` these, if any are given."""
         found = (*self._short.items(), *self._unsure.items())
@@ -721,6 +736,11 @@ class Replication:
     def blocked(self) -> int:
         """Missing copies that no node may take, as the last round found."""
         return self._found.blocked
+
+    @property
+    def held_up(self) -> int:
+        """Missing copies that no node may take, as they hold deletions back, as the last round found."""
+        return self._found.held_up
 
     @property
     def lost(self) -> int:

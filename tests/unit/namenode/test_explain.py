@@ -12,13 +12,21 @@ from tests.unit.namenode.world import START_NS, Namespace, node_view
 NOW_NS = START_NS + 300 * 10**9
 
 
-def outlook(full: Sequence[str] = (), *, is_on: bool = True, failures: int = 0, damaged: Sequence[str] = ()) -> Outlook:
-    return Outlook(is_on, 12, 2, _ids(full), failures, 30.0 if failures else 0.0, _ids(damaged))
+def outlook(
+    full: Sequence[str] = (),
+    *,
+    is_on: bool = True,
+    failures: int = 0,
+    damaged: Sequence[str] = (),
+    holding: Sequence[str] = (),
+) -> Outlook:
+    return Outlook(is_on, 12, 2, _ids(full), failures, 30.0 if failures else 0.0, _ids(damaged), _ids(holding))
 
 
 def told(*nodes: NodeView, holders: Sequence[str] = ("n1", "n2"), copying: Sequence[Copying] = (), **how: Any) -> str:
     """What `dfs fsck` tells of a chunk that is to have three copies: the kind of finding, and its sentence."""
-    facts = Facts(ChunkId(1), True, 100, 100, 3, how.pop("session", 0), "", _ids(holders), (), "/file")
+    deleting = _ids(how.pop("deleting", ()))
+    facts = Facts(ChunkId(1), True, 100, 100, 3, how.pop("session", 0), "", _ids(holders), deleting, "/file")
     finding = shortage(facts, {view.node: view for view in nodes}, copying, outlook(**how))
     return f"{finding.kind}: {finding.what}: {finding.remedy}." if finding else ""
 
@@ -82,6 +90,14 @@ def test_no_space() -> None:
 
 def test_an_old_copy_that_has_to_go_first() -> None:
     assert "waits until n4 deleted an old copy" in said(N1, N2, N4, deleting=["n4"])
+
+
+def test_an_old_copy_whose_deletion_is_held_back() -> None:
+    text = told(N1, N2, N4, deleting=["n4"], holding=["n4"])
+    assert text.startswith("copies-few: Chunk 1 (/file) has 2 of 3 copies: no copy is made: the deletion of an old one")
+    assert "held back on n4; `dfs deletions n4 --discard` has that used again" in text
+    assert told(N1, N2, N4, deleting=["n4"], holding=["n1"]).startswith("copies-coming: ")
+    assert told(N1, N2, N4, N3, deleting=["n4"], holding=["n4"]).startswith("copies-coming: ")
 
 
 def test_targets_that_have_enough_to_do() -> None:

@@ -82,6 +82,8 @@ class World:
         """Nodes on which every copy fails."""
         self.stuck: set[str] = set()
         """Nodes that heartbeat, and do nothing that they are told."""
+        self.holding: set[str] = set()
+        """Nodes that hold all deletions back."""
         self.orders: list[tuple[str, Any]] = []
         """All copies and deletions that nodes were ordered, as they came."""
         self.sources: dict[str, list[str]] = {}
@@ -97,6 +99,8 @@ class World:
         self._done: dict[str, list[int]] = {}
         self._failed: dict[str, list[Any]] = {}
         self._partly: dict[str, list[Any]] = {}
+        self._held: dict[str, list[int]] = {}
+        self._put_off: dict[str, list[int]] = {}
 
     async def _end_session(self, _session: Any, _party: Any) -> bool:
         return False
@@ -141,6 +145,8 @@ class World:
                 "load": 0,
                 "done": self._done.pop(name, []),
                 "failed": self._failed.pop(name, []),
+                "postponed": [[3600 * 10**9, self._put_off.pop(name)]] if name in self._put_off else [],
+                "held": {"orders": len(self._held.get(name, ())), "reason": "too many"},
             }
             if name not in self.older:
                 report["damaged"] = self.damaged.pop(name, [])
@@ -149,6 +155,10 @@ class World:
                 report["lacking"] += [[chunk, self.lost, LENGTH] for _, chunk in report["partial"]]
             for number, kind, chunk, *rest in (await self.service.heartbeat(name, report))["orders"]:
                 if name in self.stuck:
+                    continue
+                if name in self.holding and kind == "delete":
+                    self._held.setdefault(name, []).append(number)
+                    self._put_off.setdefault(name, []).append(number)
                     continue
                 self.orders.append((name, [kind, chunk]))
                 if kind == "copy":
@@ -162,6 +172,18 @@ class World:
                     self._done.setdefault(name, []).append(number)
                 change = {"copy": rest[0] if rest else 0, "delete": -LENGTH}.get(kind, 0)
                 self.used[name] = max(0, self.used.get(name, 0) + change)
+
+    def discard(self, name: str) -> None:
+        """An operator does not allow what a node holds back."""
+        held = self._held.pop(name, [])
+        self._failed[name] = [[number, "Refused", "an operator did not allow it"] for number in held]
+
+    async def set_replicas(self, chunk: int, wanted: int) -> None:
+        """An operator has the file whose bytes are in the chunk have so many copies."""
+        (ino,) = self.store.reads.execute("SELECT ino FROM extent WHERE chunk = ?", (chunk,)).fetchone()
+        session = await self.writer.decide("open_session", "operator", "here")
+        (reply,) = await self.writer.apply("client", session, 0, [[1, "setattr", [ino, {"replicas": wanted}]]])
+        assert reply[0] == 0
 
     async def beat_until(self, condition: Callable[[], bool], *names: str, most_s: float = 600.0) -> float:
         """Heartbeats each half second until `condition`; how long that took."""
@@ -1085,13 +1107,8 @@ async def test_files_that_are_to_have_more_or_fewer_copies_get_or_lose_them(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with world(tmp_path, lambda space: chunks_on(space, [N1, N2], [N1, N2, N3]), N1, N2, N3) as cluster:
-        for row in cluster.store.reads.execute("SELECT ino, chunk FROM extent").fetchall():
-            session = await cluster.writer.decide("open_session", "operator", "here")
-            wanted = 3 if row[1] == 1 else 1
-            (reply,) = await cluster.writer.apply(
-                "client", session, 0, [[1, "setattr", [row[0], {"replicas": wanted}]]]
-            )
-            assert reply[0] == 0
+        await cluster.set_replicas(1, 3)
+        await cluster.set_replicas(2, 1)
         await cluster.beat_until(lambda: [len(each) for each in cluster.all_holders()] == [3, 1], N1, N2, N3)
 
 
@@ -1104,6 +1121,33 @@ async def test_what_a_node_holds_back_is_shown_until_it_is_decided(
         assert cluster.service.status()["held"] == {N1: {"orders": 7, "reason": "an old namespace"}}
         await cluster.service.heartbeat(N1, report)
         assert cluster.service.status()["held"] == {}
+
+
+@pytest.mark.parametrize("is_discarded", [True, False])
+async def test_copies_whose_deletion_is_held_back_count_again_when_they_are_wanted_again(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, is_discarded: bool
+) -> None:
+    everyone = (N1, N2, N3)
+    async with world(tmp_path, lambda space: chunks_on(space, *([everyone] * 6), wanted=2), *everyone) as cluster:
+        checker = Checker(cluster.store, cluster.runtime, lambda: ())
+        explainer = Explainer(checker, cluster.members, cluster.replication, cluster.runtime)
+        cluster.holding |= {N1, N2, N3}
+        await cluster.beat_until(lambda: sum(map(len, cluster._held.values())) == 6, *everyone)
+        await cluster.beat(*everyone)
+        for chunk in range(1, 7):
+            await cluster.set_replicas(chunk, 3)
+        await cluster.beat_until(lambda: cluster.replication.held_up == 6, *everyone)
+        assert {finding.kind for finding in await explainer.all_shortages()} == {"copies-few"}
+        for name in everyone:
+            if is_discarded:
+                cluster.discard(name)
+            else:  # they come again after an hour
+                await cluster.writer.decide("postpone_work", name, cluster._held.get(name, []), 0)
+        await cluster.beat_until(lambda: cluster.all_holders() == [[N1, N2, N3]] * 6, *everyone, most_s=5)
+        await cluster.beat_until(lambda: not cluster.replication.under_replicated, *everyone, most_s=5)
+        assert cluster.ordered("delete") == []
+        assert sorted(chunk for _, chunk in cluster.ordered("copy")) == [*range(1, 7)]  # each is looked at where it is
+        assert sum(cluster.queries.deletions().values()) == 0
 
 
 async def test_many_orders_done_are_not_compared_with_one_another(
