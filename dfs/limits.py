@@ -125,7 +125,6 @@ GRANT_VALID_S = 3600  # a grant for a chunk: how long a DataNode serves who lost
 GARBAGE_GRACE_S = 60.0  # from the last reference to deletion on the DataNodes; readers of old extents finish
 WORK_ORDERS_MAX = 256  # in one heartbeat's reply
 WORK_ORDERS_MAX_BYTES = 1 * MIB  # likewise, and one more: to punch thousands of ranges takes tens of KiB
-WORK_POSTPONE_MAX_S = 24 * 3600.0  # the longest that a DataNode may put an order off
 COPIES_AHEAD_MAX = 128  # copies ordered of one DataNode and not yet made: half of what an answer may order
 COPIES_AHEAD_MAX_BYTES = 256 * MIB  # and their bytes: seconds of work for a disk, or one chunk where that is more
 COPY_BANDWIDTH_BYTES_PER_S = 100 * MIB  # configurable; what copies may take of one DataNode's network and disks
@@ -160,6 +159,8 @@ HOLD_SHARE_DEFAULT = 0.5  # configurable; of a node's old chunks: orders to dele
 HOLD_MIN_CHUNKS = 1000  # deletions that are never a mass: small nodes and tests live and die by less
 HOLD_WINDOW_S = 3600.0  # over which deletions are counted, of chunks that were there when it began
 HOLD_POSTPONE_S = 3600.0  # held orders come again after this, so that they do not stand in the way of others
+WORK_POSTPONE_MAX_S = HOLD_POSTPONE_S + 60.0  # the longest that a DataNode may put an order off: what is due later than
+# that is so because the NameNode's clock was ahead
 HELD_ORDERS_MAX = 65_536  # numbers of held orders that a DataNode remembers: it asks for these again when allowed;
 # and of orders to delete that it has counted, since those that failed come again
 SCRUB_PERIOD_S = 14 * 24 * 3600.0  # configurable; every block is read once in this time

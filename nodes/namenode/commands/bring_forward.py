@@ -14,10 +14,10 @@ _ROWS: Final = 1024
 def apply(tx: Transaction) -> bool:
     """Have them due after the grace period from now; whether there may be more.
 
-    Nothing is put off for longer than the grace period or `WORK_POSTPONE_MAX_S`, whichever is more.
+    Punches are put off for no longer than that, orders for `WORK_POSTPONE_MAX_S` where that is more.
     """
-    latest_ns = tx.now_ns + max(tx.grace_ns, int(limits.WORK_POSTPONE_MAX_S * 10**9))
     due_ns = tx.now_ns + tx.grace_ns
+    latest_ns = tx.now_ns + max(tx.grace_ns, int(limits.WORK_POSTPONE_MAX_S * 10**9))
     orders = tx.run(
         "UPDATE work SET due_ns = ? WHERE id IN"
         " (SELECT w.id FROM node n CROSS JOIN work w ON w.node = n.id AND w.due_ns > ? LIMIT ?)",
@@ -25,6 +25,6 @@ def apply(tx: Transaction) -> bool:
     )
     freed = tx.run(
         "UPDATE trim SET due_ns = ? WHERE (chunk, offset) IN (SELECT chunk, offset FROM trim WHERE due_ns > ? LIMIT ?)",
-        *(due_ns, latest_ns, _ROWS),
+        *(due_ns, due_ns, _ROWS),
     )
     return _ROWS in (orders, freed)

@@ -350,20 +350,32 @@ def test_a_removed_files_chunk_is_deleted_after_the_grace_period(space: Namespac
     assert [order[0] for order in orders(space)] == ["n2", "n3"]
 
 
-def test_orders_and_punches_of_a_clock_that_was_a_year_ahead_are_due_soon_once_it_is_right(space: Namespace) -> None:
+@pytest.mark.parametrize("ahead_ns", [5 * 60 * MINUTE_NS, 365 * DAY_NS])
+def test_orders_and_punches_of_a_clock_that_was_ahead_are_due_soon_once_it_is_right(
+    space: Namespace, ahead_ns: int
+) -> None:
     session, ino, chunk = sealed(space)
     space.own("finish_work", "n1", space.rows("SELECT id FROM work"))
-    space.now_ns += 365 * DAY_NS
+    space.now_ns += ahead_ns
     space.do(session, "truncate", ino, 50)
     space.own("drop_surplus", [(chunk, ["n2"], ["n1"])])
-    space.now_ns -= 365 * DAY_NS
+    space.now_ns -= ahead_ns
     postponed = space.rows("SELECT w.id FROM work w JOIN node n ON n.id = w.node WHERE n.name = 'n3'")
-    space.own("postpone_work", "n3", postponed, DAY_NS - 1)
+    space.own("postpone_work", "n3", postponed, 60 * MINUTE_NS)
     assert not space.own("bring_forward")
     assert [order for order in orders(space) if order[0] != "n1"] == [
         ("n2", "delete", chunk, None, 60),
-        ("n3", "cut", chunk, 100, 86399),
+        ("n3", "cut", chunk, 100, 3599),
     ]
+    assert space.rows("SELECT due_ns FROM trim") == [space.now_ns + MINUTE_NS]
+
+
+def test_punches_of_a_clock_that_was_half_an_hour_ahead_are_due_soon_once_it_is_right(space: Namespace) -> None:
+    session, ino, _ = sealed(space)
+    space.now_ns += 30 * MINUTE_NS
+    space.do(session, "truncate", ino, 50)
+    space.now_ns -= 30 * MINUTE_NS
+    assert not space.own("bring_forward")
     assert space.rows("SELECT due_ns FROM trim") == [space.now_ns + MINUTE_NS]
 
 
