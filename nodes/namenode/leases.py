@@ -236,12 +236,14 @@ class Leases:
         ]
 
     def forgive(self, late_s: float) -> None:
-        """This process was itself away for so long."""
+        """This process was itself away for so long, but for what was just now."""
+        now = trio.current_time()
         for cacher in self._cachers.values():
             for number, recall in cacher.recalls.items():
-                cacher.recalls[number] = recall._replace(sent_at=recall.sent_at + late_s)
-        for session in self._reclaiming:
-            self._reclaiming[session] += late_s
+                cacher.recalls[number] = recall._replace(sent_at=min(now, recall.sent_at + late_s))
+        for session, heard_at in self._reclaiming.items():
+            if heard_at != math.inf:
+                self._reclaiming[session] = min(now, heard_at + late_s)
 
     # --- giving -----------------------------------------------------------------------------------------
 

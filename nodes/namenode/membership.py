@@ -359,7 +359,7 @@ class Membership:
             await trio.sleep_until(due)
             late_s = trio.current_time() - due  # this process was itself away for so long: nobody could be heard
             for member in list(self._members.values()):
-                member.heard_at += late_s
+                member.heard_at = min(trio.current_time(), member.heard_at + late_s)
                 state = self.state(member)
                 if state != member.reported_state:
                     self._note(member, state)

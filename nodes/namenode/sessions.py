@@ -218,9 +218,10 @@ class Sessions:
         return list(dict.fromkeys([*silent, *stubborn, *deaf]))
 
     def _forgive(self, late_s: float) -> None:
-        """This process was itself away for so long: nobody could be heard."""
+        """This process was itself away for so long: nobody could be heard, but who was just now."""
+        now = trio.current_time()
         for listener in self._listeners.values():
-            listener.heard_at += late_s
+            listener.heard_at = min(now, listener.heard_at + late_s)
         self._leases.forgive(late_s)
 
     async def _finish_or_log(self, session: SessionId) -> None:

@@ -258,6 +258,16 @@ async def test_who_does_not_forget_in_time_is_overdue(told: Told, autojump_clock
     assert told.leases.overdue(trio.current_time()) == []
 
 
+async def test_who_is_asked_as_the_namenode_goes_on_has_no_longer_for_that(
+    told: Told, autojump_clock: trio.testing.MockClock
+) -> None:
+    autojump_clock.jump(600)
+    assert told.leases.cover_attr(ANNE, FILE)
+    told.leases.begin(BERT, [ATTR])
+    told.leases.forgive(600)
+    assert told.leases.overdue(trio.current_time() + 1) == [ANNE]
+
+
 # --- bounds and restarts --------------------------------------------------------------------------------
 
 

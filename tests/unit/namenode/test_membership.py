@@ -180,6 +180,18 @@ async def test_while_the_namenode_stands_still_no_node_falls_silent(
     nursery.cancel_scope.cancel()
 
 
+async def test_a_node_heard_as_the_namenode_goes_on_and_then_silent_is_dead_as_soon_as_any(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    members = watched(nursery)
+    await trio.sleep(SUSPECT_S / 4)
+    autojump_clock.jump(20 * DEAD_S)
+    members.heard("n1", REPORT)
+    await trio.sleep(1.2 * DEAD_S)
+    assert states(members) == {"n1": "dead"}
+    nursery.cancel_scope.cancel()
+
+
 async def test_what_a_node_reported_before_it_registered_again_does_not_count() -> None:
     """It may have another disk now."""
     members, everything = membership(), 2**63

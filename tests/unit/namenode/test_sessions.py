@@ -112,6 +112,22 @@ async def test_a_silent_session_is_ended_and_one_that_calls_is_not(
     nursery.cancel_scope.cancel()
 
 
+async def test_a_session_heard_as_the_namenode_goes_on_and_then_silent_is_ended_as_any(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    ends = Ends()
+    sessions = opened(ends)
+    nursery.start_soon(sessions.reap)
+    await trio.sleep(1)
+    autojump_clock.jump(20 * TIMEOUT_S)  # the NameNode stood still
+    sessions.touch(ONE, KEY)
+    await trio.sleep(TIMEOUT_S / 2)
+    assert ends.ended == []
+    await trio.sleep(TIMEOUT_S)
+    assert sorted(ends.ended) == [ONE, OTHER]
+    nursery.cancel_scope.cancel()
+
+
 async def test_one_that_only_waits_for_events_lives(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
