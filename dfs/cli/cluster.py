@@ -19,7 +19,7 @@ from dfs.cli import show
 from dfs.cli.context import chosen, config_option, run
 from dfs.cli.local.layout import Layout
 from dfs.config import client_config_path, local_cluster_dir
-from dfs.placement import takes_orders
+from dfs.placement import candidates, takes_orders
 from dfs.types import NodeState, NodeView
 
 if TYPE_CHECKING:
@@ -94,7 +94,8 @@ def _print_status(found: Mapping[str, Any], pids: Mapping[str, int]) -> None:
     for line in namenode_lines(found, pids):
         show.echo(line)
     show.echo("")
-    rows = [node_row(view, pids, time.time_ns()) for view in found["nodes"]]
+    at_ns = now_ns(found)
+    rows = [node_row(view, pids, at_ns) for view in found["nodes"]]
     if not rows:
         show.echo("No DataNode has ever registered: start one with `dfs datanode --config FILE`.")
     elif sys.stdout.isatty():
@@ -105,9 +106,14 @@ def _print_status(found: Mapping[str, Any], pids: Mapping[str, int]) -> None:
     show.echo("")
     for line in [*count_lines(found), *progress_lines(found)]:
         show.echo(line)
-    warnings = warning_lines(found, time.time_ns())
+    warnings = warning_lines(found, at_ns)
     for line in ["", *warnings] if warnings else []:
         show.echo(line)
+
+
+def now_ns(found: Mapping[str, Any]) -> int:
+    """The time by the NameNode's clock, as are those of heartbeats; by ours, where it does not say."""
+    return int(found.get("now_ns") or time.time_ns())
 
 
 def namenode_lines(found: Mapping[str, Any], pids: Mapping[str, int]) -> list[str]:
@@ -157,9 +163,9 @@ def _disk(disk: Mapping[str, Any]) -> str:
     return f"{show.human(disk['free_bytes'])} free where {show.printable(disk['directory'])} is"
 
 
-def warning_lines(found: Mapping[str, Any], now_ns: int) -> list[str]:
+def warning_lines(found: Mapping[str, Any], at_ns: int) -> list[str]:
     """What an operator has to look at before he does anything else."""
-    lines = _too_few_lines(found.get("nodes") or (), found.get("min_replicas", 0), now_ns)
+    lines = _too_few_lines(found.get("nodes") or (), found.get("min_replicas", 0), at_ns)
     disk = found.get("disk") or {}
     if disk and disk["free_bytes"] < _DISK_LOW * max(disk["reserve_bytes"], 1):
         least = show.human(disk["reserve_bytes"])
@@ -183,36 +189,46 @@ def warning_lines(found: Mapping[str, Any], now_ns: int) -> list[str]:
     return lines
 
 
-def _too_few_lines(views: Sequence[NodeView], least: int, now_ns: int) -> list[str]:
-    """That fewer DataNodes than must have new data take any, and what has become of the others."""
-    taking = sum(map(takes_orders, views))
+def _too_few_lines(views: Sequence[NodeView], least: int, at_ns: int) -> list[str]:
+    """That fewer DataNodes than must have new data take any, and what has become of the others; or which are full."""
+    able = candidates(views, (), limits.CHUNK_MAX_BYTES)
+    taking = len(able)
     if taking >= least:
-        return []
+        full = [view.node for view in views if takes_orders(view) and view not in able]
+        if not full:
+            return []
+        are, take = ("is", "takes") if len(full) == 1 else ("are", "take")
+        nodes = show.printable(", ".join(full))
+        return [f"WARNING: {nodes} {are} full, and {take} no new data: delete files, or add DataNodes"]
     take, are = "takes" if taking == 1 else "take", "is" if least == 1 else "are"
-    away = ", ".join(f"{view.node} {_absence(view, now_ns)}" for view in views if not takes_orders(view))
+    away = ", ".join(f"{view.node} {_absence(view, at_ns)}" for view in views if view not in able)
     return [
         f"WARNING: {show.counted(taking, 'DataNode')} {take} new data, {least} {are} needed: nothing can be written"
         f" ({show.printable(away) or 'start more DataNodes'})"
     ]
 
 
-def _absence(view: NodeView, now_ns: int) -> str:
+def _absence(view: NodeView, at_ns: int) -> str:
     """Why a node takes no new data."""
     if view.state == NodeState.UP:
-        return "is being emptied"
+        return "is being emptied" if view.draining else "is full: delete files, or add DataNodes"
     if not view.last_heartbeat_ns:
         return "has not been heard yet"
-    silent_s = (now_ns - view.last_heartbeat_ns) / 10**9
+    silent_s = (at_ns - view.last_heartbeat_ns) / 10**9
     if not view.capacity_bytes and silent_s < limits.NODE_SUSPECT_AFTER_S:
         return "has no directory in service: its log says why"
     return f"has been silent for {show.age(silent_s)}"
 
 
-def node_row(view: NodeView, pids: Mapping[str, int], now_ns: int) -> list[str]:
+def seen(view: NodeView, at_ns: int) -> str:
+    """How long ago the NameNode heard a node."""
+    return show.age((at_ns - view.last_heartbeat_ns) / 10**9) + " ago" if view.last_heartbeat_ns else "never"
+
+
+def node_row(view: NodeView, pids: Mapping[str, int], at_ns: int) -> list[str]:
     """The cells of a DataNode's row, as `_HEADINGS` has them."""
-    seen = show.age((now_ns - view.last_heartbeat_ns) / 10**9) + " ago" if view.last_heartbeat_ns else "never"
     cells = [view.node, view.address, str(pids.get(view.node, "-")), str(view.state), view.rack or "-"]
-    cells += [*space_cells(view), str(view.chunks), str(view.load), seen]
+    cells += [*space_cells(view), str(view.chunks), str(view.load), seen(view, at_ns)]
     return [show.printable(cell) for cell in cells]
 
 
@@ -279,6 +295,8 @@ def repair_words(repair: Mapping[str, Any]) -> str:
         words += f", {show.age(repair['left_s'])} left"
     if repair.get("blocked"):
         words += f"; {repair['blocked']} of them have no DataNode to go to: start more, or free space"
+    if repair.get("held_up"):
+        words += f"; {repair['held_up']} of them wait for deletions that are held back"
     return words
 
 

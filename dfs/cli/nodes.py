@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,7 +11,7 @@ import click
 from dfs import codec, errors, limits
 from dfs.cli import show
 from dfs.cli.arguments import ArgumentType
-from dfs.cli.cluster import drain_words, repair_words, space_cells
+from dfs.cli.cluster import drain_words, now_ns, repair_words, seen, space_cells
 from dfs.cli.context import complain, config_option, run
 from dfs.types import NodeId, NodeState, NodeView
 
@@ -23,7 +22,6 @@ Status = Mapping[str, Any]
 
 _HEADINGS: Final = ("DataNode", "State", "Address", "Rack", "Used", "Free", "Use%", "Chunks", "Seen", "Doing")
 _NUMBERS: Final = (4, 5, 6, 7)
-_SECOND_NS: Final = 10**9
 
 _node = click.argument("node", metavar="NODE")
 _json = click.option("--json", "as_json", is_flag=True, help="JSON; sizes in bytes, times in nanoseconds.")
@@ -101,7 +99,7 @@ def _share(view: NodeView) -> float:
 
 def _print_nodes(views: list[NodeView], found: Status) -> None:
     held = found.get("held", {})
-    rows = [row(view, found, time.time_ns()) for view in views]
+    rows = [row(view, found, now_ns(found)) for view in views]
     headings = list(_HEADINGS)
     if held:  # rare, and then not to be overlooked
         headings.append("Held deletions")
@@ -113,11 +111,10 @@ def _print_nodes(views: list[NodeView], found: Status) -> None:
         show.echo(f"{show.printable(node)}: {show.printable(why['reason'])}")
 
 
-def row(view: NodeView, found: Status, now_ns: int) -> list[str]:
+def row(view: NodeView, found: Status, at_ns: int) -> list[str]:
     """The cells of a node's row, as `_HEADINGS` has them."""
-    seen = show.age((now_ns - view.last_heartbeat_ns) / _SECOND_NS) + " ago" if view.last_heartbeat_ns else "never"
     cells = [view.node, state_of(view, found), view.address, view.rack or "-"]
-    cells += [*space_cells(view), str(view.chunks), seen]
+    cells += [*space_cells(view), str(view.chunks), seen(view, at_ns)]
     cells.append(doing(view, found))
     return [show.printable(cell) for cell in cells]
 

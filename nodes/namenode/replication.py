@@ -95,16 +95,16 @@ class _Count:
     """What a round found, in copies; `under_replicated` and `lost` in chunks.
 
     `to_copy` are the missing ones, `blocked` those of them that no node may take, `waiting` those that none takes
-    before it has deleted an old copy, `held_up` those of these for which a node holds deletions back. `few` are the
-    first of the `under_replicated`. `of_draining` has the chunks and bytes left on each node that is being emptied; of
-    a dead one, those of chunks that lack copies elsewhere.
+    before it has deleted an old copy, `held_up` those of these for which a node holds deletions back. `stuck_bytes` are
+    those of the blocked and the held up ones. `few` are the first of the `under_replicated`. `of_draining` has the
+    chunks and bytes left on each node that is being emptied; of a dead one, those of chunks that lack copies elsewhere.
     """
 
     def __init__(self) -> None:
         self.few: list[ChunkId] = []
         self.under_replicated = self.lost = self.surplus = self.blocked = 0
         self.waiting = self.held_up = 0
-        self.to_copy = self.to_copy_bytes = 0
+        self.to_copy = self.to_copy_bytes = self.stuck_bytes = 0
         self.of_draining: dict[NodeId, list[int]] = {}
 
 
@@ -262,11 +262,15 @@ class Replication:
         missing = todo.missing + sum(not copy.extra for copy in self._copies.of_chunk(chunk.chunk))
         count.to_copy += missing
         count.to_copy_bytes += missing * chunk.length
-        count.blocked += todo.missing if todo.blocked else 0
+        if todo.blocked:
+            count.blocked += todo.missing
+            count.stuck_bytes += todo.missing * chunk.length
         if (todo.missing or todo.targets) and not todo.blocked and not self._is_delayed(chunk.chunk):
             deleting = self._to_be_deleted(chunk.chunk)
             if self._waits(chunk, nodes, deleting):
-                count.held_up += todo.missing if deleting & self._members.holding() else 0
+                if deleting & self._members.holding():
+                    count.held_up += todo.missing
+                    count.stuck_bytes += todo.missing * chunk.length
                 count.waiting += todo.missing  # in the backlog they would stand in the way of what can be copied
                 return None
             is_urgent = todo.missing or todo.is_lost
@@ -659,12 +663,12 @@ class Replication:
     def status(self) -> dict[str, Any]:
         """How far repair, drains and balance are, as the last round found and copies since then changed."""
         rate = self._copies.rate.per_second(trio.current_time())
-        left = self._found.to_copy_bytes
+        left = self._found.to_copy_bytes - self._found.stuck_bytes  # for the others nobody knows how long it takes
         return {
             "copies": self._found.to_copy,
-            "bytes": left,
+            "bytes": self._found.to_copy_bytes,
             "bytes_per_s": round(rate),
-            "left_s": round(left / rate) if rate and left else None,
+            "left_s": round(left / rate) if rate and left > 0 else None,
             "copying": self._copies.count(extra=False),
             "moving": self._copies.count(extra=True),
             "copied": self._copies.made,
@@ -672,6 +676,7 @@ class Replication:
             "failed": self._copies.failures,
             "surplus": self._found.surplus,
             "blocked": self._found.blocked,
+            "held_up": self._found.held_up,
             "limit_bytes_per_s": self._config.copy_bandwidth,
         }
 

@@ -779,6 +779,7 @@ class NameNode(Service):
             "version": dfs.__version__,
             "address": self.address,
             "pid": os.getpid(),
+            "now_ns": self._runtime.now_ns(),
             "usage": self._runtime.usage()._asdict(),
             "replicas": self._config.replicas,
             "min_replicas": self._config.min_copies(self._config.replicas),

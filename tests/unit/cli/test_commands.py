@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -379,6 +380,22 @@ def test_that_too_few_datanodes_take_new_data_is_a_warning() -> None:
     ]
     (alone,) = cluster.warning_lines({"nodes": [NODE], "min_replicas": 2}, 10**18)
     assert alone.endswith("1 DataNode takes new data, 2 are needed: nothing can be written (start more DataNodes)")
+
+
+def test_that_datanodes_are_full_is_a_warning() -> None:
+    full = NODE._replace(node=NodeId("n2"), free_bytes=limits.CHUNK_MAX_BYTES - 1)
+    assert cluster.warning_lines({"nodes": [NODE, full], "min_replicas": 1}, 10**18) == [
+        "WARNING: n2 is full, and takes no new data: delete files, or add DataNodes"
+    ]
+    assert cluster.warning_lines({"nodes": [NODE, full], "min_replicas": 2}, 10**18) == [
+        "WARNING: 1 DataNode takes new data, 2 are needed: nothing can be written"
+        " (n2 is full: delete files, or add DataNodes)"
+    ]
+
+
+def test_a_node_was_heard_so_long_ago_by_the_clock_of_who_heard_it() -> None:
+    assert cluster.seen(NODE, cluster.now_ns({"now_ns": 10**18 + 3 * 10**9})) == "3.0 s ago"
+    assert abs(cluster.now_ns({}) - time.time_ns()) < 60 * 10**9  # of an older NameNode, which does not say
 
 
 def test_what_is_to_be_deleted_is_told_with_when_its_space_comes_free() -> None:

@@ -894,6 +894,19 @@ async def test_a_node_is_a_target_again_soon_after_a_clock_that_was_ahead_is_rig
         assert cluster.orders[:2] == [(N3, ["delete", 1]), (N3, ["copy", 1])]
 
 
+async def test_how_long_repair_takes_is_not_said_of_copies_that_no_node_may_take(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world(tmp_path, lambda space: chunks_on(space, [N1, N2], wanted=3), N1, N2, N3) as cluster:
+        await cluster.beat_until(lambda: cluster.holders(1) == [N1, N2, N3], N1, N2, N3)
+        await cluster.set_replicas(1, 4)
+        await cluster.beat_until(lambda: cluster.replication.blocked == 1, N1, N2, N3)
+        status = cluster.replication.status()
+        assert (status["copies"], status["bytes"], status["left_s"]) == (1, LENGTH, None)
+        assert status["bytes_per_s"] > 0
+        assert cluster.service.status()["now_ns"] == cluster.runtime.now_ns()
+
+
 async def test_with_repair_off_nothing_is_ordered_and_all_is_counted(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
