@@ -266,7 +266,7 @@ def undrain(node: str) -> int:
 @_node
 @config_option
 def remove(node: str) -> int:
-    """Forget DataNode NODE, which is dead or drained.
+    """Forget DataNode NODE, which is dead or drained, or none of whose disks works any more.
 
     Refused while it holds the only copy of anything. Its directories are not taken back with what is in them: to use
     the machine again, start it with empty ones. Its key counts still.

@@ -52,6 +52,7 @@ class Member:
         "directories",
         "draining",
         "free_bytes",
+        "has_no_disk",
         "heard_at",
         "held",
         "host",
@@ -89,6 +90,8 @@ class Member:
         self.capacity_bytes = 0
         self.free_bytes = 0
         self.used_bytes = 0
+        self.has_no_disk = False
+        """Its last heartbeat says that none of its directories is in service."""
         self.held: Held | None = None
         """Orders to delete that it does not follow until an operator decides."""
         self.chunks = 0
@@ -226,6 +229,7 @@ class Membership:
         used = report.get("used_bytes")  # an older DataNode does not say
         otherwise = max(0, member.capacity_bytes - member.free_bytes)
         member.used_bytes = otherwise if used is None else arguments.integer(used, "used space")
+        member.has_no_disk = not member.capacity_bytes
         member.held = _held(report.get("held"))
         member.mends = "damaged" in report
         member.heard_at = trio.current_time()

@@ -48,7 +48,10 @@ class Operations(Service):
     # --- remove -----------------------------------------------------------------------------------------
 
     async def remove(self, node: Any) -> None:
-        """Forget a dead or drained node. Raises `NotFound`, or `NodeInUse`, which says what to do first."""
+        """Forget a node that is dead or drained, or whose disks have failed.
+
+        Raises `NotFound`, or `NodeInUse`, which says what to do first.
+        """
         member = self._members.member(node)
         name = member.node
         self._check_removable(member)
@@ -65,7 +68,8 @@ class Operations(Service):
 
     def _check_removable(self, member: Member) -> None:
         state = self._members.state(member)
-        if state == NodeState.DEAD or (member.draining and not self._queries.has_replicas(member.node)):
+        is_drained = member.draining and not self._queries.has_replicas(member.node)
+        if state == NodeState.DEAD or is_drained or member.has_no_disk:
             return
         if member.draining:
             raise errors.NodeInUse(

@@ -1014,6 +1014,22 @@ async def test_a_dead_node_is_not_removed_while_it_has_the_only_copy_even_if_oth
             await cluster.operations.remove(N4)
 
 
+async def test_a_node_whose_disks_have_failed_is_removed_while_it_is_heard(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    failed = {"capacity_bytes": 0, "free_bytes": 0, "used_bytes": 0, "chunks": 0, "load": 0}
+    async with world(tmp_path, lambda space: chunks_on(space, [N1, N4], [N4]), N1, N2, N3, N4) as cluster:
+        with pytest.raises(errors.NodeInUse, match="n4 is at work"):
+            await cluster.operations.remove(N4)
+        await cluster.service.heartbeat(N4, failed)
+        with pytest.raises(errors.NodeInUse, match="only copy of 1 chunks"):
+            await cluster.operations.remove(N4)
+    async with world(tmp_path / "whole", lambda space: chunks_on(space, [N1, N4]), N1, N2, N3, N4) as cluster:
+        await cluster.service.heartbeat(N4, failed)
+        await cluster.operations.remove(N4)
+        await cluster.beat_until(lambda: len(cluster.holders(1)) == 2, N1, N2, N3)
+
+
 async def test_a_copy_that_is_known_to_be_short_does_not_make_another_dispensable(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
