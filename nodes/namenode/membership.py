@@ -14,7 +14,7 @@ over, so that a restart or a reboot makes no copies. A NameNode that restarts me
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 import structlog
@@ -328,9 +328,10 @@ class Membership:
         up = (node for node, view in self.by_name().items() if view.state == NodeState.UP)
         return sorted(node for node in up if (node not in self.unreported) == reported)
 
-    def holding(self) -> set[NodeId]:
-        """The nodes that hold deletions back until an operator decides."""
-        return {node for node, member in self._members.items() if member.held}
+    def holding(self, among: Iterable[NodeId] | None = None) -> set[NodeId]:
+        """The nodes, of these if any are given, that hold deletions back until an operator decides."""
+        asked = (self._members.get(node) for node in among) if among is not None else self._members.values()
+        return {member.node for member in asked if member is not None and member.held}
 
     def settling_s(self) -> float:
         """For how long nodes that were there before this process started may still come back; 0 when all have."""

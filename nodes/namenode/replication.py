@@ -268,7 +268,7 @@ class Replication:
         if (todo.missing or todo.targets) and not todo.blocked and not self._is_delayed(chunk.chunk):
             deleting = self._to_be_deleted(chunk.chunk)
             if self._waits(chunk, nodes, deleting):
-                if deleting & self._members.holding():
+                if self._members.holding(deleting):
                     count.held_up += todo.missing
                     count.stuck_bytes += todo.missing * chunk.length
                 count.waiting += todo.missing  # in the backlog they would stand in the way of what can be copied

@@ -7,12 +7,15 @@ import os
 from functools import partial
 from pathlib import Path
 
+import pytest
 import trio
 
 from dfs import limits
+from nodes.datanode.restraint import Restraint
+from tests.cluster import running_cluster
 from tests.forked import as_text
 from tests.integration.real import RealCluster, real_cluster, until
-from tests.integration.test_failures import get, holders, put, store, until_sound
+from tests.integration.test_failures import findings, get, holders, put, store, until_sound
 
 KIB, MIB = limits.KIB, limits.MIB
 QUICK = {"node_suspect_after_s": 2.0, "node_dead_after_s": 4.0, "garbage_grace_s": 0.2}
@@ -151,3 +154,37 @@ async def test_copies_of_a_tree_are_more_or_fewer_as_asked(tmp_path: Path) -> No
         await until(partial(have, 2, "/tree/file"), "two copies")
         assert await get(fs, "/tree/file") == data
         assert await have(4, "/tree/new")
+
+
+@pytest.mark.slow
+async def test_copies_whose_deletion_is_held_back_are_used_again_when_that_was_a_mistake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "HOLD_MIN_CHUNKS", 0)  # any deletion is one of too many
+    monkeypatch.setattr(Restraint, "_is_old", lambda *_: True)
+    data = os.urandom(MIB)
+    async with running_cluster(tmp_path, datanodes=3, garbage_grace_s=0.2) as cluster, cluster.client() as fs:
+        await put(fs, "/file", data)
+        await until_sound(fs)
+        ino = (await fs.stat("/file")).ino
+        await fs.inodes.setattr(ino, {"replicas": 2})
+
+        async def is_held() -> bool:
+            return bool((await fs.status())["held"])
+
+        await until(is_held, "a deletion that is held back")
+        (node,) = (await fs.status())["held"]
+        await fs.inodes.setattr(ino, {"replicas": 3})
+
+        async def is_told() -> bool:
+            return (await fs.status())["repair"]["held_up"] == 1
+
+        await until(is_told, "repair to say that deletions are in its way")
+        (finding,) = await findings(fs)
+        assert f"is held back on {node}" in finding
+        copied = (await fs.status())["repair"]["copied"]
+        assert await fs.decide_held(node, allow=False) == 1
+        await until_sound(fs)
+        assert len(await holders(fs, "/file")) == 3
+        assert await get(fs, "/file") == data
+        assert (await fs.status())["repair"]["copied"] == copied + 1  # by the node that has it
