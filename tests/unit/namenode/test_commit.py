@@ -259,8 +259,8 @@ def test_freed_bytes_are_punched_after_the_grace_period_once(space: Namespace) -
     space.do(session, "seal", [chunk])
     for _ in range(2):
         assert not space.own("plan_punches")
-    punches = [order[:4] for order in orders(space) if order[1] == "punch"]
-    assert punches == [(node, "punch", chunk, [[10, 20], [50, 50]]) for node in ALL]
+    found = [order[:4] for order in orders(space) if order[1] == "punch"]
+    assert found == [(node, "punch", chunk, [[10, 20], [50, 50]]) for node in ALL]
     assert trims(space, chunk) == []
     assert space.findings() == []
 
@@ -294,6 +294,87 @@ def test_whatever_frees_bytes_they_are_not_punched_at_once(space: Namespace) -> 
     assert trims(space, chunk) == freed
 
 
+def punches(space: Namespace) -> list[list[list[int]]]:
+    """The ranges of all orders to punch that n1 has."""
+    return [order[3] for order in orders(space) if order[:2] == ("n1", "punch")]
+
+
+def sealed_blocks(space: Namespace, blocks: int) -> tuple[int, int, int]:
+    """As `sealed`, of a file that has so many blocks."""
+    session = space.open_session()
+    ino = space.file(session).ino
+    chunk = space.written(session, ino, blocks * limits.BLOCK_BYTES)
+    space.do(session, "seal", [chunk])
+    return session, ino, chunk
+
+
+def overwrite(space: Namespace, session: int, ino: int, offset: int, length: int) -> None:
+    new = space.chunk(session)
+    space.do(session, "commit", ino, [[offset, length, new, 0]], [[new, length, ALL]])
+
+
+def test_a_block_that_is_freed_in_parts_is_punched_whole_with_the_last_of_them(space: Namespace) -> None:
+    session, ino, chunk = sealed_blocks(space, 3)
+    page = limits.BLOCK_BYTES // 4
+    for part in (1, 3, 0, 2):
+        overwrite(space, session, ino, limits.BLOCK_BYTES + part * page, page)
+        space.now_ns += 2 * MINUTE_NS
+        assert not space.own("plan_punches")
+    block = limits.BLOCK_BYTES
+    at = [block + part * page for part in range(4)]
+    assert punches(space) == [[[at[1], page]], [[at[3], page]], [[at[0], 2 * page]], [[at[0], block]]]
+    assert trims(space, chunk) == []
+    assert space.findings() == []
+
+
+def test_what_is_not_due_yet_is_not_punched_with_what_is_beside_it(space: Namespace) -> None:
+    session, ino, chunk = sealed(space)
+    overwrite(space, session, ino, 20, 20)
+    space.now_ns += 2 * MINUTE_NS
+    assert not space.own("plan_punches")
+    overwrite(space, session, ino, 40, 10)
+    space.now_ns += MINUTE_NS // 2
+    overwrite(space, session, ino, 50, 10)
+    overwrite(space, session, ino, 10, 10)
+    space.now_ns += 3 * MINUTE_NS // 4
+    assert not space.own("plan_punches")
+    assert punches(space) == [[[20, 20]], [[20, 30]]]
+    assert trims(space, chunk) == [(10, 10), (50, 10)]
+
+
+def test_no_more_is_punched_again_than_may_be_in_one_block(space: Namespace) -> None:
+    session, ino, _ = sealed_blocks(space, 16)
+    block, most = limits.BLOCK_BYTES, limits.BLOCK_MAX_BYTES
+    overwrite(space, session, ino, 0, 8 * block)
+    overwrite(space, session, ino, 9 * block, 6 * block)
+    space.now_ns += 2 * MINUTE_NS
+    assert not space.own("plan_punches")
+    overwrite(space, session, ino, 8 * block, block)
+    space.now_ns += 2 * MINUTE_NS
+    assert not space.own("plan_punches")
+    assert punches(space)[1:] == [[[8 * block - most, block + 2 * most]]]
+
+
+def test_what_the_index_of_extents_lacks_is_not_punched(space: Namespace) -> None:
+    session, ino, chunk = sealed(space)
+    overwrite(space, session, ino, 20, 20)
+    space.damage("DELETE FROM extent WHERE chunk = ? AND chunk_offset = 40", chunk)  # as if it lacked that
+    space.now_ns += 2 * MINUTE_NS
+    assert not space.own("plan_punches")
+    assert punches(space) == [[[20, 20]]]
+
+
+def test_a_block_at_the_border_of_two_commands_is_punched(space: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_punches, "RANGES", 2)
+    session, ino, _ = sealed(space)
+    for at in (60, 40, 20):
+        overwrite(space, session, ino, at, 20)
+    space.now_ns += 2 * MINUTE_NS
+    assert space.own("plan_punches")
+    assert not space.own("plan_punches")
+    assert punches(space) == [[[20, 40]], [[20, 60]]]
+
+
 def test_one_command_orders_so_many_punches_and_no_more_however_many_are_due(
     space: Namespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,9 +388,9 @@ def test_one_command_orders_so_many_punches_and_no_more_however_many_are_due(
     assert space.own("plan_punches")
     assert [trims(space, chunk) for chunk in chunks] == [[], [(20, 10), (40, 10)]]
     assert not space.own("plan_punches")
-    punches = [order[2:4] for order in orders(space) if order[:2] == ("n1", "punch")]
+    found = [order[2:4] for order in orders(space) if order[:2] == ("n1", "punch")]
     one, other = chunks
-    assert punches == [(one, [[0, 10], [20, 10], [40, 10]]), (other, [[0, 10]]), (other, [[20, 10], [40, 10]])]
+    assert found == [(one, [[0, 10], [20, 10], [40, 10]]), (other, [[0, 10]]), (other, [[20, 10], [40, 10]])]
 
 
 def test_what_is_punched_while_a_copy_is_made_is_punched_in_the_copy_too(space: Namespace) -> None:
@@ -325,7 +406,7 @@ def test_what_is_punched_while_a_copy_is_made_is_punched_in_the_copy_too(space: 
     ]
     space.now_ns += 2 * MINUTE_NS
     space.own("plan_punches")
-    assert orders(space)[-1][:4] == ("n3", "punch", chunk, [[50, 30]])
+    assert orders(space)[-1][:4] == ("n3", "punch", chunk, [[50, 50]])
     assert space.findings() == []
 
 
