@@ -190,6 +190,7 @@ UNCACHED_WRITE_MIN_BYTES = 256 * KIB  # written at once: part of a stream, which
 DAMAGE_LOOK_PERIOD_S = 300.0  # how soon blocks that could not be read, and can again, are served
 DAMAGE_LOOK_BLOCKS = 16  # of each chunk, then: others follow when these are whole
 READ_ERRORS_MAX = 3  # chunks of one data directory that the disk could not read, after which it leaves service
+READ_ERRORS_WITHIN_S = 24 * 3600.0  # all of them: single sectors go now and then, and are mended
 SETTLED_AFTER_S = 60.0  # a replica unchanged for so long is reported as settled
 DISK_PROBE_PERIOD_S = 10.0  # how soon a disk that takes no changes is noticed though nobody makes any
 DISK_PROBE_TIMEOUT_S = 30.0  # for the least change, that disk hangs; with the period less than NODE_DEAD_AFTER_S

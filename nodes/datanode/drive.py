@@ -2,9 +2,10 @@
 
 A write error takes the directory out of service: `failed` says why, every later change raises DiskFailed, reads are
 still tried. After an error of fsync nobody knows what the disk holds, so nothing is retried. So does a file system that
-became read-only, so do files that may not be opened, and READ_ERRORS_MAX chunks that could not be read: the first ones
-are only damaged. A directory without space is not failed: it takes no more bytes until some are free, and serves
-what it has. Nor is one whose files cannot be opened as the machine is short of descriptors or memory: that is Busy.
+became read-only, so do files that may not be opened, and READ_ERRORS_MAX chunks that could not be read within
+READ_ERRORS_WITHIN_S: the first ones are only damaged, and so is what a disk loses now and then. A directory without
+space is not failed: it takes no more bytes until some are free, and serves what it has. Nor is one whose files cannot
+be opened as the machine is short of descriptors or memory: that is Busy.
 
 A disk that hangs keeps its threads, which nobody can stop: so each directory has threads of its own. That it hangs is
 seen by what a thread does, not by what waits for one: the probe asks for so little that it is soon done however much
@@ -20,6 +21,7 @@ something for a thread, and keeps none waiting.
 from __future__ import annotations
 
 import errno
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, TypeVar, TypeVarTuple
@@ -51,7 +53,7 @@ class Drive:
         self._prober = runtime.workers(1)
         self._looked_at = float("-inf")  # for a disk that hangs, trio's clock
         self._answered_at = float("-inf")  # trio's clock, of threads' work only
-        self._read_errors = 0
+        self._read_errors: deque[float] = deque(maxlen=limits.READ_ERRORS_MAX)  # trio's clock, of the last ones
         self._reserve_bytes = reserve_bytes
         self._free_bytes = 0
         self._believed_until = float("-inf")
@@ -150,11 +152,15 @@ class Drive:
         return self._fail(error)
 
     def note_read_error(self, error: OSError | None) -> None:
-        """A disk that cannot read several chunks is not to be trusted with more."""
+        """A disk that cannot read several chunks in a short time is not to be trusted with more."""
         if error is None or isinstance(error, errors.DfsError) or error.errno not in chunkfiles.MEDIUM:
             return
-        self._read_errors += 1
-        if self._read_errors >= limits.READ_ERRORS_MAX:
+        now = trio.current_time()
+        self._read_errors.append(now)
+        if (
+            len(self._read_errors) == limits.READ_ERRORS_MAX
+            and self._read_errors[0] > now - limits.READ_ERRORS_WITHIN_S
+        ):
             self._fail(error)
 
     def fail(self, reason: str) -> None:

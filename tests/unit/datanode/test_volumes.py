@@ -481,6 +481,20 @@ async def test_a_disk_that_cannot_read_several_chunks_leaves_service() -> None:
         await put(volumes, 11)
 
 
+async def test_a_disk_that_loses_a_sector_now_and_then_stays_in_service(autojump_clock: trio.testing.MockClock) -> None:
+    disks = [MemoryDisk(name="disk-1")]
+    volumes = joined(disks)
+    for number in range(1, 11):
+        await put(volumes, number)
+    disks[0].cold = True
+    disks[0].fail("read", errno.EIO, "chunks")
+    for number in range(1, 11):
+        with pytest.raises(errors.Corrupt, match="cannot be read"):
+            await volumes.read(ChunkId(number), 0, 1)
+        await trio.sleep(limits.READ_ERRORS_WITHIN_S / (limits.READ_ERRORS_MAX - 1))
+    assert volumes.statistics()[0].failed is None
+
+
 async def test_damaged_chunks_are_no_failure_of_the_disk() -> None:
     disks = [MemoryDisk(name="disk-1")]
     volumes = joined(disks)
