@@ -1,9 +1,9 @@
 """Scrub: everything in the data directories is read and compared with what it should be, again and again.
 
-One task a directory goes through its chunks by number. A pass takes `period_s`: after each chunk it rests as long as
-the chunk's share of all bytes is of the period. All directories together read no faster than the bandwidth allows, and
-wait a little, up to SCRUB_YIELD_MAX_S before each read, while users have calls in work. `scrub_now` begins a pass
-without rests.
+One task a directory goes through its chunks by number. A pass takes `period_s`: each chunk takes, with the rest after
+it, as much of the period as it has of all bytes, of neither those that were punched. All directories together read no
+faster than the bandwidth allows, and wait a little, up to SCRUB_YIELD_MAX_S before each read, while users have calls in
+work. `scrub_now` begins a pass without rests.
 
 What a pass looks at: first the directory itself (identity.json and the other small files, names that should not be
 there), then each chunk: that its files are where they belong, whole, as long as they should be, with the records that
@@ -202,11 +202,11 @@ class Scrub:
             if chunk is None:
                 await self._finish(store, progress, hurried)
                 return
-            length = store.chunks[chunk]
+            began, size = trio.current_time(), store.used_bytes_of(chunk)
             await self._examine_chunk(store, chunk, progress)
-            progress.next, progress.chunks, progress.bytes = chunk + 1, progress.chunks + 1, progress.bytes + length
+            progress.next, progress.chunks, progress.bytes = chunk + 1, progress.chunks + 1, progress.bytes + size
             await self._save_progress(store, progress, every_s=limits.SCRUB_SAVE_PERIOD_S)
-            if not hurried and await self._rest(store, length):
+            if not hurried and await self._rest(store, began, size):
                 return
 
     async def _finish(self, store: ChunkStore, progress: _Pass, hurried: bool) -> None:
@@ -216,10 +216,10 @@ class Scrub:
             self._wanted[store.disk.name] = trio.Event()
         log.info("scrub finished", directory=store.disk.name, chunks=progress.chunks, found=progress.last_found)
 
-    async def _rest(self, store: ChunkStore, length: int) -> bool:
-        """Wait as long as a chunk's share of the period; whether a pass is wanted at once."""
+    async def _rest(self, store: ChunkStore, began: float, size: int) -> bool:
+        """Wait until a chunk of `size` bytes has had its share of the period; whether a pass is wanted at once."""
         wanted = self._wanted[store.disk.name]
-        with trio.move_on_after(self._period_s * length / max(1, store.used_bytes, length)):
+        with trio.move_on_at(began + self._period_s * size / max(1, store.used_bytes, size)):
             await wanted.wait()
         return wanted.is_set()
 

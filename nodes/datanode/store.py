@@ -947,6 +947,11 @@ class ChunkStore:
         if after:
             self._punched[chunk] = after
 
+    def used_bytes_of(self, chunk: ChunkId) -> int:
+        """Of a chunk that is here, without what was punched."""
+        length: int = self.chunks[chunk]
+        return length - self._punched.get(chunk, 0)
+
     def _settle_punched(self, replica: _Replica) -> None:
         """The index is known now: until then the space that the files take said what was punched."""
         self._note_punched(replica.chunk, replica.index.punched_bytes() - self._punched.get(replica.chunk, 0))

@@ -361,6 +361,25 @@ async def test_a_pass_takes_the_period_and_no_more_bandwidth_than_it_may(
     assert 85 <= trio.current_time() - began <= 101  # 10,000 bytes, the last of which need not be waited for
 
 
+async def test_a_pass_takes_the_period_where_chunks_were_punched_and_are_slow_to_read(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    volumes = started(MemoryDisk())
+    for number in range(1, 11):
+        await put(volumes, ChunkId(number))
+        await volumes.punch(ChunkId(number), [(0, 1000)])
+    scrub = scrub_of(volumes, period_s=1000.0, bandwidth=10.0)  # half of the period goes by while they are read
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scrub.run)
+        while not scrub.status()["last_finished_ns"]:
+            status = scrub.status()
+            assert status["bytes_done"] <= status["bytes_total"] == volumes.used_bytes() == 5000
+            await trio.sleep(1)
+        assert 990 <= trio.current_time() - began <= 1010
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_scrub_that_is_wanted_at_once_does_not_rest(autojump_clock: trio.testing.MockClock) -> None:
     volumes = await filled(MemoryDisk())
     scrub = scrub_of(volumes, period_s=limits.SCRUB_PERIOD_S)
