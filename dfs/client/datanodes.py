@@ -91,6 +91,11 @@ class DataNodes:
         """Nodes that are being emptied, as far as is known."""
         return {node for node, view in self._views.items() if view.draining}
 
+    async def well(self) -> set[NodeId]:
+        """Nodes that take new chunks, as the NameNode says, which is asked if it has told of news."""
+        views = await self.refresh() if self._is_news or not self._views else self._views.values()
+        return {view.node for view in views if view.state == NodeState.UP and not view.draining}
+
     def by_preference(self, nodes: Iterable[NodeId]) -> list[NodeId]:
         """`nodes` in the order to read from: up, not avoided, not slow, on this host, least busy; ties by chance."""
         now = trio.current_time()

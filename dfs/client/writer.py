@@ -14,6 +14,13 @@ new chunk. The commit names the nodes that have the bytes; the NameNode has the 
 not for long: somebody may want what this client holds, and the NameNode ends sessions that do not give it back. Those
 that it calls dead are not waited for.
 
+**When nobody appends to a lane**, it is sealed after `LANE_IDLE_S`: the NameNode has copies made, and bytes given back,
+of sealed chunks only. But whoever writes a line now and then would get a chunk for each. So a client keeps a few short
+ones for `LANE_KEPT_S`, for as long as it knows that no copy has to be made: they have as many as there can be, none of
+their nodes is silent or being emptied, of which the NameNode tells when it finds out, and all have the bytes, which
+they are asked now and then, as a disk may fail beneath a node that goes on. A client that does not hear the NameNode
+seals nothing, but then its session ends, and that seals all.
+
 **Durability.** `sync` flushes the replicas of chunks and strikes those that fail or have less than they should.
 If fewer than `min_replicas` remain, the caller must write those bytes again (`FileWriter.flush` does).
 
@@ -66,6 +73,7 @@ class Lane:
     """One open chunk. Changed by the append that holds it, and by `strike`, between awaits."""
 
     __slots__ = (
+        "begun_at",
         "blocks",
         "chunk",
         "grant",
@@ -103,7 +111,7 @@ class Lane:
         """Bytes that some FileWriter still means to commit."""
         self.usable = True
         self.sealed = False
-        self.used_at = trio.current_time()
+        self.begun_at = self.used_at = trio.current_time()
 
     def has_room(self, length: int) -> bool:
         blocks = -(-length // limits.BLOCK_BYTES)
@@ -112,6 +120,18 @@ class Lane:
     @property
     def full(self) -> bool:
         return not self.has_room(limits.BLOCK_BYTES)
+
+    @property
+    def is_old(self) -> bool:
+        return trio.current_time() >= self.begun_at + limits.LANE_AGE_MAX_S
+
+    def has_copies(self, nodes: int) -> bool:
+        """Whether it has as many as were asked for, or as so many nodes can have."""
+        return len(self.nodes) >= min(self.replicas, nodes)
+
+    def rests(self, for_s: float) -> bool:
+        """Whether nobody has used it for so long, and nothing in it awaits a commit."""
+        return trio.current_time() >= self.used_at + for_s and not self.uncommitted
 
     def place(self, length: int) -> ChunkPlace:
         """Where its first `length` bytes are, when they are committed."""
@@ -421,8 +441,10 @@ class ChunkWriter:
 
     def _put_back(self, lane: Lane) -> None:
         lane.used_at = trio.current_time()
-        if lane.usable and not lane.full:
+        if lane.usable and not lane.full and not lane.is_old:
             self._idle.append(lane)
+        else:
+            lane.usable = False
 
     async def _allocate(self, replicas: int, avoided: set[NodeId]) -> Lane:
         """A chunk allocated ahead, or a few new ones. Avoided nodes are asked for only if nothing else is left."""
@@ -486,14 +508,54 @@ class ChunkWriter:
 
         Only sealed chunks are repaired when a node dies, so none stays open for longer than it is of use.
         """
+        looked_at = trio.current_time()
         while True:
             await trio.sleep(limits.LANE_IDLE_S / 4)
-            due = trio.current_time() - limits.LANE_IDLE_S
+            is_due = trio.current_time() >= looked_at + limits.LANE_LOOK_PERIOD_S
+            if is_due:
+                looked_at = trio.current_time()
+            kept = await self._worth_keeping(look=is_due)
             for waiting in (self._idle, *self._ahead.values()):
-                for lane in [lane for lane in waiting if lane.used_at <= due and not lane.uncommitted]:
+                for lane in [lane for lane in waiting if lane.rests(limits.LANE_IDLE_S) and lane not in kept]:
                     waiting.remove(lane)
                     lane.usable = False
             await self.seal_finished(self._unsealed)
+
+    async def _worth_keeping(self, *, look: bool) -> list[Lane]:
+        """Lanes to which somebody may append though they rest. `look`: if their nodes say that they have all of them.
+
+        Raises nothing: if it cannot be known how their nodes are, it is none.
+        """
+        short = [lane for lane in self._idle if lane.usable and 0 < lane.length <= limits.LANE_KEPT_MAX_BYTES]
+        some = [lane for lane in short if not lane.rests(limits.LANE_KEPT_S) and not lane.is_old]
+        if not (kept := some[-limits.LANES_KEPT_MAX :]):
+            return []
+        with trio.move_on_after(limits.LANE_IDLE_S):
+            try:
+                well = await self._nodes.well()
+                kept = [lane for lane in kept if well.issuperset(lane.nodes) and lane.has_copies(len(well))]
+                return await self._sound(kept) if look else kept
+            except errors.DfsError as error:
+                log.info("it is not known how DataNodes are", error=str(error))
+        return []
+
+    async def _sound(self, lanes: Sequence[Lane]) -> list[Lane]:
+        """Those of `lanes` of which all nodes have all bytes."""
+        lacking: set[Lane] = set()
+
+        async def ask(node: NodeId, held: Sequence[Lane]) -> None:
+            due = [lane.length for lane in held]
+            try:
+                lengths = await self._nodes.sync(node, {lane.chunk: await self.grant(lane) for lane in held})
+            except errors.DfsError as error:
+                log.info("a DataNode does not say what it has", node=node, error=str(error))
+                lengths = [-1] * len(held)
+            lacking.update(lane for lane, length, least in zip(held, lengths, due, strict=True) if length < least)
+
+        async with tasks.open_nursery() as nursery:
+            for node in {node: None for lane in lanes for node in lane.nodes}:
+                nursery.start_soon(ask, node, [lane for lane in lanes if node in lane.nodes])
+        return [lane for lane in lanes if lane not in lacking]
 
     # --- durability -------------------------------------------------------------------------------------
 

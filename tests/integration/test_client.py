@@ -500,6 +500,7 @@ async def test_no_namenode_is_said_at_once() -> None:
 
 async def test_fsync_does_not_wait_for_bytes_that_were_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "LANE_IDLE_S", 0.2)
+    monkeypatch.setattr(limits, "LANE_KEPT_S", 0.2)
     async with running_cluster(tmp_path, datanodes=3, garbage_grace_s=0.1) as cluster, cluster.client() as fs:
         file = await fs.open("/file", "x+")
         await file.pwrite(b"soon gone", 0)

@@ -425,6 +425,24 @@ async def test_what_lost_a_copy_at_an_fsync_takes_no_more_bytes(tmp_path: Path) 
         assert await get(fs, "/after") == b"after"
 
 
+async def test_what_a_client_keeps_open_is_copied_when_a_node_dies_while_it_does_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "LANE_IDLE_S", 0.2)
+    options: dict[str, Any] = {"node_suspect_after_s": 2.5, "node_dead_after_s": 3.5}
+    async with real_cluster(tmp_path, datanodes=4, **options) as cluster, cluster.client() as fs:
+        await put(fs, "/log", b"a line\n")
+        (place,) = await fs.replicas("/log")
+        await trio.sleep(1.0)
+        await put(fs, "/other", b"a line of another\n")
+        assert [other.chunk for other in await fs.replicas("/other")] == [place.chunk]
+        cluster.kill(place.nodes[0])
+        with trio.fail_after(PATIENCE_S):
+            while len(set(await holders(fs, "/log")) & set(cluster.running())) < 3:
+                await trio.sleep(0.1)
+        assert await get(fs, "/log") == b"a line\n"
+
+
 async def test_what_is_given_up_while_the_namenode_is_away_does_not_happen_after_what_comes_later(
     tmp_path: Path,
 ) -> None:

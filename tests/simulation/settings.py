@@ -57,6 +57,10 @@ LIMITS: Final = {
     "SETTLED_AFTER_S": 12.0,
     "REPORT_PERIOD_S": 15.0,
     "LANE_IDLE_S": 3.0,
+    "LANE_KEPT_S": 9.0,
+    "LANE_KEPT_MAX_BYTES": 64 * KIB,
+    "LANE_LOOK_PERIOD_S": 5.0,
+    "LANE_AGE_MAX_S": 15.0,
     "GRANT_VALID_S": 45,  # more than two clocks are apart (faults.CLOCK_JUMP_MAX_S, either way), as in earnest
     "CALL_TIMEOUT_S": 6.0,
     "DATA_TIMEOUT_S": 2.5,
