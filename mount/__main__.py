@@ -36,6 +36,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("-o", dest="options", default="", metavar="OPTIONS")
     parser.add_argument("--ready-fd", type=int, help="where to write `ok`, or why not, when that is known")
     parser.add_argument("--end-file", type=Path, help="where to write what was to be committed, and what came of it")
+    parser.add_argument("--log-file", type=Path, help="which file stderr is, so that it does not grow without end")
     parser.add_argument("--log-level", default="info")
     return parser.parse_args()
 
@@ -82,7 +83,7 @@ def main() -> int:
         namenode, store, options = _settings(arguments, wished)
         mountpoint = arguments.mountpoint.absolute()
         what = Mounting(namenode, arguments.subtree, arguments.source or f"{namenode}:{arguments.subtree}", mountpoint)
-        trio.run(run_mount, what, store, options, ready, tell_end)
+        trio.run(run_mount, what, store, options, ready, tell_end, arguments.log_file)
     except BaseException as error:
         first = tasks.leaves(error)[0]
         if isinstance(first, KeyboardInterrupt):

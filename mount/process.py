@@ -29,6 +29,7 @@ from dfs.client.openinodes import open_inodes
 from dfs.client.paths import show
 from dfs.ending import Ending
 from dfs.keystore import KeyStore
+from dfs.logfiles import empty_if_full
 from dfs.mountoptions import Options
 from dfs.mountpoint import Mounted, find, is_mounted, prepare
 from dfs.systemd import keep_watchdog
@@ -69,8 +70,9 @@ async def run_mount(
     options: Options,
     ready: Callable[[], None],
     tell_end: Callable[[Ending], None],
+    log_file: Path | None = None,
 ) -> None:
-    """Serve a directory of the cluster until it is unmounted, with the key in a file.
+    """Serve a directory of the cluster until it is unmounted, with the key in a file; keep the log bounded, if in one.
 
     Raises `Unreachable` (no NameNode), `NotFound` or `NotADirectory` (`subtree`), and what `prepare` raises.
     """
@@ -115,6 +117,8 @@ async def run_mount(
                 if ours is not None:
                     nursery.start_soon(tasks.in_advance, unmounting.watch, ours)
                 nursery.start_soon(keep_watchdog)
+                if log_file is not None:
+                    nursery.start_soon(_bound_log, log_file)
                 nursery.start_soon(_tell_when_it_answers, mountpoint, ready)
                 await serve()
                 nursery.cancel_scope.cancel()
@@ -138,6 +142,15 @@ async def _tell_when_it_answers(mountpoint: Path, ready: Callable[[], None]) -> 
     await trio.to_thread.run_sync(_read_ahead_more, mountpoint, abandon_on_cancel=True)
     log.info("mounted", mountpoint=str(mountpoint), pid=os.getpid())
     ready()
+
+
+async def _bound_log(path: Path) -> None:
+    while True:
+        await trio.sleep(limits.LOG_CHECK_PERIOD_S)
+        try:
+            await trio.to_thread.run_sync(empty_if_full, path, abandon_on_cancel=True)
+        except OSError as error:
+            log.error("the log cannot be bounded", error=str(error))
 
 
 def _read_ahead_more(mountpoint: Path) -> None:

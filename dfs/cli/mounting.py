@@ -27,6 +27,7 @@ from dfs import ending, errors, limits
 from dfs.cli import show
 from dfs.cli.arguments import MOUNTPOINT
 from dfs.cli.context import chosen, complain, config_option
+from dfs.logfiles import open_log
 from dfs.mountpoint import as_listed, find, is_dead, is_mounted, unmount
 
 _WAIT_S: Final = limits.NAMENODE_WAIT_S + 2 * limits.FIRST_CONTACT_TIMEOUT_S
@@ -126,12 +127,14 @@ def mount_in_background(mountpoint: Path, options: str, subtree: str, which: Seq
     """
     log = _state_file(mountpoint, ".log")
     end = _state_file(mountpoint, ".end")
-    log.parent.mkdir(parents=True, exist_ok=True)
     reading, writing = os.pipe()
-    with open(log, "ab") as output:
+    with open(open_log(log), "ab") as output:
         begins_at = output.tell()
         process = subprocess.Popen(
-            [*_command(mountpoint, options, subtree, which), "--ready-fd", str(writing), "--end-file", str(end)],
+            [
+                *_command(mountpoint, options, subtree, which),
+                *("--ready-fd", str(writing), "--end-file", str(end), "--log-file", str(log)),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

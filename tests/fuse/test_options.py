@@ -437,6 +437,18 @@ def test_sigterm_unmounts_what_runs_in_the_background(cluster: Cluster, mount: M
     assert (here / "file").read_bytes() == b"before"
 
 
+def test_a_log_that_is_full_is_put_aside_and_the_last_one_is_kept(cluster: Cluster, mountpoint: Path) -> None:
+    logs = cluster.base / "state" / "dfs" / "mounts"
+    name = str(mountpoint).strip("/").replace("-", "%2D").replace("/", "-")
+    log, aside = logs / f"{name}.log", logs / f"{name}.log.1"
+    logs.mkdir(parents=True, exist_ok=True)
+    log.write_bytes(bytes(limits.LOG_FILE_MAX_BYTES + 1))
+    cluster.dfs("mount", mountpoint)
+    cluster.dfs("umount", mountpoint)
+    assert b"mounted" in log.read_bytes() and log.stat().st_size < limits.LOG_FILE_MAX_BYTES
+    assert aside.stat().st_size == limits.LOG_FILE_MAX_BYTES + 1
+
+
 # --- mount(8) -------------------------------------------------------------------------------------------
 
 

@@ -31,9 +31,9 @@ import trio
 
 from dfs import limits, tasks
 from dfs.cli.local.layout import Layout
-from dfs.cli.local.logfiles import open_log
 from dfs.cli.local.roster import Program, environment
 from dfs.daemon import REMOVED_STATUS
+from dfs.logfiles import open_log
 
 log = structlog.get_logger(__name__)
 

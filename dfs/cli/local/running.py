@@ -15,8 +15,8 @@ from typing import Any
 from dfs import errors, limits
 from dfs.cli.local import control, locks
 from dfs.cli.local.layout import Layout
-from dfs.cli.local.logfiles import last_line, open_log
 from dfs.cli.local.roster import environment, python_module
+from dfs.logfiles import last_line, open_log
 
 _PASSING_TIMEOUT_S = 2 * limits.LOCAL_STOP_TIMEOUT_S + limits.LOCAL_CONTROL_TIMEOUT_S  # a stop that takes its time
 

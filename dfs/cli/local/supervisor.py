@@ -32,8 +32,8 @@ from dfs import errors, limits, tasks
 from dfs.cli.local import control, locks
 from dfs.cli.local.keeper import REMOVED, Keeper
 from dfs.cli.local.layout import Layout
-from dfs.cli.local.logfiles import empty_if_full
 from dfs.cli.local.roster import Roster, read_roster
+from dfs.logfiles import empty_if_full
 from dfs.telemetry import configure_logs
 
 log = structlog.get_logger(__name__)

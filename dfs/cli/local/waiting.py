@@ -12,9 +12,9 @@ from dfs import config, errors, limits
 from dfs.cli.local import control
 from dfs.cli.local.keeper import RUNNING
 from dfs.cli.local.layout import Layout
-from dfs.cli.local.logfiles import last_line
 from dfs.client import FileSystem, open_filesystem
 from dfs.keys import load_key
+from dfs.logfiles import last_line
 from dfs.types import NodeState
 
 _NOT_YET = (errors.Unreachable, errors.ConnectionLost, errors.DeadlineExceeded, errors.Busy)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dfs import limits
-from dfs.cli.local.logfiles import empty_if_full, last_line, open_log
+from dfs.logfiles import empty_if_full, last_line, open_log
 
 
 @pytest.fixture

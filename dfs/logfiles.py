@@ -1,7 +1,7 @@
-"""Log files of daemons: bounded in size, and read from the end when something went wrong.
+"""Log files of daemons and mounts: bounded in size, and read from the end when something went wrong.
 
-A daemon's stdout and stderr are its log, opened for appending: so a log can be emptied while its daemon writes, and
-what it writes next goes to the beginning. The last full one is kept beside it as NAME.log.1. What a daemon writes in
+A process's stdout and stderr are its log, opened for appending: so a log can be emptied while its process writes, and
+what it writes next goes to the beginning. The last full one is kept beside it as NAME.log.1. What a process writes in
 the instant between copying and emptying is lost.
 """
 
@@ -18,14 +18,14 @@ _TAIL_BYTES = 16 * limits.KIB  # the last line is in here, or too long to tell a
 
 def open_log(path: Path) -> int:
     """A descriptor to append to, after putting a full log aside; makes the directory where missing."""
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     if _size(path) > limits.LOG_FILE_MAX_BYTES:
         path.replace(_before(path))
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
 
 def empty_if_full(path: Path) -> None:
-    """Put a log aside that its daemon is writing to. Raises `OSError` as the disk does."""
+    """Put a log aside that its process is writing to. Raises `OSError` as the disk does."""
     if _size(path) > limits.LOG_FILE_MAX_BYTES:
         shutil.copyfile(path, _before(path))
         os.truncate(path, 0)
