@@ -19,6 +19,7 @@ import structlog
 
 from dfs.telemetry import configure_logs
 
+_UNITS = Path(__file__).parents[2] / "systemd"
 _PROGRAM = """
 import signal, sys, time, trio
 from dfs import errors, tasks
@@ -257,3 +258,11 @@ def test_a_log_that_cannot_be_written_harms_nobody(monkeypatch: pytest.MonkeyPat
         monkeypatch.undo()
         with contextlib.suppress(OSError):
             full.close()
+
+
+@pytest.mark.parametrize("unit", sorted(_UNITS.glob("dfs-*node*.service")), ids=lambda path: path.name)
+def test_a_daemon_of_systemd_waits_for_the_time_only_where_something_tells_it(unit: Path) -> None:
+    lines = [line.partition("=") for line in unit.read_text().splitlines() if not line.startswith("#")]
+    said = {key: [value for name, _, value in lines if name == key] for key in ("After", "Wants", "Requires")}
+    assert any("time-sync.target" in value.split() for value in said["After"])
+    assert not any("time-sync.target" in value for value in (*said["Wants"], *said["Requires"]))
