@@ -313,6 +313,14 @@ def _bytes_of(db: Database, ino: int) -> str:
 # --- entries --------------------------------------------------------------------------------------------
 
 
+_DENTRIES: Final = f"""
+SELECT d.parent, d.name, i.ino, p.ino, p.mode & 61440 FROM dentry d INDEXED BY dentry_by_cookie
+    LEFT JOIN inode i ON i.ino = d.ino LEFT JOIN inode p ON p.ino = d.parent
+WHERE {{}} AND (i.ino IS NULL OR p.ino IS NULL OR p.mode & 61440 != {stat.S_IFDIR})
+"""
+"""By name SQLite would look at the whole directory for each slice of it."""
+
+
 def _dentries(db: Database, after: Position, _sessions: Collection[int]) -> tuple[list[Finding], Position | None]:
     last = _pair_after(db, "dentry", "parent, cookie", after)
     where = _Range(
@@ -322,13 +330,7 @@ def _dentries(db: Database, after: Position, _sessions: Collection[int]) -> tupl
 
 
 def _find_dentries(db: Database, where: _Range) -> list[Finding]:
-    rows = _rows(
-        db,
-        "SELECT d.parent, d.name, i.ino, p.ino, p.mode & 61440 FROM dentry d LEFT JOIN inode i ON i.ino = d.ino"
-        f" LEFT JOIN inode p ON p.ino = d.parent WHERE {where.sql}"
-        f" AND (i.ino IS NULL OR p.ino IS NULL OR p.mode & 61440 != {stat.S_IFDIR})",
-        *where.values,
-    )
+    rows = _rows(db, _DENTRIES.format(where.sql), *where.values)
     return _told(rows, [_dentry(db, *row) for row in rows])
 
 

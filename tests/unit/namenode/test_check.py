@@ -313,3 +313,10 @@ def test_a_directory_with_more_damage_than_is_told_at_once_says_so(
         assert "more" not in {finding.kind for finding in check_inodes(db, [1])}
         monkeypatch.setattr(check_module, "_FINDINGS_MAX", 2)
         assert [finding.kind for finding in check_inodes(db, [1])][:3] == ["entry-dangling", "entry-dangling", "more"]
+
+
+def test_of_a_large_directory_each_slice_is_looked_at_once(space: Namespace) -> None:
+    """And not the whole directory with each slice."""
+    where = "(d.parent, d.cookie) > (?, ?) AND (d.parent, d.cookie) <= (?, ?)"
+    plan = space.rows(f"EXPLAIN QUERY PLAN {check_module._DENTRIES.format(where)}", 1, 10, 1, 20)
+    assert any("(parent,cookie)>(?,?) AND (parent,cookie)<(?,?)" in step for *_, step in plan), plan
