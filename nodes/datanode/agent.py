@@ -12,7 +12,9 @@ was found damaged stays in the report until a heartbeat with it was answered: th
 A report of all chunks, in slices, goes out at the start, after each registration, when a directory fails, when a copy
 is found to be short, and once in REPORT_PERIOD_S. The NameNode passes over what is not settled, so after a report with
 such chunks, as at the start, the next ones come sooner: first when these have settled, then each time twice as long
-after the one before, as on a node that is written to all the time something is never settled. What was done since a
+after the one before, as on a node that is written to all the time something is never settled. When exactly is left to
+chance, so that nodes which a NameNode that restarted has register at once do not go on reporting at once; a slice for
+which it is too busy is put together anew, and sent again. What was done since a
 slice was put together is not told before that slice is answered, nor that a copy is of no use: the NameNode would count
 a copy that was there then, and is gone since. Damage is told once more after a report, which says nothing of what was
 found since it was put together, and of open chunks is not asked for it. That a copy is of no use is not told while
@@ -110,6 +112,8 @@ class Agent:
         self.is_heard = False
         """The NameNode answered the last heartbeat."""
         self._report_due = trio.Event()
+        self._report_may_wait = False
+        """The report is due since this node registered, as others may have at the same time."""
         self._failed_directories = 0
         self._bandwidth = bandwidth
         self._copier = Copier(pool, volumes, bandwidth, Turns(users))
@@ -150,6 +154,7 @@ class Agent:
         self._note_clock(answer)
         await self._follow_keys(answer)
         self.is_registered = True
+        self._report_may_wait = not self._report_due.is_set()
         self._report_due.set()
         log.info("registered", namenode=self._config.namenode, cluster=cluster)
 
@@ -431,8 +436,12 @@ class Agent:
     async def _report_when_due(self) -> None:
         wait_s = limits.REPORT_PERIOD_S
         while True:
-            with trio.move_on_after(wait_s) as waiting:
+            with trio.move_on_after(self._spread(wait_s)) as waiting:
                 await self._report_due.wait()
+            if self._report_may_wait:
+                slices = min(1.0, self._volumes.chunk_count() / limits.REPORT_SLICE_CHUNKS)
+                await trio.sleep(slices * self._chance(0, limits.REPORT_SPREAD_FIRST_S))
+            self._report_may_wait = False
             self._report_due = trio.Event()
             try:
                 is_settled = await self._report()
@@ -442,6 +451,13 @@ class Agent:
                 log.warning("report of chunks not delivered, trying again", error=str(error))
                 await trio.sleep(limits.RETRY_DELAY_MAX_S)
                 self._report_due.set()
+
+    def _spread(self, wait_s: float) -> float:
+        """The time until the next report. What waits for chunks to be settled is not shortened."""
+        return wait_s if wait_s < limits.REPORT_PERIOD_S else wait_s * self._chance(1 - limits.REPORT_SPREAD, 1)
+
+    def _chance(self, least: float, most: float) -> float:
+        return self._runtime.random.uniform(least, most)
 
     async def _report(self) -> bool:
         """Report all chunks; whether all were settled."""
@@ -455,8 +471,12 @@ class Agent:
             try:
                 args = self._config.node, first, last, entries, self._incarnation
                 first = await self._call("report_chunks", *args, timeout_s=limits.CALL_TIMEOUT_S)
+                continue
+            except errors.Busy:
+                pass  # nothing of it was looked at
             finally:
                 self._done_before_report = None
+            await trio.sleep(self._chance(limits.RETRY_DELAY_MAX_S / 2, limits.RETRY_DELAY_MAX_S))
         self._volumes.tell_damaged_again()
         return is_settled
 

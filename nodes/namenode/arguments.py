@@ -5,6 +5,7 @@ Each function returns its argument, known to be good, or raises the error that P
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from dfs import errors, limits
@@ -91,6 +92,12 @@ def array(value: Any, what: str, most: int) -> list[Any]:
     if len(value) > most:
         raise errors.ArgumentTooLarge(f"{what} has more than {most} items")
     return list(value)
+
+
+def integers(values: Sequence[Any], what: str, least: int = 0, most: int = INTEGER_MAX) -> None:
+    """As `integer`, of many at once."""
+    if values and (set(map(type, values)) != {int} or min(values) < least or max(values) > most):
+        raise errors.InvalidArgument(f"{what} is not a number from {least} to {most}")
 
 
 def text(value: Any, what: str, most: int = 255) -> str:

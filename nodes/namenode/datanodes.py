@@ -10,8 +10,11 @@ as whole; no order to delete is given for a copy that cannot be spared (`Replica
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
-from typing import Any, Final
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import AsyncIterator, Container, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, NamedTuple
 
 import msgpack  # type: ignore[import-untyped]
 import structlog
@@ -20,6 +23,7 @@ import trio
 from dfs import errors, limits
 from dfs.types import ChunkId, NodeId, datanode_object
 from nodes.namenode import arguments, reconcile
+from nodes.namenode.membership import Member
 from nodes.namenode.parts import Parts, Service
 from nodes.namenode.replication import Damage
 
@@ -34,6 +38,22 @@ _WITHHOLD_NS: Final = 10 * 10**9
 _POSTPONE_MAX_NS: Final = int(limits.WORK_POSTPONE_MAX_S * 10**9)
 _ITEMS_MAX: Final = 65_536
 """In each array of a heartbeat."""
+_LOOKED_UP_AT_ONCE: Final = 2048
+"""Chunks of a report: four milliseconds or so, then others are served."""
+
+
+class Reported(NamedTuple):
+    """Chunks in a report, their lengths, and whether each is settled: packed, as many reports may wait."""
+
+    numbers: array[int]
+    lengths: array[int]
+    settled: bytes
+
+    def between(self, low: int, high: int) -> dict[ChunkId, reconcile.Held]:
+        """Those with numbers from `low` to `high`, in order."""
+        copies = map(reconcile.Held._make, zip(self.lengths, map(bool, self.settled), strict=True))
+        held = zip(map(ChunkId, self.numbers), copies, strict=True)
+        return dict(sorted(each for each in held if low <= each[0] <= high))
 
 
 class DataNodes(Service):
@@ -42,6 +62,7 @@ class DataNodes(Service):
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
         self._doubts = reconcile.Doubts()
+        self._reports = trio.Semaphore(limits.REPORTS_AT_ONCE)
 
     async def register(self, info: Any) -> dict[str, Any]:
         """A DataNode says where it is. Raises `WrongCluster`, `DiskMissing`, and as `Membership.check`."""
@@ -75,6 +96,8 @@ class DataNodes(Service):
             raise errors.NotFound(f"DataNode {name} does not accept the keys that clients have: it has to register")
         member = self._members.heard(name, report)
         damages = _damages(report)
+        if member.is_reporting:
+            member.gone.update(self._gone(report))
         await self._note_done(name, report, damages)
         await self._note_undone(name, report)
         await self._note_corrupt(name, report)
@@ -94,6 +117,14 @@ class DataNodes(Service):
         if member.draining:  # an operator wants all of its chunks deleted there: no mistake
             answer["draining"] = True
         return answer
+
+    def _gone(self, report: Mapping[str, Any]) -> Iterator[ChunkId]:
+        """The chunks of which the node has deleted its copy, or found it to be of no use, as a heartbeat says."""
+        for number in _array(report, "done"):
+            if isinstance(number, int) and number > 0:
+                yield from self._queries.deleted_by(number)
+        for chunk, _ in _array(report, "corrupt"):
+            yield arguments.chunk(chunk)
 
     async def _note_done(self, node: NodeId, report: Mapping[str, Any], damages: Mapping[ChunkId, Damage]) -> None:
         """Orders were carried out: those with numbers below 0 are copies, of which some are made in part only."""
@@ -217,22 +248,40 @@ class DataNodes(Service):
             log.error("replicas that cannot be spared are of no use", node=node, count=len(kept), first=kept[0])
         return kept
 
-    async def report(self, node: Any, first: Any, last: Any, chunks: Any, incarnation: Any = None) -> int:
-        """All chunks of a DataNode with numbers from `first` to `last`: [[chunk, length, settled], ...].
+    async def report(self, node: Any, first: Any, last: Any, chunks: Reported, incarnation: Any = None) -> int:
+        """All chunks of a DataNode with numbers from `first` to `last`.
 
         The answer is the number from which the node is to go on: `first`, when copies are missing from the report that
         may be younger than it; or one up to `last`, when the node should have too many of them for one look.
         """
         member = self._members.registered(node, incarnation)
+        with self._members.reporting(member):
+            async with self._turn():
+                self._members.registered(node, incarnation)  # another process may have its name by now
+                return await self._compare(member, first, last, chunks)
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Around the work on a report: few at once, the others wait their turn. Raises `Busy`."""
+        if self._reports.statistics().tasks_waiting >= limits.REPORTS_WAITING_MAX:
+            raise errors.Busy("as many reports of chunks wait as may: try again")
+        with trio.move_on_after(limits.REPORT_WAIT_MAX_S) as waiting:
+            await self._reports.acquire()
+        if waiting.cancelled_caught:  # before its node gives up, and goes on while it is still worked on
+            raise errors.Busy("the reports of other DataNodes take long: try again")
+        try:
+            yield
+        finally:
+            self._reports.release()
+
+    async def _compare(self, member: Member, first: Any, last: Any, chunks: Reported) -> int:
         name = member.node
         low, high = arguments.integer(first, "a chunk number"), arguments.integer(last, "a chunk number")
         high = min(high, self._queries.end_of_slice(name, low, limits.REPORT_SLICE_CHUNKS))
-        held = {
-            arguments.chunk(chunk): reconcile.Held(arguments.integer(length, "a length"), bool(settled))
-            for chunk, length, settled in arguments.array(chunks, "a report", limits.REPORT_SLICE_CHUNKS)
-            if chunk <= high
-        }
-        believed = self._queries.believed(name, low, high, list(held))
+        held = chunks.between(low, high)
+        believed = await self._believed(name, low, high, list(held))
+        for chunk in member.gone:
+            held.pop(chunk, None)
         found = reconcile.compare(
             held, believed, self._store.counters()["next_chunk"], self._queries.skipped(low, high)
         )
@@ -259,6 +308,37 @@ class DataNodes(Service):
         if self._members.reported(member, low, following, len(found.unknown)):
             self._replication.note_reported()
         return following
+
+    async def _believed(
+        self, node: NodeId, low: int, high: int, numbers: Sequence[ChunkId]
+    ) -> dict[ChunkId, reconcile.Believed]:
+        """As `Queries.believed`, part by part; others are served in between.
+
+        Of what changes meanwhile the same holds as of what changes while a report is on its way: decisions are made by
+        commands, which look again.
+        """
+        believed: dict[ChunkId, reconcile.Believed] = {}
+        while low <= high:
+            at = bisect_left(numbers, low)
+            end = min(high, self._queries.end_of_slice(node, low, _LOOKED_UP_AT_ONCE))
+            if len(numbers) > at + _LOOKED_UP_AT_ONCE:
+                end = min(end, numbers[at + _LOOKED_UP_AT_ONCE] - 1)
+            believed |= self._queries.believed(node, low, end, numbers[at : bisect_right(numbers, end)])
+            low = end + 1
+            await trio.lowlevel.checkpoint()
+        return believed
+
+
+def packed(wire: Any) -> Reported:
+    """Raises `InvalidArgument`."""
+    entries = arguments.array(wire, "a report", limits.REPORT_SLICE_CHUNKS)
+    try:
+        numbers, lengths, settled = zip(*entries, strict=True) if entries else ((), (), ())
+    except (TypeError, ValueError):
+        raise errors.InvalidArgument("a report is a list of [chunk, length, settled]") from None
+    arguments.integers(numbers, "a chunk number", 1)
+    arguments.integers(lengths, "a length")
+    return Reported(array("q", numbers), array("q", lengths), bytes(map(bool, settled)))
 
 
 def _array(report: Mapping[str, Any], part: str) -> Sequence[Any]:

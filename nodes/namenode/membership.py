@@ -14,7 +14,8 @@ over, so that a restart or a reboot makes no copies. A NameNode that restarts me
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 import structlog
@@ -52,12 +53,14 @@ class Member:
         "directories",
         "draining",
         "free_bytes",
+        "gone",
         "has_no_disk",
         "heard_at",
         "held",
         "host",
         "incarnation",
         "is_registered",
+        "is_reporting",
         "last_heartbeat_ns",
         "load",
         "mends",
@@ -84,6 +87,10 @@ class Member:
         """Of its process; None of an older DataNode, which does not say."""
         self.is_registered = False
         """It registered with this process: until then it is asked to."""
+        self.is_reporting = False
+        """A report of its chunks waits, or is worked on."""
+        self.gone: set[ChunkId] = set()
+        """Copies that heartbeats since then say are gone, whatever the report says of them."""
         self.awaited_until: float | None = None
         """It said farewell, and is not given up before this, in trio's time."""
         self.last_heartbeat_ns = 0
@@ -240,6 +247,19 @@ class Membership:
             self._note(member, state)
         return member
 
+    @contextmanager
+    def reporting(self, member: Member) -> Iterator[None]:
+        """Around a report of its chunks, which is a sign of life as long as it waits. Raises `Busy` beside another."""
+        if member.is_reporting:
+            raise errors.Busy(f"another report of DataNode {member.node} is not answered yet: try again")
+        member.is_reporting = True
+        member.gone.clear()
+        try:
+            yield
+        finally:
+            member.is_reporting = False
+            member.heard_at = trio.current_time()
+
     def reported(self, member: Member, first: int, following: int, never_given: int = 0) -> bool:
         """Its chunks from `first` on, below `following`, are reported; whether that makes its first report whole.
 
@@ -311,7 +331,7 @@ class Membership:
         return self._is_one_rack
 
     def state(self, member: Member) -> NodeState:
-        silent_s = trio.current_time() - member.heard_at
+        silent_s = 0.0 if member.is_reporting else trio.current_time() - member.heard_at
         is_awaited = member.awaited_until is not None and trio.current_time() < member.awaited_until
         if silent_s >= self._dead_after_s and not is_awaited:
             return NodeState.DEAD

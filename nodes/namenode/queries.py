@@ -300,6 +300,11 @@ class Queries:
         )
         return [row for row in found if row]
 
+    def deleted_by(self, order: int) -> list[ChunkId]:
+        """The chunk that an order has deleted, if it is such an order and not known to be done."""
+        rows = self._execute("SELECT chunk FROM work WHERE id = ? AND kind = 'delete'", (order,))
+        return [chunk for (chunk,) in rows]
+
     def end_of_slice(self, node: str, first: int, count: int) -> int:
         """The last of `count` chunks, from `first` on, that `node` is counted for; 2**63 - 1: there are fewer."""
         row = self._execute(

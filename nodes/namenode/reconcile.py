@@ -79,25 +79,23 @@ def compare(
     `skipped` are ranges of lower ones, first and last, that were not given either.
     """
     found = Differences([], [], [], [], [], [])
-    for chunk, known in believed.items():
+    for chunk, (length, is_open, is_counted) in believed.items():
         copy = held.get(chunk)
-        if not known.is_counted or known.is_open or not known.length:
+        if is_open:
             continue
         if copy is None:
-            found.lost.append(chunk)
-        elif copy.length < known.length:
-            (found.short if copy.settled else found.unsure).append(chunk)
-    for chunk, copy in held.items():
-        known_chunk = believed.get(chunk)
-        if known_chunk is None and (chunk >= next_chunk or any(low <= chunk <= high for low, high in skipped)):
+            if is_counted and length:
+                found.lost.append(chunk)
+        elif is_counted:
+            if copy.length < length:
+                (found.short if copy.settled else found.unsure).append(chunk)
+        elif copy.settled:
+            found.back.append(chunk)
+            if copy.length < length:
+                found.short.append(chunk)
+    for chunk in [each for each in held if each not in believed]:
+        if chunk >= next_chunk or any(low <= chunk <= high for low, high in skipped):
             found.unknown.append(chunk)
-            continue
-        if not copy.settled or (known_chunk and (known_chunk.is_counted or known_chunk.is_open)):
-            continue
-        if known_chunk is None:
+        elif held[chunk].settled:
             found.strays.append(chunk)
-            continue
-        found.back.append(chunk)
-        if copy.length < known_chunk.length:
-            found.short.append(chunk)
     return found

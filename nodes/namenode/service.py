@@ -40,7 +40,7 @@ from nodes.namenode import arguments, authorization, commands
 from nodes.namenode.beneath import Beneath
 from nodes.namenode.check import Checker
 from nodes.namenode.confinement import ConfinedQueries
-from nodes.namenode.datanodes import DataNodes
+from nodes.namenode.datanodes import DataNodes, packed
 from nodes.namenode.explain import Explainer
 from nodes.namenode.operations import Operations
 from nodes.namenode.parts import Parts, Service
@@ -846,8 +846,10 @@ class NameNode(Service):
         self._members.farewell(node, incarnation)
 
     @expose
-    async def report_chunks(self, node: Any, first: Any, last: Any, chunks: Any, incarnation: Any = None) -> int:
-        return await self._datanodes.report(node, first, last, chunks, incarnation)
+    def report_chunks(self, node: Any, first: Any, last: Any, chunks: Any, incarnation: Any = None) -> Later:
+        """The number of a chunk, from which to go on."""
+        reported = packed(chunks)
+        return Later(lambda: self._datanodes.report(node, first, last, reported, incarnation))
 
 
 def _key_of(call: Call) -> KeyId:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -54,6 +55,8 @@ class ScriptedNameNode:
         """What each report of chunks had."""
         self.may_answer_reports = trio.Event()
         self.may_answer_reports.set()
+        self.too_busy_for: list[int] = []
+        """Which reports of chunks it does not look at."""
 
     @expose
     def register(self, _info: Any) -> dict[str, Any]:
@@ -63,6 +66,8 @@ class ScriptedNameNode:
     async def report_chunks(self, _node: Any, _first: Any, last: Any, chunks: Any, _incarnation: Any) -> Any:
         self.chunks.append(chunks)
         await self.may_answer_reports.wait()
+        if len(self.chunks) in self.too_busy_for:
+            raise errors.Busy("other reports wait")
         return last + 1
 
     @expose
@@ -414,8 +419,40 @@ async def test_what_was_not_settled_is_reported_again_soon_and_then_as_seldom_as
     async with node.running():
         await trio.sleep(2.5 * limits.SETTLED_AFTER_S)
         assert namenode.chunks == [[[1, 6, False]], [[1, 6, True]]]
-        await trio.sleep(limits.REPORT_PERIOD_S - 60)
+        await trio.sleep((1 - limits.REPORT_SPREAD) * limits.REPORT_PERIOD_S - 2 * limits.SETTLED_AFTER_S)
         assert len(namenode.chunks) == 2
+        await trio.sleep(limits.REPORT_SPREAD * limits.REPORT_PERIOD_S + 2 * limits.SETTLED_AFTER_S)
+        assert len(namenode.chunks) == 3
+
+
+async def test_a_slice_for_which_the_namenode_is_busy_is_sent_again(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, namenode: ScriptedNameNode, node: Node
+) -> None:
+    """And no other one: a long report would never end beside those of many nodes."""
+    monkeypatch.setattr(limits, "REPORT_SLICE_CHUNKS", 2)
+    await node.put(1, 3, b"copied")
+    namenode.too_busy_for = [2]
+    async with node.running():
+        await until(lambda: len(namenode.chunks) == 3)
+        await trio.sleep(limits.SETTLED_AFTER_S / 2)
+    assert [[chunk for chunk, _, _ in chunks] for chunks in namenode.chunks] == [[1, 2], [3], [3]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_nodes_that_registered_together_report_at_times_of_their_own(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, namenode: ScriptedNameNode, node: Node, seed: int
+) -> None:
+    monkeypatch.setattr(limits, "REPORT_SLICE_CHUNKS", 2)
+    monkeypatch.setattr(node.runtime, "random", random.Random(seed))
+    await node.put(1, 3, b"copied")
+    async with node.running():
+        await until(lambda: bool(namenode.chunks))
+        first_s = trio.current_time()
+        await trio.sleep(limits.REPORT_SPREAD_FIRST_S)
+    chance = random.Random(seed)
+    chance.getrandbits(62)  # the process's number
+    chance.uniform(0, 1)  # the time of the next report
+    assert first_s == pytest.approx(chance.uniform(0, limits.REPORT_SPREAD_FIRST_S), abs=0.5)
 
 
 async def test_a_node_that_is_written_to_all_the_time_reports_its_chunks_ever_less_often(

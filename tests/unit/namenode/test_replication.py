@@ -23,7 +23,7 @@ from dfs import errors, keys, limits
 from dfs.config import NameNodeConfig
 from dfs.rpc import Gate
 from dfs.types import ChunkId, NodeId, NodeState
-from nodes.namenode import collector
+from nodes.namenode import collector, datanodes
 from nodes.namenode.check import Checker
 from nodes.namenode.explain import Explainer
 from nodes.namenode.issuing import Issuing
@@ -129,9 +129,10 @@ class World:
         held = [[chunk, LENGTH, True] for chunk in chunks]
         first = 1
         while first <= CHUNK_LAST:
-            first = await self.service.report_chunks(
-                name, first, CHUNK_LAST, [each for each in held if each[0] >= first]
-            )
+            first = await self.report_slice(name, first, CHUNK_LAST, [each for each in held if each[0] >= first])
+
+    async def report_slice(self, *args: Any) -> Any:
+        return await self.service.report_chunks(*args).work()
 
     async def beat(self, *names: str) -> None:
         """A heartbeat of each; its orders are followed, and reported with its next one."""
@@ -390,9 +391,9 @@ async def test_what_a_node_that_comes_back_holds_is_trimmed_once_it_has_reported
     async with world(tmp_path, lambda space: chunks_on(space, *places), N1, N2, N3) as cluster:
         await cluster.beat_until(lambda: cluster.all_holders() == [[N1, N2, N3]] * 20, N2, N3)
         await cluster.register(N1)
-        await cluster.service.report_chunks(N1, 1, 10, [[chunk, LENGTH, True] for chunk in range(1, 11)])
+        await cluster.report_slice(N1, 1, 10, [[chunk, LENGTH, True] for chunk in range(1, 11)])
         await cluster.register(N1)  # again: what it has reported before says nothing
-        await cluster.service.report_chunks(N1, 11, CHUNK_LAST, [[chunk, LENGTH, True] for chunk in range(11, 21)])
+        await cluster.report_slice(N1, 11, CHUNK_LAST, [[chunk, LENGTH, True] for chunk in range(11, 21)])
         await cluster.beat(N1, N2, N3)
         await trio.sleep(30)
         assert cluster.all_holders() == [[N1, N2, N3]] * 20
@@ -428,7 +429,7 @@ async def test_a_short_copy_is_mended_though_every_node_has_one(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with world(tmp_path, lambda space: chunks_on(space, [N1, N2, N3]), N1, N2, N3) as cluster:
-        await cluster.service.report_chunks(N2, 1, 99, [[1, LENGTH - 10, True]])
+        await cluster.report_slice(N2, 1, 99, [[1, LENGTH - 10, True]])
         assert cluster.replication.short_copies() == [(N2, 1)]
         await cluster.beat_until(lambda: not cluster.replication.short_copies(), N1, N2, N3)
         assert cluster.sources == {N2: [N1, N3]}
@@ -534,7 +535,7 @@ async def test_a_copy_goes_only_for_what_its_node_says_now(
         since = trio.current_time()
         await cluster.beat_until(lambda: trio.current_time() > since + 30, N1, N2, N3)
         assert cluster.holders(1) == [N1, N2, N3]
-        await cluster.service.report_chunks(N1, 1, CHUNK_LAST, [[1, 40, True]])
+        await cluster.report_slice(N1, 1, CHUNK_LAST, [[1, 40, True]])
         await cluster.beat_until(lambda: cluster.holders(1) == [N2, N3], N1, N2, N3)
 
 
@@ -559,8 +560,8 @@ async def test_a_copy_that_is_missing_is_no_source_of_others(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with world(tmp_path, lambda space: chunks_on(space, [N1]), N1, N2) as cluster:
-        await cluster.service.report_chunks(N1, 1, CHUNK_LAST, [])
-        await cluster.service.report_chunks(N1, 1, CHUNK_LAST, [])
+        await cluster.report_slice(N1, 1, CHUNK_LAST, [])
+        await cluster.report_slice(N1, 1, CHUNK_LAST, [])
         await cluster.beat_until(lambda: cluster.replication.lost == 1, N1, N2)
         since = trio.current_time()
         await cluster.beat_until(lambda: trio.current_time() > since + 60, N1, N2)
@@ -574,8 +575,8 @@ async def test_an_older_node_is_not_told_to_mend_what_it_would_replace(
     async with world(tmp_path, lambda space: chunks_on(space, [N1, N2], [N1, N3]), N1, N2, N3) as cluster:
         cluster.older = {N1, N2}
         await cluster.beat(N1, N2, N3)
-        await cluster.service.report_chunks(N1, 1, CHUNK_LAST, [[1, LENGTH - 10, True], [2, LENGTH - 10, True]])
-        await cluster.service.report_chunks(N2, 1, CHUNK_LAST, [[1, LENGTH - 20, True]])
+        await cluster.report_slice(N1, 1, CHUNK_LAST, [[1, LENGTH - 10, True], [2, LENGTH - 10, True]])
+        await cluster.report_slice(N2, 1, CHUNK_LAST, [[1, LENGTH - 20, True]])
         await cluster.beat_until(lambda: (N2, 2) in cluster.ordered("copy"), N1, N2, N3)
         assert not {(N1, 1), (N2, 1)} & {*cluster.ordered("copy")}, "of both a copy is made elsewhere"
         cluster.older = {N1}
@@ -587,11 +588,11 @@ async def test_a_short_copy_that_cannot_be_mended_is_replaced_and_then_dropped(
 ) -> None:
     async with world(tmp_path, lambda space: chunks_on(space, [N1, N2, N3]), N1, N2, N3, N4) as cluster:
         cluster.broken.add(N2)
-        await cluster.service.report_chunks(N2, 1, 99, [[1, LENGTH - 10, True]])
+        await cluster.report_slice(N2, 1, 99, [[1, LENGTH - 10, True]])
         await cluster.beat_until(lambda: bool(cluster.ordered("delete")), N1, N2, N3, N4)
         assert cluster.holders(1) == [N1, N3, N4]
         assert cluster.replication.short_copies() == [(N2, 1)]
-        await cluster.service.report_chunks(N2, 1, 99, [])
+        await cluster.report_slice(N2, 1, 99, [])
         assert cluster.replication.short_copies() == []
 
 
@@ -614,14 +615,14 @@ async def test_a_copy_that_may_be_short_is_no_reason_to_drop_another(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with world(tmp_path, lambda space: chunks_on(space, [N1, N2]), N1, N2, N3) as cluster:
-        await cluster.service.report_chunks(N1, 1, CHUNK_LAST, [[1, LENGTH - 10, False]])
+        await cluster.report_slice(N1, 1, CHUNK_LAST, [[1, LENGTH - 10, False]])
         cluster.used[N2] = 5000
         await cluster.beat(N2)
         await cluster.report(N3, 1)
         back_at = trio.current_time()
         await cluster.beat_until(lambda: trio.current_time() > back_at + 30, N1, N2, N3)
         assert cluster.holders(1) == [N1, N2, N3]
-        await cluster.service.report_chunks(N1, 1, CHUNK_LAST, [[1, LENGTH - 10, True]])
+        await cluster.report_slice(N1, 1, CHUNK_LAST, [[1, LENGTH - 10, True]])
         await cluster.beat_until(lambda: bool(cluster.ordered("delete")), N1, N2, N3)
         assert cluster.holders(1) == [N2, N3]
 
@@ -634,7 +635,7 @@ async def test_a_copy_that_comes_back_in_part_while_the_other_is_in_quarantine_i
         damaged = {"capacity_bytes": ROOM, "free_bytes": ROOM, "chunks": 0, "load": 0, "corrupt": [[1, "its index"]]}
         await cluster.service.heartbeat(N2, damaged)
         assert cluster.holders(1) == [N2], "it keeps its place, and does not count"
-        await cluster.service.report_chunks(N1, 1, CHUNK_LAST, [[1, 50, True]])
+        await cluster.report_slice(N1, 1, CHUNK_LAST, [[1, 50, True]])
         assert cluster.holders(1) == [N1, N2]
         assert sorted(cluster.replication.short_copies()) == [(N1, 1), (N2, 1)]
         await cluster.beat(N1, N2)
@@ -647,7 +648,7 @@ async def test_a_copy_that_comes_back_in_part_is_mended_where_it_is_needed_and_e
     async with world(tmp_path, lambda space: chunks_on(space, [N1, N2], [N2]), N1, N2) as cluster:
         await cluster.report(N1)
         assert cluster.all_holders() == [[N2], [N2]]
-        await cluster.service.report_chunks(N1, 1, CHUNK_LAST, [[1, 50, True], [2, 50, True]])
+        await cluster.report_slice(N1, 1, CHUNK_LAST, [[1, 50, True], [2, 50, True]])
         assert cluster.all_holders() == [[N1, N2], [N1, N2]]
         await cluster.beat_until(lambda: not cluster.replication.short_of(ChunkId(1), [N1]), N1, N2)
         assert cluster.ordered("copy") == [(N1, 1)]
@@ -690,7 +691,7 @@ async def test_a_surplus_copy_counts_again_when_those_for_whose_sake_it_was_to_g
     async with world(tmp_path, lambda space: chunks_on(space, [N1, N2, N3], wanted=2), N1, N2, N3) as cluster:
         stay, gone = await surplus(cluster)
         for node in stay:
-            await cluster.service.report_chunks(node, 1, CHUNK_LAST, [[1, LENGTH - 10, False]])
+            await cluster.report_slice(node, 1, CHUNK_LAST, [[1, LENGTH - 10, False]])
         await cluster.beat(gone)
         assert not cluster.ordered("delete")
         assert cluster.holders(1) == [N1, N2, N3]
@@ -755,12 +756,87 @@ async def test_a_report_that_is_older_than_a_copy_does_not_take_it_back(
 ) -> None:
     async with world(tmp_path, lambda space: chunks_on(space, [N1, N2], wanted=3), N1, N2, N3) as cluster:
         await cluster.beat_until(lambda: len(cluster.holders(1)) == 3, N1, N2, N3)
-        assert await cluster.service.report_chunks(N3, 1, 99, []) == 1  # say that again
-        assert await cluster.service.report_chunks(N3, 1, 99, [[1, LENGTH, False]]) == 100
+        assert await cluster.report_slice(N3, 1, 99, []) == 1  # say that again
+        assert await cluster.report_slice(N3, 1, 99, [[1, LENGTH, False]]) == 100
         assert cluster.holders(1) == [N1, N2, N3]
-        assert await cluster.service.report_chunks(N3, 1, 99, []) == 1
-        assert await cluster.service.report_chunks(N3, 1, 99, []) == 100
+        assert await cluster.report_slice(N3, 1, 99, []) == 1
+        assert await cluster.report_slice(N3, 1, 99, []) == 100
         assert cluster.holders(1) == [N1, N2]
+
+
+async def test_reports_wait_for_each_other_and_their_nodes_are_alive(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = [[N1, N2, N3, N4]] * 10
+    async with world(tmp_path, lambda space: chunks_on(space, *places), N1, N2, N3, N4, repair=False) as cluster:
+        cluster.service._datanodes._reports = trio.Semaphore(2)
+        monkeypatch.setattr(limits, "REPORTS_WAITING_MAX", 1)
+        monkeypatch.setattr(limits, "REPORT_WAIT_MAX_S", 1000.0)
+        resumed, commit = trio.Event(), cluster.runtime.run_blocking
+        refused = []
+
+        async def commit_later(*args: Any) -> Any:
+            await resumed.wait()
+            return await commit(*args)
+
+        async def report(node: str) -> None:
+            try:
+                assert await cluster.report_slice(node, 1, 99, held) == 100
+            except errors.Busy:
+                refused.append(node)
+
+        monkeypatch.setattr(cluster.runtime, "run_blocking", commit_later)
+        held = [[chunk, LENGTH, True] for chunk in range(1, 12)]  # of one it is written down that it was never given
+        async with trio.open_nursery() as nursery:
+            for node in (N1, N2, N3, N4):
+                nursery.start_soon(report, node)
+                await trio.testing.wait_all_tasks_blocked()
+            assert refused == [N4]
+            await trio.sleep(900)
+            assert [view.state for view in cluster.members.views()] == ["up", "up", "up", "dead"]
+            resumed.set()
+
+
+async def test_a_report_that_waits_too_long_is_refused_before_its_node_gives_up(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world(tmp_path, lambda space: chunks_on(space, [N1, N2]), N1, N2, repair=False) as cluster:
+        reports = cluster.service._datanodes._reports
+        for _ in range(limits.REPORTS_AT_ONCE):
+            reports.acquire_nowait()
+        with pytest.raises(errors.Busy):
+            await cluster.report_slice(N1, 1, 99, [])
+        assert trio.current_time() < limits.CALL_TIMEOUT_S
+        reports.release()
+        assert await cluster.report_slice(N1, 1, 99, [[1, LENGTH, True]]) == 100
+
+
+@pytest.mark.parametrize("entry", [[0, 1, True], [True, 1, True], [2**63, 1, True], [1, -1, True], [1, None, True], 1])
+async def test_reports_with_what_is_no_chunk_are_refused(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, entry: Any
+) -> None:
+    async with world(tmp_path, lambda space: chunks_on(space, [N1, N2]), N1, N2, repair=False) as cluster:
+        with pytest.raises(errors.InvalidArgument):
+            await cluster.report_slice(N1, 1, 99, [[1, LENGTH, True], entry])
+
+
+async def test_a_long_report_is_looked_at_part_by_part(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the node's copies are lost, half of what it has nobody knows of."""
+
+    def fill(space: Namespace) -> None:
+        chunks_on(space, *[[N1, N2]] * 20)
+        space.damage("UPDATE counter SET value = 100 WHERE name = 'next_chunk'")
+
+    async with world(tmp_path, fill, N1, N2, repair=False) as cluster:
+        monkeypatch.setattr(datanodes, "_LOOKED_UP_AT_ONCE", 3)
+        held = [[chunk, LENGTH, True] for chunk in range(11, 31)]
+        assert await cluster.report_slice(N1, 1, 99, held) == 1
+        assert await cluster.report_slice(N1, 1, 99, held) == 100
+        assert cluster.all_holders() == [[N2]] * 10 + [[N1, N2]] * 10
+        strays = cluster.store.reads.execute("SELECT chunk FROM work WHERE kind = 'delete' ORDER BY chunk").fetchall()
+        assert [chunk for (chunk,) in strays] == list(range(21, 31))
 
 
 async def test_copies_that_could_not_be_dropped_are_dropped_after_the_next_report(
@@ -768,7 +844,7 @@ async def test_copies_that_could_not_be_dropped_are_dropped_after_the_next_repor
 ) -> None:
     places = [[N1, N2]] * 10
     async with world(tmp_path, lambda space: chunks_on(space, *places), N1, N2, repair=False) as cluster:
-        assert await cluster.service.report_chunks(N1, 1, 99, []) == 1
+        assert await cluster.report_slice(N1, 1, 99, []) == 1
         commit = cluster.store.commit
 
         def fail() -> None:
@@ -777,9 +853,9 @@ async def test_copies_that_could_not_be_dropped_are_dropped_after_the_next_repor
 
         monkeypatch.setattr(cluster.store, "commit", fail)
         with pytest.raises(errors.NoSpace):
-            await cluster.service.report_chunks(N1, 1, 99, [])
+            await cluster.report_slice(N1, 1, 99, [])
         commits = cluster.writer.statistics()["commits"]
-        assert await cluster.service.report_chunks(N1, 1, 99, []) == 100
+        assert await cluster.report_slice(N1, 1, 99, []) == 100
         assert cluster.all_holders() == [[N2]] * 10
         assert cluster.writer.statistics()["commits"] == commits + 1
 
@@ -792,7 +868,7 @@ async def test_a_node_that_lost_very_many_copies_reports_them_in_slices(
         monkeypatch.setattr(limits, "REPORT_SLICE_CHUNKS", 4)
         began, asked = 1, []
         while began < 100:
-            began = await cluster.service.report_chunks(N1, began, 99, [])
+            began = await cluster.report_slice(N1, began, 99, [])
             asked.append(began)
         assert asked == [1, 5, 5, 9, 9, 100]
         monkeypatch.undo()
@@ -1035,7 +1111,7 @@ async def test_a_copy_that_is_known_to_be_short_does_not_make_another_dispensabl
 ) -> None:
     async with world(tmp_path, lambda space: chunks_on(space, [N1, N2]), N1, N2, N3) as cluster:
         cluster.broken.add(N1)
-        await cluster.service.report_chunks(N1, 1, 99, [[1, 1, True]])
+        await cluster.report_slice(N1, 1, 99, [[1, 1, True]])
         await cluster.beat_until(lambda: cluster.members.by_name()[NodeId(N2)].state == NodeState.DEAD, N1)
         with pytest.raises(errors.NodeInUse, match="only copy"):
             await cluster.operations.remove(N2)
@@ -1261,9 +1337,9 @@ async def test_a_copy_that_was_deleted_while_a_report_is_compared_is_not_counted
         answer = await cluster.service.heartbeat(N4, report)
         (order,) = [order for order in answer["orders"] if order[1] == "delete"]
         held = [[surplus, LENGTH, True]]
-        assert await cluster.service.report_chunks(N4, 1, CHUNK_LAST, held) == 1, "the other one is doubted"
+        assert await cluster.report_slice(N4, 1, CHUNK_LAST, held) == 1, "the other one is doubted"
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(cluster.service.report_chunks, N4, 1, CHUNK_LAST, held)
+            nursery.start_soon(cluster.report_slice, N4, 1, CHUNK_LAST, held)
             await trio.lowlevel.checkpoint()
             nursery.start_soon(cluster.service.heartbeat, N4, report | {"done": [order[0]]})
         assert cluster.holders(surplus) == [N1, N2, N3]
