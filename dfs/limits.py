@@ -103,6 +103,7 @@ READDIR_MAX_ENTRIES = 4096  # one page
 LONG_QUERIES_MAX = 12  # checks, explanations and sums under way: a third of them for one connection alone, more wait
 ACCESSES_MAX = 1024  # access times in one command; a mount that has read so much sends them
 EXTENTS_MAX = 8192  # extents in one commit, and at most in one page of a read
+EXTENTS_CHUNKS_MAX = 512  # which these are in, likewise: places are looked up, and a grant is made, of each
 KEYS_LOOK_PERIOD_S = 2.0  # between two looks of the NameNode at cluster.keys, and at who has confirmed a generation
 KEY_GENERATIONS_MAX = 8  # of master secrets at a time: the old ones are to be retired
 KEY_HOLDERS_MAX = 20_000  # holders of keys that the NameNode remembers to have seen: more than it has sessions

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import stat
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from typing import Any, Final
 
 from dfs import errors, limits
@@ -135,7 +136,10 @@ class Queries:
     # --- data -------------------------------------------------------------------------------------------
 
     def extents(self, ino: Any, offset: Any, length: Any, most: int = limits.EXTENTS_MAX) -> list[Any]:
-        """[attr, [extent, ...], [[chunk, length, [node, ...]], ...]]: what touches the range, at most so many."""
+        """[attr, [extent, ...], [[chunk, length, [node, ...]], ...]]: what touches the range, at most so many extents.
+
+        And in at most `EXTENTS_CHUNKS_MAX` chunks. A page that has as many of either may lack some.
+        """
         start, count = arguments.integer(offset, "an offset"), arguments.integer(length, "a length")
         with self._store.reading():
             attr = self.getattr(ino)
@@ -143,9 +147,10 @@ class Queries:
                 "SELECT offset, length, chunk, chunk_offset FROM extent WHERE ino = ? AND offset >= ifnull((SELECT"
                 " max(offset) FROM extent WHERE ino = ? AND offset <= ?), 0) AND offset < ? ORDER BY offset LIMIT ?",
                 (ino, ino, start, min(start + count, limits.FILE_SIZE_MAX_BYTES), most + 1),
-            ).fetchall()
+            )
             # One row more than fits, since the first may end before the range: a full page says that there is more.
-            extents = [row for row in rows if row[0] + row[1] > start][:most]
+            with closing(rows):
+                extents = _page(rows, start, most)
             places = self._places_of({row[2] for row in extents})
         return [attr, extents, places]
 
@@ -334,6 +339,23 @@ class Queries:
             if row is not None:
                 found[ChunkId(chunk)] = Believed(row[0], row[1] != 0, False)
         return found
+
+
+def _page(rows: Any, start: int, most: int) -> list[tuple[int, int, int, int]]:
+    """The first extents that end after `start`, at most so many, as far as they are in `EXTENTS_CHUNKS_MAX` chunks."""
+    page: list[tuple[int, int, int, int]] = []
+    chunks: set[int] = set()
+    while len(chunks) <= limits.EXTENTS_CHUNKS_MAX and (some := rows.fetchmany(limits.EXTENTS_CHUNKS_MAX)):
+        some = [row for row in some if row[0] + row[1] > start]
+        page += some
+        chunks.update([row[2] for row in some])
+    if len(chunks) > limits.EXTENTS_CHUNKS_MAX:
+        chunks.clear()
+        for number, extent in enumerate(page):
+            chunks.add(extent[2])
+            if len(chunks) > limits.EXTENTS_CHUNKS_MAX:
+                return page[: min(number, most)]
+    return page[:most]
 
 
 def _grouped(rows: Any) -> Iterator[list[Any]]:

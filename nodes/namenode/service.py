@@ -250,7 +250,8 @@ class NameNode(Service):
     def _extents(self, call: Call, view: Queries | ConfinedQueries, ino: Any, offset: Any, length: Any) -> list[Any]:
         most = limits.GRANT_RANGES_MAX if _is_limited(call) else limits.EXTENTS_MAX
         attr, extents, places = view.extents(arguments.ino(ino), offset, length, most)
-        end = extents[-1][0] + extents[-1][1] if len(extents) >= most else offset + length
+        is_full = len(extents) >= most or len({chunk for _, _, chunk, _ in extents}) >= limits.EXTENTS_CHUNKS_MAX
+        end = extents[-1][0] + extents[-1][1] if is_full else offset + length
         pieces = ((chunk, start, size) for _, size, chunk, start in extents)
         return [attr, extents, self._readable(call, places, pieces), min(end, offset + length)]
 

@@ -127,6 +127,20 @@ def test_a_file_of_more_extents_than_fit_a_page_is_read_in_pages_that_say_so(spa
         assert len(places) == 1
 
 
+def test_a_page_of_extents_is_in_few_chunks(space: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each the places are looked up: of thousands that would take long."""
+    monkeypatch.setattr(limits, "EXTENTS_CHUNKS_MAX", 3)
+    session = space.open_session()
+    ino = space.file(session).ino
+    chunks = [space.chunk(session) for _ in range(4)]
+    extents = [[position, 1, chunks[position // 2], 1 - position % 2] for position in range(8)]
+    space.do(session, "commit", ino, extents, [[chunk, 2, ["n1", "n2", "n3"]] for chunk in chunks])
+    _, page, places = space.queries.extents(ino, 1, 100)
+    assert [offset for offset, *_ in page] == [1, 2, 3, 4, 5]
+    assert [place[0] for place in places] == chunks[:3]
+    assert [offset for offset, *_ in space.queries.extents(ino, 6, 100)[1]] == [6, 7]
+
+
 def test_extents_are_those_that_touch_the_range(space: Namespace) -> None:
     session = space.open_session()
     ino = space.file(session).ino
