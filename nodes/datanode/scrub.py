@@ -262,9 +262,13 @@ class Scrub:
             log.warning("a directory could not be scrubbed", directory=store.disk.name, error=error.message)
 
     async def _examine_names(self, store: ChunkStore, progress: _Pass) -> None:
-        strange, chunks = await store.drive.on_disk(_strange_names, store.disk)
-        unknown = [path for path, chunk in chunks if not store.is_known(chunk)]
-        strange += [path for path in unknown if await store.drive.on_disk(store.disk.exists, path)]
+        """One directory at a time: there may be a million chunks."""
+        strange, directories = await store.drive.on_disk(_top_names, store.disk)
+        for directory in directories:
+            names, chunks = await store.drive.on_disk(_names_of_chunks, store.disk, directory)
+            unknown = [path for path, chunk in chunks if not store.is_known(chunk)]
+            strange += names
+            strange += [path for path in unknown if await store.drive.on_disk(store.disk.exists, path)]
         for path in strange:
             self._find(store, progress, f"{path} is none of ours, and was let alone", is_damage=False)
 
@@ -310,18 +314,28 @@ class Scrub:
             log.warning("progress of the scrub was not written down", directory=store.disk.name, error=str(error))
 
 
-def _strange_names(disk: Disk) -> tuple[list[str], list[tuple[str, ChunkId]]]:
-    """Paths that should not be there, and those of chunks' files with their chunks. Blocks."""
+def _top_names(disk: Disk) -> tuple[list[str], list[str]]:
+    """Paths that should not be there, and the names of directories of chunks' files. Blocks."""
     strange = [name for name in disk.list_dir("") if name not in _OURS]
-    chunks = []
-    for directory in disk.list_dir(chunkfiles.CHUNKS):
-        path = f"{chunkfiles.CHUNKS}/{directory}"
-        for name in _names_in(disk, path) if _CHUNK_DIRECTORY.fullmatch(directory) else [""]:
-            match = _CHUNK_FILE.fullmatch(name)
-            if match and match[2] == directory:
-                chunks.append((f"{path}/{name}", ChunkId(int(match[1], 16))))
-            else:
-                strange.append(f"{path}/{name}".rstrip("/"))
+    directories = []
+    for name in disk.list_dir(chunkfiles.CHUNKS):
+        if _CHUNK_DIRECTORY.fullmatch(name):
+            directories.append(name)
+        else:
+            strange.append(f"{chunkfiles.CHUNKS}/{name}")
+    return strange, directories
+
+
+def _names_of_chunks(disk: Disk, directory: str) -> tuple[list[str], list[tuple[str, ChunkId]]]:
+    """Paths in a directory of chunks' files that should not be there, and those files with their chunks. Blocks."""
+    strange, chunks = [], []
+    path = f"{chunkfiles.CHUNKS}/{directory}"
+    for name in _names_in(disk, path):
+        match = _CHUNK_FILE.fullmatch(name)
+        if match and match[2] == directory:
+            chunks.append((f"{path}/{name}", ChunkId(int(match[1], 16))))
+        else:
+            strange.append(f"{path}/{name}".rstrip("/"))
     return strange, chunks
 
 

@@ -6,6 +6,7 @@ import errno
 import json
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import trio
@@ -287,6 +288,33 @@ async def test_files_of_others_are_told_and_let_alone() -> None:
     scrub = scrub_of(volumes)
     await scrub.run_once()
     assert scrub.status()["found"] == 0  # strange is not damaged
+
+
+async def test_names_are_looked_at_one_directory_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All at once would keep a node with a million chunks from everything else for a second."""
+    disk = MemoryDisk()
+    volumes = started(disk)
+    for chunk in (1, 2, 0x102):
+        await put(volumes, ChunkId(chunk))
+    listed = []
+
+    def list_dir(path: str) -> list[str]:
+        listed.append((path, turns))
+        return MemoryDisk.list_dir(disk, path)
+
+    turns = 0
+    on_disk = volumes.stores[0].drive.on_disk
+
+    async def in_a_turn_of_its_own(*args: Any) -> Any:
+        nonlocal turns
+        turns += 1
+        return await on_disk(*args)
+
+    monkeypatch.setattr(disk, "list_dir", list_dir)
+    monkeypatch.setattr(volumes.stores[0].drive, "on_disk", in_a_turn_of_its_own)
+    assert await findings(volumes) == []
+    of_chunks = [turn for path, turn in listed if path.startswith("chunks/")]
+    assert len(of_chunks) == len(set(of_chunks)) == 2
 
 
 async def test_a_chunk_whose_name_can_be_no_chunks_any_more_is_told_and_let_alone() -> None:
