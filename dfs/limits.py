@@ -114,6 +114,7 @@ TOKEN_MAX_BYTES = 16 * KIB  # read of a file that is said to have one; with a ce
 TOKEN_EXPIRES_MAX_S = 30 * 24 * 3600.0  # used tokens are remembered until they expire
 SESSIONS_MAX = 10_000  # half of them of one key
 SESSION_TIMEOUT_S = 30.0  # silence that ends a session
+NODES_NEWS_PERIOD_S = 1.0  # sessions hear that DataNodes came or went, no more often: all of them ask then
 EVENTS_MAX = 8192  # told to a session and not taken note of: then it is ended
 RECALL_MAX_ITEMS = 4096  # which one event has a client forget
 EVENTS_ANSWER_ITEMS = 8192  # in one answer to it: with the longest names well below MESSAGE_MAX_BYTES

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 import structlog
 import trio
 
-from dfs import keys, tasks
+from dfs import keys, limits, tasks
 from dfs.config import NameNodeConfig
 from dfs.daemon import Condition, Health, named
 from dfs.keys import KeyFile
@@ -180,10 +180,13 @@ def _name_server(config: NameNodeConfig, pool: Pool) -> tuple[NameServer, NameSe
 
 
 async def _announce_nodes(members: Membership, sessions: Sessions) -> None:
-    """Clients hear that DataNodes came, moved or fell silent, and ask where they are now."""
+    """Clients hear that DataNodes came, moved or fell silent, and ask where they are now: once in a while for many."""
+    changed = members.changed
     while True:
-        await members.changed.wait()  # until cancelled
+        await changed.wait()  # until cancelled
+        changed = members.changed
         sessions.push_all("nodes")
+        await trio.sleep(limits.NODES_NEWS_PERIOD_S)
 
 
 async def _announce_space(members: Membership, sessions: Sessions) -> None:

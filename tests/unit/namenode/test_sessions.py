@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import trio
 import trio.testing
 
 from dfs import errors, limits, verbs
 from dfs.types import Ino, Item, SessionId
+from nodes.namenode import daemon
 from nodes.namenode.leases import RECALL, Leases
+from nodes.namenode.membership import Membership
 from nodes.namenode.sessions import Sessions
+from tests.simulation.disk import InlineRuntime
 
 TIMEOUT_S = 30.0
 LIFE = 7
@@ -371,3 +377,20 @@ async def test_what_is_much_comes_in_several_answers_each_of_which_says_whether_
         recalled += items
     assert answers > 1
     assert len(recalled) == len(set(recalled)) == 2 * len(owned), "attributes and names of each, once"
+
+
+async def test_news_of_many_nodes_are_told_once_in_a_while(autojump_clock: trio.testing.MockClock) -> None:
+    """Each has every client ask: the first at once, and the last is not lost."""
+    members = Membership(InlineRuntime(), 10.0, 60.0)
+    told: list[float] = []
+    sessions: Any = SimpleNamespace(push_all=lambda _kind: told.append(round(trio.current_time() - began, 3)))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(daemon._announce_nodes, members, sessions)
+        await trio.testing.wait_all_tasks_blocked()
+        began = trio.current_time()
+        for _ in range(25):
+            members._tell()
+            await trio.sleep(0.1)
+        await trio.sleep(10)
+        nursery.cancel_scope.cancel()
+    assert told == [0, 1, 2, 3]
