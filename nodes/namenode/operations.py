@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
@@ -142,9 +143,8 @@ class Operations(Service):
 
     # --- status -----------------------------------------------------------------------------------------
 
-    def status(self) -> dict[str, Any]:
-        """What `dfs status` and `dfs nodes` show beyond totals and views."""
-        deletions = self._queries.deletions()
+    def status(self, deletions: Mapping[str, int]) -> dict[str, Any]:
+        """What `dfs status` and `dfs nodes` show beyond totals and views. `deletions` are orders by node."""
         members = self._members.all()
         return {
             "repair": self._replication.status(),

@@ -196,13 +196,6 @@ class Queries:
 
     # --- totals -----------------------------------------------------------------------------------------
 
-    def totals(self) -> dict[str, int]:
-        """All counters, and how many chunks and orders to DataNodes there are."""
-        found = self._store.counters()
-        found["chunks"] = self._execute("SELECT count(*) FROM chunk").fetchone()[0]
-        found["orders"] = self._execute("SELECT count(*) FROM work").fetchone()[0]
-        return found
-
     def children(self, directory: int, after: int) -> list[tuple[int, int, int, int, int, int]]:
         """(cookie, ino, mode, nlink, size, allocated) of a page of entries with cookies above `after`."""
         return self._execute(
@@ -233,15 +226,6 @@ class Queries:
             (node, after, _CHUNKS_SLICE),
         )
         return [(row[0], row[1], row[2], row[3].split(",")) for row in rows]
-
-    def deletions(self) -> dict[str, int]:
-        """How many orders to delete each node has, those whose grace period is not over included."""
-        return dict(
-            self._execute(
-                "SELECT n.name, w.orders FROM (SELECT node, count(*) AS orders FROM work INDEXED BY deletion_by_node"
-                " WHERE kind = 'delete' GROUP BY node) w JOIN node n ON n.id = w.node"
-            )
-        )
 
     def is_freeing(self, now_ns: int) -> bool:
         """Whether there is something to be deleted, or punched, whose grace period is not over."""

@@ -40,6 +40,7 @@ from nodes.namenode import arguments, authorization, commands
 from nodes.namenode.beneath import Beneath
 from nodes.namenode.check import Checker
 from nodes.namenode.confinement import ConfinedQueries
+from nodes.namenode.counting import Counting
 from nodes.namenode.datanodes import DataNodes, packed
 from nodes.namenode.explain import Explainer
 from nodes.namenode.operations import Operations
@@ -79,6 +80,7 @@ class NameNode(Service):
         self._datanodes = DataNodes(parts)
         self._long_queries = Room(limits.LONG_QUERIES_MAX)
         self._checker = Checker(parts.store, parts.runtime, parts.sessions.known)
+        self._counting = Counting(parts.store, parts.runtime)
         self._explainer = Explainer(self._checker, parts.members, parts.replication, parts.runtime)
         self.address = ""
 
@@ -773,8 +775,9 @@ class NameNode(Service):
         return self._members.views()
 
     @expose
-    def status(self) -> dict[str, Any]:
-        totals = self._queries.totals()
+    async def status(self) -> dict[str, Any]:
+        counts = await self._counting.counts()
+        totals = self._store.counters()
         return {
             "cluster": self._store.cluster,
             "version": dfs.__version__,
@@ -788,19 +791,19 @@ class NameNode(Service):
             "files": totals["files"],
             "directories": totals["directories"],
             "bytes": totals["allocated"],
-            "chunks": totals["chunks"],
+            "chunks": counts.chunks,
             "log_index": totals["log_index"],
             "sessions": len(self._sessions),
             "leases": self._leases.statistics(),
             "writer": self._writer.statistics(),
             "disk": self._writer.disk_status(),
-            "orders": totals["orders"],
+            "orders": counts.orders,
             "garbage_grace_s": self._config.garbage_grace_s,
             "under_replicated": self._replication.under_replicated,
             "lost": self._replication.lost,
             "copying": self._replication.copying,
             "nodes": self._members.views(),
-            **self._operations.status(),
+            **self._operations.status(counts.deletions),
         }
 
     # --- what operators order ---------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""SQLite: one database file, one connection that writes, two that read. No other module imports sqlite3.
+"""SQLite: one database file, one connection that writes, three that read. No other module imports sqlite3.
 
 WAL with synchronous=FULL: a commit returns when the change is on stable storage. The reading connection is in
 autocommit mode, so each statement sees what is committed at its start; `reading` makes several statements see one
@@ -41,7 +41,10 @@ _PRAGMAS = (
 
 
 class Store:
-    """Use `open_store`. `writing` belongs to the one writer, `reading` to the event loop, `checks` to the checker."""
+    """Use `open_store`.
+
+    `writing` belongs to the one writer, `reads` to the event loop, `checks` to the checker, `counts` to who counts.
+    """
 
     def __init__(self, directory: Path, lock: int, new_cluster: str) -> None:
         self.directory = directory
@@ -53,6 +56,7 @@ class Store:
             _migrate(self.writing, directory)
             self.reads = connections.enter_context(closing(_connect(directory / _NAME)))
             self.checks = connections.enter_context(closing(_connect(directory / _NAME)))
+            self.counts = connections.enter_context(closing(_connect(directory / _NAME)))
             self.cluster = ClusterId(self.setting("cluster"))
             self._connections = connections.pop_all()
 

@@ -25,6 +25,7 @@ from dfs.rpc import Gate
 from dfs.types import ChunkId, NodeId, NodeState
 from nodes.namenode import collector, datanodes
 from nodes.namenode.check import Checker
+from nodes.namenode.counting import Counting
 from nodes.namenode.explain import Explainer
 from nodes.namenode.issuing import Issuing
 from nodes.namenode.leases import Leases
@@ -130,6 +131,9 @@ class World:
         first = 1
         while first <= CHUNK_LAST:
             first = await self.report_slice(name, first, CHUNK_LAST, [each for each in held if each[0] >= first])
+
+    async def deletions(self) -> dict[str, int]:
+        return (await Counting(self.store, self.runtime).counts()).deletions
 
     async def report_slice(self, *args: Any) -> Any:
         return await self.service.report_chunks(*args).work()
@@ -639,7 +643,7 @@ async def test_a_copy_that_comes_back_in_part_while_the_other_is_in_quarantine_i
         assert cluster.holders(1) == [N1, N2]
         assert sorted(cluster.replication.short_copies()) == [(N1, 1), (N2, 1)]
         await cluster.beat(N1, N2)
-        assert cluster.queries.deletions() == {}
+        assert (await cluster.deletions()) == {}
 
 
 async def test_a_copy_that_comes_back_in_part_is_mended_where_it_is_needed_and_else_dropped(
@@ -682,7 +686,7 @@ async def test_a_surplus_copy_whose_order_comes_late_goes_only_while_another_can
         await cluster.beat(gone)
         assert cluster.ordered("delete") == [(gone, 1)]
         await cluster.beat(gone)
-        assert cluster.queries.deletions() == {}
+        assert (await cluster.deletions()) == {}
 
 
 async def test_a_surplus_copy_counts_again_when_those_for_whose_sake_it_was_to_go_may_be_short(
@@ -708,7 +712,7 @@ async def test_a_surplus_copy_counts_again_when_those_for_whose_sake_it_was_to_g
         await cluster.beat(gone)
         assert not cluster.ordered("delete")
         assert cluster.holders(1) == [N1, N2, N3]
-        assert cluster.queries.deletions() == {}
+        assert (await cluster.deletions()) == {}
         assert set(cluster.replication.short_of(ChunkId(1), [N1, N2, N3])) == {N1, N2, N3}, (
             "until it says that it is whole"
         )
@@ -923,7 +927,7 @@ async def test_chunks_that_wait_for_deletions_keep_neither_others_nor_a_balance_
             lambda: all(cluster.holders(chunk) == [N1, N2, N3] for chunk in others), N1, N2, N3, most_s=10
         )
         cluster.operations.balance(0.05)
-        await cluster.beat_until(lambda: not cluster.operations.status()["balance"]["asked"], N1, N2, N3)
+        await cluster.beat_until(lambda: not cluster.operations.status({})["balance"]["asked"], N1, N2, N3)
         status = cluster.replication.status()
         assert (cluster.replication.under_replicated, status["copies"], status["blocked"]) == (20, 20, 0)
         await cluster.writer.decide("postpone_work", N3, orders[N3], 0)
@@ -1001,7 +1005,7 @@ def never_below(cluster: World, node: str, copies: int) -> Callable[[], bool]:
 
     def drained() -> bool:
         assert all(len(holders) >= copies for holders in cluster.all_holders())
-        return bool(cluster.operations.status()["drains"][node]["drained"])
+        return bool(cluster.operations.status({})["drains"][node]["drained"])
 
     return drained
 
@@ -1039,7 +1043,7 @@ async def test_a_drain_that_cannot_end_says_so_and_is_taken_back(
         await cluster.operations.set_draining(N2, True)
         await cluster.beat_until(lambda: cluster.replication.status()["blocked"] == 1, N1, N2, N3)
         assert cluster.holders(1) == [N1, N2, N3]
-        assert cluster.operations.status()["drains"][N2] == {
+        assert cluster.operations.status({})["drains"][N2] == {
             "drained": False,
             "dead": False,
             "chunks": 1,
@@ -1047,7 +1051,7 @@ async def test_a_drain_that_cannot_end_says_so_and_is_taken_back(
         }
         await cluster.operations.set_draining(N2, False)
         await cluster.beat_until(lambda: cluster.replication.status()["blocked"] == 0, N1, N2, N3)
-        assert cluster.operations.status()["drains"] == {}
+        assert cluster.operations.status({})["drains"] == {}
 
 
 async def test_the_drain_of_a_node_that_dies_is_over_when_no_chunk_lacks_copies_elsewhere(
@@ -1056,7 +1060,7 @@ async def test_the_drain_of_a_node_that_dies_is_over_when_no_chunk_lacks_copies_
     async with world(tmp_path, lambda space: chunks_on(space, *([[N1, N2, N4]] * 10)), N1, N2, N3, N4) as cluster:
 
         def drain() -> dict[str, Any]:
-            found: dict[str, Any] = cluster.operations.status()["drains"][N4]
+            found: dict[str, Any] = cluster.operations.status({})["drains"][N4]
             return found
 
         cluster.stuck.add(N3)
@@ -1147,12 +1151,12 @@ async def test_a_node_that_was_added_empty_is_filled_and_then_there_is_peace(
         assert not plan["even"]
         assert plan["nodes"][N4]["gives_bytes"] == -30 * LENGTH
         cluster.operations.balance(0.05)
-        await cluster.beat_until(lambda: not cluster.operations.status()["balance"]["asked"], N1, N2, N3, N4)
+        await cluster.beat_until(lambda: not cluster.operations.status({})["balance"]["asked"], N1, N2, N3, N4)
         assert cluster.operations.plan_balance(0.05)["even"]
         assert all(len(holders) == 3 for holders in cluster.all_holders())
         before = len(cluster.orders)
         cluster.operations.balance(0.05)
-        await cluster.beat_until(lambda: not cluster.operations.status()["balance"]["asked"], N1, N2, N3, N4)
+        await cluster.beat_until(lambda: not cluster.operations.status({})["balance"]["asked"], N1, N2, N3, N4)
         assert len(cluster.orders) == before
 
 
@@ -1170,9 +1174,9 @@ async def test_a_balance_ends_when_who_had_chunks_left_to_look_at_gives_no_more(
         with monkeypatch.context() as patched:
             patched.setattr("nodes.namenode.replication._SLICE", 2)
             cluster.replication._balance()
-        assert cluster.operations.status()["balance"]["asked"]
+        assert cluster.operations.status({})["balance"]["asked"]
         cluster.used[N1] = 0
-        await cluster.beat_until(lambda: not cluster.operations.status()["balance"]["asked"], N1, N3)
+        await cluster.beat_until(lambda: not cluster.operations.status({})["balance"]["asked"], N1, N3)
 
 
 async def test_a_balance_goes_on_when_a_node_dies_before_it_has_deleted_what_was_moved_off_it(
@@ -1185,7 +1189,7 @@ async def test_a_balance_goes_on_when_a_node_dies_before_it_has_deleted_what_was
         cluster.operations.balance(0.05)
         cluster.stuck.add(N1)
         await cluster.beat_until(lambda: cluster.queries.deletions().get(N1, 0) > 0, N1, N2, N3, N4)
-        await cluster.beat_until(lambda: not cluster.operations.status()["balance"]["asked"], N2, N3, N4)
+        await cluster.beat_until(lambda: not cluster.operations.status({})["balance"]["asked"], N2, N3, N4)
         assert cluster.operations.plan_balance(0.05)["even"]
 
 
@@ -1223,9 +1227,9 @@ async def test_what_a_node_holds_back_is_shown_until_it_is_decided(
     async with world(tmp_path, lambda space: chunks_on(space, [N1, N2]), N1, N2, N3) as cluster:
         report = {"capacity_bytes": 1, "free_bytes": 1, "chunks": 0, "load": 0}
         await cluster.service.heartbeat(N1, report | {"held": {"orders": 7, "reason": "an old namespace"}})
-        assert cluster.service.status()["held"] == {N1: {"orders": 7, "reason": "an old namespace"}}
+        assert (await cluster.service.status())["held"] == {N1: {"orders": 7, "reason": "an old namespace"}}
         await cluster.service.heartbeat(N1, report)
-        assert cluster.service.status()["held"] == {}
+        assert (await cluster.service.status())["held"] == {}
 
 
 @pytest.mark.parametrize("is_discarded", [True, False])

@@ -112,7 +112,7 @@ async def test_a_directory_that_is_removed_while_somebody_waits_to_own_it_is_own
             service.forgot(call, reader, incarnation, number, [])
         await trio.testing.wait_all_tasks_blocked()
         assert not nursery.child_tasks
-        assert service.status()["leases"]["owned"] == 0
+        assert (await service.status())["leases"]["owned"] == 0
 
 
 @pytest.mark.parametrize("directories", [False, True])
