@@ -99,6 +99,7 @@ YIELDING_COMMANDS_MAX = (
 REPLIES_KEPT_MAX = 131_072  # of one session that has not acknowledged them, twice as many of one that others wait for:
 # a mount sends no more while a command of it waits for one that does not answer. Some 16 MB on the disk
 OWN_COMMANDS_MAX = 16_384  # besides, of the NameNode itself: some for each of NODES_MAX DataNodes
+OWN_COMMAND_CHUNKS_MAX = 128  # that one of these, where there may be very many, decides about: some milliseconds each
 READDIR_MAX_ENTRIES = 4096  # one page
 LONG_QUERIES_MAX = 12  # checks, explanations and sums under way: a third of them for one connection alone, more wait
 ACCESSES_MAX = 1024  # access times in one command; a mount that has read so much sends them

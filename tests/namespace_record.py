@@ -90,7 +90,7 @@ def _make_orphans(space: Namespace, alive: int, gone: int) -> None:
     chunk = space.chunk(alive)
     extents = [[2 * number, 1, chunk, number] for number in range(20)]
     space.do(alive, "commit", doomed[0], extents, [[chunk, 20, [*NODES]]])
-    with mock.patch.object(transaction, "_FREED_AT_ONCE", 4):
+    with mock.patch.object(transaction, "FREED_AT_ONCE", 4):
         space.do(alive, "unlink", ROOT_INO, b"doomed")
     space.chunk(gone)
     space.end_session(gone)

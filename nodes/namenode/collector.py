@@ -8,7 +8,7 @@ from __future__ import annotations
 import structlog
 import trio
 
-from dfs import errors
+from dfs import errors, limits
 from nodes.namenode.writer import Writer
 
 log = structlog.get_logger(__name__)
@@ -18,7 +18,9 @@ async def run(writer: Writer, period_s: float) -> None:
     """Look every `period_s` seconds, until cancelled."""
     while True:
         try:
-            for verb in ("free_doomed", "bring_forward", "plan_punches"):
+            while await writer.decide("free_doomed", limits.OWN_COMMAND_CHUNKS_MAX):
+                pass
+            for verb in ("bring_forward", "plan_punches"):
                 while await writer.decide(verb):
                     pass
         except errors.DfsError as error:

@@ -14,7 +14,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import AsyncIterator, Container, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgpack  # type: ignore[import-untyped]
 import structlog
@@ -26,6 +26,8 @@ from nodes.namenode import arguments, reconcile
 from nodes.namenode.membership import Member
 from nodes.namenode.parts import Parts, Service
 from nodes.namenode.replication import Damage
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -223,26 +225,33 @@ class DataNodes(Service):
         if given:
             await self._writer.decide("skip_chunks", max(given))
 
-    async def _count_again(self, node: NodeId, back: Sequence[tuple[ChunkId, int]], short: Container[ChunkId]) -> None:
-        """Copies of chunks of these lengths count, those in `short` as not whole."""
-        for chunk, _ in back:
-            if chunk in short:
-                self._replication.note_damaged(node, chunk, None)  # before it counts, or it would count as whole
-        if back:
-            await self._writer.decide("add_replicas", node, back)
+    async def _count_again(
+        self,
+        node: NodeId,
+        back: Sequence[tuple[ChunkId, int]],
+        short: Container[ChunkId],
+        gone: Container[ChunkId] = (),
+    ) -> None:
+        """Copies of chunks of these lengths count, those in `short` as not whole; not those that are `gone` by then."""
+        for part in _parts(back):
+            there = [copy for copy in part if copy[0] not in gone]
+            for chunk, _ in there:
+                if chunk in short:
+                    self._replication.note_damaged(node, chunk, None)  # before it counts, or it would count as whole
+            if there:
+                await self._writer.decide("add_replicas", node, there)
 
     def _good_copies(self, chunks: Sequence[ChunkId]) -> tuple[list[NodeId], list[tuple[NodeId, ChunkId]]]:
         """The nodes whose copies are there, and which copies of these chunks are not all the same."""
         return self._members.up(reported=True), self._replication.short_copies(set(chunks))
 
     async def _drop(self, lost: Sequence[ChunkId], node: NodeId) -> list[ChunkId]:
-        """Copies are of no use: so many are dropped in each transaction as others may have.
+        """Copies are of no use, and dropped.
 
         The last ones keep their places, in case that they come back, and are not to count: which these are.
         """
         kept: list[ChunkId] = []
-        for start in range(0, len(lost), limits.BATCH_MAX_COMMANDS):
-            part = lost[start : start + limits.BATCH_MAX_COMMANDS]
+        for part in _parts(lost):
             kept += await self._writer.decide("drop_replicas", node, part, *self._good_copies(part))
         if kept:
             log.error("replicas that cannot be spared are of no use", node=node, count=len(kept), first=kept[0])
@@ -286,7 +295,8 @@ class DataNodes(Service):
             held, believed, self._store.counters()["next_chunk"], self._queries.skipped(low, high)
         )
         back = [(chunk, believed[chunk].length) for chunk in found.back]
-        await self._count_again(name, back, set(found.short))  # first: what the node deletes meanwhile must not count
+        # First: what the node deletes meanwhile must not count.
+        await self._count_again(name, back, set(found.short), member.gone)
         lost = self._doubts.lost_again(name, found.lost)
         if lost:
             log.warning("replicas are missing", node=name, count=len(lost), first=lost[0])
@@ -295,8 +305,8 @@ class DataNodes(Service):
         self._doubts.note(name, in_doubt)
         unsure = [*found.unsure, *sorted(in_doubt)]
         self._replication.note_short(name, low, high, [*found.short, *kept], unsure, believed)
-        if found.strays:
-            await self._writer.decide("delete_stray", name, found.strays)
+        for part in _parts(found.strays):
+            await self._writer.decide("delete_stray", name, part)
         if found.unknown:
             log.error(
                 "a datanode holds chunks that this namenode never gave: was it restored from an old copy?",
@@ -327,6 +337,12 @@ class DataNodes(Service):
             low = end + 1
             await trio.lowlevel.checkpoint()
         return believed
+
+
+def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """What is decided in a command each."""
+    for start in range(0, len(items), limits.OWN_COMMAND_CHUNKS_MAX):
+        yield items[start : start + limits.OWN_COMMAND_CHUNKS_MAX]
 
 
 def packed(wire: Any) -> Reported:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _DEPTH_MAX: Final = 4096
 """Of directories in one another that are looked at, some microseconds each: longer paths than PATH_MAX allows."""
-_FREED_AT_ONCE: Final = 1024
+FREED_AT_ONCE: Final = 1024
 """Extents in one command: some ten milliseconds."""
 
 
@@ -254,7 +254,7 @@ class Transaction:
 
     def remove_inode(self, attr: Attr) -> None:
         """The inode and all that belongs to it."""
-        if attr.allocated > _FREED_AT_ONCE and self._has_many_extents(attr.ino):
+        if attr.allocated > FREED_AT_ONCE and self._has_many_extents(attr.ino):
             self.run("INSERT OR IGNORE INTO doomed VALUES (?)", attr.ino)
             self.run("UPDATE inode SET nlink = 0, version = version + 1 WHERE ino = ?", attr.ino)
             return
@@ -269,12 +269,14 @@ class Transaction:
         self.run("DELETE FROM xattr WHERE ino = ? AND name = ?", ino, CAPABILITY)
 
     def _has_many_extents(self, ino: Ino) -> bool:
-        return self.one("SELECT 1 FROM extent WHERE ino = ? LIMIT 1 OFFSET ?", ino, _FREED_AT_ONCE) is not None
+        return self.one("SELECT 1 FROM extent WHERE ino = ? LIMIT 1 OFFSET ?", ino, FREED_AT_ONCE) is not None
 
-    def free_doomed(self, ino: Ino) -> None:
-        """Free the last extents of a doomed inode; with the very last it goes itself."""
+    def free_doomed(self, ino: Ino, most: int) -> None:
+        """Free the last extents of a doomed inode, at most `FREED_AT_ONCE`; with the very last it goes itself."""
         row = self.one(
-            "SELECT offset FROM extent WHERE ino = ? ORDER BY offset DESC LIMIT 1 OFFSET ?", ino, _FREED_AT_ONCE
+            "SELECT offset FROM extent WHERE ino = ? ORDER BY offset DESC LIMIT 1 OFFSET ?",
+            ino,
+            min(most, FREED_AT_ONCE),
         )
         if row is not None:
             self.free(ino, row[0])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from nodes.namenode.transaction import Transaction
+from nodes.namenode.transaction import FREED_AT_ONCE, Transaction
 
 
-def apply(tx: Transaction) -> bool:
-    """Free some of the bytes of one doomed inode; whether there may be more to free."""
+def apply(tx: Transaction, most: int = FREED_AT_ONCE) -> bool:
+    """Free the bytes of so many extents of one doomed inode, or fewer; whether there may be more to free."""
     row = tx.one("SELECT ino FROM doomed LIMIT 1")
     if row is None:
         return False
-    tx.free_doomed(row[0])
+    tx.free_doomed(row[0], most)
     return True

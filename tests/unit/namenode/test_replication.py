@@ -843,6 +843,24 @@ async def test_a_long_report_is_looked_at_part_by_part(
         assert [chunk for (chunk,) in strays] == list(range(21, 31))
 
 
+async def test_of_very_many_chunks_is_decided_in_several_commands(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """10 copies are back, 10 are of chunks that nobody knows of."""
+
+    def fill(space: Namespace) -> None:
+        chunks_on(space, *[[N2]] * 10, wanted=2)
+        space.damage("UPDATE counter SET value = 100 WHERE name = 'next_chunk'")
+
+    async with world(tmp_path, fill, N1, N2, repair=False) as cluster:
+        monkeypatch.setattr(limits, "OWN_COMMAND_CHUNKS_MAX", 3)
+        before = cluster.store.counters()["log_index"]
+        assert await cluster.report_slice(N1, 1, 99, [[chunk, LENGTH, True] for chunk in range(1, 21)]) == 100
+        assert cluster.store.counters()["log_index"] == before + 8
+        assert cluster.all_holders() == [[N1, N2]] * 10
+        assert (await cluster.deletions()) == {N1: 10}
+
+
 async def test_copies_that_could_not_be_dropped_are_dropped_after_the_next_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -984,7 +1002,7 @@ async def test_how_long_repair_takes_is_not_said_of_copies_that_no_node_may_take
         status = cluster.replication.status()
         assert (status["copies"], status["bytes"], status["left_s"]) == (1, LENGTH, None)
         assert status["bytes_per_s"] > 0
-        assert cluster.service.status()["now_ns"] == cluster.runtime.now_ns()
+        assert (await cluster.service.status())["now_ns"] == cluster.runtime.now_ns()
 
 
 async def test_with_repair_off_nothing_is_ordered_and_all_is_counted(
