@@ -13,6 +13,7 @@ that are made belong to this process's user and group, and new modes are masked 
 from __future__ import annotations
 
 import os
+import shlex
 import stat as statmod
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -74,6 +75,16 @@ def _about(path: Path) -> Iterator[None]:
         if sentence is None or show(path) in error.message:
             raise
         raise type(error)(f"{sentence}: {show(path)}") from None
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Say of which file bytes are lost: who reads chunks knows their numbers only."""
+    try:
+        yield
+    except errors.DataLost as error:
+        hint = f"`dfs why {shlex.quote(show(path))}`"
+        raise errors.DataLost(f"{show(path)} cannot be read: {error.message} ({hint})") from error.__cause__
 
 
 class FileSystem:
@@ -379,7 +390,7 @@ class FileSystem:
             raise errors.IsADirectory(f"is a directory: {show(path)}")
         if not statmod.S_ISREG(attr.mode):
             raise errors.InvalidArgument(f"not a regular file: {show(path)}")
-        with _about(path):
+        with _about(path), _reading(path):
             if attr.size <= limits.READ_MAX_BYTES:  # read at once: nobody can take it away half-way
                 moved = await transfer.download(self.reader, attr, sink, progress)
             else:

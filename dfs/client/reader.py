@@ -370,7 +370,7 @@ class Reader:
             self._lent.forget(piece.chunk, node)
             fetch.failures.append((node, error))
             say = log.debug if fetch.is_part else log.warning  # the whole piece was told of
-            say("replica could not serve a read", node=node, chunk=piece.chunk, error=str(error))
+            say("replica could not serve a read", node=node, chunk=f"{piece.chunk:x}", error=str(error))
         else:
             return True
         return False
@@ -420,7 +420,7 @@ class Reader:
             with other.scope:
                 is_read = await self._attempt(fetch, other.node, memoryview(other.buffer))
         except Exception:
-            told = {"node": other.node, "chunk": fetch.piece.chunk}
+            told = {"node": other.node, "chunk": f"{fetch.piece.chunk:x}"}
             log.exception("another replica could not be asked as well: unexpected error", **told)
         finally:
             other.done.set()

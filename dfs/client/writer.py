@@ -273,7 +273,7 @@ class ChunkWriter:
                 lane.usable = False  # how far its replicas got is not known
                 raise
             for node, error in failures.items():
-                log.warning("replica failed, going on without it", node=node, chunk=lane.chunk, error=str(error))
+                log.warning("replica failed, going on without it", node=node, chunk=f"{lane.chunk:x}", error=str(error))
                 lane.strike(node)
                 struck.add(node)
                 self._struck += 1
@@ -409,7 +409,7 @@ class ChunkWriter:
             try:
                 fresh = (await self._session.ask("renew_grants", lane.session, [lane.chunk]))[0]
             except errors.DfsError as error:
-                log.info("grant not renewed", chunk=lane.chunk, error=str(error))
+                log.info("grant not renewed", chunk=f"{lane.chunk:x}", error=str(error))
                 fresh = b""
             if fresh:
                 lane.grant, lane.granted_at = fresh, trio.current_time()
@@ -608,7 +608,7 @@ class ChunkWriter:
             unflushed.discard(node)
             for lane, length in zip(held, lengths, strict=node not in failures):
                 if length < due[lane]:
-                    log.warning("replica not flushed, going on without it", node=node, chunk=lane.chunk)
+                    log.warning("replica not flushed, going on without it", node=node, chunk=f"{lane.chunk:x}")
                     lane.strike(node)
                     self._struck += 1
                 else:
@@ -695,7 +695,7 @@ class ChunkWriter:
             try:
                 durable += (await self._nodes.sync(node, {place.chunk: place.grant}))[0] >= length
             except errors.DfsError as error:
-                log.info("replica cannot be flushed", node=node, chunk=place.chunk, error=str(error))
+                log.info("replica cannot be flushed", node=node, chunk=f"{place.chunk:x}", error=str(error))
         return durable >= wanted
 
     def statistics(self) -> dict[str, int]:

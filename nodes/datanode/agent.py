@@ -382,7 +382,7 @@ class Agent:
         except errors.DfsError as error:
             self._failed.append((number, error.code, error.message))
         except Exception as error:
-            log.exception("order failed unexpectedly", order=number, kind=kind, chunk=chunk)
+            log.exception("order failed unexpectedly", order=number, kind=kind, chunk=f"{chunk:x}")
             self._failed.append((number, "RemoteFault", str(error)))
         else:
             if is_whole:
@@ -428,7 +428,7 @@ class Agent:
         if has is None or has > length:
             await self._volumes.cut(chunk, length)
         elif has < length:
-            log.error("a chunk is shorter than what was committed", chunk=chunk, has=has, committed=length)
+            log.error("a chunk is shorter than what was committed", chunk=f"{chunk:x}", has=has, committed=length)
             self._report_due.set()
 
     # --- reports ----------------------------------------------------------------------------------------

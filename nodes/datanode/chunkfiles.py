@@ -173,7 +173,7 @@ class ChunkFiles:
         match their checksums. After an error the files are as before.
         """
         blocks = rows(Block, [(length, crc) for _, length, crc, punched in records if not punched])
-        what = f"chunk {chunk_name(self._chunk)}: what was to be appended"
+        what = f"chunk {self._chunk:x}: what was to be appended"
         if isinstance(data, Buffer):
             verify(data, blocks, what)
         try:

@@ -123,7 +123,7 @@ class Copier:
                 except errors.NoSpace:
                     raise
                 except errors.DfsError as failure:
-                    log.warning("a copy failed", chunk=task.chunk, source=source.node, error=str(failure))
+                    log.warning("a copy failed", chunk=f"{task.chunk:x}", source=source.node, error=str(failure))
                     error = failure
                     are_heard &= isinstance(failure, errors.Corrupt | errors.ChunkNotFound)
             if await self._volumes.holding(task.chunk) != before:
@@ -164,7 +164,9 @@ class Copier:
                 )
                 records = _up_to(unpack_records(packed, here.length), task.length)
             except errors.DfsError as error:
-                log.warning("damaged blocks are not told", chunk=task.chunk, source=source.node, error=str(error))
+                log.warning(
+                    "damaged blocks are not told", chunk=f"{task.chunk:x}", source=source.node, error=str(error)
+                )
                 continue
             if records:
                 async with self._turns.step():
@@ -203,7 +205,9 @@ class Copier:
 
     async def _give_up(self, task: _Task, source: _Source, conflict: errors.ChunkConflict) -> None:
         """What is here does not go together with what the source has."""
-        log.error("a copy has other blocks than its source", chunk=task.chunk, source=source.node, error=str(conflict))
+        log.error(
+            "a copy has other blocks than its source", chunk=f"{task.chunk:x}", source=source.node, error=str(conflict)
+        )
         task.lost.clear()
         if task.was_here:
             await self._volumes.set_aside(task.chunk, f"it has other blocks than the copy on {source.node}: {conflict}")
@@ -255,7 +259,7 @@ class Copier:
             raise errors.ChunkNotFound(f"block {number} of chunk {task.chunk:x} was freed on DataNode {source.node}")
         async with self._turns.step():
             await self._volumes.mend(task.chunk, record, _bytes_of([theirs], data))
-        log.info("a damaged block was mended", chunk=task.chunk, block=number, source=source.node)
+        log.info("a damaged block was mended", chunk=f"{task.chunk:x}", block=number, source=source.node)
         await self._bandwidth.take(record.length)
 
     async def _fetch(

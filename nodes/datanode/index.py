@@ -86,7 +86,7 @@ def check_header(head: bytes, cluster: ClusterId | None, chunk: ChunkId) -> None
     if cluster is not None and its_cluster != cluster.encode("ascii"):
         raise errors.Corrupt(f"its index belongs to cluster {its_cluster.decode('ascii', 'replace')}")
     if its_chunk != chunk:
-        raise errors.Corrupt(f"its index belongs to chunk {its_chunk}")
+        raise errors.Corrupt(f"its index belongs to chunk {its_chunk:x}")
 
 
 def pack_mark(mark: Mark) -> bytes:

@@ -82,7 +82,7 @@ def scan(disk: Disk, cluster: ClusterId | None, clean: bool, journaled: Journale
             missing = length - disk.allocated_bytes(chunkfiles.data_path(chunk)) if length else 0
         except OSError as error:  # Corrupt is one too
             if not chunkfiles.is_damage(error):
-                what = f"chunk {chunkfiles.chunk_name(chunk)} cannot be looked at: {error.strerror}"
+                what = f"chunk {chunk:x} cannot be looked at: {error.strerror}"
                 raise OSError(error.errno, what) from error
             found.damaged.append((chunk, str(error)))
             continue

@@ -38,7 +38,6 @@ from dfs.runtime import Runtime
 from dfs.types import ChunkId
 from nodes.datanode import chunkfiles, identity, obeyed, statefile
 from nodes.datanode.bandwidth import TokenBucket
-from nodes.datanode.chunkfiles import chunk_name
 from nodes.datanode.disk import Disk
 from nodes.datanode.journal import JOURNAL
 from nodes.datanode.restraint import Restraint
@@ -243,13 +242,13 @@ class Scrub:
         try:
             restored = await store.verify(chunk, self._pace)
             if restored:
-                self._find(store, progress, f"{restored} blocks of chunk {chunk_name(chunk)} were wrongly called freed")
+                self._find(store, progress, f"{restored} blocks of chunk {chunk:x} were wrongly called freed")
         except errors.Corrupt as error:
             self._find(store, progress, error.message)
         except errors.ChunkNotFound:
             pass  # deleted meanwhile
         except errors.DfsError as error:
-            log.warning("a chunk could not be scrubbed", chunk=chunk_name(chunk), error=error.message)
+            log.warning("a chunk could not be scrubbed", chunk=f"{chunk:x}", error=error.message)
 
     # --- the directory itself
 

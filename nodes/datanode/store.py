@@ -39,7 +39,7 @@ from dfs.runtime import Runtime
 from dfs.tasks import holding, open_nursery
 from dfs.types import ChunkId, ClusterId
 from nodes.datanode import chunkfiles, damage, journal, reading, recovery, statefile
-from nodes.datanode.chunkfiles import ChunkFiles, Content, chunk_name
+from nodes.datanode.chunkfiles import ChunkFiles, Content
 from nodes.datanode.damage import Damages
 from nodes.datanode.disk import Disk, File
 from nodes.datanode.drive import Drive
@@ -209,7 +209,7 @@ class ChunkStore:
         come before them.
         """
         if not records or records[0].start != offset:
-            raise errors.InvalidArgument(f"an append to chunk {chunk_name(chunk)} at {offset} has no blocks for there")
+            raise errors.InvalidArgument(f"an append to chunk {chunk:x} at {offset} has no blocks for there")
         self.drive.check_usable()
         async with self._using(chunk, create=offset == 0) as replica, replica.lock:
             if replica.gone:
@@ -223,7 +223,7 @@ class ChunkStore:
             return replica.index.length
 
     def _check_append(self, replica: _Replica, offset: int, records: Sequence[Record]) -> None:
-        name, index = chunk_name(replica.chunk), replica.index
+        name, index = f"{replica.chunk:x}", replica.index
         if offset != index.length:
             raise errors.ChunkConflict(f"chunk {name} has {index.length} bytes: these do not continue it at {offset}")
         length = chunkfiles.total_length(records)
@@ -313,7 +313,7 @@ class ChunkStore:
         return reading.pieces(records, view, offset, length)
 
     def _records_for(self, replica: _Replica, offset: int, length: int) -> list[Record]:
-        index, name = replica.index, chunk_name(replica.chunk)
+        index, name = replica.index, f"{replica.chunk:x}"
         if replica.gone:
             raise self._not_found(replica.chunk)
         if offset < 0 or length < 1 or offset + length > index.length:
@@ -459,8 +459,7 @@ class ChunkStore:
         """Raises ChunkConflict unless the first of `records`, which is block `first`, begins `at`."""
         begins = records[0].start if records else replica.index.length
         if at is not None and at != begins and (records or at < begins):  # beyond the end nothing contradicts
-            name = chunk_name(replica.chunk)
-            raise errors.ChunkConflict(f"chunk {name}: block {first} begins at {begins}, not {at}")
+            raise errors.ChunkConflict(f"chunk {replica.chunk:x}: block {first} begins at {begins}, not {at}")
 
     async def _verified_runs(self, replica: _Replica, records: Sequence[Record]) -> list[Buffer] | None:
         """As `_verified`, of those that are not punched; the others are looked at, too: or copies would lack them."""
@@ -700,7 +699,7 @@ class ChunkStore:
                 raise self._not_found(chunk)
             has = replica.index.length
             if not 0 < length <= has:
-                raise errors.InvalidArgument(f"chunk {chunk_name(chunk)} has {has} bytes: it cannot be cut to {length}")
+                raise errors.InvalidArgument(f"chunk {chunk:x} has {has} bytes: it cannot be cut to {length}")
             if length < has:
                 await self._cut(replica, length)
 
@@ -732,7 +731,7 @@ class ChunkStore:
         Raises ChunkNotFound, InvalidArgument for a range that cannot be, DiskFailed.
         """
         if any(offset < 0 or length < 0 for offset, length in ranges):
-            raise errors.InvalidArgument(f"chunk {chunk_name(chunk)}: a range to free has a negative offset or length")
+            raise errors.InvalidArgument(f"chunk {chunk:x}: a range to free has a negative offset or length")
         self.drive.check_usable()
         async with self._using(chunk) as replica, replica.syncing, replica.lock:
             if replica.gone or replica.files is None:
@@ -772,7 +771,7 @@ class ChunkStore:
             if replica.gone or replica.files is None:
                 raise self._not_found(chunk)
             if not reading.unchanged(replica.index, [record]):
-                raise errors.ChunkConflict(f"chunk {chunk_name(chunk)} has another block at {record.start}")
+                raise errors.ChunkConflict(f"chunk {chunk:x} has another block at {record.start}")
             if record.start in self._damages.of(chunk):
                 await self.drive.on_disk(replica.files.mend, record, content)
                 await self._clear_damage(chunk, [record.start])
@@ -893,7 +892,7 @@ class ChunkStore:
         Or Busy or DiskFailed, where the error says nothing about the chunk, and as `_quarantine`.
         """
         if not chunkfiles.is_damage(error):
-            what = OSError(error.errno, f"chunk {chunk_name(replica.chunk)} cannot be opened: {error.strerror}")
+            what = OSError(error.errno, f"chunk {replica.chunk:x} cannot be opened: {error.strerror}")
             raise self.drive.explained(what, full_is_fatal=True) from error
         reason = str(error) if isinstance(error, errors.DfsError) else f"it cannot be opened: {error.strerror}"
         await self._quarantine(replica, reason)
@@ -999,14 +998,14 @@ class ChunkStore:
         self._corrupt.append((chunk, reason))
 
     def _not_found(self, chunk: ChunkId) -> errors.ChunkNotFound:
-        return errors.ChunkNotFound(f"chunk {chunk_name(chunk)} is not in {self.disk.name}")
+        return errors.ChunkNotFound(f"chunk {chunk:x} is not in {self.disk.name}")
 
     def _corrupt_error(self, chunk: ChunkId, reason: str) -> errors.Corrupt:
-        return errors.Corrupt(f"chunk {chunk_name(chunk)} in {self.disk.name} is damaged and out of use: {reason}")
+        return errors.Corrupt(f"chunk {chunk:x} in {self.disk.name} is damaged and out of use: {reason}")
 
     def _damaged_error(self, chunk: ChunkId) -> errors.Corrupt:
         what = self._damages.summary(chunk) if chunk in self._damages else "it was just mended: read it again"
-        return errors.Corrupt(f"chunk {chunk_name(chunk)} in {self.disk.name} is damaged: {what}")
+        return errors.Corrupt(f"chunk {chunk:x} in {self.disk.name} is damaged: {what}")
 
 
 def _is_synced(replica: _Replica, target: int, journaling: bool) -> bool:

@@ -26,7 +26,7 @@ from dfs.runtime import Runtime
 from dfs.tasks import open_nursery
 from dfs.types import ChunkId, ClusterId, NodeId
 from nodes.datanode import identity
-from nodes.datanode.chunkfiles import FULL, Content, chunk_name, total_length
+from nodes.datanode.chunkfiles import FULL, Content, total_length
 from nodes.datanode.disk import Disk
 from nodes.datanode.identity import Identity
 from nodes.datanode.index import BlockIndex, Record, records_of
@@ -316,7 +316,7 @@ class Volumes:
         for store in self._usable():
             if chunk in store.chunks:
                 return store
-        raise errors.ChunkNotFound(f"chunk {chunk_name(chunk)} is not on DataNode {self._node!r}")
+        raise errors.ChunkNotFound(f"chunk {chunk:x} is not on DataNode {self._node!r}")
 
     def _chosen(self, length: int) -> ChunkStore:
         """The directory for a new chunk: the emptiest with room for all that it may become, or else for its beginning.
@@ -364,7 +364,7 @@ class Volumes:
         if self._limit_bytes and self.used_bytes() + length > self._limit_bytes:
             raise errors.NoSpace(
                 f"DataNode {self._node!r} may use {self._limit_bytes} bytes, and {self.used_bytes()} are taken:"
-                f" chunk {chunk_name(chunk)} cannot grow at {offset}; raise capacity_bytes, or free some space"
+                f" chunk {chunk:x} cannot grow at {offset}; raise capacity_bytes, or free some space"
             )
 
     async def read(self, chunk: ChunkId, offset: int, length: int) -> tuple[list[Block], list[Buffer]]:

@@ -231,7 +231,7 @@ class Copies:
         if times >= _SUSPICIOUS:
             log.error(
                 "copies of a chunk fail again and again: it may be its sources' fault",
-                chunk=copy.chunk,
+                chunk=f"{copy.chunk:x}",
                 sources=list(copy.sources),
                 failed_on=sorted(before.targets | {node}),
                 error=why,
@@ -240,5 +240,5 @@ class Copies:
     def give_up_overdue(self, now: float) -> None:
         for copy in self.all():
             if copy.deadline < now:
-                log.warning("a copy was not made in time", chunk=copy.chunk, node=copy.target)
+                log.warning("a copy was not made in time", chunk=f"{copy.chunk:x}", node=copy.target)
                 self.cancel(copy)

@@ -172,11 +172,11 @@ class DataNodes(Service):
         """Copies are of no use, or blocks of them."""
         corrupt = _array(report, "corrupt")
         for chunk, what in corrupt:
-            log.error("a replica is damaged", node=node, chunk=chunk, what=what)
+            log.error("a replica is damaged", node=node, chunk=f"{chunk:x}", what=what)
         for chunk in await self._drop([arguments.chunk(chunk) for chunk, _ in corrupt], node):
             self._replication.note_missing(node, chunk)
         for chunk, what in _array(report, "damaged"):
-            log.error("blocks of a replica are damaged", node=node, chunk=chunk, what=what)
+            log.error("blocks of a replica are damaged", node=node, chunk=f"{chunk:x}", what=what)
             self._replication.note_damaged(node, arguments.chunk(chunk), None)
 
     async def _postpone(self, node: NodeId, delay_ns: int, wire: Any) -> None:

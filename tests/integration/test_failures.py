@@ -542,8 +542,11 @@ async def test_a_block_that_is_lost_everywhere_costs_itself_and_no_other(tmp_pat
             flip(copy, 700_000)
             await cluster.start(node)
         first, end = 688_128, 704_512
-        with pytest.raises(errors.DataLost):
+        with pytest.raises(errors.DataLost) as lost:
             await get(fs, "/file")
+        assert lost.value.message.startswith(f"/file cannot be read: chunk {int(copies[0].name, 16):x}: n")
+        assert lost.value.message.endswith(" (`dfs why /file`)")
+        assert copies[0].name not in lost.value.message  # one number, spelled in one way
         async with await fs.open("/file", "r") as file:
             with pytest.raises(errors.DataLost):
                 await file.pread(1, end - 1)

@@ -107,7 +107,7 @@ async def test_a_bit_that_flips_while_the_node_runs_is_found_wherever_it_is(path
         volumes = await filled(disk)
         disk.flip_bit(path, offset, bit=offset % 8)
         found = await findings(volumes)
-        assert len(found) == 1 and "0000000000000101" in found[0], offset
+        assert len(found) == 1 and "101" in found[0], offset
         assert [chunk for chunk, _ in (*volumes.take_corrupt(), *volumes.take_damaged())] == [FIRST]
         assert await content(volumes, SECOND) == BYTES
 
@@ -147,7 +147,7 @@ async def test_a_block_that_is_wrongly_called_freed_is_restored() -> None:
     with pytest.raises(errors.ChunkNotFound):
         await content(volumes, FIRST)
     (found,) = await findings(volumes)
-    assert "1 blocks of chunk 0000000000000101 were wrongly called freed" in found
+    assert "1 blocks of chunk 101 were wrongly called freed" in found
     assert await content(volumes, FIRST) == BYTES
     assert volumes.take_corrupt() == [] and await findings(volumes) == []
 

@@ -279,7 +279,7 @@ async def test_chunks_that_may_not_be_opened_take_the_directory_out_of_service_a
 ) -> None:
     await left_behind(disk, clean)
     disk.fail("open", number, "chunks")
-    with pytest.raises(errors.DiskFailed, match=rf"out of service: chunk 0+1234 .*{os.strerror(number)}.*{why}"):
+    with pytest.raises(errors.DiskFailed, match=rf"out of service: chunk 1234 .*{os.strerror(number)}.*{why}"):
         await content(opened(disk), 0, 4)
     disk.mend()
     again = opened(disk)
