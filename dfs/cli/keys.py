@@ -78,12 +78,23 @@ def renew(renewed: Path, file: Path | None) -> None:
     """Put a new certificate into FILE, a key file or cluster.keys itself. The key stays the same."""
     with keys.locked(renewed):
         found = keys.load(renewed)
-        authority = found.authority if found.key is None else cluster_keys(file)[1].authority
+        authority = found.authority if found.key is None else _issuer(renewed, found, file).authority
         if authority is None:
             raise errors.ConfigError("the cluster has no authority that issues certificates: see `dfs key init --tls`")
         made = found.certified(authority)
         keys.replace(renewed, made)
     show.say(f"{renewed}: {_in_words(made)}")
+
+
+def _issuer(path: Path, holder: KeyFile, file: Path | None) -> KeyFile:
+    """The master secrets of the cluster of the key in `path`. Raises `ConfigError` if they are another cluster's."""
+    place, found = cluster_keys(file)
+    if None not in (holder.cluster, found.cluster) and holder.cluster != found.cluster:
+        raise errors.ConfigError(
+            f"{path}: is of cluster {holder.cluster}, and {place} of cluster {found.cluster}, whose certificates are no"
+            " good there: say --keys FILE, with the cluster.keys of the same cluster"
+        )
+    return found
 
 
 @key.command(name="show")

@@ -536,6 +536,17 @@ def test_only_who_reads_or_writes_is_held_to_a_subtree(line: str) -> None:
     assert "--subtree holds a client or a reader to a directory, not a key of role admin" in result.stderr
 
 
+def test_no_certificate_of_another_cluster_is_put_beside_a_key(tmp_path: Path) -> None:
+    ours, theirs = keys.make_cluster(tls=True), keys.make_cluster(tls=True)
+    path = tmp_path / "alice.key"
+    keys.save(path, ours.issue(keys.Role.CLIENT, "alice"))
+    keys.save(tmp_path / "theirs.keys", theirs)
+    before = path.read_bytes()
+    result = dfs("key", "renew", str(path), "--keys", str(tmp_path / "theirs.keys"))
+    assert result.exit_code == 1 and path.read_bytes() == before
+    assert f"is of cluster {ours.cluster}" in result.stderr and "--keys" in result.stderr
+
+
 def test_retiring_keeps_what_has_come_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While it waits for those who use the old generation somebody begins another one."""
     path = tmp_path / "cluster.keys"
