@@ -243,6 +243,18 @@ def test_a_removed_datanode_is_let_go(dfs: Shell, up: Callable[..., dict[str, An
     assert (layout.directory / "n1").is_dir()
 
 
+def test_a_datanode_that_has_not_heard_of_its_removal_does_not_count(
+    dfs: Shell, up: Callable[..., dict[str, Any]]
+) -> None:
+    before = up("--datanodes", "3")
+    dfs("drain", "n1", "--wait")
+    os.kill(before["daemons"]["n1"]["pid"], signal.SIGSTOP)
+    dfs("remove", "n1")
+    os.kill(before["daemons"]["n1"]["pid"], signal.SIGCONT)
+    after = up("--datanodes", "3")
+    assert (after["datanodes"], after["added"], after["removed"], after["started"]) == (3, ["n4"], ["n1"], False)
+
+
 def test_two_shells_say_up_at_once(layout: Layout, dfs: Shell, tmp_path: Path) -> None:
     argv = [sys.executable, "-m", "dfs.cli", "up", "--dir", str(layout.directory), "--datanodes", "1", "--json"]
     shells = [subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) for _ in range(2)]

@@ -104,13 +104,20 @@ def _bring_up(layout: Layout, wish: making.Wish) -> tuple[making.Made, bool, dic
     if not layout.is_made():
         making.complete(wish)  # a wish that cannot be leaves nothing behind
     layout.claim()
-    with FreePorts() as ports:
-        with locks.holding(layout.command_lock):
-            made = making.make(layout, wish, ports)
-            log_sizes = waiting.log_sizes(layout)
-            started = running.start_or_reload(layout, ports.descriptors())
-        cluster = trio.run(waiting.wait_until_up, layout, log_sizes, limits.LOCAL_UP_TIMEOUT_S)
-    return making.read(layout)._replace(added=made.added), started, cluster
+    added: tuple[str, ...] = ()
+    is_new = False
+    while True:
+        with FreePorts() as ports:
+            with locks.holding(layout.command_lock):
+                made = making.make(layout, wish, ports)
+                log_sizes = waiting.log_sizes(layout)
+                is_new |= running.start_or_reload(layout, ports.descriptors())
+            cluster = trio.run(waiting.wait_until_up, layout, log_sizes, limits.LOCAL_UP_TIMEOUT_S)
+        added += made.added
+        there = making.read(layout)
+        if there.datanodes >= (wish.datanodes or 0):
+            return there._replace(added=added), is_new, cluster
+        # Some of those counted had been removed from the cluster, and have heard of it by now only.
 
 
 def _mount(layout: Layout, mountpoint: Path) -> None:
