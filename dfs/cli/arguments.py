@@ -59,6 +59,17 @@ class LocalPath(ArgumentType):
         return [CompletionItem(incomplete, type="file")]
 
 
+class NodeName(ArgumentType):
+    """The name of a DataNode."""
+
+    name = "node"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from dfs.cli import completing
+
+        return completing.nodes(ctx, incomplete)
+
+
 class MountPoint(ArgumentType):
     """A directory on this machine. It is not looked at, as `click.Path` does: what is mounted there may hang."""
 
@@ -77,6 +88,7 @@ class MountPoint(ArgumentType):
 
 REMOTE: Final = RemotePath()
 LOCAL: Final = LocalPath()
+NODE: Final = NodeName()
 MOUNTPOINT: Final = MountPoint()
 
 remote_paths = functools.partial(click.argument, "paths", metavar="PATH...", nargs=-1, required=True, type=REMOTE)

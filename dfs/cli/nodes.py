@@ -10,7 +10,7 @@ import click
 
 from dfs import codec, errors, limits
 from dfs.cli import show
-from dfs.cli.arguments import ArgumentType
+from dfs.cli.arguments import NODE, ArgumentType
 from dfs.cli.cluster import drain_words, now_ns, repair_words, seen, space_cells
 from dfs.cli.context import complain, config_option, run
 from dfs.types import NodeId, NodeState, NodeView
@@ -23,7 +23,7 @@ Status = Mapping[str, Any]
 _HEADINGS: Final = ("DataNode", "State", "Address", "Rack", "Used", "Free", "Use%", "Chunks", "Seen", "Doing")
 _NUMBERS: Final = (4, 5, 6, 7)
 
-_node = click.argument("node", metavar="NODE")
+_node = click.argument("node", metavar="NODE", type=NODE)
 _json = click.option("--json", "as_json", is_flag=True, help="JSON; sizes in bytes, times in nanoseconds.")
 _wait = click.option("--wait", is_flag=True, help="Return when it is done; shows how far it is.")
 

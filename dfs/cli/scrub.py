@@ -11,6 +11,7 @@ import trio
 
 from dfs import errors, tasks
 from dfs.cli import show
+from dfs.cli.arguments import NODE
 from dfs.cli.context import Report, config_option, run
 from dfs.cli.meter import Meter, open_meter
 from dfs.cli.nodes import known_node
@@ -43,7 +44,7 @@ class _Answer:
 
 
 @click.command()
-@click.argument("node", required=False)
+@click.argument("node", required=False, type=NODE)
 @click.option("--now", is_flag=True, help="Begin a pass over everything at once.")
 @click.option("--wait", is_flag=True, help="Wait for passes that were asked for, and say what they found.")
 @click.option("--json", "as_json", is_flag=True, help="An array of objects; sizes in bytes, times in nanoseconds.")

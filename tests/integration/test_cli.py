@@ -378,6 +378,24 @@ def test_fsck_of_a_sound_cluster(dfs: Shell) -> None:
     assert dfs("fsck").strip() == b"nothing wrong"
 
 
+def test_a_shell_is_offered_names_that_it_can_be_told(dfs: Shell, there: str, layout: Layout) -> None:
+    def offered(words: str) -> list[str]:
+        return _completed({"DFS_CONFIG": str(layout.client)}, words)
+
+    dfs("mkdir", f"{there}/plain", os.fsdecode(there.encode() + b"/p\xff"), f"{there}/p\nn")
+    assert offered(f"dfs ls {there}/p") == [f"plain,{there}/plain/"]
+    assert offered("dfs drain ") == offered("dfs scrub n") == ["plain,n1", "plain,n2", "plain,n3"]
+    assert offered("dfs restart na") == ["plain,namenode"]
+
+
+def _completed(settings: dict[str, str], words: str) -> list[str]:
+    env = {**os.environ, **settings, "_DFS_COMPLETE": "bash_complete"}
+    env |= {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    done = subprocess.run([sys.executable, "-m", "dfs.cli"], env=env, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
 def test_version_help_and_what_is_no_verb(dfs: Shell) -> None:
     assert dfs("--version").startswith(b"dfs")
     assert b"upload" in dfs("--help")

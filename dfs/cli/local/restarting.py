@@ -12,11 +12,17 @@ import click
 from dfs import errors, limits
 from dfs.cli.local import control, locks, running
 from dfs.cli.local.commands import directory_option, json_option, removed_line
-from dfs.cli.local.layout import Layout
+from dfs.cli.local.layout import Layout, usual_layout
+
+
+def _daemons(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """What a shell offers: the daemons that the supervisor has noted."""
+    layout = ctx.params.get("layout") or usual_layout()
+    return [name for name in layout.read_cluster().get("daemons", {}) if name.startswith(incomplete)]
 
 
 @click.command()
-@click.argument("names", metavar="[DAEMON]...", nargs=-1)
+@click.argument("names", metavar="[DAEMON]...", nargs=-1, shell_complete=_daemons)
 @directory_option
 @json_option
 def restart(names: tuple[str, ...], layout: Layout, as_json: bool) -> None:

@@ -1206,7 +1206,8 @@ async def test_a_balance_goes_on_when_a_node_dies_before_it_has_deleted_what_was
         await cluster.beat(N1, N2, N3, N4)
         cluster.operations.balance(0.05)
         cluster.stuck.add(N1)
-        await cluster.beat_until(lambda: cluster.queries.deletions().get(N1, 0) > 0, N1, N2, N3, N4)
+        while not (await cluster.deletions()).get(N1):
+            await cluster.beat(N1, N2, N3, N4)
         await cluster.beat_until(lambda: not cluster.operations.status({})["balance"]["asked"], N2, N3, N4)
         assert cluster.operations.plan_balance(0.05)["even"]
 
@@ -1274,7 +1275,7 @@ async def test_copies_whose_deletion_is_held_back_count_again_when_they_are_want
         await cluster.beat_until(lambda: not cluster.replication.under_replicated, *everyone, most_s=5)
         assert cluster.ordered("delete") == []
         assert sorted(chunk for _, chunk in cluster.ordered("copy")) == [*range(1, 7)]  # each is looked at where it is
-        assert sum(cluster.queries.deletions().values()) == 0
+        assert (await cluster.deletions()) == {}
 
 
 async def test_many_orders_done_are_not_compared_with_one_another(
