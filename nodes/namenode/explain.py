@@ -10,6 +10,7 @@ pure function.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -26,6 +27,14 @@ from nodes.namenode.membership import Membership
 from nodes.namenode.repair import live_among
 from nodes.namenode.replication import Replication
 from nodes.namenode.store import Database
+
+_SLICE: Final = 10_000
+"""Chunks in one read: some ten milliseconds of a worker thread."""
+_LACKING: Final = (
+    "SELECT c.chunk, c.session = 0 AND c.length > 0"
+    " AND c.replicas > (SELECT count(*) FROM replica r WHERE r.chunk = c.chunk)"
+    " FROM chunk c WHERE c.chunk > ? ORDER BY c.chunk LIMIT ?"
+)
 
 
 class Facts(NamedTuple):
@@ -114,14 +123,30 @@ class Explainer:
         return found
 
     async def all_shortages(self) -> list[Finding]:
-        """What is to be told of the first chunks that have too few copies, and how many others there are."""
-        told = self._replication.few
+        """What is to be told of the first chunks that have too few copies, and how many others there are.
+
+        The last round over all chunks does not know of those that are to have more since: the tables do.
+        """
+        count, first = await self._with_few_holders()
+        told = sorted({*self._replication.few, *first})[: limits.EXPLAIN_MAX_CHUNKS]
         found = await self.shortages(told)
-        others = self._replication.under_replicated - len(told)
+        others = max(self._replication.under_replicated, count) - len(told)
         if others > 0:
             unable = self._replication.blocked + self._replication.held_up
             found.append(_others(others, self._replication.is_on, unable))
         return found
+
+    async def _with_few_holders(self) -> tuple[int, list[ChunkId]]:
+        """How many chunks are to have more copies than there are nodes that have one, and the first of them."""
+        count, first, last = 0, list[ChunkId](), 0
+        while True:
+            rows = await self._checker.read(functools.partial(_lacking, last))
+            few = [ChunkId(chunk) for chunk, lacks in rows if lacks]
+            count += len(few)
+            first += few[: limits.EXPLAIN_MAX_CHUNKS - len(first)]
+            if len(rows) < _SLICE:
+                return count, first
+            last = rows[-1][0]
 
     async def _known(self, wanted: Sequence[ChunkId]) -> list[tuple[Facts, list[Copying], Outlook]]:
         """What is known of each of these."""
@@ -149,6 +174,11 @@ class Explainer:
             self._members.holding(),
             self._replication.have_all_that_is_left(facts.chunk),
         )
+
+
+def _lacking(after: int, db: Database, _sessions: Collection[int]) -> list[tuple[int, int]]:
+    """The chunks that follow, a slice of them, and which are to have more copies than there are nodes that have one."""
+    return db.execute(_LACKING, (after, _SLICE)).fetchall()
 
 
 def facts_of(db: Database, chunk: ChunkId) -> Facts:

@@ -501,8 +501,6 @@ class NameNode(Service):
     async def check(self, call: Call, cursor: Any) -> list[Any]:
         async with self._at_length(call):
             findings, following = await self._checker.slice(cursor)
-            if following is None:
-                findings += await self._explainer.all_shortages()
             return [findings, following]
 
     @expose
@@ -521,7 +519,7 @@ class NameNode(Service):
     @takes_call
     async def check_totals(self, call: Call) -> list[Any]:
         async with self._at_length(call):
-            return await self._checker.totals()
+            return await self._checker.totals() + await self._explainer.all_shortages()
 
     @expose
     @takes_call

@@ -283,6 +283,20 @@ async def test_fsck_tells_of_the_first_chunks_with_too_few_copies_and_counts_the
         assert {finding.kind for finding in await explainer.all_shortages()} == {"copies-coming"}
 
 
+async def test_fsck_tells_of_chunks_that_are_to_have_more_copies_before_the_next_round_does(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with world(tmp_path, lambda space: chunks_on(space, [N1, N2], wanted=2), N1, N2, N3) as cluster:
+        checker = Checker(cluster.store, cluster.runtime, lambda: ())
+        explainer = Explainer(checker, cluster.members, cluster.replication, cluster.runtime)
+        await cluster.beat_until(lambda: not cluster.replication.under_replicated, N1, N2, N3)
+        assert await explainer.all_shortages() == []
+        cluster.store.writing.execute("UPDATE chunk SET replicas = 3")
+        (told,) = await explainer.all_shortages()
+        assert not cluster.replication.under_replicated
+        assert told.what.endswith("has 2 of 3 copies") and told.kind == "copies-coming"
+
+
 async def test_when_the_only_node_that_may_take_copies_has_enough_to_do_few_chunks_are_looked_at_in_vain(
     tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
