@@ -84,7 +84,7 @@ def umount(mountpoint: Path, lazy: bool) -> None:
         unmount(where, lazy=lazy)
     except errors.Busy as error:
         raise errors.Busy(f"{error.message}; --lazy unmounts it all the same") from None
-    if was_killed:
+    if was_killed and not _has_said_how(where):
         _forget_process(where)
         complain("unmounted; its process had ended before that: what it had not committed is lost, if there was any")
     elif (process := wait_for_end(where, _WAIT_S)) is not None and not lazy:
@@ -187,6 +187,12 @@ def _has_ended(mountpoint: Path) -> bool:
     """Whether it is known which process served a mount, and that it is no more. What hangs is not asked anything."""
     pid = _process_of(mountpoint)
     return pid is not None and not _command_of(pid, mountpoint)
+
+
+def _has_said_how(mountpoint: Path) -> bool:
+    """Whether the process of a mount wrote down how it ended, as where the kernel has given up its connection."""
+    pid = _process_of(mountpoint)
+    return pid is not None and ending.read(_state_file(mountpoint, ".end"), pid) is not None
 
 
 def _command_of(pid: int, mountpoint: Path) -> list[bytes]:

@@ -417,6 +417,41 @@ def test_who_unmounts_what_was_killed_is_told_so(cluster: Cluster, mount: Mount)
     assert not is_mounted(shown)
 
 
+def test_who_unmounts_what_was_aborted_hears_of_nothing_that_was_lost_where_all_is_committed(
+    cluster: Cluster, mount: Mount, here: Path
+) -> None:
+    shown = mount(f"/{here.name}")
+    ours = find(shown)
+    assert ours is not None
+    process = os.pidfd_open(cluster.mount_pids()[shown])
+    try:
+        (shown / "file").write_bytes(b"content")
+        Path(f"/sys/fs/fuse/connections/{ours.connection}/abort").write_text("1")
+        assert select.select([process], [], [], PATIENCE_S)[0]
+    finally:
+        os.close(process)
+    assert cluster.dfs("umount", shown).stderr == ""
+    assert not is_mounted(shown)
+    assert (here / "file").read_bytes() == b"content"
+
+
+def test_up_mounts_again_what_it_had_mounted_and_died(cluster: Cluster, tmp_path: Path) -> None:
+    shown = tmp_path / "shown"
+    up = ("up", "--dir", cluster.directory)
+    cluster.dfs(*up, "--mount", shown)
+    process = os.pidfd_open(cluster.mount_pids()[shown])
+    try:
+        os.kill(cluster.mount_pids()[shown], signal.SIGKILL)
+        assert select.select([process], [], [], PATIENCE_S)[0]
+    finally:
+        os.close(process)
+    assert f"Its mount on {shown} had ended, and is there again.\n" in cluster.dfs(*up).stdout
+    assert os.statvfs(shown).f_blocks
+    cluster.dfs("umount", shown)
+    cluster.dfs(*up)
+    assert not is_mounted(shown)
+
+
 @pytest.mark.parametrize("command", ["mount", "umount"])
 def test_no_name_is_no_mount_point(cluster: Cluster, command: str) -> None:
     """As of a variable in a script that nobody has set."""

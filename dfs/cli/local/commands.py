@@ -75,12 +75,13 @@ def up(
     """Start a cluster on this machine, in the background, and wait until it can be used.
 
     The first time this makes the cluster: configuration files, which are yours to edit, and directories for the data.
-    After that it starts what does not run. A daemon that ends is started again until `dfs down`; a DataNode that was
-    removed from the cluster is not.
+    After that it starts what does not run, and mounts again what it had mounted where that has died. A daemon that ends
+    is started again until `dfs down`; a DataNode that was removed from the cluster is not.
     """
     made, started, cluster = _bring_up(layout, making.Wish(datanodes, replicas, min_replicas, tls))
     if mountpoint is not None:
         _mount(layout, mountpoint.absolute())
+    mounted_again = _mount_again(layout)
     if as_json:
         click.echo(json.dumps(_report(layout, made, started, cluster)))
         return
@@ -88,6 +89,8 @@ def up(
         click.echo(f"There are {made.datanodes} DataNodes already, and all of them stay.")
     if made.removed:
         click.echo(removed_line(layout, made.removed))
+    for each in mounted_again:
+        click.echo(f"Its mount on {each} had ended, and is there again.")
     click.echo(_welcome(layout, made, started))
     if mountpoint is not None:
         click.echo(f"    ls -l {shlex.quote(str(mountpoint))}    # the cluster is mounted there")
@@ -131,6 +134,20 @@ def _mount(layout: Layout, mountpoint: Path) -> None:
         return
     mounting.mount_in_background(mountpoint, "", "/", ["--config", str(layout.client)])
     layout.write_mounts({*layout.read_mounts(), mountpoint})
+
+
+def _mount_again(layout: Layout) -> list[Path]:
+    """Where mounts of `dfs up --mount` whose processes have died were made anew; says where that could not be."""
+    from dfs.cli import mounting
+
+    done = []
+    for mountpoint in filter(is_dead, _mounts(layout)):
+        try:
+            mounting.mount_in_background(mountpoint, "", "/", ["--config", str(layout.client)])
+            done.append(mountpoint)
+        except errors.DfsError as error:
+            complain(f"the mount on {mountpoint} has ended, and could not be made again: {error.message}")
+    return done
 
 
 def _mounts(layout: Layout) -> list[Path]:
