@@ -126,9 +126,10 @@ def table(rows: Sequence[Sequence[str]], right: Iterable[int] = ()) -> list[str]
         return []
     to_the_right = set(right)
     widths = [max(width(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        " ".join(_pad(cell, widths[at], at in to_the_right) for at, cell in enumerate(row)).rstrip(" ") for row in rows
-    ]
+    if len(widths) - 1 not in to_the_right:
+        widths[-1] = 0  # nothing is put behind the last cell: a name may end in spaces
+    lines = [" ".join(_pad(cell, widths[at], at in to_the_right) for at, cell in enumerate(row)) for row in rows]
+    return [line if row[-1] else line.rstrip(" ") for line, row in zip(lines, rows, strict=True)]
 
 
 def _pad(cell: str, columns: int, to_the_right: bool) -> str:
@@ -150,8 +151,8 @@ def columns(names: Sequence[str], total: int) -> list[str]:
         return list(names)
     lines = []
     for row in range(rows):
-        cells = range(row, len(names), rows)
-        lines.append("".join(_pad(names[at], fits[column], False) for column, at in enumerate(cells)).rstrip(" "))
+        *before, last = range(row, len(names), rows)
+        lines.append("".join(_pad(names[at], fits[column], False) for column, at in enumerate(before)) + names[last])
     return lines
 
 

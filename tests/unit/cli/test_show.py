@@ -144,6 +144,11 @@ def test_wide_characters_take_two_columns() -> None:
     assert show.table([["漢", "|"], ["abc", "|"]]) == ["漢  |", "abc |"]
 
 
+def test_spaces_at_the_end_of_a_name_stay_and_no_others_are_put_there() -> None:
+    assert show.table([["1", "a  "], ["22", "longer"], ["3", ""]]) == ["1  a  ", "22 longer", "3"]
+    assert show.columns(["a ", "bb", "c "], 9) == ["a   c ", "bb"]
+
+
 def test_shares_and_ages_for_people() -> None:
     assert [show.share(1, 3), show.share(0, 5), show.share(5, 5), show.share(0, 0)] == ["34%", "0%", "100%", "-"]
     assert [show.age(s) for s in (0.42, 12, 119, 150, 7300, 200_000)] == [
