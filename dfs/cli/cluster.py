@@ -42,6 +42,7 @@ _COUNTS: Final = (
     ("sessions", "Clients"),
 )
 _BAD_IF_ANY: Final = ("under_replicated", "lost")
+_WARNING: Final = "WARNING: "
 _DISK_LOW: Final = 4
 """Times `reserve_bytes`: with less than that free the NameNode's disk is one to look at."""
 
@@ -66,12 +67,13 @@ def local_pids(config: str | None, namenode: str) -> dict[str, int]:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One object; sizes in bytes, times in nanoseconds.")
+@click.option("--check", is_flag=True, help="End with 1 if there is a warning, or a chunk has too few copies.")
 @config_option
-def status(as_json: bool) -> int:
+def status(as_json: bool, check: bool) -> int:
     """Show the NameNode, the DataNodes, and how well the data is replicated."""
     config = chosen().config
 
-    async def body(fs: FileSystem) -> None:
+    async def body(fs: FileSystem) -> int:
         found = await fs.status()
         found.setdefault("address", fs.session.address)
         found["nodes"] = [codec.node_view(wire) for wire in found.get("nodes") or ()]
@@ -80,6 +82,7 @@ def status(as_json: bool) -> int:
             show.echo_json(status_record(found, pids))
         else:
             _print_status(found, pids)
+        return int(check and is_to_be_seen_to(found, time.time_ns()))
 
     return run(body)
 
@@ -87,7 +90,18 @@ def status(as_json: bool) -> int:
 def status_record(found: Mapping[str, Any], pids: Mapping[str, int]) -> dict[str, Any]:
     """The status as JSON has it: nodes as objects, with `pid` where they run here, and all local `pids`."""
     nodes = [{**view._asdict(), "state": str(view.state), "pid": pids.get(view.node)} for view in found["nodes"]]
-    return {**found, "nodes": nodes, "pid": pids.get("namenode", found.get("pid")), "pids": sorted(pids.values())}
+    return {
+        **found,
+        "nodes": nodes,
+        "pid": pids.get("namenode", found.get("pid")),
+        "pids": sorted(pids.values()),
+        "warnings": [line.removeprefix(_WARNING) for line in warning_lines(found, time.time_ns())],
+    }
+
+
+def is_to_be_seen_to(found: Mapping[str, Any], now_ns: int) -> bool:
+    """Whether anything is not as it should be: there is a warning, or a chunk has too few copies, or none."""
+    return bool(warning_lines(found, now_ns)) or any(found.get(key) for key in _BAD_IF_ANY)
 
 
 def _print_status(found: Mapping[str, Any], pids: Mapping[str, int]) -> None:
@@ -165,7 +179,8 @@ def _disk(disk: Mapping[str, Any]) -> str:
 
 def warning_lines(found: Mapping[str, Any], at_ns: int) -> list[str]:
     """What an operator has to look at before he does anything else."""
-    lines = _too_few_lines(found.get("nodes") or (), found.get("min_replicas", 0), at_ns)
+    views = found.get("nodes") or ()
+    lines = [*_too_few_lines(views, found.get("min_replicas", 0), at_ns), *_dead_lines(views, at_ns)]
     disk = found.get("disk") or {}
     if disk and disk["free_bytes"] < _DISK_LOW * max(disk["reserve_bytes"], 1):
         least = show.human(disk["reserve_bytes"])
@@ -205,6 +220,15 @@ def _too_few_lines(views: Sequence[NodeView], least: int, at_ns: int) -> list[st
     return [
         f"WARNING: {show.counted(taking, 'DataNode')} {take} new data, {least} {are} needed: nothing can be written"
         f" ({show.printable(away) or 'start more DataNodes'})"
+    ]
+
+
+def _dead_lines(views: Sequence[NodeView], at_ns: int) -> list[str]:
+    return [
+        f"{_WARNING}{show.printable(view.node)} is dead, it {_absence(view, at_ns)}: start it again, or forget it with"
+        f" `dfs remove {show.printable(view.node)}`"
+        for view in views
+        if view.state == NodeState.DEAD
     ]
 
 
@@ -256,9 +280,13 @@ def draw_nodes(rows: list[list[str]]) -> None:
 
 def count_lines(found: Mapping[str, Any]) -> list[str]:
     """What there is, and what is wrong with it."""
-    rows = [[f"{label}:", str(found[key])] for key, label in _COUNTS if key in found]
-    if any(found.get(key) for key in _BAD_IF_ANY):
-        rows.append(["", "(run `dfs fsck` to see which)"])
+    bad = [key for key in _BAD_IF_ANY if found.get(key)]
+    rows = []
+    for key, label in _COUNTS:
+        if key in found:
+            rows.append([f"{label}:", str(found[key])])
+        if key in bad[-1:]:
+            rows.append(["", "(run `dfs fsck` to see which)"])
     return show.table(rows)
 
 

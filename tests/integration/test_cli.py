@@ -302,6 +302,11 @@ def test_status_names_every_daemon(dfs: Shell) -> None:
         assert str(node["pid"]) in shown
 
 
+def test_a_check_of_a_sound_cluster(dfs: Shell) -> None:
+    assert b"Clients" in dfs("status", "--check")
+    assert json.loads(dfs("status", "--check", "--json"))["warnings"] == []
+
+
 def test_mkdir_mv_and_rm(dfs: Shell, there: str) -> None:
     dfs("mkdir", "-p", f"{there}/a/b/c")
     dfs("mkdir", "-p", f"{there}/a/b/c")

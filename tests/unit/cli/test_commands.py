@@ -398,6 +398,22 @@ def test_a_node_was_heard_so_long_ago_by_the_clock_of_who_heard_it() -> None:
     assert abs(cluster.now_ns({}) - time.time_ns()) < 60 * 10**9  # of an older NameNode, which does not say
 
 
+def test_a_dead_datanode_is_a_warning_and_programs_are_told_of_warnings_too() -> None:
+    dead = NODE._replace(node=NodeId("n2"), state=NodeState.DEAD)
+    found = {"nodes": [NODE, dead], "min_replicas": 1}
+    assert cluster.warning_lines(found, 10**18 + 120 * 10**9) == [
+        "WARNING: n2 is dead, it has been silent for 2 min: start it again, or forget it with `dfs remove n2`"
+    ]
+    (told,) = cluster.status_record(found, {})["warnings"]
+    assert told.startswith("n2 is dead")
+
+
+def test_what_a_check_ends_with_1_for() -> None:
+    assert not cluster.is_to_be_seen_to({"nodes": [NODE], "min_replicas": 1, "lost": 0, "garbage": 3}, 0)
+    assert cluster.is_to_be_seen_to({"nodes": [NODE], "min_replicas": 2}, 0)
+    assert cluster.is_to_be_seen_to({"under_replicated": 1}, 0) and cluster.is_to_be_seen_to({"lost": 1}, 0)
+
+
 def test_what_is_to_be_deleted_is_told_with_when_its_space_comes_free() -> None:
     found = {"busy": {"n1": {"deletions": 2}, "n2": {"deletions": 0}}, "garbage_grace_s": 60.0}
     assert cluster.progress_lines(found)[1:] == ["Deletions: 2 copies of chunks; what is deleted comes free after 60 s"]
@@ -439,7 +455,10 @@ def test_counts_that_are_not_known_are_not_shown() -> None:
         "Bytes:                     2048",
         "Chunks with no whole copy: 0",
     ]
-    assert "dfs fsck" in cluster.count_lines({"lost": 1})[-1]
+    hint = "(run `dfs fsck` to see which)"
+    shown = [line.split(":")[0].strip() for line in cluster.count_lines({"lost": 1, "garbage": 0, "sessions": 1})]
+    assert shown == ["Chunks with no whole copy", hint, "Chunks to be deleted", "Clients"]
+    assert cluster.count_lines({"under_replicated": 1, "lost": 0})[1].strip() == hint
 
 
 def test_pids_come_from_the_local_cluster_that_has_this_namenode(tmp_path: Path) -> None:
