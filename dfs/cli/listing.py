@@ -88,6 +88,7 @@ async def _ls(fs: FileSystem, paths: tuple[bytes, ...], style: Style) -> int:
     if style.as_json:
         with show.JsonArray() as listing.array:
             await listing.all(files, directories, headed=False)
+            listing.array.failed = bool(report.failed)
     else:
         await listing.all(files, directories, headed=style.recursive or len(paths) > 1)
     return report.status
@@ -240,7 +241,7 @@ async def _stat(fs: FileSystem, paths: tuple[bytes, ...], follow: bool, chunks: 
             if not as_json:
                 for line in stat_lines(Item(path, path, attr, target), found.get("chunks", [])):
                     show.echo(line)
-    if as_json:
+    if as_json and (records or not report.failed):
         show.echo_json(records)
     return report.status
 

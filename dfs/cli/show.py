@@ -91,16 +91,23 @@ def echo_json(value: Any) -> None:
 
 
 class JsonArray:
-    """An array that goes out item by item, so that its length costs no memory. Closed when the block is left."""
+    """An array that goes out item by item, so that its length costs no memory. Closed when the block is left.
+
+    `failed`: an error was told. One with nothing in it is not written then, nor where the block raises.
+    """
 
     def __init__(self) -> None:
+        self.failed = False
         self._separator = "["
 
     def __enter__(self) -> JsonArray:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        echo("[]" if self._separator == "[" else "\n]")
+    def __exit__(self, error: object, *_: object) -> None:
+        if self._separator != "[":
+            echo("\n]")
+        elif not self.failed and error is None:
+            echo("[]")
 
     def add(self, value: Any) -> None:
         self.write(f"{self._separator}\n  {as_json(value)}")

@@ -59,9 +59,11 @@ def _size(taken: Taken, humanly: bool, apparent: bool) -> str:
 
 async def _du_json(fs: FileSystem, paths: tuple[bytes, ...], deepest: int | None) -> int:
     with show.JsonArray() as array:
-        return await _du(
+        status = await _du(
             fs, paths, deepest, lambda taken: array.add({**taken._asdict(), "path": show.text(taken.path)})
         )
+        array.failed = bool(status)
+    return status
 
 
 async def _du(fs: FileSystem, paths: tuple[bytes, ...], deepest: int | None, tell: Callable[[Taken], None]) -> int:

@@ -15,6 +15,7 @@ import pytest
 
 from dfs.cli.local.layout import Layout
 from dfs.cli.main import cli
+from tests.forked import run_dfs
 from tests.integration.real import PATIENCE_S, wait_until
 
 Shell = Callable[..., bytes]
@@ -399,6 +400,13 @@ def _completed(settings: dict[str, str], words: str) -> list[str]:
     done = subprocess.run([sys.executable, "-m", "dfs.cli"], env=env, capture_output=True, text=True, check=False)
     assert done.stderr == ""
     return done.stdout.split()
+
+
+@pytest.mark.parametrize("verb", ["ls", "stat", "du", "tree", "fsck", "why"])
+def test_of_what_could_not_be_looked_at_nothing_is_printed(dfs: Shell, layout: Layout, verb: str) -> None:
+    done = run_dfs(verb, "--json", "/none", environment={**os.environ, "DFS_CONFIG": str(layout.client)})
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr == b"dfs: no such file or directory: /none\n"
 
 
 def test_version_help_and_what_is_no_verb(dfs: Shell) -> None:
