@@ -21,6 +21,7 @@ import click
 from dfs import errors
 from dfs.cli import show
 from dfs.config import ClientConfig, find_client_config
+from dfs.stdio import OutputFailed
 
 if TYPE_CHECKING:
     import trio
@@ -112,7 +113,7 @@ class Report:
         """Report an error about one path and go on. A cluster or a stdout that is gone still ends the command."""
         try:
             yield
-        except (*_CLUSTER_IS_AWAY, BrokenPipeError):
+        except (*_CLUSTER_IS_AWAY, BrokenPipeError, OutputFailed):
             raise
         except OSError as error:
             self.note(error)

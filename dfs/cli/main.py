@@ -19,7 +19,7 @@ import click
 from dfs import __version__
 from dfs.cli.context import Chosen, Interrupted, complain, config_option, sentence
 from dfs.leanlogs import load_structlog
-from dfs.stdio import have_standard_streams
+from dfs.stdio import OutputFailed, have_standard_streams, name_standard_output
 
 _INTERRUPTED_STATUS: Final = 130
 _BROKEN_PIPE_STATUS: Final = 141
@@ -148,13 +148,15 @@ def _ending(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt | click.Abort):
         return _INTERRUPTED_STATUS
     if isinstance(error, OSError):
+        if isinstance(error, OutputFailed):
+            _abandon_stdout()
         complain(sentence(error))
         return 1
     raise error
 
 
 def _abandon_stdout() -> None:
-    """Nobody reads: keep the interpreter from failing once more when it flushes at exit."""
+    """Nobody takes it: keep the interpreter from failing once more when it flushes at exit."""
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, sys.stdout.fileno())
     os.close(devnull)
@@ -179,4 +181,5 @@ def cli(ctx: click.Context, verbose: bool) -> None:
 def main() -> None:
     """Entry point: ends the process with an exit status."""
     have_standard_streams()
+    name_standard_output()
     cli.main(prog_name="dfs")

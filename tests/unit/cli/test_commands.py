@@ -145,9 +145,15 @@ def closed(shell: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
 
 
-def test_what_is_printed_where_nothing_reads_is_passed_over() -> None:
-    done = closed("dfs config example client >&-")
-    assert (done.returncode, done.stderr) == (0, "")
+@pytest.mark.parametrize("command", ["config example client", "--help"])
+def test_standard_output_that_takes_nothing_is_told_from_a_cluster_that_is_full(command: str) -> None:
+    done = closed(f"dfs {command} >/dev/full")
+    assert (done.returncode, done.stderr) == (1, "dfs: no space left on device: standard output\n")
+    done = closed(f"dfs {command} >&-")
+    assert (done.returncode, done.stderr) == (1, "dfs: bad file descriptor: standard output\n")
+
+
+def test_what_is_to_be_said_where_nobody_hears_is_passed_over() -> None:
     done = closed("dfs ls --nonsense 2>&-")
     assert (done.returncode, done.stdout) == (2, "")
 
