@@ -10,12 +10,13 @@ import click
 
 from dfs import config as configuration
 from dfs.cli import show
+from dfs.cli.arguments import NamedPath
 from dfs.cli.context import Report
 
 # --- daemons --------------------------------------------------------------------------------------------
 
 _daemon_config = click.option(
-    "--config", "file", metavar="FILE", required=True, type=click.Path(), help="Its configuration file."
+    "--config", "file", metavar="FILE", required=True, type=NamedPath(), help="Its configuration file."
 )
 
 
@@ -48,7 +49,7 @@ def config() -> None:
 
 
 @config.command()
-@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path())
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=NamedPath())
 def check(files: tuple[str, ...]) -> int:
     """Say whether files are fit for use, with the files of keys that they name, and what kind they are."""
     report = Report()

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -16,6 +17,8 @@ from dfs import errors, limits
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class ArgumentType(click.ParamType):  # type: ignore[type-arg] # newer versions of click only have it generic
@@ -70,6 +73,15 @@ class NodeName(ArgumentType):
         return completing.nodes(ctx, incomplete)
 
 
+class NamedPath(click.Path):
+    """As `click.Path`, of one that is not empty, as a variable is that nobody has set."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not os.fspath(value):
+            self.fail("a path cannot be empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class MountPoint(ArgumentType):
     """A directory on this machine. It is not looked at, as `click.Path` does: what is mounted there may hang."""
 
@@ -93,6 +105,23 @@ MOUNTPOINT: Final = MountPoint()
 
 remote_paths = functools.partial(click.argument, "paths", metavar="PATH...", nargs=-1, required=True, type=REMOTE)
 """`@remote_paths()`: one path in the cluster, or more."""
+
+
+def sources_and_target(of: ArgumentType, to: ArgumentType) -> Callable[[F], F]:
+    """SRC... DST, of which `refuse_missing` says what is missing: click would always say that SRC is."""
+
+    def arguments(command: F) -> F:
+        command = click.argument("target", metavar="DST", required=False, type=to)(command)
+        return click.argument("sources", metavar="SRC...", nargs=-1, type=of)(command)
+
+    return arguments
+
+
+def refuse_missing(sources: tuple[bytes, ...], target: bytes | None) -> bytes:
+    """The target, which a single argument is taken for, though it is none. Raises `MissingParameter`."""
+    if target is None or not sources:
+        raise click.MissingParameter(param_hint="'SRC...'" if target is None else "'DST'", param_type="argument")
+    return target
 
 
 def base_name(path: bytes) -> bytes:

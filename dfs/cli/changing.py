@@ -12,7 +12,16 @@ import click
 
 from dfs import errors, limits
 from dfs.cli import modes, show
-from dfs.cli.arguments import REMOTE, ArgumentType, beside, join, refuse_missing_name, remote_paths
+from dfs.cli.arguments import (
+    REMOTE,
+    ArgumentType,
+    beside,
+    join,
+    refuse_missing,
+    refuse_missing_name,
+    remote_paths,
+    sources_and_target,
+)
 from dfs.cli.attributes import ModeType
 from dfs.cli.context import Report, config_option, run
 
@@ -100,13 +109,13 @@ async def _mkdir(fs: FileSystem, path: bytes, parents: bool, mode: list[modes.Ch
 
 
 @click.command()
-@click.argument("sources", metavar="SRC...", nargs=-1, required=True, type=REMOTE)
-@click.argument("target", metavar="DST", type=REMOTE)
+@sources_and_target(REMOTE, REMOTE)
 @click.option("-n", "--no-clobber", is_flag=True, help="Never take the place of a file that is there.")
 @config_option
-def mv(sources: tuple[bytes, ...], target: bytes, no_clobber: bool) -> int:
+def mv(sources: tuple[bytes, ...], target: bytes | None, no_clobber: bool) -> int:
     """Rename SRC to DST, or move each SRC into DST if that is a directory."""
-    return run(lambda fs: _mv(fs, sources, target, no_clobber))
+    there = refuse_missing(sources, target)
+    return run(lambda fs: _mv(fs, sources, there, no_clobber))
 
 
 async def _mv(fs: FileSystem, sources: tuple[bytes, ...], target: bytes, no_clobber: bool) -> int:

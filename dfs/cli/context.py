@@ -20,6 +20,7 @@ import click
 
 from dfs import errors
 from dfs.cli import show
+from dfs.cli.arguments import NamedPath
 from dfs.config import ClientConfig, find_client_config
 from dfs.stdio import OutputFailed
 
@@ -69,7 +70,7 @@ def config_option(command: F) -> F:
     option = click.option(
         "--config",
         metavar="FILE",
-        type=click.Path(),
+        type=NamedPath(),
         expose_value=False,
         callback=_remember_config,
         help="The client.toml of the cluster to use.",

@@ -8,13 +8,14 @@ import click
 
 from dfs import config, errors, keys, limits
 from dfs.cli import machine
+from dfs.cli.arguments import NamedPath
 from dfs.cli.machine import Files
 from dfs.cli.show import say
 from dfs.keys import KeyFile, Role
 
 _ADMIN = "admin"
 _STATE_DIR = Path("/var/lib/dfs/namenode")
-_DIRECTORY = click.Path(path_type=Path, file_okay=False)
+_DIRECTORY = NamedPath(path_type=Path, file_okay=False)
 
 
 @click.command()

@@ -18,7 +18,7 @@ import click
 
 from dfs import config, errors, keys, limits, tokens
 from dfs.cli import machine
-from dfs.cli.arguments import ArgumentType
+from dfs.cli.arguments import ArgumentType, NamedPath
 from dfs.cli.context import complain
 from dfs.cli.init import add_datanode
 from dfs.cli.keys import ROLES, cluster_keys, keys_option, subtree_claim
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 _DISK: Final = Path("/srv/dfs/disk1")
-_DIRECTORY: Final = click.Path(path_type=Path, file_okay=False)
+_DIRECTORY: Final = NamedPath(path_type=Path, file_okay=False)
 
 
 # --- the token ------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import click
 
 from dfs import certificates, config, errors, keys, limits
 from dfs.cli import show
+from dfs.cli.arguments import NamedPath
 from dfs.cli.context import chosen, complain, config_option, run
 from dfs.cli.machine import ETC
 from dfs.keys import KeyFile, Role
@@ -25,7 +26,7 @@ ROLES: Final = [str(role) for role in Role if role != Role.JOIN]
 keys_option = click.option(
     "--keys",
     "file",
-    type=click.Path(path_type=Path),
+    type=NamedPath(path_type=Path),
     help="The cluster's cluster.keys; unless given, the one beside the client.toml in use, else /etc/dfs/cluster.keys,"
     " else the local cluster's.",
 )
@@ -45,7 +46,7 @@ def key() -> None:
 
 
 @key.command()
-@click.argument("file", type=click.Path(path_type=Path), default=Path("cluster.keys"))
+@click.argument("file", type=NamedPath(path_type=Path), default=Path("cluster.keys"))
 @click.option(
     "--tls", is_flag=True, help="Encrypt what travels: with certificates of an authority of the cluster's own."
 )
@@ -60,7 +61,7 @@ def init(file: Path, tls: bool) -> None:
 @_role_option
 @click.option("--subtree", metavar="DIRECTORY", help="All that the key may see, as if there was nothing else.")
 @keys_option
-@click.option("--out", type=click.Path(path_type=Path), help="The file to write; NAME.key unless given.")
+@click.option("--out", type=NamedPath(path_type=Path), help="The file to write; NAME.key unless given.")
 def add(name: str, role: str, subtree: str | None, file: Path | None, out: Path | None) -> None:
     """Make a key called NAME. A node's key has the name of its DataNode."""
     claims = {} if subtree is None else {"subtree": subtree_claim(subtree, role)}
@@ -72,7 +73,7 @@ def add(name: str, role: str, subtree: str | None, file: Path | None, out: Path 
 
 
 @key.command()
-@click.argument("renewed", metavar="FILE", type=click.Path(path_type=Path))
+@click.argument("renewed", metavar="FILE", type=NamedPath(path_type=Path))
 @keys_option
 def renew(renewed: Path, file: Path | None) -> None:
     """Put a new certificate into FILE, a key file or cluster.keys itself. The key stays the same."""
@@ -98,7 +99,7 @@ def _issuer(path: Path, holder: KeyFile, file: Path | None) -> KeyFile:
 
 
 @key.command(name="show")
-@click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.argument("files", type=NamedPath(path_type=Path), nargs=-1, required=True)
 def show_(files: tuple[Path, ...]) -> None:
     """Say whose keys are in files. Shows no secrets."""
     for file in files:

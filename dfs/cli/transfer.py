@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dfs.cli.arguments import LOCAL, REMOTE, remote_paths
+from dfs.cli.arguments import LOCAL, REMOTE, refuse_missing, remote_paths, sources_and_target
 from dfs.cli.context import F, Report, config_option, run
 
 if TYPE_CHECKING:
@@ -40,20 +40,20 @@ def _copying(command: F) -> F:
 
 
 @click.command()
-@click.argument("sources", metavar="SRC...", nargs=-1, required=True, type=LOCAL)
-@click.argument("target", metavar="DST", type=REMOTE)
+@sources_and_target(LOCAL, REMOTE)
 @click.option("--no-sync", is_flag=True, help="Be done when the cluster has the data, before it is on its disks.")
 @_copying
-def upload(sources: tuple[bytes, ...], target: bytes, no_sync: bool, quiet: bool, **options: Any) -> int:
+def upload(sources: tuple[bytes, ...], target: bytes | None, no_sync: bool, quiet: bool, **options: Any) -> int:
     """Copy local files into the cluster: to DST, or into it if it is a directory. `-` is standard input.
 
     DST begins at the cluster's root, with a slash or without. Pipes and devices are read as standard input only.
 
     A file appears under its name when all of it is there. One that fails is reported, the others are copied.
     """
-    if sources.count(DASH) > 1 or (DASH in sources and target.endswith(b"/")):
+    there = refuse_missing(sources, target)
+    if sources.count(DASH) > 1 or (DASH in sources and there.endswith(b"/")):
         raise click.UsageError("standard input is one file: name it")
-    return run(lambda fs: _upload(fs, sources, target, Options(sync=not no_sync, **options), quiet))
+    return run(lambda fs: _upload(fs, sources, there, Options(sync=not no_sync, **options), quiet))
 
 
 async def _upload(fs: FileSystem, sources: tuple[bytes, ...], target: bytes, options: Options, quiet: bool) -> int:
@@ -67,20 +67,23 @@ async def _upload(fs: FileSystem, sources: tuple[bytes, ...], target: bytes, opt
 
 
 @click.command()
-@click.argument("sources", metavar="SRC...", nargs=-1, required=True, type=REMOTE)
-@click.argument("target", metavar="DST", type=LOCAL)
+@click.argument("sources", metavar="SRC...", nargs=-1, type=REMOTE)
+@click.argument("target", metavar="[DST]", required=False, type=LOCAL)
 @click.option("--sync", is_flag=True, help="Be done when files are on the disk, not only in the system's cache.")
 @_copying
-def download(sources: tuple[bytes, ...], target: bytes, quiet: bool, **options: Any) -> int:
+def download(sources: tuple[bytes, ...], target: bytes | None, quiet: bool, **options: Any) -> int:
     """Copy files out of the cluster: to DST, or into it if it is a directory. `-` is standard output.
 
-    SRC begins at the cluster's root, with a slash or without.
+    SRC begins at the cluster's root, with a slash or without. A single one goes into the working directory without DST.
 
     A file appears under its name when all of it is there. One that fails is reported, the others are copied.
     """
-    if target == DASH and options["recursive"]:
+    if target is not None and not sources:
+        sources, target = (REMOTE.convert(target, None, None),), b"."
+    there = refuse_missing(sources, target)
+    if there == DASH and options["recursive"]:
         raise click.UsageError("a tree cannot go to standard output: leave out -r, or name a directory")
-    return run(lambda fs: _download(fs, sources, target, Options(**options), quiet))
+    return run(lambda fs: _download(fs, sources, there, Options(**options), quiet))
 
 
 async def _download(fs: FileSystem, sources: tuple[bytes, ...], target: bytes, options: Options, quiet: bool) -> int:

@@ -99,6 +99,17 @@ def test_one_file_there_and_back(dfs: Shell, there: str, tmp_path: Path) -> None
     assert (tmp_path / "again").read_bytes() == data
 
 
+def test_a_single_file_goes_into_the_working_directory(
+    dfs: Shell, there: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    dfs("upload", tmp_path / "file", there)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    dfs("download", f"{there.lstrip('/')}/file")
+    assert Path("file").read_bytes() == b"content"
+
+
 def test_a_download_is_on_the_disk_where_that_is_asked_for(
     dfs: Shell, there: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

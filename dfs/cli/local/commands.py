@@ -15,7 +15,7 @@ import click
 
 from dfs import config, errors, limits
 from dfs.cli import show
-from dfs.cli.arguments import MOUNTPOINT
+from dfs.cli.arguments import MOUNTPOINT, NamedPath
 from dfs.cli.context import chosen, complain
 from dfs.cli.local import locks, making, running
 from dfs.cli.local.layout import Layout, usual_layout
@@ -35,7 +35,7 @@ directory_option = click.option(
     "--dir",
     "layout",
     metavar="DIR",
-    type=click.Path(path_type=Path),
+    type=NamedPath(path_type=Path),
     callback=_layout,
     help="Where the cluster is kept; by default the directory of the client.toml in use, if `dfs up` made that, else"
     " ~/.local/share/dfs/local.",

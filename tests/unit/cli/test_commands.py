@@ -104,7 +104,6 @@ def test_the_version_is_told() -> None:
         "ls --nonsense",
         "stat",
         "upload onlyone",
-        "download /onlyone",
         "chmod 999 /x",
         "chmod u+q /x",
         "chmod 644",
@@ -132,8 +131,20 @@ def test_wrong_usage_ends_with_2_and_says_why_on_stderr(line: str) -> None:
     assert "Error: " in result.stderr
 
 
-def test_an_empty_path_is_wrong_usage() -> None:
-    assert dfs("ls", "").exit_code == 2
+@pytest.mark.parametrize("line", ["upload", "put -r", "download", "mv"])
+def test_the_argument_that_is_missing_is_named(line: str) -> None:
+    assert "Missing argument 'SRC...'" in dfs(*line.split()).stderr
+    if line != "download":
+        assert "Missing argument 'DST'" in dfs(*line.split(), "/only-one").stderr
+
+
+@pytest.mark.parametrize(
+    "line", ["ls", "ls --config", "--config", "up --dir", "down --dir", "key status --config", "key add x --keys"]
+)
+def test_an_empty_path_is_wrong_usage(line: str) -> None:
+    """As of a variable in a script that nobody has set."""
+    result = dfs(*line.split(), "")
+    assert result.exit_code == 2 and "a path cannot be empty" in result.stderr
 
 
 # --- standard streams that are closed -------------------------------------------------------------------
