@@ -30,8 +30,10 @@ def show(path: Path) -> str:
 
 
 def split(path: Path) -> list[bytes]:
-    """The names of a path, without empty ones and `.`. Raises `InvalidArgument` or `NameTooLong`."""
+    """The names of a path, without empty ones and `.`. Raises `InvalidArgument`, `NameTooLong` or `NotFound`."""
     raw = os.fsencode(path)
+    if not raw:
+        raise errors.NotFound("no such file or directory: an empty path")
     if b"\0" in raw:
         raise errors.InvalidArgument(f"a path cannot contain a NUL byte: {show(path)}")
     if len(raw) > limits.PATH_MAX_BYTES:
@@ -68,7 +70,7 @@ class Paths:
         if of_file and names and os.fsencode(path).endswith(b"/"):
             raise errors.NotADirectory(f"this names a directory, and no file: {show(path)}")
         if not names or names[-1] == b"..":
-            raise errors.InvalidArgument(f"this names no entry of a directory: {show(path) or '/'}")
+            raise errors.InvalidArgument(f"this names no entry of a directory: {show(path)}")
         trail = await self._walk(names[:-1], path, True)
         if trail and not stat.S_ISDIR(trail[-1].mode):
             raise errors.NotADirectory(f"not a directory: {show(b'/' + b'/'.join(names[:-1]))}")

@@ -193,6 +193,10 @@ def paths_as_posix_has_them(fs: BlockingFileSystem) -> None:
     with pytest.raises(NotADirectoryError):
         fs.open("/tree/new/", "w")
     assert fs.listdir("/tree/link/") == ["near"] and fs.exists("/made far")
+    for none in (fs.stat, fs.listdir, fs.mkdir, fs.read_bytes, fs.touch):
+        with pytest.raises(FileNotFoundError, match="an empty path"):
+            none("")
+    assert not fs.exists("")
 
 
 class Raw(io.RawIOBase):
