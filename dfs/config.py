@@ -65,6 +65,20 @@ def _check_address(key: str, address: str) -> None:
         _require(int(address.rpartition(":")[2]) < 65536, key, f"has a port above 65535: {address!r}")
 
 
+def with_port(host: str, port: int) -> str:
+    """`host` may have a port, or be an IPv6 address with or without brackets."""
+    if host.count(":") > 1 and not host.startswith("["):
+        return f"[{host}]:{port}"
+    has_port = re.fullmatch(r"(\[.*\]|[^:]*):[0-9]+", host)
+    return host if has_port else f"{host}:{port}"
+
+
+def namenode_address(host: str) -> str:
+    """Where a NameNode is, with the usual port if `host` names none. What is no address stays as it is."""
+    address = with_port(host, limits.NAMENODE_PORT)
+    return address if _ADDRESS.fullmatch(address) and not _ADDRESS.fullmatch(host) else host
+
+
 def is_anywhere(address: str) -> bool:
     """Whether it stands for all addresses of a machine: others cannot be told that."""
     host = address.rpartition(":")[0].removeprefix("[").removesuffix("]")
@@ -162,7 +176,10 @@ class DataNodeConfig:
     """What a DataNode needs to know."""
 
     node: str = _key(f"Its name, unique in the cluster: {NODE_NAME_RULE}.", example="node-1")
-    namenode: str = _key("Where the NameNode is.", f"127.0.0.1:{limits.NAMENODE_PORT}")
+    namenode: str = _key(
+        f"Where the NameNode is; at port {limits.NAMENODE_PORT} unless it says another.",
+        f"127.0.0.1:{limits.NAMENODE_PORT}",
+    )
     directories: list[Path] = _key("Where chunks are kept: one directory for each disk.", example='["/srv/dfs/disk1"]')
     key: Path = _key(
         "The file with this node's key, made by `dfs key add NODE --role node`; {node} stands for its name.",
@@ -205,6 +222,7 @@ class DataNodeConfig:
 
     def __post_init__(self) -> None:
         _require(bool(NODE_NAME.fullmatch(self.node)), "node", f"is {NODE_NAME_RULE}: {self.node!r}")
+        object.__setattr__(self, "namenode", namenode_address(self.namenode))
         _check_address("namenode", self.namenode)
         _check_address("listen", self.listen)
         if self.advertise:
@@ -230,11 +248,15 @@ class DataNodeConfig:
 class ClientConfig:
     """What a client (the command line, a script, a mount) needs to know."""
 
-    namenode: str = _key("Where the NameNode is.", f"127.0.0.1:{limits.NAMENODE_PORT}")
+    namenode: str = _key(
+        f"Where the NameNode is; at port {limits.NAMENODE_PORT} unless it says another.",
+        f"127.0.0.1:{limits.NAMENODE_PORT}",
+    )
     key: Path = _key("The file with the client's key, made by `dfs key add NAME`.", Path("client.key"))
     namenode_wait_s: float = _key("How long an operation waits for a NameNode that is away.", limits.NAMENODE_WAIT_S)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "namenode", namenode_address(self.namenode))
         _check_address("namenode", self.namenode)
         _require(self.namenode_wait_s > 0, "namenode_wait_s", "is more than 0")
 

@@ -50,7 +50,7 @@ def init(
     `dfs join`.
     """
     directory = directory.absolute()
-    listen = machine.with_port(listen, limits.NAMENODE_PORT)
+    listen = config.with_port(listen, limits.NAMENODE_PORT)
     state_dir = _state_dir(directory, state_dir)
     cluster = keys.make_cluster(tls=tls)
     files = Files(directory)
@@ -132,7 +132,7 @@ def add_datanode(
 
 
 def _say_what_next(directory: Path, cluster: KeyFile, listen: str, *, has_datanode: bool) -> None:
-    host = machine.with_port(machine.own_host(listen), machine.port_of(listen))
+    host = config.with_port(machine.own_host(listen), machine.port_of(listen))
     daemons = ["namenode", *(["datanode"] if has_datanode else [])]
     say(f"A new cluster, {cluster.cluster}, is described in {directory}. Start it:")
     say("")

@@ -169,7 +169,7 @@ def join(
     """
     found = tokens.parse(_given_token(word, file))
     grant = tokens.grant(found.id)
-    address = machine.with_port(namenode, limits.NAMENODE_PORT)
+    address = config.with_port(namenode, limits.NAMENODE_PORT)
     directory = directory.absolute()
     wished = _wished_name(grant, name)
     if grant.role == Role.NODE:

@@ -152,14 +152,6 @@ def node_name() -> str:
     return name[:64].strip("-") or "node"
 
 
-def with_port(host: str, port: int) -> str:
-    """`host` may have a port, or be an IPv6 address with or without brackets."""
-    if host.count(":") > 1 and not host.startswith("["):
-        return f"[{host}]:{port}"
-    has_port = re.fullmatch(r"(\[.*\]|[^:]*):[0-9]+", host)
-    return host if has_port else f"{host}:{port}"
-
-
 def host_of(address: str) -> str:
     """Without the port."""
     return address.rpartition(":")[0]

@@ -12,14 +12,14 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from dfs import errors, limits
+from dfs import errors
 from dfs.cli.context import complain, sentence
 from dfs.cli.mounting import mount_in_background, options_of
+from dfs.config import namenode_address
 from dfs.mountoptions import parse
 from dfs.mountpoint import find
 from dfs.stdio import have_standard_streams
 
-_STANDARD_PORT: Final = f":{limits.NAMENODE_PORT}"
 _FAILED: Final = 32
 """mount(8): mount failure."""
 
@@ -36,8 +36,7 @@ def parse_source(source: str) -> tuple[list[str], str]:
     address, separator, path = source.partition(":/")
     if not separator or not address:
         raise errors.InvalidArgument(f"not a file system to mount: {source!r}; write HOST:/PATH or HOST:PORT:/PATH")
-    has_port = address.rpartition(":")[2].isdigit() and not address.endswith("]")
-    return ["--namenode", address if has_port else address + _STANDARD_PORT], "/" + path
+    return ["--namenode", namenode_address(address)], "/" + path
 
 
 def remount(mountpoint: Path, options: str) -> None:

@@ -390,10 +390,10 @@ class BlockingFileSystem:
 def connect(
     namenode: str | None = None, *, key: str | os.PathLike[str] | None = None, wait_s: float | None = None
 ) -> BlockingFileSystem:
-    """Connect to the cluster whose NameNode is at `namenode`, or to the one that the client's configuration
-    names (`dfs.config.find_client_config`). `key`: the file with the key, if it is not the one that DFS_KEY or the
-    configuration names. Raises `ConfigError` where there is none, `Unreachable` where nothing answers, `Refused` with a
-    key of another cluster, `InvalidArgument` for what is no address.
+    """Connect to the cluster whose NameNode is at `namenode` (HOST or HOST:PORT), or to the one that the client's
+    configuration names (`dfs.config.find_client_config`). `key`: the file with the key, if it is not the one that
+    DFS_KEY or the configuration names. Raises `ConfigError` where there is none, `Unreachable` where nothing answers,
+    `Refused` with a key of another cluster, `InvalidArgument` for what is no address.
     """
     address = namenode or config.find_client_config().namenode
     return BlockingFileSystem(address, KeyStore(config.find_key_file(key)), wait_s)

@@ -37,6 +37,7 @@ from dfs.client.paths import Path, Paths, Place, show
 from dfs.client.reader import Reader
 from dfs.client.session import Session, open_session
 from dfs.client.writer import ChunkWriter
+from dfs.config import namenode_address
 from dfs.keys import Key, KeyFile
 from dfs.posix import RENAME_NOREPLACE, check_file_size, time_ns
 from dfs.rpc import SPOKEN, Network, Pool, SocketNetwork, Versions
@@ -508,8 +509,8 @@ async def open_filesystem(
     spoken: Versions = SPOKEN,
     cache: Cache | None = None,
 ) -> AsyncIterator[FileSystem]:
-    """A client of the cluster whose NameNode is at `namenode` (`host:port`), with the rights of a key; it speaks TLS if
-    the key's holder has a certificate.
+    """A client of the cluster whose NameNode is at `namenode` (`host` or `host:port`), with the rights of a key; it
+    speaks TLS if the key's holder has a certificate.
 
     `keep` keeps the file of a newer key, when there is one: see `dfs.keystore.KeyStore.keep`. `wait_s`: how long
     operations wait for a NameNode that is away. `spoken`: versions of the protocol. With a `cache`, what the NameNode
@@ -521,7 +522,9 @@ async def open_filesystem(
     log_as_the_program_does()
     async with Pool(network or SocketNetwork(key.tls), key=key, spoken=spoken) as pool:
         wait_s = limits.NAMENODE_WAIT_S if wait_s is None else wait_s
-        async with open_session(namenode, pool, runtime or RealRuntime(), wait_s, keep, cache) as session:
+        async with open_session(
+            namenode_address(namenode), pool, runtime or RealRuntime(), wait_s, keep, cache
+        ) as session:
             fs = FileSystem(session)
             session.spawn(fs.chunks.seal_idle)
             session.spawn(fs.chunks.shared.give_up)

@@ -498,6 +498,12 @@ async def test_no_namenode_is_said_at_once() -> None:
             pass
 
 
+async def test_a_namenode_is_looked_for_at_the_usual_port_unless_another_is_said() -> None:
+    with pytest.raises(errors.Unreachable, match=f"no NameNode at nowhere.invalid:{limits.NAMENODE_PORT}"):
+        async with open_filesystem("nowhere.invalid", ADMIN):
+            pass
+
+
 async def test_fsync_does_not_wait_for_bytes_that_were_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "LANE_IDLE_S", 0.2)
     monkeypatch.setattr(limits, "LANE_KEPT_S", 0.2)

@@ -125,6 +125,15 @@ def test_addresses(tmp_path: Path, address: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("host", "address"), [("10.0.0.1", "10.0.0.1:9400"), ("::1", "[::1]:9400"), ("[::1]", "[::1]:9400")]
+)
+def test_a_namenode_is_at_the_usual_port_unless_another_is_said(tmp_path: Path, host: str, address: str) -> None:
+    assert config.load_client(write(tmp_path, "client", f'namenode = "{host}"')).namenode == address
+    node = config.load_datanode(write(tmp_path, "datanode", MINIMAL["datanode"] + f'namenode = "{host}"'))
+    assert node.namenode == address
+
+
+@pytest.mark.parametrize(
     ("text", "size"),
     [
         (0, 0),

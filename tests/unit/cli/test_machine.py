@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dfs import errors
+from dfs import config, errors
 from dfs.cli import machine
 from dfs.cli.machine import Files
 from dfs.keys import KeyFile, Masters
@@ -148,7 +148,7 @@ def test_a_link_in_place_of_a_directory_is_refused(tmp_path: Path, daemons: int)
     ],
 )
 def test_a_namenode_is_named_with_or_without_its_port(host: str, address: str) -> None:
-    assert machine.with_port(host, 9400) == address
+    assert config.with_port(host, 9400) == address
 
 
 @pytest.mark.parametrize(
