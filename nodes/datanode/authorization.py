@@ -21,6 +21,13 @@ METHODS: Final[Mapping[str, frozenset[Role]]] = {
     "damaged_blocks": frozenset({Role.NODE, Role.ADMIN}),
     **dict.fromkeys(("list_chunks", "scrub_now", "scrub_status", "decide_held"), _ADMINS),
 }
+_PURPOSES: Final[Mapping[str, str]] = {
+    "sync": "a look at copies",
+    "list_chunks": "a list of chunks",
+    **dict.fromkeys(("scrub_now", "scrub_status"), "a scrub"),
+    "decide_held": "a decision on deletions",
+}
+"""What methods are for, where their names say nothing to who has called a command of another name."""
 
 
 def authorize(peer: Peer, method: str, _args: Sequence[Any]) -> None:
@@ -28,6 +35,8 @@ def authorize(peer: Peer, method: str, _args: Sequence[Any]) -> None:
     if peer.key is None:
         raise errors.NotPermitted("nobody is served without a key")
     if peer.key.role not in METHODS.get(method, ()):
-        raise errors.NotPermitted(f"the key of {peer.key} does not allow {method!r} at a DataNode")
+        raise errors.NotPermitted(
+            f"the key of {peer.key} does not allow {_PURPOSES.get(method, repr(method))} at a DataNode"
+        )
     if method == "status" and peer.key.claim("subtree") is not None:
         raise errors.NotPermitted(f"the key of {peer.key} is limited to a subtree, and {method!r} is about all chunks")

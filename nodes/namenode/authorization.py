@@ -48,6 +48,21 @@ _OF_ITSELF: Final = frozenset({"renew", "nodes"})
 READERS_VERBS: Final = frozenset({"hold", "release", "accessed"})
 """Commands of readers: what is open, and that it was read."""
 ADMINS_VERBS: Final = frozenset(commands.MENDING)
+_PURPOSES: Final[Mapping[str, str]] = {
+    **dict.fromkeys(
+        ("chunks", "check", "check_inodes", "check_chunks", "check_totals", "check_file"), "a check (fsck)"
+    ),
+    "explain": "an answer to where copies are (why)",
+    "status": "the status",
+    "remove_node": "the removal of a DataNode",
+    "plan_drain": "a plan for a drain",
+    "plan_balance": "a plan for a balance",
+    "key_status": "the status of keys",
+    "revoke_key": "the revocation of a key",
+    "restore_key": "the restoration of a key",
+    **dict.fromkeys(("own", "own_files", "own_directory", "allocate", "renew_grants"), "writing"),
+}
+"""What methods are for, where their names say nothing to who has called a command of another name."""
 _APPLY_ARGUMENTS: Final = 3
 _PEOPLES: Final = {Role.CLIENT: "a client's", Role.READER: "a reader's", Role.ADMIN: "an admin's"}
 
@@ -58,12 +73,11 @@ def authorize(peer: Peer, method: str, args: Sequence[Any]) -> None:
     if key is None:
         raise errors.NotPermitted("nobody is served without a key")
     allowed = METHODS.get(method, frozenset())
+    what = _PURPOSES.get(method, repr(method))
     if key.role not in allowed:
-        raise errors.NotPermitted(f"the key of {key} does not allow {method!r} at the NameNode{_instead(allowed)}")
+        raise errors.NotPermitted(f"the key of {key} does not allow {what} at the NameNode{_instead(allowed)}")
     if key.claim("subtree") is not None and method not in SUBTREE_METHODS:
-        raise errors.NotPermitted(
-            f"the key of {key} is limited to a subtree, and {method!r} is about the whole cluster"
-        )
+        raise errors.NotPermitted(f"the key of {key} is limited to a subtree, and {what} is about the whole cluster")
     if method == "apply" and key.role != Role.ADMIN:
         _check_verbs(key, args)
     if key.role == Role.NODE and method not in _OF_ITSELF:
@@ -83,8 +97,10 @@ def _check_verbs(key: KeyId, args: Sequence[Any]) -> None:
         verb = command[1] if isinstance(command, list | tuple) and len(command) > 1 else None
         if not isinstance(verb, str):
             raise errors.InvalidArgument("a command is [sequence number, verb, [argument, ...]]")
-        if verb not in READERS_VERBS if key.role == Role.READER else verb in ADMINS_VERBS:
-            raise errors.NotPermitted(f"the key of {key} does not allow {verb!r}")
+        if key.role == Role.READER and verb not in READERS_VERBS:
+            raise errors.NotPermitted(f"the key of {key} allows reading only{_instead(WRITERS)}")
+        if key.role != Role.READER and verb in ADMINS_VERBS:
+            raise errors.NotPermitted(f"the key of {key} does not allow mending{_instead(_ADMINS)}")
 
 
 def _check_node(name: str, method: str, args: Sequence[Any]) -> None:

@@ -364,7 +364,7 @@ async def test_a_reader_reads_and_changes_nothing(cluster: RealCluster) -> None:
     node = place.nodes[0]
     for method, args in (("append", (place.chunk, len(data), b"")), ("sync", ([place.chunk],))):
         said = await refused(cluster.addresses[node], READER, f"dfs.datanode.{node}", method, *args)
-        assert method in said
+        assert "does not allow" in said
     async with cluster.client() as fs, await fs.open("/file") as file:
         assert await file.pread(len(data) + 1, 0) == data
 
@@ -378,14 +378,14 @@ async def test_roles_are_kept_apart(cluster: RealCluster) -> None:
             ("heartbeat", ("n1", {})),
             ("check", (None,)),
         ):
-            assert method in await refused(namenode, key, NAMENODE_OBJECT, method, *args)
+            assert "does not allow" in await refused(namenode, key, NAMENODE_OBJECT, method, *args)
         for method, args in (("decide_held", (True,)), ("read_blocks", (1, 0, 1)), ("list_chunks", (0, 10))):
-            assert method in await refused(n1, key, "dfs.datanode.n1", method, *args)
+            assert "does not allow" in await refused(n1, key, "dfs.datanode.n1", method, *args)
     for method, args in (("lookup", (1, b"x")), ("apply", (1, 0, [])), ("drain", ("n1",)), ("status", ())):
-        assert method in await refused(namenode, NODE, NAMENODE_OBJECT, method, *args)
+        assert "does not allow" in await refused(namenode, NODE, NAMENODE_OBJECT, method, *args)
     assert "append" in await refused(n1, NODE, "dfs.datanode.n1", "append", 1, 0, b"")
     mend = [[1, "mend_rows", ["x"]]]
-    assert "mend_rows" in await refused(namenode, CLIENT, NAMENODE_OBJECT, "apply", 1, 0, mend)
+    assert "does not allow mending" in await refused(namenode, CLIENT, NAMENODE_OBJECT, "apply", 1, 0, mend)
 
 
 async def test_a_node_speaks_for_itself_only(cluster: RealCluster) -> None:
@@ -500,14 +500,24 @@ async def test_a_reader_is_not_told_that_datanodes_do_not_answer(cluster: RealCl
         assert status == 0, said
         assert "did not answer" not in said
         assert "1 chunk, all well, as far as the NameNode knows" in said
-        assert "does not allow 'sync' at a DataNode: use a client's or an admin's" in said
+        assert "does not allow a look at copies at a DataNode: use a client's or an admin's" in said
     (chunk,) = json.loads((await dfs("why", "--json", "/seen"))[1])
     assert [copy["condition"] for copy in chunk["copies"]] == ["not looked at"] * 2
     status, said, complaint = await dfs("scrub")
     assert status == 1
     assert "no answer" not in said and said.count("not allowed") == 2
     assert complaint.count("\n") == 1
-    assert complaint.endswith("does not allow 'scrub_status' at a DataNode: use an admin's\n")
+    assert complaint.endswith("does not allow a scrub at a DataNode: use an admin's\n")
+    status, _, complaint = await dfs("fsck")
+    assert (status, complaint) == (
+        1,
+        "dfs: the key of reader eve does not allow a check (fsck) at the NameNode: use an admin's\n",
+    )
+    status, _, complaint = await dfs("chmod", "600", "/seen")
+    assert (status, complaint) == (
+        1,
+        "dfs: the key of reader eve allows reading only: use a client's or an admin's\n",
+    )
 
 
 async def test_a_client_proves_nothing_to_another_daemon_than_it_calls(cluster: RealCluster) -> None:
