@@ -21,7 +21,7 @@ import click
 from dfs import errors
 from dfs.cli import show
 from dfs.cli.arguments import NamedPath
-from dfs.config import ClientConfig, find_client_config
+from dfs.config import ClientConfig, client_config_path, find_client_config
 from dfs.stdio import OutputFailed
 
 if TYPE_CHECKING:
@@ -135,12 +135,33 @@ def run(body: Body) -> int:
     """
     import trio
 
+    from dfs import tasks
     from dfs.telemetry import configure_logs
 
     options = chosen()
     config = find_client_config(options.config)
     configure_logs("info" if options.verbose else "error")
-    return trio.run(_interruptible, functools.partial(_with_client, config, body))
+    try:
+        return trio.run(_interruptible, functools.partial(_with_client, config, body))
+    except (errors.Unreachable, BaseExceptionGroup) as error:
+        first = tasks.leaves(error)[0]
+        if isinstance(first, errors.Unreachable) and (hint := _how_to_start_it(options.config)):
+            raise errors.Unreachable(f"{first.message} ({hint})") from None
+        raise
+
+
+def _how_to_start_it(config: str | None) -> str:
+    """What to do about a cluster of `dfs up` that is down; nothing about others."""
+    from dfs.cli.local import locks
+    from dfs.cli.local.layout import Layout
+
+    path = client_config_path(config)
+    layout = Layout(path.resolve().parent) if path else None
+    try:
+        is_down = layout is not None and layout.is_made() and locks.is_free(layout.supervisor_lock)
+    except OSError:  # it is another user's
+        is_down = False
+    return f"the cluster is down: `{layout.command('up')}` starts it" if layout and is_down else ""
 
 
 def run_here(body: Callable[[], Awaitable[int | None]]) -> int:

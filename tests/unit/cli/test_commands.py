@@ -20,12 +20,14 @@ from click.testing import CliRunner, Result
 from dfs import errors, keys, limits, tokens
 from dfs.cli import cluster, context, mounting
 from dfs.cli.attributes import parse_owner
+from dfs.cli.local import locks, making
 from dfs.cli.local.layout import CLUSTER_FILE_VERSION, Layout
 from dfs.cli.main import ALIASES, SECTIONS, VERBS, cli
 from dfs.cli.meter import _rate
 from dfs.cli.nodes import _is_emptied
 from dfs.types import NodeId, NodeState, NodeView
 from tests.keys import write as write_keys
+from tests.unit.cli_local.made import make
 
 
 @pytest.fixture(autouse=True)
@@ -205,6 +207,17 @@ def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"dfs: no NameNode at 127.0.0.1:{port}: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_who_uses_a_cluster_of_dfs_up_that_is_down_is_told_how_to_start_it(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "cluster")
+    layout.claim()
+    make(layout, making.Wish(datanodes=1))
+    result = dfs("ls", "--config", str(layout.client))
+    assert result.exit_code == 1
+    assert result.stderr.endswith(f" (the cluster is down: `dfs up --dir {layout.directory}` starts it)\n")
+    with open(locks.take(layout.supervisor_lock) or -1, "rb"):
+        assert "dfs up" not in dfs("ls", "--config", str(layout.client)).stderr
 
 
 def test_ctrl_c_ends_a_command_that_waits_with_130_and_says_nothing(tmp_path: Path) -> None:
