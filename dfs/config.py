@@ -111,7 +111,7 @@ class NameNodeConfig:
     listen: str = _key("Where clients and DataNodes reach this NameNode.", f"127.0.0.1:{limits.NAMENODE_PORT}")
     nameserver: str = _key(
         'Pyro5\'s name server, in which all daemons are listed: served by this NameNode at "HOST:PORT",\n'
-        'someone else\'s ("at HOST:PORT"), or "off".',
+        'someone else\'s ("at HOST:PORT"), or "off". Where the default is taken, the NameNode does without.',
         f"127.0.0.1:{limits.NAMESERVER_PORT}",
     )
     replicas: int = _key("Copies of every file's data, where the file says nothing else.", limits.REPLICAS_DEFAULT)

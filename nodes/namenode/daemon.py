@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 import structlog
 import trio
 
-from dfs import keys, limits, tasks
+from dfs import errors, keys, limits, tasks
 from dfs.config import NameNodeConfig
 from dfs.daemon import Condition, Health, named
 from dfs.keys import KeyFile
@@ -145,9 +145,14 @@ async def _serve(
     nursery.start_soon(collector.run, writer, max(0.1, min(10.0, config.garbage_grace_s / 4)))
     if own_names is not None:
         name_server.register(own_names, NAME_SERVER_OBJECT)
-        with named("nameserver", _CONFIGURATION):
-            address = await nursery.start(name_server.serve, config.nameserver)
-        own_names.register_own(NAME_SERVER_OBJECT, f"PYRO:{NAME_SERVER_OBJECT}@{address}")
+        try:
+            with named("nameserver", _CONFIGURATION):
+                address = await nursery.start(name_server.serve, config.nameserver)
+            own_names.register_own(NAME_SERVER_OBJECT, f"PYRO:{NAME_SERVER_OBJECT}@{address}")
+        except errors.Unreachable as error:
+            if config.nameserver != NameNodeConfig.nameserver:
+                raise
+            log.warning("going on without a name server, as nobody has asked for this address", error=error.message)
     try:
         with named("listen", _CONFIGURATION):
             service.address = await nursery.start(server.serve, config.listen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import socket
@@ -334,6 +335,19 @@ async def test_two_daemons_at_one_address(cluster: RealCluster, tmp_path: Path) 
         assert cluster.namenode_address in (said := refusal(other, NAMENODE))
         assert "`listen` in the daemon's configuration (namenode.toml)" in said
     assert await is_sound(cluster)
+
+
+async def test_a_namenode_does_without_the_usual_port_for_names(tmp_path: Path) -> None:
+    with socket.socket() as taken, dead_at_last(RealCluster(tmp_path)) as cluster:
+        with contextlib.suppress(OSError):  # somebody else has it
+            taken.bind(("127.0.0.1", limits.NAMESERVER_PORT))
+            taken.listen()
+        cluster.configure_namenode(nameserver=f"127.0.0.1:{limits.NAMESERVER_PORT}")
+        await cluster.start(NAMENODE)
+        async with cluster.client() as fs:
+            await fs.mkdir("/made")
+        cluster.stop(NAMENODE)
+        assert "going on without a name server" in cluster.log(NAMENODE)
 
 
 # --- nonsense on the wire -----------------------------------------------------------------------------------
