@@ -135,7 +135,6 @@ def run(body: Body) -> int:
     """
     import trio
 
-    from dfs import tasks
     from dfs.telemetry import configure_logs
 
     options = chosen()
@@ -143,10 +142,9 @@ def run(body: Body) -> int:
     configure_logs("info" if options.verbose else "error")
     try:
         return trio.run(_interruptible, functools.partial(_with_client, config, body))
-    except (errors.Unreachable, BaseExceptionGroup) as error:
-        first = tasks.leaves(error)[0]
-        if isinstance(first, errors.Unreachable) and (hint := _how_to_start_it(options.config)):
-            raise errors.Unreachable(f"{first.message} ({hint})") from None
+    except errors.Unreachable as error:
+        if hint := _how_to_start_it(options.config):
+            raise errors.Unreachable(f"{error.message} ({hint})") from None
         raise
 
 
