@@ -120,8 +120,9 @@ class Operations(Service):
         """How full nodes are, and how many bytes each is to give (or, negative, to take). Raises `InvalidArgument`."""
         wanted = self._threshold(threshold)
         nodes = balance.able(self._members.views())
-        excesses = balance.excesses(nodes)
-        is_even = balance.is_even(nodes, wanted)
+        copies = self._replication.wanted
+        excesses = balance.excesses(nodes, copies)
+        is_even = balance.is_even(nodes, wanted, copies)
         moves = {each.node: 0 if is_even else each.bytes for each in excesses}
         longest = max((abs(length) for length in moves.values()), default=0)
         limit = self._config.copy_bandwidth

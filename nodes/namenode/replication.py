@@ -4,7 +4,7 @@
 copy into the backlog, but for those that wait until an old copy is deleted, and has surplus copies dropped. `fill`
 takes the most urgent chunks out of the backlog and orders their copies, as long as any target's window has room; it
 runs whenever there may be room: as the round finds chunks, and with every heartbeat, before its answer takes the orders
-along. What is to be done is decided by `repair.plan` and `balance.plan_moves`, from the state that the database has at
+along. What is to be done is decided by `repair.plan` and `balance.MovePlan`, from the state that the database has at
 that moment; copies under way are in `copies.Copies`.
 
 A copy that was made is registered (a few in one command), then its chunk is looked at once more: that is
@@ -54,7 +54,7 @@ _SLICE: Final = 1024
 _ROWS: Final = 64
 """Chunks of a round that are read at a time: a millisecond, or some in a very large cluster."""
 _TURN_S: Final = 0.005
-"""For which a round keeps the event loop, but for its last rows."""
+"""For which a round, or a look for moves, keeps the event loop, but for its last rows."""
 _PERIOD_LEAST_S: Final = 1.0
 """Between two rounds; ten times what a round took, if that is more."""
 _PAUSE_S: Final = 0.2
@@ -98,6 +98,7 @@ class _Count:
     before it has deleted an old copy, `held_up` those of these for which a node holds deletions back. `stuck_bytes` are
     those of the blocked and the held up ones. `few` are the first of the `under_replicated`. `of_draining` has the
     chunks and bytes left on each node that is being emptied; of a dead one, those of chunks that lack copies elsewhere.
+    `wanted` are the numbers of copies that chunks are to have.
     """
 
     def __init__(self) -> None:
@@ -105,6 +106,7 @@ class _Count:
         self.under_replicated = self.lost = self.surplus = self.blocked = 0
         self.waiting = self.held_up = 0
         self.to_copy = self.to_copy_bytes = self.stuck_bytes = 0
+        self.wanted: set[int] = set()
         self.of_draining: dict[NodeId, list[int]] = {}
 
 
@@ -202,7 +204,7 @@ class Replication:
             await trio.lowlevel.checkpoint()
         self._found = self._now
         if self._found.to_copy <= self._found.blocked + self._found.waiting and self._config.repair:
-            self._balance()
+            await self._balance()
 
     def _look_on(self) -> tuple[list[_Surplus], bool]:
         """Look at the next chunks for a turn; what is surplus of them, and whether they were the last."""
@@ -248,6 +250,7 @@ class Replication:
         """Count one chunk, put it into the backlog if it needs a copy; what is surplus of it."""
         todo = self._plan(chunk, nodes)
         count = self._now
+        count.wanted.add(chunk.wanted)
         for node in chunk.holders:
             if node in nodes and nodes[node].draining:
                 left = count.of_draining.setdefault(node, [0, 0])
@@ -603,7 +606,7 @@ class Replication:
         self._balance_cursor.clear()
         self._exhausted.clear()
 
-    def _balance(self) -> None:
+    async def _balance(self) -> None:
         """Order the next moves, if the last ones are through and what nodes say they use is true."""
         asked = self._balance_threshold
         if asked is None and (not self._config.balance or trio.current_time() < self._quiet_until):
@@ -611,16 +614,17 @@ class Replication:
         if len(self._copies) or self._backlog or not self._are_settled():
             return
         threshold = asked or self._config.balance_threshold
+        share = 1 if asked is not None else _QUIET_SHARE
         nodes = balance.able(self._members.views())
-        givers = [node for node in balance.givers(nodes, threshold) if node not in self._exhausted]
-        self._moved = self._next_moves(nodes, givers, threshold, 1 if asked is not None else _QUIET_SHARE)
-        for move in self._moved:
-            chunk = self._state(move.chunk)
-            if chunk is not None and move.target not in self._to_be_deleted(move.chunk):
-                self._order(chunk, move.target, chunk.holders, extra=True)
+        wanted = self._found.wanted
+        givers = [node for node in balance.givers(nodes, threshold, wanted) if node not in self._exhausted]
+        most, most_bytes = limits.COPIES_AHEAD_MAX // share, limits.COPIES_AHEAD_MAX_BYTES // share
+        self._moved = []
+        moves = balance.MovePlan(nodes, threshold, wanted, most=most, most_bytes=most_bytes)
+        is_through = await self._move_some(givers, moves)
         if self._moved:
             self._begin_anew()
-        elif self._balance_cursor.keys().isdisjoint(givers):  # of who gives no more nothing else is looked at
+        elif is_through and self._balance_cursor.keys().isdisjoint(givers):  # who gives no more is not looked at
             self._end_balance(asked)
 
     def _end_balance(self, asked: float | None) -> None:
@@ -630,27 +634,41 @@ class Replication:
         self._quiet_until = trio.current_time() + _QUIET_S
         self._begin_anew()
 
-    def _next_moves(
-        self, nodes: Mapping[NodeId, NodeView], givers: Sequence[NodeId], threshold: float, share: int
-    ) -> list[balance.Move]:
-        """Moves off the fullest giver that has any in its next slice. Those at their last slice are exhausted."""
+    async def _move_some(self, givers: Sequence[NodeId], moves: balance.MovePlan) -> bool:
+        """Order moves off the fullest giver that has any in its next slice. Those at their last rows are exhausted.
+
+        False if it ended before that, since a node came or went meanwhile, of which `moves` knows nothing, or a balance
+        was asked for.
+        """
+        changed, asked = self._members.changed, self._balance_threshold
+        until = trio.current_time() + _TURN_S
         for giver in givers:
-            rows = self._states(_OF_NODE, giver, self._balance_cursor.get(giver, 0), _SLICE)
-            if len(rows) < _SLICE:
-                self._balance_cursor.pop(giver, None)
-                self._exhausted.add(giver)
-            else:
-                self._balance_cursor[giver] = rows[-1].chunk
-            moves = balance.plan_moves(
-                nodes,
-                rows,
-                threshold,
-                most=limits.COPIES_AHEAD_MAX // share,
-                most_bytes=limits.COPIES_AHEAD_MAX_BYTES // share,
-            )
-            if moves:
-                return moves
-        return []
+            for _ in range(_SLICE // _ROWS):
+                rows = self._states(_OF_NODE, giver, self._balance_cursor.get(giver, 0), _ROWS)
+                if len(rows) < _ROWS:
+                    self._balance_cursor.pop(giver, None)
+                    self._exhausted.add(giver)
+                else:
+                    self._balance_cursor[giver] = rows[-1].chunk
+                self._order_moves(moves.add(rows))
+                if trio.current_time() >= until:
+                    await trio.lowlevel.checkpoint()
+                    if self._members.changed is not changed or self._balance_threshold != asked:
+                        return False
+                    until = trio.current_time() + _TURN_S
+                if moves.is_full or giver in self._exhausted:
+                    break
+            if self._moved:
+                break
+        return True
+
+    def _order_moves(self, moves: Iterable[balance.Move]) -> None:
+        """In the same moment as they were planned."""
+        for move in moves:
+            self._moved.append(move)
+            chunk = self._state(move.chunk)
+            if chunk is not None and move.target not in self._to_be_deleted(move.chunk):
+                self._order(chunk, move.target, chunk.holders, extra=True)
 
     def _are_settled(self) -> bool:
         """Whether the copies that the last moves left behind are deleted, where their nodes are there to do so."""
@@ -688,7 +706,7 @@ class Replication:
             "on": self._config.balance or self._balance_threshold is not None,
             "asked": self._balance_threshold is not None,
             "threshold": threshold,
-            "even": balance.is_even(nodes, threshold),
+            "even": balance.is_even(nodes, threshold, self.wanted),
             "moving": self._copies.count(extra=True),
         }
 
@@ -729,6 +747,11 @@ class Replication:
     def few(self) -> Sequence[ChunkId]:
         """The first of the `under_replicated`, some hundreds."""
         return self._found.few
+
+    @property
+    def wanted(self) -> Set[int]:
+        """The numbers of copies that chunks are to have, as the last round found."""
+        return self._found.wanted
 
     def few_of(self, chunks: Iterable[ChunkId]) -> list[ChunkId]:
         """Those with fewer live copies than wanted, as it is now."""

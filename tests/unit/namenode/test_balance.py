@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dfs.placement import choose_surplus, fill_level
 from dfs.types import ChunkId, NodeId, NodeState, NodeView
-from nodes.namenode.balance import able, apply_move, excesses, givers, is_even, mean_level, plan_moves
+from nodes.namenode.balance import Move, MovePlan, able, apply_move, excesses, givers, is_even, mean_level
 from nodes.namenode.repair import ChunkState
 from tests.unit.namenode.world import node_view
 
@@ -27,10 +30,22 @@ def chunk(number: int, length: int, *holders: str) -> ChunkState:
     return ChunkState(ChunkId(number), length, len(holders), tuple(map(NodeId, holders)))
 
 
+def plan_moves(
+    nodes: Mapping[NodeId, NodeView],
+    chunks: Iterable[ChunkState],
+    threshold: float,
+    *,
+    most: int = 1000,
+    most_bytes: int = MANY,
+    copies: Sequence[int] = (),
+) -> list[Move]:
+    return MovePlan(nodes, threshold, copies, most=most, most_bytes=most_bytes).add(chunks)
+
+
 def test_an_empty_node_takes_from_the_fullest() -> None:
     nodes = views(node("n1", 600, 400), node("n2", 500, 500), node("n3", 0, 1000))
     chunks = [chunk(number, 20, "n1", "n2") for number in range(50)]
-    moves = plan_moves(nodes, chunks, THRESHOLD, most=100, most_bytes=MANY)
+    moves = plan_moves(nodes, chunks, THRESHOLD)
     assert {move.target for move in moves} == {"n3"}
     assert {move.source for move in moves} == {"n1", "n2"}
     for move in moves:
@@ -42,12 +57,12 @@ def test_within_the_threshold_nothing_moves() -> None:
     nodes = views(node("n1", 540, 460), node("n2", 460, 540))
     assert is_even(nodes, THRESHOLD)
     assert givers(nodes, THRESHOLD) == []
-    assert plan_moves(nodes, [chunk(1, 10, "n1")], THRESHOLD, most=10, most_bytes=MANY) == []
+    assert plan_moves(nodes, [chunk(1, 10, "n1")], THRESHOLD) == []
 
 
 def test_a_chunk_too_large_to_help_stays() -> None:
     nodes = views(node("n1", 600, 400), node("n2", 400, 600))
-    assert plan_moves(nodes, [chunk(1, 150, "n1")], THRESHOLD, most=10, most_bytes=MANY) == []
+    assert plan_moves(nodes, [chunk(1, 150, "n1")], THRESHOLD) == []
 
 
 def test_nodes_that_are_away_or_emptied_take_no_part() -> None:
@@ -58,6 +73,7 @@ def test_nodes_that_are_away_or_emptied_take_no_part() -> None:
         node("n4", 0, 0),
     ]
     assert set(able(nodes)) == {"n1"}
+    assert is_even({}, THRESHOLD, [3])
 
 
 def test_levels_are_shares_so_a_larger_node_takes_more() -> None:
@@ -71,8 +87,48 @@ def test_a_move_does_not_bring_copies_together_in_a_rack() -> None:
     nodes = views(
         node("n1", 900, 100, "a"), node("n2", 500, 500, "b"), node("n3", 0, 1000, "b"), node("n4", 450, 550, "a")
     )
-    moves = plan_moves(nodes, [chunk(1, 50, "n1", "n2")], THRESHOLD, most=10, most_bytes=MANY)
+    moves = plan_moves(nodes, [chunk(1, 50, "n1", "n2")], THRESHOLD)
     assert [(move.source, move.target) for move in moves] == [("n1", "n4")]
+
+
+def test_racks_between_which_no_copy_can_go_are_each_evened_out_by_themselves() -> None:
+    """The larger rack is emptier for good, as each chunk has a copy in each rack."""
+    nodes = views(
+        *(node(f"a{at}", 500, 500, "a") for at in range(4)),
+        *(node(f"b{at}", 650, 350, "b") for at in range(2)),
+        node("b2", 500, 500, "b"),
+    )
+    chunks = [chunk(number, 10, f"a{number % 4}", f"b{number % 2}") for number in range(40)]
+    assert is_even(nodes, 0.2, [2])
+    assert givers(nodes, THRESHOLD, [2]) == ["b0", "b1"]
+    assert {each.node: each.bytes for each in excesses(nodes, [2])} == {
+        **{f"a{at}": 0 for at in range(4)},
+        "b0": 50,
+        "b1": 50,
+        "b2": -100,
+    }
+    for move in plan_moves(nodes, chunks, THRESHOLD, copies=[2]):
+        assert (move.source[0], move.target) == ("b", "b2")
+        apply_move(nodes, move)
+    assert is_even(nodes, THRESHOLD, [2])
+    assert givers(nodes, THRESHOLD, [2]) == []
+    assert givers(nodes, THRESHOLD), "nothing that can be done about it"
+    assert givers(nodes, THRESHOLD, [2, 3]), "but if some chunks have three copies"
+
+
+def test_nodes_that_no_copy_can_go_to_are_not_tried_and_few_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[Move] = []
+
+    def helps(_nodes: object, _chunk: object, move: Move) -> bool:
+        tried.append(move)
+        return move.target == "c99"
+
+    monkeypatch.setattr("nodes.namenode.balance._helps", helps)
+    empty = [node(f"{rack}{at:02}", at, 1000 - at, rack) for rack in "abc" for at in range(100)]
+    nodes = views(*empty, node("full", 900, 100, "a"), node("other", 500, 500, "b"))
+    assert plan_moves(nodes, [chunk(1, 1, "full", "other")], THRESHOLD) == []
+    assert {move.target[0] for move in tried} == {"a", "c"}
+    assert len(tried) <= 10
 
 
 @st.composite
@@ -108,7 +164,7 @@ def test_planned_and_carried_out_again_and_again_it_ends_and_each_time_the_sprea
     state = {each.chunk: each for each in chunks}
     total = sum(view.used_bytes for view in nodes.values())
     for _ in range(1000):
-        moves = plan_moves(nodes, state.values(), threshold, most=most, most_bytes=MANY)
+        moves = plan_moves(nodes, state.values(), threshold, most=most)
         if not moves:
             break
         assert len(moves) <= most

@@ -24,6 +24,7 @@ from dfs.config import NameNodeConfig
 from dfs.rpc import Gate
 from dfs.types import ChunkId, NodeId, NodeState
 from nodes.namenode import collector, datanodes
+from nodes.namenode.balance import MovePlan
 from nodes.namenode.check import Checker
 from nodes.namenode.counting import Counting
 from nodes.namenode.explain import Explainer
@@ -34,6 +35,7 @@ from nodes.namenode.names import NameServer
 from nodes.namenode.operations import Operations
 from nodes.namenode.parts import Parts
 from nodes.namenode.queries import Queries
+from nodes.namenode.repair import ChunkState
 from nodes.namenode.replication import Replication
 from nodes.namenode.service import NameNode
 from nodes.namenode.sessions import Sessions
@@ -1205,7 +1207,8 @@ async def test_a_balance_ends_when_who_had_chunks_left_to_look_at_gives_no_more(
         cluster.operations.balance(0.05)
         with monkeypatch.context() as patched:
             patched.setattr("nodes.namenode.replication._SLICE", 2)
-            cluster.replication._balance()
+            patched.setattr("nodes.namenode.replication._ROWS", 2)
+            await cluster.replication._balance()
         assert cluster.operations.status({})["balance"]["asked"]
         cluster.used[N1] = 0
         await cluster.beat_until(lambda: not cluster.operations.status({})["balance"]["asked"], N1, N3)
@@ -1224,6 +1227,31 @@ async def test_a_balance_goes_on_when_a_node_dies_before_it_has_deleted_what_was
             await cluster.beat(N1, N2, N3, N4)
         await cluster.beat_until(lambda: not cluster.operations.status({})["balance"]["asked"], N2, N3, N4)
         assert cluster.operations.plan_balance(0.05)["even"]
+
+
+async def test_who_looks_for_chunks_to_move_lets_others_go_on_every_few_milliseconds(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path, lambda space: chunks_on(space, *([[N1, N2]] * 300)), N1, N2, N3) as cluster:
+        cluster.used[N1] = ROOM // 2
+        await cluster.beat(N1)
+        config = NameNodeConfig(state_dir=tmp_path, balance=True)
+        replication = Replication(cluster.store, cluster.writer, cluster.members, random.Random(1), config)
+        looked_at: list[ChunkId] = []
+        seen = [trio.current_time()]
+
+        def slowly(_moves: MovePlan, chunk: ChunkState) -> None:
+            looked_at.append(chunk.chunk)
+            autojump_clock.jump(0.001)
+
+        monkeypatch.setattr(MovePlan, "_move", slowly)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(replication.run_once)
+            while len(looked_at) < 300 and trio.current_time() < seen[0] + 1:
+                await trio.lowlevel.checkpoint()
+                seen.append(trio.current_time())
+        assert len(looked_at) == 300
+        assert max(later - earlier for earlier, later in pairwise(seen)) < 0.15  # two turns
 
 
 async def test_the_cluster_balances_itself_when_there_is_nothing_to_repair(
