@@ -8,13 +8,16 @@ together, and there from the fullest node.
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from typing import Final
 
 from dfs.types import NodeId, NodeState, NodeView
 
 _LOAD_HALVES_AT = 16
 """Requests in work at which a node is half as likely to be chosen."""
+_DRAWS_MAX: Final = 8
 
 
 def takes_orders(view: NodeView) -> bool:
@@ -85,3 +88,39 @@ def choose_nodes(
         racks.append(pick.rack)
         left.remove(pick)
     return chosen
+
+
+class Lots:
+    """For who chooses nodes for many chunks, in a cluster of hundreds: none that is drawn is found by looking at all.
+
+    Draws go by weights that were true at the first one, racks and free space by `nodes` as they are: what is drawn is
+    as likely as if `choose_nodes` had chosen it.
+    """
+
+    def __init__(self, nodes: Mapping[NodeId, NodeView], able: Sequence[NodeId], chance: random.Random) -> None:
+        """`able`: those of `nodes` that may take copies at all."""
+        self._nodes = nodes
+        self._able = able
+        self._chance = chance
+        self._weights: list[float] = []
+        self._racks: set[str] = set()
+
+    def draw(
+        self, exclude: Sequence[Container[NodeId]], needed_bytes: int, racks_taken: Sequence[str]
+    ) -> NodeId | None:
+        """A node in none of `exclude`, of those in racks that have the fewest copies.
+
+        None if none was drawn in a few attempts, as when nearly all are full: there may be one all the same.
+        """
+        if not self._able:
+            return None
+        if not self._weights:
+            self._weights = list(itertools.accumulate(weight(self._nodes[node]) for node in self._able))
+            self._racks = {self._nodes[node].rack for node in self._able}
+        fewest = min(racks_taken.count(rack) for rack in self._racks)
+        for node in self._chance.choices(self._able, cum_weights=self._weights, k=_DRAWS_MAX):
+            view = self._nodes[node]
+            is_apart = racks_taken.count(view.rack) == fewest
+            if is_apart and view.free_bytes >= needed_bytes and not any(node in each for each in exclude):
+                return node
+        return None

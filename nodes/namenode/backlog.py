@@ -26,6 +26,9 @@ class Backlog:
     def __len__(self) -> int:
         return len(self._urgency)
 
+    def __contains__(self, chunk: ChunkId) -> bool:
+        return chunk in self._urgency
+
     def put(self, chunk: ChunkId, live: int) -> None:
         """Add a chunk, or note how many copies it has now; one that waits already keeps its place among its equals."""
         if self._urgency.get(chunk) == live:

@@ -1,23 +1,20 @@
 """What emptying a node would mean: a pure function over its chunks, slice by slice, for who asks before doing it.
 
 A node may have a million chunks, and a cluster hundreds of nodes: so not all of them are looked at for each chunk.
-Targets are drawn by weights that are true at the beginning of a slice, and drawn again where one cannot take the chunk;
-only when that goes wrong `_DRAWS_MAX` times, as when nearly all are full, or a chunk lacks more than this copy, all are
-looked at, and the target is chosen as those of copies are.
+Targets are drawn by weights that are true at the beginning of a slice; only when that goes wrong
+(`dfs.placement.Lots`), as when nearly all are full, or a chunk lacks more than this copy, all are looked at, and the
+target is chosen as those of copies are.
 """
 
 from __future__ import annotations
 
-import itertools
 import random
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from dfs.placement import candidates, choose_nodes, takes_orders, weight
+from dfs.placement import Lots, candidates, choose_nodes, takes_orders
 from dfs.types import NodeId, NodeState, NodeView
 from nodes.namenode.repair import ChunkState
-
-_DRAWS_MAX: Final = 8
 
 
 class DrainPlan:
@@ -29,14 +26,13 @@ class DrainPlan:
         self._chance = chance
         self._able = [view.node for view in nodes.values() if takes_orders(view) and view.node != node]
         """Those that may take chunks."""
-        self._racks = {nodes[name].rack for name in self._able}
-        self._weights: list[float] = []
+        self._lots = Lots(self._views, self._able, chance)
         self._targets: dict[NodeId, list[int]] = {}
         self._chunks = self._bytes = self._stay = self._only_copies = self._too_few_nodes = self._no_space = 0
 
     def add(self, chunks: Iterable[ChunkState]) -> None:
         """A slice of the chunks that have a copy on the node."""
-        self._weights = list(itertools.accumulate(weight(self._views[node]) for node in self._able))
+        self._lots = Lots(self._views, self._able, self._chance)
         for chunk in chunks:
             self._add(chunk)
 
@@ -51,7 +47,7 @@ class DrainPlan:
             return
         missing = chunk.wanted - len(staying)
         racks = [self._views[node].rack for node in staying]
-        target = self._draw(chunk, racks)
+        target = self._lots.draw([chunk.holders], chunk.length, racks)
         if target is None or missing > 1:
             able = candidates(self._views.values(), {*chunk.holders, self._node}, 0)
             roomy = [view for view in able if view.free_bytes >= chunk.length]
@@ -62,18 +58,6 @@ class DrainPlan:
             target = target or next(iter(choose_nodes(roomy, 1, self._chance, racks_taken=racks)), None)
         if target is not None:
             self._place(target, chunk.length)
-
-    def _draw(self, chunk: ChunkState, racks: Sequence[str]) -> NodeId | None:
-        """A node that takes the chunk, from the racks that have the fewest of its copies; None if none was drawn."""
-        if not self._able:
-            return None
-        fewest = min(racks.count(rack) for rack in self._racks)
-        for node in self._chance.choices(self._able, cum_weights=self._weights, k=_DRAWS_MAX):
-            view = self._views[node]
-            is_apart = racks.count(view.rack) == fewest
-            if is_apart and node not in chunk.holders and view.free_bytes >= chunk.length:
-                return node
-        return None
 
     def _is_there(self, node: NodeId) -> bool:
         return node in self._views and self._views[node].state != NodeState.DEAD

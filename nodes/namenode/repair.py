@@ -17,10 +17,10 @@ to be mended has to ask only itself.
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from dfs.placement import candidates, choose_nodes, choose_surplus, takes_orders
+from dfs.placement import Lots, candidates, choose_nodes, choose_surplus, takes_orders
 from dfs.types import ChunkId, NodeId, NodeState, NodeView
 
 
@@ -74,6 +74,7 @@ def plan(
     coming: Collection[NodeId] = (),
     unreported: Collection[NodeId] = (),
     is_one_rack: bool = False,
+    lots: Lots | None = None,
 ) -> Plan:
     """What to do for one chunk. Nodes in `busy` take no copy of it now; to those in `coming` one is under way.
 
@@ -82,7 +83,7 @@ def plan(
     what it lacks is known from itself. Nodes in `replacing` are of an older release, which would replace what they
     have, or have failed to mend it: theirs are not mended. Those on `unreported` nodes are believed in, but not relied
     on. `is_one_rack`: there is no other rack for a copy to go to. Of a chunk that needs nothing only the holders are
-    looked at, however many nodes there are.
+    looked at, however many nodes there are; and of one that lacks copies few others, if targets are drawn from `lots`.
     """
     there = live_among(chunk.holders, nodes)
     intact = [node for node in there if node not in short]
@@ -108,6 +109,10 @@ def plan(
     is_in_one_rack = chunk.wanted > 1 and len(set(taken)) == 1 and not is_one_rack
     if not missing and not is_in_one_rack:
         return Plan([], [], [], whole, len(whole), len(staying), 0, False, is_lost)
+    if missing and lots is not None and not mendable:
+        targets = _drawn(lots, missing, [chunk.holders, coming, busy], chunk.length, taken, nodes)
+        if len(targets) == missing:
+            return Plan(targets, [], [], whole, len(whole), len(staying), missing, False, is_lost)
     able = candidates(nodes.values(), {*chunk.holders, *coming}, chunk.length)
     free = [view for view in able if view.node not in busy]
     if missing:
@@ -116,6 +121,25 @@ def plan(
         return Plan(targets, [], [], whole, len(whole), len(staying), missing, not able and not mendable, is_lost)
     apart = [view for view in free if view.rack != taken[0]]  # what fails together holds all: one more, then one goes
     return Plan(choose_nodes(apart, 1, chance), [], [], whole, len(whole), len(staying), 0, False, is_lost)
+
+
+def _drawn(
+    lots: Lots,
+    count: int,
+    exclude: Sequence[Collection[NodeId]],
+    length: int,
+    racks_taken: Sequence[str],
+    nodes: Mapping[NodeId, NodeView],
+) -> list[NodeId]:
+    """So many different nodes, or fewer."""
+    targets: list[NodeId] = []
+    while len(targets) < count:
+        racks = [*racks_taken, *(nodes[node].rack for node in targets)]
+        node = lots.draw([*exclude, targets], length, racks)
+        if node is None:
+            break
+        targets.append(node)
+    return targets
 
 
 def _surplus(

@@ -27,6 +27,7 @@ ordering its copies); what is dropped is dropped by a command that verifies that
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence, Set
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
@@ -36,7 +37,7 @@ import trio
 
 from dfs import errors, limits, tasks
 from dfs.config import NameNodeConfig
-from dfs.placement import takes_orders, with_less
+from dfs.placement import Lots, takes_orders, with_less
 from dfs.types import ChunkId, NodeId, NodeState, NodeView
 from nodes.namenode import balance
 from nodes.namenode.backlog import Backlog
@@ -54,7 +55,7 @@ _SLICE: Final = 1024
 _ROWS: Final = 64
 """Chunks of a round that are read at a time: a millisecond, or some in a very large cluster."""
 _TURN_S: Final = 0.005
-"""For which a round, or a look for moves, keeps the event loop, but for its last rows."""
+"""For which a round, a `fill` or a look for moves keeps the event loop, but for its last rows."""
 _PERIOD_LEAST_S: Final = 1.0
 """Between two rounds; ten times what a round took, if that is more."""
 _PAUSE_S: Final = 0.2
@@ -62,7 +63,7 @@ _PAUSE_S: Final = 0.2
 _PAUSE_AFTER_ERROR_S: Final = 5.0
 """After a round that the disk or a full queue of commands stopped."""
 _TRIES: Final = 512
-"""Chunks of the backlog looked at in one `fill`: some ten milliseconds."""
+"""Chunks of the backlog that are looked at before the most urgent ones are anew."""
 _MISSES: Final = 32
 """Chunks in a row that no node takes, after which a `fill` that has ordered some copies ends: the next one looks on."""
 _FEW_KNOWN: Final = limits.EXPLAIN_MAX_CHUNKS
@@ -142,6 +143,9 @@ class Replication:
         self._copies = Copies(chance, config.copy_bandwidth)
         self._backlog = Backlog(limits.COPY_BACKLOG_MAX)
         self._hungry = trio.Event()
+        self._tries: deque[ChunkId] = deque()
+        """Chunks of the backlog that the last `fill` had no time for."""
+        self._tries_began_at = 0  # copies that were ordered before the first of them was looked at
         self._in_vain_until = -1e9  # the last `fill` found nothing to order
         self._in_vain_with = (0, members.changed)  # copies that had ended by then, and the nodes as they were
         self._short: dict[NodeId, set[ChunkId]] = {}
@@ -211,12 +215,13 @@ class Replication:
         nodes = dict(self._members.by_name())
         for node in nodes.keys() & self._leaving.keys():
             nodes[node] = self._leaving[node].without(nodes[node])
+        lots = Lots(nodes, [view.node for view in nodes.values() if takes_orders(view)], self._chance)
         surplus: list[_Surplus] = []
         until = trio.current_time() + _TURN_S
         for _ in range(_SLICE // _ROWS):
             rows = self._states(_ALL, self._position, _ROWS)
             for chunk in rows:
-                todo = self._look_at(chunk, nodes)
+                todo = self._look_at(chunk, nodes, lots)
                 if todo is not None:
                     surplus.append(todo)
                     self._note_leaving(chunk, todo, nodes)
@@ -246,9 +251,9 @@ class Replication:
         found = self._states(_ONE, chunk)
         return found[0] if found else None
 
-    def _look_at(self, chunk: ChunkState, nodes: Mapping[NodeId, NodeView]) -> _Surplus | None:
+    def _look_at(self, chunk: ChunkState, nodes: Mapping[NodeId, NodeView], lots: Lots) -> _Surplus | None:
         """Count one chunk, put it into the backlog if it needs a copy; what is surplus of it."""
-        todo = self._plan(chunk, nodes)
+        todo = self._plan(chunk, nodes, lots=lots)
         count = self._now
         count.wanted.add(chunk.wanted)
         for node in chunk.holders:
@@ -289,6 +294,7 @@ class Replication:
         nodes: Mapping[NodeId, NodeView],
         busy: Collection[NodeId] = (),
         failed: Collection[NodeId] = (),
+        lots: Lots | None = None,
     ) -> Plan:
         """See `repair.plan`. Nodes in `busy` take no copy now; those in `failed` are not to mend theirs."""
         short = self.short_of(chunk.chunk, chunk.holders)
@@ -307,6 +313,7 @@ class Replication:
                 if node in self._members.unreported or chunk.chunk in self._unsure.get(node, ())
             ],
             is_one_rack=self._members.is_one_rack(),
+            lots=lots,
         )
 
     def _lacks_blocks(self, chunk: ChunkState, nodes: Mapping[NodeId, NodeView]) -> bool:
@@ -338,23 +345,38 @@ class Replication:
     # --- ordering copies --------------------------------------------------------------------------------
 
     def fill(self) -> None:
-        """Order copies of the most urgent chunks, as far as there are targets that may take another."""
+        """Order copies of the most urgent chunks, as far as there are targets that may take another, for one turn.
+
+        Where that is not enough for `_TRIES` of them, the next one goes on where this one ended.
+        """
         if not self._backlog or not self._config.repair or self._is_in_vain():
             return
-        ordered = self._copies.ordered
+        until = trio.current_time() + _TURN_S
         nodes = self._members.by_name()
-        full = {node for node in nodes if not self._copies.has_room(node)}
+        able = {node for node, view in nodes.items() if takes_orders(view)}
+        full = {node for node in able if not self._copies.has_room(node)}
+        lots = Lots(nodes, [node for node in nodes if node in able and node not in full], self._chance)
+        if not self._tries:
+            self._tries.extend(self._backlog.first(_TRIES))
+            self._tries_began_at = self._copies.ordered
+        ordered = self._copies.ordered
         misses = 0
-        for chunk in self._backlog.first(_TRIES):
-            if misses == _MISSES or all(view.node in full or not takes_orders(view) for view in nodes.values()):
+        while self._tries:
+            if misses == _MISSES or full >= able:
+                self._tries.clear()
                 return
+            if trio.current_time() >= until:
+                return
+            chunk = self._tries.popleft()
+            if chunk not in self._backlog:
+                continue
             before = self._copies.ordered
-            if self._mend(chunk, nodes, full):
+            if self._mend(chunk, nodes, full, lots):
                 self._backlog.discard(chunk)
             else:
                 self._backlog.defer(chunk)
             misses = misses + 1 if ordered < before == self._copies.ordered else 0
-        if self._copies.ordered == ordered and self._backlog:
+        if self._copies.ordered == self._tries_began_at and self._backlog:
             self._in_vain_until = trio.current_time() + _VAIN_PAUSE_S
             self._in_vain_with = (self._copies.ended, self._members.changed)
         if not self._backlog and self._backlog.overflowed:
@@ -365,13 +387,13 @@ class Replication:
         unchanged = self._in_vain_with == (self._copies.ended, self._members.changed)
         return unchanged and trio.current_time() < self._in_vain_until
 
-    def _mend(self, number: ChunkId, nodes: Mapping[NodeId, NodeView], full: set[NodeId]) -> bool:
+    def _mend(self, number: ChunkId, nodes: Mapping[NodeId, NodeView], full: set[NodeId], lots: Lots) -> bool:
         """Order what a chunk needs; whether that is all it needs. Targets whose windows are full join `full`."""
         chunk = self._state(number)
         if chunk is None or self._is_delayed(number):
             return True
         deleting = self._to_be_deleted(number)
-        todo = self._plan(chunk, nodes, full | deleting)
+        todo = self._plan(chunk, nodes, full | deleting, lots=lots)
         failure = self._copies.failure(number)
         if failure is not None and todo.targets:  # another target, if there is one
             busy = full | deleting | failure.targets

@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dfs.placement import Lots
 from dfs.types import ChunkId, NodeId, NodeState, NodeView
 from nodes.namenode.repair import ChunkState, Plan, plan
 from tests.unit.namenode.world import node_view
@@ -237,3 +238,22 @@ def test_plan_after_plan_a_chunk_comes_to_rest_with_its_copies_apart(
     assert not result.surplus
     good = [name for name in chunk.holders if nodes[name].state != NodeState.DEAD and not nodes[name].draining]
     assert len(good) >= wanted or result.blocked or not result.sources
+
+
+def test_targets_are_drawn_from_the_nodes_that_may_take_the_chunk_without_looking_at_all() -> None:
+    nodes = {
+        view.node: view
+        for view in (
+            node_view(f"n{at}", rack="abc"[at % 3], free_bytes=1000 if at < 290 else 1, used_bytes=0)
+            for at in range(300)
+        )
+    }
+    chunk = ChunkState(ChunkId(1), 10, 3, (NodeId("n0"),))
+    busy = {NodeId(f"n{at}") for at in range(150, 200)}
+    lots = Lots(nodes, list(nodes), random.Random(1))
+    for seed in range(50):
+        todo = plan(chunk, nodes, random.Random(seed), busy=busy, lots=lots)
+        assert (todo.missing, len(set(todo.targets)), todo.blocked) == (2, 2, False)
+        assert sorted(nodes[node].rack for node in todo.targets) == ["b", "c"]
+        assert all(nodes[node].free_bytes >= 10 for node in todo.targets)
+        assert busy.isdisjoint(todo.targets)

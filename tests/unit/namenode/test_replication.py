@@ -327,6 +327,34 @@ async def test_when_the_only_node_that_may_take_copies_has_enough_to_do_few_chun
         assert 4 < max(fills) < 40
 
 
+async def test_who_looks_for_targets_ends_after_some_milliseconds_and_goes_on_with_the_next_heartbeat(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path, lambda space: chunks_on(space, *([[N1, N2]] * 60), wanted=3), N1, N2) as cluster:
+        await cluster.beat_until(lambda: cluster.replication.under_replicated == 60, N1, N2)
+        cluster.stuck.add(N3)
+        fill, mend = cluster.replication.fill, cluster.replication._mend
+        looked_at: list[ChunkId] = []
+        fills: list[int] = []
+
+        def slowly(chunk: ChunkId, *others: Any) -> bool:
+            looked_at.append(chunk)
+            autojump_clock.jump(0.001)
+            return mend(chunk, *others)
+
+        def filling() -> None:
+            before = len(looked_at)
+            fill()
+            fills.append(len(looked_at) - before)
+
+        monkeypatch.setattr(cluster.replication, "_mend", slowly)
+        monkeypatch.setattr(cluster.replication, "fill", filling)
+        await cluster.start(N3)
+        await cluster.beat_until(lambda: cluster.replication.copying == 60, N3)
+        assert max(fills) <= 6
+        assert len(looked_at) == len(set(looked_at)) == 60
+
+
 async def test_the_chunk_with_one_copy_left_comes_before_those_with_two(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
