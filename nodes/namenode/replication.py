@@ -122,6 +122,39 @@ class _Leaving(NamedTuple):
         return with_less(view, max(0, self.bytes - max(0, self.used_bytes - view.used_bytes)))
 
 
+class _Turn:
+    """The nodes as one turn of a round sees them, and what of that need not be found out for each chunk.
+
+    Those in `racks` are up and not being emptied, and have reported since they registered. `doubted` are the chunks of
+    which a node has less than was committed, for sure or perhaps.
+    """
+
+    def __init__(
+        self,
+        nodes: dict[NodeId, NodeView],
+        unreported: Container[NodeId],
+        doubted: Mapping[NodeId, Sequence[Set[ChunkId]]],
+        chance: random.Random,
+    ) -> None:
+        self.nodes = nodes
+        able = [view for view in nodes.values() if takes_orders(view)]
+        self.lots = Lots(nodes, [view.node for view in able], chance)
+        self.racks = {view.node: view.rack for view in able if view.node not in unreported}
+        self.doubted = doubted
+        self.is_one_rack = len({view.rack for view in nodes.values()}) <= 1
+
+    def is_well(self, chunk: ChunkState) -> bool:
+        """Whether a chunk, of which no copy is under way, has all that it is to have, where it is to be."""
+        if not chunk.holders or len(chunk.holders) != chunk.wanted:
+            return False
+        racks = {self.racks.get(node) for node in chunk.holders}
+        if None in racks or (len(racks) == 1 < chunk.wanted and not self.is_one_rack):
+            return False
+        if not self.doubted:
+            return True
+        return not any(chunk.chunk in each for node in chunk.holders for each in self.doubted.get(node, ()))
+
+
 class Damage(NamedTuple):
     """What a node says of a copy: where its damaged blocks begin, and its length in bytes, these included."""
 
@@ -215,13 +248,13 @@ class Replication:
         nodes = dict(self._members.by_name())
         for node in nodes.keys() & self._leaving.keys():
             nodes[node] = self._leaving[node].without(nodes[node])
-        lots = Lots(nodes, [view.node for view in nodes.values() if takes_orders(view)], self._chance)
+        turn = _Turn(nodes, self._members.unreported, self._doubted(), self._chance)
         surplus: list[_Surplus] = []
         until = trio.current_time() + _TURN_S
         for _ in range(_SLICE // _ROWS):
             rows = self._states(_ALL, self._position, _ROWS)
             for chunk in rows:
-                todo = self._look_at(chunk, nodes, lots)
+                todo = self._look_at(chunk, turn)
                 if todo is not None:
                     surplus.append(todo)
                     self._note_leaving(chunk, todo, nodes)
@@ -232,6 +265,15 @@ class Replication:
             if trio.current_time() >= until:
                 break
         return surplus, False
+
+    def _doubted(self) -> dict[NodeId, list[Set[ChunkId]]]:
+        """See `_Turn`."""
+        found: dict[NodeId, list[Set[ChunkId]]] = {}
+        for copies in (self._short, self._unsure):
+            for node, chunks in copies.items():
+                if chunks:
+                    found.setdefault(node, []).append(chunks)
+        return found
 
     def _note_leaving(self, chunk: ChunkState, surplus: _Surplus, nodes: dict[NodeId, NodeView]) -> None:
         """What the levels are after it."""
@@ -251,11 +293,13 @@ class Replication:
         found = self._states(_ONE, chunk)
         return found[0] if found else None
 
-    def _look_at(self, chunk: ChunkState, nodes: Mapping[NodeId, NodeView], lots: Lots) -> _Surplus | None:
+    def _look_at(self, chunk: ChunkState, turn: _Turn) -> _Surplus | None:
         """Count one chunk, put it into the backlog if it needs a copy; what is surplus of it."""
-        todo = self._plan(chunk, nodes, lots=lots)
-        count = self._now
+        count, nodes = self._now, turn.nodes
         count.wanted.add(chunk.wanted)
+        if turn.is_well(chunk) and not self._copies.of_chunk(chunk.chunk):
+            return None  # as are nearly all
+        todo = self._plan(chunk, nodes, lots=turn.lots)
         for node in chunk.holders:
             if node in nodes and nodes[node].draining:
                 left = count.of_draining.setdefault(node, [0, 0])

@@ -999,6 +999,38 @@ async def test_chunks_that_wait_for_deletions_keep_neither_others_nor_a_balance_
         assert not cluster.replication.under_replicated
 
 
+async def test_of_a_chunk_that_has_all_its_copies_on_nodes_that_are_well_nothing_is_planned(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = [[N1, N2], [N1, N2, N3], [N1, N3], [N2, N4], [N2, N3], [N3, N4], [N1, N4]]
+
+    def fill(space: Namespace) -> None:
+        chunks_on(space, *places, wanted=2)
+
+    async with world(tmp_path, fill, N1, N2, N3, N4, repair=False) as cluster:
+        cluster.racks |= {N1: "a", N2: "b", N3: "c", N4: "b"}
+        await cluster.start(N1, N2, N3, N4)
+        config = NameNodeConfig(state_dir=tmp_path, repair=False)
+        replication = Replication(cluster.store, cluster.writer, cluster.members, random.Random(1), config)
+        plan = replication._plan
+        planned: list[ChunkId] = []
+
+        def planning(chunk: ChunkState, *others: Any, **options: Any) -> Any:
+            planned.append(chunk.chunk)
+            return plan(chunk, *others, **options)
+
+        monkeypatch.setattr(replication, "_plan", planning)
+        await replication.run_once()
+        assert set(planned) == {2, 4}, "a copy too many, and all copies in one rack"
+        replication.note_damaged(NodeId(N1), ChunkId(1), None)
+        replication.note_short(NodeId(N3), 1, 99, [], [ChunkId(5)], ())
+        cluster.members.unreported.add(NodeId(N4))
+        planned.clear()
+        await replication.run_once()
+        assert set(planned) == {1, 2, 4, 5, 6, 7}
+        assert replication.under_replicated == 1
+
+
 async def test_a_round_lets_others_go_on_every_few_milliseconds(
     tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
