@@ -101,8 +101,8 @@ def givers(nodes: Mapping[NodeId, NodeView], threshold: float, copies: Collectio
 class MovePlan:
     """Give it chunks, slice by slice, for moves of some of them: each changes the levels that the next ones go by.
 
-    Plans at most `most` moves, and of not more than `most_bytes` but for one. `nodes`: see `able`; `copies`: see
-    `rack_levels`.
+    Each node gives or takes at most `most` chunks, and not more than `most_bytes` but for one. `nodes`: see `able`;
+    `copies`: see `rack_levels`.
     """
 
     def __init__(
@@ -119,16 +119,24 @@ class MovePlan:
         self._most = most
         self._most_bytes = most_bytes
         self._levels = rack_levels(nodes, copies)
+        self._busy: dict[NodeId, tuple[int, int]] = {}
+        """How many chunks, and bytes, each node is to give or take so far."""
         self._above: dict[NodeId, float] = {}
         """How far each node is above its level, or below where negative."""
         self._takers: dict[str, list[tuple[float, NodeId]]] = {rack: [] for rack in self._levels}
-        """Of each rack the nodes that are below, the furthest first."""
+        """Of each rack the nodes that are below and may take more, the furthest first."""
         for view in nodes.values():
             self._enter(view)
 
     @property
     def is_full(self) -> bool:
-        return self._most <= 0 or self._most_bytes <= 0
+        """Whether no node takes any more."""
+        return not any(self._takers.values())
+
+    def has_room(self, node: NodeId) -> bool:
+        """Whether a node may give or take any more."""
+        count, length = self._busy.get(node, (0, 0))
+        return count < self._most and length < self._most_bytes
 
     def add(self, chunks: Iterable[ChunkState]) -> list[Move]:
         """Moves of some of these."""
@@ -141,8 +149,6 @@ class MovePlan:
             move = self._move(chunk)
             if move is not None:
                 moves.append(move)
-                self._most -= 1
-                self._most_bytes -= move.length
                 self._apply(move)
         return moves
 
@@ -151,23 +157,25 @@ class MovePlan:
             self._leave(self._views[node])
         apply_move(self._views, move)
         for node in (move.source, move.target):
+            count, length = self._busy.get(node, (0, 0))
+            self._busy[node] = (count + 1, length + move.length)
             self._enter(self._views[node])
 
     def _enter(self, view: NodeView) -> None:
         above = self._above[view.node] = fill_level(view) - self._levels[view.rack]
-        if above < 0:
+        if above < 0 and self.has_room(view.node):
             insort(self._takers[view.rack], (above, view.node))
 
     def _leave(self, view: NodeView) -> None:
         above = self._above[view.node]
-        if above < 0:
+        if above < 0 and self.has_room(view.node):
             takers = self._takers[view.rack]
             del takers[bisect_left(takers, (above, view.node))]
 
     def _move(self, chunk: ChunkState) -> Move | None:
         source = max(chunk.holders, key=lambda node: (self._above[node], node))
         above = self._above[source]
-        if above <= 0:
+        if above <= 0 or not self.has_room(source):
             return None
         takers = heapq.merge(*self._apart(chunk, source))
         for below, node in islice(takers, _TAKERS_MAX + len(chunk.holders)):

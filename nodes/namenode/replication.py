@@ -12,8 +12,8 @@ how the copy that a drain or a balance left behind is dropped. A copy under way 
 node came back or the chunk is gone, is cancelled by the next round.
 
 Open chunks are left alone: their commits say who has what. Balance moves chunks only when nothing is missing that
-a node could take, some at a time: the next ones when the last ones' copies are made and their deletions done, so that
-levels are true.
+a node could take, as many at a time as fit into nodes' windows, or into a part of these: the next ones, between rounds
+as well, when the last ones' copies are made and their deletions done, so that levels are true.
 
 A chunk of which no live copy is whole has lost blocks. What is left of it is looked after all the same. Its copies are
 mended from one another, and nodes say which of their blocks are damaged (`_damage`): so a copy is known to lack nothing
@@ -225,6 +225,7 @@ class Replication:
             nursery.cancel_scope.deadline = trio.current_time() + most_s
             nursery.start_soon(end, changed)
             nursery.start_soon(end, self._hungry)
+            nursery.start_soon(self._go_on_balancing)
 
     async def run_once(self) -> None:
         """Once over all chunks."""
@@ -240,8 +241,7 @@ class Replication:
             self.fill()
             await trio.lowlevel.checkpoint()
         self._found = self._now
-        if self._found.to_copy <= self._found.blocked + self._found.waiting and self._config.repair:
-            await self._balance()
+        await self._balance()
 
     def _look_on(self) -> tuple[list[_Surplus], bool]:
         """Look at the next chunks for a turn; what is surplus of them, and whether they were the last."""
@@ -672,8 +672,22 @@ class Replication:
         self._balance_cursor.clear()
         self._exhausted.clear()
 
+    async def _go_on_balancing(self) -> None:
+        """Between two rounds: all that the last one found is so, as long as no node comes or goes."""
+        while True:
+            started = trio.current_time()
+            try:
+                with self._store.translating():
+                    await self._balance()
+            except errors.DfsError as error:
+                log.warning("balance was interrupted: trying again after the next round", error=str(error))
+                return
+            await trio.sleep(max(_PERIOD_LEAST_S, 10 * (trio.current_time() - started)))
+
     async def _balance(self) -> None:
-        """Order the next moves, if the last ones are through and what nodes say they use is true."""
+        """Order the next moves if nothing is missing, the last ones are through and what nodes say they use is true."""
+        if self._found.to_copy > self._found.blocked + self._found.waiting or not self._config.repair:
+            return
         asked = self._balance_threshold
         if asked is None and (not self._config.balance or trio.current_time() < self._quiet_until):
             return
@@ -685,12 +699,14 @@ class Replication:
         wanted = self._found.wanted
         givers = [node for node in balance.givers(nodes, threshold, wanted) if node not in self._exhausted]
         most, most_bytes = limits.COPIES_AHEAD_MAX // share, limits.COPIES_AHEAD_MAX_BYTES // share
-        self._moved = []
         moves = balance.MovePlan(nodes, threshold, wanted, most=most, most_bytes=most_bytes)
-        is_through = await self._move_some(givers, moves)
-        if self._moved:
-            self._begin_anew()
-        elif is_through and self._balance_cursor.keys().isdisjoint(givers):  # who gives no more is not looked at
+        try:
+            is_through = await self._move_some(givers, moves)
+        finally:
+            if self._moved:
+                self._begin_anew()
+        gives = not self._balance_cursor.keys().isdisjoint(givers)  # of who gives no more nothing else is looked at
+        if is_through and not self._moved and not gives:
             self._end_balance(asked)
 
     def _end_balance(self, asked: float | None) -> None:
@@ -701,10 +717,10 @@ class Replication:
         self._begin_anew()
 
     async def _move_some(self, givers: Sequence[NodeId], moves: balance.MovePlan) -> bool:
-        """Order moves off the fullest giver that has any in its next slice. Those at their last rows are exhausted.
+        """Order moves off the next slice of each giver, the fullest first, until all who take have enough to do.
 
-        False if it ended before that, since a node came or went meanwhile, of which `moves` knows nothing, or a balance
-        was asked for.
+        Givers at their last rows are exhausted. False if it ended before that, since a node came or went meanwhile, of
+        which `moves` knows nothing, or a balance was asked for.
         """
         changed, asked = self._members.changed, self._balance_threshold
         until = trio.current_time() + _TURN_S
@@ -722,25 +738,37 @@ class Replication:
                     if self._members.changed is not changed or self._balance_threshold != asked:
                         return False
                     until = trio.current_time() + _TURN_S
-                if moves.is_full or giver in self._exhausted:
+                if moves.is_full:
+                    return True
+                if giver in self._exhausted or not moves.has_room(giver):
                     break
-            if self._moved:
-                break
         return True
 
     def _order_moves(self, moves: Iterable[balance.Move]) -> None:
         """In the same moment as they were planned."""
+        nodes = self._members.by_name()
         for move in moves:
-            self._moved.append(move)
             chunk = self._state(move.chunk)
-            if chunk is not None and move.target not in self._to_be_deleted(move.chunk):
+            if chunk is None or self._plan(chunk, nodes).live < chunk.wanted:
+                continue  # a copy turned out to be damaged since the last round
+            self._moved.append(move)
+            if move.target not in self._to_be_deleted(move.chunk):
                 self._order(chunk, move.target, chunk.holders, extra=True)
 
     def _are_settled(self) -> bool:
-        """Whether the copies that the last moves left behind are deleted, where their nodes are there to do so."""
+        """Whether the copies that the last moves left behind are deleted, where their nodes are there to do so.
+
+        Looks for a turn at most: there may be very many.
+        """
         nodes = self._members.by_name()
-        there = [move for move in self._moved if move.source in nodes and nodes[move.source].state == NodeState.UP]
-        return not any(move.source in self._to_be_deleted(move.chunk) for move in there)
+        until = trio.current_time() + _TURN_S
+        while self._moved and trio.current_time() < until:
+            move = self._moved[-1]
+            is_there = move.source in nodes and nodes[move.source].state == NodeState.UP
+            if is_there and move.source in self._to_be_deleted(move.chunk):
+                return False
+            self._moved.pop()
+        return not self._moved
 
     # --- telling ----------------------------------------------------------------------------------------
 

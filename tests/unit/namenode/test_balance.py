@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import pytest
@@ -116,6 +117,17 @@ def test_racks_between_which_no_copy_can_go_are_each_evened_out_by_themselves() 
     assert givers(nodes, THRESHOLD, [2, 3]), "but if some chunks have three copies"
 
 
+def test_all_who_take_get_chunks_at_once_and_none_more_than_its_share() -> None:
+    nodes = views(
+        *(node(f"full{at:02}", 600, 400) for at in range(40)), *(node(f"empty{at}", 0, 1000) for at in range(5))
+    )
+    chunks = [chunk(number, 10, f"full{number % 40:02}") for number in range(400)]
+    moves = plan_moves(nodes, chunks, THRESHOLD, most=10, most_bytes=40)
+    assert Counter(move.target for move in moves) == {f"empty{at}": 4 for at in range(5)}
+    moves = plan_moves(nodes, [chunk(number, 10, "full00") for number in range(400)], THRESHOLD, most=3)
+    assert len(moves) == 3
+
+
 def test_nodes_that_no_copy_can_go_to_are_not_tried_and_few_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[Move] = []
 
@@ -167,7 +179,7 @@ def test_planned_and_carried_out_again_and_again_it_ends_and_each_time_the_sprea
         moves = plan_moves(nodes, state.values(), threshold, most=most)
         if not moves:
             break
-        assert len(moves) <= most
+        assert max(Counter(node for move in moves for node in (move.source, move.target)).values()) <= most
         for move in moves:
             before, each = spread(nodes), state[move.chunk]
             together = [*each.holders, move.target]

@@ -1254,6 +1254,30 @@ async def test_a_node_that_was_added_empty_is_filled_and_then_there_is_peace(
         assert len(cluster.orders) == before
 
 
+async def test_all_empty_nodes_are_filled_at_once_and_on_between_two_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    monkeypatch.setattr("tests.unit.namenode.test_replication.ROOM", 200 * LENGTH)
+    monkeypatch.setattr(limits, "COPIES_AHEAD_MAX", 4)
+
+    names = [N1, N2, N3, N4]
+    async with world(tmp_path, lambda space: chunks_on(space, *([[N1, N2]] * 100)), *names, balance=True) as cluster:
+        used_of(cluster, LENGTH)
+        await cluster.beat(*names)
+        rounds: list[float] = []
+
+        async def once() -> None:
+            rounds.append(trio.current_time())
+            cluster.replication._hungry = trio.Event()
+            await trio.sleep(1)
+
+        monkeypatch.setattr(cluster.replication, "run_once", once)  # after which the next one is ten seconds away
+        await cluster.beat_until(lambda: len(cluster.ordered("copy")) >= 8, *names)
+        assert {name for name, _ in cluster.ordered("copy")} == {N3, N4}
+        await cluster.beat_until(lambda: cluster.operations.plan_balance(0.05)["even"], *names)
+        assert len(cluster.ordered("copy")) > len(rounds) * 4
+
+
 async def test_a_balance_ends_when_who_had_chunks_left_to_look_at_gives_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
