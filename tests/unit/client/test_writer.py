@@ -108,9 +108,9 @@ async def world() -> AsyncIterator[World]:
         nursery.cancel_scope.cancel()
 
 
-async def test_who_writes_a_line_now_and_then_gets_a_chunk_an_hour(world: World, autojump_clock: Clock) -> None:
+async def test_who_writes_a_line_now_and_then_gets_a_chunk_for_many(world: World, autojump_clock: Clock) -> None:
     chunks = set()
-    for _ in range(6 * 60):
+    for _ in range(60):
         chunks.add((await world.write()).chunk)
         await trio.sleep(60)
     assert 6 <= len(chunks) <= 7
