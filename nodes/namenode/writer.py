@@ -8,7 +8,7 @@ and the NameNode itself, whose commands clients cannot keep out. Replies are kep
 leaves too many of them is refused likewise.
 
 While commands are applied nobody else is answered. So a transaction takes no more of them after TRANSACTION_MAX_S, and
-what is left of its batches goes on in the next ones, before what their sessions sent later.
+what is left of its batches goes on in the next ones, before what their parties sent later.
 
 If the commit fails (disk full, disk broken) nothing of the transaction happened, and every caller gets the error.
 
@@ -127,8 +127,8 @@ class Writer:
         self._own_room = Shares(limits.OWN_COMMANDS_MAX)
         self._resumed: Turns[_Batch] = Turns(limits.BATCH_MAX_COMMANDS)
         """Batches that were parked, or for which there was no time, and that may go on."""
-        self._late: Counter[SessionId] = Counter()
-        """Sessions with batches for which there was no time, and how many."""
+        self._late: Counter[Hashable] = Counter()
+        """Parties with batches for which there was no time, and how many."""
         self._arrived = trio.Event()
         self._space_checked_at = -1e9
         self._effects: list[Effect] = []
@@ -232,24 +232,25 @@ class Writer:
                 batch.done.set()
 
     def _take(self, turns: Turns[_Batch]) -> list[_Batch]:
-        """As many commands as fill a share, or with the batch that makes them more.
+        """A round. Who is alone has no more than his share of a transaction: whoever comes next, be it a session of his
+        own, waits until it is done, and one commit for four shares would save little.
 
-        Of a session that has batches for which there was no time, nothing that came later.
+        Of a party that has batches for which there was no time, nothing that came later.
         """
-        left = limits.BATCH_MAX_COMMANDS
+        left = limits.TRANSACTION_MAX_COMMANDS
 
-        def judge(_party: Hashable, member: Hashable, cost: int) -> Verdict:
+        def judge(party: Hashable, _member: Hashable, cost: int) -> Verdict:
             nonlocal left
             if left <= 0:
                 return Verdict.STOP
-            if turns is self._turns and member in self._late:
-                return Verdict.NEXT_MEMBER
+            if turns is self._turns and party in self._late:
+                return Verdict.NEXT_PARTY
             left -= cost
             return Verdict.TAKE
 
         taken = turns.take(judge)
         if turns is self._resumed:
-            self._late -= Counter(batch.author for batch in taken if batch.is_late)
+            self._late -= Counter(batch.party for batch in taken if batch.is_late)
         return taken
 
     async def _transact(self) -> None:
@@ -281,43 +282,34 @@ class Writer:
                 batch.done.set()
         for batch in reversed(batches):
             if batch.is_late:
-                self._late[batch.author] += 1
+                self._late[batch.party] += 1
                 self._resumed.put_back(batch.party, batch.author, batch, batch.cost_left)
 
     def _apply_all(self, batches: list[_Batch]) -> None:
         """Take batches, and apply their commands, of each up to the first that has to wait, while there is time.
 
-        Of what goes on one batch is begun in any case, and of what is new.
+        Of each party one is begun in any case.
         """
         is_full = self._disk_is_full()
         self._effects = []
-        taken = [self._take(self._resumed), self._take(self._turns)]
-        for some in taken:
-            batches += some
+        batches += self._take(self._resumed) + self._take(self._turns)
         self._store.begin()
-        deadline, most = trio.current_time() + limits.TRANSACTION_MAX_S, self._applied + limits.TRANSACTION_MAX_COMMANDS
+        deadline = trio.current_time() + limits.TRANSACTION_MAX_S
+        begun: set[Hashable] = set()
         late: set[SessionId] = set()
-        while any(taken):
-            for some in taken:
-                for number, batch in enumerate(some):
-                    has_time = not number or trio.current_time() < deadline
-                    self._begin_or_go_on(batch, is_full, deadline, late, has_time=has_time)
-            if trio.current_time() >= deadline or self._applied >= most:
-                break
-            taken = [self._take(self._resumed), self._take(self._turns)]
-            for some in taken:
-                batches += some
+        for batch in batches:
+            batch.is_held = False
+            batch.is_late = batch.author in late or (batch.party in begun and trio.current_time() >= deadline)
+            begun.add(batch.party)
+            if not batch.is_late:
+                self._begin_or_go_on(batch, is_full, deadline)
+            if batch.is_late:
+                late.add(batch.author)  # whose batches stay in order
         self._machine.end()
 
-    def _begin_or_go_on(
-        self, batch: _Batch, is_full: bool, deadline: float, late: set[SessionId], *, has_time: bool
-    ) -> None:
-        """`late`: the sessions for which there is no more time, whose batches stay in order."""
-        batch.is_held = batch.is_late = False
+    def _begin_or_go_on(self, batch: _Batch, is_full: bool, deadline: float) -> None:
         try:
-            if batch.author in late or not has_time or not self._apply_batch(batch, is_full, deadline):
-                batch.is_late = True
-                late.add(batch.author)
+            batch.is_late = not self._apply_batch(batch, is_full, deadline)
         except HeldBack as reason:
             self._hold_back(batch, reason.items)
 

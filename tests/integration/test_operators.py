@@ -164,7 +164,8 @@ async def test_copies_whose_deletion_is_held_back_are_used_again_when_that_was_a
     monkeypatch.setattr(Restraint, "_is_old", lambda *_: True)
     data = os.urandom(MIB)
     async with running_cluster(tmp_path, datanodes=3, garbage_grace_s=0.2) as cluster, cluster.client() as fs:
-        await put(fs, "/file", data)
+        async with cluster.client() as writer:  # whose end seals the chunk
+            await put(writer, "/file", data)
         await until_sound(fs)
         ino = (await fs.stat("/file")).ino
         await fs.inodes.setattr(ino, {"replicas": 2})

@@ -1309,6 +1309,7 @@ async def test_a_balance_goes_on_when_a_node_dies_before_it_has_deleted_what_was
         cluster.stuck.add(N1)
         while not (await cluster.deletions()).get(N1):
             await cluster.beat(N1, N2, N3, N4)
+            await trio.sleep(1)
         await cluster.beat_until(lambda: not cluster.operations.status({})["balance"]["asked"], N2, N3, N4)
         assert cluster.operations.plan_balance(0.05)["even"]
 
