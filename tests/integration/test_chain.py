@@ -153,6 +153,7 @@ async def test_nodes_send_on_what_its_client_may_append_and_nothing_else(tmp_pat
 
 async def test_a_first_node_that_hangs_costs_its_time_out_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many appends wait to be sent to it."""
+    monkeypatch.setattr(limits, "NODES_NEWS_PERIOD_S", 0.0)  # whom news says to be up is tried again
     async with chained(tmp_path, monkeypatch, datanodes=4) as (_, fs, _):
         hung: list[str] = []
         call = DataNodes._call_once
