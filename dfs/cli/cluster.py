@@ -82,7 +82,7 @@ def status(as_json: bool, check: bool) -> int:
             show.echo_json(status_record(found, pids))
         else:
             _print_status(found, pids)
-        return int(check and is_to_be_seen_to(found, time.time_ns()))
+        return int(check and is_to_be_seen_to(found, now_ns(found)))
 
     return run(body)
 
@@ -95,13 +95,13 @@ def status_record(found: Mapping[str, Any], pids: Mapping[str, int]) -> dict[str
         "nodes": nodes,
         "pid": pids.get("namenode", found.get("pid")),
         "pids": sorted(pids.values()),
-        "warnings": [line.removeprefix(_WARNING) for line in warning_lines(found, time.time_ns())],
+        "warnings": [line.removeprefix(_WARNING) for line in warning_lines(found, now_ns(found))],
     }
 
 
-def is_to_be_seen_to(found: Mapping[str, Any], now_ns: int) -> bool:
+def is_to_be_seen_to(found: Mapping[str, Any], at_ns: int) -> bool:
     """Whether anything is not as it should be: there is a warning, or a chunk has too few copies, or none."""
-    return bool(warning_lines(found, now_ns)) or any(found.get(key) for key in _BAD_IF_ANY)
+    return bool(warning_lines(found, at_ns)) or any(found.get(key) for key in _BAD_IF_ANY)
 
 
 def _print_status(found: Mapping[str, Any], pids: Mapping[str, int]) -> None:

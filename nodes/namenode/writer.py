@@ -302,16 +302,13 @@ class Writer:
             batch.is_late = batch.author in late or (batch.party in begun and trio.current_time() >= deadline)
             begun.add(batch.party)
             if not batch.is_late:
-                self._begin_or_go_on(batch, is_full, deadline)
+                try:
+                    batch.is_late = not self._apply_batch(batch, is_full, deadline)
+                except HeldBack as reason:
+                    self._hold_back(batch, reason.items)
             if batch.is_late:
                 late.add(batch.author)  # whose batches stay in order
         self._machine.end()
-
-    def _begin_or_go_on(self, batch: _Batch, is_full: bool, deadline: float) -> None:
-        try:
-            batch.is_late = not self._apply_batch(batch, is_full, deadline)
-        except HeldBack as reason:
-            self._hold_back(batch, reason.items)
 
     def _hold_back(self, batch: _Batch, items: Sequence[Item]) -> None:
         """Have others forget what the next command touches, and in the same moment what those after it will."""

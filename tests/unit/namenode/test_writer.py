@@ -503,15 +503,7 @@ async def test_fewer_commands_are_looked_at_ahead_where_many_have_to_forget(
     for reader in readers:
         asked.leases.join(reader)
         assert all(asked.leases.cover_attr(reader, ino) for ino in inos)
-    rounds = 0
-    async with writing(space, Gate(), leases=asked.leases) as writer, trio.open_nursery() as nursery:
-        nursery.start_soon(writer.apply, CLIENT, author, 0, [unlink(20 + n, b"%d" % n) for n in range(6)])
-        await trio.testing.wait_all_tasks_blocked()
-        while asked.numbers:
-            rounds += 1
-            asked.answer()
-            await trio.testing.wait_all_tasks_blocked()
-    assert rounds == 2  # the first and two after it, each time
+    assert await recalls_of_unlinking(space, author, asked, 6) == [3, 3]  # the first and two after it, each time
 
 
 async def test_what_is_asked_for_ahead_delays_nothing_before_it(space: Namespace) -> None:
@@ -534,6 +526,19 @@ async def test_what_is_asked_for_ahead_delays_nothing_before_it(space: Namespace
     assert space.queries.readdir(ROOT_INO, 0, 9) == []
 
 
+async def recalls_of_unlinking(space: Namespace, author: SessionId, asked: Asked, count: int) -> list[int]:
+    """In one batch, so many files whose names are numbers: how many sessions are asked to forget, each time."""
+    recalls = []
+    async with writing(space, Gate(), leases=asked.leases) as writer, trio.open_nursery() as nursery:
+        nursery.start_soon(writer.apply, CLIENT, author, 0, [unlink(20 + n, b"%d" % n) for n in range(count)])
+        await trio.testing.wait_all_tasks_blocked()
+        while asked.numbers:
+            recalls.append(len(asked.numbers))
+            asked.answer()
+            await trio.testing.wait_all_tasks_blocked()
+    return recalls
+
+
 async def test_so_many_commands_are_looked_at_ahead_and_each_once(
     space: Namespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -543,16 +548,8 @@ async def test_so_many_commands_are_looked_at_ahead_and_each_once(
     asked.leases.join(reader)
     inos = [space.file(author, b"%d" % number).ino for number in range(10)]
     assert all(asked.leases.cover_attr(reader, ino) for ino in inos)
-    rounds = 0
-    async with writing(space, Gate(), leases=asked.leases) as writer, trio.open_nursery() as nursery:
-        nursery.start_soon(writer.apply, CLIENT, author, 0, [unlink(20 + n, b"%d" % n) for n in range(10)])
-        await trio.testing.wait_all_tasks_blocked()
-        while asked.numbers:
-            assert len(asked.numbers) == 1
-            rounds += 1
-            asked.answer()
-            await trio.testing.wait_all_tasks_blocked()
-    assert rounds == 2  # the first of five each, and the four after it
+    # The first of five each, and the four after it.
+    assert await recalls_of_unlinking(space, author, asked, 10) == [1, 1]
 
 
 async def test_who_waited_need_not_forget_what_only_he_himself_changes_next(space: Namespace) -> None:
