@@ -27,7 +27,8 @@ class SlowRuntime(InlineRuntime):
         return work(*args)
 
 
-async def test_chunks_and_orders_are_counted(space: Namespace) -> None:
+async def test_chunks_and_orders_are_counted(space: Namespace, autojump_clock: trio.testing.MockClock) -> None:
+    """By a clock that stands still meanwhile: nothing that was counted is told again."""
     counting = Counting(space.store, InlineRuntime())
     session = space.open_session()
     space.written(session, space.file(session).ino, 7)
