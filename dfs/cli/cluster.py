@@ -194,7 +194,8 @@ def warning_lines(found: Mapping[str, Any], at_ns: int) -> list[str]:
         nodes = ", ".join(f"{show.printable(node)} {count}" for node, count in never_given)
         lines.append(
             f"WARNING: DataNodes have chunks that this NameNode never gave ({nodes}): its state_dir is an old copy, or"
-            " new and empty. Nothing of them is deleted. Bring back the newest state_dir before anybody goes on"
+            " new and empty. Nothing of them is deleted. Bring back the newest state_dir before anybody goes on; if"
+            " there is none, `dfs fsck --repair` makes files of them in /lost+found"
         )
     for node, held in _sorted(found, "held"):
         lines.append(

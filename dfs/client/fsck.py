@@ -48,6 +48,10 @@ _LOOKS_AGAIN = ("mend_inode", "mend_entry", "mend_chunk", "mend_rows", "mend_cou
 _REMOVED: Final = frozenset({"chunk-unused", "stray", "entry-dangling"})
 """Kinds of findings of what nothing refers to: they are mended by removing it."""
 
+_NEVER_GIVEN: Final = (
+    "bring back the state_dir that gave it, if there is one; else `dfs fsck --repair` makes a file of it in /lost+found"
+)
+
 
 class Finding(NamedTuple):
     """What is wrong, what to do about it, and what was done; `str` is a sentence of these."""
@@ -410,13 +414,12 @@ def _not_counted(facts: ChunkFacts, before: Mapping[NodeId, int], now: Mapping[N
 
 
 def _unknown(facts: ChunkFacts, before: Mapping[NodeId, int], now: Mapping[NodeId, int]) -> Iterator[Finding]:
-    for node in _not_counted(facts, before, now):
+    for node in sorted(_not_counted(facts, before, now), key=lambda node: -now[node]):  # of the longest a file is made
         what = f"{node} has a copy of chunk {facts.chunk:x} ({now[node]} bytes), "
+        mend = ["mend_stray", node, facts.chunk, now[node]]
         if not facts.given:
-            what += "a number that this NameNode never gave"
-            yield Finding("chunk-never-given", what, "find out whether its state_dir is an old one; nothing is deleted")
+            yield Finding("chunk-never-given", what + "a number that this NameNode never gave", _NEVER_GIVEN, mend)
         elif facts.files == "no file":
-            mend = ["mend_stray", node, facts.chunk, now[node]]
             yield Finding("stray", what + "which no file has bytes in", "`dfs fsck --repair` has it deleted", mend)
         else:
             what += f"which has bytes of {facts.files} and is not known"

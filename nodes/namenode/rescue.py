@@ -1,7 +1,8 @@
 """Mending the namespace: what an inode's entries, extents and holds say is right, its own columns follow.
 
 Steps that the mending commands share. They lose nothing: an inode without a name gets one in /lost+found, an inode
-that is missing while entries or extents of it are there is made again, for its owner is not known with the root's.
+that is missing while entries or extents of it are there is made again, for its owner is not known with the root's. A
+chunk that only DataNodes know gets a file there.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import stat
 from typing import Final
 
 from dfs import errors
-from dfs.types import ROOT_INO, Ino
+from dfs.types import ROOT_INO, ChunkId, Extent, Ino
 from nodes.namenode.pathnames import is_beneath_itself
 from nodes.namenode.transaction import Directory, Transaction
 
@@ -141,11 +142,26 @@ def strike(tx: Transaction, parent: Ino, name: bytes) -> None:
 # --- /lost+found ----------------------------------------------------------------------------------------
 
 
-def _shelter(tx: Transaction, ino: Ino) -> str:
-    """Give an inode without a name one in /lost+found."""
+def adopt(tx: Transaction, chunk: ChunkId, length: int) -> str:
+    """Make a file of the bytes of a chunk that is not known; what was done.
+
+    What they were, perhaps of many small files, nobody can tell any more: the newer namespace did.
+    """
+    shelter = _lost_and_found(tx)
+    owner = tx.attr(shelter.ino)
+    ino = tx.make_inode(shelter, stat.S_IFREG | 0o600, owner.uid, owner.gid, nlink=0).ino
+    tx.run("INSERT INTO chunk VALUES (?, 0, ?, 0, ?)", chunk, length, tx.replicas)
+    tx.point(ino, Extent(0, length, chunk, 0))
+    tx.add_live(chunk, length)
+    tx.run("UPDATE inode SET size = ?, allocated = ? WHERE ino = ?", length, length, ino)
+    return _shelter(tx, ino, b"chunk-%x" % chunk)
+
+
+def _shelter(tx: Transaction, ino: Ino, name: bytes = b"") -> str:
+    """Give an inode without a name one in /lost+found: `name`, or its number."""
     shelter = _lost_and_found(tx)
     tx.shape_changes()
-    name = b"%d" % ino
+    name = name or b"%d" % ino
     while tx.one("SELECT 1 FROM dentry WHERE parent = ? AND name = ?", shelter.ino, name):
         name += b"+"
     mode = tx.attr(ino).mode

@@ -343,7 +343,7 @@ async def test_a_namenode_restored_from_an_old_copy_destroys_nothing_and_gives_n
                 return all(memory is not None and memory.log_index >= copied_at + 200 for memory in memories)
 
             await until(are_obeyed, "deletions to be carried out")
-            await store(cluster, {"/new": os.urandom(200 * KIB)})
+            await store(cluster, {"/new": (new := os.urandom(200 * KIB))})
             precious = {name: await chunk_file(cluster, fs, "/new", name) for name in cluster.datanodes}
             number = int(precious["n1"].name, 16)
         cluster.stop(NAMENODE)
@@ -379,6 +379,10 @@ async def test_a_namenode_restored_from_an_old_copy_destroys_nothing_and_gives_n
             await until(deleted, "what the operator allowed to be deleted")
             assert old["n2"].exists() and old["n3"].exists()
             assert all(path.exists() for path in precious.values())
+            found = await dfs(cluster, "fsck", "--repair")
+            assert f"is now /lost+found/chunk-{number:x}." in found.stdout
+            assert (await cluster.dfs("cat", f"/lost+found/chunk-{number:x}")).stdout == new
+            assert (await dfs(cluster, "fsck")).returncode == 0
 
 
 async def _says(cluster: RealCluster, name: str, words: str) -> bool:

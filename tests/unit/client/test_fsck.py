@@ -116,8 +116,9 @@ def test_a_chunk_that_nobody_knows_is_deleted_unless_the_namenode_may_be_wrong()
     unknown = FACTS._replace(length=-1, holders=(), files="no file")
     (stray,) = found(unknown, {N1: 7})
     assert stray.mend == ["mend_stray", "n1", 31, 7]
-    (future,) = found(unknown._replace(given=False), {N1: 7})
-    assert (future.kind, future.mend) == ("chunk-never-given", None)
+    first, second = found(unknown._replace(given=False), {N1: 7, N2: 9})
+    assert first.kind == second.kind == "chunk-never-given"
+    assert (first.mend, second.mend) == (["mend_stray", "n2", 31, 9], ["mend_stray", "n1", 31, 7])
     (torn,) = found(unknown._replace(files="/file"), {N1: 7})
     assert (torn.kind, torn.mend) == ("chunk-missing", None)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from dfs.types import ChunkId
+from dfs.types import ROOT_INO, ChunkId
 from nodes.namenode.explain import facts_of
 from nodes.namenode.reconcile import Held, compare
 from tests.unit.namenode.test_replication import world
@@ -61,15 +61,24 @@ def test_settings_and_the_check_do_not_mind(space: Namespace) -> None:
     assert space.findings() == []
 
 
-def test_a_repair_touches_no_chunk_with_a_skipped_number(space: Namespace) -> None:
-    space.register("n1")
+def test_a_repair_makes_a_file_of_a_chunk_with_a_skipped_number(space: Namespace) -> None:
+    space.register("n1", "n2", "n3")
     session = space.open_session()
     space.chunk(session, ["n1"])
     space.own("skip_chunks", 40)
     assert not facts_of(space.store.reads, ChunkId(30)).given
     assert facts_of(space.store.reads, ChunkId(1)).given
-    assert space.do(session, "mend_stray", "n1", 30, 500) == []
-    assert space.rows("SELECT count(*) FROM work") == [0]
+    assert space.do(session, "mend_stray", "n1", 30, 500) == ["is now /lost+found/chunk-1e"]
+    assert space.do(session, "mend_stray", "n2", 30, 500) == ["counted again"]
+    assert space.do(session, "mend_stray", "n3", 30, 400) == []  # not all of it: left for the node's next report
+    assert space.rows("SELECT count(*) FROM replica WHERE chunk = 30") == [2]
+    assert space.rows("SELECT count(*) FROM work WHERE kind = 'delete'") == [0]
+    lost_and_found = space.queries.lookup(ROOT_INO, b"lost+found")[0]
+    _, extents, _ = space.queries.extents(space.queries.lookup(lost_and_found, b"chunk-1e")[0], 0, 500)
+    assert extents == [(0, 500, 30, 0)]
+    assert space.do(session, "mend_stray", "n1", 31, 0) == ["to be deleted"]  # nothing was ever written to it
+    assert space.do(session, "mend_stray", "n1", 41, 500) == []  # a number that is still to be given
+    assert space.findings() == []
 
 
 def test_a_life_gives_no_number_that_one_before_it_has_given_whatever_the_database_remembers(tmp_path: Path) -> None:
