@@ -27,6 +27,7 @@ from dfs.client.cache import Cache
 from dfs.client.filesystem import FileSystem, open_filesystem
 from dfs.client.openinodes import open_inodes
 from dfs.client.paths import show
+from dfs.client.session import this_process
 from dfs.ending import Ending
 from dfs.keystore import KeyStore
 from dfs.logfiles import empty_if_full
@@ -81,7 +82,14 @@ async def run_mount(
     note = farewell.Note()
     cache = Cache(options.cache_entries, options.cache_entries)
     async with (
-        open_filesystem(namenode, store.key, wait_s=options.wait_s, keep=store.keep, cache=cache) as fs,
+        open_filesystem(
+            namenode,
+            store.key,
+            wait_s=options.wait_s,
+            keep=store.keep,
+            cache=cache,
+            name=this_process(f"mount {mountpoint}"),
+        ) as fs,
         record_accesses(fs) as accesses,
         open_inodes(fs) as inodes,
     ):

@@ -105,7 +105,8 @@ class Cluster:
         return self._running[name].address
 
     def client(self, key: Key = ADMIN, **options: Any) -> AbstractAsyncContextManager[FileSystem]:
-        return open_filesystem(self.namenode_address, key, network=self.network, runtime=self.runtime, **options)
+        options = {"network": self.network, "runtime": self.runtime, "name": "client", **options}
+        return open_filesystem(self.namenode_address, key, **options)
 
     async def wait_until_up(self, datanodes: int) -> None:
         async with self.client() as fs:

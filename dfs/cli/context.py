@@ -196,12 +196,17 @@ async def _with_client(config: ClientConfig, body: Body, scopes: list[trio.Cance
     import trio
 
     from dfs.client import open_filesystem
+    from dfs.client.session import this_process
     from dfs.keystore import KeyStore
 
     store = KeyStore(config.key)
     status: int | None = None
     async with open_filesystem(
-        config.namenode, store.key, wait_s=config.namenode_wait_s, keep=functools.partial(_keep, store)
+        config.namenode,
+        store.key,
+        wait_s=config.namenode_wait_s,
+        keep=functools.partial(_keep, store),
+        name=this_process(click.get_current_context().command_path),
     ) as fs:
         with trio.CancelScope() as scope:  # the client outlives the body: it takes back what was half done
             scopes.append(scope)

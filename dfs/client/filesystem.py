@@ -418,6 +418,14 @@ class FileSystem:
         """What `dfs status --json` shows."""
         return dict(await self.session.query("status"))
 
+    async def clients(self) -> AsyncIterator[dict[str, Any]]:
+        """Everybody who is connected, as `dfs clients --json` shows them. Raises `NotPermitted` but for admins."""
+        after = 0
+        while page := await self.session.query("clients", after):
+            for client in page:
+                yield dict(client)
+            after = page[-1]["session"]
+
     async def plan_drain(self, node: str) -> dict[str, Any]:
         """What emptying a DataNode would move, how long that takes at least, and what is at risk. Raises `NotFound`."""
         return dict(await self.session.query("plan_drain", node))
@@ -508,13 +516,15 @@ async def open_filesystem(
     keep: Callable[[KeyFile], None] | None = None,
     spoken: Versions = SPOKEN,
     cache: Cache | None = None,
+    name: str = "",
 ) -> AsyncIterator[FileSystem]:
     """A client of the cluster whose NameNode is at `namenode` (`host` or `host:port`), with the rights of a key; it
     speaks TLS if the key's holder has a certificate.
 
     `keep` keeps the file of a newer key, when there is one: see `dfs.keystore.KeyStore.keep`. `wait_s`: how long
     operations wait for a NameNode that is away. `spoken`: versions of the protocol. With a `cache`, what the NameNode
-    leases is kept and answered from there: that pays for who lives long and looks at the same things again.
+    leases is kept and answered from there: that pays for who lives long and looks at the same things again. `name` is
+    what `dfs clients` calls it: the program and its process, unless given.
 
     Raises `Unreachable` when none answers within `limits.FIRST_CONTACT_TIMEOUT_S`, `Refused` when the key is not of the
     cluster, `InvalidArgument` for what is no address.
@@ -523,7 +533,7 @@ async def open_filesystem(
     async with Pool(network or SocketNetwork(key.tls), key=key, spoken=spoken) as pool:
         wait_s = limits.NAMENODE_WAIT_S if wait_s is None else wait_s
         async with open_session(
-            namenode_address(namenode), pool, runtime or RealRuntime(), wait_s, keep, cache
+            namenode_address(namenode), pool, runtime or RealRuntime(), wait_s, keep, cache, name
         ) as session:
             fs = FileSystem(session)
             session.spawn(fs.chunks.seal_idle)

@@ -33,11 +33,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import os
 import socket
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import structlog
@@ -129,7 +132,14 @@ class Session:
     """
 
     def __init__(
-        self, pool: Pool, runtime: Runtime, nursery: trio.Nursery, address: str, wait_s: float, cache: Cache | None
+        self,
+        pool: Pool,
+        runtime: Runtime,
+        nursery: trio.Nursery,
+        address: str,
+        wait_s: float,
+        cache: Cache | None,
+        name: str = "client",
     ) -> None:
         self.cache = cache
         self.pool = pool
@@ -137,6 +147,7 @@ class Session:
         self.address = address
         self.wait_s = wait_s
         self.host = socket.gethostname()
+        self.name = name
         self.cluster: dict[str, Any] = {}
         self.session: SessionId | None = None
         self.root = ROOT_INO
@@ -631,7 +642,7 @@ class Session:
             caches = self.cache is not None
             directories = caches and self.wants_directories
             wish = {
-                "name": "client",
+                "name": self.name,
                 "host": self.host,
                 "caches": caches,
                 "directories": directories,
@@ -838,6 +849,14 @@ class Session:
         return {"commands": self._commands, "retries": self._retries, "waiting": len(self._unanswered)}
 
 
+def this_process(what: str = "") -> str:
+    """What a client is called, for people: `what` it is, or else its program, and its process."""
+    program = Path(sys.argv[0])
+    run = program.parent.name if program.name == "__main__.py" else program.name
+    shown = os.fsencode(what or run or "python").decode("utf-8", "backslashreplace")
+    return f"{shown[: limits.CLIENT_NAME_MAX]} (pid {os.getpid()})"
+
+
 @asynccontextmanager
 async def open_session(
     address: str,
@@ -846,13 +865,15 @@ async def open_session(
     wait_s: float = limits.NAMENODE_WAIT_S,
     keep: Callable[[KeyFile], None] | None = None,
     cache: Cache | None = None,
+    name: str = "",
 ) -> AsyncIterator[Session]:
     """Make contact with the NameNode at `address`; on leaving, end the session and its tasks.
 
     `keep` is given the file of a newer key, when the NameNode issues them. With a `cache` it asks for leases.
+    `name` says to people who this is.
     """
     async with tasks.open_nursery() as nursery:
-        session = Session(pool, runtime, nursery, address, wait_s, cache)
+        session = Session(pool, runtime, nursery, address, wait_s, cache, name or this_process())
         session.keep = keep
         await session.start()
         try:

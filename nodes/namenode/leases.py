@@ -226,6 +226,20 @@ class Leases:
         cacher = self._cachers.get(session)
         return cacher is not None and bool(cacher.recalls)
 
+    def of(self, session: SessionId) -> dict[str, Any]:
+        """What it may hold, how much it was asked to forget and has not, and for how long it was: seconds."""
+        cacher = self._cachers.get(session)
+        if cacher is None:
+            return {"caches": False, "leases": 0, "owned": 0, "asked": 0, "asked_s": 0.0}
+        since = min((recall.sent_at for recall in cacher.recalls.values()), default=None)
+        return {
+            "caches": True,
+            "leases": len(cacher.attrs) + len(cacher.entries),
+            "owned": len(cacher.owned),
+            "asked": len(cacher.recalls),
+            "asked_s": 0.0 if since is None else round(trio.current_time() - since, 3),
+        }
+
     def overdue(self, before: float) -> list[SessionId]:
         """Sessions that were asked before this moment, and have not forgotten, or not told what they hold."""
         return [

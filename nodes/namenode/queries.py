@@ -269,6 +269,15 @@ class Queries:
         )
         return [(SessionId(session), holder, caches, subtree) for session, holder, caches, subtree in rows]
 
+    def clients(self, after: SessionId) -> list[tuple[SessionId, str, str, str, str, int, int]]:
+        """(session, name, host, holder of the key, subtree, opened at, open chunks) of sessions beyond `after`."""
+        return self._execute(
+            "SELECT session, name, host, holder, subtree, opened_ns,"
+            " (SELECT count(*) FROM chunk c WHERE c.session != 0 AND c.session = s.session)"
+            " FROM session s WHERE session > ? ORDER BY session LIMIT ?",
+            (after, limits.CLIENTS_TOLD_AT_ONCE),
+        ).fetchall()
+
     def due_work(self, node: str, now_ns: int, most: int) -> list[tuple[int, str, ChunkId, bytes]]:
         """Orders for a node: (id, kind, chunk, packed argument)."""
         return self._execute(

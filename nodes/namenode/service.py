@@ -633,6 +633,30 @@ class NameNode(Service):
         last = arguments.integer(after, "an event's number")
         return await self._sessions.events(session, _identity(call), last, arguments.integer(incarnation, "a number"))
 
+    @expose
+    def clients(self, after: Any) -> list[dict[str, Any]]:
+        """Who has a session, in the order of their numbers beyond `after`: a page, empty at the end.
+
+        `silent_s` is None of one that is being ended; others may wait for who was `asked` to forget leases.
+        """
+        now_ns = self._runtime.now_ns()
+        return [
+            {
+                "session": session,
+                "name": name,
+                "host": host,
+                "key": " ".join(holder.split(" ", 2)[:2]),
+                "subtree": subtree,
+                "open_s": (now_ns - opened_ns) / 10**9,
+                "silent_s": self._sessions.silence_s(session),
+                "chunks": chunks,
+                **self._leases.of(session),
+            }
+            for session, name, host, holder, subtree, opened_ns, chunks in self._queries.clients(
+                SessionId(arguments.integer(after, "a session"))
+            )
+        ]
+
     # --- chunks -----------------------------------------------------------------------------------------
 
     @expose

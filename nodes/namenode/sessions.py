@@ -87,6 +87,11 @@ class Sessions:
         else:
             self._ending.add(session)
 
+    def silence_s(self, session: SessionId) -> float | None:
+        """For how long it was not heard; None if it is being ended."""
+        listener = self._listeners.get(session)
+        return None if listener is None else trio.current_time() - listener.heard_at
+
     def of(self, holder: Holder) -> list[SessionId]:
         """Those that were opened with keys of `holder`, whatever their claims."""
         return [session for session, listener in self._listeners.items() if holder.has(listener.identity)]

@@ -13,6 +13,7 @@ import random
 import re
 import select
 import signal
+import socket
 import stat
 import subprocess
 import time
@@ -256,6 +257,30 @@ async def test_a_mount_that_hangs_is_not_taken_over_and_keeps_nobody_waiting(tmp
                 await mounted.mount()
         finally:
             os.kill(mounted.pid, signal.SIGCONT)
+
+
+async def test_whoever_waits_for_a_mount_that_hangs_is_told_which_one_it_is(tmp_path: Path) -> None:
+    async with mounted_cluster(tmp_path, session_timeout_s=3600) as mounted, mounted.daemons.client() as fs:
+        await fs.mkdir("/directory")
+        assert await off(os.listdir, mounted.path) == ["directory"]
+        os.kill(mounted.pid, signal.SIGSTOP)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(fs.chmod, "/directory", 0o700)
+
+                async def is_asked() -> bool:
+                    return any([client["asked"] async for client in fs.clients()])
+
+                await until(is_asked, "the mount to be asked to forget")
+                shown = (await mounted.daemons.dfs("clients")).stdout.decode()
+                os.kill(mounted.pid, signal.SIGCONT)
+        finally:
+            os.kill(mounted.pid, signal.SIGCONT)
+        (line,) = [line for line in shown.splitlines() if f"mount {mounted.path} (pid {mounted.pid})" in line]
+        assert socket.gethostname() in line
+        assert re.search(r"admin \w+ .* for [\d.]+ s$", line)
+        assert f"(pid {os.getpid()})" in shown, "this program"
+        assert not await is_asked()
 
 
 # --- DataNodes are killed -------------------------------------------------------------------------------
