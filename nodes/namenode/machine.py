@@ -79,8 +79,14 @@ class HeldBack(Exception):
         self.items = items
 
 
+class Unfinished(Exception):
+    """A part of a command has happened, which is as if its session had sent that before: it is to be applied again."""
+
+
 class Machine:
     """Applies commands within the store's open transaction. `begin` and `end` go round each transaction.
+
+    One that would take long, as it frees very many extents, happens in several steps.
 
     `waits_for` is asked about each command that succeeded: if it names items, that is undone, and `HeldBack` raised.
     `in_doubt` is asked about what a refused command has looked at: of which items somebody knows better than the
@@ -126,7 +132,8 @@ class Machine:
     def apply(self, command: Command, refusal: Reply | None = None) -> Reply:
         """Apply one command; it happens whole or not at all. Errors of ours become replies, bugs are logged.
 
-        `refusal`: the answer to a client's that has not happened before, which then does not happen. Raises `HeldBack`.
+        `refusal`: the answer to a client's that has not happened before, which then does not happen. Raises `HeldBack`,
+        and `Unfinished` after each step but the last.
         """
         if command.session == NAMENODE_SESSION:
             return self._attempt(command, commands.OWN)
@@ -144,7 +151,12 @@ class Machine:
         if refusal is not None:
             return refusal
         verbs = commands.CLIENT if command.verb in commands.CLIENT else commands.PLANNED
-        reply = self._attempt(command, verbs, Subtree(self._db, row[1], row[2]) if row[1] else None)
+        subtree = Subtree(self._db, row[1], row[2]) if row[1] else None
+        first_part = commands.IN_PARTS.get(command.verb)
+        part = first_part(self._db, *command.args) if first_part is not None else None
+        if part is not None and not self._attempt(command._replace(args=part), verbs, subtree)[0]:
+            raise Unfinished
+        reply = self._attempt(command, verbs, subtree)
         self._db.execute("INSERT INTO reply VALUES (?, ?, ?)", (command.session, command.seq, msgpack.packb(reply)))
         if command.acked >= row[0] + _FORGET_EVERY:
             self._forget_replies(command.session, command.acked)

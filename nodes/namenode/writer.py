@@ -8,7 +8,8 @@ and the NameNode itself, whose commands clients cannot keep out. Replies are kep
 leaves too many of them is refused likewise.
 
 While commands are applied nobody else is answered. So a transaction takes no more of them after TRANSACTION_MAX_S, and
-what is left of its batches goes on in the next ones, before what their parties sent later.
+what is left of its batches goes on in the next ones, before what their parties sent later. A command that would take
+long itself is applied step by step.
 
 If the commit fails (disk full, disk broken) nothing of the transaction happened, and every caller gets the error.
 
@@ -25,6 +26,7 @@ import math
 import stat
 from collections import Counter, deque
 from collections.abc import Hashable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import structlog
@@ -37,7 +39,7 @@ from dfs.types import NAMENODE_SESSION, Attr, Item, SessionId
 from dfs.verbs import OTHER, VERBS
 from nodes.namenode import commands
 from nodes.namenode.leases import Leases
-from nodes.namenode.machine import Command, Effect, HeldBack, Machine, Reply
+from nodes.namenode.machine import Command, Effect, HeldBack, Machine, Reply, Unfinished
 from nodes.namenode.store import Store
 
 log = structlog.get_logger(__name__)
@@ -327,10 +329,12 @@ class Writer:
         return self._machine.foreseen(coming) if coming else ()
 
     def _apply_batch(self, batch: _Batch, is_full: bool, deadline: float) -> bool:
-        """One command at least; whether there was time for all."""
-        for command in batch.commands[len(batch.replies) :]:
+        """One command, or step of one, at least; whether there was time for all."""
+        while len(batch.replies) < len(batch.commands):
+            command = batch.commands[len(batch.replies)]
             is_refused = is_full and command.verb not in commands.FREEING and not self._is_promised(command)
-            batch.replies.append(self._machine.apply(command, _FULL if is_refused else None))
+            with suppress(Unfinished):
+                batch.replies.append(self._machine.apply(command, _FULL if is_refused else None))
             self._count_applied()
             if trio.current_time() >= deadline:
                 break

@@ -10,7 +10,7 @@ changed with them (tests/integration/test_owned_directories.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Final
 
@@ -96,6 +96,9 @@ OWN: Final[Mapping[str, Apply]] = {
     **_by_verb(finish_work, postpone_work, bring_forward, plan_punches, free_doomed, skip_chunks),
     **_by_verb(redeem_token, revoke_key, restore_key, use_generation),
 }
+
+IN_PARTS: Final[Mapping[str, Callable[..., Sequence[Any] | None]]] = {"truncate": truncate.first_part}
+"""Of client verbs that may take long: the arguments with which a part of it is to be done first, if there is much."""
 
 FREEING: Final = frozenset({"unlink", "rmdir", "truncate", "release", "seal", "removexattr", "hold"})
 """Client verbs that are accepted though the NameNode's disk is nearly full: they make room, or keep an open file."""

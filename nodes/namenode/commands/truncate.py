@@ -1,15 +1,25 @@
-"""Set a file's size: what is beyond it goes, what it gains is a hole."""
+"""Set a file's size: what is beyond it goes, what it gains is a hole.
+
+A file that was written at random may have millions of extents, which take seconds to be freed. Such a one is cut in
+several steps, from its end on: in between it is as long as was cut by then.
+"""
 
 from __future__ import annotations
 
 import stat
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from dfs import errors
 from dfs.posix import without_set_id
 from dfs.types import Attr
 from nodes.namenode import arguments
-from nodes.namenode.transaction import Transaction
+from nodes.namenode.transaction import FREED_AT_ONCE, Transaction
+
+if TYPE_CHECKING:
+    from nodes.namenode.store import Database
+
+_ARGUMENTS: Final = 2
 
 
 def apply(tx: Transaction, ino: Any, size: Any) -> Attr:
@@ -26,3 +36,17 @@ def apply(tx: Transaction, ino: Any, size: Any) -> Attr:
     )
     tx.drop_capability(attr.ino)
     return tx.attr(attr.ino)
+
+
+def first_part(db: Database, *args: Any) -> Sequence[Any] | None:
+    """What to cut first of a file with very many extents, as this command's arguments; None if it has not.
+
+    Who dies before he has cut the rest leaves the file as long as it was by then.
+    """
+    if len(args) != _ARGUMENTS or not all(type(value) is int and 0 <= value <= arguments.INTEGER_MAX for value in args):
+        return None  # the command itself says what is wrong with them
+    found: tuple[int, int] | None = db.execute(
+        "SELECT ino, offset FROM extent WHERE ino = ? AND offset >= ? ORDER BY offset DESC LIMIT 1 OFFSET ?",
+        (*args, FREED_AT_ONCE),
+    ).fetchone()
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
@@ -13,19 +14,27 @@ import trio
 import trio.testing
 
 from dfs import errors, limits
-from dfs.types import ROOT_INO, SessionId
+from dfs.types import ROOT_INO, Ino, SessionId
 from nodes.namenode import collector
+from nodes.namenode.commands import truncate
 from nodes.namenode.leases import Leases
+from nodes.namenode.machine import Unfinished
 from nodes.namenode.sessions import Sessions
 from nodes.namenode.writer import Writer
 from tests.simulation.disk import InlineRuntime
-from tests.unit.namenode.world import Namespace
+from tests.unit.namenode.world import NODES, Namespace
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 CLIENT = "client"
 _PATIENCE_S = 20
+
+
+@pytest.fixture(autouse=True)
+def _time_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine is: a transaction takes all that there is."""
+    monkeypatch.setattr(limits, "TRANSACTION_MAX_S", math.inf)
 
 
 class Gate(InlineRuntime):
@@ -491,6 +500,58 @@ async def test_who_sends_much_lets_others_in_between_and_stays_in_order(
     made.remove(b"other")
     assert made == [b"%d" % number for number in range(1, 7)]
     assert runtime.commits == 7
+
+
+def scattered(space: Namespace, session: SessionId, extents: int) -> Ino:
+    """A file of so many extents of 10 bytes, with as much between them."""
+    ino = space.file(session, b"scattered").ino
+    chunk = space.chunk(session)
+    pieces = [[20 * number, 10, chunk, 10 * number] for number in range(extents)]
+    space.do(session, "commit", ino, pieces, [[chunk, 10 * extents, list(NODES)]])
+    return Ino(ino)
+
+
+async def test_a_file_of_very_many_extents_is_cut_step_by_step_while_others_are_served(
+    space: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(truncate, "FREED_AT_ONCE", 3)
+    monkeypatch.setattr(limits, "TRANSACTION_MAX_S", 0.0)
+    author, other = SessionId(space.open_session()), SessionId(space.open_session())
+    ino = scattered(space, author, 20)
+    seen = []
+    async with writing(space, Gate()) as writer, trio.open_nursery() as nursery:
+
+        async def cut() -> None:
+            (reply,) = await writer.apply(CLIENT, author, 0, [[100, "truncate", [ino, 45]]])
+            assert (reply[1].size, reply[1].allocated) == (45, 25)
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(cut)
+        for seq in range(1, 100):
+            await writer.apply("another", other, 0, [mkdir(seq, b"%d" % seq)])
+            seen.append(space.queries.getattr(ino).size)
+    assert sorted(seen, reverse=True) == seen
+    assert len(set(seen) - {390, 45}) >= 2, "it is seen while it is cut"
+    assert space.findings() == []
+
+
+def test_a_cut_that_was_answered_does_not_go_on_when_it_comes_again(
+    space: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(truncate, "FREED_AT_ONCE", 3)
+    session = SessionId(space.open_session())
+    ino = scattered(space, session, 9)
+    cut = space.next_command(session, "truncate", ino, 0)
+    space.store.begin()
+    with pytest.raises(Unfinished):
+        space.machine.apply(cut)
+    space.machine.end()
+    space.store.commit()
+    assert space.queries.getattr(ino).size == 100
+    assert [reply[0] for reply in space.transact(cut)] == [0]
+    space.do(session, "truncate", ino, 7)
+    assert [reply[0] for reply in space.transact(cut)] == [0]
+    assert space.queries.getattr(ino).size == 7
 
 
 async def test_fewer_commands_are_looked_at_ahead_where_many_have_to_forget(

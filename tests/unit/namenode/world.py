@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from dfs import errors
 from dfs.types import ROOT_INO, NodeId, NodeState, NodeView, SessionId
 from nodes.namenode.check import Finding, check, totals
-from nodes.namenode.machine import Command, Machine, Reply
+from nodes.namenode.machine import Command, Machine, Reply, Unfinished
 from nodes.namenode.queries import Queries
 from nodes.namenode.store import Database, Store, open_store
 
@@ -34,10 +34,15 @@ class Namespace:
     def transact(self, *commands: Command) -> list[Reply]:
         """Apply these in one transaction; their replies."""
         self.store.begin()
-        replies = [self.machine.apply(command) for command in commands]
+        replies = [self._apply(command) for command in commands]
         self.machine.end()
         self.store.commit()
         return replies
+
+    def _apply(self, command: Command) -> Reply:
+        while True:
+            with suppress(Unfinished):
+                return self.machine.apply(command)
 
     def next_command(self, session: int, verb: str, *args: Any, acked: int = 0) -> Command:
         """The session's next, now."""
