@@ -805,4 +805,4 @@ class OpenInode:
     def forget(self) -> None:
         """Nobody has it open, and nothing of it is on its way."""
         self._recent.forget()
-        self._ahead.forget_segments()
+        self._ahead.forget()

@@ -37,6 +37,7 @@ from dfs.checksum import Buffer
 from dfs.client.cachedinodes import CachedInodes
 from dfs.client.filesystem import FileSystem
 from dfs.client.filewriter import Begun
+from dfs.client.layouts import KeptLayouts
 from dfs.client.openinode import OpenInode
 from dfs.client.smallfiles import SmallFiles
 from dfs.types import Attr, Ino, Item
@@ -57,6 +58,8 @@ class OpenInodes:
         self._dirty_bytes = 0
         self._read_ahead_bytes = 0
         self._recent_bytes = 0
+        self.layouts = KeptLayouts()
+        """What is known of where the bytes of open files are."""
         self._room: trio.Event | None = None
         """Set, and gone, when more may be written; there while somebody waits for that."""
         self._hurry = trio.Event()
@@ -550,6 +553,7 @@ class OpenInodes:
             "dirty_max_bytes": self._dirty_max_bytes,
             "read_ahead_bytes": self._read_ahead_bytes,
             "recent_bytes": self._recent_bytes,
+            "layout_extents": self.layouts.extents,
             **{f"small_files_{name}": value for name, value in ahead.items()},
         }
 

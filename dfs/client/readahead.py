@@ -16,7 +16,7 @@ import trio
 
 from dfs import errors, limits, tasks
 from dfs.checksum import Buffer
-from dfs.client.layouts import Layouts
+from dfs.client.layouts import KeptLayouts, Layouts
 from dfs.client.reader import Reader
 from dfs.client.sequential import Streams
 from dfs.client.writer import Lane
@@ -27,7 +27,9 @@ _SEGMENTS_KEPT: Final = 2 * limits.READ_AHEAD_MAX
 
 
 class Bounds(Protocol):
-    """What all open files have in common."""
+    """What all open files have in common. `layouts`: what is kept of where their bytes are."""
+
+    layouts: KeptLayouts
 
     def start(self, work: Callable[..., Any], *args: Any) -> None:
         """Run a task."""
@@ -59,7 +61,7 @@ class ReadAhead:
         self._attr = attr
         self._reader = reader
         self._bounds = bounds
-        self._layouts = Layouts()
+        self._layouts = Layouts(bounds.layouts)
         self._segments: OrderedDict[int, _Segment] = OrderedDict()
         self._streams = Streams()
 
@@ -164,6 +166,11 @@ class ReadAhead:
             pass  # of bytes that nobody has asked for, perhaps: who does hears of it
         finally:
             segment.done.set()
+
+    def forget(self) -> None:
+        """Nobody has it open."""
+        self._layouts.forget()
+        self.forget_segments()
 
     def forget_segments(self) -> None:
         self._bounds.count_read_ahead(-limits.READ_AHEAD_BYTES * len(self._segments))

@@ -90,6 +90,15 @@ async def test_what_was_written_and_read_is_read_without_asking(tmp_path: Path) 
         assert 0 < db.kept_bytes <= limits.RECENT_PAGES_MAX * _PAGE
 
 
+async def test_where_the_bytes_of_a_file_are_is_kept_while_it_is_open(tmp_path: Path) -> None:
+    async with database(tmp_path) as (cluster, db), mounted(cluster) as (_, files):
+        file = await files.acquire(db.file.ino, "db")
+        assert await file.read(0, _READ) == db.content[:_READ]
+        assert files.layouts.extents > 0
+        files.close(file)
+        assert files.layouts.extents == 0
+
+
 async def test_what_others_write_is_what_is_read(tmp_path: Path) -> None:
     async with database(tmp_path) as (cluster, db):
         for number in range(4):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dfs import limits
 from dfs.client import layouts as layouts_module
 from dfs.client.inodes import Layout
-from dfs.client.layouts import Layouts
+from dfs.client.layouts import KeptLayouts, Layouts
 from dfs.types import Attr, ChunkId, ChunkPlace, Extent, NodeId
 
 KIB, MIB, GIB = limits.KIB, limits.MIB, limits.GIB
@@ -23,9 +23,9 @@ ATTR = Attr._make([0] * len(Attr._fields))
 class Scattered:
     """A file of `size` bytes, an extent for each page, and what is known of it; `asked` counts questions."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, all_kept: KeptLayouts | None = None) -> None:
         self.size = size
-        self.layouts = Layouts()
+        self.layouts = Layouts(all_kept or KeptLayouts())
         self.asked = 0
         self.told = 0
 
@@ -78,6 +78,30 @@ def test_of_a_file_that_is_too_scattered_to_be_known_whole_little_is_asked_at_a_
     assert sum(len(layout.extents) for layout in file.layouts._kept.values()) <= limits.LAYOUT_KEPT_EXTENTS
 
 
+def test_of_many_scattered_files_together_no_more_is_kept_and_that_of_those_in_use() -> None:
+    all_kept, random = KeptLayouts(), Random(1)
+    files = [Scattered(256 * MIB, all_kept) for _ in range(10)]
+    for file in files:
+        for _ in range(500):
+            files[0].read(0)
+            file.read(random.randrange(file.size // PAGE) * PAGE)
+    assert limits.LAYOUT_KEPT_EXTENTS / 2 < all_kept.extents <= limits.LAYOUT_KEPT_EXTENTS
+    assert files[0].layouts.find(0, PAGE) is not None and files[-1].layouts
+    assert not files[1].layouts
+    for file in files:
+        file.layouts.forget()
+    assert all_kept.extents == 0
+
+
+def test_what_is_kept_of_holes_counts_as_well() -> None:
+    all_kept = KeptLayouts()
+    layouts = Layouts(all_kept)
+    for number in range(limits.LAYOUT_KEPT_EXTENTS):
+        layouts.keep(number * MIB, MIB, Layout(ATTR, [], {}, (number + 1) * MIB))
+    assert 0 < len(layouts._kept) < limits.LAYOUT_KEPT_EXTENTS / 4
+    assert all_kept.extents <= limits.LAYOUT_KEPT_EXTENTS
+
+
 def test_a_read_over_the_border_of_two_stretches_is_known_after_one_question() -> None:
     file = Scattered(200 * MIB)
     file.read(0)
@@ -117,7 +141,7 @@ def test_what_was_committed_is_in_place_of_what_was_there(
     questions: list[tuple[int, int]], commits: list[list[tuple[int, int]]]
 ) -> None:
     file = [Extent(start, 7, ChunkId(1), 100 + start) for start in range(0, 80, 10)]
-    layouts = Layouts()
+    layouts = Layouts(KeptLayouts())
     for start, length in questions:
         told = [extent for extent in file if start - extent.length < extent.offset < start + length]
         layouts.keep(start, length, Layout(ATTR, told, {}, start + length))
