@@ -795,7 +795,7 @@ class Session:
         With what was recalled: not everybody here has forgotten it yet.
         """
         attrs, directories = cache.held()
-        owned = dict.fromkeys([*cache.owned(), *self.dirty_inos(), *self.stream.pending()])
+        owned = dict.fromkeys([*cache.owned(), *self.dirty_inos(), *self.stream.owned()])
         for items, _ in self._recalls.values():
             attrs += [ino for ino, name in items if name is None]
             directories += [ino for ino, name in items if name is not None]

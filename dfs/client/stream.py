@@ -272,6 +272,11 @@ class Stream:
         """What commands change of which the NameNode has not answered."""
         return list(self._pending)
 
+    def owned(self) -> list[Ino]:
+        """What the session has to own until all commands here are answered, those among them that are waited for."""
+        waited_for = (command.args[0] for command in chain(self._sent, self._queue) if command.done is not None)
+        return [*dict.fromkeys(chain(self._pending, waited_for))]
+
     # --- waiting ----------------------------------------------------------------------------------------
 
     async def flush(self, losses: int | None = None) -> None:

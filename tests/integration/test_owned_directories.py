@@ -632,6 +632,59 @@ async def test_changes_that_were_answered_survive_a_namenode_that_restarts(tmp_p
         assert fs.session.stream.losses == 0
 
 
+async def test_commands_that_are_waited_for_do_not_wait_for_each_other_after_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of two clients has one under way on a file of its own, and looks at that of the other meanwhile."""
+    async with owners(tmp_path, clients=2, session_timeout_s=_PATIENCE_S / 4) as (cluster, clients):
+        directories = [(await fs.mkdir(f"/{number}")).ino for number, fs in enumerate(clients)]
+        files = [
+            (await fs.inodes.create(directory, b"f", 0o644, 0, 0)).ino
+            for fs, directory in zip(clients, directories, strict=True)
+        ]
+        sessions = [await fs.session.ensure() for fs in clients]
+        for fs in clients:
+            await fs.session.stream.flush()
+        await cluster.stop("namenode")
+        async with trio.open_nursery() as nursery:
+            for fs, mine, other in zip(clients, files, reversed(files), strict=True):
+                nursery.start_soon(fs.inodes.setxattr, mine, b"user.name", b"value")
+                while not fs.session.stream:
+                    await trio.sleep(0.01)
+                nursery.start_soon(fs.inodes.hold, other)  # it is not answered either, so what is known is forgotten
+            seen = [trio.Event() for _ in clients]
+            for number, fs in enumerate(clients):
+                sent_once_seen(fs, seen[number], monkeypatch)
+                nursery.start_soon(look, clients[1 - number], files[number], seen[number])
+            await cluster.start_namenode()
+        for fs, mine, session in zip(clients, files, sessions, strict=True):
+            assert await fs.inodes.getxattr(mine, b"user.name") == b"value"
+            assert fs.session.session == session
+
+
+async def look(fs: FileSystem, ino: Ino, seen: trio.Event) -> None:
+    await fs.inodes.getattr(ino)
+    seen.set()
+
+
+def sent_once_seen(fs: FileSystem, seen: trio.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a client sends again comes after others have seen its file, or asked it to give that up."""
+    send, recall = fs.session.pool.call, fs.session.on_recall
+    assert recall is not None, "a file system hears of recalls"
+
+    async def call(address: str, name: str, method: str, *args: Any, **options: Any) -> Any:
+        if method == "apply" and args[2][0][1] == "setxattr":
+            await seen.wait()
+        return await send(address, name, method, *args, **options)
+
+    async def recalled(items: Sequence[Item]) -> None:
+        seen.set()
+        await recall(items)
+
+    monkeypatch.setattr(fs.session.pool, "call", call)
+    fs.session.on_recall = recalled
+
+
 async def test_who_cannot_say_what_he_holds_gives_up_his_session_and_others_wait_no_longer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -130,6 +130,21 @@ async def test_who_waits_for_an_answer_claims_nothing_after_a_restart_of_what_he
     nursery.cancel_scope.cancel()
 
 
+async def test_what_a_command_is_about_that_goes_in_order_stays_owned_over_a_restart(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """Though somebody waits for it, and all that was known is forgotten: it would wait for others at the NameNode."""
+    namenode = NameNode((1.0, []))
+    session = await opened(namenode, nursery)
+    session.stream.begin("setxattr", (Ino(7), b"user.name", b"", 0))
+    session.take_seq()  # of another command, which does not go in order
+    await trio.sleep(2)
+    namenode.life += 1
+    await trio.sleep(10)
+    assert namenode.claims == [([], [], [7], True)]
+    nursery.cancel_scope.cancel()
+
+
 class FailingNameNode(NameNode):
     """To a method there is no answer but an error."""
 
