@@ -50,6 +50,7 @@ def make(layout: Layout, wish: Wish, ports: FreePorts) -> Made:
     if not layout.is_made():
         return _make_new(layout, wish, ports)
     known = config.load_namenode(layout.namenode)
+    _refuse_new_secrets(layout)
     _refuse_change(layout, "replicas", known.replicas, wish.replicas)
     _refuse_change(layout, "min_replicas", known.min_replicas, wish.min_replicas)
     _refuse_tls(layout, wish.tls)
@@ -146,6 +147,15 @@ def _ports_in(layout: Layout) -> list[int]:
 def _namenode_of(layout: Layout) -> str:
     """Where clients reach the NameNode: client.toml may say another name for it than the NameNode listens on."""
     return config.load_client(layout.client).namenode
+
+
+def _refuse_new_secrets(layout: Layout) -> None:
+    """A cluster that is there has its own: others would be those of another cluster, in the place of a copy of them."""
+    if not layout.keys.exists():
+        raise errors.ConfigError(
+            f"{layout.keys} is missing, and with it the master secrets of the cluster in {layout.directory}: put a copy"
+            " of the file back"
+        )
 
 
 def _refuse_tls(layout: Layout, tls: bool) -> None:

@@ -122,6 +122,15 @@ def test_broken_file_is_named(layout: Layout) -> None:
         make(layout, Wish())
 
 
+def test_secrets_that_are_lost_are_not_made_anew(layout: Layout) -> None:
+    make(layout, Wish(datanodes=1))
+    layout.keys.unlink()
+    with pytest.raises(errors.ConfigError, match=r"cluster\.keys is missing, .* put a copy of the file back"):
+        make(layout, Wish(datanodes=2))
+    assert not layout.keys.exists()
+    assert layout.datanode_numbers() == [1]
+
+
 def test_directory_may_be_moved(layout: Layout, tmp_path: Path) -> None:
     make(layout, Wish(datanodes=1))
     moved = Layout(shutil.move(layout.directory, tmp_path / "elsewhere"))
