@@ -68,6 +68,7 @@ log = structlog.get_logger(__name__)
 
 Greet = Callable[[Peer, object], object]
 Authorize = Callable[[Peer, str, Sequence[Any]], None]
+Translate = Callable[[Exception], errors.DfsError | None]
 
 
 class ServerStatistics(NamedTuple):
@@ -91,8 +92,9 @@ class Server:
     gets it with the protocol's version), anything that serializes for a stock one (None: "hello"). It refuses by
     raising a DfsError, whose message the client sees. `gate` admits those who prove that they know a key;
     `authorize(peer, method, arguments)` raises a DfsError for a call that the peer may not make. `parted(peer)` is
-    called when a connection has ended. `spoken`: the versions of our protocol in which it answers. Everything here
-    belongs to the one trio loop.
+    called when a connection has ended. `translate(error)` makes a DfsError of what a method has raised that is none,
+    None of a bug. `spoken`: the versions of our protocol in which it answers. Everything here belongs to the one trio
+    loop.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class Server:
         gate: authentication.Gate | None = None,
         authorize: Authorize | None = None,
         parted: Callable[[Peer], None] | None = None,
+        translate: Translate | None = None,
         spoken: versions.Versions = versions.SPOKEN,
     ) -> None:
         self._network = network
@@ -110,6 +113,7 @@ class Server:
         self._gate = gate
         self._authorize = authorize
         self._parted = parted
+        self.translate = translate
         self._spoken = spoken
         self._registry = Registry()
         self._registry.add(_DaemonObject(self, self._registry), DAEMON_OBJECT)
@@ -730,6 +734,9 @@ class _Connection:
             reason = method.bind_error(error, named.args, named.kwargs)
             if reason is not None:
                 return errors.InvalidArgument(reason)
+        told = self._server.translate(error) if self._server.translate is not None else None
+        if told is not None:
+            return told
         log.error("a method failed unexpectedly", method=method.name, peer=self.peer.address, exc_info=error)
         return errors.RemoteFault(f"{method.name} failed unexpectedly; the log of its daemon has the details")
 

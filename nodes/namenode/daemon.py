@@ -56,28 +56,29 @@ async def run_namenode(
     for more than stock tools have: TLS. `reload` gives what cluster.keys holds, when that has changed. `health` says
     how it is from then on. `spoken`: versions of the protocol.
 
-    Raises `ConfigError`, `DirectoryInUse`, `FormatUnknown`, `WrongCluster`, or `Unreachable` (the address cannot be
-    had).
+    Raises `ConfigError`, `DirectoryInUse`, `FormatUnknown`, `WrongCluster`, `DiskFailed`, or `Unreachable` (the address
+    cannot be had).
     """
     store = open_store(config.state_dir, runtime.random, cluster.cluster)
     try:
         nameserver_network = nameserver_network or network
         async with Pool(nameserver_network, spoken=spoken) as pool, tasks.open_nursery() as nursery:
             name_server = Server(nameserver_network, spoken=spoken)
-            await _serve(
-                config,
-                cluster,
-                store,
-                network,
-                name_server,
-                pool,
-                runtime,
-                nursery,
-                reload,
-                health,
-                spoken,
-                task_status,
-            )
+            with store.translating():
+                await _serve(
+                    config,
+                    cluster,
+                    store,
+                    network,
+                    name_server,
+                    pool,
+                    runtime,
+                    nursery,
+                    reload,
+                    health,
+                    spoken,
+                    task_status,
+                )
     finally:
         store.close()
 
@@ -123,7 +124,7 @@ async def _serve(
     service = NameNode(
         Parts(config, store, writer, queries, members, sessions, leases, replication, names, issuing, runtime)
     )
-    server = Server(network, greet=service.greet, gate=gate, authorize=authorize, spoken=spoken)
+    server = Server(network, greet=service.greet, gate=gate, authorize=authorize, translate=store.told, spoken=spoken)
     issuing.attach(server)
     server.register(service, NAMENODE_OBJECT)
     nursery.start_soon(writer.run)

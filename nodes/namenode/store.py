@@ -109,6 +109,13 @@ class Store:
         with _translated(self.directory):
             yield
 
+    def told(self, error: Exception) -> errors.DfsError | None:
+        """What SQLite has said of its disk, and only that, to who asked it something, as `NoSpace` or `DiskFailed`."""
+        told = _told(error, self.directory)
+        if told is not None:
+            log.error("the database could not be read", error=told.message)
+        return told
+
     def free_bytes(self) -> int:
         """Space left on the database's disk."""
         return shutil.disk_usage(self.directory).free
@@ -219,7 +226,8 @@ def made_anew(db: Database, index: str) -> bool:
 
 _ROOM_BYTES = 64 * 1024
 _DISK_FULL = {sqlite3.SQLITE_FULL}
-_DISK_FAILED = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CANTOPEN}
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_DISK_FAILED = _DAMAGED | {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
 _DISK_FAILED |= {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
@@ -240,13 +248,26 @@ def _is_full(directory: Path) -> bool:
         return False
 
 
+def _told(error: Exception, directory: Path) -> errors.DfsError | None:
+    code = _code(error)
+    if code in _DISK_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(directory)):
+        return errors.NoSpace(f"the NameNode's disk is full: {directory}")
+    if code in _DAMAGED:
+        return errors.DiskFailed(
+            f"the NameNode's database {directory / _NAME} is damaged ({error}): look at its disk, and bring back the"
+            f" newest copy of {directory}"
+        )
+    if code in _DISK_FAILED:
+        return errors.DiskFailed(f"the NameNode's database {directory / _NAME} failed: {error}")
+    return None
+
+
 @contextmanager
 def _translated(directory: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        if _code(error) in _DISK_FULL or (_code(error) == sqlite3.SQLITE_IOERR and _is_full(directory)):
-            raise errors.NoSpace(f"the NameNode's disk is full: {directory}") from error
-        if _code(error) in _DISK_FAILED:
-            raise errors.DiskFailed(f"the NameNode's database {directory / _NAME} failed: {error}") from error
-        raise
+        told = _told(error, directory)
+        if told is None:
+            raise
+        raise told from error

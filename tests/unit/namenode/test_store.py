@@ -117,7 +117,7 @@ def test_a_namespace_of_the_format_before_gets_sessions_with_keys(tmp_path: Path
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "namespace.sqlite").write_bytes(b"not a database" * 1000)
-    with pytest.raises(errors.DiskFailed, match="not a database"):
+    with pytest.raises(errors.DiskFailed, match=r"is damaged \(file is not a database\): .* bring back"):
         open_store(tmp_path, random.Random())
 
 
