@@ -132,7 +132,7 @@ async def _why_file(fs: FileSystem, path: bytes, attr: Attr, data: bool) -> int:
     if not chunks:
         show.echo(f"{show.escaped(path)} has no data, so there are no copies of it")
         return 0
-    show.echo(_tally(chunks, well, unseen))
+    show.echo(_tally(chunks, well, unseen, data=data))
     return int(well < chunks)
 
 
@@ -156,7 +156,7 @@ async def _why_directory(fs: FileSystem, path: bytes, attr: Attr, data: bool) ->
                 _print_chunk(report)
     well = sum(chunks.values())
     show.echo(f"{show.counted(files, 'file')}, chunks of {show.human(size)}")
-    show.echo(_tally(len(chunks), well, unseen))
+    show.echo(_tally(len(chunks), well, unseen, data=data))
     return int(well < len(chunks))
 
 
@@ -198,11 +198,11 @@ def chunk_lines(report: ChunkReport) -> list[str]:
     return [head, *show.table(rows, right=(3,)), *(f"  {sentence}" for sentence in report.reasons)]
 
 
-def _tally(chunks: int, well: int, unseen: str) -> str:
+def _tally(chunks: int, well: int, unseen: str, *, data: bool) -> str:
     count = show.counted(chunks, "chunk")
     words = f"{count}, all well" if chunks == well else f"{count}, {chunks - well} not well"
     if not unseen:
-        return words
+        return words if data or well < chunks else f"{words}, as far as is known without reading them: --data does"
     return (
         f"{words}, as far as the NameNode knows; whether DataNodes have the copies was not looked at, since"
         f" {unseen}: use a client's or an admin's"

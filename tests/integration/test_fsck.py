@@ -424,7 +424,10 @@ async def test_why_tells_of_a_chunk_once_however_many_files_share_it(tmp_path: P
         await store(cluster, **{f"small{number}": bytes(1000) for number in range(20)})
         async with cluster.client() as fs:
             chunk, _ = await the_chunk(fs, "/small7")
-        assert await dfs(cluster, "why", "/") == (0, "20 files, chunks of 20K\n1 chunk, all well\n")
+        well = "20 files, chunks of 20K\n1 chunk, all well"
+        unread = ", as far as is known without reading them: --data does"
+        assert await dfs(cluster, "why", "/") == (0, f"{well}{unread}\n")
+        assert await dfs(cluster, "why", "--data", "/") == (0, f"{well}\n")
         (record,) = json.loads((await dfs(cluster, "why", "--json", "/"))[1])
         assert record["chunk"] == chunk
         cluster.kill("n2")
