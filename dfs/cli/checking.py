@@ -202,7 +202,7 @@ def _tally(chunks: int, well: int, unseen: str, *, data: bool) -> str:
     count = show.counted(chunks, "chunk")
     words = f"{count}, all well" if chunks == well else f"{count}, {chunks - well} not well"
     if not unseen:
-        return words if data or well < chunks else f"{words}, as far as is known without reading them: --data does"
+        return words if data or well < chunks else f"{words} (`--data` reads them as well)"
     return (
         f"{words}, as far as the NameNode knows; whether DataNodes have the copies was not looked at, since"
         f" {unseen}: use a client's or an admin's"

@@ -425,7 +425,7 @@ async def test_why_tells_of_a_chunk_once_however_many_files_share_it(tmp_path: P
         async with cluster.client() as fs:
             chunk, _ = await the_chunk(fs, "/small7")
         well = "20 files, chunks of 20K\n1 chunk, all well"
-        unread = ", as far as is known without reading them: --data does"
+        unread = " (`--data` reads them as well)"
         assert await dfs(cluster, "why", "/") == (0, f"{well}{unread}\n")
         assert await dfs(cluster, "why", "--data", "/") == (0, f"{well}\n")
         (record,) = json.loads((await dfs(cluster, "why", "--json", "/"))[1])
