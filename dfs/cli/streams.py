@@ -73,6 +73,8 @@ def standard_input() -> FileSource:
 class FileSink:
     """A local file, written from its beginning. Holes are left out; `length` is what it must be cut to at the end."""
 
+    leaves_holes = True
+
     def __init__(self, fd: int, path: bytes) -> None:
         self._fd = fd
         self._path = path
@@ -98,6 +100,8 @@ def _write_at(fd: int, view: memoryview, offset: int) -> None:
 
 class StreamSink:
     """A pipe, a terminal or a device: holes are written as zeros. Errors name `path`."""
+
+    leaves_holes = False
 
     def __init__(self, fd: int, path: bytes) -> None:
         self._fd = fd

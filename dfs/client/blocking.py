@@ -61,6 +61,8 @@ class _FileSource:
 class _FileSink:
     """A binary file object as the sink of a download; written in a worker thread."""
 
+    leaves_holes = False
+
     def __init__(self, file: IO[bytes]) -> None:
         if not hasattr(file, "write"):
             raise TypeError(f"not a file object: {file!r}")

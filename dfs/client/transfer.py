@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import stat
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -47,7 +47,12 @@ class SparseSource(Source, Protocol):
 
 
 class Sink(Protocol):
-    """Where a download's bytes go, in order."""
+    """Where a download's bytes go, in order.
+
+    `leaves_holes`: it is told to `skip` the short ones as well, which are zeros among the bytes for others.
+    """
+
+    leaves_holes: bool
 
     async def write(self, view: memoryview) -> None:
         """Take all of `view`, which is valid until this returns."""
@@ -161,11 +166,16 @@ async def _let_go(inodes: Inodes, writer: FileWriter) -> None:
 
 
 class _Segment(NamedTuple):
-    """The next `length` bytes of the file: a hole, or at most READ_MAX_BYTES to fetch with `layout`."""
+    """What follows a hole of `gap` bytes: `length` bytes of the file, at most READ_MAX_BYTES, to fetch with `layout`.
 
+    `parts` are what of these is in no hole, [first, last) of the file. A hole at the end has nothing behind it.
+    """
+
+    gap: int
     offset: int
     length: int
     layout: Layout | None
+    parts: Sequence[tuple[int, int]]
 
 
 async def _segments(reader: Reader, ino: Ino, size: int) -> AsyncIterator[_Segment]:
@@ -173,40 +183,41 @@ async def _segments(reader: Reader, ino: Ino, size: int) -> AsyncIterator[_Segme
     async for layout in reader.inodes.layouts(ino, size, limits.LAYOUT_BYTES):
         size = min(size, layout.attr.size)
         end = min(layout.end, size)
-        for first, last in stretches(layout.extents, position, end):
-            if first > position:
-                yield _Segment(position, first - position, None)
-            yield _Segment(first, last - first, layout)
+        for parts in stretches(layout.extents, position, end):
+            first, last = parts[0][0], parts[-1][1]
+            yield _Segment(first - position, first, last - first, layout, parts)
             position = last
         if position < end:
-            yield _Segment(position, end - position, None)
+            yield _Segment(end - position, end, 0, None, ())
             position = end
 
 
-def stretches(extents: Iterable[Extent], start: int, end: int) -> Iterator[tuple[int, int]]:
-    """What `extents` hold of the file's [start, end), in order: [first, last) of what is to be read at a time.
+def stretches(extents: Iterable[Extent], start: int, end: int) -> Iterator[list[tuple[int, int]]]:
+    """What `extents` hold of the file's [start, end), in order: the [first, last) of what is to be read at a time.
 
-    That is a part of a long extent, or short ones that follow one another.
+    That is a part of a long extent, or short ones that follow one another or have holes between them.
     """
-    first = last = start
+    parts: list[tuple[int, int]] = []
     for extent in extents:
         begin, stop = max(extent.offset, start), min(extent.end, end)
         if begin >= stop:
             continue
         is_short = stop - begin <= limits.BLOCK_MAX_BYTES
-        if begin != last or not is_short or stop - first > limits.READ_MAX_BYTES:
-            if first < last:
-                yield first, last
-            first = begin
-        while stop - first > limits.READ_MAX_BYTES:
-            yield first, first + limits.READ_MAX_BYTES
-            first += limits.READ_MAX_BYTES
-        last = stop
+        if parts and (not is_short or stop - parts[0][0] > limits.READ_MAX_BYTES):
+            yield parts
+            parts = []
+        while stop - begin > limits.READ_MAX_BYTES:
+            yield [(begin, begin + limits.READ_MAX_BYTES)]
+            begin += limits.READ_MAX_BYTES
+        if parts and parts[-1][1] == begin:
+            parts[-1] = parts[-1][0], stop
+        else:
+            parts.append((begin, stop))
         if not is_short:
-            yield first, last
-            first = last
-    if first < last:
-        yield first, last
+            yield parts
+            parts = []
+    if parts:
+        yield parts
 
 
 class _Fetch:
@@ -242,6 +253,21 @@ class _Fetch:
         return view[: (await reader.fill(ino, layout, segment.offset, view)).length]
 
 
+async def _hand_on(segment: _Segment, view: memoryview, sink: Sink) -> None:
+    """`view` has the segment's bytes, fewer where the file became shorter."""
+    position = -segment.gap
+    for first, last in segment.parts if sink.leaves_holes else ((segment.offset, segment.offset + segment.length),):
+        start, end = first - segment.offset, min(last - segment.offset, len(view))
+        if start >= end:
+            break
+        if position < start:
+            await sink.skip(start - position)
+        await sink.write(view[start:end])
+        position = end
+    if position < 0:
+        await sink.skip(-position)
+
+
 async def download(reader: Reader, attr: Attr, sink: Sink, progress: Progress | None) -> int:
     """Hand the file's bytes to `sink`, as many as `attr.size`; how many there were (fewer if it shrank)."""
     if not stat.S_ISREG(attr.mode):
@@ -254,13 +280,10 @@ async def download(reader: Reader, attr: Attr, sink: Sink, progress: Progress | 
         await fetch.done.wait()
         if fetch.error is not None:
             raise fetch.error
-        length = fetch.segment.length if fetch.segment.layout is None else len(fetch.view)
-        if fetch.segment.layout is None:
-            await sink.skip(length)
-        else:
-            await sink.write(fetch.view)
-            if fetch.buffer is not None:
-                free.append(fetch.buffer)
+        await _hand_on(fetch.segment, fetch.view, sink)
+        if fetch.buffer is not None:
+            free.append(fetch.buffer)
+        length = fetch.segment.gap + len(fetch.view)
         if progress:
             progress(length)
         return length

@@ -51,6 +51,8 @@ class Reading(NamedTuple):
 class Nothing:
     """The sink of a download: counts."""
 
+    leaves_holes = False
+
     def __init__(self) -> None:
         self.bytes = 0
 

@@ -293,7 +293,7 @@ def test_upload_leaves_holes_out_and_download_too(
             assert file.read(len(data) + 10 + min(0, offset - 10)).endswith(data)
 
 
-def test_upload_of_a_file_with_every_second_page_missing(dfs: Shell, there: str, tmp_path: Path) -> None:
+def test_a_file_with_every_second_page_missing_goes_up_and_down(dfs: Shell, there: str, tmp_path: Path) -> None:
     data = b"".join(bytes([number % 255 + 1]) * 4096 + bytes(4096) for number in range(500))
     with (tmp_path / "sparse").open("wb") as file:
         for start in range(0, len(data), 8192):
@@ -302,6 +302,9 @@ def test_upload_of_a_file_with_every_second_page_missing(dfs: Shell, there: str,
         file.truncate(len(data))
     dfs("upload", tmp_path / "sparse", there)
     assert dfs("cat", f"{there}/sparse") == data
+    dfs("download", f"{there}/sparse", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == data
+    assert (tmp_path / "back").stat().st_blocks * 512 < len(data) * 3 / 4
 
 
 def test_status_names_every_daemon(dfs: Shell) -> None:

@@ -42,6 +42,8 @@ class Bytes:
 class Collected:
     """A sink that keeps what it is given."""
 
+    leaves_holes = True
+
     def __init__(self) -> None:
         self.data = bytearray()
 

@@ -28,6 +28,8 @@ KIB, MIB = limits.KIB, limits.MIB
 class Bytes:
     """A source over bytes in memory, and a sink that collects them."""
 
+    leaves_holes = False
+
     def __init__(self, data: bytes = b"") -> None:
         self._file = io.BytesIO(data)
 

@@ -512,6 +512,8 @@ def _write(cluster: RealCluster, data: bytes) -> None:
 class _Sink:
     """Collects what it is given."""
 
+    leaves_holes = False
+
     def __init__(self) -> None:
         self.data = b""
 

@@ -62,6 +62,8 @@ class _Repetitions:
 class _Counter:
     """The sink of a download: a lap for each piece that came, until time is up."""
 
+    leaves_holes = False
+
     def __init__(self, watch: Stopwatch, scope: trio.CancelScope) -> None:
         self._watch = watch
         self._scope = scope

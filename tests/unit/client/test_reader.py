@@ -102,8 +102,10 @@ def test_as_many_are_gathered_as_one_call_can_be_for() -> None:
 def test_what_is_downloaded_at_a_time_is_all_that_is_there_and_never_too_much(
     extents: list[Extent], start: int, length: int
 ) -> None:
-    found = list(stretches(extents, start, start + length))
-    assert all(first < last <= first + limits.READ_MAX_BYTES for first, last in found)
+    at_a_time = list(stretches(extents, start, start + length))
+    assert all(parts[-1][1] <= parts[0][0] + limits.READ_MAX_BYTES for parts in at_a_time)
+    found = [part for parts in at_a_time for part in parts]
+    assert all(first < last for first, last in found)
     merged: list[list[int]] = []
     for extent in extents:
         begin, end = max(extent.offset, start), min(extent.end, start + length)
@@ -126,9 +128,20 @@ def test_short_extents_are_downloaded_together_and_long_ones_from_their_beginnin
     long = Extent(300 * page, 2 * MIB + 1, chunk, 32 * MIB)
     end = 300 * page
     assert list(stretches([*short, long], 0, 2**40)) == [
-        (0, MIB),
-        (MIB, end),
-        (end, end + MIB),
-        (end + MIB, end + 2 * MIB),
-        (end + 2 * MIB, end + 2 * MIB + 1),
+        [(0, MIB)],
+        [(MIB, end)],
+        [(end, end + MIB)],
+        [(end + MIB, end + 2 * MIB)],
+        [(end + 2 * MIB, end + 2 * MIB + 1)],
+    ]
+
+
+def test_short_extents_with_holes_between_them_are_downloaded_together() -> None:
+    far = 5 * MIB
+    extents = [Extent(number * MIB // 4, 512, ChunkId(1), number * 512) for number in range(6)]
+    last = Extent(far, 512, ChunkId(1), 32 * MIB)
+    assert list(stretches([*extents, last], 0, 2**40)) == [
+        [(number * MIB // 4, number * MIB // 4 + 512) for number in range(4)],
+        [(MIB, MIB + 512), (MIB + MIB // 4, MIB + MIB // 4 + 512)],
+        [(far, far + 512)],
     ]
