@@ -9,6 +9,7 @@ then the daemon says so.
 
 from __future__ import annotations
 
+import errno
 import socket
 from typing import Final, Self
 
@@ -18,12 +19,17 @@ LOOPBACK: Final = "127.0.0.1"
 
 
 def is_free(port: int) -> bool:
-    """Whether a daemon could listen on this loopback port now."""
+    """Whether a daemon could listen on this loopback port now. Raises `Unreachable` where there is no such address."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: old connections do not count
         try:
             probe.bind((LOOPBACK, port))
-        except OSError:
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise errors.Unreachable(
+                    f"{LOOPBACK}, where `dfs up` has its clusters, is no address of this machine: give it to"
+                    f" the loopback interface, with `ip address add {LOOPBACK}/8 dev lo`"
+                ) from None
             return False
         return True
 
@@ -46,7 +52,7 @@ class FreePorts:
         return [held.fileno() for held in self._claims.values()]
 
     def take(self, preferred: int) -> int:
-        """`preferred`, or the next free port above. Raises `NoSpace` if many in a row are not free."""
+        """`preferred`, or the next free port above. Raises `NoSpace` if many in a row are not free, `Unreachable`."""
         for port in range(preferred, min(preferred + limits.PORTS_TRIED_MAX, 65536)):
             if self.claim(port):
                 if is_free(port):

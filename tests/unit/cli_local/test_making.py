@@ -189,6 +189,12 @@ def test_no_port_at_all_is_a_sentence(taken_port: int, monkeypatch: pytest.Monke
         free.take(taken_port)
 
 
+def test_a_machine_without_a_loopback_address_is_told_so(taken_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ports, "LOOPBACK", "198.51.100.1")
+    with pytest.raises(errors.Unreachable, match="no address of this machine"), ports.FreePorts() as free:
+        free.take(taken_port)
+
+
 def test_cluster_file_of_another_version_is_none(layout: Layout) -> None:
     assert layout.read_cluster() == {}
     layout.write_cluster({"pid": 1})
