@@ -127,8 +127,15 @@ def mount_in_background(mountpoint: Path, options: str, subtree: str, which: Seq
     """
     log = _state_file(mountpoint, ".log")
     end = _state_file(mountpoint, ".end")
+    try:
+        appending = open_log(log)
+    except OSError as error:
+        raise errors.DfsError(
+            f"the mount's log, {log}, cannot be written ({error.strerror}): set XDG_STATE_HOME to a directory for it,"
+            " for `dfs umount`, too"
+        ) from None
     reading, writing = os.pipe()
-    with open(open_log(log), "ab") as output:
+    with open(appending, "ab") as output:
         begins_at = output.tell()
         process = subprocess.Popen(
             [

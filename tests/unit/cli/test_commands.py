@@ -298,6 +298,15 @@ def test_a_mount_that_fails_says_what_libfuse_says_and_names_its_log(
         assert "event=mounting" in Path(log).read_text()
 
 
+def test_who_has_no_place_for_the_log_of_a_mount_is_told_how_to_give_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    with pytest.raises(errors.DfsError, match=r"the mount's log, .*mnt\.log, cannot be written .*: set XDG_STATE_HOME"):
+        mounting.mount_in_background(tmp_path / "mnt", "", "/", [])
+
+
 # --- owners ---------------------------------------------------------------------------------------------
 
 
