@@ -163,6 +163,7 @@ COPY_BUSY_MAX_S = 60.0  # so long a copy asks a busy source again before it trie
 HOLD_SHARE_DEFAULT = 0.5  # configurable; of a node's old chunks: orders to delete more are held
 HOLD_MIN_CHUNKS = 1000  # deletions that are never a mass: small nodes and tests live and die by less
 HOLD_WINDOW_S = 3600.0  # over which deletions are counted, of chunks that were there when it began
+INDEX_NOTED_EVERY_S = 60.0  # how far the NameNode is a DataNode writes down: what a crash may have it forget
 HOLD_POSTPONE_S = 3600.0  # held orders come again after this, so that they do not stand in the way of others
 WORK_POSTPONE_MAX_S = HOLD_POSTPONE_S + 60.0  # the longest that a DataNode may put an order off: what is due later than
 # that is so because the NameNode's clock was ahead

@@ -170,7 +170,15 @@ class Agent:
             await self._keyring.follow(answer["keys"], self._call)
 
     async def farewell(self, pool: Pool) -> None:
-        """Tell the NameNode, by a pool, that this node stops in order: it waits with making copies elsewhere."""
+        """Tell the NameNode, by a pool, that this node stops in order: it waits with making copies elsewhere.
+
+        What the node is to know of it after a restart is written down.
+        """
+        self._restraint.note_heard()
+        try:
+            await self._remember()
+        except errors.DiskFailed as error:
+            log.warning("how far the namenode is could not be written down", error=error.message)
         if self.is_registered:
             try:
                 who = self._config.node, self._incarnation
@@ -332,7 +340,8 @@ class Agent:
         try:
             await self._remember()
         except errors.DiskFailed as error:
-            log.error("nothing is deleted, cut or punched before this can be written down", error=error.message)
+            if any(order[1] in DESTRUCTIVE for order in orders):
+                log.error("nothing is deleted, cut or punched before this can be written down", error=error.message)
             orders = [order for order in orders if order[1] not in DESTRUCTIVE]
         for order in orders:
             number, kind, chunk, *rest = order

@@ -2,12 +2,14 @@
 
 A NameNode that was restored from an old copy believes in a past in which newer chunks do not exist, and has them
 deleted. So the DataNode remembers, durably and before it obeys, the highest `log_index` under which it destroyed
-anything. An answer with a lower index than that, or than any answer before it, is not from where we were: all
-destructive orders are held from then on, also across restarts, until an operator decides. And a NameNode gone wrong in
-another way, or a user, may delete everything: orders beyond a share of the node's chunks within HOLD_WINDOW_S are held
-too. That is a share of those chunks that are older than the window: who writes and removes all day, as builds do, has
-many more deleted than there are at a time. Chunks have growing numbers; so the highest one that there was when the
-window began tells which are older. Nothing is known of before a start: all that there is then is old.
+anything; and the highest that it has heard, a while later or when it stops in order, for an old copy may be younger
+than what it obeyed last. An answer with a lower index than that, or than any answer before it, is not from where we
+were: all destructive orders are held from then on, also across restarts, until an operator decides. And a NameNode
+gone wrong in another way, or a user, may delete everything: orders beyond a share of the node's chunks within
+HOLD_WINDOW_S are held too. That is a share of those chunks that are older than the window: who writes and removes all
+day, as builds do, has many more deleted than there are at a time. Chunks have growing numbers; so the highest one that
+there was when the window began tells which are older. Nothing is known of before a start: all that there is then is
+old.
 
 Held orders are put off at the NameNode (they come again after HOLD_POSTPONE_S), so that they do not take the places of
 others in its answers. Their numbers are kept, as many as HELD_ORDERS_MAX. The operator says:
@@ -67,6 +69,7 @@ class Restraint:
         """The highest number of a chunk so far, now and then (trio's clock); the first when the window began, or we."""
         self._deleted: deque[tuple[float, int]] = deque()  # when (trio's clock), how many, within the window
         self._counted: dict[int, None] = {}  # numbers of orders to delete that are in it, oldest first
+        self._noted_at = float("-inf")  # when (trio's clock) an index was last to be remembered for its own sake
         self._held: dict[int, None] = {}  # numbers of orders, oldest first
         self._allowed: set[int] = set()
 
@@ -92,9 +95,21 @@ class Restraint:
             else:
                 obeyed.append(order)
                 planned += self._counts(order, is_draining)
-        if log_index is not None and any(order[1] in DESTRUCTIVE for order in obeyed):
-            self.memory = self.memory._replace(log_index=max(log_index, self.memory.log_index))
+        if log_index is not None and (any(order[1] in DESTRUCTIVE for order in obeyed) or self._is_to_be_noted()):
+            self.note_heard()
         return obeyed, held
+
+    def note_heard(self) -> None:
+        """Have it remembered how far the NameNode is; not of one that is not believed."""
+        if not self.memory.held_because:
+            self.memory = self.memory._replace(log_index=max(self._last_index, self.memory.log_index))
+
+    def _is_to_be_noted(self) -> bool:
+        now = trio.current_time()
+        is_due = now >= self._noted_at + limits.INDEX_NOTED_EVERY_S
+        if is_due:
+            self._noted_at = now
+        return is_due
 
     def _note_index(self, log_index: int | None) -> None:
         if log_index is None:

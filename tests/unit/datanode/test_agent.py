@@ -227,6 +227,19 @@ async def test_what_was_obeyed_is_remembered_before_it_is_done(
     assert load(disks).log_index == 100
 
 
+async def test_a_node_that_stops_in_order_remembers_how_far_the_namenode_was(
+    autojump_clock: MockClock, namenode: ScriptedNameNode, node: Node, disks: list[MemoryDisk]
+) -> None:
+    async with node.running() as agent:
+        await until(lambda: len(namenode.reports) > 1)
+        namenode.answer["log_index"] = 120
+        heard = len(namenode.reports)
+        await until(lambda: len(namenode.reports) > heard + 2)
+        assert load(disks).log_index == 100
+        await agent.farewell(node.pool)
+    assert load(disks).log_index == 120
+
+
 async def test_copies_are_made_though_what_was_obeyed_cannot_be_written_down(
     autojump_clock: MockClock,
     namenode: ScriptedNameNode,

@@ -61,12 +61,30 @@ async def test_orders_of_a_namenode_that_goes_forward_are_obeyed() -> None:
     assert restraint.memory.log_index == 100 and restraint.report() is None
 
 
-async def test_what_is_obeyed_is_to_be_remembered_and_copies_are_not() -> None:
+async def test_what_is_obeyed_is_to_be_remembered_and_copies_are_not(autojump_clock: trio.testing.MockClock) -> None:
     restraint = Restraint(0.5, Memory())
+    sifted(restraint, [], 40)
     assert sifted(restraint, [[-1, "copy", 5, 10, []]], 50) == (1, 0)
-    assert restraint.memory == Memory()
+    assert restraint.memory.log_index == 40
     sifted(restraint, deletes(1, 1), 50)
     assert restraint.memory.log_index == 50
+
+
+async def test_how_far_the_namenode_is_is_remembered_though_nothing_is_destroyed(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    restraint = Restraint(0.5, Memory())
+    sifted(restraint, [], 100)
+    sifted(restraint, [], 110)
+    assert restraint.memory.log_index == 100  # and not written with each answer
+    await trio.sleep(limits.INDEX_NOTED_EVERY_S)
+    sifted(restraint, [], 120)
+    again = Restraint(0.5, restraint.memory)
+    assert sifted(again, [[1, "cut", 6, 10]], 119) == (0, 1)
+    await trio.sleep(limits.INDEX_NOTED_EVERY_S)
+    sifted(again, [], 200)  # it has come far since then, and is still another one
+    again.note_heard()
+    assert again.memory.log_index == 120
 
 
 async def test_a_namenode_restored_from_an_old_copy_destroys_nothing() -> None:
