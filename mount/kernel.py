@@ -6,8 +6,9 @@ it was told, until its time-out has passed: that, and no more, has to be forgott
 
 Two things make this harder than it sounds:
 
-* An answer takes a moment from here into the kernel's tables, and would undo a notification that overtook it. So what
-  was told in the last SETTLE_S is forgotten after that time.
+* An answer takes a moment from here into the kernel's tables, and would undo a notification that overtook it; or the
+  kernel would pass its attributes over, and read(2), for which it had asked, would end where the file ended before. So
+  what was told in the last SETTLE_S is forgotten after that time; of what it may not show by itself only news.
 * To forget a name the kernel takes the lock of its directory. A create or unlink in it, which waits for our answer,
   holds that lock, and the answer may wait for another mount to forget, which waits likewise. So notifications, some at
   a time, are given FORGET_MAX_S. After that the kernel is made to look up every name again, which takes no lock
@@ -106,6 +107,13 @@ class _Told(NamedTuple):
     until: float
 
 
+class _News(NamedTuple):
+    """The kernel was told something new `at` a time, which it may not show: `what`, of all that it goes by itself."""
+
+    at: float
+    what: tuple[int, int, int, int]
+
+
 class Pass(NamedTuple):
     """The kernel reads a directory from its beginning, for what it keeps: since when, and what was recalled before."""
 
@@ -126,6 +134,8 @@ class Kernel:
         self._device = device
         self._names: dict[Ino, dict[bytes, _Told]] = {}
         self._attrs: dict[Ino, _Told] = {}
+        self._news: dict[Ino, _News] = {}
+        """Of files whose attributes it may not show, what it was told last."""
         self._versions: dict[Ino, int] = {}
         """Of which version the kernel was told the attributes last, if that is remembered."""
         self._told, self._clean_at = 0, _TOLD_MAX
@@ -165,9 +175,19 @@ class Kernel:
         if timeout_s:
             self._attrs[attr.ino] = self._tell(timeout_s)
             self._versions[attr.ino] = attr.version
+            self._news.pop(attr.ino, None)
         else:
             self._versions.pop(attr.ino, None)
+            if stat.S_ISREG(attr.mode):
+                self._tell_news(attr)
         return timeout_s
+
+    def _tell_news(self, attr: Attr) -> None:
+        """The kernel is told attributes of a file which it may not show."""
+        what = attr.size, attr.mode, attr.uid, attr.gid
+        before = self._news.get(attr.ino)
+        if before is None or before.what != what:
+            self._news[attr.ino] = _News(self._tell(0.0).at, what)
 
     def _asks_always(self, attr: Attr) -> bool:
         """Whether the kernel is to show no attributes of this inode by itself, though they are leased."""
@@ -192,6 +212,8 @@ class Kernel:
         names = self._names.setdefault(directory, {}) if names_timeout_s else {}
         for entry, covers_name, covers_attr in self._cache.covered(directory, entries):
             _, name, attr = entry
+            if self._news:
+                self._news.pop(attr.ino, None)
             self._versions[attr.ino] = attr.version
             if not names_timeout_s:
                 covers_name = False
@@ -230,6 +252,7 @@ class Kernel:
         now = trio.current_time()
         self._attrs = {ino: told for ino, told in self._attrs.items() if told.until > now}
         self._versions = {ino: version for ino, version in self._versions.items() if ino in self._attrs}
+        self._news = {ino: news for ino, news in self._news.items() if news.at + CONTENDED_S > now}
         for directory, names in list(self._names.items()):
             left = {name: told for name, told in names.items() if told.until > now}
             if left:
@@ -445,7 +468,7 @@ class Kernel:
         told = {ino: self._attrs[ino] for ino in inos if ino in self._attrs}
         self._forgetting.update(inos)
         try:
-            await _settled(told.values())
+            await _settled([*told.values(), *(self._news[ino] for ino in inos if ino in self._news)])
             for part in _parts([self._number(ino) for ino in inos]):
                 _notify(self._device.forget_attributes, part)
                 await trio.lowlevel.checkpoint()
@@ -528,7 +551,7 @@ def _parts(what: Sequence[T]) -> Iterator[Sequence[T]]:
         yield what[start : start + _NOTIFIED_AT_ONCE]
 
 
-async def _settled(told: Iterable[_Told]) -> None:
+async def _settled(told: Iterable[_Told | _News]) -> None:
     """Return when what was told has arrived in the kernel's tables."""
     await trio.sleep_until(max((each.at for each in told), default=-math.inf) + SETTLE_S)
 

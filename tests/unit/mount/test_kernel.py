@@ -143,6 +143,17 @@ async def test_pages_with_bytes_that_are_lost_are_not_kept(world: World) -> None
     assert world.told.inodes == [FILE]
 
 
+async def test_news_that_it_may_not_show_has_arrived_as_well_before_it_is_forgotten(world: World) -> None:
+    """Or the kernel passes it over, and who has asked for it reads to the end that the file had before."""
+    await world.kernel.forget([(FILE, None)])
+    for size, waits in ((10, True), (10, False), (20, True), (20, False)):
+        began = trio.current_time()
+        assert world.kernel.attr_timeout_s(attr()._replace(size=size)) == 0.0, "somebody else has just changed it"
+        assert world.held() == ([], []), "nobody relies on it"
+        await world.kernel.forget([(FILE, None)])
+        assert (trio.current_time() >= began + 0.025) == waits
+
+
 async def test_pages_are_forgotten_with_all_else_though_its_attributes_have_timed_out(world: World) -> None:
     world.kernel.keeps_pages(attr())
     await world.kernel.forget_all()
