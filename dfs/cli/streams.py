@@ -15,6 +15,8 @@ import trio
 from dfs import limits
 
 _ZEROS = memoryview(bytes(limits.MIB))
+_PIECES_MAX = 1024
+"""Of a sparse file in one go: some milliseconds of a thread, where they are in memory."""
 
 
 class FileSource:
@@ -36,34 +38,39 @@ class FileSource:
 class SparseFileSource(FileSource):
     """A regular file that takes less space than it is long: its holes are left out."""
 
-    def __init__(self, fd: int, path: bytes) -> None:
-        super().__init__(fd, path)
-        self._data_left = 0
-
-    async def pass_hole(self) -> int:
-        if self._data_left:
-            return 0
-        gap, self._data_left = await trio.to_thread.run_sync(_to_data, self._fd)
-        return gap
-
-    async def readinto(self, view: memoryview) -> int:
-        count = await super().readinto(view[: self._data_left])
-        self._data_left -= count
-        return count
+    async def read_pieces(self, view: memoryview) -> list[tuple[int, int]]:
+        try:
+            return await trio.to_thread.run_sync(_read_pieces, self._fd, view)
+        except OSError as error:
+            error.filename = self._path
+            raise
 
 
-def _to_data(fd: int) -> tuple[int, int]:
-    """Go to where bytes are next, or to the end: how far that was, and how many bytes are there before a hole."""
-    position = os.lseek(fd, 0, os.SEEK_CUR)
+def _read_pieces(fd: int, view: memoryview) -> list[tuple[int, int]]:
+    """See `SparseSource.read_pieces`; from the file's position on, which moves behind what was read."""
+    pieces: list[tuple[int, int]] = []
+    position, filled = os.lseek(fd, 0, os.SEEK_CUR), 0
+    while filled < len(view) and len(pieces) < _PIECES_MAX:
+        start, end = _next_data(fd, position)
+        length = os.preadv(fd, [view[filled : filled + end - start]], start)
+        if start + length == position:
+            break
+        pieces.append((start - position, length))
+        position, filled = start + length, filled + length
+    os.lseek(fd, position, os.SEEK_SET)
+    return pieces
+
+
+def _next_data(fd: int, position: int) -> tuple[int, int]:
+    """Where bytes are next, and where these end; the end of the file twice where there are none."""
     try:
         start = os.lseek(fd, position, os.SEEK_DATA)
-        end = os.lseek(fd, start, os.SEEK_HOLE)
+        return start, os.lseek(fd, start, os.SEEK_HOLE)
     except OSError as error:
         if error.errno != errno.ENXIO:
             raise
-        start = end = max(position, os.fstat(fd).st_size)
-    os.lseek(fd, start, os.SEEK_SET)
-    return start - position, end - start
+        end = max(position, os.fstat(fd).st_size)
+        return end, end
 
 
 def standard_input() -> FileSource:

@@ -39,10 +39,13 @@ class Source(Protocol):
 
 @runtime_checkable
 class SparseSource(Source, Protocol):
-    """One that knows its holes: `readinto` ends before each, as at the end."""
+    """One that knows its holes, and is read by them."""
 
-    async def pass_hole(self) -> int:
-        """Pass over the hole that is next; how long it is: 0 where bytes are next, or the end."""
+    async def read_pieces(self, view: memoryview) -> Sequence[tuple[int, int]]:
+        """Fill `view` with what is next, one piece after the other: how long the hole before each is, and the piece.
+
+        Behind a hole at the end there is a piece of 0 bytes. Nothing: it was the end.
+        """
         ...
 
 
@@ -81,7 +84,6 @@ async def pour(source: Source, writer: FileWriter, progress: Progress | None = N
 
     Holes are left out, also at the end: the file may be shorter then.
     """
-    holes = source if isinstance(source, SparseSource) else None
     free: list[memoryview] = []
 
     def is_written(buffer: memoryview, length: int) -> None:
@@ -95,19 +97,24 @@ async def pour(source: Source, writer: FileWriter, progress: Progress | None = N
             await window.room()
             size = writer.append_bytes
             buffer = free.pop() if free else memoryview(bytearray(limits.APPEND_MAX_BYTES))
+            if isinstance(source, SparseSource):
+                found = await source.read_pieces(buffer[:size])
+                is_at_end = not found
+            else:
+                found = [(0, await _read_full(source, buffer[:size]))]
+                is_at_end = found[0][1] < size
             pieces: list[tuple[int, memoryview]] = []
             filled = 0
-            while filled < size and not is_at_end:
-                gap = await holes.pass_hole() if holes else 0
-                piece = buffer[filled : filled + await _read_full(source, buffer[filled:size])]
+            for gap, length in found:
                 if gap and progress:
                     progress(gap)
-                if piece:
-                    pieces.append((offset + gap, piece))
-                offset, filled = offset + gap + len(piece), filled + len(piece)
-                is_at_end = not gap and not piece if holes else filled < size
+                if length:
+                    pieces.append((offset + gap, buffer[filled : filled + length]))
+                offset, filled = offset + gap + length, filled + length
             if pieces:
                 window.write(pieces, partial(is_written, buffer, filled))
+            else:
+                free.append(buffer)
     return offset
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import stat
 from pathlib import Path
 
@@ -10,10 +11,11 @@ import pytest
 import trio
 
 from dfs import errors, limits
+from dfs.cli import streams
 from dfs.cli.arguments import base_name, beside, join, refuse_missing_name
 from dfs.cli.crew import crew
 from dfs.cli.downloading import Draft, _check_target
-from dfs.cli.streams import FileSink, FileSource, StreamSink
+from dfs.cli.streams import FileSink, FileSource, SparseFileSource, StreamSink
 
 # --- drafts ---------------------------------------------------------------------------------------------
 
@@ -101,6 +103,31 @@ def test_what_nobody_has_named_is_no_device_wherever_it_leads(tmp_path: Path) ->
 
 
 # --- streams --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("buffer_bytes", [1000, 3 * limits.MIB])
+async def test_a_file_is_read_by_its_pieces_without_its_holes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, buffer_bytes: int
+) -> None:
+    monkeypatch.setattr(streams, "_PIECES_MAX", 7)
+    path, chance = tmp_path / "sparse", random.Random(5)
+    with path.open("wb") as file:
+        for number in range(40):
+            file.seek(number * 64 * limits.KIB)
+            file.write(chance.randbytes(chance.randrange(1, 9000)))
+        file.truncate(64 * limits.MIB)
+    shown, position, read = bytearray(64 * limits.MIB), 0, 0
+    with path.open("rb") as file:
+        source, buffer = SparseFileSource(file.fileno(), os.fsencode(path)), memoryview(bytearray(buffer_bytes))
+        while pieces := await source.read_pieces(buffer):
+            at = 0
+            for gap, length in pieces:
+                position += gap
+                shown[position : position + length] = buffer[at : at + length]
+                position, at, read = position + length, at + length, read + length
+    assert position == len(shown)
+    assert shown == path.read_bytes()
+    assert read < 2 * limits.MIB
 
 
 async def test_holes_stay_holes_in_a_file(tmp_path: Path) -> None:
