@@ -275,11 +275,12 @@ def test_after_an_interrupt_close_waits_for_all_that_was_taken(cluster: RealClus
 _INTERRUPTED_WHEN_CONNECTING = """
 import dfs, signal, threading, time
 
+connect = dfs.connect  # loads the client: when that is interrupted, Python's asyncio cannot be loaded again
 signal.signal(signal.SIGALRM, signal.default_int_handler)
 for _ in range(3):
     signal.setitimer(signal.ITIMER_REAL, 0.2)
     try:
-        dfs.connect("127.0.0.1:1")
+        connect("127.0.0.1:1")
     except KeyboardInterrupt:
         continue
 deadline = time.monotonic() + 10
