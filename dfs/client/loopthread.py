@@ -43,6 +43,26 @@ class Closable(Protocol):
     def close(self) -> None: ...
 
 
+class Ending:
+    """What one thread waits for, and another brings about. `threading.Event` would be left locked, and whoever sets it
+    with it, by a signal's handler that raises between two lines of it: this has but one lock, and no line holds it.
+    """
+
+    def __init__(self) -> None:
+        self.is_there = False
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def set(self) -> None:
+        if not self.is_there:
+            self.is_there = True
+            self._lock.release()
+
+    def wait(self) -> None:
+        if not self.is_there:
+            self._lock.acquire()
+
+
 class _Call(Generic[T]):
     """Work that another thread waits for: `has_ended` is set when `result` is there, or when there will be none."""
 
@@ -50,7 +70,7 @@ class _Call(Generic[T]):
         self._work = work
         self._scope = trio.CancelScope()
         self._has_begun = False
-        self.has_ended = threading.Event()
+        self.has_ended = Ending()
         self.result: outcome.Outcome[T] = outcome.Error(trio.RunFinishedError(_CLOSED))
 
     def run(self, token: trio.lowlevel.TrioToken) -> T:
@@ -64,7 +84,7 @@ class _Call(Generic[T]):
         return self.result.unwrap()
 
     def _end(self, token: trio.lowlevel.TrioToken) -> None:
-        while not self.has_ended.is_set():
+        while not self.has_ended.is_there:
             try:
                 token.run_sync_soon(self._cancel)
                 self.has_ended.wait()  # bounded by what shields itself from being cancelled
@@ -101,7 +121,7 @@ class LoopThread:
         self._namenode = namenode
         self._store = store
         self._wait_s = wait_s
-        self._ready = threading.Event()
+        self._ready = Ending()
         self._opened: outcome.Maybe[FileSystem] | None = None
         self._token: trio.lowlevel.TrioToken | None = None
         """There is a loop."""
@@ -129,7 +149,7 @@ class LoopThread:
         try:
             trio.run(self._main)
         except BaseException as error:
-            if self._ready.is_set():
+            if self._ready.is_there:
                 raise
             self._opened = outcome.Error(tasks.leaves(error)[0])
             self._ready.set()

@@ -23,7 +23,7 @@ import trio
 
 from dfs import errors, limits
 from dfs.client.file import File
-from dfs.client.loopthread import LoopThread
+from dfs.client.loopthread import Ending, LoopThread
 from dfs.posix import check_file_size
 from dfs.types import Attr
 
@@ -40,7 +40,7 @@ class _Behind:
         self._file = file
         self._pieces, self._incoming = trio.open_memory_channel[tuple[int, bytes]](0)
         self._is_running = False
-        self._done = threading.Event()
+        self._done = Ending()
         self._error: Exception | None = ValueError("the connection to the cluster was closed before the file")
 
     def take(self, data: memoryview, offset: int) -> bool:
