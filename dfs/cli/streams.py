@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import trio
 
@@ -28,22 +30,29 @@ class FileSource:
         self._may_block = may_block
 
     async def readinto(self, view: memoryview) -> int:
-        try:
+        with _naming(self._path):
             return await trio.to_thread.run_sync(os.readv, self._fd, [view], abandon_on_cancel=self._may_block)
-        except OSError as error:
-            error.filename = self._path
-            raise
 
 
-class SparseFileSource(FileSource):
-    """A regular file that takes less space than it is long: its holes are left out."""
+class SparseFileSource:
+    """A regular file that takes less space than it is long: its holes are left out. Errors name `path`."""
+
+    def __init__(self, fd: int, path: bytes) -> None:
+        self._fd = fd
+        self._path = path
 
     async def read_pieces(self, view: memoryview) -> list[tuple[int, int]]:
-        try:
+        with _naming(self._path):
             return await trio.to_thread.run_sync(_read_pieces, self._fd, view)
-        except OSError as error:
-            error.filename = self._path
-            raise
+
+
+@contextmanager
+def _naming(path: bytes) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        error.filename = path
+        raise
 
 
 def _read_pieces(fd: int, view: memoryview) -> list[tuple[int, int]]:
@@ -88,11 +97,8 @@ class FileSink:
         self.length = 0
 
     async def write(self, view: memoryview) -> None:
-        try:
+        with _naming(self._path):
             await trio.to_thread.run_sync(_write_at, self._fd, view, self.length)
-        except OSError as error:
-            error.filename = self._path
-            raise
         self.length += len(view)
 
     async def skip(self, length: int) -> None:
@@ -115,11 +121,8 @@ class StreamSink:
         self._path = path
 
     async def write(self, view: memoryview) -> None:
-        try:
+        with _naming(self._path):
             await trio.to_thread.run_sync(_write_all, self._fd, view, abandon_on_cancel=True)
-        except OSError as error:
-            error.filename = self._path
-            raise
 
     async def skip(self, length: int) -> None:
         while length:

@@ -348,7 +348,7 @@ class FileSystem:
 
     async def upload(
         self,
-        source: transfer.Source,
+        source: transfer.Source | transfer.SparseSource,
         path: Path,
         *,
         mode: int = 0o644,

@@ -38,8 +38,8 @@ class Source(Protocol):
 
 
 @runtime_checkable
-class SparseSource(Source, Protocol):
-    """One that knows its holes, and is read by them."""
+class SparseSource(Protocol):
+    """A source that knows its holes, and is read by them."""
 
     async def read_pieces(self, view: memoryview) -> Sequence[tuple[int, int]]:
         """Fill `view` with what is next, one piece after the other: how long the hole before each is, and the piece.
@@ -79,7 +79,7 @@ async def _read_full(source: Source, buffer: memoryview) -> int:
     return filled
 
 
-async def pour(source: Source, writer: FileWriter, progress: Progress | None = None) -> int:
+async def pour(source: Source | SparseSource, writer: FileWriter, progress: Progress | None = None) -> int:
     """Write all of `source` at the file's beginning; the next bytes are read while some are written. Its length.
 
     Holes are left out, also at the end: the file may be shorter then.
@@ -135,7 +135,7 @@ class Upload(NamedTuple):
 async def upload(
     inodes: Inodes,
     writer_for: Callable[[Attr], FileWriter],
-    source: Source,
+    source: Source | SparseSource,
     place: Place,
     wanted: Upload,
     progress: Progress | None,

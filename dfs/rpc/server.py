@@ -113,7 +113,7 @@ class Server:
         self._gate = gate
         self._authorize = authorize
         self._parted = parted
-        self.translate = translate
+        self._translate = translate
         self._spoken = spoken
         self._registry = Registry()
         self._registry.add(_DaemonObject(self, self._registry), DAEMON_OBJECT)
@@ -734,7 +734,7 @@ class _Connection:
             reason = method.bind_error(error, named.args, named.kwargs)
             if reason is not None:
                 return errors.InvalidArgument(reason)
-        told = self._server.translate(error) if self._server.translate is not None else None
+        told = self._server._translate(error) if self._server._translate is not None else None
         if told is not None:
             return told
         log.error("a method failed unexpectedly", method=method.name, peer=self.peer.address, exc_info=error)

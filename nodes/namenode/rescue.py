@@ -154,14 +154,16 @@ def adopt(tx: Transaction, chunk: ChunkId, length: int) -> str:
     tx.point(ino, Extent(0, length, chunk, 0))
     tx.add_live(chunk, length)
     tx.run("UPDATE inode SET size = ?, allocated = ? WHERE ino = ?", length, length, ino)
-    return _shelter(tx, ino, b"chunk-%x" % chunk)
+    return _enter(tx, shelter, ino, b"chunk-%x" % chunk)
 
 
-def _shelter(tx: Transaction, ino: Ino, name: bytes = b"") -> str:
-    """Give an inode without a name one in /lost+found: `name`, or its number."""
-    shelter = _lost_and_found(tx)
+def _shelter(tx: Transaction, ino: Ino) -> str:
+    """Give an inode without a name one in /lost+found; what was done."""
+    return _enter(tx, _lost_and_found(tx), ino, b"%d" % ino)
+
+
+def _enter(tx: Transaction, shelter: Directory, ino: Ino, name: bytes) -> str:
     tx.shape_changes()
-    name = name or b"%d" % ino
     while tx.one("SELECT 1 FROM dentry WHERE parent = ? AND name = ?", shelter.ino, name):
         name += b"+"
     mode = tx.attr(ino).mode

@@ -33,7 +33,7 @@ def apply(tx: Transaction, node: Any, chunk: Any, length: Any) -> list[str]:
         return ["counted again"] if add_replicas.apply(tx, name, [(number, known[1])])[0] else []
     if tx.lacks(number) or number >= tx.counters["next_chunk"]:
         return []
-    if held and not skip_chunks.was_given(tx.db, number, tx.counters["next_chunk"]):
+    if held and skip_chunks.ranges(tx.db, number, number):
         done = rescue.adopt(tx, number, held)
         add_replicas.apply(tx, name, [(number, held)])
         return [done]
