@@ -121,6 +121,7 @@ NODES_NEWS_PERIOD_S = 1.0  # sessions hear that DataNodes came or went, no more 
 EVENTS_MAX = 8192  # told to a session and not taken note of: then it is ended
 RECALL_MAX_ITEMS = 4096  # which one event has a client forget
 EVENTS_ANSWER_ITEMS = 8192  # in one answer to it: with the longest names well below MESSAGE_MAX_BYTES
+BACKUP_WAIT_S = 10.0  # for a copy of the namespace, until its reader is told to ask again
 EVENTS_WAIT_S = 10.0  # how long the NameNode holds the event call open
 LEASES_MAX = 262_144  # of one session, on attributes and as many on directories: some 60 MB; the oldest are recalled
 LEASES_CLAIMED_MAX = 524_288  # which it says after a restart that it held, likewise: with those it was to give up

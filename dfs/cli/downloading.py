@@ -3,24 +3,22 @@
 One task walks the tree in the cluster, makes each local directory before anything goes into it, and hands files and
 symbolic links to a fixed crew of workers; it waits while they are busy, so memory does not grow with the tree.
 
-A file is written under a name of its own beside its place, and gets its place when all of it is there: by `rename`
-where it may replace another, by `link` where it may not, which refuses a name that is taken in the same moment. On
-any error, and on a signal, the draft is removed. A target that is a device or a pipe, or a link to one, is written into
+A file is written as a draft beside its place (`dfs.cli.drafts`), and gets that when all of it is there. On any error,
+and on a signal, the draft is removed. A target that is a device or a pipe, or a link to one, is written into
 instead, where somebody has named it as such.
 Directories get the modes (and, with `preserve`, the times) that they are to have when all is in them.
 """
 
-# ruff: noqa: PTH102, PTH104, PTH105, PTH108, PTH116, PTH120, PTH211 - paths are bytes
+# ruff: noqa: PTH102, PTH105, PTH108, PTH211 - paths are bytes
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import secrets
 import stat
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
@@ -28,6 +26,7 @@ from dfs import errors, limits, tasks
 from dfs.cli import show
 from dfs.cli.arguments import base_name, beside, join
 from dfs.cli.crew import crew
+from dfs.cli.drafts import Draft, check_target, opened, sync_directory, sync_names
 from dfs.cli.streams import FileSink, StreamSink
 from dfs.cli.walk import walk
 
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
     from dfs.cli.transfer import Options
     from dfs.client import FileSystem
     from dfs.types import Attr
-
-_NO_HARD_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 class Job(NamedTuple):
@@ -134,7 +131,7 @@ class Downloading:
                 self._report.fail(f"skipped, for it is a {show.type_of(mode)}: {show.escaped(job.source)}")
 
     async def _copy_file(self, job: Job) -> None:
-        special = await trio.to_thread.run_sync(_check_target, job.target, self._options.force, job.is_named)
+        special = await trio.to_thread.run_sync(check_target, job.target, self._options.force, job.is_named)
         if special:
             await self._copy_into_special(job)
             return
@@ -147,11 +144,8 @@ class Downloading:
             draft.discard()
 
     async def _copy_into_special(self, job: Job) -> None:
-        fd = await trio.to_thread.run_sync(os.open, job.target, os.O_WRONLY | os.O_CLOEXEC, abandon_on_cancel=True)
-        try:
+        async with opened(job.target) as fd:
             await self._fs.download(job.source, StreamSink(fd, job.target), progress=self._meter.advance)
-        finally:
-            os.close(fd)
 
     async def _copy_symlink(self, job: Job) -> None:
         leads_to = await self._fs.inodes.readlink(job.attr.ino)
@@ -175,7 +169,7 @@ class Downloading:
                 os.lchown(job.target, job.attr.uid, job.attr.gid)
             os.utime(job.target, ns=(job.attr.atime_ns, job.attr.mtime_ns), follow_symlinks=False)
         if self._options.sync:
-            _sync_directory(job.target)
+            sync_directory(job.target)
 
     # --- at the end -------------------------------------------------------------------------------------
 
@@ -186,7 +180,7 @@ class Downloading:
             os.fsync(draft.fd)
         draft.publish(replace=self._options.force)
         if self._options.sync:
-            _sync_directory(draft.target)
+            sync_directory(draft.target)
 
     def _finish_directory(self, job: Job) -> None:
         fd = os.open(job.target, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -223,78 +217,6 @@ class Downloading:
 # --- in worker threads ----------------------------------------------------------------------------------
 
 
-class Draft:
-    """A file in the making beside `target`, open as `fd`. `discard` must be called at the end, come what may."""
-
-    def __init__(self, target: bytes) -> None:
-        """Raises OSError, about `target`'s directory, if none can be made there."""
-        self.target = target
-        self._path: bytes | None = beside(target, secrets.token_hex(4))
-        try:
-            self.fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            error.filename = target
-            raise
-
-    def publish(self, *, replace: bool) -> None:
-        """Give the file its place. Raises FileExistsError if that is taken, unless `replace`."""
-        assert self._path is not None, "a draft is published once"
-        try:
-            if replace:
-                os.replace(self._path, self.target)
-                self._path = None
-            else:
-                self._link(self._path)
-        except FileExistsError:
-            raise FileExistsError(errno.EEXIST, "exists already (-f replaces it)", self.target) from None
-
-    def _link(self, path: bytes) -> None:
-        """`discard` removes the draft's own name later."""
-        try:
-            os.link(path, self.target)
-        except OSError as error:
-            if error.errno not in _NO_HARD_LINKS:
-                raise
-            if os.path.lexists(self.target):
-                raise FileExistsError from None
-            os.rename(path, self.target)
-            self._path = None
-
-    def discard(self) -> None:
-        """Close, and remove what was not published."""
-        os.close(self.fd)
-        if self._path is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._path)
-            self._path = None
-
-
-def _check_target(target: bytes, force: bool, is_named: bool) -> bool:
-    """Whether it is to be written into, a device or a pipe. Says early what publishing would say after all were moved.
-
-    What nobody has named may have come from the cluster, as a link that leads anywhere.
-    """
-    try:
-        mode = os.lstat(target).st_mode
-    except FileNotFoundError:
-        return False
-    if is_named and _is_special(target):  # links to one, such as /dev/stdout, too
-        return True
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, "is a directory", target)
-    if not force:
-        raise FileExistsError(errno.EEXIST, "exists already (-f replaces it)", target)
-    return False
-
-
-def _is_special(path: bytes) -> bool:
-    try:
-        mode = os.stat(path).st_mode
-    except OSError:
-        return False  # a link that leads nowhere
-    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode) or stat.S_ISFIFO(mode)
-
-
 def _make_directory(path: bytes, mode: int) -> None:
     """A directory that we may write to for now; one that is there stays as it is.
 
@@ -309,18 +231,5 @@ def _make_directory(path: bytes, mode: int) -> None:
 
 def _sync_filled(directory: bytes) -> None:
     """Make a directory durable with the names in it, and its own name."""
-    _sync_names(directory)
-    _sync_directory(directory)
-
-
-def _sync_directory(path: bytes) -> None:
-    """Make the name durable, too."""
-    _sync_names(os.path.dirname(path.rstrip(b"/")) or b".")
-
-
-def _sync_names(directory: bytes) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    sync_names(directory)
+    sync_directory(directory)

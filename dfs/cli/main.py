@@ -65,6 +65,7 @@ SECTIONS: Final[dict[str, dict[str, Verb]]] = {
         "status": Verb("dfs.cli.cluster", "status", "Show the daemons and the state of the data."),
         "nodes": Verb("dfs.cli.nodes", "nodes", "List the DataNodes: how they are and what they do."),
         "clients": Verb("dfs.cli.clients", "clients", "List who is connected, and whom others wait for."),
+        "backup": Verb("dfs.cli.backup", "backup", "Copy the namespace, to be kept elsewhere."),
         "drain": Verb("dfs.cli.nodes", "drain", "Empty a DataNode, so that it can be removed."),
         "undrain": Verb("dfs.cli.nodes", "undrain", "Use a DataNode again that was to be emptied."),
         "remove": Verb("dfs.cli.nodes", "remove", "Forget a DataNode that is dead or drained."),

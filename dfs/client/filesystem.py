@@ -13,6 +13,7 @@ that are made belong to this process's user and group, and new modes are masked 
 from __future__ import annotations
 
 import os
+import secrets
 import shlex
 import stat as statmod
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
@@ -425,6 +426,28 @@ class FileSystem:
             for client in page:
                 yield dict(client)
             after = page[-1]["session"]
+
+    async def backup(self, sink: transfer.Sink, progress: transfer.Progress | None = None) -> dict[str, Any]:
+        """A copy of the NameNode's database for `sink`: what to bring back as `namespace.sqlite` in its `state_dir`.
+
+        Returns how many `bytes` that is and how many `files` are in it, and when it was begun, `made_ns`: what was
+        durable then is in it. Raises `Busy` beside another, `NoSpace` of the NameNode's disk, `NotPermitted` but for
+        admins, `NotFound` if the NameNode was restarted meanwhile.
+        """
+        name = secrets.token_hex(16)
+        try:
+            while (begun := await self.session.query("begin_backup", name)) is None:
+                pass  # it waits there for as long as one call may
+            length = 0
+            while piece := await self.session.ask("read_backup", name, length):
+                await sink.write(memoryview(piece))
+                length += len(piece)
+                if progress:
+                    progress(len(piece))
+        finally:
+            with trio.move_on_after(limits.FIRST_CONTACT_TIMEOUT_S, shield=True), suppress(errors.DfsError):
+                await self.session.ask("end_backup", name)
+        return dict(begun)
 
     async def plan_drain(self, node: str) -> dict[str, Any]:
         """What emptying a DataNode would move, how long that takes at least, and what is at risk. Raises `NotFound`."""

@@ -32,6 +32,7 @@ METHODS: Final[Mapping[str, frozenset[Role]]] = {
     **dict.fromkeys(("plan_drain", "drain", "undrain", "remove_node", "plan_balance", "balance"), _ADMINS),
     **dict.fromkeys(("register", "heartbeat", "farewell", "report_chunks"), _NODES),
     **dict.fromkeys(("key_status", "revoke_key", "restore_key", "clients"), _ADMINS),
+    **dict.fromkeys(("begin_backup", "read_backup", "end_backup"), _ADMINS),
     "renew": _ALL | _NODES,
     "join": _TOKENS,
 }
@@ -59,6 +60,7 @@ _PURPOSES: Final[Mapping[str, str]] = {
     "plan_balance": "a plan for a balance",
     "key_status": "the status of keys",
     "clients": "a list of who else is connected",
+    "begin_backup": "a copy of the namespace",
     "revoke_key": "the revocation of a key",
     "restore_key": "the restoration of a key",
     **dict.fromkeys(("own", "own_files", "own_directory", "allocate", "renew_grants"), "writing"),

@@ -128,6 +128,7 @@ async def _serve(
     issuing.attach(server)
     server.register(service, NAMENODE_OBJECT)
     nursery.start_soon(writer.run)
+    nursery.start_soon(service.run)
     await writer.decide("begin_series")
     await writer.decide(
         "configure",

@@ -37,6 +37,7 @@ from dfs.types import (
     Statfs,
 )
 from nodes.namenode import arguments, authorization, commands
+from nodes.namenode.backup import Backups
 from nodes.namenode.beneath import Beneath
 from nodes.namenode.check import Checker
 from nodes.namenode.confinement import ConfinedQueries
@@ -81,6 +82,7 @@ class NameNode(Service):
         self._long_queries = Room(limits.LONG_QUERIES_MAX)
         self._checker = Checker(parts.store, parts.runtime, parts.sessions.known)
         self._counting = Counting(parts.store, parts.runtime)
+        self._backups = Backups(parts.store, parts.runtime, parts.config.reserve_bytes)
         self._explainer = Explainer(self._checker, parts.members, parts.replication, parts.runtime)
         self.address = ""
 
@@ -656,6 +658,25 @@ class NameNode(Service):
                 SessionId(arguments.integer(after, "a session"))
             )
         ]
+
+    # --- copies of the namespace ------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """What goes on between calls. Runs until cancelled."""
+        await self._backups.run()
+
+    @expose
+    async def begin_backup(self, backup: Any) -> dict[str, Any] | None:
+        """See `Backups.begin`, as of the others."""
+        return await self._backups.begin(backup)
+
+    @expose
+    async def read_backup(self, backup: Any, offset: Any) -> bytes:
+        return await self._backups.read(backup, offset)
+
+    @expose
+    def end_backup(self, backup: Any) -> None:
+        self._backups.end(backup)
 
     # --- chunks -----------------------------------------------------------------------------------------
 

@@ -1,4 +1,5 @@
-"""SQLite: one database file, one connection that writes, three that read. No other module imports sqlite3.
+"""SQLite: one database file, one connection that writes, three that read, and one for a copy while that is made. No
+other module imports sqlite3.
 
 WAL with synchronous=FULL: a commit returns when the change is on stable storage. The reading connection is in
 autocommit mode, so each statement sees what is committed at its start; `reading` makes several statements see one
@@ -20,7 +21,7 @@ from typing import Any, TypeAlias
 
 import structlog
 
-from dfs import errors
+from dfs import errors, limits
 from dfs.types import ROOT_INO, ClusterId
 from nodes.namenode.schema import COUNTERS, FORMAT, MIGRATIONS, TABLES
 
@@ -30,6 +31,7 @@ Database: TypeAlias = sqlite3.Connection
 Row: TypeAlias = tuple[Any, ...]
 
 _NAME = "namespace.sqlite"
+_COPY_NAME = "copy.sqlite"
 _PRAGMAS = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
@@ -120,10 +122,58 @@ class Store:
         """Space left on the database's disk."""
         return shutil.disk_usage(self.directory).free
 
+    def size_bytes(self) -> int:
+        """Of the database: as much as a copy takes, but for what is committed meanwhile. Raises `DiskFailed`."""
+        with self.translating():
+            (pages,), (page_bytes,) = (
+                self.reads.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size")
+            )
+        return int(pages * page_bytes)
+
+    def copy(self) -> Copy:
+        """The database as it is now. Blocks until all of it is read and written. Raises `NoSpace`, `DiskFailed`."""
+        path = self.directory / _COPY_NAME
+        with self.translating(), _copying(self.directory):
+            try:
+                with closing(_open(path)) as target, closing(_open(self.directory / _NAME)) as source:
+                    target.execute("PRAGMA synchronous = OFF")
+                    target.execute("PRAGMA journal_mode = OFF")
+                    source.backup(target)
+                    (files,) = target.execute("SELECT value FROM counter WHERE name = 'files'").fetchone()
+                return Copy(path, files)
+            finally:
+                path.unlink(missing_ok=True)
+
     def close(self) -> None:
         """Close; the write-ahead log is merged into the database."""
         self._connections.close()
         os.close(self._lock)
+
+
+class Copy:
+    """A copy of the database, in a file whose name may be gone. `files`: so many regular files are in it."""
+
+    def __init__(self, path: Path, files: int) -> None:
+        self._directory = path.parent
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.files = files
+        self.size_bytes = os.fstat(self._fd).st_size
+
+    def read(self, offset: int) -> bytes:
+        """Its bytes from there on, READ_MAX_BYTES at most; none at its end. Raises `DiskFailed`."""
+        with _copying(self._directory):
+            return os.pread(self._fd, limits.READ_MAX_BYTES, offset)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+@contextmanager
+def _copying(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise errors.DiskFailed(f"a copy of the database in {directory} failed: {error.strerror}") from error
 
 
 def open_store(directory: Path, chance: random.Random, cluster: str | None = None) -> Store:
@@ -144,6 +194,7 @@ def open_store(directory: Path, chance: random.Random, cluster: str | None = Non
         raise errors.DirectoryInUse(f"another NameNode runs on {directory}: stop it first") from None
     try:
         with _translated(directory):
+            (directory / _COPY_NAME).unlink(missing_ok=True)  # of a process that ended as it made one
             store = Store(directory, lock, cluster or f"{chance.getrandbits(128):032x}")
             if cluster not in (None, store.cluster):
                 store.close()
@@ -159,8 +210,12 @@ def open_store(directory: Path, chance: random.Random, cluster: str | None = Non
         raise
 
 
+def _open(path: Path) -> Database:
+    return sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=512, timeout=10.0)
+
+
 def _connect(path: Path) -> Database:
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=512, timeout=10.0)
+    db = _open(path)
     try:
         for pragma in _PRAGMAS:
             db.execute(pragma)

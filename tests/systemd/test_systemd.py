@@ -141,6 +141,29 @@ def until_restarted(machine: Container, before: dict[str, int]) -> None:
         machine.until(f"systemctl is-active {name} && [ $(systemctl show --value --property=MainPID {name}) != {pid} ]")
 
 
+def test_a_namenode_goes_on_from_a_copy_as_readme_has_it(machine: Container) -> None:
+    machine.run("echo precious >/mnt/dfs/precious && sync /mnt/dfs/precious")
+    machine.run(
+        """
+        dfs key add operator --role admin --keys /etc/dfs/cluster.keys --out /root/operator.key
+        DFS_KEY=/root/operator.key dfs backup /root/copy
+        """
+    )
+    machine.run(f"systemctl stop {MOUNT} && umount /mnt/fstab")
+    machine.run(
+        """
+        systemctl stop dfs-namenode
+        mv /var/lib/dfs/namenode /var/lib/dfs/namenode.before
+        install -d -o dfs -g dfs -m 700 /var/lib/dfs/namenode
+        install -o dfs -g dfs -m 600 /root/copy /var/lib/dfs/namenode/namespace.sqlite
+        systemctl start dfs-namenode && dfs status
+        """
+    )
+    machine.run(f"systemctl start {MOUNT} && mount /mnt/fstab")
+    machine.until("[ $(cat /mnt/dfs/precious) = precious ]")
+    machine.run("echo after >/mnt/dfs/after && sync /mnt/dfs/after && [ $(cat /mnt/fstab/after) = after ]")
+
+
 def test_an_upgrade_restarts_the_daemons_and_the_mount_goes_on(machine: Container) -> None:
     before = {name: machine.main_pid(name) for name in ALL}
     mount = before.pop(MOUNT)

@@ -14,7 +14,7 @@ from dfs import errors, limits
 from dfs.cli import streams
 from dfs.cli.arguments import base_name, beside, join, refuse_missing_name
 from dfs.cli.crew import crew
-from dfs.cli.downloading import Draft, _check_target
+from dfs.cli.drafts import Draft, check_target
 from dfs.cli.streams import FileSink, FileSource, SparseFileSource, StreamSink
 
 # --- drafts ---------------------------------------------------------------------------------------------
@@ -81,16 +81,16 @@ def test_a_target_is_looked_at_before_any_byte_is_moved(tmp_path: Path) -> None:
     taken = tmp_path / "taken"
     taken.touch()
     os.mkfifo(tmp_path / "fifo")
-    assert _check_target(os.fsencode(tmp_path / "free"), False, True) is False
-    assert _check_target(os.fsencode(taken), True, True) is False
-    assert _check_target(os.fsencode(tmp_path / "fifo"), True, True) is True
-    assert _check_target(b"/dev/null", True, True) is True
+    assert check_target(os.fsencode(tmp_path / "free"), False, True) is False
+    assert check_target(os.fsencode(taken), True, True) is False
+    assert check_target(os.fsencode(tmp_path / "fifo"), True, True) is True
+    assert check_target(b"/dev/null", True, True) is True
     (tmp_path / "link").symlink_to("/dev/null")
-    assert _check_target(os.fsencode(tmp_path / "link"), True, True) is True
+    assert check_target(os.fsencode(tmp_path / "link"), True, True) is True
     with pytest.raises(FileExistsError):
-        _check_target(os.fsencode(taken), False, True)
+        check_target(os.fsencode(taken), False, True)
     with pytest.raises(IsADirectoryError):
-        _check_target(os.fsencode(tmp_path), True, True)
+        check_target(os.fsencode(tmp_path), True, True)
 
 
 def test_what_nobody_has_named_is_no_device_wherever_it_leads(tmp_path: Path) -> None:
@@ -98,8 +98,8 @@ def test_what_nobody_has_named_is_no_device_wherever_it_leads(tmp_path: Path) ->
     os.mkfifo(tmp_path / "fifo")
     for name in ("link", "fifo"):
         with pytest.raises(FileExistsError):
-            _check_target(os.fsencode(tmp_path / name), False, False)
-        assert _check_target(os.fsencode(tmp_path / name), True, False) is False, "it is replaced"
+            check_target(os.fsencode(tmp_path / name), False, False)
+        assert check_target(os.fsencode(tmp_path / name), True, False) is False, "it is replaced"
 
 
 # --- streams --------------------------------------------------------------------------------------------
