@@ -149,7 +149,7 @@ class Operations(Service):
         members = self._members.all()
         return {
             "repair": self._replication.status(),
-            "balance": self._replication.balance_status(),
+            "balance": self._replication.balancing.status(),
             "drains": {member.node: self._drain(member) for member in members if member.draining},
             "held": {member.node: member.held._asdict() for member in members if member.held},
             "never_given": {member.node: member.never_given for member in members if member.never_given},

@@ -1,19 +1,17 @@
-"""Every chunk has as many copies as it is to have, where they should be: repair, drain, trimming and balance at work.
+"""Every chunk has as many copies as it is to have, where they should be: repair, drain and trimming at work.
 
 `run` goes round all sealed chunks, slice by slice, again and again: it counts what is missing, puts chunks that need a
 copy into the backlog, but for those that wait until an old copy is deleted, and has surplus copies dropped. `fill`
 takes the most urgent chunks out of the backlog and orders their copies, as long as any target's window has room; it
 runs whenever there may be room: as the round finds chunks, and with every heartbeat, before its answer takes the orders
-along. What is to be done is decided by `repair.plan` and `balance.MovePlan`, from the state that the database has at
-that moment; copies under way are in `copies.Copies`.
+along. What is to be done is decided by `repair.plan`, from the state that the database has at that moment; copies under
+way are in `copies.Copies`, those that `balancing` orders too.
 
 A copy that was made is registered (a few in one command), then its chunk is looked at once more: that is
 how the copy that a drain or a balance left behind is dropped. A copy under way that is not needed any more, since a
 node came back or the chunk is gone, is cancelled by the next round.
 
-Open chunks are left alone: their commits say who has what. Balance moves chunks only when nothing is missing that
-a node could take, as many at a time as fit into nodes' windows, or into a part of these: the next ones, between rounds
-as well, when the last ones' copies are made and their deletions done, so that levels are true.
+Open chunks are left alone: their commits say who has what.
 
 A chunk of which no live copy is whole has lost blocks. What is left of it is looked after all the same. Its copies are
 mended from one another, and nodes say which of their blocks are damaged (`_damage`): so a copy is known to lack nothing
@@ -39,8 +37,8 @@ from dfs import errors, limits, tasks
 from dfs.config import NameNodeConfig
 from dfs.placement import Lots, takes_orders, with_less
 from dfs.types import ChunkId, NodeId, NodeState, NodeView
-from nodes.namenode import balance
 from nodes.namenode.backlog import Backlog
+from nodes.namenode.balancing import Balancing
 from nodes.namenode.copies import Copies, Copy
 from nodes.namenode.repair import ChunkState, Plan, is_heard, live_among, plan
 
@@ -55,7 +53,7 @@ _SLICE: Final = 1024
 _ROWS: Final = 64
 """Chunks of a round that are read at a time: a millisecond, or some in a very large cluster."""
 _TURN_S: Final = 0.005
-"""For which a round, a `fill` or a look for moves keeps the event loop, but for its last rows."""
+"""For which a round, or a `fill`, keeps the event loop, but for its last rows."""
 _PERIOD_LEAST_S: Final = 1.0
 """Between two rounds; ten times what a round took, if that is more."""
 _PAUSE_S: Final = 0.2
@@ -72,10 +70,6 @@ _COUNTED_AT_ONCE: Final = 8
 """Copies that one command counts: some milliseconds for each whose chunk is in pieces."""
 _VAIN_PAUSE_S: Final = 1.0
 """Before `fill` looks again after it found nothing to order, unless a copy ended or a node changed."""
-_QUIET_SHARE: Final = 4
-"""Background balance keeps to this part of a target's window."""
-_QUIET_S: Final = 60.0
-"""Before background balance looks again, after it found nothing to move."""
 _STATES: Final = (
     "SELECT c.chunk, c.length, c.replicas, group_concat(n.name) FROM ({chosen}) c LEFT JOIN replica r"
     " ON r.chunk = c.chunk LEFT JOIN node n ON n.id = r.node GROUP BY c.chunk ORDER BY c.chunk"
@@ -190,11 +184,7 @@ class Replication:
         self._found = _Count()
         self._leaving: dict[NodeId, _Leaving] = {}
         """What the round under way has found surplus: the next one goes where nodes are fullest without that."""
-        self._balance_threshold: float | None = None  # asked for by an operator, until the cluster is even
-        self._balance_cursor: dict[NodeId, int] = {}
-        self._exhausted: set[NodeId] = set()  # nodes all of whose chunks were looked at since the last move
-        self._moved: list[balance.Move] = []
-        self._quiet_until = -1e9
+        self.balancing = Balancing(self, members, config)
 
     # --- rounds -----------------------------------------------------------------------------------------
 
@@ -225,7 +215,19 @@ class Replication:
             nursery.cancel_scope.deadline = trio.current_time() + most_s
             nursery.start_soon(end, changed)
             nursery.start_soon(end, self._hungry)
-            nursery.start_soon(self._go_on_balancing)
+            nursery.start_soon(self._balance)
+
+    async def _balance(self) -> None:
+        """Between two rounds: all that the last one found is so, as long as no node comes or goes."""
+        while True:
+            started = trio.current_time()
+            try:
+                with self._store.translating():
+                    await self.balancing.go_on()
+            except errors.DfsError as error:
+                log.warning("balance was interrupted: trying again after the next round", error=str(error))
+                return
+            await trio.sleep(max(_PERIOD_LEAST_S, 10 * (trio.current_time() - started)))
 
     async def run_once(self) -> None:
         """Once over all chunks."""
@@ -241,7 +243,7 @@ class Replication:
             self.fill()
             await trio.lowlevel.checkpoint()
         self._found = self._now
-        await self._balance()
+        await self.balancing.go_on()
 
     def _look_on(self) -> tuple[list[_Surplus], bool]:
         """Look at the next chunks for a turn; what is surplus of them, and whether they were the last."""
@@ -658,117 +660,41 @@ class Replication:
             self._damage.pop((node, chunk), None)
         self._short.pop(node, None)
         self._unsure.pop(node, None)
-        self._balance_cursor.pop(node, None)
+        self.balancing.forget_node(node)
 
-    # --- balance ----------------------------------------------------------------------------------------
+    # --- for balance ------------------------------------------------------------------------------------
 
     def begin_balance(self, threshold: float) -> None:
-        """Even out fill levels to within `threshold`, at the windows' full size, until that is reached."""
-        self._balance_threshold = threshold
-        self._begin_anew()
+        """See `Balancing.begin`."""
+        self.balancing.begin(threshold)
         self._hungry.set()
 
-    def _begin_anew(self) -> None:
-        self._balance_cursor.clear()
-        self._exhausted.clear()
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether no copy is under way, and none is missing that a node could take."""
+        is_all_there = self._found.to_copy <= self._found.blocked + self._found.waiting
+        return is_all_there and len(self._copies) == 0 and not self._backlog
 
-    async def _go_on_balancing(self) -> None:
-        """Between two rounds: all that the last one found is so, as long as no node comes or goes."""
-        while True:
-            started = trio.current_time()
-            try:
-                with self._store.translating():
-                    await self._balance()
-            except errors.DfsError as error:
-                log.warning("balance was interrupted: trying again after the next round", error=str(error))
-                return
-            await trio.sleep(max(_PERIOD_LEAST_S, 10 * (trio.current_time() - started)))
+    def chunks_of(self, node: NodeId, after: ChunkId, most: int) -> list[ChunkState]:
+        """The sealed chunks of a node with higher numbers than `after`, the first `most`."""
+        return self._states(_OF_NODE, node, after, most)
 
-    async def _balance(self) -> None:
-        """Order the next moves if nothing is missing, the last ones are through and what nodes say they use is true."""
-        if self._found.to_copy > self._found.blocked + self._found.waiting or not self._config.repair:
-            return
-        asked = self._balance_threshold
-        if asked is None and (not self._config.balance or trio.current_time() < self._quiet_until):
-            return
-        if len(self._copies) or self._backlog or not self._are_settled():
-            return
-        threshold = asked or self._config.balance_threshold
-        share = 1 if asked is not None else _QUIET_SHARE
-        nodes = balance.able(self._members.views())
-        wanted = self._found.wanted
-        givers = [node for node in balance.givers(nodes, threshold, wanted) if node not in self._exhausted]
-        most, most_bytes = limits.COPIES_AHEAD_MAX // share, limits.COPIES_AHEAD_MAX_BYTES // share
-        moves = balance.MovePlan(nodes, threshold, wanted, most=most, most_bytes=most_bytes)
-        try:
-            is_through = await self._move_some(givers, moves)
-        finally:
-            if self._moved:
-                self._begin_anew()
-        gives = not self._balance_cursor.keys().isdisjoint(givers)  # of who gives no more nothing else is looked at
-        if is_through and not self._moved and not gives:
-            self._end_balance(asked)
+    def movable(self, number: ChunkId) -> ChunkState | None:
+        """A chunk as it is now; None if it lacks a copy: one may have turned out to be damaged."""
+        chunk = self._state(number)
+        return chunk if chunk and self._plan(chunk, self._members.by_name()).live >= chunk.wanted else None
 
-    def _end_balance(self, asked: float | None) -> None:
-        if asked is not None:
-            log.info("the cluster is as even as its chunks allow", threshold=asked)
-        self._balance_threshold = None
-        self._quiet_until = trio.current_time() + _QUIET_S
-        self._begin_anew()
+    def order_move(self, chunk: ChunkState, target: NodeId) -> None:
+        """Have a chunk copied besides, in the moment in which it is movable: what is surplus then is dropped.
 
-    async def _move_some(self, givers: Sequence[NodeId], moves: balance.MovePlan) -> bool:
-        """Order moves off the next slice of each giver, the fullest first, until all who take have enough to do.
-
-        Givers at their last rows are exhausted. False if it ended before that, since a node came or went meanwhile, of
-        which `moves` knows nothing, or a balance was asked for.
+        Nothing is ordered where an old copy waits for its deletion, which would hit the new one.
         """
-        changed, asked = self._members.changed, self._balance_threshold
-        until = trio.current_time() + _TURN_S
-        for giver in givers:
-            for _ in range(_SLICE // _ROWS):
-                rows = self._states(_OF_NODE, giver, self._balance_cursor.get(giver, 0), _ROWS)
-                if len(rows) < _ROWS:
-                    self._balance_cursor.pop(giver, None)
-                    self._exhausted.add(giver)
-                else:
-                    self._balance_cursor[giver] = rows[-1].chunk
-                self._order_moves(moves.add(rows))
-                if trio.current_time() >= until:
-                    await trio.lowlevel.checkpoint()
-                    if self._members.changed is not changed or self._balance_threshold != asked:
-                        return False
-                    until = trio.current_time() + _TURN_S
-                if moves.is_full:
-                    return True
-                if giver in self._exhausted or not moves.has_room(giver):
-                    break
-        return True
+        if not self.is_to_be_deleted(chunk.chunk, target):
+            self._order(chunk, target, chunk.holders, extra=True)
 
-    def _order_moves(self, moves: Iterable[balance.Move]) -> None:
-        """In the same moment as they were planned."""
-        nodes = self._members.by_name()
-        for move in moves:
-            chunk = self._state(move.chunk)
-            if chunk is None or self._plan(chunk, nodes).live < chunk.wanted:
-                continue  # a copy turned out to be damaged since the last round
-            self._moved.append(move)
-            if move.target not in self._to_be_deleted(move.chunk):
-                self._order(chunk, move.target, chunk.holders, extra=True)
-
-    def _are_settled(self) -> bool:
-        """Whether the copies that the last moves left behind are deleted, where their nodes are there to do so.
-
-        Looks for a turn at most: there may be very many.
-        """
-        nodes = self._members.by_name()
-        until = trio.current_time() + _TURN_S
-        while self._moved and trio.current_time() < until:
-            move = self._moved[-1]
-            is_there = move.source in nodes and nodes[move.source].state == NodeState.UP
-            if is_there and move.source in self._to_be_deleted(move.chunk):
-                return False
-            self._moved.pop()
-        return not self._moved
+    def is_to_be_deleted(self, chunk: ChunkId, node: NodeId) -> bool:
+        """Whether an old copy waits there for its deletion."""
+        return node in self._to_be_deleted(chunk)
 
     # --- telling ----------------------------------------------------------------------------------------
 
@@ -782,7 +708,7 @@ class Replication:
             "bytes_per_s": round(rate),
             "left_s": round(left / rate) if rate and left > 0 else None,
             "copying": self._copies.count(extra=False),
-            "moving": self._copies.count(extra=True),
+            "moving": self.moving,
             "copied": self._copies.made,
             "copied_bytes": self._copies.made_bytes,
             "failed": self._copies.failures,
@@ -790,18 +716,6 @@ class Replication:
             "blocked": self._found.blocked,
             "held_up": self._found.held_up,
             "limit_bytes_per_s": self._config.copy_bandwidth,
-        }
-
-    def balance_status(self) -> dict[str, Any]:
-        """Whether balance is on, was asked for, and has anything to do."""
-        nodes = balance.able(self._members.views())
-        threshold = self._balance_threshold or self._config.balance_threshold
-        return {
-            "on": self._config.balance or self._balance_threshold is not None,
-            "asked": self._balance_threshold is not None,
-            "threshold": threshold,
-            "even": balance.is_even(nodes, threshold, self.wanted),
-            "moving": self._copies.count(extra=True),
         }
 
     def drain_left(self, node: NodeId) -> tuple[int, int]:
@@ -872,6 +786,11 @@ class Replication:
     @property
     def copying(self) -> int:
         return len(self._copies)
+
+    @property
+    def moving(self) -> int:
+        """Of the `copying`, those besides what chunks are to have."""
+        return self._copies.count(extra=True)
 
 
 def _has_few(chunk: ChunkState, todo: Plan) -> bool:

@@ -1290,9 +1290,9 @@ async def test_a_balance_ends_when_who_had_chunks_left_to_look_at_gives_no_more(
         await cluster.beat_until(is_away, N1, N3)  # the chunks of N1 cannot be moved just now
         cluster.operations.balance(0.05)
         with monkeypatch.context() as patched:
-            patched.setattr("nodes.namenode.replication._SLICE", 2)
-            patched.setattr("nodes.namenode.replication._ROWS", 2)
-            await cluster.replication._balance()
+            patched.setattr("nodes.namenode.balancing._SLICE", 2)
+            patched.setattr("nodes.namenode.balancing._ROWS", 2)
+            await cluster.replication.balancing.go_on()
         assert cluster.operations.status({})["balance"]["asked"]
         cluster.used[N1] = 0
         await cluster.beat_until(lambda: not cluster.operations.status({})["balance"]["asked"], N1, N3)
