@@ -48,7 +48,7 @@ import trio
 
 from dfs import errors, keys, limits, tasks, verbs
 from dfs.client.cache import NEVER, Cache
-from dfs.client.stream import Command, Stream
+from dfs.client.stream import Command, CommandStream
 from dfs.client.trust import Trust
 from dfs.keys import KeyFile
 from dfs.rpc import Pool
@@ -167,7 +167,7 @@ class Session:
         """Called when the session has ended, before there is another one, with inodes whose changes are lost."""
         self.on_forget_all: Callable[[], Awaitable[None]] | None = None
         """Called after the cache has forgotten everything."""
-        self.stream = Stream(self, cache)
+        self.stream = CommandStream(self, cache)
         self.wants_directories = True
         """Whether to own directories, and answer changes in them here."""
         self.owns_directories = False

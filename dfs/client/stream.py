@@ -110,7 +110,7 @@ class Command:
         return [self.seq, self.verb, self.args, self.now_ns]
 
 
-class Stream:
+class CommandStream:
     """Of one `Session`; for one of its sessions after the other. Between awaits all is of one moment."""
 
     def __init__(self, session: Session, cache: Cache | None) -> None:

@@ -49,7 +49,7 @@ from nodes.datanode.copier import Copier
 from nodes.datanode.keyring import Keyring
 from nodes.datanode.obeyed import PATH, save
 from nodes.datanode.restraint import DESTRUCTIVE, Restraint
-from nodes.datanode.users import Turns, Users
+from nodes.datanode.users import Background, Users
 from nodes.datanode.volumes import Volumes
 
 log = structlog.get_logger(__name__)
@@ -116,7 +116,7 @@ class Agent:
         """The report is due since this node registered, as others may have at the same time."""
         self._failed_directories = 0
         self._bandwidth = bandwidth
-        self._copier = Copier(pool, volumes, bandwidth, Turns(users))
+        self._copier = Copier(pool, volumes, bandwidth, Background(users))
         self._restraint = restraint
         self._remembered = restraint.memory  # as it is on the disk
         self._postponed: list[tuple[int, list[int]]] = []  # (delay in ns, orders)

@@ -35,7 +35,7 @@ from dfs.rpc import Pool
 from dfs.types import ChunkId, NodeId, datanode_object
 from nodes.datanode.bandwidth import TokenBucket
 from nodes.datanode.index import Record, unpack_records
-from nodes.datanode.users import Turns
+from nodes.datanode.users import Background
 from nodes.datanode.volumes import Volumes
 
 log = structlog.get_logger(__name__)
@@ -64,11 +64,11 @@ class _Task:
 class Copier:
     """All copies to one node. `_late` has when sources ran out of time, in trio's time, of those that did of late."""
 
-    def __init__(self, pool: Pool, volumes: Volumes, bandwidth: TokenBucket, turns: Turns) -> None:
+    def __init__(self, pool: Pool, volumes: Volumes, bandwidth: TokenBucket, background: Background) -> None:
         self._pool = pool
         self._volumes = volumes
         self._bandwidth = bandwidth
-        self._turns = turns
+        self._background = background
         self._late: dict[NodeId, float] = {}
 
     async def copy(
@@ -95,7 +95,7 @@ class Copier:
         if has is None:
             return False
         try:
-            async with self._turns.step():
+            async with self._background.step():
                 if has > length:
                     await self._volumes.cut(chunk, length)
                 await self._volumes.verify(chunk)
@@ -143,12 +143,12 @@ class Copier:
         """Whether all of it is here, whole and durable now."""
         if self._volumes.length(task.chunk) is None:
             return False
-        async with self._turns.step():
+        async with self._background.step():
             return await self._volumes.sync([task.chunk]) == [task.length]
 
     async def _is_durable(self, task: _Task) -> bool:
         """Whether what is here of it is on the disk now, damaged blocks apart."""
-        async with self._turns.step():
+        async with self._background.step():
             return await self._volumes.sync([task.chunk]) != [-1]
 
     async def _take_over_damaged(self, task: _Task, sources: Sequence[tuple[NodeId, str]]) -> bool:
@@ -169,7 +169,7 @@ class Copier:
                 )
                 continue
             if records:
-                async with self._turns.step():
+                async with self._background.step():
                     await self._volumes.append_records(task.chunk, here.length, records, None, to_damaged=True)
                 return True
         return False
@@ -232,7 +232,7 @@ class Copier:
         at = position or None  # or its own blocks are followed
         while position < task.length:
             records, data = await self._fetch(task, source, blocks, position, at)
-            async with self._turns.step():
+            async with self._background.step():
                 if cut_through:
                     await self._volumes.cut(task.chunk, position)
                     cut_through.clear()
@@ -257,7 +257,7 @@ class Copier:
             raise errors.ChunkConflict(f"block {number} of chunk {task.chunk:x} is another one on {source.node}")
         if theirs.punched:
             raise errors.ChunkNotFound(f"block {number} of chunk {task.chunk:x} was freed on DataNode {source.node}")
-        async with self._turns.step():
+        async with self._background.step():
             await self._volumes.mend(task.chunk, record, _bytes_of([theirs], data))
         log.info("a damaged block was mended", chunk=f"{task.chunk:x}", block=number, source=source.node)
         await self._bandwidth.take(record.length)

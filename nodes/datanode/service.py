@@ -32,7 +32,7 @@ from nodes.datanode.chunkfiles import Content
 from nodes.datanode.clientmemory import ClientMemories
 from nodes.datanode.index import pack_records
 from nodes.datanode.scrub import Scrub
-from nodes.datanode.users import Turns, Users
+from nodes.datanode.users import Background, Users
 from nodes.datanode.volumes import Volumes
 
 _HANDSHAKE_MAX: Final = 16
@@ -61,7 +61,7 @@ class DataNode:
         self._volumes = volumes
         self._bandwidth = bandwidth
         self._users = users
-        self._turns = Turns(users)
+        self._background = Background(users)
         self._places = Room(limits.CALLS_AT_ONCE_MAX)
         self._scrub = scrub
         self._lends = lends
@@ -250,7 +250,7 @@ class DataNode:
         """
         wanted = _number(count, "a number of blocks")
         give_up_at = trio.current_time() + limits.COPY_WAIT_MAX_S
-        async with self._turns.step(limits.COPY_WAIT_MAX_S):
+        async with self._background.step(limits.COPY_WAIT_MAX_S):
             place = _number(first, "a block's number"), wanted, None if at is None else _number(at, "an offset")
             records, buffers = await self._volumes.read_records(_chunk(chunk), *place)
         left_s = max(0.0, give_up_at - trio.current_time())

@@ -4,10 +4,10 @@
 ago: a client that stores one small file after the other has no call in work most of the time, and still is hindered
 by all that competes with it for the disk, the link and the processors.
 
-`Turns` bounds work that makes way. Without users it runs as it comes. With users one step is done at a time, and after
-it comes a rest as long as the step took, up to COPY_REST_MAX_S: so whatever is scarce, users have it half of the time
-or more, and the work still gets done under a load that never ends. No step may wait for another one's turn at the
-same `Turns`, on whatever node that waits in between.
+`Background` bounds work that makes way. Without users it runs as it comes. With users one step is done at a time, and
+after it comes a rest as long as the step took, up to COPY_REST_MAX_S: so whatever is scarce, users have it half of the
+time or more, and the work still gets done under a load that never ends. No step may wait for another one's turn at the
+same `Background`, on whatever node that waits in between.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Users:
         return self.in_work > 0 or trio.current_time() < self._seen_at + limits.USERS_GONE_AFTER_S
 
 
-class Turns:
+class Background:
     """Of one kind of work that makes way for `users`."""
 
     def __init__(self, users: Users) -> None:

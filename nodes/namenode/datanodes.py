@@ -58,7 +58,7 @@ class Reported(NamedTuple):
         return dict(sorted(each for each in held if low <= each[0] <= high))
 
 
-class DataNodes(Service):
+class DataNodeService(Service):
     """Methods may be called concurrently."""
 
     def __init__(self, parts: Parts) -> None:

@@ -35,7 +35,7 @@ _REASON_MAX: Final = 1000
 log = structlog.get_logger(__name__)
 
 
-class Held(NamedTuple):
+class Withheld(NamedTuple):
     """Orders that a DataNode holds back, and why: a sentence."""
 
     orders: int
@@ -99,7 +99,7 @@ class Member:
         self.used_bytes = 0
         self.has_no_disk = False
         """Its last heartbeat says that none of its directories is in service."""
-        self.held: Held | None = None
+        self.held: Withheld | None = None
         """Orders to delete that it does not follow until an operator decides."""
         self.chunks = 0
         self.load = 0
@@ -419,9 +419,9 @@ def _incarnation(said: Any) -> int | None:
     return None if said is None else arguments.integer(said, "an incarnation")
 
 
-def _held(told: Any) -> Held | None:
+def _held(told: Any) -> Withheld | None:
     """What a heartbeat says of orders held back."""
     if not isinstance(told, Mapping):
         return None
     orders = arguments.integer(told.get("orders"), "a number of orders")
-    return Held(orders, arguments.text(told.get("reason", ""), "a reason", _REASON_MAX)) if orders else None
+    return Withheld(orders, arguments.text(told.get("reason", ""), "a reason", _REASON_MAX)) if orders else None

@@ -34,7 +34,7 @@ from nodes.namenode.backup import Backups
 from nodes.namenode.beneath import Beneath
 from nodes.namenode.check import Checker
 from nodes.namenode.counting import Counting
-from nodes.namenode.datanodes import DataNodes, packed
+from nodes.namenode.datanodes import DataNodeService, packed
 from nodes.namenode.explain import Explainer
 from nodes.namenode.namespace import Namespace
 from nodes.namenode.operations import Operations
@@ -57,7 +57,7 @@ class NameNode(Namespace):
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
         self._operations = Operations(parts)
-        self._datanodes = DataNodes(parts)
+        self._datanodes = DataNodeService(parts)
         self._long_queries = Room(limits.LONG_QUERIES_MAX)
         self._checker = Checker(parts.store, parts.runtime, parts.sessions.known)
         self._counting = Counting(parts.store, parts.runtime)

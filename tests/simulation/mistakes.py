@@ -18,7 +18,7 @@ from dfs.client.filewriter import FileWriter
 from dfs.client.openinode import OpenInode
 from dfs.client.recentpages import RecentPages
 from dfs.client.session import Session
-from dfs.client.stream import Stream
+from dfs.client.stream import CommandStream
 from dfs.client.writer import Lane
 from dfs.types import Attr, ChunkId, Ino, Item, SessionId
 from nodes.datanode import chunkfiles
@@ -246,10 +246,10 @@ def leases_forgotten_at_restart() -> None:
 def renamed_before_its_bytes() -> None:
     """A file takes the place of another at the NameNode though its bytes may never come."""
 
-    def hold_back(_self: Stream, _ino: Ino, _gone: Ino) -> None:
+    def hold_back(_self: CommandStream, _ino: Ino, _gone: Ino) -> None:
         pass
 
-    _put(Stream, "hold_back", hold_back)
+    _put(CommandStream, "hold_back", hold_back)
 
 
 def trusted_for_ever() -> None:

@@ -30,7 +30,7 @@ from dfs.client.file import File
 from dfs.client.openfile import OpenFile
 from dfs.client.openinode import OpenInode
 from dfs.client.openinodes import OpenInodes
-from dfs.client.stream import Stream
+from dfs.client.stream import CommandStream
 from dfs.types import Ino
 from tests.model import posix
 from tests.simulation import naming
@@ -184,7 +184,7 @@ class Client:
         """The place after its own last change of shared names."""
 
     @property
-    def stream(self) -> Stream:
+    def stream(self) -> CommandStream:
         return self.fs.session.stream
 
     def note_named(self, operation: Operation, *, changes: bool) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 from dfs import errors
 from dfs.cli import show
 from dfs.cli.bench.figures import Stopwatch
-from dfs.cli.bench.target import PIECE_BYTES, Turns
+from dfs.cli.bench.target import PIECE_BYTES, Breather
 from dfs.cli.context import complain
 
 _FLAGS: Final = {
@@ -58,21 +58,21 @@ class PosixTarget:
         self._directory = directory
 
     async def write_whole(self, path: str, size_bytes: int, pattern: memoryview, watch: Stopwatch) -> None:
-        turns = Turns()
+        breather = Breather()
         with open(self._directory / path, "wb", buffering=0) as file:
             while size_bytes and not watch.is_over:
                 written = file.write(pattern[: min(size_bytes, PIECE_BYTES)])
                 size_bytes -= written
                 watch.lap(written)
-                await turns.give()
+                await breather.give()
             os.fsync(file.fileno())
 
     async def read_whole(self, path: str, watch: Stopwatch) -> None:
-        buffer, turns = bytearray(PIECE_BYTES), Turns()
+        buffer, breather = bytearray(PIECE_BYTES), Breather()
         with open(self._directory / path, "rb", buffering=0) as file:
             while not watch.is_over and (count := file.readinto(buffer)):
                 watch.lap(count)
-                await turns.give()
+                await breather.give()
 
     async def open(self, path: str, mode: str) -> PosixHandle:
         return PosixHandle(os.open(self._directory / path, _FLAGS[mode], 0o600))

@@ -14,7 +14,7 @@ PIECE_BYTES: Final = 1 << 20
 _TURN_S: Final = 0.005
 
 
-class Turns:
+class Breather:
     """Other tasks' turns, in a loop whose steps may never wait: one every few milliseconds costs nothing."""
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ import trio
 
 from dfs import errors
 from dfs.cli.bench.figures import Figures, Stopwatch
-from dfs.cli.bench.target import Target, Turns
+from dfs.cli.bench.target import Breather, Target
 
 SMALL_BYTES: Final = 4096
 _BIG: Final = "big"
@@ -57,10 +57,10 @@ class Place:
         A step answers how many bytes it moved.
         """
         watch.start()
-        turns = Turns()
+        breather = Breather()
         for number in range(count):
             watch.lap(await step(number))
-            await turns.give()
+            await breather.give()
             if watch.is_over:
                 break
         return watch.steps
@@ -191,10 +191,10 @@ async def _need_small_cold(place: Place) -> None:
     if not place.small:
         await _need_small_directory(place)
         await _small_create(place, place.watch())
-    turns = Turns()
+    breather = Breather()
     for number in range(place.small):
         await place.target.forget(f"small/{number}")
-        await turns.give()
+        await breather.give()
 
 
 async def _small_read(place: Place, watch: Stopwatch) -> None:

@@ -30,7 +30,7 @@ from nodes.datanode.obeyed import Memory, load
 from nodes.datanode.restraint import Restraint
 from nodes.datanode.scrub import Scrub
 from nodes.datanode.service import DataNode
-from nodes.datanode.users import Turns, Users
+from nodes.datanode.users import Background, Users
 from nodes.datanode.volumes import Volumes
 from tests.keys import MASTERS
 from tests.simulation.disk import PAGE, InlineRuntime, MemoryDisk
@@ -545,7 +545,7 @@ async def test_a_heartbeat_says_what_is_used_and_which_directory_failed(
 
 
 def copier(node: Node) -> Copier:
-    return Copier(node.pool, node.volumes, node.bandwidth, Turns(node.users))
+    return Copier(node.pool, node.volumes, node.bandwidth, Background(node.users))
 
 
 class HungNode:
