@@ -9,6 +9,9 @@ its registration on, it is `unreported`: what it is believed to hold is no reaso
 
 A node that is stopped in order says farewell: it is suspect at once, and not dead before the maintenance window is
 over, so that a restart or a reboot makes no copies. A NameNode that restarts meanwhile knows nothing of it.
+
+While no node at all is heard, this host may be cut off, or all had a power failure: they are dead as any, but when the
+first one is heard the others are suspect only, for as long as they had left: nothing is copied that is only late.
 """
 
 from __future__ import annotations
@@ -134,6 +137,8 @@ class Membership:
         self._dead_after_s = dead_after_s
         self._members: dict[NodeId, Member] = {}
         self._started_at = trio.current_time()
+        self._heard_at = self._started_at
+        """When any node was heard last."""
         self._views: dict[NodeId, NodeView] = {}
         self._views_until = -1e9
         self._is_one_rack = True
@@ -239,6 +244,7 @@ class Membership:
         member.has_no_disk = not member.capacity_bytes
         member.held = _held(report.get("held"))
         member.mends = "damaged" in report
+        self._end_silence()
         member.heard_at = trio.current_time()
         member.awaited_until = None
         member.last_heartbeat_ns = self._runtime.now_ns()
@@ -246,6 +252,14 @@ class Membership:
         if state != member.reported_state:
             self._note(member, state)
         return member
+
+    def _end_silence(self) -> None:
+        """A node is heard: the time in which none was does not count for the others."""
+        now = trio.current_time()
+        silent_s, self._heard_at = now - self._heard_at, now
+        if silent_s >= self._suspect_after_s:
+            for member in self._members.values():
+                member.heard_at = min(now - self._suspect_after_s, member.heard_at + silent_s)
 
     @contextmanager
     def reporting(self, member: Member) -> Iterator[None]:

@@ -48,6 +48,15 @@ def watched(nursery: trio.Nursery) -> Membership:
     return members
 
 
+async def beats(members: Membership, for_s: float, *nodes: str) -> None:
+    """These are heard, from now on until then."""
+    end = trio.current_time() + for_s
+    while trio.current_time() < end:
+        for node in nodes:
+            members.heard(node, REPORT)
+        await trio.sleep(min(SUSPECT_S / 4, end - trio.current_time()))
+
+
 def states(members: Membership) -> dict[str, str]:
     return {view.node: view.state.value for view in members.views()}
 
@@ -161,11 +170,10 @@ async def test_after_a_restart_known_nodes_are_asked_to_register_and_given_time(
     assert states(members) == {"n1": "suspect", "n2": "suspect", "n3": "suspect"}
     with pytest.raises(errors.NotFound, match="has to register"):
         members.heard("n1", REPORT)
-    await trio.sleep(DEAD_S - 1)
     registered(members)
-    members.heard("n1", REPORT)
+    await beats(members, DEAD_S - 1, "n1")
     assert states(members) == {"n1": "up", "n2": "suspect", "n3": "suspect"}
-    await trio.sleep(1.1)
+    await beats(members, 1.1, "n1")
     assert states(members) == {"n1": "up", "n2": "dead", "n3": "dead"}
 
 
@@ -190,6 +198,24 @@ async def test_a_node_heard_as_the_namenode_goes_on_and_then_silent_is_dead_as_s
     await trio.sleep(1.2 * DEAD_S)
     assert states(members) == {"n1": "dead"}
     nursery.cancel_scope.cancel()
+
+
+async def test_when_none_was_heard_for_long_the_others_have_their_time_once_the_first_is(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    members = membership()
+    for name in ("n1", "n2", "n3"):
+        registered(members, name)
+        members.heard(name, REPORT)
+    await beats(members, DEAD_S / 2, "n1", "n2")
+    await trio.sleep(10 * DEAD_S)  # nobody hears anybody
+    assert set(states(members).values()) == {"dead"}
+    members.heard("n1", REPORT)
+    assert states(members) == {"n1": "up", "n2": "suspect", "n3": "suspect"}
+    await beats(members, DEAD_S / 2 + SUSPECT_S / 2, "n1")
+    assert states(members) == {"n1": "up", "n2": "suspect", "n3": "dead"}
+    await beats(members, DEAD_S / 2, "n1")
+    assert states(members) == {"n1": "up", "n2": "dead", "n3": "dead"}
 
 
 async def test_what_a_node_reported_before_it_registered_again_does_not_count() -> None:
