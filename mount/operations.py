@@ -36,6 +36,7 @@ from mount.device import NO_FLUSH, Device
 from mount.handles import DirectoryHandle, FileHandle, Handles
 from mount.kernel import Kernel
 from mount.loop import handled
+from mount.retries import MOMENT_S, Retries
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -76,12 +77,16 @@ def _handler(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corou
     async def bounded(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return await handled(function(*args, **kwargs))
-        except pyfuse3.FUSEError:
+        except pyfuse3.FUSEError as error:
+            if error.errno == errno.ESTALE:
+                _note_gone(args)
             raise
         except _AWAY as error:
             log.warning("the cluster does not answer", operation=function.__name__, error=str(error))
             raise pyfuse3.FUSEError(errno.ETIMEDOUT) from None
         except errors.NotFound:
+            if missing == errno.ESTALE:
+                _note_gone(args)
             raise pyfuse3.FUSEError(missing) from None
         except errors.SessionExpired as error:  # the kernel would take ESTALE for a reason to look the path up again
             log.warning("operation failed", operation=function.__name__, error=str(error))
@@ -95,6 +100,13 @@ def _handler(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corou
             raise pyfuse3.FUSEError(errno.EIO) from None
 
     return bounded
+
+
+def _note_gone(args: Sequence[Any]) -> None:
+    """Arguments of a handler: somebody is told that what a path led to is gone."""
+    for each in args:
+        if isinstance(each, pyfuse3.RequestContext):
+            args[0].retries.note(each.pid)
 
 
 def _check_namespace(name: bytes) -> None:
@@ -129,6 +141,8 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
         """Whether whoever names a file by its handle, as an NFS server does, is heard: never what is beside `root`."""
         self._options = options
         self._handles = Handles()
+        self.retries = Retries()
+        """Who has found an inode gone that a path had led to."""
 
     # --- translating ------------------------------------------------------------------------------------
 
@@ -193,10 +207,32 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
             )
         parent = self._ino(parent_inode)
         try:
-            found = await self._fs.inodes.lookup(parent, name)
+            if self.retries.has(ctx.pid):
+                found = await self._lasting(parent, name)
+            else:
+                found = await self._fs.inodes.lookup(parent, name)
         except errors.NotFound:
             return self._absent(parent, name)
         return await self._seen(found, parent, name)
+
+    async def _lasting(self, parent: Ino, name: bytes) -> Attr:
+        """What a name leads to: if it is a file, that is there for a moment whatever becomes of the name."""
+        while True:
+            found = await self._fs.inodes.lookup(parent, name)
+            if not stat.S_ISREG(found.mode):
+                return found
+            try:
+                opened = await self._open.acquire(found.ino, os.fsdecode(name))
+            except errors.NotFound:
+                continue  # replaced once more
+            self._open.start(self._let_go, opened)
+            return found
+
+    async def _let_go(self, opened: OpenInode) -> None:
+        try:
+            await trio.sleep(MOMENT_S)
+        finally:
+            self._open.close(opened)
 
     @_handler
     async def getattr(self, inode: int, ctx: Any) -> pyfuse3.EntryAttributes:

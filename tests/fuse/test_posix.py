@@ -16,6 +16,7 @@ import stat
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -1000,3 +1001,33 @@ def zoo(here: Path) -> Path:
 def test_errors(zoo: Path, number: int, call: Callable[[Path], Any]) -> None:
     with refused(number):
         call(zoo)
+
+
+# --- names that change all the time ---------------------------------------------------------------------
+
+
+def test_a_file_that_is_replaced_all_the_time_is_there_for_whoever_opens_it(here: Path) -> None:
+    """Between finding it and opening it there is time for another one, twice in a row."""
+    path, end = here / "file", time.monotonic() + 6.0
+    path.write_bytes(b"0")
+    errors: list[OSError] = []
+
+    def replace(number: int) -> None:
+        while time.monotonic() < end:
+            (here / f"new-{number}").write_bytes(b"%d" % number)
+            (here / f"new-{number}").rename(path)
+
+    def read() -> None:
+        try:
+            while time.monotonic() < end:
+                assert path.read_bytes() in (b"0", b"1")
+        except OSError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=replace, args=(number,)) for number in range(2)]
+    threads += [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
