@@ -89,6 +89,13 @@ def _reading(path: Path) -> Iterator[None]:
         raise errors.DataLost(f"{show(path)} cannot be read: {error.message} ({hint})") from error.__cause__
 
 
+def _whole(path: Path, attr: Attr, moved: int) -> Attr:
+    """What was read, with `moved` bytes. Raises `DataLost` if these are too few."""
+    if moved != attr.size:
+        raise errors.DataLost(f"the file became shorter while it was read: {show(path)}")
+    return attr
+
+
 class FileSystem:
     """A client of one cluster. Use `open_filesystem`. Methods may be called concurrently."""
 
@@ -394,16 +401,13 @@ class FileSystem:
             raise errors.InvalidArgument(f"not a regular file: {show(path)}")
         with _about(path), _reading(path):
             if attr.size <= limits.READ_MAX_BYTES:  # read at once: nobody can take it away half-way
-                moved = await transfer.download(self.reader, attr, sink, progress)
-            else:
-                attr = await self.inodes.hold(attr.ino)
-                try:
-                    moved = await transfer.download(self.reader, attr, sink, progress)
-                finally:
-                    await self._let_go(attr.ino)
-        if moved != attr.size:
-            raise errors.DataLost(f"the file became shorter while it was read: {show(path)}")
-        return attr
+                with suppress(errors.NotFound):  # it was replaced just now
+                    return _whole(path, attr, await transfer.download(self.reader, attr, sink, progress))
+            attr = await self._hold(path, "r", 0)
+            try:
+                return _whole(path, attr, await transfer.download(self.reader, attr, sink, progress))
+            finally:
+                await self._let_go(attr.ino)
 
     # --- the cluster ------------------------------------------------------------------------------------
 

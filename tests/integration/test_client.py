@@ -539,6 +539,24 @@ async def test_a_download_of_a_file_that_is_cut_meanwhile_says_so(
             await get(fs, "/f")
 
 
+@pytest.mark.parametrize("size", [1000, 5_000_000])
+async def test_a_file_that_is_replaced_as_its_download_begins_is_downloaded_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    async with running_cluster(tmp_path) as cluster, cluster.client() as fs, cluster.client() as other:
+        await put(fs, "/f", b"o" * size)
+        resolve, news = fs._paths.resolve, [b"n" * size, b"m" * size]
+
+        async def replaced(*args: Any, **options: Any) -> Any:
+            attr = await resolve(*args, **options)
+            if news:
+                await put(other, "/f", news.pop(0), replace=True)
+            return attr
+
+        monkeypatch.setattr(fs._paths, "resolve", replaced)
+        assert await get(fs, "/f") == b"m" * size
+
+
 async def test_what_takes_the_place_of_bytes_that_others_have_added_is_on_the_disks_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
