@@ -229,9 +229,11 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
             return found
 
     async def _let_go(self, opened: OpenInode) -> None:
+        self.retries.files += 1
         try:
             await trio.sleep(MOMENT_S)
         finally:
+            self.retries.files -= 1
             self._open.close(opened)
 
     @_handler

@@ -14,6 +14,8 @@ import trio
 MOMENT_S: Final = 5.0
 """From one request of a call to the next, on a very busy machine."""
 _THREADS_MAX: Final = 1024
+_FILES_MAX: Final = 256
+"""That stay for such threads: of those that cannot be seen one may be told so, and all others look."""
 
 
 class Retries:
@@ -21,6 +23,8 @@ class Retries:
 
     def __init__(self) -> None:
         self._until: dict[int, float] = {}
+        self.files = 0
+        """That stay at this moment; who has them do so counts them."""
 
     def note(self, thread: int) -> None:
         """It was told that something is gone."""
@@ -30,5 +34,7 @@ class Retries:
             del self._until[next(iter(self._until))]
 
     def has(self, thread: int) -> bool:
-        """Whether it was told so a moment ago."""
-        return self._until.get(thread, 0.0) > trio.current_time() if self._until else False
+        """Whether it was told so a moment ago, and what it finds may stay."""
+        if not self._until or self.files >= _FILES_MAX:
+            return False
+        return self._until.get(thread, 0.0) > trio.current_time()

@@ -22,6 +22,14 @@ async def test_a_thread_is_known_for_a_moment_after_it_was_told(autojump_clock: 
     assert not retries.has(1)
 
 
+async def test_no_more_files_stay_than_may(autojump_clock: trio.testing.MockClock) -> None:
+    retries = Retries()
+    retries.note(0)
+    assert retries.has(0)
+    retries.files = 10_000
+    assert not retries.has(0)
+
+
 async def test_of_very_many_threads_the_last_are_known(autojump_clock: trio.testing.MockClock) -> None:
     retries = Retries()
     for thread in range(3000):
