@@ -141,6 +141,7 @@ def namenode_lines(found: Mapping[str, Any], pids: Mapping[str, int]) -> list[st
         ("Commands", _commands(found.get("writer") or {})),
         ("Leases", _leases(found.get("leases") or {})),
         ("Disk", _disk(found.get("disk") or {})),
+        ("Backup", _backup(found)),
     ]
     return [f"{label + ':':10}{value}" for label, value in facts if value]
 
@@ -175,6 +176,14 @@ def _disk(disk: Mapping[str, Any]) -> str:
     if not disk:
         return ""
     return f"{show.human(disk['free_bytes'])} free where {show.printable(disk['directory'])} is"
+
+
+def _backup(found: Mapping[str, Any]) -> str:
+    """When the namespace was copied last; an older NameNode does not say."""
+    if "backup_ns" not in found:
+        return ""
+    made_ns = found["backup_ns"]
+    return f"{show.age((now_ns(found) - made_ns) / 10**9)} ago" if made_ns else "none yet: `dfs backup` makes one"
 
 
 def warning_lines(found: Mapping[str, Any], at_ns: int) -> list[str]:

@@ -29,11 +29,13 @@ _NAME_MAX: Final = 64
 class _Backup:
     """`copy` or `error` is there when it `is_made`; `is_read`: nobody wants it any more. `lock`: held to use `copy`."""
 
-    __slots__ = ("copy", "error", "is_made", "is_read", "lock", "made_ns", "name", "used_at")
+    __slots__ = ("copy", "error", "is_made", "is_read", "is_whole", "lock", "made_ns", "name", "used_at")
 
     def __init__(self, name: str, made_ns: int) -> None:
         self.name = name
         self.made_ns = made_ns
+        self.is_whole = False
+        """All of it was read."""
         self.lock = trio.Lock()
         self.copy: Copy | None = None
         self.error: errors.DfsError | None = None
@@ -84,13 +86,18 @@ class Backups:
             async with backup.lock:
                 if backup.copy is not None:
                     backup.used_at = trio.current_time()
-                    return await self._runtime.run_blocking(backup.copy.read, start)
+                    piece = await self._runtime.run_blocking(backup.copy.read, start)
+                    backup.is_whole |= not piece
+                    return piece
         raise errors.NotFound("the NameNode has no such backup any more: begin another")
 
-    def end(self, name: Any) -> None:
-        """It is read, or not wanted any more."""
-        if self._backup is not None and self._backup.name == name:
-            self._backup.is_read.set()
+    def end(self, name: Any) -> int | None:
+        """It is read, or not wanted any more; its `made_ns` if somebody has all of it now."""
+        backup = self._backup
+        if backup is None or backup.name != name:
+            return None
+        backup.is_read.set()
+        return backup.made_ns if backup.is_whole else None
 
     async def run(self) -> None:
         """Make what is asked for, and keep it for its reader. Runs until cancelled."""

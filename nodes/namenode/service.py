@@ -33,6 +33,7 @@ from nodes.namenode.access import identity, key_of
 from nodes.namenode.backup import Backups
 from nodes.namenode.beneath import Beneath
 from nodes.namenode.check import Checker
+from nodes.namenode.commands import note_backup
 from nodes.namenode.counting import Counting
 from nodes.namenode.datanodes import DataNodeService, packed
 from nodes.namenode.explain import Explainer
@@ -270,8 +271,10 @@ class NameNode(Namespace):
         return await self._backups.read(backup, offset)
 
     @expose
-    def end_backup(self, backup: Any) -> None:
-        self._backups.end(backup)
+    async def end_backup(self, backup: Any) -> None:
+        made_ns = self._backups.end(backup)
+        if made_ns is not None:
+            await self._writer.decide("note_backup", made_ns)
 
     # --- chunks -----------------------------------------------------------------------------------------
 
@@ -406,6 +409,7 @@ class NameNode(Namespace):
             "bytes": totals["allocated"],
             "chunks": counts.chunks,
             "log_index": totals["log_index"],
+            "backup_ns": self._store.setting(note_backup.SETTING),
             "sessions": len(self._sessions),
             "leases": self._leases.statistics(),
             "writer": self._writer.statistics(),

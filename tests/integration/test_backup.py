@@ -45,6 +45,7 @@ async def test_a_namenode_that_has_lost_all_goes_on_from_a_copy(tmp_path: Path) 
             as_text(await cluster.dfs("backup", target)).stderr == f"dfs: exists already (-f replaces it): {target}\n"
         )
         assert (await cluster.dfs("backup", "-qf", target)).stdout == b""
+        assert re.search(r"^Backup: +\d\.\d s ago$", as_text(await cluster.dfs("status")).stdout, re.MULTILINE)
         cluster.kill(NAMENODE)
         state = cluster.directory / NAMENODE
         shutil.rmtree(state)
@@ -66,6 +67,8 @@ async def test_a_namenode_that_has_lost_all_goes_on_from_a_copy(tmp_path: Path) 
 
 async def test_a_copy_goes_to_standard_output_and_into_pipes(tmp_path: Path) -> None:
     async with real_cluster(tmp_path, datanodes=0) as cluster:
+        status = as_text(await cluster.dfs("status")).stdout
+        assert re.search("^Backup: +none yet: `dfs backup` makes one$", status, re.MULTILINE), status
         assert (await cluster.dfs("backup", "-")).stdout.startswith(b"SQLite format 3\0")
         os.mkfifo(tmp_path / "pipe")
         read: list[bytes] = []

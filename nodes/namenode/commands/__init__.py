@@ -43,6 +43,7 @@ from nodes.namenode.commands import (
     mend_stray,
     mkdir,
     mknod,
+    note_backup,
     open_session,
     plan_punches,
     postpone_work,
@@ -94,7 +95,7 @@ OWN: Final[Mapping[str, Apply]] = {
     **_by_verb(register_node, set_draining, remove_node),
     **_by_verb(add_replicas, drop_replicas, drop_surplus, forget_replicas, delete_stray),
     **_by_verb(finish_work, postpone_work, bring_forward, plan_punches, free_doomed, skip_chunks),
-    **_by_verb(redeem_token, revoke_key, restore_key, use_generation),
+    **_by_verb(redeem_token, revoke_key, restore_key, use_generation, note_backup),
 }
 
 IN_PARTS: Final[Mapping[str, Callable[..., Sequence[Any] | None]]] = {"truncate": truncate.first_part}

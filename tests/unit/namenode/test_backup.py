@@ -105,9 +105,9 @@ async def test_there_is_one_at_a_time_and_the_next_when_it_is_read(
                 await made.begin("another")
             with pytest.raises(errors.NotFound):
                 await made.read("another", 0)
-            made.end("another")  # is none of theirs
+            assert made.end("another") is None  # is none of theirs
             assert await fetched(made, "mine")
-            made.end("mine")
+            assert made.end("mine") == InlineRuntime().now_ns()
             await trio.testing.wait_all_tasks_blocked()
             with pytest.raises(errors.NotFound):
                 await made.read("mine", 0)
@@ -141,7 +141,7 @@ async def test_a_read_that_goes_on_as_it_ends_reads_to_its_end(
 
             nursery.start_soon(read_on)
             await trio.testing.wait_all_tasks_blocked()
-            made.end("mine")
+            assert made.end("mine") is None  # nobody has all of it
             await trio.sleep(5.0)
             assert read[0].startswith(b"SQLite format 3\0")
 
