@@ -10,8 +10,8 @@ its registration on, it is `unreported`: what it is believed to hold is no reaso
 A node that is stopped in order says farewell: it is suspect at once, and not dead before the maintenance window is
 over, so that a restart or a reboot makes no copies. A NameNode that restarts meanwhile knows nothing of it.
 
-While no node at all is heard, this host may be cut off, or all had a power failure: they are dead as any, but when the
-first one is heard the others are suspect only, for as long as they had left: nothing is copied that is only late.
+When all nodes fall silent together it is the NameNode's machine that is cut off. As soon as one is heard again the
+others have as long to come back as after a start, and no copies are made of what they have.
 """
 
 from __future__ import annotations
@@ -137,8 +137,6 @@ class Membership:
         self._dead_after_s = dead_after_s
         self._members: dict[NodeId, Member] = {}
         self._started_at = trio.current_time()
-        self._heard_at = self._started_at
-        """When any node was heard last."""
         self._views: dict[NodeId, NodeView] = {}
         self._views_until = -1e9
         self._is_one_rack = True
@@ -234,6 +232,8 @@ class Membership:
     def heard(self, node: Any, report: Mapping[str, Any]) -> Member:
         """A heartbeat. Raises `NotFound`: it is to register first."""
         member = self.registered(node, report.get("incarnation"))
+        if self.hears_nobody():
+            self._wait_for_all()
         member.capacity_bytes = arguments.integer(report.get("capacity_bytes"), "a capacity")
         member.free_bytes = arguments.integer(report.get("free_bytes"), "free space")
         member.chunks = arguments.integer(report.get("chunks"), "a number of chunks")
@@ -244,22 +244,11 @@ class Membership:
         member.has_no_disk = not member.capacity_bytes
         member.held = _held(report.get("held"))
         member.mends = "damaged" in report
-        self._end_silence()
         member.heard_at = trio.current_time()
         member.awaited_until = None
         member.last_heartbeat_ns = self._runtime.now_ns()
-        state = self.state(member)  # not up if all of its disks have failed
-        if state != member.reported_state:
-            self._note(member, state)
+        self._note_if_new(member)  # not up if all of its disks have failed
         return member
-
-    def _end_silence(self) -> None:
-        """A node is heard: the time in which none was does not count for the others."""
-        now = trio.current_time()
-        silent_s, self._heard_at = now - self._heard_at, now
-        if silent_s >= self._suspect_after_s:
-            for member in self._members.values():
-                member.heard_at = min(now - self._suspect_after_s, member.heard_at + silent_s)
 
     @contextmanager
     def reporting(self, member: Member) -> Iterator[None]:
@@ -389,6 +378,21 @@ class Membership:
             member.used_bytes,
         )
 
+    def hears_nobody(self) -> bool:
+        """Whether all nodes are silent that had been heard, but for those which said farewell."""
+        expected = [each for each in self._members.values() if each.is_registered and each.awaited_until is None]
+        since = trio.current_time() - self._suspect_after_s
+        return bool(expected) and all(each.heard_at <= since and not each.is_reporting for each in expected)
+
+    def _wait_for_all(self) -> None:
+        """We were cut off from nodes that fell silent together: they may come back, as after a start."""
+        together = max(member.heard_at for member in self._members.values()) - self._suspect_after_s
+        heard_at = trio.current_time() - self._suspect_after_s
+        for member in self._members.values():
+            if member.heard_at >= together:
+                member.heard_at = max(member.heard_at, heard_at)
+                self._note_if_new(member)
+
     # --- watching ---------------------------------------------------------------------------------------
 
     async def watch(self) -> None:
@@ -399,9 +403,7 @@ class Membership:
             late_s = trio.current_time() - due  # this process was itself away for so long: nobody could be heard
             for member in list(self._members.values()):
                 member.heard_at = min(trio.current_time(), member.heard_at + late_s)
-                state = self.state(member)
-                if state != member.reported_state:
-                    self._note(member, state)
+                self._note_if_new(member)
             self._look_at_space()
 
     def _look_at_space(self) -> None:
@@ -415,6 +417,11 @@ class Membership:
             tell("space is short" if is_short else "space is not short any more", free_bytes=free[-1] if free else None)
             changed, self.space_changed = self.space_changed, trio.Event()
             changed.set()
+
+    def _note_if_new(self, member: Member) -> None:
+        state = self.state(member)
+        if state != member.reported_state:
+            self._note(member, state)
 
     def _note(self, member: Member, state: NodeState) -> None:
         tell = log.info if state == NodeState.UP else log.warning

@@ -2,7 +2,8 @@
 
 A client keeps one `events` call open; any call of its session shows that it lives. Silence for the session time-out
 ends the session: its chunks are sealed, the inodes it held are let go, its later commands are refused. After a
-restart of the NameNode every session in the database has a whole time-out to be heard again.
+restart of the NameNode every session in the database has a whole time-out to be heard again. While neither any session
+is heard nor any DataNode, it is the NameNode's machine that is cut off: the time does not count.
 
 An end goes from step to step. At once the session's calls are refused, so that its client hears nothing that would let
 it trust its cache any longer. Then the tables refuse its commands: those that are here already happen before that, or
@@ -68,6 +69,8 @@ class Sessions:
         self._leases = leases
         leases.push = self._push
         self._listeners: dict[SessionId, _Listener] = {}
+        self._heard_at = trio.current_time()
+        """When any of them was."""
         self._ending: set[SessionId] = set()
         """Silent or closed, and not ended yet: ended again by `reap`, should the first attempt fail."""
         self._under_way: set[SessionId] = set()
@@ -117,9 +120,12 @@ class Sessions:
             raise errors.SessionExpired(f"session {session} has ended")
         if listener.identity != identity:
             raise errors.NotPermitted(f"session {session} was opened with another key")
-        listener.heard_at = trio.current_time()
+        self._hear(listener)
         self._leases.heard(SessionId(session))
         return SessionId(session)
+
+    def _hear(self, listener: _Listener) -> None:
+        self._heard_at = listener.heard_at = trio.current_time()
 
     # --- events -----------------------------------------------------------------------------------------
 
@@ -167,7 +173,7 @@ class Sessions:
                 await listener.arrived.wait()
         if self._listeners.get(session) is not listener:
             raise errors.SessionExpired(f"session {session} has ended")
-        listener.heard_at = trio.current_time()
+        self._hear(listener)
         return self.incarnation, _first(listener.events)
 
     # --- ending -----------------------------------------------------------------------------------------
@@ -191,13 +197,18 @@ class Sessions:
             has_more = await self._end(session, party)
         self._ending.discard(session)
 
-    async def reap(self) -> None:
-        """End sessions that are silent, or keep others waiting. Runs until cancelled."""
+    async def reap(self, hears_nobody: Callable[[], bool] = lambda: False) -> None:
+        """End sessions that are silent, or keep others waiting. Runs until cancelled.
+
+        `hears_nobody`: whether those who are not clients are silent, too.
+        """
         async with tasks.open_nursery() as nursery:  # an end may wait for other sessions, and they for theirs
             while True:
-                due = trio.current_time() + self._timeout_s / 10
+                began = trio.current_time()
+                due = began + self._timeout_s / 10
                 await trio.sleep_until(due)
-                self._forgive(trio.current_time() - due)
+                is_cut_off = trio.current_time() >= self._heard_at + self._timeout_s / 3 and hears_nobody()
+                self._forgive(trio.current_time() - (began if is_cut_off else due))
                 deadline = trio.current_time() - self._timeout_s
                 for session in self._overdue(deadline):
                     nursery.start_soon(self._finish_or_log, session)
@@ -223,7 +234,7 @@ class Sessions:
         return list(dict.fromkeys([*silent, *stubborn, *deaf]))
 
     def _forgive(self, late_s: float) -> None:
-        """This process was itself away for so long: nobody could be heard, but who was just now."""
+        """This process, or its machine, was itself away for so long: nobody could be heard, but who was just now."""
         now = trio.current_time()
         for listener in self._listeners.values():
             listener.heard_at = min(now, listener.heard_at + late_s)

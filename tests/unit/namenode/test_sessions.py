@@ -134,6 +134,27 @@ async def test_a_session_heard_as_the_namenode_goes_on_and_then_silent_is_ended_
     nursery.cancel_scope.cancel()
 
 
+async def test_while_the_namenode_hears_nobody_at_all_no_session_is_ended(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """Its machine is cut off: who has the time of a time-out left comes back when it is joined again."""
+    ends = Ends()
+    sessions = opened(ends)
+    hears_nobody = True
+    nursery.start_soon(sessions.reap, lambda: hears_nobody)
+    await trio.sleep(20 * TIMEOUT_S)
+    assert ends.ended == []
+    hears_nobody = False
+    await trio.sleep(TIMEOUT_S / 2)
+    sessions.touch(ONE, KEY)
+    hears_nobody = True  # the DataNodes are, but not from one who is heard
+    await trio.sleep(TIMEOUT_S / 6)
+    sessions.touch(ONE, KEY)
+    await trio.sleep(TIMEOUT_S / 6)
+    assert ends.ended == [OTHER]
+    nursery.cancel_scope.cancel()
+
+
 async def test_one_that_only_waits_for_events_lives(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
