@@ -406,6 +406,28 @@ async def test_a_tree_goes_whatever_its_depth(tmp_path: Path) -> None:
         assert await fs.listdir("/") == []
 
 
+async def test_directories_of_a_tree_go_many_at_a_time(tmp_path: Path) -> None:
+    """Each costs round trips of its own, which others need not wait for."""
+    async with running_cluster(tmp_path, datanodes=1, replicas=1) as cluster, cluster.client() as fs:
+        for number in range(20):
+            await fs.mkdir(f"/t/{number % 4}/{number}", parents=True)
+        together, most = 0, 0
+        readdir = fs.inodes.readdir
+
+        async def listed(*args: Any) -> Any:
+            nonlocal together, most
+            together += 1
+            most = max(most, together)
+            try:
+                return await readdir(*args)
+            finally:
+                together -= 1
+
+        fs.inodes.readdir = listed  # type: ignore[method-assign]
+        assert await fs.remove_tree("/t") == 25
+        assert most >= 8
+
+
 async def _during_the_listing(fs: FileSystem, of: str, then: Callable[[], Awaitable[Any]]) -> None:
     """Have something done as soon as a directory has been listed."""
     inodes, ino = fs.inodes, (await fs.stat(of)).ino
