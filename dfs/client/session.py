@@ -673,14 +673,21 @@ class Session:
                 if self.on_new_session:
                     self.on_new_session()
 
+    @property
+    def _events_timeout_s(self) -> float:
+        """The NameNode answers in half of it. What leads there may be cut without a word, as where a firewall forgets
+        connections: that is found out, and another one made, long before the session ends.
+        """
+        return min(limits.EVENTS_WAIT_S + limits.CALL_TIMEOUT_S, self.timeout_s / 3)
+
     async def _listen(self, session: SessionId) -> None:
         """Keep one events call open, which shows the NameNode that this client lives."""
         after = 0
         while self.session == session:
             sent_at = trio.current_time()
             try:
-                timeout_s = limits.EVENTS_WAIT_S + limits.CALL_TIMEOUT_S
-                incarnation, events = await self._call("events", session, after, self._incarnation, timeout_s=timeout_s)
+                args = (session, after, self._incarnation)
+                incarnation, events = await self._call("events", *args, timeout_s=self._events_timeout_s)
                 if self.session != session:
                     return
                 if incarnation != self._incarnation:

@@ -79,6 +79,26 @@ async def test_a_kernel_shows_nothing_for_as_long_as_the_silence_after_which_the
     nursery.cancel_scope.cancel()
 
 
+class CutOnce(NameNode):
+    """What leads to it is cut without a word while the first `events` is under way."""
+
+    async def call(self, address: str, name: str, method: str, *args: Any, **options: Any) -> Any:
+        if method == "events" and not self.asked:
+            self.asked.append(args[1:])
+            await trio.sleep(options["timeout_s"])
+            raise errors.DeadlineExceeded("no answer")
+        return await super().call(address, name, method, *args, **options)
+
+
+async def test_a_connection_that_is_cut_without_a_word_is_found_out_long_before_the_session_ends(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    session = await opened(CutOnce(), nursery)
+    await trio.sleep(TIMEOUT_S * 2 / 3)
+    assert session.is_trusted
+    nursery.cancel_scope.cancel()
+
+
 async def test_who_is_told_that_there_is_more_has_not_heard_all(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
