@@ -295,6 +295,7 @@ LANES_KEPT_MAX = 4  # of one client: as many as slow writers need, who take turn
 LANE_LOOK_PERIOD_S = 30.0  # how often the nodes of those are asked whether they have all of them still
 LANE_AGE_MAX_S = 600.0  # it is sealed then, used or not: what is freed in it, or wants more copies, waits for that
 TRANSFERS_AT_ONCE = 8  # files of a tree under way at once
+SMALL_TRANSFERS_AT_ONCE = 32  # with those that are at most SMALL_FILE_MAX_BYTES: each is a few round trips
 LOOKUPS_AT_ONCE = 64  # small calls of one listing or recursive change: a batch for the NameNode, no flood
 PROGRESS_AFTER_S = 0.5  # a transfer that is shorter shows no progress
 PROGRESS_PERIOD_S = 0.1  # between two drawings of a progress bar

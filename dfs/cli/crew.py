@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import TypeVar
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from typing import Any, TypeVar
 
 import trio
 
-from dfs import tasks
+from dfs import limits, tasks
 
 T = TypeVar("T")
+
+
+class Places:
+    """Files that a crew of SMALL_TRANSFERS_AT_ONCE copies: of them TRANSFERS_AT_ONCE may be large."""
+
+    def __init__(self) -> None:
+        self._large = trio.Semaphore(limits.TRANSFERS_AT_ONCE)
+
+    def for_file(self, size: int | None) -> AbstractAsyncContextManager[Any]:
+        """Around the copying of a file of so many bytes; None: of nobody knows how many."""
+        is_small = size is not None and size <= limits.SMALL_FILE_MAX_BYTES
+        return nullcontext() if is_small else self._large
 
 
 @asynccontextmanager

@@ -25,7 +25,7 @@ import trio
 from dfs import errors, limits, tasks
 from dfs.cli import show
 from dfs.cli.arguments import base_name, beside, join
-from dfs.cli.crew import crew
+from dfs.cli.crew import Places, crew
 from dfs.cli.drafts import Draft, check_target, opened, sync_directory, sync_names
 from dfs.cli.streams import FileSink, StreamSink
 from dfs.cli.walk import walk
@@ -60,6 +60,7 @@ class Downloading:
         self._options = options
         self._report = report
         self._meter = meter
+        self._places = Places()
         self._made: list[Job] = []
         self._filled: list[bytes] = []
 
@@ -71,7 +72,7 @@ class Downloading:
         async with tasks.open_nursery() as nursery:
             if self._meter.drawn:
                 nursery.start_soon(self._find_total, sources)
-            async with crew(limits.TRANSFERS_AT_ONCE, self._copy) as put:
+            async with crew(limits.SMALL_TRANSFERS_AT_ONCE, self._copy) as put:
                 for source in sources:
                     with self._report.catching():
                         await self._plan(source, target, into, put)
@@ -126,7 +127,8 @@ class Downloading:
             if stat.S_ISLNK(mode):
                 await self._copy_symlink(job)
             elif stat.S_ISREG(mode):
-                await self._copy_file(job)
+                async with self._places.for_file(job.attr.size):
+                    await self._copy_file(job)
             else:
                 self._report.fail(f"skipped, for it is a {show.type_of(mode)}: {show.escaped(job.source)}")
 

@@ -26,7 +26,7 @@ from dfs import errors, limits, tasks
 from dfs.cli import show
 from dfs.cli.arguments import base_name, join
 from dfs.cli.changing import is_directory, make_symlink
-from dfs.cli.crew import crew
+from dfs.cli.crew import Places, crew
 from dfs.cli.streams import FileSource, SparseFileSource, standard_input
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class Uploading:
         self._options = options
         self._report = report
         self._meter = meter
+        self._places = Places()
         self._kept: list[Job] = []
 
     async def run(self, sources: tuple[bytes, ...], target: bytes) -> None:
@@ -74,7 +75,7 @@ class Uploading:
         async with tasks.open_nursery() as nursery:
             if self._meter.drawn:
                 nursery.start_soon(self._find_total, sources)
-            async with crew(limits.TRANSFERS_AT_ONCE, self._copy) as put:
+            async with crew(limits.SMALL_TRANSFERS_AT_ONCE, self._copy) as put:
                 for source in sources:
                     with self._report.catching():
                         await self._plan(source, target, into, put)
@@ -179,7 +180,8 @@ class Uploading:
             if stat.S_ISLNK(mode):
                 await self._copy_symlink(job)
             elif stat.S_ISREG(mode) or (job.descriptor is not None and not self._options.recursive):
-                await self._copy_file(job)
+                async with self._places.for_file(job.status.st_size if stat.S_ISREG(mode) else None):
+                    await self._copy_file(job)
             else:
                 self._report.fail(
                     f"skipped, for it is a {show.type_of(mode)} (`dfs upload - DST` reads one from standard input):"

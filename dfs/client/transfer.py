@@ -96,7 +96,9 @@ async def pour(source: Source | SparseSource, writer: FileWriter, progress: Prog
         while not is_at_end:
             await window.room()
             size = writer.append_bytes
-            buffer = free.pop() if free else memoryview(bytearray(limits.APPEND_MAX_BYTES))
+            buffer = free.pop() if free else memoryview(b"")
+            if len(buffer) < size:  # there is none, or appends have become larger
+                buffer = memoryview(bytearray(size))
             if isinstance(source, SparseSource):
                 found = await source.read_pieces(buffer[:size])
                 is_at_end = not found
