@@ -378,9 +378,10 @@ class NameNode(Namespace):
     def statfs(self) -> Statfs:
         totals = self._store.counters()
         live = [view for view in self._members.views() if view.state != NodeState.DEAD]
+        free = sum(view.free_bytes for view in live if view.free_bytes >= limits.CHUNK_MAX_BYTES)  # others are full
         return Statfs(
-            sum(view.used_bytes + view.free_bytes for view in live),  # what else is on their disks is not the cluster's
-            sum(view.free_bytes for view in live),
+            sum(view.used_bytes for view in live) + free,  # what else is on their disks is not the cluster's
+            free,
             totals["allocated"],
             totals["inodes"],
             self._config.replicas,

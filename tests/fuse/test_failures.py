@@ -707,6 +707,24 @@ async def test_full_datanodes_are_enospc_and_the_mount_lives_on(tmp_path: Path) 
             assert await off((mounted.path / "small").read_bytes) == bytes(MIB)
 
 
+async def test_df_counts_no_space_that_nothing_can_be_written_to(tmp_path: Path) -> None:
+    """A DataNode with less than a chunk free is full."""
+    names = ["n1", "n2"]
+    with small_disks(tmp_path / "disks", names, f"{limits.CHUNK_MAX_BYTES // MIB + 36}m"):
+        async with small_cluster(tmp_path, names) as mounted:
+            assert (await off(os.statvfs, mounted.path)).f_bavail > 0
+            for name in names:
+                subprocess.run(["mount", "-o", "remount,size=40m", tmp_path / "disks" / name], check=True)
+
+            async def nothing_is_free() -> bool:
+                return (await off(os.statvfs, mounted.path)).f_bavail == 0
+
+            await until(nothing_is_free, "df to tell what is left")
+            error, _ = await off(seconds, write_new, mounted.path / "file", bytes(MIB))
+            assert error is not None
+            assert error.errno == errno.ENOSPC
+
+
 async def test_a_file_that_was_opened_while_there_was_space_is_not_cut_without_a_word(tmp_path: Path) -> None:
     """Closing it tells nothing."""
     names = ["n1", "n2"]
