@@ -496,7 +496,8 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
                 await handle.inode.write(off, buf)
             if not self._is_covered(handle.inode):
                 self._kernel.forget_soon(handle.inode.ino)
-        if not handle.is_flushed and self._open.is_cautious:  # closing will not tell whether there was room
+        is_untold = not handle.is_flushed and self._open.is_cautious  # closing will not tell whether there was room
+        if is_untold or self._open.is_out_of_space:
             await handle.inode.flush()
         return len(buf)
 

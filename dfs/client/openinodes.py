@@ -66,7 +66,7 @@ class OpenInodes:
         self._lingering: dict[Ino, None] = {}
         """Files that nobody has open, and that are not committed yet."""
         self.flush_on_close = False
-        self._cautious_until = -math.inf
+        self._cautious_until = self._full_until = -math.inf
         self.on_own_change: Callable[[Attr], None] = lambda _: None
         """Called with the attributes of a file after a change of ours, which its readers here have seen already."""
         self._untold: dict[Ino, tuple[str, errors.DfsError]] = {}
@@ -120,8 +120,18 @@ class OpenInodes:
             log.info("closing a file waits until it is written, for a while", seconds=limits.CAUTIOUS_S)
         self._cautious_until = now + limits.CAUTIOUS_S
 
+    @property
+    def is_out_of_space(self) -> bool:
+        """Whether there was no room lately: each write is to have its bytes committed, and to say if there is none.
+
+        Closing would say so as well, but shells, and other programs that write little, do not look at that.
+        """
+        return trio.current_time() < self._full_until
+
     def note_loss(self, inode: OpenInode, error: errors.DfsError) -> None:
         """Bytes that were written to a file are lost. Who syncs it next is to hear of it, though he opens it later."""
+        if isinstance(error, errors.NoSpace):
+            self._full_until = trio.current_time() + limits.CAUTIOUS_S
         self._untold.pop(inode.ino, None)
         self._untold[inode.ino] = (inode.name, error)
         if len(self._untold) > _UNTOLD_MAX:

@@ -725,6 +725,19 @@ async def test_df_counts_no_space_that_nothing_can_be_written_to(tmp_path: Path)
             assert error.errno == errno.ENOSPC
 
 
+async def test_who_writes_to_full_datanodes_hears_of_it_though_he_ignores_what_closing_says(tmp_path: Path) -> None:
+    """As a shell does: `echo text > file`."""
+    names = ["n1", "n2"]
+    with small_disks(tmp_path / "disks", names, "40m"):
+        async with small_cluster(tmp_path, names) as mounted:
+            error, _ = await off(seconds, write_new, mounted.path / "first", bytes(MIB))
+            assert error is not None
+            for name in ("second", "third"):
+                echo = f"echo text > '{mounted.path / name}'"
+                done = await off(partial(subprocess.run, ["sh", "-c", echo], capture_output=True))
+                assert done.returncode
+
+
 async def test_a_file_that_was_opened_while_there_was_space_is_not_cut_without_a_word(tmp_path: Path) -> None:
     """Closing it tells nothing."""
     names = ["n1", "n2"]
