@@ -232,8 +232,7 @@ class Membership:
     def heard(self, node: Any, report: Mapping[str, Any]) -> Member:
         """A heartbeat. Raises `NotFound`: it is to register first."""
         member = self.registered(node, report.get("incarnation"))
-        if self.hears_nobody():
-            self._wait_for_all()
+        self.wait_if_cut_off()
         member.capacity_bytes = arguments.integer(report.get("capacity_bytes"), "a capacity")
         member.free_bytes = arguments.integer(report.get("free_bytes"), "free space")
         member.chunks = arguments.integer(report.get("chunks"), "a number of chunks")
@@ -384,14 +383,17 @@ class Membership:
         since = trio.current_time() - self._suspect_after_s
         return bool(expected) and all(each.heard_at <= since and not each.is_reporting for each in expected)
 
-    def _wait_for_all(self) -> None:
-        """We were cut off from nodes that fell silent together: they may come back, as after a start."""
+    def wait_if_cut_off(self) -> bool:
+        """If we hear nobody, those that fell silent together may come back as after a start. Whether it is so."""
+        if not self.hears_nobody():
+            return False
         together = max(member.heard_at for member in self._members.values()) - self._suspect_after_s
         heard_at = trio.current_time() - self._suspect_after_s
         for member in self._members.values():
             if member.heard_at >= together:
                 member.heard_at = max(member.heard_at, heard_at)
                 self._note_if_new(member)
+        return True
 
     # --- watching ---------------------------------------------------------------------------------------
 

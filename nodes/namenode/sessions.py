@@ -2,8 +2,8 @@
 
 A client keeps one `events` call open; any call of its session shows that it lives. Silence for the session time-out
 ends the session: its chunks are sealed, the inodes it held are let go, its later commands are refused. After a
-restart of the NameNode every session in the database has a whole time-out to be heard again. While neither any session
-is heard nor any DataNode, it is the NameNode's machine that is cut off: the time does not count.
+restart of the NameNode every session in the database has a whole time-out to be heard again. So it has after a time in
+which neither any session was heard nor any DataNode, as the NameNode's machine was cut off.
 
 An end goes from step to step. At once the session's calls are refused, so that its client hears nothing that would let
 it trust its cache any longer. Then the tables refuse its commands: those that are here already happen before that, or
@@ -21,6 +21,7 @@ removed it.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from typing import Any
@@ -204,11 +205,10 @@ class Sessions:
         """
         async with tasks.open_nursery() as nursery:  # an end may wait for other sessions, and they for theirs
             while True:
-                began = trio.current_time()
-                due = began + self._timeout_s / 10
+                due = trio.current_time() + self._timeout_s / 10
                 await trio.sleep_until(due)
                 is_cut_off = trio.current_time() >= self._heard_at + self._timeout_s / 3 and hears_nobody()
-                self._forgive(trio.current_time() - (began if is_cut_off else due))
+                self._forgive(math.inf if is_cut_off else trio.current_time() - due)
                 deadline = trio.current_time() - self._timeout_s
                 for session in self._overdue(deadline):
                     nursery.start_soon(self._finish_or_log, session)
