@@ -29,6 +29,8 @@ def site(tmp_path: Path) -> Iterator[Site]:
         yield made
 
 
+SESSION_S: Final = 6.0
+
 # Writes files of 1 to 200 KiB, each fsynced, until told to end; prints each one's name and digest when it is durable.
 WRITER: Final = """
 import hashlib, os, random, signal, sys
@@ -139,6 +141,25 @@ def test_the_namenode_is_cut_off_and_users_only_wait(site: Site, tmp_path: Path)
             site.until(lambda: count() > reached + 20, "writing to go on")
         assert all_there(where, log)
     site.until_sound()
+
+
+@pytest.mark.fuse
+def test_the_namenode_is_cut_off_for_longer_than_a_session_lasts_and_nothing_is_lost(tmp_path: Path) -> None:
+    need_namespaces()
+    with hosts(NAMENODE, "n1", "n2", "n3", CLIENT) as network:
+        site = Site(network, tmp_path, session_timeout_s=SESSION_S)
+        site.start(NAMENODE, *site.datanodes)
+        site.until(lambda: list(site.states().values()) == ["up"] * 3, "three DataNodes")
+        with mounted(site) as where, (where / "file").open("w+b", buffering=0) as file:
+            (where / "file").unlink()
+            file.write(b"kept")
+            network.cut(NAMENODE)
+            time.sleep(3 * SESSION_S)
+            network.join(NAMENODE)
+            os.fsync(file.fileno())
+            file.seek(0)
+            assert file.read() == b"kept"
+        site.until_sound()
 
 
 @pytest.mark.fuse
