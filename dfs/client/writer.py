@@ -31,7 +31,6 @@ no more is sealed at the NameNode as soon as none of its bytes await a commit.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -147,23 +146,26 @@ class Lane:
 
 
 class Wait:
-    """Of one append or flush for as many DataNodes as are `wanted`, for DATANODES_WAIT_S from when they are missed on.
+    """Of one append or flush for as many DataNodes as are `wanted`, until DATANODES_WAIT_S after it has begun.
 
-    What was spent before, on a NameNode that was away as well, does not count.
+    Or after the NameNode has first said that it knows of too few: it may itself have been away until then.
     """
 
     def __init__(self, session: Session, nodes: DataNodes, wanted: int) -> None:
         self._nodes = nodes
         self._wanted = wanted
         self._most_s = min(limits.DATANODES_WAIT_S, session.wait_s)
-        self._give_up_at = math.inf
+        self._give_up_at = trio.current_time() + self._most_s
+        self._is_told = False
         self._delay_s = limits.RETRY_DELAY_FIRST_S
 
     async def step(self, failure: errors.DfsError, silent: Collection[NodeId] = ()) -> None:
         """Wait a moment. Raises `failure` if that is of no use: of another kind, after too long, or with too few that
         are not dead; or if there are enough nodes besides these `silent` ones, so that the bytes can be written there.
         """
-        self._give_up_at = min(self._give_up_at, trio.current_time() + self._most_s)
+        if isinstance(failure, errors.NotEnoughNodes) and not self._is_told:
+            self._is_told = True
+            self._give_up_at = trio.current_time() + self._most_s
         if not isinstance(failure, _PASSING) or trio.current_time() + self._delay_s > self._give_up_at:
             raise failure
         views = await self._nodes.refresh()

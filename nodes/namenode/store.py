@@ -1,5 +1,6 @@
-"""SQLite: one database file, one connection that writes, three that read, and one for a copy while that is made. No
-other module imports sqlite3.
+"""SQLite: one database file, and what is done with it as a file. No other module imports sqlite3.
+
+One connection writes, three read, and one copies while a copy is made.
 
 WAL with synchronous=FULL: a commit returns when the change is on stable storage. The reading connection is in
 autocommit mode, so each statement sees what is committed at its start; `reading` makes several statements see one

@@ -14,7 +14,7 @@ from dfs import errors, limits
 from dfs.client import FileSystem
 from dfs.client.cache import Cache
 from dfs.types import Ino
-from nodes.namenode.service import NameNode
+from nodes.namenode.namespace import Namespace
 from tests.cluster import running_cluster
 from tests.integration.test_owned_directories import count_questions
 
@@ -118,7 +118,7 @@ async def test_files_that_are_gone_are_not_told_of_and_too_many_are_refused(tmp_
 async def test_a_namenode_that_tells_of_one_file_at_a_time_is_asked_for_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(NameNode, "leased_xattrs_of")
+    monkeypatch.delattr(Namespace, "leased_xattrs_of")
     async with files(tmp_path) as shared:
         fs = await shared.listed()
         asked = count_questions(fs, monkeypatch)
