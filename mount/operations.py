@@ -291,9 +291,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
             except BaseException:
                 opened.expect_mtime(before)
                 raise
-        self._kernel.changed(now)
-        if opened is not None:
-            opened.note_own(now)
+        self._note_own(ino, now)
         return now
 
     async def _truncate(self, ino: Ino, opened: OpenInode | None, size: int) -> Attr:
@@ -623,7 +621,15 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
         ino = self._ino(inode)
         if name == CAPABILITY:
             await self._settle_for(ino)  # or what was written before would take it away
-        await self._fs.inodes.setxattr(ino, name, value)
+        self._note_own(ino, await self._fs.inodes.setxattr(ino, name, value))
+
+    def _note_own(self, ino: Ino, now: Attr | None) -> None:
+        """A change of this mount's own left a file's bytes as they were, and its attributes are these."""
+        if now is not None:
+            self._kernel.changed(now)
+            opened = self._open.find(ino)
+            if opened is not None:
+                opened.note_own(now)
 
     @_handler
     async def getxattr(self, inode: int, name: bytes, ctx: Any) -> bytes:
@@ -670,7 +676,8 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
     @_handler
     async def removexattr(self, inode: int, name: bytes, ctx: Any) -> None:
         _check_namespace(name)
-        await self._fs.inodes.removexattr(self._ino(inode), name)
+        ino = self._ino(inode)
+        self._note_own(ino, await self._fs.inodes.removexattr(ino, name))
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         """Nothing is kept for an inode that the kernel only knows."""

@@ -555,6 +555,14 @@ class CachedInodes(Inodes):
                 self._beside.changed(at[0], ino)
         return now or await super().setattr(ino, changes)
 
+    async def setxattr(self, ino: Ino, name: bytes, value: bytes, flags: int = 0) -> Attr | None:
+        await self._session.stream.wait_for_room()
+        return self.owned.setxattr(ino, name, value, flags) or await super().setxattr(ino, name, value, flags)
+
+    async def removexattr(self, ino: Ino, name: bytes) -> Attr | None:
+        await self._session.stream.wait_for_room()
+        return self.owned.removexattr(ino, name) or await super().removexattr(ino, name)
+
     async def truncate(self, ino: Ino, size: int) -> Attr:
         if size:
             return await super().truncate(ino, size)

@@ -194,11 +194,15 @@ class Inodes:
         """As `truncate` to nothing, where that is answered here at once; else None, and nothing has happened."""
         return None
 
-    async def setxattr(self, ino: Ino, name: bytes, value: bytes, flags: int = 0) -> None:
+    async def setxattr(self, ino: Ino, name: bytes, value: bytes, flags: int = 0) -> Attr | None:
+        """The inode's attributes then, if they are known."""
         await self._session.apply("setxattr", ino, name, value, flags)
+        return None
 
-    async def removexattr(self, ino: Ino, name: bytes) -> None:
+    async def removexattr(self, ino: Ino, name: bytes) -> Attr | None:
+        """Likewise."""
         await self._session.apply("removexattr", ino, name)
+        return None
 
     async def hold(self, ino: Ino) -> Attr:
         """Keep an inode, and its data, though its last name may go; until `release` or the session's end."""

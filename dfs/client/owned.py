@@ -25,7 +25,7 @@ import trio
 from dfs import errors, limits
 from dfs.client.cache import Cache, Directory, Known
 from dfs.client.session import Session
-from dfs.posix import RENAME_NOREPLACE, without_set_id
+from dfs.posix import CAPABILITY, RENAME_NOREPLACE, without_set_id
 from dfs.types import Attr, Ino, SessionId
 
 _TYPES: Final = frozenset({stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK})
@@ -417,10 +417,7 @@ class Owned:
 
     def setattr(self, ino: Ino, changes: Mapping[str, int | str]) -> Attr | None:
         """As the command does it, of an inode that is owned."""
-        if not self._may_answer or not changes.keys() <= SETTABLE:
-            return None
-        found = self._cache.owned_directory(ino)
-        known = found[0] if found is not None else self._cache.owned_inode(ino)
+        known = self._changeable(ino) if changes.keys() <= SETTABLE else None
         if known is None:
             return None
         is_more = self._session.stream.sets(ino)
@@ -451,6 +448,43 @@ class Owned:
             self._session.stream.set_more(ino, values, now_ns, known.attr)
         else:
             self._put("setattr", (ino, values), now_ns, known.attr, ino)
+        return known.attr
+
+    def _changeable(self, ino: Ino) -> Known | None:
+        """An inode that is owned, be it a directory."""
+        if not self._may_answer:
+            return None
+        found = self._cache.owned_directory(ino)
+        return found[0] if found is not None else self._cache.owned_inode(ino)
+
+    def setxattr(self, ino: Ino, name: bytes, value: bytes, flags: int) -> Attr | None:
+        """Where all of the inode's are known, as they are unless they are large; not a file's capability."""
+        known = self._changeable(ino)
+        if known is None or known.xattrs is None or flags or name == CAPABILITY:
+            return None
+        if b"\0" in name or name.find(b".") == len(name) - 1 or len(name) > limits.XATTR_NAME_MAX_BYTES:
+            return None  # it says what is wrong with it
+        values = {**known.xattrs, name: value}
+        if sum(map(len, values)) + sum(map(len, values.values())) > limits.XATTRS_CACHED_MAX_BYTES:
+            return None
+        return self._change_xattrs(known, values, "setxattr", name, value, flags)
+
+    def removexattr(self, ino: Ino, name: bytes) -> Attr | None:
+        """Likewise. Raises `NoAttribute`."""
+        known = self._changeable(ino)
+        if known is None or known.xattrs is None or name == CAPABILITY:
+            return None
+        if name not in known.xattrs:
+            raise errors.NoAttribute("no such extended attribute")
+        values = {key: value for key, value in known.xattrs.items() if key != name}
+        return self._change_xattrs(known, values, "removexattr", name)
+
+    def _change_xattrs(self, known: Known, values: dict[bytes, bytes], verb: str, *args: bytes | int) -> Attr:
+        now_ns, attr = self._session.runtime.now_ns(), known.attr
+        self._cache.changed((attr.ino, None))
+        known.xattrs = values
+        known.attr = attr._replace(ctime_ns=now_ns, version=attr.version + 1)
+        self._put(verb, (attr.ino, *args), now_ns, None, attr.ino)
         return known.attr
 
     def empty(self, ino: Ino) -> Attr | None:

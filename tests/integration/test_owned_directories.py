@@ -23,7 +23,7 @@ from dfs.client.filewriter import FileWriter
 from dfs.client.openinodes import OpenInodes, open_inodes
 from dfs.posix import CAPABILITY
 from dfs.types import Attr, Ino, Item
-from nodes.namenode.service import NameNode
+from nodes.namenode.namespace import Namespace
 from nodes.namenode.store import Store
 from tests.cluster import Cluster, running_cluster
 from tests.cluster import mounted as mounted_on
@@ -118,6 +118,58 @@ async def test_what_is_set_one_after_the_other_is_sent_at_once(tmp_path: Path) -
             assert await log_index(fs) == before + 3
             assert await other.inodes.getattr(file.ino) == seen
     assert not [entry for entry in logs if entry["log_level"] in ("warning", "error")]
+
+
+async def test_extended_attributes_are_set_here_and_others_see_them(tmp_path: Path) -> None:
+    with capture_logs() as logs:
+        async with owners(tmp_path, clients=2) as (_, (fs, other)):
+            top = await fs.mkdir("/top")
+            file = await fs.inodes.create(top.ino, b"file", 0o644, 0, 0)
+            await fs.inodes.readdir(top.ino)
+            for ino in (file.ino, top.ino):
+                await fs.inodes.setxattr(ino, b"user.a", b"1")
+                await fs.inodes.setxattr(ino, b"user.b", b"2")
+                await fs.inodes.setxattr(ino, b"user.a", b"3")
+                await fs.inodes.removexattr(ino, b"user.b")
+                with pytest.raises(errors.NoAttribute):
+                    await fs.inodes.removexattr(ino, b"user.b")
+                assert await fs.inodes.listxattr(ino) == [b"user.a"]
+                assert await fs.inodes.getxattr(ino, b"user.a") == b"3"
+            seen = await fs.inodes.setattr(file.ino, {"mode": 0o600})
+            assert fs.session.stream.unsettled >= 9  # nobody has waited for any
+            assert await other.stat("/top/file") == seen
+            assert await other.inodes.getxattr(file.ino, b"user.a") == b"3"
+            assert await other.inodes.listxattr(top.ino) == [b"user.a"]
+    assert not [entry for entry in logs if entry["log_level"] in ("warning", "error")]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "flags", "error"),
+    [
+        (b"user." + b"x" * 300, b"", 0, errors.OutOfRange),
+        (b"user.", b"", 0, errors.InvalidArgument),
+        (b"user.k", b"", 1, errors.Exists),
+        (b"user.other", b"", 2, errors.NoAttribute),
+        (b"user.k", bytes(limits.XATTR_VALUE_MAX_BYTES + 1), 0, errors.ArgumentTooLarge),
+        (b"user.large", bytes(limits.XATTR_VALUE_MAX_BYTES), 0, None),
+    ],
+)
+async def test_what_extended_attributes_cannot_be_the_namenode_says(
+    tmp_path: Path, name: bytes, value: bytes, flags: int, error: type[errors.DfsError] | None
+) -> None:
+    async with owners(tmp_path, clients=1) as (_, (fs,)):
+        top = await fs.mkdir("/top")
+        file = await fs.inodes.create(top.ino, b"file", 0o644, 0, 0)
+        await fs.inodes.setxattr(file.ino, b"user.k", b"before")
+        if error is None:
+            await fs.inodes.setxattr(file.ino, name, value, flags)
+            assert await fs.inodes.getxattr(file.ino, name) == value
+            await fs.inodes.removexattr(file.ino, name)
+        else:
+            with pytest.raises(error):
+                await fs.inodes.setxattr(file.ino, name, value, flags)
+        assert await fs.inodes.listxattr(file.ino) == [b"user.k"]
+        assert await fs.inodes.getxattr(file.ino, b"user.k") == b"before"
 
 
 @pytest.fixture
@@ -262,6 +314,7 @@ class Walk:
                 lambda: self._do("link", self._any(), directory, name),
                 lambda: self._set(),
                 lambda: self._cut(),
+                lambda: self._set_extended(),
                 lambda: self._do("lookup", directory, name),
             )
         )()
@@ -277,6 +330,19 @@ class Walk:
         ino = self._any()
         for changes in self._chance.choices(({"mode": 0o4711}, {"uid": 7}, {"gid": 8, "mtime_ns": 9}), k=3):
             await self._do("setattr", ino, changes)
+
+    async def _set_extended(self) -> None:
+        """Some in a row, and what there is then."""
+        ino, chance = self._any(), self._chance
+        for _ in range(3):
+            name, value = chance.choice((b"user.a", b"user.b")), b"%d" % chance.randrange(10)
+            if chance.randrange(3):
+                await self._do("setxattr", ino, name, value, chance.choice((0, 0, 0, 1, 2)))
+            else:
+                await self._do("removexattr", ino, name)
+        there = self._inos[ino]
+        found = {name: await self._fs.inodes.getxattr(there, name) for name in await self._fs.inodes.listxattr(there)}
+        assert found == self._model.state.inodes[ino].xattrs
 
     async def _cut(self) -> None:
         """To nothing, which is answered here, and to some size, which is not: from more, and from nothing."""
@@ -1176,7 +1242,7 @@ async def test_a_name_that_a_file_has_lost_does_not_count(tmp_path: Path) -> Non
 async def test_a_namenode_that_does_not_give_several_files_is_asked_for_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(NameNode, "own_files")
+    monkeypatch.delattr(Namespace, "own_files")
     async with sharing(tmp_path, 4) as (_, inos, (_, fs)):
         for ino in inos:
             assert (await fs.inodes.setattr(ino, {"mode": 0o600})).mode & 0o777 == 0o600
