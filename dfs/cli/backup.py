@@ -63,14 +63,15 @@ async def _into_file(fs: FileSystem, target: bytes, force: bool, meter: Meter) -
             return await fs.backup(StreamSink(fd, target), progress=meter.advance)
     draft = await trio.to_thread.run_sync(Draft, target)
 
-    def finish() -> None:
+    def publish() -> None:
         os.fsync(draft.fd)
         draft.publish(replace=force)
         sync_directory(target)
 
+    async def finish() -> None:
+        await trio.to_thread.run_sync(publish)
+
     try:
-        made = await fs.backup(FileSink(draft.fd, target), progress=meter.advance)
-        await trio.to_thread.run_sync(finish)
+        return await fs.backup(FileSink(draft.fd, target), progress=meter.advance, finish=finish)
     finally:
         draft.discard()
-    return made

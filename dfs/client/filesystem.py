@@ -400,9 +400,20 @@ class FileSystem:
         if not statmod.S_ISREG(attr.mode):
             raise errors.InvalidArgument(f"not a regular file: {show(path)}")
         with _about(path), _reading(path):
-            if attr.size <= limits.READ_MAX_BYTES:  # read at once: nobody can take it away half-way
-                with suppress(errors.NotFound):  # it was replaced just now
-                    return _whole(path, attr, await transfer.download(self.reader, attr, sink, progress))
+            if attr.size <= limits.READ_MAX_BYTES:  # read at once, mostly: then nobody can take it away half-way
+                handed = 0
+
+                def note(length: int) -> None:
+                    nonlocal handed
+                    handed += length
+                    if progress:
+                        progress(length)
+
+                try:
+                    return _whole(path, attr, await transfer.download(self.reader, attr, sink, note))
+                except errors.NotFound:  # it was replaced just now
+                    if handed:
+                        raise
             attr = await self._hold(path, "r", 0)
             try:
                 return _whole(path, attr, await transfer.download(self.reader, attr, sink, progress))
@@ -431,14 +442,20 @@ class FileSystem:
                 yield dict(client)
             after = page[-1]["session"]
 
-    async def backup(self, sink: transfer.Sink, progress: transfer.Progress | None = None) -> dict[str, Any]:
+    async def backup(
+        self,
+        sink: transfer.Sink,
+        progress: transfer.Progress | None = None,
+        finish: Callable[[], Awaitable[None]] | None = None,
+    ) -> dict[str, Any]:
         """A copy of the NameNode's database for `sink`: what to bring back as `namespace.sqlite` in its `state_dir`.
 
-        Returns how many `bytes` that is and how many `files` are in it, and when it was begun, `made_ns`: what was
-        durable then is in it. Raises `Busy` beside another, `NoSpace` of the NameNode's disk, `NotPermitted` but for
-        admins, `NotFound` if the NameNode was restarted meanwhile.
+        When `sink` has all, `finish` is to make it last; what it raises is raised. Then the NameNode is told that there
+        is a copy. Returns how many `bytes` that is and how many `files` are in it, and when it was begun, `made_ns`:
+        what was durable then is in it. Raises `Busy` beside another, `NoSpace` of the NameNode's disk, `NotPermitted`
+        but for admins, `NotFound` if the NameNode was restarted meanwhile.
         """
-        name = secrets.token_hex(16)
+        name, is_kept = secrets.token_hex(16), False
         try:
             while (begun := await self.session.query("begin_backup", name)) is None:
                 pass  # it waits there for as long as one call may
@@ -448,9 +465,14 @@ class FileSystem:
                 length += len(piece)
                 if progress:
                     progress(len(piece))
+            if length != begun["bytes"]:
+                raise errors.DataLost(f"the copy has {length:,} bytes, and was to have {begun['bytes']:,}")
+            if finish is not None:
+                await finish()
+            is_kept = True
         finally:
             with trio.move_on_after(limits.FIRST_CONTACT_TIMEOUT_S, shield=True), suppress(errors.DfsError):
-                await self.session.ask("end_backup", name)
+                await self.session.ask("end_backup", name, is_kept)
         return dict(begun)
 
     async def plan_drain(self, node: str) -> dict[str, Any]:

@@ -9,12 +9,13 @@ Who asks gives the copy a name by chance: asked for again, since an answer was l
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Final
 
 import structlog
 import trio
 
-from dfs import errors, limits
+from dfs import errors, limits, tasks
 from dfs.runtime import Runtime
 from nodes.namenode import arguments
 from nodes.namenode.store import Copy, Store
@@ -29,11 +30,13 @@ _NAME_MAX: Final = 64
 class _Backup:
     """`copy` or `error` is there when it `is_made`; `is_read`: nobody wants it any more. `lock`: held to use `copy`."""
 
-    __slots__ = ("copy", "error", "is_made", "is_read", "is_whole", "lock", "made_ns", "name", "used_at")
+    __slots__ = ("copy", "error", "is_given_up", "is_made", "is_read", "is_whole", "lock", "made_ns", "name", "used_at")
 
     def __init__(self, name: str, made_ns: int) -> None:
         self.name = name
         self.made_ns = made_ns
+        self.is_given_up = False
+        """Before it was made; of the thread that makes it, too."""
         self.is_whole = False
         """All of it was read."""
         self.lock = trio.Lock()
@@ -116,8 +119,11 @@ class Backups:
 
     async def _make(self, backup: _Backup) -> None:
         try:
-            self._check_space()
-            backup.copy = await self._runtime.run_blocking(self._store.copy)
+            self._check_space(self._store.size_bytes())
+            async with tasks.open_nursery() as nursery:
+                nursery.start_soon(self._give_up, backup)
+                backup.copy = await self._runtime.run_blocking(self._store.copy, partial(self._check, backup))
+                nursery.cancel_scope.cancel()
         except errors.DfsError as error:
             backup.error = error
             backup.is_read.set()
@@ -128,12 +134,25 @@ class Backups:
         backup.used_at = trio.current_time()
         backup.is_made.set()
 
-    def _check_space(self) -> None:
-        needed, free = self._store.size_bytes(), self._store.free_bytes()
+    async def _give_up(self, backup: _Backup) -> None:
+        """When nobody wants it any more, or this process ends: the thread that makes it is not cancelled."""
+        try:
+            await backup.is_read.wait()
+        finally:
+            backup.is_given_up = True
+
+    def _check(self, backup: _Backup) -> None:
+        """In the thread, time and again. What is committed meanwhile takes space as well."""
+        if backup.is_given_up:
+            raise errors.Busy("the backup is given up")
+        self._check_space(0)
+
+    def _check_space(self, needed: int) -> None:
+        free = self._store.free_bytes()
         if free < needed + self._reserve_bytes:
             raise errors.NoSpace(
-                f"the NameNode's disk has {free:,} bytes left, and a copy of the namespace takes {needed:,} until it is"
-                f" read, besides the {self._reserve_bytes:,} of reserve_bytes"
+                f"the NameNode's disk has {free:,} bytes left, and a copy of the namespace takes {needed:,} more until"
+                f" it is read, besides the {self._reserve_bytes:,} of reserve_bytes"
             )
 
     async def _keep(self, backup: _Backup) -> None:

@@ -141,7 +141,7 @@ async def _serve(
     nursery.start_soon(members.watch)
     nursery.start_soon(_announce_nodes, members, sessions)
     nursery.start_soon(_announce_space, members, sessions)
-    nursery.start_soon(sessions.reap, members.wait_if_cut_off)
+    nursery.start_soon(sessions.reap, members.waits_cut_off)
     nursery.start_soon(issuing.run)
     nursery.start_soon(replication.run)
     nursery.start_soon(collector.run, writer, max(0.1, min(10.0, config.garbage_grace_s / 4)))

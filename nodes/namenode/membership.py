@@ -34,6 +34,8 @@ _SETTLING_MAX_S: Final = 10.0
 _VIEWS_AGE_S: Final = 0.05
 """Well below a heartbeat."""
 _REASON_MAX: Final = 1000
+_CUT_OFF_MAX_S: Final = 3600.0
+"""After which who is silent is taken for dead, though all are."""
 
 log = structlog.get_logger(__name__)
 
@@ -213,6 +215,7 @@ class Membership:
 
     def enter(self, member: Member) -> None:
         """It is registered, durably. It counts as up from its first heartbeat on."""
+        self._end_silence()
         known = self._members.get(member.node)
         if known is not None:
             member.last_heartbeat_ns = known.last_heartbeat_ns
@@ -232,7 +235,7 @@ class Membership:
     def heard(self, node: Any, report: Mapping[str, Any]) -> Member:
         """A heartbeat. Raises `NotFound`: it is to register first."""
         member = self.registered(node, report.get("incarnation"))
-        self.wait_if_cut_off()
+        self._end_silence()
         member.capacity_bytes = arguments.integer(report.get("capacity_bytes"), "a capacity")
         member.free_bytes = arguments.integer(report.get("free_bytes"), "free space")
         member.chunks = arguments.integer(report.get("chunks"), "a number of chunks")
@@ -383,17 +386,29 @@ class Membership:
         since = trio.current_time() - self._suspect_after_s
         return bool(expected) and all(each.heard_at <= since and not each.is_reporting for each in expected)
 
-    def wait_if_cut_off(self) -> bool:
-        """If we hear nobody, those that fell silent together may come back as after a start. Whether it is so."""
+    def waits_cut_off(self) -> bool:
+        """Whether we hear nobody, for _CUT_OFF_MAX_S at most: those that fell silent together are not dead then."""
         if not self.hears_nobody():
             return False
+        heard_ns = max(member.last_heartbeat_ns for member in self._members.values())
+        if self._runtime.now_ns() - heard_ns > _CUT_OFF_MAX_S * 10**9:
+            return False
+        self._wait_for_all()
+        return True
+
+    def _end_silence(self) -> None:
+        """A node is about to be heard. If none was before, those that fell silent together may come back as well."""
+        if self.hears_nobody():
+            self._wait_for_all()
+
+    def _wait_for_all(self) -> None:
+        """As after a start."""
         together = max(member.heard_at for member in self._members.values()) - self._suspect_after_s
         heard_at = trio.current_time() - self._suspect_after_s
         for member in self._members.values():
             if member.heard_at >= together:
                 member.heard_at = max(member.heard_at, heard_at)
                 self._note_if_new(member)
-        return True
 
     # --- watching ---------------------------------------------------------------------------------------
 

@@ -271,9 +271,9 @@ class NameNode(Namespace):
         return await self._backups.read(backup, offset)
 
     @expose
-    async def end_backup(self, backup: Any) -> None:
+    async def end_backup(self, backup: Any, is_kept: Any) -> None:
         made_ns = self._backups.end(backup)
-        if made_ns is not None:
+        if made_ns is not None and is_kept:
             await self._writer.decide("note_backup", made_ns)
 
     # --- chunks -----------------------------------------------------------------------------------------

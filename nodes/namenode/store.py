@@ -15,7 +15,7 @@ import random
 import shutil
 import sqlite3
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -33,11 +33,14 @@ Row: TypeAlias = tuple[Any, ...]
 
 _NAME = "namespace.sqlite"
 _COPY_NAME = "copy.sqlite"
+_COPIED_AT_ONCE = 1024
+"""Pages: some milliseconds."""
 _PRAGMAS = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
     "PRAGMA cache_size = -65536",  # KiB: bounds memory whatever the namespace's size
     "PRAGMA wal_autocheckpoint = 4000",  # pages: 16 MiB
+    "PRAGMA journal_size_limit = 67108864",  # of the log, which grows while a copy is made, when that is done
     "PRAGMA temp_store = MEMORY",
     "PRAGMA foreign_keys = OFF",  # the commands keep the invariants, `check` verifies them
 )
@@ -131,24 +134,35 @@ class Store:
             )
         return int(pages * page_bytes)
 
-    def copy(self) -> Copy:
-        """The database as it is now. Blocks until all of it is read and written. Raises `NoSpace`, `DiskFailed`."""
+    def copy(self, check: Callable[[], None]) -> Copy:
+        """The database as it is now. Blocks until all of it is read and written, but for `check`, which may raise.
+
+        What is committed meanwhile stays in the write-ahead log. Raises `NoSpace`, `DiskFailed`.
+        """
         path = self.directory / _COPY_NAME
         with self.translating(), _copying(self.directory):
             try:
                 with closing(_open(path)) as target, closing(_open(self.directory / _NAME)) as source:
                     target.execute("PRAGMA synchronous = OFF")
                     target.execute("PRAGMA journal_mode = OFF")
-                    source.backup(target)
+                    source.execute("BEGIN")
+                    source.execute("SELECT 1 FROM setting").fetchone()  # from here on it sees one moment
+                    source.backup(target, pages=_COPIED_AT_ONCE, progress=lambda *_: check())
                     (files,) = target.execute("SELECT value FROM counter WHERE name = 'files'").fetchone()
                 return Copy(path, files)
             finally:
-                path.unlink(missing_ok=True)
+                _remove(path)
 
     def close(self) -> None:
         """Close; the write-ahead log is merged into the database."""
         self._connections.close()
         os.close(self._lock)
+
+
+def _remove(copy: Path) -> None:
+    """Of a copy all names, if there are any."""
+    for suffix in ("", "-wal", "-shm"):
+        copy.with_name(copy.name + suffix).unlink(missing_ok=True)
 
 
 class Copy:
@@ -173,6 +187,8 @@ class Copy:
 def _copying(directory: Path) -> Iterator[None]:
     try:
         yield
+    except errors.DfsError:
+        raise
     except OSError as error:
         raise errors.DiskFailed(f"a copy of the database in {directory} failed: {error.strerror}") from error
 
@@ -195,7 +211,7 @@ def open_store(directory: Path, chance: random.Random, cluster: str | None = Non
         raise errors.DirectoryInUse(f"another NameNode runs on {directory}: stop it first") from None
     try:
         with _translated(directory):
-            (directory / _COPY_NAME).unlink(missing_ok=True)  # of a process that ended as it made one
+            _remove(directory / _COPY_NAME)  # of a process that ended as it made one
             store = Store(directory, lock, cluster or f"{chance.getrandbits(128):032x}")
             if cluster not in (None, store.cluster):
                 store.close()

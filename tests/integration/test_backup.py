@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import re
 import shutil
@@ -83,6 +85,27 @@ async def test_a_copy_goes_to_standard_output_and_into_pipes(tmp_path: Path) -> 
         failed = as_text(await cluster.dfs("backup", "/dev/full"))
         assert (failed.returncode, failed.stderr) == (1, "dfs: no space left on device: /dev/full\n")
         assert (await cluster.dfs("backup", tmp_path / "next")).returncode == 0  # that one stands in nobody's way
+
+
+async def test_a_copy_that_could_not_be_kept_is_none(tmp_path: Path) -> None:
+    class Collected(io.BytesIO):
+        leaves_holes = False
+
+        async def write(self, view: memoryview) -> None:  # type: ignore[override]
+            super().write(view)
+
+        async def skip(self, length: int) -> None:
+            raise AssertionError("a copy has no holes")
+
+    async def fail() -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    async with running_cluster(tmp_path, datanodes=0) as cluster, cluster.client() as fs:
+        with pytest.raises(OSError, match="no space left"):
+            await fs.backup(Collected(), finish=fail)
+        assert (await fs.status())["backup_ns"] is None
+        made = await fs.backup(Collected())
+        assert (await fs.status())["backup_ns"] == made["made_ns"]
 
 
 async def test_a_copy_whose_namenode_restarts_fails_and_says_what_to_do(tmp_path: Path) -> None:

@@ -579,6 +579,34 @@ async def test_a_file_that_is_replaced_as_its_download_begins_is_downloaded_all_
         assert await get(fs, "/f") == b"m" * size
 
 
+async def test_a_download_never_goes_on_with_the_bytes_of_another_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file in many pieces may be replaced, and its bytes go, when some were handed on already."""
+    async with running_cluster(tmp_path) as cluster, cluster.client() as fs, cluster.client() as other:
+        await put(fs, "/f", b"")
+        async with await fs.open("/f", "r+") as file:
+            for number in range(10):  # so many pieces, too large to be read together
+                await file.pwrite(b"o" * 80_000, number * 100_000)
+        sink, fill = Collected(), fs.reader.fill
+
+        async def gone(*args: Any, **options: Any) -> Any:
+            if sink.data:
+                raise errors.NotFound("the inode is gone")
+            return await fill(*args, **options)
+
+        async def none(*_: Any) -> None:
+            """It is not asked for in another way."""
+
+        monkeypatch.setattr(fs.reader, "fill", gone)
+        monkeypatch.setattr(fs.reader, "read_whole", none)
+        with pytest.raises(errors.NotFound):
+            await fs.download("/f", sink)
+        assert sink.data
+        await put(other, "/f", b"new", replace=True)
+        assert await get(other, "/f") == b"new"
+
+
 async def test_what_takes_the_place_of_bytes_that_others_have_added_is_on_the_disks_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

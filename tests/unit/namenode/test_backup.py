@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -12,6 +13,7 @@ import trio
 import trio.testing
 
 from dfs import errors, limits
+from dfs.runtime import RealRuntime
 from dfs.types import ROOT_INO
 from nodes.namenode.backup import IDLE_S, Backups
 from nodes.namenode.store import open_store
@@ -146,14 +148,56 @@ async def test_a_read_that_goes_on_as_it_ends_reads_to_its_end(
             assert read[0].startswith(b"SQLite format 3\0")
 
 
+@pytest.mark.parametrize("is_stopped", [True, False])
+async def test_one_that_is_given_up_while_it_is_made_goes_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_stopped: bool
+) -> None:
+    """The NameNode stops, or whoever wanted it has gone: neither waits for all of a large database."""
+    monkeypatch.setattr("nodes.namenode.store._COPIED_AT_ONCE", 1)
+    pages = 0
+    with namespace(tmp_path) as space:
+        async with trio.open_nursery() as nursery:
+            made = Backups(space.store, RealRuntime(), 0)
+            check = made._check
+
+            def slowly(backup: Any) -> None:
+                nonlocal pages
+                pages += 1
+                time.sleep(0.05)
+                check(backup)
+
+            made._check = slowly  # type: ignore[method-assign]
+            nursery.start_soon(made.run)
+            nursery.start_soon(_fails, made)
+            while not pages:
+                await trio.sleep(0.01)
+            if is_stopped:
+                nursery.cancel_scope.cancel()
+            else:
+                made.end("mine")
+                while made._backup is not None:
+                    await trio.sleep(0.01)
+                nursery.cancel_scope.cancel()
+        assert pages < space.store.size_bytes() // 4096 // 2
+        assert names_in(tmp_path) == LEFT_BEHIND
+
+
+async def _fails(made: Backups) -> None:
+    with suppress(errors.Busy):  # it was given up
+        await made.begin("mine")
+
+
 async def test_where_it_has_no_room_none_is_made_and_commands_go_on(
-    tmp_path: Path, autojump_clock: trio.testing.MockClock
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with namespace(tmp_path) as space:
         async with backups(space, reserve_bytes=2**62) as made:
             for _ in range(2):
                 with pytest.raises(errors.NoSpace, match="bytes left, and a copy of the namespace takes"):
                     await made.begin("mine")
+            monkeypatch.setattr(space.store, "size_bytes", lambda: -(2**62))  # it gets short while one is made
+            with pytest.raises(errors.NoSpace, match="takes 0 more until it is read"):
+                await made.begin("mine")
         space.do(space.open_session(), "mkdir", ROOT_INO, b"d", 0o755, 0, 0)
         assert names_in(tmp_path) == LEFT_BEHIND
 
@@ -187,7 +231,8 @@ async def test_what_makes_no_sense_is_refused(tmp_path: Path, autojump_clock: tr
 def test_what_a_process_left_of_a_copy_that_it_made_goes_as_the_next_one_begins(tmp_path: Path) -> None:
     with namespace(tmp_path) as space:
         space.open_session()
-    (tmp_path / "copy.sqlite").write_bytes(b"half of it")
+    for name in ("copy.sqlite", "copy.sqlite-wal", "copy.sqlite-shm"):
+        (tmp_path / name).write_bytes(b"half of it")
     store = open_store(tmp_path, InlineRuntime().random)
-    assert "copy.sqlite" not in names_in(tmp_path)
+    assert not {name for name in names_in(tmp_path) if name.startswith("copy")}
     store.close()

@@ -62,10 +62,11 @@ async def test_a_node_counts_as_up_from_its_first_heartbeat(autojump_clock: trio
     assert (view.capacity_bytes, view.free_bytes, view.chunks, view.load) == (1000, 400, 7, 2)
 
 
+@pytest.mark.parametrize("is_restarted", [False, True])
 async def test_when_all_fell_silent_together_and_one_is_back_the_others_are_waited_for(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: trio.testing.MockClock, is_restarted: bool
 ) -> None:
-    """The NameNode was cut off: there is nothing to make copies of."""
+    """The NameNode was cut off, or their power was: there is nothing to make copies of."""
     members = membership()
     for node in ("n1", "n2", "gone", "stopped"):
         registered(members, node)
@@ -81,7 +82,10 @@ async def test_when_all_fell_silent_together_and_one_is_back_the_others_are_wait
     assert members.hears_nobody()
     await trio.sleep(DEAD_S)
     assert states(members) == {"n1": "dead", "n2": "dead", "gone": "dead", "stopped": "suspect"}
-    members.heard("n2", REPORT)
+    if is_restarted:
+        registered(members, "n2", incarnation=2)
+        assert states(members) == {"n1": "suspect", "n2": "suspect", "gone": "dead", "stopped": "suspect"}
+    members.heard("n2", REPORT | {"incarnation": 2} if is_restarted else REPORT)
     assert not members.hears_nobody()
     assert states(members) == {"n1": "suspect", "n2": "up", "gone": "dead", "stopped": "suspect"}
     await trio.sleep(DEAD_S - SUSPECT_S)
