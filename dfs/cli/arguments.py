@@ -99,6 +99,8 @@ class MountPoint(ArgumentType):
 
 
 REMOTE: Final = RemotePath()
+DASH: Final = b"-"
+"""In place of a local path: standard input or output."""
 LOCAL: Final = LocalPath()
 NODE: Final = NodeName()
 MOUNTPOINT: Final = MountPoint()

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import functools
-import os
 import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dfs.cli import show
-from dfs.cli.arguments import LOCAL
+from dfs.cli.arguments import DASH, LOCAL
 from dfs.cli.context import config_option, run
 
 if TYPE_CHECKING:
     from dfs.cli.meter import Meter
     from dfs.client import FileSystem
-
-DASH = b"-"
 
 
 @click.command()
@@ -55,7 +52,7 @@ async def _backup(fs: FileSystem, target: bytes, force: bool, quiet: bool) -> in
 async def _into_file(fs: FileSystem, target: bytes, force: bool, meter: Meter) -> dict[str, Any]:
     import trio
 
-    from dfs.cli.drafts import Draft, check_target, opened, sync_directory
+    from dfs.cli.drafts import Draft, check_target, opened
     from dfs.cli.streams import FileSink, StreamSink
 
     if await trio.to_thread.run_sync(check_target, target, force, True):
@@ -63,13 +60,8 @@ async def _into_file(fs: FileSystem, target: bytes, force: bool, meter: Meter) -
             return await fs.backup(StreamSink(fd, target), progress=meter.advance)
     draft = await trio.to_thread.run_sync(Draft, target)
 
-    def publish() -> None:
-        os.fsync(draft.fd)
-        draft.publish(replace=force)
-        sync_directory(target)
-
     async def finish() -> None:
-        await trio.to_thread.run_sync(publish)
+        await trio.to_thread.run_sync(functools.partial(draft.publish, replace=force, sync=True))
 
     try:
         return await fs.backup(FileSink(draft.fd, target), progress=meter.advance, finish=finish)

@@ -178,11 +178,7 @@ class Downloading:
     def _finish_file(self, draft: Draft, length: int, attr: Attr) -> None:
         os.ftruncate(draft.fd, length)
         self._finish(draft.fd, attr)
-        if self._options.sync:
-            os.fsync(draft.fd)
-        draft.publish(replace=self._options.force)
-        if self._options.sync:
-            sync_directory(draft.target)
+        draft.publish(replace=self._options.force, sync=self._options.sync)
 
     def _finish_directory(self, job: Job) -> None:
         fd = os.open(job.target, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -37,9 +37,13 @@ class Draft:
             error.filename = target
             raise
 
-    def publish(self, *, replace: bool) -> None:
-        """Give the file its place. Raises FileExistsError if that is taken, unless `replace`."""
+    def publish(self, *, replace: bool, sync: bool = False) -> None:
+        """Give the file its place; with `sync` both are durable then. Raises FileExistsError if that is taken, unless
+        `replace`.
+        """
         assert self._path is not None, "a draft is published once"
+        if sync:
+            os.fsync(self.fd)
         try:
             if replace:
                 os.replace(self._path, self.target)
@@ -48,6 +52,8 @@ class Draft:
                 self._link(self._path)
         except FileExistsError:
             raise FileExistsError(errno.EEXIST, "exists already (-f replaces it)", self.target) from None
+        if sync:
+            sync_directory(self.target)
 
     def _link(self, path: bytes) -> None:
         """`discard` removes the draft's own name later."""

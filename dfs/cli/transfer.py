@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dfs.cli.arguments import LOCAL, REMOTE, refuse_missing, remote_paths, sources_and_target
+from dfs.cli.arguments import DASH, LOCAL, REMOTE, refuse_missing, remote_paths, sources_and_target
 from dfs.cli.context import F, Report, config_option, run
 
 if TYPE_CHECKING:
     from dfs.client import FileSystem
-
-DASH = b"-"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

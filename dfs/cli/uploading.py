@@ -24,7 +24,7 @@ import trio
 
 from dfs import errors, limits, tasks
 from dfs.cli import show
-from dfs.cli.arguments import base_name, join
+from dfs.cli.arguments import DASH, base_name, join
 from dfs.cli.changing import is_directory, make_symlink
 from dfs.cli.crew import Places, crew
 from dfs.cli.streams import FileSource, SparseFileSource, standard_input
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from dfs.client import FileSystem
     from dfs.types import Attr
 
-_DASH: Final = b"-"
 _BLOCK_BYTES: Final = 512  # of st_blocks
 _SLICE: Final = limits.BATCH_MAX_COMMANDS  # directory entries read at once
 
@@ -85,7 +84,7 @@ class Uploading:
     # --- what there is to do ----------------------------------------------------------------------------
 
     async def _plan(self, source: bytes, target: bytes, into: bool, put: Put) -> None:
-        if source == _DASH:
+        if source == DASH:
             if into:
                 raise errors.IsADirectory(f"standard input needs a name in this directory: {show.escaped(target)}")
             await self._copy_standard_input(target)
@@ -257,7 +256,7 @@ class Uploading:
 
     async def _find_total(self, sources: tuple[bytes, ...]) -> None:
         """For the progress bar only: the files' lengths as they are now."""
-        if _DASH not in sources:
+        if DASH not in sources:
             self._meter.total_bytes = await trio.to_thread.run_sync(
                 _total_bytes, sources, self._options.recursive, abandon_on_cancel=True
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from dfs import errors, grants, limits
 from dfs.grants import Range
@@ -13,6 +13,9 @@ from dfs.types import ChunkId
 from nodes.namenode.confinement import ConfinedQueries
 from nodes.namenode.parts import Service
 from nodes.namenode.queries import Queries
+
+LOOKED_AT_ONCE: Final = 500
+"""Inodes of which something is found out at a time, such as whether they are beneath a directory: milliseconds."""
 
 
 class Access(Service):

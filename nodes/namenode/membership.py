@@ -382,9 +382,13 @@ class Membership:
 
     def hears_nobody(self) -> bool:
         """Whether all nodes are silent that had been heard, but for those which said farewell."""
-        expected = [each for each in self._members.values() if each.is_registered and each.awaited_until is None]
-        since = trio.current_time() - self._suspect_after_s
-        return bool(expected) and all(each.heard_at <= since and not each.is_reporting for each in expected)
+        since, is_any_expected = trio.current_time() - self._suspect_after_s, False
+        for each in self._members.values():  # each heartbeat asks: mostly the first is one that is heard
+            if each.is_registered and each.awaited_until is None:
+                if each.heard_at > since or each.is_reporting:
+                    return False
+                is_any_expected = True
+        return is_any_expected
 
     def waits_cut_off(self) -> bool:
         """Whether we hear nobody, for _CUT_OFF_MAX_S at most: those that fell silent together are not dead then."""

@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import trio
 
@@ -18,13 +18,10 @@ from dfs import errors, limits
 from dfs.rpc import Call, Later, expose, takes_call
 from dfs.types import NAMENODE_SESSION, Attr, Ino, Item, SessionId
 from nodes.namenode import arguments, authorization
-from nodes.namenode.access import Access, identity, is_limited, key_of
+from nodes.namenode.access import LOOKED_AT_ONCE, Access, identity, is_limited, key_of
 from nodes.namenode.confinement import ConfinedQueries
 from nodes.namenode.queries import Queries
 from nodes.namenode.trees import Trees
-
-_LOOKED_AT_ONCE: Final = 500
-"""Inodes of which it is found out at a time whether they may be looked at, or one is a directory: milliseconds."""
 
 
 class _Answer(NamedTuple):
@@ -420,8 +417,8 @@ class Namespace(Access):
 
 def _slices(inos: Sequence[Ino]) -> Iterator[Sequence[Ino]]:
     """So many as are looked at at a time."""
-    for start in range(0, len(inos), _LOOKED_AT_ONCE):
-        yield inos[start : start + _LOOKED_AT_ONCE]
+    for start in range(0, len(inos), LOOKED_AT_ONCE):
+        yield inos[start : start + LOOKED_AT_ONCE]
 
 
 def _inos(wire: Any) -> list[Ino]:

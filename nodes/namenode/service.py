@@ -29,7 +29,7 @@ from dfs.types import (
     Statfs,
 )
 from nodes.namenode import arguments, authorization, commands
-from nodes.namenode.access import identity, key_of
+from nodes.namenode.access import LOOKED_AT_ONCE, identity, key_of
 from nodes.namenode.backup import Backups
 from nodes.namenode.beneath import Beneath
 from nodes.namenode.check import Checker
@@ -48,8 +48,6 @@ _HANDSHAKE_MAX: Final = 16
 """Items in a handshake."""
 _HEARINGS: Final = 2
 """Of who owns something beneath a directory: of what it has made, and of the bytes of that."""
-_LOOKED_AT_ONCE: Final = 500
-"""Inodes of which it is found out at a time whether they are beneath a directory: a few milliseconds."""
 
 
 class NameNode(Namespace):
@@ -164,7 +162,7 @@ class NameNode(Namespace):
         for number, item in enumerate(self._leases.owned(), 1):
             if beneath.has(item[0]):
                 found.append(item)
-            if not number % _LOOKED_AT_ONCE:
+            if not number % LOOKED_AT_ONCE:
                 await trio.lowlevel.checkpoint()
         return found
 
