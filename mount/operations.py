@@ -36,7 +36,7 @@ from mount.device import NO_FLUSH, Device
 from mount.handles import DirectoryHandle, FileHandle, Handles
 from mount.kernel import Kernel
 from mount.loop import handled
-from mount.retries import MOMENT_S, Retries
+from mount.retries import Retries, Retry
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -207,16 +207,17 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
             )
         parent = self._ino(parent_inode)
         try:
-            if self.retries.has(ctx.pid):
-                found = await self._lasting(parent, name)
+            retry = self.retries.of(ctx.pid)
+            if retry is not None:
+                found = await self._lasting(parent, name, retry)
             else:
                 found = await self._fs.inodes.lookup(parent, name)
         except errors.NotFound:
             return self._absent(parent, name)
         return await self._seen(found, parent, name)
 
-    async def _lasting(self, parent: Ino, name: bytes) -> Attr:
-        """What a name leads to: if it is a file, that is there for a moment whatever becomes of the name."""
+    async def _lasting(self, parent: Ino, name: bytes, retry: Retry) -> Attr:
+        """What a name leads to: if it is a file, it is there for this thread whatever becomes of the name."""
         while True:
             found = await self._fs.inodes.lookup(parent, name)
             if not stat.S_ISREG(found.mode):
@@ -225,15 +226,13 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
                 opened = await self._open.acquire(found.ino, os.fsdecode(name))
             except errors.NotFound:
                 continue  # replaced once more
-            self._open.start(self._let_go, opened)
+            self._open.start(self._let_go, opened, retry)
             return found
 
-    async def _let_go(self, opened: OpenInode) -> None:
-        self.retries.files += 1
+    async def _let_go(self, opened: OpenInode, retry: Retry) -> None:
         try:
-            await trio.sleep(MOMENT_S)
+            await self.retries.stay(retry)
         finally:
-            self.retries.files -= 1
             self._open.close(opened)
 
     @_handler
@@ -417,6 +416,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
             await self._cut(opened)
         elif flags & os.O_ACCMODE != os.O_WRONLY:
             self._open.reads(opened)
+        self.retries.opened(ctx.pid)
         info = self._opened(opened, flags)
         self._device.add_open_flags(self._closing_flags(info))
         return info

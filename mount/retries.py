@@ -2,7 +2,7 @@
 
 The kernel does that once for a call of a program, in the same thread. If what it finds then is gone again before the
 next request, the program gets ESTALE, which no local file system has. So what is found for such a thread is to stay for
-a moment, even without a name: the mount takes it for open meanwhile.
+a moment, even without a name: the mount takes it for open meanwhile, at most until the thread has opened something.
 """
 
 from __future__ import annotations
@@ -18,23 +18,49 @@ _FILES_MAX: Final = 256
 """That stay for such threads: of those that cannot be seen one may be told so, and all others look."""
 
 
+class Retry:
+    """Of a thread that was told so a moment ago: until then, or until it is over."""
+
+    def __init__(self) -> None:
+        self.until = 0.0
+        self.is_over = trio.Event()
+
+
 class Retries:
     """Threads by their numbers, of which 0 are all that the mount cannot see, as they are in another container."""
 
     def __init__(self) -> None:
-        self._until: dict[int, float] = {}
-        self.files = 0
-        """That stay at this moment; who has them do so counts them."""
+        self._retries: dict[int, Retry] = {}
+        self._files = 0
+        """That stay at this moment."""
 
     def note(self, thread: int) -> None:
         """It was told that something is gone."""
-        self._until.pop(thread, None)
-        self._until[thread] = trio.current_time() + MOMENT_S
-        if len(self._until) > _THREADS_MAX:
-            del self._until[next(iter(self._until))]
+        retry = self._retries.pop(thread, None) or Retry()
+        retry.until = trio.current_time() + MOMENT_S
+        self._retries[thread] = retry
+        if len(self._retries) > _THREADS_MAX:
+            del self._retries[next(iter(self._retries))]
 
-    def has(self, thread: int) -> bool:
-        """Whether it was told so a moment ago, and what it finds may stay."""
-        if not self._until or self.files >= _FILES_MAX:
-            return False
-        return self._until.get(thread, 0.0) > trio.current_time()
+    def of(self, thread: int) -> Retry | None:
+        """Its own, if it is in one, and what it finds may stay."""
+        if not self._retries or self._files >= _FILES_MAX:
+            return None
+        retry = self._retries.get(thread)
+        return retry if retry is not None and retry.until > trio.current_time() else None
+
+    def opened(self, thread: int) -> None:
+        """It has opened something: if that was for a second time, it needs nothing more of what it found."""
+        if thread and self._retries:
+            retry = self._retries.pop(thread, None)
+            if retry is not None:
+                retry.is_over.set()
+
+    async def stay(self, retry: Retry) -> None:
+        """Return when what was found in this one need not stay any more."""
+        self._files += 1
+        try:
+            with trio.move_on_after(MOMENT_S):
+                await retry.is_over.wait()
+        finally:
+            self._files -= 1

@@ -175,13 +175,29 @@ class OpenInodes:
     # --- opening ----------------------------------------------------------------------------------------
 
     async def acquire(self, ino: Ino, name: str) -> OpenInode:
-        """One more user of a file. Raises `NotFound`."""
-        attr = await self.fs.inodes.getattr(ino)
-        inode = self._open.get(ino)
-        is_leased = self.fs.inodes.cached_attr(ino) is not None and attr.nlink
-        if is_leased or (inode is not None and inode.holds):
-            return self.open(attr, name, holds=0)
-        return self.open(await self.fs.inodes.hold(ino), name, holds=1)
+        """One more user of a file. Raises `NotFound`, also where its last name and its last user are gone."""
+        return await self._acquire(await self.fs.inodes.getattr(ino), name)
+
+    async def _acquire(self, attr: Attr, name: str) -> OpenInode:
+        """A file that has no name, and that nobody has open, may still be held: what was written to it is given up."""
+        before = self._open.get(attr.ino)
+        newest = attr if before is None or before.attr.nlink else before.attr
+        if not newest.nlink and not self.is_open(attr.ino):
+            raise errors.NotFound("the file is gone")
+        inode = self.open(attr, name, holds=0)  # counted before it is held: what it has is not given up meanwhile
+        if inode.holds or (inode.attr.nlink and self.fs.inodes.cached_attr(inode.ino) is not None):
+            return inode
+        try:
+            now = await self.fs.inodes.hold(inode.ino)
+            if not now.nlink and not inode.holds:  # it was gone before it was counted, or else it were held since
+                self.start(self._release, inode.ino)
+                raise errors.NotFound("the file is gone")
+        except BaseException:
+            self.close(inode)
+            raise
+        inode.note(now)
+        self._count_hold(inode)
+        return inode
 
     async def create(self, parent: Ino, name: bytes, mode: int, uid: int, gid: int, *, exclusive: bool) -> OpenInode:
         """A new file of that name; unless `exclusive`, the one that is there will do. One more user of it."""
@@ -189,15 +205,13 @@ class OpenInodes:
         hold = not self.fs.session.is_trusted
         for left in reversed(range(_CREATE_ATTEMPTS)):
             attr = await inodes.create(parent, name, mode, uid, gid, exclusive=exclusive, hold=hold)
-            holds = int(hold)
-            if not hold and inodes.cached_attr(attr.ino) is None:  # the lease that came with it is recalled already
-                try:
-                    attr, holds = await inodes.hold(attr.ino), 1
-                except errors.NotFound:  # somebody has removed it, so it can be made again
-                    if left:
-                        continue
+            if hold:
+                return self.open(attr, os.fsdecode(name))
+            try:
+                return await self._acquire(attr, os.fsdecode(name))
+            except errors.NotFound:  # somebody has removed it, so it can be made again
+                if not left:
                     raise
-            return self.open(attr, os.fsdecode(name), holds)
         raise AssertionError("the last attempt returns or raises")
 
     def open(self, attr: Attr, name: str, holds: int = 1) -> OpenInode:
@@ -394,10 +408,15 @@ class OpenInodes:
         except errors.DfsError as error:
             log.warning("open file not held any more", file=inode.name, ino=inode.ino, error=str(error))
             return
-        if not inode.users:  # closed meanwhile
+        now = self._open.get(inode.ino)
+        if now is None or not now.users:  # closed meanwhile
             await self._release(inode.ino)
             return
-        inode.note(attr)
+        now.note(attr)  # opened anew perhaps, and not held as it is leased: who is to change that waited for this
+        self._count_hold(now)
+
+    def _count_hold(self, inode: OpenInode) -> None:
+        """The session holds it once more."""
         inode.holds += 1
         inode.held_by = self.fs.session.session
         self._count_holds(inode)

@@ -6,6 +6,7 @@ it is told of them: or, should the client end in between, neither would be left.
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -264,3 +265,85 @@ async def test_who_looks_from_elsewhere_meanwhile_sees_one_or_the_other(tmp_path
                 await trio.sleep(0.002 * (number % 5))
             done.set()
         assert await content_of(other, "/d/old") == b"49"
+
+
+@pytest.mark.parametrize("is_settled", [False, True], ids=["at once", "later"])
+@pytest.mark.parametrize("content", [b"first", b"first" * limits.MIB], ids=["in memory", "on its way"])
+async def test_who_opens_a_file_that_was_replaced_and_closed_is_told_that_it_is_gone(
+    tmp_path: Path, content: bytes, *, is_settled: bool
+) -> None:
+    """Its bytes were given up, though it may be held for a moment still: it must not be found empty."""
+    async with here(tmp_path) as it:
+        file = await it.files.create(it.directory, b"file", 0o644, 0, 0, exclusive=True)
+        await file.write(0, content)
+        await it.replace(b"second", b"file")
+        assert bytes(await file.read(0, len(content))) == content
+        it.files.close(file)
+        if is_settled:
+            await it.files.settle_all()
+            await it.fs.session.stream.flush()
+        with pytest.raises(errors.NotFound):
+            await it.files.acquire(file.ino, "old")
+        assert await it.seen("/d/file") == b"second"
+
+
+async def test_who_opens_a_file_while_it_is_replaced_has_it_as_it_was_or_none(tmp_path: Path) -> None:
+    """Whatever comes between: many that look its name up, open it, and close it, each in turn with the others."""
+
+    async def read() -> None:
+        nonlocal reads
+        while reads < 500:
+            try:
+                found = await it.fs.inodes.lookup(it.directory, b"old")
+                await trio.sleep(chance.uniform(0, 0.002))
+                opened = await it.files.acquire(found.ino, "old")
+            except errors.NotFound:
+                continue
+            try:
+                assert bytes(await opened.read(0, limits.MIB)).isdigit()
+            finally:
+                it.files.close(opened)
+            reads += 1
+
+    reads, chance = 0, random.Random(1)
+    async with here(tmp_path) as it, trio.open_nursery() as nursery:
+        await it.replace(b"0")
+        for _ in range(4):
+            nursery.start_soon(read)
+        while reads < 500:
+            await it.replace(b"%d" % reads)
+            await trio.sleep(chance.uniform(0, 0.002))
+
+
+async def test_a_file_that_is_closed_and_opened_again_while_it_comes_to_be_held_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who removes it waits for that: it is to be there for whoever has it open, though it is opened as leased."""
+
+    async def late(ino: Ino) -> Attr:
+        attr = await hold(ino)
+        asked.set()
+        await may_go_on.wait()
+        return attr
+
+    asked, may_go_on = trio.Event(), trio.Event()
+    async with here(tmp_path) as it:
+        made = await it.write(b"file", b"what it holds")
+        await it.files.settle_all()
+        hold = it.fs.inodes.hold
+        opened = await it.files.acquire(made.ino, "file")
+        assert not opened.holds
+        async with trio.open_nursery() as nursery:
+            with monkeypatch.context() as patch:
+                patch.setattr(it.fs.inodes, "hold", late)
+                nursery.start_soon(it.files.hold, made.ino)
+                await asked.wait()
+                it.files.close(opened)
+                opened = await it.files.acquire(made.ino, "file")
+                assert not opened.holds
+                may_go_on.set()
+        assert opened.holds
+        async with it.cluster.client() as other:
+            await other.inodes.unlink(it.directory, b"file")
+        assert bytes(await opened.read(0, limits.MIB)) == b"what it holds"
+        it.files.close(opened)

@@ -10,24 +10,62 @@ from mount.retries import MOMENT_S, Retries
 
 async def test_a_thread_is_known_for_a_moment_after_it_was_told(autojump_clock: trio.testing.MockClock) -> None:
     retries = Retries()
-    assert not retries.has(1)
+    assert not retries.of(1)
     retries.note(1)
-    assert retries.has(1)
-    assert not retries.has(2)
+    assert retries.of(1)
+    assert not retries.of(2)
     await trio.sleep(0.6 * MOMENT_S)
     retries.note(1)
     await trio.sleep(0.6 * MOMENT_S)
-    assert retries.has(1)
+    assert retries.of(1)
     await trio.sleep(0.6 * MOMENT_S)
-    assert not retries.has(1)
+    assert not retries.of(1)
 
 
 async def test_no_more_files_stay_than_may(autojump_clock: trio.testing.MockClock) -> None:
     retries = Retries()
+    async with trio.open_nursery() as nursery:
+        for _ in range(10_000):
+            retries.note(0)
+            retry = retries.of(0)
+            if retry is None:
+                break
+            nursery.start_soon(retries.stay, retry)
+            await trio.testing.wait_all_tasks_blocked()
+        else:
+            raise AssertionError("as many as there are")
     retries.note(0)
-    assert retries.has(0)
-    retries.files = 10_000
-    assert not retries.has(0)
+    assert retries.of(0)
+
+
+async def test_what_a_thread_has_found_stays_until_it_has_opened_something(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    retries = Retries()
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for thread in (1, 2):
+            retries.note(thread)
+            retry = retries.of(thread)
+            assert retry is not None
+            nursery.start_soon(retries.stay, retry)
+        await trio.testing.wait_all_tasks_blocked()
+        retries.opened(1)
+        assert not retries.of(1)
+        assert retries.of(2)
+        await trio.testing.wait_all_tasks_blocked()
+        assert trio.current_time() == began
+        assert len(nursery.child_tasks) == 1
+    assert trio.current_time() == began + MOMENT_S
+
+
+async def test_threads_that_cannot_be_told_apart_do_not_end_each_others_retries(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    retries = Retries()
+    retries.note(0)
+    retries.opened(0)
+    assert retries.of(0)
 
 
 async def test_of_very_many_threads_the_last_are_known(autojump_clock: trio.testing.MockClock) -> None:
@@ -35,6 +73,6 @@ async def test_of_very_many_threads_the_last_are_known(autojump_clock: trio.test
     for thread in range(3000):
         retries.note(thread)
         retries.note(7)
-    assert retries.has(7)
-    assert retries.has(2999)
-    assert not retries.has(8)
+    assert retries.of(7)
+    assert retries.of(2999)
+    assert not retries.of(8)
