@@ -238,7 +238,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
     @_handler
     async def getattr(self, inode: int, ctx: Any) -> pyfuse3.EntryAttributes:
         try:
-            return await self._seen(await self._fs.inodes.getattr(self._ino(inode)))
+            return await self._seen(await self._open.getattr(self._ino(inode)))
         except errors.NotFound:
             attr = self._handles.open_directory(self._ino(inode))
             if attr is None:

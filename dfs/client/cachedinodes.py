@@ -573,7 +573,11 @@ class CachedInodes(Inodes):
         return self.owned.empty(ino)
 
     async def release(self, ino: Ino) -> None:
-        if not self.owned.release(ino):
+        is_done = self.owned.release(ino)
+        known = self._cache.kept(ino)
+        if known is not None and not known.attr.nlink and not self.owned.users.is_open(ino):
+            self._cache.drop(ino)  # gone with that: a change of it must not be taken for done here
+        if not is_done:
             await super().release(ino)
 
     def _child(self, parent: Ino, name: bytes) -> Ino | None:

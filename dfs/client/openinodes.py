@@ -175,15 +175,26 @@ class OpenInodes:
     # --- opening ----------------------------------------------------------------------------------------
 
     async def acquire(self, ino: Ino, name: str) -> OpenInode:
-        """One more user of a file. Raises `NotFound`, also where its last name and its last user are gone."""
-        return await self._acquire(await self.fs.inodes.getattr(ino), name)
+        """One more user of a file. Raises `NotFound`."""
+        return await self._acquire(await self.getattr(ino), name)
+
+    async def getattr(self, ino: Ino) -> Attr:
+        """As `Inodes.getattr`. Raises `NotFound` also of what has no name and no user here.
+
+        It may be held for a moment still, but what was written to it is given up.
+        """
+        attr = await self.fs.inodes.getattr(ino)
+        self._check_there(attr)
+        return attr
+
+    def _check_there(self, attr: Attr) -> None:
+        inode = self._open.get(attr.ino)
+        newest = attr if inode is None or inode.attr.nlink else inode.attr
+        if not newest.nlink and not self.is_open(attr.ino):
+            raise errors.NotFound(f"inode {attr.ino} is gone")
 
     async def _acquire(self, attr: Attr, name: str) -> OpenInode:
-        """A file that has no name, and that nobody has open, may still be held: what was written to it is given up."""
-        before = self._open.get(attr.ino)
-        newest = attr if before is None or before.attr.nlink else before.attr
-        if not newest.nlink and not self.is_open(attr.ino):
-            raise errors.NotFound("the file is gone")
+        self._check_there(attr)
         inode = self.open(attr, name, holds=0)  # counted before it is held: what it has is not given up meanwhile
         if inode.holds or (inode.attr.nlink and self.fs.inodes.cached_attr(inode.ino) is not None):
             return inode
@@ -191,7 +202,7 @@ class OpenInodes:
             now = await self.fs.inodes.hold(inode.ino)
             if not now.nlink and not inode.holds:  # it was gone before it was counted, or else it were held since
                 self.start(self._release, inode.ino)
-                raise errors.NotFound("the file is gone")
+                raise errors.NotFound(f"inode {inode.ino} is gone")
         except BaseException:
             self.close(inode)
             raise

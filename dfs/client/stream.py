@@ -282,8 +282,8 @@ class CommandStream:
     async def flush(self, losses: int | None = None) -> None:
         """Return when all that was given before has happened, durably.
 
-        Raises `SessionExpired` if some was lost meanwhile, or since `losses` was how many were; `Unreachable` after
-        `wait_s`.
+        Raises `SessionExpired` if some was lost meanwhile, or refused, or since `losses` was how many were;
+        `Unreachable` after `wait_s`.
         """
         position = self.given
         losses = self.losses if losses is None else losses
@@ -292,7 +292,8 @@ class CommandStream:
                 self._hurry.set()
                 await self._moved.park()
         if self.losses != losses:
-            raise errors.SessionExpired("the session ended before changes of names reached the NameNode: they are lost")
+            lost = "changes are lost: the NameNode refused them, or the session ended before they reached it"
+            raise errors.SessionExpired(lost)
 
     def hurry(self) -> None:
         """Somebody is about to wait."""

@@ -507,6 +507,32 @@ async def test_a_file_that_is_open_outlives_its_name_and_goes_with_its_last_user
                 await trio.sleep(0.01)
 
 
+@pytest.mark.parametrize("users", [1, 2])
+async def test_a_file_that_is_gone_with_its_last_user_is_not_changed_here_any_more(tmp_path: Path, users: int) -> None:
+    """Who had found it before may still want to, and is told so: the NameNode would refuse what was taken for done."""
+
+    async def change(ino: Ino) -> None:
+        with pytest.raises(errors.NotFound):
+            await fs.inodes.setattr(ino, {"mode": 0o600})
+        with pytest.raises(errors.NotFound):
+            await fs.inodes.setxattr(ino, b"user.a", b"1")
+
+    async with mounted(tmp_path) as (_, fs, files):
+        d = (await fs.mkdir("/d")).ino
+        file = await files.create(d, b"f", 0o644, 0, 0, exclusive=True)
+        await file.write(0, b"content")
+        for _ in range(users - 1):
+            await files.acquire(file.ino, "f")
+        assert (await fs.inodes.unlink(d, b"f")).nlink == 0
+        assert (await fs.inodes.setattr(file.ino, {"mode": 0o600})).mode & 0o777 == 0o600
+        for _ in range(users):
+            files.close(file)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        await change(file.ino)
+        await fs.session.stream.flush(losses=0)
+        assert fs.session.stream.surprises == 0
+
+
 async def test_what_is_written_to_a_file_that_goes_at_once_leaves_no_memory(tmp_path: Path) -> None:
     async with mounted(tmp_path) as (_, fs, files):
         d = (await fs.mkdir("/d")).ino

@@ -279,6 +279,8 @@ async def test_who_opens_a_file_that_was_replaced_and_closed_is_told_that_it_is_
         await it.replace(b"second", b"file")
         assert bytes(await file.read(0, len(content))) == content
         it.files.close(file)
+        with pytest.raises(errors.NotFound):
+            await it.files.getattr(file.ino)
         if is_settled:
             await it.files.settle_all()
             await it.fs.session.stream.flush()
