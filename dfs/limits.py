@@ -320,6 +320,7 @@ OWN_AGAIN_FIRST_S = 0.1  # since somebody else wanted a directory that this clie
 OWN_AGAIN_MAX_S = 2.0  # at most; who has owned it for longer than that begins anew
 PREFETCH_AFTER_MISSES = 2  # names of one directory that had to be asked for, after which its listing is fetched
 PREFETCH_PAGE_ENTRIES = 1024  # of it in one answer: some milliseconds of the NameNode
+PREFETCH_AWAITED_S = 0.5  # for so long a name that is looked up waits for the listing of its directory
 PREFETCH_MAX_ENTRIES = 8192  # of a larger directory the rest is asked for name by name
 TREE_MAX_ENTRIES = 2048  # of directories told together, each of which counts as one; so many ahead of who walks a tree
 TREE_MAX_DIRECTORIES = 512  # named in one such question

@@ -50,6 +50,8 @@ class CachedInodes(Inodes):
         self._ahead = Ahead(cache)
         self._listings = Listings(session, cache)
         cache.on_disowned = self._note_disowned
+        self._slow: set[Ino] = set()
+        """Directories whose listing takes long, and is not waited for by who looks a name up."""
         self._fetching: dict[Ino, trio.Event] = {}
         """Directories that are fetched ahead of who walks a tree; set when they are there."""
         self._not_before: dict[Ino, tuple[float, float]] = {}
@@ -98,14 +100,40 @@ class CachedInodes(Inodes):
         if found is None and (
             parent in self._fetching or self._cache.wants_listing(parent, limits.PREFETCH_AFTER_MISSES)
         ):
-            await self._begin_listing(parent)
-            await self._listings.end(parent)
+            await self._learn_names(parent)
             found = self.cached_lookup(parent, name)
         if found is None:
             found = await self._lookup(parent, name)
         if isinstance(found, Absent):
             raise errors.NotFound("no such file or directory")
         return found
+
+    async def _learn_names(self, directory: Ino) -> None:
+        """Learn a directory's listing, where a name of it is wanted: a guess, which is not waited for if it is slow.
+
+        As it is where others change the directory all the time: the NameNode looks again until nobody knows better.
+        """
+        if directory in self._slow:
+            return
+        is_over = trio.Event()
+
+        async def learn() -> None:
+            try:
+                await self._begin_listing(directory)
+                await self._listings.end(directory)
+            except errors.DfsError as error:  # who asks for the name hears of it as well
+                log.info("a listing could not be fetched", ino=directory, error=str(error))
+            finally:
+                if directory in self._slow:
+                    self._slow.remove(directory)
+                    self._cache.note_large(directory, limits.PREFETCH_PAGE_ENTRIES)  # not soon again
+                is_over.set()
+
+        self._session.spawn(partial(tasks.in_advance, learn))
+        with trio.move_on_after(limits.PREFETCH_AWAITED_S) as patience:
+            await is_over.wait()
+        if patience.cancelled_caught and not is_over.is_set():
+            self._slow.add(directory)
 
     async def _lookup(self, parent: Ino, name: bytes) -> Attr | Absent:
         with self._cache.asking() as token:

@@ -186,3 +186,48 @@ async def test_of_a_directory_that_is_too_large_the_rest_is_asked_for(
         assert names(await rest(fs, top)) == _NAMES
         with pytest.raises(errors.NotFound):
             await fs.inodes.lookup(top, b"none")
+
+
+async def test_who_looks_names_up_does_not_wait_for_a_listing_that_does_not_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where others change the directory all the time: it is a guess, and asked for again until nobody does."""
+    async with listed(tmp_path) as (fs, _, top):
+        asked, goes_on = 0, trio.Event()
+        before = fs.session._call
+
+        async def call(method: str, *args: Any, **kwargs: Any) -> Any:
+            nonlocal asked
+            if method in ("leased_readdir", "leased_tree"):
+                asked += 1
+                await goes_on.wait()
+            return await before(method, *args, **kwargs)
+
+        monkeypatch.setattr(fs.session, "_call", call)
+        monkeypatch.setattr(limits, "PREFETCH_AWAITED_S", 0.05)
+        with trio.fail_after(_PATIENCE_S / 4):
+            for name in _NAMES:
+                assert (await fs.inodes.lookup(top, name)).nlink == 1
+        assert asked == 1
+        goes_on.set()
+        while not fs.inodes._cache.lists(top):  # type: ignore[attr-defined]
+            await trio.sleep(0.01)
+        assert await questions(fs, lambda: fs.inodes.lookup(top, _NAMES[0])) == 0
+        with pytest.raises(errors.NotFound):
+            await fs.inodes.lookup(top, b"none")
+
+
+async def test_a_listing_that_fails_fails_no_name_that_is_looked_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with listed(tmp_path) as (fs, _, top):
+        before = fs.session._call
+
+        async def call(method: str, *args: Any, **kwargs: Any) -> Any:
+            if method in ("leased_readdir", "leased_tree"):
+                raise errors.NotPermitted("no listings")
+            return await before(method, *args, **kwargs)
+
+        monkeypatch.setattr(fs.session, "_call", call)
+        for name in _NAMES:
+            assert (await fs.inodes.lookup(top, name)).nlink == 1
