@@ -601,11 +601,7 @@ class CachedInodes(Inodes):
         return self.owned.empty(ino)
 
     async def release(self, ino: Ino) -> None:
-        is_done = self.owned.release(ino)
-        known = self._cache.kept(ino)
-        if known is not None and not known.attr.nlink and not self.owned.users.is_open(ino):
-            self._cache.drop(ino)  # gone with that: a change of it must not be taken for done here
-        if not is_done:
+        if not self.owned.release(ino):
             await super().release(ino)
 
     def _child(self, parent: Ino, name: bytes) -> Ino | None:

@@ -337,9 +337,13 @@ class Owned:
         """One name less, as `Transaction.drop_link` takes it. What is gone with the last is kept until it is closed."""
         attr = known.attr._replace(nlink=known.attr.nlink - 1, ctime_ns=now_ns, version=known.attr.version + 1)
         known.attr = attr
-        if not attr.nlink and not self.users.is_open(attr.ino):
-            self._cache.drop(attr.ino)
+        self._drop_if_gone(known)
         return attr
+
+    def _drop_if_gone(self, known: Known) -> None:
+        """With its last name and its last user: a change of it must not be taken for done here."""
+        if not known.attr.nlink and not self.users.is_open(known.attr.ino):
+            self._cache.drop(known.attr.ino)
 
     def rmdir(self, parent: Ino, name: bytes) -> Attr | None:
         place = self._there_at(parent, name)
@@ -508,7 +512,10 @@ class Owned:
 
     def release(self, ino: Ino) -> bool:
         """Undo one `hold`; whether that is done."""
-        if not self._may_answer or self._cache.owned_inode(ino) is None:
-            return False
-        self._put("release", (ino,), self._session.runtime.now_ns(), None, ino)
-        return True
+        is_done = self._may_answer and self._cache.owned_inode(ino) is not None
+        if is_done:
+            self._put("release", (ino,), self._session.runtime.now_ns(), None, ino)
+        known = self._cache.kept(ino)
+        if known is not None:
+            self._drop_if_gone(known)
+        return is_done

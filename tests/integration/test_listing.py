@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -64,6 +64,18 @@ def hold_back(fs: FileSystem) -> tuple[list[int], trio.Event]:
 
     fs.session._call = call  # type: ignore[method-assign]
     return asked, goes_on
+
+
+def before_listings(fs: FileSystem, work: Callable[[], Awaitable[None]]) -> None:
+    """Have `work` done before each question for a listing, of whatever kind."""
+    before = fs.session._call
+
+    async def call(method: str, *args: Any, **kwargs: Any) -> Any:
+        if method in ("leased_readdir", "leased_tree"):
+            await work()
+        return await before(method, *args, **kwargs)
+
+    fs.session._call = call  # type: ignore[method-assign]
 
 
 def names(entries: list[DirEntry]) -> list[bytes]:
@@ -194,16 +206,13 @@ async def test_who_looks_names_up_does_not_wait_for_a_listing_that_does_not_come
     """As where others change the directory all the time: it is a guess, and asked for again until nobody does."""
     async with listed(tmp_path) as (fs, _, top):
         asked, goes_on = 0, trio.Event()
-        before = fs.session._call
 
-        async def call(method: str, *args: Any, **kwargs: Any) -> Any:
+        async def hang() -> None:
             nonlocal asked
-            if method in ("leased_readdir", "leased_tree"):
-                asked += 1
-                await goes_on.wait()
-            return await before(method, *args, **kwargs)
+            asked += 1
+            await goes_on.wait()
 
-        monkeypatch.setattr(fs.session, "_call", call)
+        before_listings(fs, hang)
         monkeypatch.setattr(limits, "PREFETCH_AWAITED_S", 0.05)
         with trio.fail_after(_PATIENCE_S / 4):
             for name in _NAMES:
@@ -217,17 +226,11 @@ async def test_who_looks_names_up_does_not_wait_for_a_listing_that_does_not_come
             await fs.inodes.lookup(top, b"none")
 
 
-async def test_a_listing_that_fails_fails_no_name_that_is_looked_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_listing_that_fails_fails_no_name_that_is_looked_up(tmp_path: Path) -> None:
+    async def fail() -> None:
+        raise errors.NotPermitted("no listings")
+
     async with listed(tmp_path) as (fs, _, top):
-        before = fs.session._call
-
-        async def call(method: str, *args: Any, **kwargs: Any) -> Any:
-            if method in ("leased_readdir", "leased_tree"):
-                raise errors.NotPermitted("no listings")
-            return await before(method, *args, **kwargs)
-
-        monkeypatch.setattr(fs.session, "_call", call)
+        before_listings(fs, fail)
         for name in _NAMES:
             assert (await fs.inodes.lookup(top, name)).nlink == 1
