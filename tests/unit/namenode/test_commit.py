@@ -547,6 +547,16 @@ def test_a_stray_copy_is_deleted_once_and_never_one_that_counts(space: Namespace
     assert orders(space) == [("n3", "delete", chunk, None, 59), ("n3", "delete", 77, None, 59)]
 
 
+def test_a_stray_copy_is_deleted_whatever_else_was_to_be_done_with_it(space: Namespace) -> None:
+    _, _, chunk = sealed(space)
+    for table in ("extent", "chunk", "replica"):
+        space.damage(f"DELETE FROM {table}")
+    assert ("n3", "cut", chunk) in {each[:3] for each in orders(space)}
+    for _ in range(2):
+        space.own("delete_stray", "n3", [chunk])
+    assert [each[:3] for each in orders(space) if each[0] == "n3"] == [("n3", "delete", chunk)]
+
+
 def test_a_copy_that_only_the_tables_do_not_know_is_left_to_fsck(space: Namespace) -> None:
     session = space.open_session()
     chunk = space.written(session, space.file(session).ino, 10, ["n1", "n2"])
