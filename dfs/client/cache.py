@@ -4,8 +4,9 @@ The NameNode's side, and why this is never stale, is in `nodes.namenode.leases`.
 NameNode hears of it, in directories that are owned, is in `dfs.client.owned`. Here it must hold that what is kept was
 leased when it was answered and has not been recalled since, though answers and recalls overtake each other on their way
 through this process. So every question takes a `Token` when it is sent, and every recall voids its items: an answer
-counts only for items that were not voided since. A command of our own voids what it touched when its reply arrives, in
-the same moment in which its result is learnt; while it is under way, nothing is answered of what it may touch.
+counts only for items that were not voided since, and of what is recalled nothing is learnt at all until the NameNode
+has the answer: it counts on that (`drops_recalled`). A command of our own voids what it touched when its reply arrives,
+in the same moment in which its result is learnt; while it is under way, nothing is answered of what it may touch.
 
 Everything is dropped at once (`forget_all`) when the session ends; nothing is answered (`is_trusted`) when the NameNode
 has not been heard for so long that it may be about to end it.
@@ -29,6 +30,7 @@ from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from dfs import codec
+from dfs.counts import take_away
 from dfs.posix import CAPABILITY, RENAME_EXCHANGE
 from dfs.types import ALL_NAMES, Attr, DirEntry, Ino, Item
 from dfs.verbs import OTHER, VERBS
@@ -187,6 +189,10 @@ class Cache:
         self._leased_since: Token | None = None
         """Since when it has, if it has."""
         self._giving_up: Counter[Ino] = Counter()
+        self._asked: Counter[Item] = Counter()
+        """What we are asked to forget, and have not answered yet."""
+        self._asked_in: Counter[Ino] = Counter()
+        """Directories with names in `_asked`, likewise."""
         self._changing: Counter[Item] = Counter()
         """What commands of ours that are under way may touch."""
         self._hits = self._misses = self._recalled = 0
@@ -210,9 +216,7 @@ class Cache:
             self.answered(token)
 
     def answered(self, token: Token) -> None:
-        self._asking[token] -= 1
-        if not self._asking[token]:
-            del self._asking[token]
+        take_away(self._asking, [token])
         if len(self._voided) > self._clean_at:
             oldest = min(self._asking, default=self._now)
             self._voided = {item: at for item, at in self._voided.items() if at > oldest}
@@ -224,11 +228,13 @@ class Cache:
         if token < self._all_voided or self._voided.get(item, 0) > token:
             return False
         ino, name = item
+        if self._asked and (item in self._asked or (name is not None and (ino, ALL_NAMES) in self._asked)):
+            return False
         return name is None or (ino not in self._giving_up and self._voided.get((ino, ALL_NAMES), 0) <= token)
 
     def _is_valid_whole(self, token: Token, directory: Ino) -> bool:
         """Whether no name of a directory was voided since."""
-        if token < self._all_voided or directory in self._giving_up:
+        if token < self._all_voided or directory in self._giving_up or directory in self._asked_in:
             return False
         return self._voided_in.get(directory, 0) <= token
 
@@ -247,10 +253,7 @@ class Cache:
         return items
 
     def end_change(self, items: Iterable[Item]) -> None:
-        for item in items:
-            self._changing[item] -= 1
-            if not self._changing[item]:
-                del self._changing[item]
+        take_away(self._changing, items)
 
     # --- forgetting -------------------------------------------------------------------------------------
 
@@ -286,6 +289,29 @@ class Cache:
             self._disown(item[0])
             self._void(item)
 
+    def begin_recall(self, items: Sequence[Item]) -> None:
+        """Likewise; and until `end_recall` nothing is learnt of them, though the NameNode goes on to answer commands.
+
+        So it need not ask again for what they change meanwhile.
+        """
+        self._asked.update(items)
+        self._asked_in.update(ino for ino, name in items if name is not None)
+        self.recall(items)
+
+    def end_recall(self, items: Sequence[Item]) -> None:
+        """The NameNode knows that they are forgotten, or will not be told. What was asked before this moment does not
+        count: it may have been answered before that."""
+        self._now += 1
+        for item in items:
+            self._void(item)
+        take_away(self._asked, items)
+        take_away(self._asked_in, (ino for ino, name in items if name is not None))
+
+    def end_recalls(self) -> None:
+        """Of all sessions that have ended."""
+        self._asked.clear()
+        self._asked_in.clear()
+
     def _disown(self, ino: Ino) -> None:
         known, directory = self._inodes.get(ino), self._directories.get(ino)
         if known is not None:
@@ -311,12 +337,9 @@ class Cache:
         self.recall((ino, ALL_NAMES) for ino in found)
         return found
 
-    def gave_up(self, directories: Iterable[Ino]) -> None:
+    def gave_up(self, directories: Sequence[Ino]) -> None:
         """The NameNode knows that these were given up, or has not been told."""
-        for ino in directories:
-            self._giving_up[ino] -= 1
-            if not self._giving_up[ino]:
-                del self._giving_up[ino]
+        take_away(self._giving_up, directories)
         self.recall((ino, ALL_NAMES) for ino in directories)
 
     def forget_all(self) -> None:

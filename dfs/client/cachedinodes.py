@@ -111,7 +111,7 @@ class CachedInodes(Inodes):
     async def _learn_names(self, directory: Ino) -> None:
         """Learn a directory's listing, where a name of it is wanted: a guess, which is not waited for if it is slow.
 
-        As it is where others change the directory all the time: the NameNode looks again until nobody knows better.
+        As it is where somebody does not answer whom the NameNode has to hear for it.
         """
         if directory in self._slow:
             return

@@ -50,6 +50,7 @@ from dfs import errors, keys, limits, tasks, verbs
 from dfs.client.cache import NEVER, Cache
 from dfs.client.stream import Command, CommandStream
 from dfs.client.trust import Trust
+from dfs.counts import take_away
 from dfs.keys import KeyFile
 from dfs.rpc import Pool
 from dfs.rpc.address import parse
@@ -108,13 +109,6 @@ class _Outbox:
         batch, self.queue = self.queue[:count], self.queue[count:]
         self.calls[batch[0]] = trio.current_time()
         return batch
-
-
-def _take_away(counts: Counter[Ino], inos: Iterable[Ino]) -> None:
-    for ino in inos:
-        counts[ino] -= 1
-        if not counts[ino]:
-            del counts[ino]
 
 
 def _numbers(args: Sequence[Any]) -> list[int]:
@@ -647,6 +641,7 @@ class Session:
                 "caches": caches,
                 "directories": directories,
                 "forgets_all": True,  # when `SHAPE` is recalled
+                "drops_recalled": True,  # learns nothing of it from replies before it has answered
             }
             left_s = began + self.wait_s - trio.current_time()
             opened = await self._persistently("open_session", lambda: (wish,), left_s)
@@ -662,6 +657,8 @@ class Session:
                 self.on_session(self.session)
             self._incarnation = int(opened["incarnation"])
             self.is_space_short = bool(opened.get("space_is_short"))
+            if self.cache is not None:
+                self.cache.end_recalls()
             self._recalls.clear()
             self._recalled.clear()
             self._given_up.clear()
@@ -722,7 +719,7 @@ class Session:
             self._given_up.update(owned)
             self._yield_queued()
             self._trust.owe((session, self._incarnation, number))
-            self.cache.recall(items)
+            self.cache.begin_recall(items)
             self.stream.hurry()
             unused = self.cache.give_up_unused(items)
             self._nursery.start_soon(self._forget, session, number, items, unused)
@@ -758,8 +755,9 @@ class Session:
             cache.gave_up(unused)
             recall = self._recalls.pop((session, incarnation, number), None)
             if recall is not None:
-                _take_away(self._recalled, (ino for ino, _ in items))
-                _take_away(self._given_up, recall.owned)
+                cache.end_recall(items)
+                take_away(self._recalled, (ino for ino, _ in items))
+                take_away(self._given_up, recall.owned)
             self._trust.answered((session, incarnation, number))
 
     def _begin_again(self, session: SessionId, incarnation: int, asked_at: float) -> None:

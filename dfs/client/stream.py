@@ -42,6 +42,7 @@ import trio
 
 from dfs import codec, errors, limits
 from dfs.client.cache import NEVER, Cache, Token
+from dfs.counts import take_away
 from dfs.types import Attr, Ino, SessionId
 from dfs.verbs import OTHER, VERBS
 
@@ -434,10 +435,7 @@ class CommandStream:
             self._following -= 1
         else:
             self.settled += 1
-        for ino in command.inos:
-            self._pending[ino] -= 1
-            if not self._pending[ino]:
-                del self._pending[ino]
+        take_away(self._pending, command.inos)
 
     # --- losing -----------------------------------------------------------------------------------------
 

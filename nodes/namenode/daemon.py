@@ -18,6 +18,7 @@ from dfs.runtime import Runtime
 from dfs.types import NAMENODE_OBJECT, NodeState, SessionId, datanode_object
 from nodes.namenode import collector
 from nodes.namenode.authorization import authorize
+from nodes.namenode.commands import open_session
 from nodes.namenode.issuing import Issuing
 from nodes.namenode.leases import Leases
 from nodes.namenode.membership import Membership
@@ -116,7 +117,14 @@ async def _serve(
     for session, holder, caches, subtree in queries.sessions():
         sessions.add(session, holder)
         if holder and caches:
-            leases.join(session, owns_directories=caches > 1, is_limited=bool(subtree), again=True)
+            _, directories, drops_recalled = open_session.cached(caches)
+            leases.join(
+                session,
+                owns_directories=directories,
+                drops_recalled=drops_recalled,
+                is_limited=bool(subtree),
+                again=True,
+            )
     replication = Replication(store, writer, members, runtime.random, config)
     names, own_names = _name_server(config, pool)
     gate = Gate(keys.NAMENODE, NAMENODE_OBJECT, cluster.masters, lambda: runtime.now_ns() / 1e9)

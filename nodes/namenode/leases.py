@@ -33,6 +33,12 @@ a query has the owner send and commit what it has and give up the inode, and is 
 else conflicts with the owner's lease, and waits for the same. So a command on what its session owns never waits for
 anybody, and those that come in order cannot be kept up by one of them.
 
+Others may change something all the time, and yet nobody waits for them for ever. Who asks waits for what they had been
+asked by then: whoever owns the inode again has given it up since the question, and what he does now is after it, or at
+the same time. And a session that changes what it is asked to forget, as it may have to before it can answer, learns
+nothing of that from the replies (`drops_recalled`, which clients of an older release do not say), and so is not asked
+for it once more.
+
 A session that is **limited to a subtree** may know only what is beneath a directory, and when another one is moved that
 changes for all beneath it, without a touch. So with any lease it holds one on `SHAPE`, which stands for which
 directories are beneath which. What moves a directory out of a subtree changes that (`Transaction.moving`), and a
@@ -68,6 +74,7 @@ from typing import Any, Final, NamedTuple
 import trio
 
 from dfs import errors, limits
+from dfs.counts import take_away
 from dfs.types import ALL_NAMES, SHAPE, Ino, Item, SessionId
 
 RECALL: Final = "recall"
@@ -86,8 +93,9 @@ class _Recall(NamedTuple):
 class _Cacher:
     """A session that caches: what it holds (`attrs`, `entries`: in the order they were given), what it is asked.
 
-    `owns_directories`: it can do so. `is_limited`: to a subtree. `owned` are those of `attrs` that it owns, `gone`
-    those that it has removed, and by which command. `asked` has the items of all `recalls`, and how often; `asked_in`
+    `owns_directories`: it can do so. `is_limited`: to a subtree. `drops_recalled`: of what it is asked to forget it
+    learns nothing from replies before it has answered. `owned` are those of `attrs` that it owns, `gone` those that it
+    has removed, and by which command. `asked` has the items of all `recalls`, and how often; `asked_in`
     the directories of those with names, likewise. `making_room`: the numbers of those that it got because it holds too
     much.
     """
@@ -96,6 +104,7 @@ class _Cacher:
         "asked",
         "asked_in",
         "attrs",
+        "drops_recalled",
         "entries",
         "gone",
         "is_limited",
@@ -105,8 +114,9 @@ class _Cacher:
         "recalls",
     )
 
-    def __init__(self, owns_directories: bool, is_limited: bool) -> None:
+    def __init__(self, owns_directories: bool, drops_recalled: bool, is_limited: bool) -> None:
         self.owns_directories = owns_directories
+        self.drops_recalled = drops_recalled
         self.is_limited = is_limited
         self.attrs: dict[Ino, None] = {}
         self.entries: dict[Ino, None] = {}
@@ -132,10 +142,9 @@ class _Cacher:
         """The items of a recall that is answered; none if it was before."""
         recall = self.recalls.pop(number, None)
         self.making_room.discard(number)
-        for item in recall.items if recall else ():
-            _take_one(self.asked, item)
-            if item[1] is not None:
-                _take_one(self.asked_in, item[0])
+        if recall is not None:
+            take_away(self.asked, recall.items)
+            take_away(self.asked_in, (ino for ino, name in recall.items if name is not None))
         return recall.items if recall else ()
 
 
@@ -186,10 +195,16 @@ class Leases:
     # --- sessions ---------------------------------------------------------------------------------------
 
     def join(
-        self, session: SessionId, *, owns_directories: bool = False, is_limited: bool = False, again: bool = False
+        self,
+        session: SessionId,
+        *,
+        owns_directories: bool = False,
+        drops_recalled: bool = False,
+        is_limited: bool = False,
+        again: bool = False,
     ) -> None:
         """A session that caches; `again`: it did so before a restart, and has to say what it holds."""
-        cacher = self._cachers[session] = _Cacher(owns_directories, is_limited)
+        cacher = self._cachers[session] = _Cacher(owns_directories, drops_recalled, is_limited)
         if again:
             self._reclaiming[session] = math.inf
             self._may_hold(session, cacher)
@@ -281,7 +296,7 @@ class Leases:
         cacher = self._cachers.get(session)
         if cacher is None or item in cacher.asked or item in self._changes or item in self._applying:
             return False
-        if not self._may_hold(session, cacher):
+        if self.is_owned_by_another(session, ino) or not self._may_hold(session, cacher):
             return False
         self._give(session, self._attrs, cacher.attrs, ino)
         return True
@@ -295,7 +310,7 @@ class Leases:
         everything = (directory, ALL_NAMES)
         if item in cacher.asked or everything in cacher.asked or everything in self._changes:
             return False
-        if not self._may_hold(session, cacher):
+        if self.is_owned_by_another(session, directory) or not self._may_hold(session, cacher):
             return False
         self._give(session, self._entries, cacher.entries, directory)
         return True
@@ -303,7 +318,7 @@ class Leases:
     def cover_entries(self, session: SessionId, directory: Ino) -> bool:
         """Likewise on all its names at once."""
         cacher = self._cachers.get(session)
-        if cacher is None or directory in cacher.asked_in:
+        if cacher is None or directory in cacher.asked_in or self.is_owned_by_another(session, directory):
             return False
         if directory in self._changing or directory in self._applying_in or not self._may_hold(session, cacher):
             return False
@@ -428,7 +443,9 @@ class Leases:
                 if self._owners.get(item[0]) != author:  # or others have him forget all of it first anyway
                     self._doubts[item] = (author, seq)
                 self._join_change(author, item)
-        if result is not None and not (self.lacks_shape(author) or (cacher.is_limited and SHAPE in cacher.asked)):
+        if result is None or self.lacks_shape(author) or (cacher.is_limited and SHAPE in cacher.asked):
+            return
+        if not (cacher.drops_recalled and (result, None) in cacher.asked):
             self._give(author, self._attrs, cacher.attrs, result)
             self._join_change(author, (result, None))
             if is_new and (cacher.owns_directories or not is_directory):
@@ -438,10 +455,13 @@ class Leases:
 
     def _join_change(self, author: SessionId, item: Item) -> None:
         """Others wait to change what the author is about to learn: it is to forget that as well."""
+        cacher = self._cachers[author]
+        if cacher.drops_recalled and item in cacher.asked:
+            return  # else who changes something all the time would always be asked to forget it
         change = self._changes.get(item)
         if change is not None:
             change.waiting.add(author)  # for others who may come; what it changes next itself it need not forget
-        if (change is not None and change.author != author) or item in self._cachers[author].asked:
+        if (change is not None and change.author != author) or item in cacher.asked:
             self._ask(author, [item])  # an answer on its way must not undo what follows
 
     def committed(self) -> None:
@@ -494,11 +514,38 @@ class Leases:
             return [(directory, ALL_NAMES)]
         return [item for item in self._doubts if item[0] == directory and item[1] is not None]
 
+    def unacknowledged(self, reader: SessionId, items: Iterable[Item]) -> list[Item]:
+        """Those in doubt since a command has changed them, or may have: not those that somebody owns undisturbed."""
+        return [
+            item
+            for item in self.in_doubt(reader, items)
+            if not self.is_owned_by_another(reader, item[0])
+            or self._cachers[self._owners[item[0]]].is_asked(_whole(item[0], is_directory=True))
+        ]
+
     async def clear_doubt(self, items: Sequence[Item]) -> None:
-        """Return when those who may know better of these have been heard. Bounded by the session time-out."""
-        doubtful = self._ask_who_knows_better(items)
-        while any(self._doubtful(item) == who and self._is_asked(who, item) for item, who in doubtful.items()):
-            await self._moved.park()  # who has been heard may know better again by now: that is another question
+        """Return when those who may know better of these have been heard. Bounded by the session time-out.
+
+        They may know better again by then, or be asked for something else: that is another question.
+        """
+        doubtful = list(self._ask_who_knows_better(items).items())
+        recalls = self._recalls_about(doubtful)
+        while doubtful:
+            item, who = doubtful[-1]
+            if self._doubtful(item) == who and not recalls[who].isdisjoint(self._cachers[who].recalls):
+                await self._moved.park()
+            else:
+                doubtful.pop()
+
+    def _recalls_about(self, doubtful: Iterable[tuple[Item, SessionId]]) -> dict[SessionId, set[int]]:
+        """The numbers of those that sessions have not answered, and that are about what each knows better."""
+        wanted: dict[SessionId, set[Item]] = {}
+        for item, who in doubtful:
+            wanted.setdefault(who, set()).update([item, *_whole(item[0], is_directory=True)])
+        return {
+            who: {number for number, recall in self._cachers[who].recalls.items() if not about.isdisjoint(recall.items)}
+            for who, about in wanted.items()
+        }
 
     def _ask_who_knows_better(self, items: Sequence[Item]) -> dict[Item, SessionId]:
         """Have those forget these items who know better of them; who that is, for each that somebody does."""
@@ -601,6 +648,9 @@ class Leases:
 
     def is_owner(self, session: SessionId, ino: Ino) -> bool:
         return self._owners.get(ino) == session
+
+    def is_owned_by_another(self, session: SessionId, ino: Ino) -> bool:
+        return self._owners.get(ino, session) != session
 
     def owned(self) -> list[Item]:
         return [(ino, None) for ino in self._owners]
@@ -756,9 +806,3 @@ def _strike(holders: dict[Ino, set[SessionId]], ino: Ino, session: SessionId) ->
         found.discard(session)
         if not found:
             del holders[ino]
-
-
-def _take_one(counts: Counter[Any], key: Any) -> None:
-    counts[key] -= 1
-    if not counts[key]:
-        del counts[key]

@@ -20,15 +20,20 @@ from dfs.types import NAMENODE_SESSION, Attr, Ino, Item, SessionId
 from nodes.namenode import arguments, authorization
 from nodes.namenode.access import LOOKED_AT_ONCE, Access, identity, is_limited, key_of
 from nodes.namenode.confinement import ConfinedQueries
+from nodes.namenode.listing import Listing
 from nodes.namenode.queries import Queries
 from nodes.namenode.trees import Trees
 
 
 class _Answer(NamedTuple):
-    """What a query found. `items` are what it is about; `give` makes it the answer, with its leases."""
+    """What a query found. `items` are what it is about; `give` makes it the answer, with its leases.
+
+    `way`: what must be in no doubt for the leases, though the query is not about it.
+    """
 
     items: Sequence[Item]
     give: Callable[[], Any]
+    way: Sequence[Item] = ()
 
 
 def _there(found: Attr | None) -> Attr:
@@ -45,27 +50,36 @@ class Namespace(Access):
 
         def ask_for_way() -> _Answer:
             answer = ask()
-            way = self._view(call).way() if self._leases.lacks_shape(reader) else []
-            return answer._replace(items=[*answer.items, *way])
+            return answer._replace(way=self._view(call).way()) if self._leases.lacks_shape(reader) else answer
 
         return self._settled(ask_for_way, reader)
 
     def _settled(self, ask: Callable[[], _Answer], reader: SessionId = NAMENODE_SESSION) -> Any:
-        """What `ask` gives, when nobody may know better of what it is about; the question is repeated until then."""
+        """What `ask` gives, when those have been heard who may know better of what it is about."""
         if not self._leases.is_reclaiming:
             answer = ask()
-            if not self._leases.in_doubt(reader, answer.items):
+            if not self._leases.in_doubt(reader, [*answer.items, *answer.way]):
                 return answer.give()
         return Later(lambda: self._when_settled(ask, reader))
 
     async def _when_settled(self, ask: Callable[[], _Answer], reader: SessionId) -> Any:
+        """The question is repeated until all who owned something of it have been heard: who owns it then does so since.
+
+        Then that is the answer, when those have acknowledged their commands who may show what was before them.
+        """
+        heard = set[Item]()
         while True:
             await self._leases.reclaimed()
             answer = ask()
             doubtful = self._leases.in_doubt(reader, answer.items)
-            if not doubtful:
-                return answer.give()
-            await self._leases.clear_doubt(doubtful)
+            owned = [item for item in doubtful if self._leases.is_owned_by_another(reader, item[0])]
+            unheard = [item for item in owned if item not in heard] + self._leases.in_doubt(reader, answer.way)
+            if not unheard:
+                given = answer.give()
+                await self._leases.clear_doubt(self._leases.unacknowledged(reader, doubtful))
+                return given
+            await self._leases.clear_doubt([*doubtful, *unheard])
+            heard.update(owned)
 
     @expose
     @takes_call
@@ -137,16 +151,18 @@ class Namespace(Access):
     @takes_call
     def readdir(self, call: Call, ino: Any, after: Any, limit: Any) -> Any:
         """[[cookie, name, Attr], ...]"""
+        listing = Listing(self._leases, self._view(call), NAMENODE_SESSION, ino, after, limit)
+        return self._listed(listing, lambda: listing.entries)
 
-        def ask() -> _Answer:
-            entries = self._view(call).readdir(ino, after, limit)
-            return _Answer(self._items_of(ino, entries), lambda: entries)
+    def _listed(self, listing: Listing, give: Callable[[], Any]) -> Any:
+        if not self._leases.is_reclaiming and listing.look():
+            return give()
 
-        return self._settled(ask)
+        async def settled() -> Any:
+            await listing.settle()
+            return give()
 
-    def _items_of(self, directory: Ino, entries: Iterable[Any]) -> list[Item]:
-        items: list[Item] = [(attr.ino, None) for _, _, attr in entries]
-        return items + self._leases.names_in_doubt(directory)
+        return Later(settled)
 
     @expose
     @takes_call
@@ -235,18 +251,8 @@ class Namespace(Access):
     def leased_readdir(self, call: Call, session: Any, ino: Any, after: Any, limit: Any) -> Any:
         """[[[cookie, name, Attr], ...], whether the names are leased, the inodes whose attributes are not]"""
         reader = self._sessions.touch(session, identity(call))
-
-        def ask() -> _Answer:
-            entries = self._view(call).readdir(ino, after, limit)
-
-            def give() -> list[Any]:
-                cover = self._leases.cover_attr
-                others = [attr.ino for _, _, attr in entries if not cover(reader, attr.ino)]
-                return [entries, self._leases.cover_entries(reader, arguments.ino(ino)), others]
-
-            return _Answer(self._items_of(ino, entries), give)
-
-        return self._leased(call, reader, ask)
+        listing = Listing(self._leases, self._view(call), reader, ino, after, limit)
+        return self._listed(listing, lambda: [listing.entries, listing.is_leased, list(listing.unleased)])
 
     @expose
     @takes_call

@@ -156,7 +156,7 @@ CREATE TABLE session (
     opened_ns INTEGER NOT NULL,
     holder TEXT NOT NULL DEFAULT '',  -- of the key that opened it: no other may use it. Empty: of an older format, ends
     subtree TEXT NOT NULL DEFAULT '',  -- path of the directory that the key is limited to; empty: it is not
-    caches INTEGER NOT NULL DEFAULT 0  -- 1: it has leases, which it has to claim after a restart; 2: directories too
+    caches INTEGER NOT NULL DEFAULT 0  -- `commands.open_session.caching`: leases it has to claim after a restart
 );
 
 CREATE TABLE inode_range (

@@ -33,7 +33,7 @@ from nodes.namenode.access import LOOKED_AT_ONCE, identity, key_of
 from nodes.namenode.backup import Backups
 from nodes.namenode.beneath import Beneath
 from nodes.namenode.check import Checker
-from nodes.namenode.commands import note_backup
+from nodes.namenode.commands import note_backup, open_session
 from nodes.namenode.counting import Counting
 from nodes.namenode.datanodes import DataNodeService, packed
 from nodes.namenode.explain import Explainer
@@ -200,11 +200,14 @@ class NameNode(Namespace):
         subtree = key.claim("subtree") or ""
         caches = bool(info.get("caches")) and (not subtree or bool(info.get("forgets_all")))
         directories = caches and bool(info.get("directories")) and key.role in authorization.WRITERS and not subtree
-        about = name, host, holder, subtree, caches + directories
+        drops_recalled = caches and bool(info.get("drops_recalled"))
+        about = name, host, holder, subtree, open_session.caching(caches, directories, drops_recalled)
         session = SessionId(await self._writer.decide("open_session", *about, party=call.peer.party))
         self._sessions.add(session, holder)
         if caches:
-            self._leases.join(session, owns_directories=directories, is_limited=bool(subtree))
+            self._leases.join(
+                session, owns_directories=directories, drops_recalled=drops_recalled, is_limited=bool(subtree)
+            )
         return {
             "session": session,
             "timeout_s": self._config.session_timeout_s,

@@ -203,7 +203,7 @@ async def test_of_a_directory_that_is_too_large_the_rest_is_asked_for(
 async def test_who_looks_names_up_does_not_wait_for_a_listing_that_does_not_come(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where others change the directory all the time: it is a guess, and asked for again until nobody does."""
+    """As where somebody has to be heard for it who does not answer. It is a guess."""
     async with listed(tmp_path) as (fs, _, top):
         asked, goes_on = 0, trio.Event()
 

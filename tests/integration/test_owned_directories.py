@@ -22,7 +22,8 @@ from dfs.client.cachedinodes import CachedInodes
 from dfs.client.filewriter import FileWriter
 from dfs.client.openinodes import OpenInodes, open_inodes
 from dfs.posix import CAPABILITY
-from dfs.types import Attr, Ino, Item
+from dfs.types import ROOT_INO, Attr, Ino, Item, SessionId
+from nodes.namenode.leases import Leases
 from nodes.namenode.namespace import Namespace
 from nodes.namenode.store import Store
 from tests.cluster import Cluster, running_cluster
@@ -396,6 +397,63 @@ async def test_who_has_a_directory_open_sees_what_was_answered_elsewhere(tmp_pat
         await one.session.stream.flush()
         await one.inodes.create(d, b"file", 0o644, 0, 0)
         assert [entry.name for entry in await other.inodes.readdir(d)] == [b"file"]
+
+
+async def test_who_asks_is_answered_though_others_own_it_again_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a file that others write to all the time: they are asked once, and what they do then is after the question."""
+    answer = Leases.forgot
+
+    def own_again(self: Leases, session: SessionId, number: int, entries: Sequence[Ino]) -> None:
+        owned = [ino for ino, _ in self.owned() if self.is_owner(session, ino)]
+        answer(self, session, number, entries)
+        for ino in owned:
+            self.own_unknown(session, ino, is_directory=ino == d.ino)
+
+    async with owners(tmp_path, clients=2) as (cluster, (one, other)), cluster.client() as third:
+        d = await one.mkdir("/d")
+        file = await one.inodes.create(d.ino, b"file", 0o644, 0, 0)
+        await one.session.stream.flush()
+        monkeypatch.setattr(Leases, "forgot", own_again)
+        for fs in (other, third):
+            assert await fs.inodes.getattr(file.ino) == file
+            assert await fs.inodes.lookup(d.ino, b"file") == file
+            assert await fs.inodes.listxattr(file.ino) == []
+            assert [entry.attr for entry in await fs.inodes.readdir(d.ino)] == [file]
+            assert (await fs.inodes.parent(d.ino)).ino == ROOT_INO
+            assert (await fs.inodes.walk(ROOT_INO, [b"d", b"file"]))[-1] == file
+
+
+async def test_who_changes_a_file_has_his_turn_though_others_change_it_all_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with owners(tmp_path, clients=2) as (_, (one, other)), trio.open_nursery() as nursery:
+        call = one.session._call
+
+        async def forget_slowly(method: str, *args: Any, **options: Any) -> Any:
+            """So that some change is always under way between a recall and its answer."""
+            if method == "forgot":
+                await trio.sleep(0.02)
+            return await call(method, *args, **options)
+
+        monkeypatch.setattr(one.session, "_call", forget_slowly)
+        await one.inodes.create(ROOT_INO, b"file", 0o644, 0, 0)
+        ino = (await other.stat("/file")).ino
+
+        async def change() -> None:
+            while True:
+                for mode in range(0o600, 0o700):
+                    await one.inodes.setattr(ino, {"mode": mode})
+                    await trio.lowlevel.checkpoint()  # while it is owned there is none in it
+
+        for _ in range(8):
+            nursery.start_soon(change)
+        with trio.fail_after(_PATIENCE_S):
+            for number in range(20):
+                await other.inodes.setxattr(ino, b"user.n", b"%d" % number)
+                assert (await other.inodes.setattr(ino, {"uid": number})).uid == number
+        nursery.cancel_scope.cancel()
 
 
 async def test_who_is_refused_is_so_for_what_was_answered_elsewhere(tmp_path: Path) -> None:

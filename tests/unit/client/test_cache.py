@@ -262,6 +262,39 @@ def test_a_recall_during_our_command_leaves_its_result_unknown(cache: Cache) -> 
     assert shown(cache) is None
 
 
+def test_until_a_recall_is_answered_nothing_is_learnt_of_its_items(cache: Cache) -> None:
+    learn_listing(cache, {b"a": FILE})
+    recalled = [(FILE, None), (D, b"new")]
+    cache.begin_recall(recalled)
+
+    def reply(token: int, version: int) -> None:
+        cache.learn_reply(token, "link", [FILE, D, b"new"], attr(version=version), [[FILE, None], [D, b"new"]])
+        learn_listing(cache, {b"a": OTHER})
+
+    reply(cache.ask(), 3)
+    late = cache.ask()
+    assert shown(cache) is None and cache.name(D, b"new") is None and not cache.lists(D)
+    cache.begin_recall(recalled[:1])
+    cache.end_recall(recalled)
+    reply(cache.ask(), 4)
+    assert shown(cache) is None, "it is asked for once more"
+    assert cache.lists(D)
+    cache.end_recall(recalled[:1])
+    reply(late, 5)
+    assert shown(cache) is None, "that may have been answered before the recall was"
+    reply(cache.ask(), 6)
+    assert shown(cache) == attr(version=6)
+
+
+def test_what_was_recalled_from_a_session_is_learnt_in_the_next(cache: Cache) -> None:
+    cache.begin_recall([(FILE, None), (D, ALL_NAMES)])
+    cache.forget_all()
+    cache.end_recalls()
+    cache.learn_attr(cache.ask(), attr())
+    learn_listing(cache, {b"a": FILE})
+    assert shown(cache) == attr() and cache.lists(D)
+
+
 def test_a_directory_of_which_nothing_is_known_stays_unknown(cache: Cache) -> None:
     cache.learn_reply(cache.ask(), "create", [D, b"new", 0o644, 0, 0], attr(OTHER, 1), [[D, None], [D, b"new"]])
     assert cache.name(D, b"new") is None

@@ -245,6 +245,32 @@ async def test_it_is_said_what_is_forgotten_when_all_that_a_session_was_asked_is
     assert told.leases.conflict(BERT, [NAME, ATTR]) is None
 
 
+@pytest.mark.parametrize("drops", [False, True])
+async def test_who_changes_all_the_time_what_others_wait_for_is_asked_once_if_he_drops_what_he_learns(
+    told: Told, drops: bool
+) -> None:
+    told.leases.join(CARL, drops_recalled=drops)
+    assert told.leases.cover_attr(CARL, FILE)
+    told.leases.begin(BERT, [ATTR])
+    asked = told.items(CARL)
+    for seq in (1, 2):
+        assert told.change(CARL, ATTR, seq=seq, result=FILE), "he may need that to answer"
+    assert asked == [ATTR] and (told.items(CARL) == [ATTR]) == drops
+    ((number, _), *more), told.asked[CARL] = told.asked[CARL], []
+    told.leases.forgot(CARL, number, ())
+    assert told.leases.conflicts(BERT, [ATTR]) == (not drops) == bool(more)
+    assert not drops or told.leases.of(CARL)["leases"] == 0
+
+
+async def test_what_he_changes_after_his_answer_he_is_asked_for_anew(told: Told) -> None:
+    told.leases.join(CARL, drops_recalled=True)
+    assert told.leases.cover_attr(CARL, FILE)
+    told.leases.begin(BERT, [ATTR])
+    told.answer(CARL)
+    assert told.change(CARL, ATTR, result=FILE)
+    assert told.items(CARL) == [ATTR] and told.leases.conflicts(BERT, [ATTR])
+
+
 async def test_who_does_not_forget_in_time_is_overdue(told: Told, autojump_clock: trio.testing.MockClock) -> None:
     assert told.leases.cover_attr(ANNE, FILE)
     told.leases.begin(BERT, [ATTR])

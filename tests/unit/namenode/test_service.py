@@ -17,6 +17,8 @@ from dfs import errors, limits
 from dfs.keys import Key, Role
 from dfs.rpc import Call, Peer
 from dfs.types import ROOT_INO
+from nodes.namenode.commands import open_session
+from nodes.namenode.queries import Queries
 from tests.keys import MASTERS, READER
 from tests.unit.namenode.test_replication import ROOM, chunks_on, world
 from tests.unit.namenode.world import Namespace
@@ -113,6 +115,18 @@ async def test_a_directory_that_is_removed_while_somebody_waits_to_own_it_is_own
         await trio.testing.wait_all_tasks_blocked()
         assert not nursery.child_tasks
         assert (await service.status())["leases"]["owned"] == 0
+
+
+@pytest.mark.parametrize("directories", [False, True])
+@pytest.mark.parametrize("drops", [False, True])
+async def test_what_a_session_said_of_its_cache_is_known_after_a_restart(
+    tmp_path: Path, directories: bool, drops: bool
+) -> None:
+    async with world(tmp_path, lambda space: None) as here:
+        wish = {"name": "other", "host": "here", "caches": True, "directories": directories, "drops_recalled": drops}
+        opened = await here.service.open_session(calls(OTHER, 1), wish)
+        kept = {session: caches for session, _, caches, _ in Queries(here.store).sessions()}
+        assert open_session.cached(kept[opened["session"]]) == (True, directories, drops)
 
 
 @pytest.mark.parametrize("directories", [False, True])
