@@ -209,14 +209,14 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
         try:
             retry = self.retries.of(ctx.pid)
             if retry is not None:
-                found = await self._lasting(parent, name, retry)
+                found = await self._lasting(parent, name, ctx.pid, retry)
             else:
                 found = await self._fs.inodes.lookup(parent, name)
         except errors.NotFound:
             return self._absent(parent, name)
         return await self._seen(found, parent, name)
 
-    async def _lasting(self, parent: Ino, name: bytes, retry: Retry) -> Attr:
+    async def _lasting(self, parent: Ino, name: bytes, thread: int, retry: Retry) -> Attr:
         """What a name leads to: if it is a file, it is there for this thread whatever becomes of the name."""
         while True:
             found = await self._fs.inodes.lookup(parent, name)
@@ -226,12 +226,12 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # Any: see pyprojec
                 opened = await self._open.acquire(found.ino, os.fsdecode(name))
             except errors.NotFound:
                 continue  # replaced once more
-            self._open.start(self._let_go, opened, retry)
+            self._open.start(self._let_go, opened, thread, retry)
             return found
 
-    async def _let_go(self, opened: OpenInode, retry: Retry) -> None:
+    async def _let_go(self, opened: OpenInode, thread: int, retry: Retry) -> None:
         try:
-            await self.retries.stay(retry)
+            await self.retries.stay(thread, retry)
         finally:
             self._open.close(opened)
 

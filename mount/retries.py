@@ -2,11 +2,13 @@
 
 The kernel does that once for a call of a program, in the same thread. If what it finds then is gone again before the
 next request, the program gets ESTALE, which no local file system has. So what is found for such a thread is to stay for
-a moment, even without a name: the mount takes it for open meanwhile, at most until the thread has opened something.
+a moment, even without a name: the mount takes it for open meanwhile, at most until the thread has opened something, or
+has found so much else that it is at another call.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Final
 
 import trio
@@ -16,14 +18,20 @@ MOMENT_S: Final = 5.0
 _THREADS_MAX: Final = 1024
 _FILES_MAX: Final = 256
 """That stay for such threads: of those that cannot be seen one may be told so, and all others look."""
+_FILES_OF_A_CALL: Final = 2
+"""A call has two paths at most."""
 
 
 class Retry:
-    """Of a thread that was told so a moment ago: until then, or until it is over."""
+    """Of a thread that was told so a moment ago: until then, or until it is over.
+
+    `stays` has an event for each file that it has found, the last ones; it is set when the file need not stay any more.
+    """
 
     def __init__(self) -> None:
         self.until = 0.0
-        self.is_over = trio.Event()
+        self.is_over = False
+        self.stays: deque[trio.Event] = deque()
 
 
 class Retries:
@@ -54,13 +62,23 @@ class Retries:
         if thread and self._retries:
             retry = self._retries.pop(thread, None)
             if retry is not None:
-                retry.is_over.set()
+                retry.is_over = True
+                for stay in retry.stays:
+                    stay.set()
 
-    async def stay(self, retry: Retry) -> None:
-        """Return when what was found in this one need not stay any more."""
+    async def stay(self, thread: int, retry: Retry) -> None:
+        """Return when what the thread has found just now need not stay any more."""
+        if retry.is_over:
+            return
+        over = trio.Event()
+        retry.stays.append(over)
+        if thread and len(retry.stays) > _FILES_OF_A_CALL:
+            retry.stays.popleft().set()
         self._files += 1
         try:
             with trio.move_on_after(MOMENT_S):
-                await retry.is_over.wait()
+                await over.wait()
         finally:
             self._files -= 1
+            if over in retry.stays:
+                retry.stays.remove(over)

@@ -43,9 +43,10 @@ A session that is **limited to a subtree** may know only what is beneath a direc
 changes for all beneath it, without a touch. So with any lease it holds one on `SHAPE`, which stands for which
 directories are beneath which. What moves a directory out of a subtree changes that (`Transaction.moving`), and a
 session that is asked to forget it forgets everything. While it is asked, or such a change is on its way, it is given
-nothing, nor with the results of its commands: it learns nothing from these between such a recall and the next answer to
-a query that comes with a lease. With that it gets the one on `SHAPE`, and for that those have been heard who own a
-directory on the way to the subtree: they rename by themselves only what nobody else ever looked at.
+nothing with answers to queries; and once it has answered, nothing with the results of its commands either: it learns
+nothing from these between such a recall and the next answer to a query that comes with a lease. With that it gets the
+one on `SHAPE`, and for that those have been heard who own a directory on the way to the subtree: they rename by
+themselves only what nobody else ever looked at.
 
 A client that has not forgotten within the session time-out loses its session: `overdue` says which. By then it has
 stopped trusting its leases by itself. They end when no command of it is applied any more (`nodes.namenode.sessions`).
@@ -428,9 +429,11 @@ class Leases:
         *,
         is_new: bool = False,
         is_directory: bool = False,
+        is_awaited: bool = True,
     ) -> None:
         """A command is applied, and will be committed. `result`: the inode whose attributes its answer has.
 
+        `is_awaited`: its author shows what was before it until he has the reply; else he has answered it by himself.
         `is_new`: the command has made it, and its author owns it, if he can.
         """
         self._applying.update(items)
@@ -440,12 +443,10 @@ class Leases:
             return
         for item in items:
             if item[0] in (cacher.attrs if item[1] is None else cacher.entries):
-                if self._owners.get(item[0]) != author:  # or others have him forget all of it first anyway
+                if is_awaited:
                     self._doubts[item] = (author, seq)
                 self._join_change(author, item)
-        if result is None or self.lacks_shape(author) or (cacher.is_limited and SHAPE in cacher.asked):
-            return
-        if not (cacher.drops_recalled and (result, None) in cacher.asked):
+        if result is not None and not self.lacks_shape(author):
             self._give(author, self._attrs, cacher.attrs, result)
             self._join_change(author, (result, None))
             if is_new and (cacher.owns_directories or not is_directory):
@@ -456,11 +457,11 @@ class Leases:
     def _join_change(self, author: SessionId, item: Item) -> None:
         """Others wait to change what the author is about to learn: it is to forget that as well."""
         cacher = self._cachers[author]
-        if cacher.drops_recalled and item in cacher.asked:
-            return  # else who changes something all the time would always be asked to forget it
         change = self._changes.get(item)
         if change is not None:
             change.waiting.add(author)  # for others who may come; what it changes next itself it need not forget
+        if cacher.drops_recalled and item in cacher.asked:
+            return  # else who changes something all the time would always be asked to forget it
         if (change is not None and change.author != author) or item in cacher.asked:
             self._ask(author, [item])  # an answer on its way must not undo what follows
 
@@ -517,11 +518,18 @@ class Leases:
     def unacknowledged(self, reader: SessionId, items: Iterable[Item]) -> list[Item]:
         """Those in doubt since a command has changed them, or may have: not those that somebody owns undisturbed."""
         return [
-            item
-            for item in self.in_doubt(reader, items)
-            if not self.is_owned_by_another(reader, item[0])
-            or self._cachers[self._owners[item[0]]].is_asked(_whole(item[0], is_directory=True))
+            item for item in self.in_doubt(reader, items) if item in self._doubts or not self._is_undisturbed(item[0])
         ]
+
+    def _is_undisturbed(self, ino: Ino) -> bool:
+        """Whether somebody owns an inode, and is not asked to give it up."""
+        owner = self._owners.get(ino)
+        return owner is not None and not self._cachers[owner].is_asked(_whole(ino, is_directory=True))
+
+    def names_unacknowledged(self, reader: SessionId, directory: Ino) -> list[Item]:
+        """As `unacknowledged`, of the names of a directory."""
+        found = [item for item in self._doubts if item[0] == directory and item[1] is not None]
+        return self.unacknowledged(reader, [*found, (directory, ALL_NAMES)])
 
     async def clear_doubt(self, items: Sequence[Item]) -> None:
         """Return when those who may know better of these have been heard. Bounded by the session time-out.
@@ -670,7 +678,7 @@ class Leases:
         for start in range(0, len(items), limits.RECALL_MAX_ITEMS):
             part = items[start : start + limits.RECALL_MAX_ITEMS]
             self._recalls += 1
-            number = self.push(session, RECALL, part)
+            number = self.push(session, RECALL, part) or -self._recalls  # of a session that hears nothing any more
             self._cachers[session].ask(number, _Recall(part, trio.current_time()))
             numbers.append(number)
         self._moved.unpark_all()  # it may be about to own one of these

@@ -35,7 +35,7 @@ class Listing:
         self._view = view
         self._reader = reader
         self._directory = directory
-        self._page = (after, limit)
+        self._after, self._limit = after, limit
         self._unheard: list[Item] = []
         """What others may know better, or show as it was."""
         self._owned: list[int] = []
@@ -47,7 +47,7 @@ class Listing:
     def look(self) -> bool:
         """Read the page and give leases; whether nobody has to be heard before it may be told. Raises as `readdir`."""
         leases, reader, directory = self._leases, self._reader, self._directory
-        self.entries = self._view.readdir(directory, *self._page)
+        self.entries = self._view.readdir(directory, self._after, self._limit)
         inos = [attr.ino for _, _, attr in self.entries]
         names = leases.in_doubt(reader, leases.names_in_doubt(directory))
         way = self._way_in_doubt()
@@ -76,8 +76,9 @@ class Listing:
         if (self._directory, ALL_NAMES) in self._unheard or self._way_in_doubt():
             await self._leases.clear_doubt(self._unheard)
             self.look()
-            inos = {attr.ino for _, _, attr in self.entries}
-            self._unheard = [(ino, name) for ino, name in self._unheard if ino in inos or name not in (None, ALL_NAMES)]
+            names = self._leases.names_unacknowledged(self._reader, self._directory)
+            inos: list[Item] = [(attr.ino, None) for _, _, attr in self.entries]
+            self._unheard = [*names, *self._leases.in_doubt(self._reader, inos)]
         while self._unheard:
             await self._leases.clear_doubt(self._unheard)
             self._unheard = []
@@ -86,11 +87,13 @@ class Listing:
     def _look_at_owned(self) -> None:
         """Those who owned inodes have been heard: who owns one of them now does so since the question."""
         owned, self._owned = self._owned, []
+        gone = set[int]()
         for place in owned:
             cookie, name, before = self.entries[place]
             now = self._find(before.ino) or self._find_by(name)
             if now is None:
-                continue  # it is removed at this moment, and was still there a moment ago
+                gone.add(place)
+                continue
             self.entries[place] = (cookie, name, now)
             leases, reader = self._leases, self._reader
             if leases.lacks_shape(reader) or not leases.cover_attr(reader, now.ino):
@@ -103,6 +106,18 @@ class Listing:
                 self._unheard.append((now.ino, None))
             else:
                 self._unheard += leases.unacknowledged(reader, [(now.ino, None)])
+        if gone and len(self.entries) < self._limit:
+            self._leave_out(gone)
+
+    def _leave_out(self, gone: set[int]) -> None:
+        """What is removed at this moment: not of a page that is full, which would be taken for the last one.
+
+        There it is shown as it was before its owner had been heard, once more.
+        """
+        kept = [place for place in range(len(self.entries)) if place not in gone]
+        self._owned = [kept.index(place) for place in self._owned]
+        self.entries = [self.entries[place] for place in kept]
+        self.unleased &= {attr.ino for _, _, attr in self.entries}
 
     def _find(self, ino: Ino) -> Attr | None:
         try:

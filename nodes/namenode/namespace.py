@@ -75,9 +75,10 @@ class Namespace(Access):
             owned = [item for item in doubtful if self._leases.is_owned_by_another(reader, item[0])]
             unheard = [item for item in owned if item not in heard] + self._leases.in_doubt(reader, answer.way)
             if not unheard:
-                given = answer.give()
-                await self._leases.clear_doubt(self._leases.unacknowledged(reader, doubtful))
-                return given
+                try:
+                    return answer.give()
+                finally:  # nor is it said that there is nothing before whoever has removed it knows
+                    await self._leases.clear_doubt(self._leases.unacknowledged(reader, doubtful))
             await self._leases.clear_doubt([*doubtful, *unheard])
             heard.update(owned)
 

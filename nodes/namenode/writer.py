@@ -369,6 +369,7 @@ class Writer:
             attr.ino if attr is not None else None,
             is_new=is_new,
             is_directory=attr is not None and stat.S_ISDIR(attr.mode),
+            is_awaited=effect.command.answered_ns is None,
         )
         if effect.read or effect.gone:
             self._effects.append(effect)

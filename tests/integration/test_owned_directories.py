@@ -425,6 +425,106 @@ async def test_who_asks_is_answered_though_others_own_it_again_at_once(
             assert (await fs.inodes.walk(ROOT_INO, [b"d", b"file"]))[-1] == file
 
 
+def reply_late(fs: FileSystem, monkeypatch: pytest.MonkeyPatch) -> tuple[trio.Event, trio.Event]:
+    """From now on commands' replies arrive after the second event; the first is set when one has happened."""
+    applied, arrives = trio.Event(), trio.Event()
+    call = fs.session._call
+
+    async def late(method: str, *args: Any, **options: Any) -> Any:
+        found = await call(method, *args, **options)
+        if method == "apply":
+            applied.set()
+            await arrives.wait()
+        return found
+
+    monkeypatch.setattr(fs.session, "_call", late)
+    return applied, arrives
+
+
+def note_recalls(fs: FileSystem, monkeypatch: pytest.MonkeyPatch, wait_for: trio.Event | None = None) -> list[Item]:
+    """What is recalled from now on; it is forgotten after the event."""
+    recalled: list[Item] = []
+    forget = fs.session.on_recall
+    assert forget is not None
+
+    async def noting(items: Sequence[Item]) -> None:
+        recalled.extend(items)
+        if wait_for is not None:
+            await wait_for.wait()
+        await forget(items)
+
+    monkeypatch.setattr(fs.session, "on_recall", noting)
+    return recalled
+
+
+async def test_what_is_told_by_who_owns_it_again_he_knows_himself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """He is heard before somebody else is, and has owned the file again, and changed it, by the time of the answer."""
+    async with owners(tmp_path, clients=3) as (_, (one, slow, reader)), trio.open_nursery() as nursery:
+        top, beside = (await one.mkdir("/top")).ino, (await one.mkdir("/beside")).ino
+        file = (await one.inodes.create(top, b"file", 0o644, 0, 0)).ino
+        await one.inodes.link(file, beside, b"file")
+        await one.session.stream.flush()
+        for directory in (top, beside):
+            await reader.inodes.readdir(directory)
+        assert await one.inodes.own(file) is not None
+        goes_on, found = trio.Event(), list[Attr]()
+        while not slow.session.cache.owns_names(top):  # type: ignore[union-attr]
+            await slow.inodes.create(top, b"of slow %d" % trio.lowlevel.current_clock().current_time(), 0o644, 0, 0)
+            await trio.sleep(0.2)
+        await slow.session.stream.flush()
+        asked, heard = note_recalls(slow, monkeypatch, goes_on), note_recalls(one, monkeypatch)
+
+        async def look() -> None:
+            found.append(await reader.inodes.lookup(top, b"file"))
+
+        nursery.start_soon(look)
+        while not asked or not heard or one.session.is_recalled(file):
+            await trio.sleep(0.01)
+        assert await one.inodes.own(file) is not None
+        assert [entry.attr.size for entry in await one.inodes.readdir(beside)] == [0]
+        applied, arrives = reply_late(one, monkeypatch)
+        nursery.start_soon(one.inodes.truncate, file, 5)
+        await applied.wait()
+        goes_on.set()
+        with trio.move_on_after(0.5):
+            while not found:
+                await trio.sleep(0.01)
+        shown = [entry.attr.size for entry in await one.inodes.readdir(beside)] if found else [5]
+        assert shown == [5] or found[0].size == 0
+        arrives.set()
+        while not found:
+            await trio.sleep(0.01)
+        assert found[0].size in (0, 5)
+
+
+async def test_nobody_is_told_that_there_is_nothing_before_who_has_removed_it_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with owners(tmp_path) as (cluster, (one,)), cluster.client() as other, trio.open_nursery() as nursery:
+        top = (await other.mkdir("/top")).ino
+        await other.inodes.create(top, b"file", 0o644, 0, 0)
+        one.session.wants_directories = False
+        await one.inodes.readdir(top)
+        goes_on = trio.Event()
+        applied, arrives = reply_late(one, monkeypatch)
+        recalled = note_recalls(one, monkeypatch, goes_on)
+        nursery.start_soon(one.inodes.unlink, top, b"file")
+        await applied.wait()
+
+        async def go_on() -> None:
+            while not recalled:
+                await trio.sleep(0.01)
+            goes_on.set()
+
+        nursery.start_soon(go_on)
+        with pytest.raises(errors.NotFound):
+            await other.inodes.lookup(top, b"file")
+        assert goes_on.is_set()
+        arrives.set()
+
+
 async def test_who_changes_a_file_has_his_turn_though_others_change_it_all_the_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,7 +30,7 @@ async def test_no_more_files_stay_than_may(autojump_clock: trio.testing.MockCloc
             retry = retries.of(0)
             if retry is None:
                 break
-            nursery.start_soon(retries.stay, retry)
+            nursery.start_soon(retries.stay, 0, retry)
             await trio.testing.wait_all_tasks_blocked()
         else:
             raise AssertionError("as many as there are")
@@ -48,7 +48,7 @@ async def test_what_a_thread_has_found_stays_until_it_has_opened_something(
             retries.note(thread)
             retry = retries.of(thread)
             assert retry is not None
-            nursery.start_soon(retries.stay, retry)
+            nursery.start_soon(retries.stay, thread, retry)
         await trio.testing.wait_all_tasks_blocked()
         retries.opened(1)
         assert not retries.of(1)
@@ -57,6 +57,29 @@ async def test_what_a_thread_has_found_stays_until_it_has_opened_something(
         assert trio.current_time() == began
         assert len(nursery.child_tasks) == 1
     assert trio.current_time() == began + MOMENT_S
+
+
+async def test_a_thread_that_opens_nothing_keeps_what_its_last_call_has_found(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """As one that changes the mode of a file by its path all the time."""
+    retries = Retries()
+    began = trio.current_time()
+    gone: list[int] = []
+
+    async def stay(number: int) -> None:
+        retry = retries.of(1)
+        assert retry is not None, "there are as many as may be"
+        await retries.stay(1, retry)
+        gone.append(number)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(1000):
+            retries.note(1)
+            nursery.start_soon(stay, number)
+            await trio.testing.wait_all_tasks_blocked()
+        assert gone == list(range(998))
+        assert trio.current_time() == began
 
 
 async def test_threads_that_cannot_be_told_apart_do_not_end_each_others_retries(

@@ -271,6 +271,44 @@ async def test_what_he_changes_after_his_answer_he_is_asked_for_anew(told: Told)
     assert told.items(CARL) == [ATTR] and told.leases.conflicts(BERT, [ATTR])
 
 
+async def test_what_he_learns_before_he_hears_that_he_is_to_forget_it_nobody_changes_meanwhile(told: Told) -> None:
+    """He had given up the directory by himself, and has come to know another name of it, since he was asked."""
+    told.leases.join(CARL, drops_recalled=True)
+    assert told.leases.cover_entries(CARL, D)
+    told.leases.begin(BERT, [NAME])
+    told.leases.finish([NAME])  # it was refused
+    told.leases.forgot(CARL, 0, [D])
+    assert told.leases.cover_entries(ANNE, D)
+    told.leases.begin(BERT, [NAME])
+    assert told.leases.cover_name(CARL, D, b"other")
+    told.answer(ANNE)
+    assert told.change(CARL, NAME)
+    assert told.leases.conflicts(BERT, [NAME])
+    told.answer(CARL)
+    assert not told.leases.conflicts(BERT, [NAME])
+
+
+async def test_who_asks_waits_for_a_session_that_is_being_ended_until_it_has(told: Told, nursery: trio.Nursery) -> None:
+    """It hears nothing any more, and its events have no numbers."""
+    told.leases.push = lambda *_: 0
+    other = Ino(12)
+    answered: list[Item] = []
+
+    async def ask(item: Item) -> None:
+        await told.leases.clear_doubt([item])
+        answered.append(item)
+
+    for ino in (FILE, other):
+        assert told.leases.own_unknown(ANNE, ino)
+    for item in (ATTR, (other, None), ATTR):
+        nursery.start_soon(ask, item)
+        await trio.testing.wait_all_tasks_blocked()
+    assert not answered
+    told.leases.leave(ANNE)
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(answered) == 3
+
+
 async def test_who_does_not_forget_in_time_is_overdue(told: Told, autojump_clock: trio.testing.MockClock) -> None:
     assert told.leases.cover_attr(ANNE, FILE)
     told.leases.begin(BERT, [ATTR])
@@ -581,10 +619,17 @@ async def test_changes_that_wait_for_who_forgets_all_go_on(limited: Told) -> Non
     limited.leases.forgot(ANNE, first, ())
 
 
+async def test_what_it_learns_of_a_command_while_it_has_not_heard_nobody_changes(limited: Told) -> None:
+    limited.leases.begin(BERT, [SHAPE])
+    assert limited.change(ANNE, ATTR, result=FILE)
+    assert limited.leases.conflicts(BERT, [ATTR])
+
+
 @pytest.mark.parametrize("has_forgotten", [False, True])
-async def test_a_command_that_happens_meanwhile_gives_nothing_and_keeps_nobody_waiting(
+async def test_what_a_command_gives_meanwhile_goes_with_the_rest_and_keeps_nobody_waiting(
     limited: Told, has_forgotten: bool
 ) -> None:
+    """Who has not heard yet that he is to forget everything learns from the reply."""
     limited.leases.begin(BERT, [SHAPE])
     if has_forgotten:
         limited.answer(ANNE)
@@ -592,10 +637,10 @@ async def test_a_command_that_happens_meanwhile_gives_nothing_and_keeps_nobody_w
     for seq in range(1, 4):
         limited.leases.applied(ANNE, seq, [(new, None)], new, is_new=True)
         limited.leases.committed()
-    assert not limited.leases.is_owner(ANNE, new) and limited.change(BERT, (new, None))
+    assert limited.leases.is_owner(ANNE, new) == limited.leases.conflicts(BERT, [(new, None)]) == (not has_forgotten)
     assert limited.items(ANNE) == ([] if has_forgotten else [SHAPE]), "it is asked once"
     limited.answer(ANNE)
-    assert limited.change(BERT, SHAPE)
+    assert limited.change(BERT, SHAPE, (new, None))
     assert limited.leases.statistics()["leases"] == 0
     limited.leases.finish([SHAPE])
     assert limited.leases.cover_attr(ANNE, FILE)

@@ -134,18 +134,19 @@ async def test_a_file_that_takes_the_place_of_a_listed_one_is_asked_for_too(pair
     assert [attr.ino for _, _, attr in listing.entries] == [new]
 
 
-async def test_a_file_that_is_removed_meanwhile_may_still_be_shown(pair: Pair, nursery: trio.Nursery) -> None:
-    """A page with fewer entries than were asked for were the last one."""
-    pair.file(b"stays", is_owned=False)
-    gone = pair.file(b"goes")
-    listing = pair.listing(limit=2)
+@pytest.mark.parametrize("limit", [2, 3])
+async def test_a_file_that_is_removed_meanwhile_is_shown_only_where_the_page_would_seem_to_be_the_last(
+    pair: Pair, nursery: trio.Nursery, limit: int
+) -> None:
+    gone, stays = pair.file(b"goes"), pair.file(b"stays")
+    listing = pair.listing(limit)
     settling = Settling(listing, nursery)
     await moment()
     pair.space.do(pair.author, "unlink", ROOT_INO, b"goes")
     pair.answer()
     await moment()
-    assert settling.is_over and list(modes(listing)) == [b"stays", b"goes"]
-    assert listing.unleased == {gone}
+    assert settling.is_over and list(modes(listing)) == ([b"goes", b"stays"] if limit == 2 else [b"stays"])
+    assert listing.unleased == ({gone} if limit == 2 else set()) and listing.entries[-1][2].ino == stays
 
 
 async def test_what_is_made_after_the_question_is_not_waited_for(pair: Pair, nursery: trio.Nursery) -> None:
@@ -193,6 +194,58 @@ async def test_a_change_whose_author_may_show_what_was_before_is_not_told_before
     pair.answer()
     await moment()
     assert settling.is_over and modes(listing)[b"file"] == 0o600
+
+
+async def test_what_who_owns_it_again_changes_by_a_command_is_not_told_before_he_knows(
+    pair: Pair, nursery: trio.Nursery
+) -> None:
+    ino = pair.file(b"file")
+    listing = pair.listing()
+    settling = Settling(listing, nursery)
+    await moment()
+    pair.answer()
+    assert pair.leases.own_unknown(ANNE, ino)
+    pair.chmod(ino, 0o600)
+    pair.leases.applied(ANNE, 7, [(ino, None)], ino)
+    pair.leases.committed()
+    await moment()
+    assert not settling.is_over and pair.asked == [(ino, None)]
+    pair.answer()
+    await moment()
+    assert settling.is_over and modes(listing) == {b"file": 0o600}
+
+
+async def test_what_he_answers_by_himself_is_not_waited_for(pair: Pair, nursery: trio.Nursery) -> None:
+    ino = pair.file(b"file")
+    listing = pair.listing()
+    settling = Settling(listing, nursery)
+    await moment()
+    pair.answer()
+    assert pair.leases.own_unknown(ANNE, ino)
+    pair.leases.applied(ANNE, 7, [(ino, None)], ino, is_awaited=False)
+    pair.leases.committed()
+    await moment()
+    assert settling.is_over and not pair.asked
+
+
+async def test_names_that_who_owns_the_directory_again_changes_are_not_told_before_he_knows(
+    pair: Pair, nursery: trio.Nursery
+) -> None:
+    pair.file(b"a", is_owned=False)
+    assert pair.leases.own_unknown(ANNE, ROOT_INO, is_directory=True)
+    listing = pair.listing()
+    settling = Settling(listing, nursery)
+    await moment()
+    pair.answer()
+    assert pair.leases.own_unknown(ANNE, ROOT_INO, is_directory=True)
+    pair.space.do(pair.author, "rename", ROOT_INO, b"a", ROOT_INO, b"b", 0)
+    pair.leases.applied(ANNE, 7, [(ROOT_INO, b"a"), (ROOT_INO, b"b")], None)
+    pair.leases.committed()
+    await moment()
+    assert not settling.is_over
+    pair.answer()
+    await moment()
+    assert settling.is_over and list(modes(listing)) == [b"b"]
 
 
 async def test_an_owner_who_is_asked_for_something_else_all_the_time_keeps_nobody_waiting(
