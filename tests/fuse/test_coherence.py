@@ -321,6 +321,44 @@ def test_a_map_is_not_left_behind_by_who_writes_all_the_time(here: Path, there: 
         wait_until(lambda: int.from_bytes(page[100:108], "little") == written)
 
 
+def test_whoever_looks_at_what_another_mount_changes_all_the_time_has_an_answer_and_his_turn(
+    here: Path, there: Path
+) -> None:
+    """One mount opens files, appends to them and closes them; none of them is ever left alone."""
+    names = [f"log-{number}" for number in range(8)]
+    stop = threading.Event()
+    limit = threading.Timer(PATIENCE_S / 2, stop.set)  # then it comes to an end all the same, and the test fails
+
+    def append(name: str) -> None:
+        while not stop.is_set():
+            with (there / name).open("ab", buffering=0) as file:
+                file.write(b"x")
+
+    for name in names:
+        (there / name).touch()
+    writers = [threading.Thread(target=append, args=[name]) for name in names]
+    for thread in (*writers, limit):
+        thread.start()
+    try:
+        for number in range(3):
+            found = {entry.name: entry.stat().st_size for entry in os.scandir(here)}
+            assert sorted(found) == names
+            for name in names:
+                path = here / name
+                assert len(path.read_bytes()) >= found[name]
+                path.chmod(0o600 + number)
+                os.setxattr(path, "user.number", b"%d" % number)
+                os.truncate(path, 0)
+        assert not stop.is_set(), "they were waited for"
+    finally:
+        stop.set()
+        limit.cancel()
+        for thread in writers:
+            thread.join()
+    for name in names:
+        assert (there / name).stat().st_mode & 0o777 == 0o602
+
+
 # --- races that have names ------------------------------------------------------------------------------
 
 
